@@ -1,0 +1,1 @@
+"""The ground floor: errors, specs, units, name trees and the configuration schema. No JAX."""

@@ -1,0 +1,105 @@
+"""The errors a user can meet, each with its exit code, and how a lookup fails."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class PaligemmaError(Exception):
+  """One clear sentence for the user: where, what was found, what was expected, the remedy.
+
+  Args:
+    message: the sentence. `exit_code` is what a command exits with when this error ends it.
+  """
+
+  exit_code = 1
+
+
+class ConfigError(PaligemmaError):
+  """A key, value, regex, file or combination of settings that cannot be run."""
+
+  exit_code = os.EX_CONFIG  # 78
+
+
+class DataError(PaligemmaError):
+  """A row or a data file that is worse than the configured budget allows."""
+
+  exit_code = os.EX_DATAERR  # 65
+
+
+class CheckpointError(PaligemmaError):
+  """Weights given by the user that are missing, damaged or do not fit the model."""
+
+  exit_code = os.EX_CONFIG  # 78
+
+
+class StateError(PaligemmaError):
+  """Training state that cannot be written, or of which no intact copy is left."""
+
+  exit_code = os.EX_IOERR  # 74
+
+
+class WorkdirError(PaligemmaError):
+  """A workdir that is locked by another run or cannot be written."""
+
+  exit_code = os.EX_CANTCREAT  # 73
+
+
+class NumericsError(PaligemmaError):
+  """Loss or gradients stayed non-finite for longer than the policy allows."""
+
+  exit_code = os.EX_SOFTWARE  # 70
+
+
+class Interrupted(PaligemmaError):
+  """The run was asked to stop, its state is saved; the same command goes on."""
+
+  exit_code = os.EX_TEMPFAIL  # 75
+
+
+def near(key: str, options: Iterable[str], n: int = 3) -> list[str]:
+  """The up to `n` options most like `key`, best first."""
+  return difflib.get_close_matches(str(key), [str(o) for o in options], n=n, cutoff=0.5)
+
+
+def did_you_mean(key: str, options: Iterable[str]) -> str:
+  """` Did you mean 'x'?`, or the list of what is known when nothing is near."""
+  options = sorted(str(o) for o in options)
+  close = near(key, options)
+  if close:
+    return " Did you mean " + " or ".join(repr(c) for c in close) + "?"
+  return " Known: " + ", ".join(repr(o) for o in options) + "."
+
+
+def pick(table: Mapping[str, T], key: str, what: str) -> T:
+  """`table[key]`, or a ConfigError that names `what`, the key and the near matches."""
+  try:
+    return table[key]
+  except (KeyError, TypeError):
+    raise ConfigError(f"Unknown {what} {key!r}.{did_you_mean(key, table)}") from None
+
+
+def run_main(main: Callable[[], Any]) -> None:
+  """Runs `main` and exits: 0, or a clear sentence on stderr and the error's exit code."""
+  try:
+    main()
+  except PaligemmaError as e:
+    cause = e.__cause__
+    print(f"error: {e}", file=sys.stderr)
+    if isinstance(cause, PaligemmaError):
+      print(f"  because: {cause}", file=sys.stderr)
+    sys.stderr.flush()
+    sys.exit(e.exit_code)
+  except KeyboardInterrupt:
+    print("error: interrupted from the keyboard.", file=sys.stderr)
+    sys.exit(130)
+  sys.exit(os.EX_OK)

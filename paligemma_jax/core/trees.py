@@ -1,0 +1,93 @@
+"""Parameters by name: nested dicts to flat `a/b/c` dicts and back, and regex rules over names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from paligemma_jax.core import errors
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """{'a': {'b': x}} -> {'a/b': x}, names sorted."""
+  flat = {}
+  for key in sorted(tree):
+    value = tree[key]
+    if isinstance(value, Mapping):
+      flat.update(flatten(value, f"{prefix}{key}/"))
+    else:
+      flat[f"{prefix}{key}"] = value
+  return flat
+
+
+def unflatten(flat: Mapping[str, Any]) -> dict[str, Any]:
+  """{'a/b': x} -> {'a': {'b': x}}."""
+  tree: dict[str, Any] = {}
+  for name in sorted(flat):
+    *parents, last = name.split("/")
+    node = tree
+    for parent in parents:
+      node = node.setdefault(parent, {})
+    node[last] = flat[name]
+  return tree
+
+
+def compile_regex(pattern: str, what: str) -> re.Pattern[str]:
+  """The compiled pattern, or a ConfigError that names `what` and the pattern."""
+  try:
+    return re.compile(pattern)
+  except (re.error, TypeError) as e:
+    raise errors.ConfigError(f"{what}: {pattern!r} is not a regular expression: {e}.") from None
+
+
+def matches(patterns: Sequence[str], names: Iterable[str], what: str) -> set[str]:
+  """The names that one of the patterns matches in full.
+
+  Raises:
+    ConfigError: a pattern matches none of the names; `what` (the config key) is named.
+  """
+  names = list(names)
+  found: set[str] = set()
+  for pattern in patterns:
+    regex = compile_regex(pattern, what)
+    hits = {name for name in names if regex.fullmatch(name)}
+    if not hits:
+      raise errors.ConfigError(
+          f"{what}: the regex {pattern!r} matches no parameter. It must match a whole name"
+          f" (as 'img/.*' does).{_name_hint(pattern, names)}"
+      )
+    found |= hits
+  return found
+
+
+def first_match(
+    rules: Sequence[tuple[str, Any]], names: Iterable[str], what: str
+) -> dict[str, Any]:
+  """For each name the value of the first rule whose regex matches it in full.
+
+  Names that no rule matches are absent from the result.
+
+  Raises:
+    ConfigError: a rule matches none of the names (also when earlier rules would take them all).
+  """
+  names = list(names)
+  matches([pattern for pattern, _ in rules], names, what)
+  compiled = [(re.compile(pattern), value) for pattern, value in rules]
+  chosen = {}
+  for name in names:
+    for regex, value in compiled:
+      if regex.fullmatch(name):
+        chosen[name] = value
+        break
+  return chosen
+
+
+def _name_hint(pattern: str, names: list[str]) -> str:
+  plain = re.sub(r"[\\^$.*+?()\[\]{}|]+", "", pattern)
+  close = errors.near(plain, names)
+  partial = [n for n in names if plain.strip("/") and plain.strip("/") in n][:3]
+  shown = close or partial or names[:3]
+  return f" Names look like {', '.join(repr(n) for n in shown)}." if shown else ""

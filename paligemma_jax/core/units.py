@@ -1,0 +1,73 @@
+"""Durations as people write them ("10%", "2 epochs", "200 steps"), turned into steps."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from paligemma_jax.core import errors
+
+_FORMS = "'200 steps', '3 epochs', '5000 examples', '10%', 'end', or '' for never"
+_PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?(?:[eE]\d+)?)\s*(%|steps?|epochs?|examples?)\s*")
+
+
+def parse(text: str | int, what: str) -> tuple[float, str]:
+  """(number, unit), the unit one of 'steps', 'epochs', 'examples', '%'; ('end' is 100 %, '' is 0).
+
+  Args:
+    what: the config key, named in the error.
+
+  Raises:
+    ConfigError: the text is no duration.
+  """
+  if text == "" or text is None:
+    return 0.0, "steps"
+  if text == "end":
+    return 100.0, "%"
+  if isinstance(text, int) and not isinstance(text, bool):
+    return float(text), "steps"
+  match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
+  if not match:
+    raise errors.ConfigError(f"{what}: {text!r} is not a duration; write {_FORMS}.")
+  number, unit = float(match[1]), match[2]
+  return number, unit if unit == "%" or unit.endswith("s") else unit + "s"
+
+
+def to_steps(
+    text: str | int,
+    what: str,
+    *,
+    batch_size: int,
+    num_examples: int = 0,
+    total_steps: int = 0,
+) -> int:
+  """A duration in steps: 0 for never, else at least 1.
+
+  An epoch is `num_examples / batch_size` steps; epochs and examples are rounded up to a whole step
+  (the run sees at least what was asked for), percentages to the nearest step.
+
+  Args:
+    text: the duration; an int is steps.
+    what: the config key, named in errors.
+    batch_size: rows per step over all hosts.
+    num_examples: rows of one epoch; needed for epochs.
+    total_steps: steps of the run; needed for percentages.
+
+  Raises:
+    ConfigError: no duration, or a unit whose base is unknown here.
+  """
+  number, unit = parse(text, what)
+  if number == 0:
+    return 0
+  if unit == "steps":
+    if number != int(number):
+      raise errors.ConfigError(f"{what}: {text!r} is not a whole number of steps.")
+    return int(number)
+  if unit == "%":
+    if not total_steps:
+      raise errors.ConfigError(f"{what}: {text!r} is a share of the run, whose length is unknown.")
+    return max(1, round(number / 100 * total_steps))
+  if unit == "epochs" and not num_examples:
+    raise errors.ConfigError(f"{what}: {text!r} needs a source with a known number of rows.")
+  num_rows = number * num_examples if unit == "epochs" else number
+  return max(1, math.ceil(num_rows / batch_size))

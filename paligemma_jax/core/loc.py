@@ -20,7 +20,7 @@ NUM_TOKENS = 1024
 SEPARATOR = " ; "
 
 _EDGE_SLACK = 1e-6  # Coordinates this far outside [0, 1] are float noise, not a wrong box.
-_OBJECT = re.compile(r"\s*<loc(\d{4})><loc(\d{4})><loc(\d{4})><loc(\d{4})>(.*)", re.DOTALL)
+_OBJECT = re.compile(r"\s*" + r"<loc([0-9]{4})>" * 4 + r"(.*)", re.DOTALL)
 
 
 class Box(NamedTuple):
@@ -41,9 +41,12 @@ class Parsed(NamedTuple):
 
 
 def to_token(value: float, *, bins: int) -> int:
-  """The loc number, 0 to 1023, of a coordinate in [0, 1]; halves are rounded up."""
+  """The loc number, 0 to 1023, of a coordinate in [0, 1].
+
+  A half goes to the even number, as in the reference; what lies outside goes to the edge.
+  """
   _check_bins(bins)
-  return min(math.floor(bins * min(max(value, 0.0), 1.0) + 0.5), NUM_TOKENS - 1)
+  return min(round(bins * min(max(value, 0.0), 1.0)), NUM_TOKENS - 1)
 
 
 def from_token(token: int, *, bins: int) -> float:
@@ -52,9 +55,7 @@ def from_token(token: int, *, bins: int) -> float:
   return token / bins
 
 
-def format_boxes(
-    boxes: Sequence[Sequence[float]], labels: Sequence[str], *, bins: int
-) -> str:
+def format_boxes(boxes: Sequence[Sequence[float]], labels: Sequence[str], *, bins: int) -> str:
   """The text of these objects, in the order given: four loc tokens, a space, the label.
 
   Args:
@@ -69,7 +70,7 @@ def format_boxes(
   if len(boxes) != len(labels):
     raise errors.DataError(f"{len(boxes)} boxes but {len(labels)} labels; each box needs one.")
   parts = []
-  for box, label in zip(boxes, labels):
+  for box, label in zip(boxes, labels, strict=True):
     y_min, x_min, y_max, x_max = _checked(box)
     if not isinstance(label, str) or ";" in label or "<loc" in label:
       raise errors.DataError(f"The label {label!r} must be text without ';' and '<loc'.")
@@ -82,7 +83,8 @@ def parse_boxes(text: str, *, bins: int) -> Parsed:
   """The objects a text names; never raises on any text.
 
   Objects are separated by ';'. A part is invalid, and counted, when it does not start with four
-  loc tokens from 0 to 1023 that span an area, or when more loc tokens follow them.
+  loc tokens from 0 to 1023, when a minimum is above its maximum, or when more loc tokens follow.
+  A box thinner than one bin is written, and read, with its minimum equal to its maximum.
   """
   _check_bins(bins)
   boxes, labels, num_invalid = [], [], 0
@@ -93,8 +95,8 @@ def parse_boxes(text: str, *, bins: int) -> Parsed:
     if not match or max(numbers) >= NUM_TOKENS or "<loc" in match[5]:
       num_invalid += 1
       continue
-    box = Box(*(min(from_token(n, bins=bins), 1.0) for n in numbers))
-    if box.y_min >= box.y_max or box.x_min >= box.x_max:
+    box = Box(*(from_token(n, bins=bins) for n in numbers))
+    if box.y_min > box.y_max or box.x_min > box.x_max:
       num_invalid += 1
       continue
     boxes.append(box)

@@ -1,0 +1,86 @@
+"""Numbers drawn from (seed, purpose, index): permutations and generators that keep no state.
+
+Everything is arithmetic on 64-bit words defined here, so the draws do not depend on the platform,
+on a library's version or on what was drawn before. Not for secrets.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+_MUL_1 = 0xBF58476D1CE4E5B9
+_MUL_2 = 0x94D049BB133111EB
+_NUM_ROUNDS = 8
+
+
+def key(*parts: int | np.ndarray) -> np.ndarray:
+  """uint64[...]: one well mixed word for these integers; arrays broadcast."""
+  word = np.uint64(0)
+  for part in parts:
+    if not isinstance(part, np.ndarray):
+      part = np.uint64(int(part) & _MASK)
+    word = _mix(word ^ _mix(part.astype(np.uint64)))
+  return np.asarray(word)
+
+
+def permute(position: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
+  """Where a random permutation of 0..n-1 sends each position.
+
+  A Feistel network over the smallest power of two that holds n, walked until the result is below n:
+  a bijection for every key, without a table.
+
+  Args:
+    position: int64[...], each in 0..n-1.
+    keys: uint64, broadcast against `position`: one permutation for each key.
+
+  Returns:
+    int64[...], each in 0..n-1.
+  """
+  num_bits = max(int(n - 1).bit_length(), 1)
+  value = np.array(np.broadcast_to(position, np.broadcast(position, keys).shape), np.uint64)
+  keys = np.broadcast_to(keys, value.shape)
+  todo = np.ones(value.shape, bool)
+  while todo.any():
+    value[todo] = _feistel(value[todo], num_bits, keys[todo])
+    todo &= value >= np.uint64(n)
+  return value.astype(np.int64)
+
+
+def choice_index(seed: int, row: int, epoch: int, n: int) -> int:
+  """Which of `n` options row `row` uses in this epoch: each once before any twice."""
+  cycle, position = divmod(epoch, n)
+  return int(permute(np.array([position]), n, key(_CHOICE, seed, row, cycle).reshape(1))[0])
+
+
+def generator(*parts: int) -> np.random.Generator:
+  """A numpy generator that depends on these integers (taken modulo 2**64) alone."""
+  return np.random.Generator(np.random.PCG64(np.random.SeedSequence([p & _MASK for p in parts])))
+
+
+_CHOICE = 0x63686F696365  # "choice": keeps these draws apart from those of other purposes.
+
+
+def _mix(word: np.ndarray) -> np.ndarray:
+  """The finaliser of splitmix64 (Steele, Lea and Flood, 2014): a bijection on 64-bit words."""
+  with np.errstate(over="ignore"):
+    word = word + np.uint64(_GOLDEN)
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(_MUL_1)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(_MUL_2)
+    return word ^ (word >> np.uint64(31))
+
+
+def _feistel(value: np.ndarray, num_bits: int, keys: np.ndarray) -> np.ndarray:
+  """One pass over `num_bits` bits; the halves may differ by a bit, rounds change them in turn."""
+  low_bits = np.uint64((num_bits + 1) // 2)
+  low_mask = np.uint64((1 << ((num_bits + 1) // 2)) - 1)
+  high_mask = np.uint64((1 << (num_bits // 2)) - 1)
+  high, low = value >> low_bits, value & low_mask
+  for i in range(_NUM_ROUNDS):
+    round_key = keys ^ _mix(np.uint64(i))
+    if i % 2:
+      high = high ^ (_mix(low ^ round_key) & high_mask)
+    else:
+      low = low ^ (_mix(high ^ round_key) & low_mask)
+  return (high << low_bits) | low

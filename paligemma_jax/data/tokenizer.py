@@ -1,0 +1,213 @@
+"""The Gemma tokenizer with PaliGemma's location and segmentation tokens, from a sentencepiece file.
+
+Both kinds of file are read: PaliGemma's own, in which `<loc0000>`…`<loc1023>` and
+`<seg000>`…`<seg127>` are pieces already, and a plain Gemma file, which is extended on loading the
+way the reference does it: pieces that are there are redeclared in place and keep their id, the
+others are appended in this order. The file on disk is never changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import struct
+from collections.abc import Iterator
+from collections.abc import Sequence
+
+import sentencepiece
+
+from paligemma_jax.core import errors
+
+PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
+SEPARATOR = "\n"
+NUM_LOC = 1024
+NUM_SEG = 128
+
+_EXTRA = tuple(f"<loc{i:04d}>" for i in range(NUM_LOC)) + tuple(
+    f"<seg{i:03d}>" for i in range(NUM_SEG)
+)
+_MAX_BYTES = 1 << 28
+_PIECES_FIELD = b"\x0a"  # Field 1 of ModelProto, length-delimited; also field 1 of SentencePiece.
+_USER_DEFINED = b"\x15" + struct.pack("<f", 0.0) + b"\x18\x04"  # score = 0, type = USER_DEFINED
+_WHERE_FROM = (
+    "The tokenizer comes with the licensed weights (tokenizer.model or paligemma_tokenizer.model);"
+    " set `tokenizer` to its path."
+)
+
+
+class Tokenizer:
+  """Text to token ids and back. Picklable, safe to use from several threads.
+
+  Args:
+    path: a sentencepiece model file.
+
+  Attributes:
+    path: where it was read from, '' when made from bytes.
+    model_bytes: the file's content, as it is on disk.
+    vocab_size: number of ids, the location and segmentation tokens included.
+    pad_id, eos_id, bos_id, unk_id: 0, 1, 2, 3.
+    separator_ids: the ids of the newline that stands between prefix and suffix.
+
+  Raises:
+    ConfigError: the file is missing, is no sentencepiece model, or has other special ids.
+  """
+
+  pad_id, eos_id, bos_id, unk_id = PAD_ID, EOS_ID, BOS_ID, UNK_ID
+
+  def __init__(self, path: str | pathlib.Path):
+    try:
+      with open(path, "rb") as f:
+        data = f.read(_MAX_BYTES)
+    except OSError as e:
+      raise errors.ConfigError(
+          f"Cannot read the tokenizer {str(path)!r}: {e.strerror}. {_WHERE_FROM}"
+      ) from None
+    self._load(data, str(path))
+
+  @classmethod
+  def from_bytes(cls, data: bytes, path: str = "") -> Tokenizer:
+    """The tokenizer in these bytes of a model file; `path` is what errors call it."""
+    self = cls.__new__(cls)
+    self._load(data, path)
+    return self
+
+  def encode(self, text: str) -> list[int]:
+    """The ids of this text, without BOS and EOS; no text can produce a control token.
+
+    Raises:
+      DataError: not text, or text with half a surrogate pair.
+    """
+    if not isinstance(text, str):
+      raise errors.DataError(f"Expected text to tokenize, found {text!r}.")
+    try:
+      return self._processor.EncodeAsIds(text)
+    except UnicodeEncodeError:
+      raise errors.DataError(f"Text with half a surrogate pair: {text!r}.") from None
+
+  def decode(self, ids: Sequence[int]) -> str:
+    """The text of these ids up to the first EOS. Padding and BOS vanish.
+
+    Ids that the tokenizer does not know, which a model with a larger table can produce, read as
+    the unknown token.
+    """
+    ids = [int(i) for i in ids]
+    if self.eos_id in ids:
+      ids = ids[: ids.index(self.eos_id)]
+    known = [i if 0 <= i < self.vocab_size else self.unk_id for i in ids]
+    return self._processor.DecodeIds([i for i in known if i not in (self.pad_id, self.bos_id)])
+
+  def piece(self, token: int) -> str:
+    """The piece with this id, as the model file spells it (spaces are '▁')."""
+    return self._processor.IdToPiece(int(token))
+
+  def loc_id(self, i: int) -> int:
+    """The id of `<loc…>` number 0 to 1023."""
+    return self._extra_ids[range(NUM_LOC)[i]]
+
+  def seg_id(self, i: int) -> int:
+    """The id of `<seg…>` number 0 to 127."""
+    return self._extra_ids[NUM_LOC + range(NUM_SEG)[i]]
+
+  @property
+  def fingerprint(self) -> str:
+    """16 hex digits of the model file's sha256."""
+    return hashlib.sha256(self.model_bytes).hexdigest()[:16]
+
+  def __reduce__(self):
+    return Tokenizer.from_bytes, (self.model_bytes, self.path)
+
+  def __repr__(self) -> str:
+    return f"Tokenizer({self.path!r}, vocab_size={self.vocab_size})"
+
+  def _load(self, data: bytes, path: str) -> None:
+    self.path, self.model_bytes = path, data
+    plain = _processor(data, path)
+    found = tuple(plain.PieceToId(i) for i in ("<pad>", "<eos>", "<bos>", "<unk>"))
+    special = (plain.pad_id(), plain.eos_id(), plain.bos_id(), plain.unk_id())
+    if special != (PAD_ID, EOS_ID, BOS_ID, UNK_ID):
+      raise errors.ConfigError(
+          f"{path!r} is not a Gemma tokenizer: pad, eos, bos and unk are {special}, expected"
+          f" (0, 1, 2, 3); pieces of these names have the ids {found}. {_WHERE_FROM}"
+      )
+    known = {piece for piece in _EXTRA if plain.PieceToId(piece) != UNK_ID}
+    self._processor = _processor(_extended(data, known), path)
+    self._extra_ids = [self._processor.PieceToId(piece) for piece in _EXTRA]
+    self.vocab_size = self._processor.vocab_size()
+    self.separator_ids = tuple(self.encode(SEPARATOR))
+
+
+def _processor(data: bytes, path: str) -> sentencepiece.SentencePieceProcessor:
+  if not data:
+    raise errors.ConfigError(f"The tokenizer {path!r} is an empty file. {_WHERE_FROM}")
+  try:
+    return sentencepiece.SentencePieceProcessor(model_proto=data)
+  except RuntimeError:
+    raise errors.ConfigError(
+        f"{path!r} is not a sentencepiece model ({_looks_like(data)}). {_WHERE_FROM}"
+    ) from None
+
+
+def _looks_like(data: bytes) -> str:
+  if data.startswith(b"version https://git-lfs"):
+    return "it is a git-lfs pointer: the real file was not downloaded"
+  if data.lstrip()[:1] == b"{":
+    return "it looks like JSON; tokenizer.json is another format"
+  if data.lstrip()[:1] == b"<":
+    return "it looks like a web page"
+  return f"it starts with {data[:8]!r} and has {len(data)} bytes"
+
+
+def _extended(data: bytes, known: set[str]) -> bytes:
+  """The model with every extra piece declared; `known` names those it has in some form already.
+
+  A repeated field of a protocol buffer may be continued anywhere, so new pieces are appended.
+  """
+  if known:
+    data = b"".join(_redeclared(data, known))
+  return data + b"".join(_piece_field(p) for p in _EXTRA if p not in known)
+
+
+def _redeclared(data: bytes, known: set[str]) -> Iterator[bytes]:
+  """The model's fields in order, the `known` pieces replaced by user-defined ones."""
+  as_bytes = {piece.encode(): piece for piece in known}
+  start = 0
+  while start < len(data):
+    tag, pos = _read_varint(data, start)
+    kind = tag & 7
+    if kind == 2:
+      size, body = _read_varint(data, pos)
+      pos = body + size
+    elif kind == 0:
+      pos = _read_varint(data, pos)[1]
+    else:
+      pos += {1: 8, 5: 4}[kind]
+    piece = None
+    if tag == _PIECES_FIELD[0] and data[body : body + 1] == _PIECES_FIELD:
+      size, text = _read_varint(data, body + 1)
+      piece = as_bytes.get(data[text : text + size])
+    yield data[start:pos] if piece is None else _piece_field(piece)
+    start = pos
+
+
+def _piece_field(piece: str) -> bytes:
+  text = piece.encode()
+  body = _PIECES_FIELD + _varint(len(text)) + text + _USER_DEFINED
+  return _PIECES_FIELD + _varint(len(body)) + body
+
+
+def _varint(n: int) -> bytes:
+  out = bytearray()
+  while n > 0x7F:
+    out.append(n & 0x7F | 0x80)
+    n >>= 7
+  return bytes(out) + bytes([n])
+
+
+def _read_varint(data: bytes, pos: int) -> tuple[int, int]:
+  value = shift = 0
+  while True:
+    byte = data[pos]
+    value |= (byte & 0x7F) << shift
+    pos, shift = pos + 1, shift + 7
+    if byte < 0x80:
+      return value, pos

@@ -1,0 +1,160 @@
+"""Prefix and suffix to what the model is fed: token ids and masks of fixed length.
+
+    train    bos prefix sep | suffix eos | pad      L + 1 long: the loss is on the next token
+    decode   bos prefix sep | pad                   L long: the model goes on from the separator
+
+Prefix, separator (a newline) and suffix are tokenized one by one, as the reference does it, so a
+prompt has the same ids in training and in decoding. Where the text does not fit, this differs from
+the reference on purpose: it cuts the end off, EOS with it; we raise, or cut the text and keep EOS
+(decoding: the separator), or drop the row, as `overflow` says.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from paligemma_jax.core import errors
+from paligemma_jax.data import tokenizer as tokenizer_lib
+
+OVERFLOW = ("error", "truncate", "drop")
+
+# What stands in the slots after the text.
+PADDING = {
+    "text": (0, np.int32),
+    "mask_ar": (1, np.int32),
+    "mask_loss": (0, np.float32),
+    "mask_input": (0, np.int32),
+}
+
+
+def prefix_ids(tokenizer: tokenizer_lib.Tokenizer, prefix: str) -> list[int]:
+  """The ids of a prompt: BOS, the prefix, the separator."""
+  return [tokenizer.bos_id, *tokenizer.encode(prefix), *tokenizer.separator_ids]
+
+
+def suffix_ids(tokenizer: tokenizer_lib.Tokenizer, suffix: str) -> list[int]:
+  """The ids of an answer: the suffix, EOS."""
+  return [*tokenizer.encode(suffix), tokenizer.eos_id]
+
+
+def encode_train(
+    tokenizer: tokenizer_lib.Tokenizer,
+    prefix: str,
+    suffix: str,
+    *,
+    text_len: int,
+    overflow: str,
+) -> dict[str, np.ndarray] | None:
+  """One training example; None when the text is too long and `overflow` is 'drop'.
+
+  Returns:
+    text: int32[L+1], padded with 0.
+    mask_ar: int32[L+1]: 0 on the prompt, 1 on the answer and the padding.
+    mask_loss: float32[L+1]: 1 on suffix and EOS.
+
+  Raises:
+    DataError: the text is too long and `overflow` is 'error'.
+  """
+  question, answer = prefix_ids(tokenizer, prefix), suffix_ids(tokenizer, suffix)
+  return lay_out_train(question, answer, text_len=text_len, overflow=overflow)
+
+
+def lay_out_train(
+    question: list[int], answer: list[int], *, text_len: int, overflow: str
+) -> dict[str, np.ndarray] | None:
+  """`encode_train` from token ids; both pieces end as `prefix_ids` and `suffix_ids` end."""
+  if len(question) + len(answer) > text_len + 1:
+    if _drops(overflow, len(question) + len(answer), text_len + 1):
+      return None
+    question = question[:text_len]
+    answer = [*answer[: text_len - len(question)], answer[-1]]
+  masks = [0] * len(question) + [1] * len(answer)
+  return {
+      "text": _padded("text", question + answer, text_len + 1),
+      "mask_ar": _padded("mask_ar", masks, text_len + 1),
+      "mask_loss": _padded("mask_loss", masks, text_len + 1),
+  }
+
+
+def encode_prompt(
+    tokenizer: tokenizer_lib.Tokenizer,
+    prefix: str,
+    *,
+    text_len: int,
+    overflow: str,
+    suffix: str = "",
+) -> dict[str, np.ndarray] | None:
+  """One prompt to decode from; None when it is too long and `overflow` is 'drop'.
+
+  Args:
+    suffix: the start of an answer that the model is to continue; usually ''.
+
+  Returns:
+    text: int32[L], padded with 0.
+    mask_ar: int32[L]: 0 on the prompt, 1 on a begun answer and the padding.
+    mask_input: int32[L]: 1 on tokens, 0 on padding.
+
+  Raises:
+    DataError: the prompt is too long and `overflow` is 'error'.
+  """
+  question, begun = prefix_ids(tokenizer, prefix), tokenizer.encode(suffix)
+  return lay_out_prompt(question, begun, text_len=text_len, overflow=overflow)
+
+
+def lay_out_prompt(
+    question: list[int], begun: list[int], *, text_len: int, overflow: str
+) -> dict[str, np.ndarray] | None:
+  """`encode_prompt` from token ids; `question` ends in the separator, one token."""
+  if len(question) + len(begun) > text_len:
+    if _drops(overflow, len(question) + len(begun), text_len):
+      return None
+    question = [*question[:-1][: text_len - 1], question[-1]]
+    begun = begun[: text_len - len(question)]
+  num_used = len(question) + len(begun)
+  return {
+      "text": _padded("text", question + begun, text_len),
+      "mask_ar": _padded("mask_ar", [0] * len(question) + [1] * len(begun), text_len),
+      "mask_input": _padded("mask_input", [1] * num_used, text_len),
+  }
+
+
+def num_tokens(example: dict[str, np.ndarray]) -> int:
+  """How many leading slots of an encoded example hold tokens (both encodings)."""
+  # A training text ends in EOS, which is supervised.
+  mask = example["mask_input" if "mask_input" in example else "mask_loss"]
+  used = np.flatnonzero(mask)
+  return int(used[-1]) + 1 if used.size else 0
+
+
+def empty(encoding: str, text_len: int) -> dict[str, np.ndarray]:
+  """The padding that stands in the slot of a row that is not there."""
+  names, length = shapes(encoding, text_len)
+  return {name: _padded(name, [], length) for name in names}
+
+
+def shapes(encoding: str, text_len: int) -> tuple[tuple[str, ...], int]:
+  """The names of an encoding's arrays and their length."""
+  if encoding == "train":
+    return ("text", "mask_ar", "mask_loss"), text_len + 1
+  if encoding == "decode":
+    return ("text", "mask_ar", "mask_input"), text_len
+  raise errors.ConfigError(f"Unknown encoding {encoding!r}: expected 'train' or 'decode'.")
+
+
+def _padded(name: str, values: list[int], length: int) -> np.ndarray:
+  pad, dtype = PADDING[name]
+  out = np.full(length, pad, dtype)
+  out[: len(values)] = values
+  return out
+
+
+def _drops(overflow: str, found: int, room: int) -> bool:
+  """What to do with a text that is too long: True to drop it, False to cut it."""
+  if overflow not in OVERFLOW:
+    raise errors.ConfigError(f"Unknown overflow {overflow!r}.{errors.did_you_mean(overflow, OVERFLOW)}")
+  if overflow == "error":
+    raise errors.DataError(
+        f"The text has {found} tokens but there is room for {room}; raise text_len by"
+        f" {found - room}, or set overflow to 'truncate' or 'drop'."
+    )
+  return overflow == "drop"

@@ -1,0 +1,284 @@
+"""The Gemma decoder, both generations, with the parameter names of the published checkpoints.
+
+  B rows, T tokens, S positions, C cache slots, D width, F hidden, N query heads, K key heads,
+  H head dim, L layers, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+from jax import lax
+import jax.numpy as jnp
+
+from paligemma_jax.models import attention
+from paligemma_jax.models import variants
+
+_NO_WINDOW = 2**30
+_ROPE_BASE = 10_000
+
+
+class Cache(NamedTuple):
+  """Keys and values of the slots so far, and where the next token of each row goes.
+
+  A row's padding keeps its slots and is hidden from everyone, so no row ever moves.
+
+  Shapes: k, v dtype[L, B, C, K, H]; k_block, k_pos int32[B, C]; next_pos, next_block int32[B];
+  slot int32[].
+  """
+
+  k: jax.Array
+  v: jax.Array
+  k_block: jax.Array
+  k_pos: jax.Array
+  next_pos: jax.Array
+  next_block: jax.Array
+  slot: jax.Array
+
+
+class Gemma(nn.Module):
+  """Embedding, scanned layers, final norm and tied head, each a method.
+
+  Attributes:
+    sizes: the decoder's sizes.
+    dtype: of matrix products; norms, rotary and softmax are float32.
+    remat: the backward pass recomputes each layer.
+    dropout: rate on both residual branches; needs the rng "dropout" when above 0.
+    cache_dtype: what keys and values are rounded to before use; None leaves them.
+  """
+
+  sizes: variants.Gemma
+  dtype: Any
+  remat: bool = False
+  dropout: float = 0.0
+  cache_dtype: Any = None
+
+  def setup(self):
+    c = self.sizes
+    self.embedder = Embedder(c.vocab_size, c.width)
+    layer = nn.remat(Layer, prevent_cse=False) if self.remat else Layer
+    self.layers = nn.scan(
+        layer,
+        variable_axes={"params": 0},
+        split_rngs={"params": True, "dropout": True},
+        in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
+        length=c.depth,
+    )(c, self.dtype, self.dropout, self.cache_dtype)
+    self.final_norm = RMSNorm(self.dtype)
+
+  def embed(self, tokens_BT: jax.Array) -> jax.Array:
+    """int32[B, T] -> dtype[B, T, D], scaled by sqrt(D)."""
+    return self.embedder.encode(tokens_BT).astype(self.dtype)
+
+  def __call__(self, x_BSD: jax.Array, see: attention.Visibility) -> tuple[jax.Array, Any]:
+    """Runs the layers on a whole sequence.
+
+    Returns:
+      dtype[B, S, D] before the final norm, and the (k, v) of all layers, dtype[L, B, S, K, H];
+      what nobody uses is never computed under jit.
+    """
+    rope = rotary_angles(see.q_pos, self.sizes.head_dim)
+    return self.layers(x_BSD, None, self._windows_L(), see, rope, None)
+
+  def extend(self, x_BD: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
+    """Runs the layers on one more token per row: dtype[B, D] before the final norm, new cache."""
+    k_block = cache.k_block.at[:, cache.slot].set(cache.next_block)
+    k_pos = cache.k_pos.at[:, cache.slot].set(cache.next_pos)
+    q_pos = cache.next_pos[:, None]
+    see = attention.Visibility(cache.next_block[:, None], k_block, q_pos, k_pos)
+    rope = rotary_angles(q_pos, self.sizes.head_dim)
+    x_B1D, (k_LB1KH, v_LB1KH) = self.layers(
+        x_BD[:, None], (cache.k, cache.v), self._windows_L(), see, rope, cache.slot
+    )
+    start = (0, 0, cache.slot, 0, 0)
+    return x_B1D[:, 0], Cache(
+        k=lax.dynamic_update_slice(cache.k, k_LB1KH.astype(cache.k.dtype), start),
+        v=lax.dynamic_update_slice(cache.v, v_LB1KH.astype(cache.v.dtype), start),
+        k_block=k_block,
+        k_pos=k_pos,
+        next_pos=cache.next_pos + 1,
+        next_block=cache.next_block + 1,
+        slot=cache.slot + 1,
+    )
+
+  def norm(self, x: jax.Array) -> jax.Array:
+    """The final norm: [..., D] -> dtype[..., D]."""
+    return self.final_norm(x)
+
+  def head(self, x: jax.Array) -> jax.Array:
+    """dtype[..., D] after the final norm -> float32[..., V], softcapped when the sizes say so.
+
+    This is the one place where the cap is applied: training, prefill and decoding all end here.
+    """
+    logits = self.embedder.decode(x)
+    cap = self.sizes.final_softcap
+    return jnp.tanh(logits / cap) * cap if cap else logits
+
+  def init_all(self, tokens_BT: jax.Array) -> jax.Array:
+    """Touches every parameter; for initialisation."""
+    x_BTD = self.embed(tokens_BT)
+    x_BTD, _ = self(x_BTD, attention.prefix_lm(jnp.ones_like(tokens_BT)))
+    return self.head(self.norm(x_BTD))
+
+  def _windows_L(self) -> jax.Array | None:
+    c = self.sizes
+    if not c.sliding_window:
+      return None
+    return jnp.where(jnp.arange(c.depth) % 2 == 0, c.sliding_window, _NO_WINDOW)
+
+
+class Embedder(nn.Module):
+  """The token table, used at both ends."""
+
+  vocab_size: int
+  width: int
+
+  def setup(self):
+    self.input_embedding = self.param(
+        "input_embedding",
+        # Times sqrt(width) this gives tokens of unit variance.
+        nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0),
+        (self.vocab_size, self.width),
+    )
+
+  def encode(self, tokens_BT: jax.Array) -> jax.Array:
+    """[B, T, D] in the table's dtype, as is the rounding of sqrt(D); unknown ids give nan."""
+    x_BTD = jnp.take(self.input_embedding, tokens_BT, axis=0)
+    return x_BTD * jnp.sqrt(self.width).astype(x_BTD.dtype)
+
+  def decode(self, x: jax.Array) -> jax.Array:
+    """float32[..., V]."""
+    table_VD = self.input_embedding.astype(x.dtype)
+    return jnp.einsum("...D,VD->...V", x, table_VD, preferred_element_type=jnp.float32)
+
+
+class Layer(nn.Module):
+  """One decoder layer; Gemma 2 also normalises what a branch adds."""
+
+  sizes: variants.Gemma
+  dtype: Any
+  dropout: float
+  cache_dtype: Any
+
+  @nn.compact
+  def __call__(self, x_BTD, cached, window, see, rope, slot):
+    """`cached`, `slot`: this layer's cache and where the T = 1 new token goes, or None."""
+    c = self.sizes
+    y_BTD = RMSNorm(self.dtype, name="pre_attention_norm")(x_BTD)
+    y_BTD, kv = Attention(c, self.dtype, self.cache_dtype, name="attn")(
+        y_BTD, cached, window, see, rope, slot
+    )
+    if c.post_norms:
+      y_BTD = RMSNorm(self.dtype, name="post_attention_norm")(y_BTD)
+    x_BTD = x_BTD + self._drop(y_BTD)
+    y_BTD = RMSNorm(self.dtype, name="pre_ffw_norm")(x_BTD)
+    y_BTD = Mlp(c, self.dtype, name="mlp")(y_BTD)
+    if c.post_norms:
+      y_BTD = RMSNorm(self.dtype, name="post_ffw_norm")(y_BTD)
+    return x_BTD + self._drop(y_BTD), kv
+
+  def _drop(self, y_BTD):
+    return nn.Dropout(self.dropout, deterministic=False)(y_BTD) if self.dropout else y_BTD
+
+
+class Attention(nn.Module):
+  """Multi-head attention with shared key heads and rotary positions."""
+
+  sizes: variants.Gemma
+  dtype: Any
+  cache_dtype: Any
+
+  @nn.compact
+  def __call__(self, x_BTD, cached, window, see, rope, slot):
+    c = self.sizes
+    n, k, h, d = c.num_heads, c.num_kv_heads, c.head_dim, c.width
+    if n == k:
+      w = Einsum((3, n, d, h), in_axis=2, name="qkv_einsum")(self.dtype)
+      q_BTNH, k_BTKH, v_BTKH = (jnp.einsum("BTD,NDH->BTNH", x_BTD, w[i]) for i in range(3))
+    else:
+      w_NDH = Einsum((n, d, h), in_axis=1, name="q_einsum")(self.dtype)
+      w = Einsum((2, k, d, h), in_axis=2, name="kv_einsum")(self.dtype)
+      q_BTNH = jnp.einsum("BTD,NDH->BTNH", x_BTD, w_NDH)
+      k_BTKH, v_BTKH = (jnp.einsum("BTD,KDH->BTKH", x_BTD, w[i]) for i in range(2))
+
+    q_BTNH = rotate(q_BTNH, rope) * (h if c.query_scale == "head_dim" else d // n) ** -0.5
+    k_BTKH = rotate(k_BTKH, rope)
+    if self.cache_dtype is not None:
+      k_BTKH, v_BTKH = (
+          x.astype(self.cache_dtype).astype(self.dtype) for x in (k_BTKH, v_BTKH)
+      )
+    kv = (k_BTKH, v_BTKH)
+    if cached is not None:
+      k_BTKH, v_BTKH = (
+          lax.dynamic_update_slice(old, new.astype(old.dtype), (0, slot, 0, 0)).astype(self.dtype)
+          for old, new in zip(cached, kv)
+      )
+    y_BTNH = attention.attend(
+        q_BTNH, k_BTKH, v_BTKH, see, softcap=c.attn_softcap, window=window
+    )
+    w_NHD = Einsum((n, h, d), in_axis=(0, 1), name="attn_vec_einsum")(self.dtype)
+    return jnp.einsum("BTNH,NHD->BTD", y_BTNH, w_NHD), kv
+
+
+class Einsum(nn.Module):
+  """A weight `w` of any rank; `in_axis` are the axes it sums over."""
+
+  shape: tuple[int, ...]
+  in_axis: int | tuple[int, ...]
+
+  @nn.compact
+  def __call__(self, dtype: Any) -> jax.Array:
+    return self.param("w", _fan_in(self.shape, self.in_axis), self.shape).astype(dtype)
+
+
+class Mlp(nn.Module):
+  """gelu(x gate) * (x up), then down."""
+
+  sizes: variants.Gemma
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x_BTD: jax.Array) -> jax.Array:
+    d, f = self.sizes.width, self.sizes.mlp_dim
+    gating = self.param("gating_einsum", _fan_in((2, d, f), 1), (2, d, f)).astype(self.dtype)
+    linear_FD = self.param("linear", _fan_in((f, d), 0), (f, d)).astype(self.dtype)
+    h_BTF = nn.gelu(x_BTD @ gating[0], approximate=True) * (x_BTD @ gating[1])
+    return h_BTF @ linear_FD
+
+
+class RMSNorm(nn.Module):
+  """x / rms(x) * (1 + scale), in float32."""
+
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    scale_D = self.param("scale", nn.initializers.zeros, (x.shape[-1],))
+    x = x.astype(jnp.float32)
+    y = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
+    return (y * (1 + scale_D.astype(jnp.float32))).astype(self.dtype)
+
+
+def rotary_angles(pos_BT: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:
+  """cos and sin of the angles, each float32[B, T, 1, H / 2]."""
+  wavelength = _ROPE_BASE ** (2 * jnp.arange(head_dim // 2, dtype=jnp.float32) / head_dim)
+  angle = pos_BT[..., None, None].astype(jnp.float32) / wavelength
+  return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(x_BTNH: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
+  """Rotary positions on the halves (x1, x2), in float32; dtype as x."""
+  cos, sin = rope
+  x1, x2 = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
+  y_BTNH = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
+  return y_BTNH.astype(x_BTNH.dtype)
+
+
+def _fan_in(shape: tuple[int, ...], in_axis: int | tuple[int, ...]) -> Any:
+  """Normal with variance 1 / (number of inputs)."""
+  in_axes = (in_axis,) if isinstance(in_axis, int) else in_axis
+  out_axes = tuple(i for i in range(len(shape)) if i not in in_axes)
+  return nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axes, out_axes)

@@ -1,0 +1,227 @@
+"""PaliGemma as functions of flat parameters: image tokens, text features, logits, decoding steps.
+
+Parameters are {"img/...": array, "llm/...": array} under the published names; each function needs
+only those of the towers it uses, in any float dtype, and casts them to the compute dtype as used.
+
+  B rows, F images per row, R side in pixels, I image tokens, T text tokens, S = I + T positions,
+  C cache slots, D the decoder's width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from paligemma_jax.core import errors
+from paligemma_jax.core import trees
+from paligemma_jax.models import attention
+from paligemma_jax.models import gemma
+from paligemma_jax.models import siglip
+from paligemma_jax.models import variants
+
+Params = Mapping[str, jax.Array]
+
+# "auto" recomputes whole layers from this decoder width on; below it memory is no concern.
+_REMAT_WIDTH = 1024
+
+
+def compute_dtype(cfg: variants.ModelConfig) -> Any:
+  """The dtype of matrix products."""
+  if cfg.dtype == "auto":
+    return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+  return jnp.dtype(cfg.dtype)
+
+
+@functools.lru_cache(maxsize=32)
+def _param_shapes(cfg: variants.ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+  return jax.eval_shape(functools.partial(_init, cfg), jax.random.key(0))
+
+
+def param_shapes(cfg: variants.ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
+  """{name: float32 shape} of every parameter, names sorted; allocates nothing."""
+  return dict(_param_shapes(cfg))
+
+
+def init_params(cfg: variants.ModelConfig, key: jax.Array) -> dict[str, jax.Array]:
+  """Random float32 parameters for training from scratch; may be jitted with out_shardings."""
+  return jax.jit(functools.partial(_init, cfg))(key)
+
+
+def image_tokens(cfg: variants.ModelConfig, params: Params, image: jax.Array) -> jax.Array:
+  """The vision tower's tokens, those of several images one after the other.
+
+  Args:
+    image: [B, R, R, 3] or [B, F, R, R, 3]; uint8, or float in [-1, 1].
+
+  Returns:
+    dtype[B, I, D]. They are not scaled by sqrt(D), unlike text embeddings.
+
+  Raises:
+    ConfigError: the image is not of the model's resolution.
+  """
+  if image.ndim not in (4, 5) or image.shape[-3:] != (cfg.res, cfg.res, 3):
+    raise errors.ConfigError(
+        f"The model takes images of shape [B, {cfg.res}, {cfg.res}, 3] or [B, F, {cfg.res},"
+        f" {cfg.res}, 3]; got {list(image.shape)}. Resize them, or set model.res."
+    )
+  if image.dtype == jnp.uint8:
+    image = -1 + image.astype(jnp.float32) / 255 * 2
+  flat = image.reshape(-1, *image.shape[-3:])
+  tokens = _vit(cfg).apply({"params": _tower(params, "img")}, flat)
+  return tokens.reshape(image.shape[0], -1, tokens.shape[-1])
+
+
+def text_features(
+    cfg: variants.ModelConfig,
+    params: Params,
+    image: jax.Array | None,
+    text_BT: jax.Array,
+    mask_ar_BT: jax.Array,
+    *,
+    mask_input_BT: jax.Array | None = None,
+    dropout_key: jax.Array | None = None,
+    img_tokens: jax.Array | None = None,
+) -> jax.Array:
+  """dtype[B, T, D] after the final norm, at the text positions: what `logits` takes.
+
+  Args:
+    image: as in `image_tokens`; not needed with `img_tokens`. With neither there is only text.
+    text_BT: int32[B, T].
+    mask_ar_BT: int32[B, T]; 0: same block as the token before, 1: a new one.
+    mask_input_BT: int32[B, T]; 0 hides a token and does not count its position. Absent: every
+      position counts, as in training, where padding has mask_ar 1 and so nobody before sees it.
+    dropout_key: turns dropout on when the config has a rate.
+    img_tokens: [B, I, D], what `image_tokens` gave.
+  """
+  dropout = cfg.dropout if dropout_key is not None else 0.0
+  rngs = {"dropout": dropout_key} if dropout else None
+  model = _llm(cfg, dropout)
+  variables = {"params": _tower(params, "llm")}
+  x_BSD, see = _sequence(
+      cfg, params, variables, image, text_BT, mask_ar_BT, mask_input_BT, img_tokens
+  )
+  x_BSD, _ = model.apply(variables, x_BSD, see, rngs=rngs)
+  x_BTD = x_BSD[:, x_BSD.shape[1] - text_BT.shape[1] :]
+  return model.apply(variables, x_BTD, method="norm")
+
+
+def logits(cfg: variants.ModelConfig, params: Params, x: jax.Array) -> jax.Array:
+  """float32[..., V] of features dtype[..., D], softcapped when the config has a final softcap."""
+  return _llm(cfg).apply({"params": _tower(params, "llm")}, x, method="head")
+
+
+def prefill(
+    cfg: variants.ModelConfig,
+    params: Params,
+    image: jax.Array | None,
+    text_BT: jax.Array,
+    mask_ar_BT: jax.Array,
+    mask_input_BT: jax.Array,
+    *,
+    cache_len: int,
+    cache_dtype: Any = None,
+) -> tuple[jax.Array, gemma.Cache]:
+  """Runs the prompt.
+
+  Args:
+    mask_input_BT: int32[B, T], 1 on the prompt's tokens, 0 on padding; each row has at least one.
+    cache_len: slots in all, C >= I + T; each `extend` takes one more.
+    cache_dtype: of cached keys and values; None is the compute dtype. The prompt's own attention
+      sees them so rounded too.
+
+  Returns:
+    float32[B, V], the logits after each row's last token, and the cache.
+  """
+  dtype = compute_dtype(cfg)
+  cache_dtype = jnp.dtype(cache_dtype or dtype)
+  model = _llm(cfg, cache_dtype=None if cache_dtype == dtype else cache_dtype)
+  variables = {"params": _tower(params, "llm")}
+  x_BSD, see = _sequence(
+      cfg, params, variables, image, text_BT, mask_ar_BT, mask_input_BT, None
+  )
+  x_BSD, (k_LBSKH, v_LBSKH) = model.apply(variables, x_BSD, see)
+  batch, prompt_len = x_BSD.shape[:2]
+  rows = jnp.arange(batch)
+  valid_BT = mask_input_BT.astype(bool)
+  last_B = prompt_len - 1 - jnp.argmax(valid_BT[:, ::-1], axis=1)
+  x_BD = model.apply(variables, x_BSD[rows, last_B], method="norm")
+
+  def pad(x, axis, fill=0):
+    widths = [(0, 0)] * x.ndim
+    widths[axis] = (0, cache_len - prompt_len)
+    return jnp.pad(x, widths, constant_values=fill)
+
+  cache = gemma.Cache(
+      k=pad(k_LBSKH.astype(cache_dtype), 2),
+      v=pad(v_LBSKH.astype(cache_dtype), 2),
+      k_block=pad(see.k_block, 1, attention.HIDDEN),
+      k_pos=pad(see.k_pos, 1),
+      next_pos=see.q_pos[rows, last_B] + 1,
+      next_block=see.q_block[rows, last_B] + 1,
+      slot=jnp.int32(prompt_len),
+  )
+  return model.apply(variables, x_BD, method="head"), cache
+
+
+def extend(
+    cfg: variants.ModelConfig, params: Params, token_B: jax.Array, cache: gemma.Cache
+) -> tuple[jax.Array, gemma.Cache]:
+  """float32[B, V], the logits after one more token per row, int32[B]; and the cache."""
+  model = _llm(cfg)
+  variables = {"params": _tower(params, "llm")}
+  x_BD = model.apply(variables, token_B, method="embed")
+  x_BD, cache = model.apply(variables, x_BD, cache, method="extend")
+  x_BD = model.apply(variables, x_BD, method="norm")
+  return model.apply(variables, x_BD, method="head"), cache
+
+
+def _sequence(cfg, params, variables, image, text_BT, mask_ar_BT, mask_input_BT, img_tokens):
+  """The inputs of the decoder, dtype[B, S, D], and who sees whom."""
+  if img_tokens is None and image is not None:
+    img_tokens = image_tokens(cfg, params, image)
+  x_BTD = _llm(cfg).apply(variables, text_BT, method="embed")
+  mask_ar_BS = mask_ar_BT.astype(jnp.int32)
+  valid_BS = None if mask_input_BT is None else mask_input_BT.astype(bool)
+  if img_tokens is None:
+    return x_BTD, attention.prefix_lm(mask_ar_BS, valid_BS)
+  x_BSD = jnp.concatenate([img_tokens.astype(x_BTD.dtype), x_BTD], axis=1)
+  widths = [(0, 0), (img_tokens.shape[1], 0)]
+  mask_ar_BS = jnp.pad(mask_ar_BS, widths)
+  if valid_BS is not None:
+    valid_BS = jnp.pad(valid_BS, widths, constant_values=True)
+  return x_BSD, attention.prefix_lm(mask_ar_BS, valid_BS)
+
+
+def _init(cfg, key):
+  img_key, llm_key = jax.random.split(key)
+  image = jnp.zeros((1, cfg.res, cfg.res, 3))
+  tree = {
+      "img": _vit(cfg).init(img_key, image)["params"],
+      "llm": _llm(cfg).init(llm_key, jnp.zeros((1, 1), jnp.int32), method="init_all")["params"],
+  }
+  return trees.flatten(tree)
+
+
+def _vit(cfg):
+  return siglip.Siglip(cfg.img, cfg.llm.width, compute_dtype(cfg), _remat(cfg))
+
+
+def _llm(cfg, dropout=0.0, cache_dtype=None):
+  return gemma.Gemma(cfg.llm, compute_dtype(cfg), _remat(cfg), dropout, cache_dtype)
+
+
+def _remat(cfg):
+  if cfg.remat == "auto":
+    return cfg.llm.width >= _REMAT_WIDTH
+  return cfg.remat == "full"
+
+
+def _tower(params, tower):
+  prefix = f"{tower}/"
+  return trees.unflatten(
+      {name[len(prefix) :]: x for name, x in params.items() if name.startswith(prefix)}
+  )

@@ -1,0 +1,140 @@
+"""The SigLIP vision tower, with the parameter names of the published checkpoints.
+
+  B images, R side in pixels, P patch side, M tokens, D width, N heads, H head dim, E output width.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from paligemma_jax.models import attention
+from paligemma_jax.models import variants
+
+
+class Siglip(nn.Module):
+  """float[B, R, R, 3] in [-1, 1] -> dtype[B, M, E], one token per patch, in row-major order.
+
+  Attributes:
+    sizes: the tower's sizes.
+    num_outputs: E, the decoder's width.
+    dtype: of matrix products; norms and softmax are float32.
+    remat: the backward pass recomputes each layer.
+  """
+
+  sizes: variants.Vit
+  num_outputs: int
+  dtype: Any
+  remat: bool = False
+
+  @nn.compact
+  def __call__(self, image_BRRC: jax.Array) -> jax.Array:
+    c = self.sizes
+    x_BMD = PatchEmbedding(c, self.dtype, name="embedding")(image_BRRC)
+    posemb_1MD = self.param(
+        "pos_embedding", nn.initializers.normal(c.width**-0.5), (1, x_BMD.shape[1], c.width)
+    )
+    x_BMD = (x_BMD + posemb_1MD).astype(self.dtype)
+    x_BMD = Encoder(c, self.dtype, self.remat, name="Transformer")(x_BMD)
+    self.sow("intermediates", "encoded", x_BMD)
+    return nn.Dense(self.num_outputs, dtype=self.dtype, name="head")(x_BMD)
+
+
+class PatchEmbedding(nn.Module):
+  """The convolution over patches, as one matrix product: float32[B, M, D]."""
+
+  sizes: variants.Vit
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, image_BRRC: jax.Array) -> jax.Array:
+    c = self.sizes
+    p = c.patch_size
+    kernel = self.param(
+        "kernel", nn.initializers.lecun_normal(), (p, p, 3, c.width)
+    )
+    bias_D = self.param("bias", nn.initializers.zeros, (c.width,))
+    batch, rows, cols, channels = image_BRRC.shape
+    x = image_BRRC.astype(self.dtype)
+    x = x.reshape(batch, rows // p, p, cols // p, p, channels).transpose(0, 1, 3, 2, 4, 5)
+    x_BMP = x.reshape(batch, (rows // p) * (cols // p), p * p * channels)
+    x_BMD = jnp.dot(
+        x_BMP, kernel.reshape(-1, c.width).astype(self.dtype), preferred_element_type=jnp.float32
+    )
+    return x_BMD + bias_D
+
+
+class Encoder(nn.Module):
+  """The scanned layers and the last norm: dtype[B, M, D] -> dtype[B, M, D]."""
+
+  sizes: variants.Vit
+  dtype: Any
+  remat: bool
+
+  @nn.compact
+  def __call__(self, x_BMD: jax.Array) -> jax.Array:
+    layer = nn.remat(Layer, prevent_cse=False) if self.remat else Layer
+    layers = nn.scan(
+        layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.sizes.depth
+    )
+    x_BMD, _ = layers(self.sizes, self.dtype, name="encoderblock")(x_BMD, None)
+    return _layer_norm(self.dtype, "encoder_norm")(x_BMD)
+
+
+class Layer(nn.Module):
+  """One pre-LN layer."""
+
+  sizes: variants.Vit
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x_BMD: jax.Array, _: None) -> tuple[jax.Array, None]:
+    y_BMD = _layer_norm(self.dtype, "LayerNorm_0")(x_BMD)
+    x_BMD = x_BMD + SelfAttention(
+        self.sizes, self.dtype, name="MultiHeadDotProductAttention_0"
+    )(y_BMD)
+    y_BMD = _layer_norm(self.dtype, "LayerNorm_1")(x_BMD)
+    return x_BMD + Mlp(self.sizes, self.dtype, name="MlpBlock_0")(y_BMD), None
+
+
+class SelfAttention(nn.Module):
+  """Every token sees every token of its image."""
+
+  sizes: variants.Vit
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x_BMD: jax.Array) -> jax.Array:
+    c = self.sizes
+    heads = (c.num_heads, c.width // c.num_heads)
+    init = nn.initializers.xavier_uniform()
+    q_BMNH, k_BMNH, v_BMNH = (
+        nn.DenseGeneral(heads, dtype=self.dtype, kernel_init=init, name=name)(x_BMD)
+        for name in ("query", "key", "value")
+    )
+    q_BMNH *= heads[1] ** -0.5
+    y_BMNH = attention.attend(q_BMNH, k_BMNH, v_BMNH, None)
+    return nn.DenseGeneral(
+        c.width, axis=(-2, -1), dtype=self.dtype, kernel_init=init, name="out"
+    )(y_BMNH)
+
+
+class Mlp(nn.Module):
+  """Two linear maps around a tanh GELU."""
+
+  sizes: variants.Vit
+  dtype: Any
+
+  @nn.compact
+  def __call__(self, x_BMD: jax.Array) -> jax.Array:
+    init = nn.initializers.xavier_uniform()
+    h_BMF = nn.Dense(self.sizes.mlp_dim, dtype=self.dtype, kernel_init=init, name="Dense_0")(x_BMD)
+    h_BMF = nn.gelu(h_BMF, approximate=True)
+    return nn.Dense(self.sizes.width, dtype=self.dtype, kernel_init=init, name="Dense_1")(h_BMF)
+
+
+def _layer_norm(dtype: Any, name: str) -> nn.LayerNorm:
+  return nn.LayerNorm(epsilon=1e-6, dtype=dtype, name=name)

@@ -1,0 +1,198 @@
+"""Configurations: made with defaults, loaded from a file, overridden, checked, saved, compared."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+
+from paligemma_jax.core import config_file
+from paligemma_jax.core import errors
+from paligemma_jax.core import near_keys
+from paligemma_jax.core import schema
+from paligemma_jax.core import spec as specs
+from paligemma_jax.core import typed_text
+from paligemma_jax.core import validation
+
+validate = validation.validate  # One door: `config.load`, `config.validate`, `config.save`.
+
+
+def default_config() -> ml_collections.ConfigDict:
+  """A locked ConfigDict with every legal key at its default (see `schema.SCHEMA`)."""
+  config = ml_collections.ConfigDict()
+  for name, entry in schema.SCHEMA.items():
+    if isinstance(entry, schema.Key):
+      config[name] = entry.default
+    else:
+      config[name] = ml_collections.ConfigDict()
+      for child, key in entry.items():
+        config[name][child] = copy.copy(key.default)
+  config.lock()
+  for path, key in schema.flat().items():
+    if key.form == "free":
+      section, _, name = path.rpartition(".")
+      config[section][name].unlock()
+  return config
+
+
+def sweepable(fn: Callable[..., Any]) -> Callable[..., Any]:
+  """Decorates a `get_config` so that its arguments can be set after a colon and by name.
+
+  Every argument has a default and is a bool, int, float or str; `--config file.py:res=448` sets
+  it. A misspelt name is a ConfigError with the near match, also when called from Python.
+  """
+  kinds = typed_text.parameters(fn)
+
+  @functools.wraps(fn)
+  def get_config(*args, **kwargs):
+    for name in kwargs:
+      if name not in kinds:
+        known = errors.did_you_mean(name, kinds) if kinds else " It takes none."
+        raise errors.ConfigError(f"{fn.__name__} has no argument {name!r}.{known}")
+    return fn(*args, **kwargs)
+
+  return get_config
+
+
+def load(
+    spec: str, overrides: Sequence[str | tuple[str, str]] = ()
+) -> ml_collections.ConfigDict:
+  """The configuration that a file makes, overridden; not yet validated.
+
+  Args:
+    spec: 'transfers/vqav2.py:res=448,tune=lora', or a 'config.json' that `save` wrote.
+    overrides: 'optim.lr=3e-5' or ('optim.lr', '3e-5'), applied in order; typed by the value that
+      is there.
+
+  Raises:
+    ConfigError: no such file, an error in it (named with its line), an unknown argument or key.
+  """
+  path, _, text = spec.partition(":")
+  if path.endswith(".json"):
+    if text:
+      raise errors.ConfigError(f"{path} is a saved configuration; it takes no arguments.")
+    config = read(path)
+  else:
+    config = config_file.run(path, text)
+    if not isinstance(config, ml_collections.ConfigDict):
+      raise errors.ConfigError(
+          f"{path}: get_config returned {type(config).__name__}; it must return the"
+          " ConfigDict of default_config()."
+      )
+  for item in overrides:
+    key, equals, value = item.partition("=") if isinstance(item, str) else (item[0], "=", item[1])
+    if not equals:
+      raise errors.ConfigError(f"{item!r} is not an override; write 'key=value'.")
+    typed_text.override(config, key.strip(), value)
+  return config
+
+
+def save(config: ml_collections.ConfigDict, path: str | os.PathLike[str]) -> None:
+  """Writes the configuration as JSON, atomically; `read` gives back an equal one."""
+  path = pathlib.Path(path)
+  text = json.dumps(specs.to_json(config.to_dict()), indent=2, allow_nan=False) + "\n"
+  with tempfile.NamedTemporaryFile(
+      "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
+  ) as file:
+    try:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+      os.chmod(file.name, 0o644)
+      os.replace(file.name, path)
+    except BaseException:
+      pathlib.Path(file.name).unlink(missing_ok=True)
+      raise
+  folder = os.open(path.parent, os.O_RDONLY)
+  try:
+    os.fsync(folder)
+  finally:
+    os.close(folder)
+
+
+def read(path: str | os.PathLike[str]) -> ml_collections.ConfigDict:
+  """The configuration that `save` wrote.
+
+  Raises:
+    ConfigError: no such file, no JSON, or a key that this version does not know.
+  """
+  try:
+    data = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+  except (OSError, UnicodeDecodeError) as e:
+    raise errors.ConfigError(f"Cannot read the configuration {str(path)!r}: {e}.") from e
+  except (json.JSONDecodeError, RecursionError) as e:
+    raise errors.ConfigError(f"{path} is not a saved configuration: {e}.") from None
+  if not isinstance(data, dict):
+    raise errors.ConfigError(f"{path} is not a saved configuration: it is no JSON object.")
+  return from_plain(specs.from_json(data), str(path))
+
+
+def from_plain(data: Mapping[str, Any], what: str) -> ml_collections.ConfigDict:
+  """A configuration from nested plain data; keys that are absent keep their defaults.
+
+  Args:
+    what: where the data is from, named in errors.
+  """
+  config = default_config()
+  names = schema.sections()
+  for name, value in data.items():
+    if name not in names[""]:
+      raise errors.ConfigError(f"{what}: {near_keys.unknown_key(name)}")
+    if name not in names:
+      _assign(config, name, value, f"{what}: {name}")
+      continue
+    if not isinstance(value, Mapping):
+      raise errors.ConfigError(f"{what}: {name!r} is a section, not {value!r}.")
+    for child, child_value in value.items():
+      if child not in names[name]:
+        raise errors.ConfigError(f"{what}: {near_keys.unknown_key(child, name)}")
+      _assign(config[name], child, child_value, f"{what}: {name}.{child}")
+  return config
+
+
+def fingerprint(value: Any) -> str:
+  """16 hex digits that are equal for equal sections, specs and plain values."""
+  if isinstance(value, ml_collections.ConfigDict):
+    value = value.to_dict()
+  text = json.dumps(specs.to_json(value), sort_keys=True, allow_nan=False)
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def changes(
+    old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
+) -> dict[str, list[str]]:
+  """What differs between the configuration of a run and the one it is resumed with.
+
+  Returns:
+    {"refuse": [...], "warn": [...], "allow": [...]}: by the policy of each key (`Key.resume`),
+    sentences such as "optim.lr: 1e-05 -> 3e-05".
+  """
+  found: dict[str, list[str]] = {"refuse": [], "warn": [], "allow": []}
+  for path, key in schema.flat().items():
+    section, _, name = path.rpartition(".")
+    before = (old[section] if section else old)[name]
+    after = (new[section] if section else new)[name]
+    if fingerprint(before) != fingerprint(after):
+      found[key.resume].append(f"{path}: {_shown(before)} -> {_shown(after)}")
+  return found
+
+
+def _shown(value: Any) -> str:
+  return repr(value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value)
+
+
+def _assign(section: ml_collections.ConfigDict, name: str, value: Any, what: str) -> None:
+  try:
+    section[name] = value
+  except TypeError as e:
+    raise errors.ConfigError(f"{what}: {e}.") from None

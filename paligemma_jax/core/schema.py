@@ -1,0 +1,198 @@
+"""The schema: every key a configuration can hold, with its default, its meaning and its limits.
+
+This table is the only place of a default. `config.default_config` turns it into a ConfigDict,
+`validation.validate` checks values against it, `--help-config` prints it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+  """One key of the configuration.
+
+  Attributes:
+    default: the value when nothing is said; its type is the type of the key.
+    text: what it means, for people.
+    choices: the legal strings; () for any.
+    low: the least legal number.
+    high: the greatest legal number.
+    form: what the type does not say: "duration", "regex" (a tuple of them), "rules" (pairs of
+      regex and number >= 0), "axes" (pairs of name and size), "lengths" (rising positive ints),
+      "spec" (one, or None), "specs" (a tuple of them), "free" (a dict of any keys), "" for plain.
+    resume: what a change between saving and resuming a run does: "refuse" when the rest of the
+      run would no longer be the run that was started, "warn" when that is a thing people do on
+      purpose, "allow" when training is not touched.
+  """
+
+  default: Any
+  text: str
+  choices: tuple[str, ...] = ()
+  low: float | None = None
+  high: float | None = None
+  form: str = ""
+  resume: str = "refuse"
+
+
+SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
+    "seed": Key(0, "Row order, augmentation, dropout and initial weights follow from it.", low=0),
+    "model": {
+        "variant": Key("tiny", "Which model; the sizes of a name are in models/variants.py."),
+        "res": Key(112, "Side of the square image in pixels; a multiple of the patch.", low=1),
+        "dropout": Key(0.0, "Share of activations dropped in the language model.", low=0, high=0.99),
+        "dtype": Key(
+            "auto",
+            "Compute dtype; auto: bfloat16 on TPU and GPU, float32 on CPU.",
+            choices=("auto", "bfloat16", "float32"),
+        ),
+        "remat": Key(
+            "auto",
+            "Recompute activations in the backward pass instead of keeping them.",
+            choices=("auto", "none", "full"),
+            resume="allow",
+        ),
+        "vocab_size": Key(0, "Rows of the token table; 0: the variant's own.", low=0),
+        "final_logits_softcap": Key(
+            -1.0, "Cap of the final logits, 0 for none; -1: the variant's own.", low=-1
+        ),
+        "overrides": Key(
+            {}, "Sizes that differ from the variant: {'llm': {'depth': 2}}.", form="free"
+        ),
+    },
+    "init": Key("", "Weights to start from: a path or a published name; '': from scratch."),
+    "tokenizer": Key("", "SentencePiece file; '': the one beside init, else the embedded one."),
+    "train": {
+        "source": Key(None, "The training rows: a spec of paligemma_jax.sources.", form="spec"),
+        "pp": Key((), "Row ops, in order; they end in image, prefix and suffix.", form="specs"),
+        "text_len": Key(64, "Tokens of prefix and suffix together, per row.", low=2),
+        "batch_size": Key(32, "Rows per step over all hosts and devices.", low=1),
+        "total": Key("", "Length of the run: '15 epochs', '2000 steps', ….", form="duration"),
+        "overflow": Key(
+            "error",
+            "What happens to a row longer than text_len.",
+            choices=("error", "truncate", "drop"),
+        ),
+        "bad_rows": Key(
+            0, "How many unreadable rows are put up with before the run stops.", low=0,
+            resume="allow",
+        ),
+        "shuffle": Key(True, "Rows in a new random order every epoch, else in file order."),
+        "buckets": Key(
+            (), "Text lengths to pad a batch to, the least that fits; (): always text_len.",
+            form="lengths",
+        ),
+        "num_workers": Key(0, "Processes that prepare rows; 0: threads only.", low=0, resume="allow"),
+        "num_threads": Key(2, "Threads that prepare rows, per process.", low=1, resume="allow"),
+        "prefetch": Key(4, "Batches prepared ahead of the step.", low=0, resume="allow"),
+        "accum": Key(1, "Parts a batch is cut into to save memory; the gradient is the same.", low=1),
+    },
+    "optim": {
+        "name": Key("adam", "The optimizer.", choices=("adam", "sgd")),
+        "lr": Key(0.0, "Learning rate at the peak of the schedule.", low=0, resume="warn"),
+        "wd": Key(
+            0.0, "Weight decay; scaled by the schedule, not by lr.", low=0, high=1, resume="warn"
+        ),
+        "wd_names": Key(
+            (".*/kernel",), "Parameters that weight decay acts on.", form="regex", resume="warn"
+        ),
+        "b1": Key(0.9, "Adam: decay of the mean of gradients.", low=0, high=1, resume="warn"),
+        "b2": Key(0.999, "Adam: decay of the mean of squares.", low=0, high=1, resume="warn"),
+        "eps": Key(1e-8, "Adam: added to the root of the mean of squares.", low=0, resume="warn"),
+        "momentum": Key(0.0, "SGD: decay of the sum of gradients; 0: none kept.", low=0, high=1),
+        "mu_dtype": Key(
+            "float32",
+            "Dtype of the first moment (mean or momentum).",
+            choices=("float32", "bfloat16"),
+        ),
+        "clip": Key(1.0, "Largest global norm of the gradient; 0: any.", low=0, resume="warn"),
+        "label_smoothing": Key(
+            0.0, "Share of the target given to all tokens alike.", low=0, high=0.99, resume="warn"
+        ),
+        "schedule": Key(
+            "cosine",
+            "Course of the learning rate after warm-up.",
+            choices=("cosine", "linear", "constant", "rsqrt"),
+            resume="warn",
+        ),
+        "warmup": Key(
+            "5%", "Rise of the learning rate from 0 at the start.", form="duration", resume="warn"
+        ),
+        "schedule_start": Key(
+            0, "Schedule step of the first update; 0: it has lr 0 when there is a warm-up.", low=0,
+            high=1, resume="warn",
+        ),
+        "schedule_end": Key(
+            0.0, "linear: share of lr at the end.", low=0, high=1, resume="warn"
+        ),
+        "rsqrt_timescale": Key(
+            10000, "rsqrt: steps after which lr begins to fall.", low=1, resume="warn"
+        ),
+        "cooldown": Key(
+            "", "Fall of the learning rate to 0 at the end.", form="duration", resume="warn"
+        ),
+        "freeze": Key((), "Parameters that do not train.", form="regex"),
+        "train_only": Key((), "Parameters that train, all others do not; (): all.", form="regex"),
+        "lr_mults": Key(
+            (), "Pairs (regex, factor on lr); the first that matches counts.", form="rules",
+            resume="warn",
+        ),
+        "nonfinite_in_a_row": Key(
+            3, "Steps in a row with a non-finite loss or gradient that end the run.", low=1,
+            resume="allow",
+        ),
+        "nonfinite_share": Key(
+            0.001, "Share of such steps in the run that ends it.", low=0, high=1, resume="allow"
+        ),
+    },
+    "mesh": {
+        "shape": Key(
+            (), "Pairs (axis, size), one size may be -1; (): all devices on one 'fsdp' axis.",
+            form="axes", resume="allow",
+        ),
+    },
+    "ckpt": {
+        "every": Key(
+            "1000 steps", "How often state is saved; always at the end.", form="duration",
+            resume="allow",
+        ),
+        "keep": Key(2, "Newest checkpoints that are kept.", low=1, resume="allow"),
+        "best": Key(
+            "", "Metric whose best checkpoint is kept too, as in 'val/acc/acc'; '': none.",
+            resume="allow",
+        ),
+        "best_mode": Key(
+            "max", "Which value of that metric is best.", choices=("max", "min"), resume="allow"
+        ),
+        "async_save": Key(True, "Write checkpoints while training goes on.", resume="allow"),
+        "export": Key(
+            "", "Write the weights at the end also in this format; '': no.",
+            choices=("", "npz"), resume="allow",
+        ),
+    },
+    "log": {
+        "every": Key("50 steps", "How often metrics are written.", form="duration", resume="allow"),
+        "tensorboard": Key(True, "Write TensorBoard files too.", resume="allow"),
+    },
+    "evals": Key((), "Evaluators: specs of paligemma_jax.evals.", form="specs", resume="allow"),
+}
+
+
+def flat() -> dict[str, Key]:
+  """{'optim.lr': Key(...)}: every key by its dotted path, in the order of the schema."""
+  keys = {}
+  for name, entry in SCHEMA.items():
+    if isinstance(entry, Key):
+      keys[name] = entry
+    else:
+      keys.update({f"{name}.{child}": key for child, key in entry.items()})
+  return keys
+
+
+def sections() -> dict[str, tuple[str, ...]]:
+  """{'': top-level names, 'optim': its keys, ...}."""
+  named = {name: tuple(entry) for name, entry in SCHEMA.items() if not isinstance(entry, Key)}
+  return {"": tuple(SCHEMA), **named}

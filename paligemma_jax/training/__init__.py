@@ -1,0 +1,1 @@
+"""Training: sharding, optimizers, loss, the step, and state that survives."""

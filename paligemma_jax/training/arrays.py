@@ -1,0 +1,75 @@
+"""Arrays by name, on disk: one orbax folder for a flat dict, written by all processes together."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from paligemma_jax.core import trees
+
+
+def checkpointer() -> ocp.AsyncCheckpointer:
+  """A writer; one per run, closed by its owner."""
+  return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+
+
+def start(writer: ocp.AsyncCheckpointer, path: pathlib.Path, flat: Mapping[str, jax.Array]) -> None:
+  """Begins to write `flat` to the new folder `path`.
+
+  Returns once the arrays have left the devices, so they may be donated; the folder is complete when
+  `writer.wait_until_finished()` returns.
+  """
+  writer.save(path, args=ocp.args.PyTreeSave(trees.unflatten(flat)))
+
+
+def restore(
+    path: pathlib.Path, targets: Mapping[str, jax.ShapeDtypeStruct]
+) -> dict[str, jax.Array]:
+  """The arrays that `targets` names, in its dtypes and on its shardings; others are not read.
+
+  Args:
+    targets: name -> shape, dtype and sharding; the shape must be the stored one.
+  """
+  if not targets:
+    return {}
+  tree = trees.unflatten(targets)
+  reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+  try:
+    found = reader.restore(
+        path,
+        args=ocp.args.PyTreeRestore(
+            item=tree,
+            restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
+            partial_restore=True,
+        ),
+    )
+  finally:
+    reader.close()
+  return trees.flatten(found)
+
+
+def names(tree: Any, prefix: str = "") -> dict[str, Any]:
+  """name -> leaf of a tree of dicts and named tuples, as 'prefix/rule/mu/llm/...'."""
+  leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+  return {"/".join([prefix, *map(_key, path)]).strip("/"): leaf for path, leaf in leaves}
+
+
+def rebuild(like: Any, flat: Mapping[str, Any], prefix: str = "") -> Any:
+  """The tree of `like`'s structure whose leaves are those of `flat` by name."""
+  return jax.tree.unflatten(jax.tree.structure(like), [flat[n] for n in names(like, prefix)])
+
+
+def table(flat: Mapping[str, Any]) -> dict[str, list]:
+  """{name: [dtype, shape]}, plain JSON data."""
+  return {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in flat.items()}
+
+
+def _key(key: Any) -> str:
+  for attr in ("key", "name", "idx"):
+    if hasattr(key, attr):
+      return str(getattr(key, attr))
+  raise TypeError(f"no name for {key!r} in a tree path")

@@ -1,0 +1,358 @@
+"""Training state on disk: saved in the background, sealed, kept N and best, restored if intact.
+
+    checkpoints/base/     parameters that do not train, once per run; sealed
+    checkpoints/<step>/   state/ (arrays of what trains), config.json, tokenizer, SEAL.json
+    checkpoints/.tmp-*    a save that has not finished; removed at the next start
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pathlib
+import shutil
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from absl import logging
+from jax.experimental import multihost_utils
+
+from paligemma_jax.core import errors
+from paligemma_jax.core import faults
+from paligemma_jax.training import arrays
+from paligemma_jax.training import seal
+from paligemma_jax.training import state as states
+
+BASE = "base"
+ARRAYS = "state"
+_TMP = ".tmp-"
+_NOTHING, _NONE_INTACT = -1, -2  # Instead of a step: no step was ever saved; all are broken.
+_MAX_FAILURES = 3  # Saves in a row that may fail before the run ends.
+
+
+class Checkpoints:
+  """The `checkpoints/` folder of one run, of which this process holds the lock.
+
+  Args:
+    folder: made when absent; leftovers of unfinished saves in it are removed.
+    keep: how many of the newest steps stay; 0 keeps all.
+    best: name of the metric by which one more step stays, or ''.
+    best_mode: 'max' or 'min'.
+    async_save: write and seal in a background thread.
+    files: name -> bytes, copied into every step (config.json, tokenizer.model).
+  """
+
+  def __init__(
+      self,
+      folder: pathlib.Path,
+      *,
+      keep: int,
+      best: str,
+      best_mode: str,
+      async_save: bool,
+      files: Mapping[str, bytes],
+  ):
+    self._folder = pathlib.Path(folder).absolute()
+    self._keep = keep
+    self._best = best
+    self._sign = errors.pick({"max": 1.0, "min": -1.0}, best_mode, "ckpt.best_mode")
+    self._async_save = async_save
+    self._files = dict(files)
+    self._leads = jax.process_index() == 0
+    self._writer = arrays.checkpointer()
+    self._thread: threading.Thread | None = None
+    self._failures: list[str] = []  # In a row, oldest first.
+    self._sealed: set[int] = set()  # Steps known to be intact: saved or verified by this process.
+    self.skipped: dict[int, str] = {}  # Steps that `restore` found broken, and why.
+    try:
+      self._folder.mkdir(parents=True, exist_ok=True)
+      if self._leads:
+        self._clean()
+    except OSError as e:
+      raise errors.WorkdirError(f"Cannot write to {self._folder}: {e}.") from e
+
+  def save(self, state: states.TrainState, metrics: Mapping[str, float] | None = None) -> None:
+    """Saves `state` under its step; the arrays may be donated once this returns.
+
+    A save that fails is logged by step and reason when it fails, leaves no files behind, and does
+    not touch older steps; the third failure in a row is raised (here, or by `check` or `wait`).
+
+    Args:
+      metrics: of this step, by full name; the one called `best` decides what is kept.
+
+    Raises:
+      NumericsError: the state holds a non-finite number; it is never sealed.
+      StateError: saving failed three times in a row.
+    """
+    self._join()
+    self.check()
+    step = int(state.step)
+    if name := states.first_non_finite(state):
+      raise errors.NumericsError(f"Not saving step {step}: {name} holds a non-finite number.")
+    if step in self._sealed:
+      return
+    moving = _moving(state)
+    facts = {
+        "kind": "step",
+        "step": step,
+        "metrics": {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)},
+        "leaves": arrays.table(moving),
+    }
+    tmp = self._folder / f"{_TMP}{step}"
+    try:
+      facts["base"] = self._save_base(state.frozen)
+      self._begin(tmp, moving)
+    except Exception as e:  # Reported by `_failed`; the run goes on from intact state.
+      self._failed(step, tmp, e)
+      self.check()
+      return
+    self._thread = threading.Thread(target=self._finish, args=(step, tmp, facts), name="save")
+    self._thread.start()
+    if not self._async_save:
+      self._join()
+      self.check()
+
+  def check(self) -> None:
+    """Raises StateError when saves have failed three times in a row; cheap."""
+    if len(self._failures) >= _MAX_FAILURES:
+      raise errors.StateError(
+          f"State could not be saved {len(self._failures)} times in a row; {self._failures[-1]}"
+      )
+
+  def wait(self) -> None:
+    """Returns when the last save is sealed on disk, for all processes.
+
+    Raises:
+      StateError: that save failed.
+    """
+    self._join()
+    if self._failures:
+      raise errors.StateError(self._failures[-1])
+    if jax.process_count() > 1:
+      multihost_utils.sync_global_devices("checkpoints.wait")
+
+  def close(self) -> None:
+    """Lets the running save finish and frees the writer; failures have been logged."""
+    self._join()
+    self._writer.close()
+
+  def steps(self) -> list[int]:
+    """Steps that have a folder, oldest first; whether they are intact is not looked at."""
+    return sorted(steps_in(self._folder))
+
+  def restore(self, target: states.TrainState) -> states.TrainState | None:
+    """The newest intact state on the shardings of `target`, or None when nothing was ever saved.
+
+    A broken step is logged with file and reason and the one before is used.
+
+    Args:
+      target: abstract state (state.abstract) that gives shapes, dtypes and shardings.
+
+    Raises:
+      StateError: there are steps and none is intact.
+      ConfigError: the state is of other parameters or of another optimizer.
+    """
+    step = self._newest_intact() if self._leads else 0
+    if jax.process_count() > 1:
+      step = int(multihost_utils.broadcast_one_to_all(jax.numpy.int32(step)))
+    if step == _NOTHING:
+      return None
+    if step == _NONE_INTACT:
+      steps = self.steps()
+      raise errors.StateError(
+          f"None of the {len(steps)} saved steps in {self._folder} is intact: step {steps[-1]}:"
+          f" {self.skipped.get(steps[-1], 'see the log of process 0')}. Nothing was changed; to start"
+          " anew use another --workdir."
+      )
+    folder = self._folder / str(step)
+    facts, _ = seal.read(folder)
+    moving = _moving(target)
+    _check_leaves(folder, facts["leaves"], arrays.table(moving))
+    if target.frozen:
+      base = self._folder / BASE
+      _check_leaves(base, seal.read(base)[0]["leaves"], arrays.table(target.frozen))
+    found = arrays.restore(folder / ARRAYS, moving)
+    frozen = arrays.restore(self._folder / BASE / ARRAYS, target.frozen)
+    if self._leads:
+      logging.info("restored step %d from %s", step, folder)
+    return states.TrainState(
+        step=found["step"],
+        trainable={name: found[f"trainable/{name}"] for name in target.trainable},
+        frozen=frozen,
+        opt_state=arrays.rebuild(target.opt_state, found, "opt_state"),
+    )
+
+  def _newest_intact(self) -> int:
+    steps = self.steps()
+    for step in reversed(steps):
+      try:
+        verify_step(self._folder / str(step))
+      except seal.Broken as e:
+        self.skipped[step] = str(e)
+        logging.error("skipped step %d of %s: %s", step, self._folder, e)
+      else:
+        self._sealed.add(step)
+        # Older ones are trusted until they are needed: reading all bytes of all steps is slow.
+        self._sealed.update(s for s in steps if s < step)
+        return step
+    return _NONE_INTACT if steps else _NOTHING
+
+  def _save_base(self, frozen: Mapping[str, jax.Array]) -> str:
+    """Saves the frozen parameters once; the CRC of their seal, '' when nothing is frozen."""
+    if not frozen:
+      return ""
+    final, tmp = self._folder / BASE, self._folder / f"{_TMP}{BASE}"
+    if not (final / seal.SEAL).exists():
+      self._begin(tmp, frozen)
+      self._writer.wait_until_finished()
+      if self._leads:
+        seal.write(tmp, {"kind": BASE, "leaves": arrays.table(frozen)})
+        faults.point("base.after_seal")
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(tmp, final)
+        seal.sync_folder(self._folder)
+        faults.point("base.after_rename")
+      if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("checkpoints.base")
+    return seal.seal_crc(final)
+
+  def _begin(self, tmp: pathlib.Path, flat: Mapping[str, jax.Array]) -> None:
+    if self._leads:
+      shutil.rmtree(tmp, ignore_errors=True)
+    tmp.mkdir(parents=True, exist_ok=True)
+    faults.point("state.before_arrays")
+    arrays.start(self._writer, tmp / ARRAYS, flat)
+
+  def _finish(self, step: int, tmp: pathlib.Path, facts: Mapping[str, Any]) -> None:
+    """Runs beside training: what is sealed is renamed, what fails is removed and reported."""
+    try:
+      self._writer.wait_until_finished()
+      faults.point("state.after_arrays")
+      if self._leads:
+        for name, data in self._files.items():
+          seal.write_bytes(tmp / name, data)
+        seal.write(tmp, facts)
+        faults.point("state.after_seal")
+        final = self._folder / str(step)
+        # Only a broken step can stand there: `save` returns early for an intact one.
+        shutil.rmtree(final, ignore_errors=True)
+        os.rename(tmp, final)
+        seal.sync_folder(self._folder)
+        faults.point("state.after_rename")
+      self._failures.clear()
+      self._sealed.add(step)
+      self.skipped.pop(step, None)
+    except Exception as e:  # Any failure of a save is the same news: that step is not on disk.
+      self._failed(step, tmp, e)
+      return
+    if self._leads:
+      self._retire(step)
+
+  def _failed(self, step: int, tmp: pathlib.Path, error: Exception) -> None:
+    reason = " ".join(str(error).split())[:400] or type(error).__name__
+    message = f"saving step {step} to {self._folder} failed: {reason}"
+    logging.error("%s", message)
+    self._failures.append(message)
+    # A writer that failed may fail again for ever; what it left would keep a full disk full.
+    self._writer = arrays.checkpointer()
+    if self._leads:
+      shutil.rmtree(tmp, ignore_errors=True)
+      shutil.rmtree(self._folder / f"{_TMP}{BASE}", ignore_errors=True)
+
+  def _retire(self, newest: int) -> None:
+    """Deletes steps that are neither among the newest `keep` nor the best."""
+    if not self._keep:
+      return
+    intact = sorted(s for s in self.steps() if s in self._sealed)
+    stay = set(intact[-self._keep :]) | self._best_steps(intact)
+    for step in self.steps():
+      # A broken step newer than this one is evidence until it is written again.
+      if step in stay or step > newest:
+        continue
+      faults.point("state.before_delete")
+      try:
+        # Under this name it no longer exists, also when the deletion is cut short.
+        doomed = self._folder / f"{_TMP}old-{step}"
+        os.rename(self._folder / str(step), doomed)
+        shutil.rmtree(doomed)
+      except OSError as e:
+        logging.error("cannot delete step %d of %s: %s", step, self._folder, e)
+      faults.point("state.after_delete")
+      self._sealed.discard(step)
+
+  def _best_steps(self, steps: list[int]) -> set[int]:
+    scores = {}
+    for step in steps if self._best else ():
+      try:
+        metrics = seal.read(self._folder / str(step))[0]["metrics"]
+      except seal.Broken:
+        continue
+      if self._best in metrics:
+        scores[step] = (self._sign * metrics[self._best], step)
+    return {max(scores, key=scores.get)} if scores else set()
+
+  def _clean(self) -> None:
+    for path in sorted(self._folder.glob(f"{_TMP}*")):
+      logging.info("removing %s, left by a save that did not finish", path)
+      shutil.rmtree(path)
+
+  def _join(self) -> None:
+    if self._thread is not None:
+      self._thread.join()
+      self._thread = None
+
+
+def steps_in(folder: pathlib.Path) -> list[int]:
+  """The steps that have a folder in a `checkpoints/` folder, in no order."""
+  return [int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()]
+
+
+def verify_step(folder: pathlib.Path) -> dict[str, Any]:
+  """The facts of an intact step folder whose frozen parameters beside it are intact too.
+
+  Raises:
+    seal.Broken: naming the first bad file.
+  """
+  facts = seal.verify(folder)
+  if facts["kind"] != "step" or str(facts["step"]) != folder.name:
+    raise seal.Broken(f"{seal.SEAL} is of another folder ({facts['kind']} {facts.get('step', '')})")
+  if facts["base"]:
+    base = folder.parent / BASE
+    try:
+      seal.verify(base)
+      if seal.seal_crc(base) != facts["base"]:
+        raise seal.Broken(f"{seal.SEAL} is of another run")
+    except seal.Broken as e:
+      raise seal.Broken(f"its frozen parameters in ../{BASE}: {e}") from None
+  return facts
+
+
+def _moving(state: states.TrainState) -> dict[str, Any]:
+  return {
+      "step": state.step,
+      **{f"trainable/{name}": leaf for name, leaf in state.trainable.items()},
+      **arrays.names(state.opt_state, "opt_state"),
+  }
+
+
+def _check_leaves(folder: pathlib.Path, found: Mapping[str, list], wanted: Mapping[str, list]):
+  if found == wanted:
+    return
+  parts = []
+  for what, names in (
+      ("lacks", sorted(set(wanted) - set(found))),
+      ("has besides", sorted(set(found) - set(wanted))),
+      ("differs in", sorted(n for n in wanted if n in found and wanted[n] != found[n])),
+  ):
+    if names:
+      shown = [
+          f"{n} ({found[n]} instead of {wanted[n]})" if what == "differs in" else n
+          for n in names[:3]
+      ]
+      parts.append(f"{what} {', '.join(shown)}" + (f" and {len(names) - 3} more" * (len(names) > 3)))
+  raise errors.ConfigError(
+      f"The state in {folder} was saved by a run with other settings (model, freezing or optimizer):"
+      f" it {'; it '.join(parts)}. Use the same config, or another --workdir."
+  )

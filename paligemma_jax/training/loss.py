@@ -1,0 +1,158 @@
+"""The loss: next-token NLL at supervised positions only, never holding all logits at once.
+
+Legend: B rows, T text tokens, M supervised positions kept per row, C chunks of c positions, D width,
+V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+BUDGET_BYTES = 64 * 2**20  # Of float32 logits per device; above it the positions go in chunks.
+
+
+class TokenLosses(NamedTuple):
+  """Per supervised position, in text order; slots beyond a row's supervised tokens weigh 0.
+
+  nll_BM: float32[B, M] (with label smoothing, the smoothed cross-entropy).
+  correct_BM: bool[B, M], the target has the highest logit.
+  weight_BM: float32[B, M], mask_loss at that position, 0 in unused slots.
+  index_BM: int32[B, M], the position in the text that the target stands at, minus 1.
+  """
+
+  nll_BM: jax.Array
+  correct_BM: jax.Array
+  weight_BM: jax.Array
+  index_BM: jax.Array
+
+
+class RowSums(NamedTuple):
+  """Sums over one row's supervised tokens, each float32[B].
+
+  loss_sum: of NLL times weight.
+  num_tokens: of weights.
+  num_correct: of weights where the target has the highest logit.
+  """
+
+  loss_sum: jax.Array
+  num_tokens: jax.Array
+  num_correct: jax.Array
+
+
+def num_supervised(mask_loss: np.ndarray, *, num_processes: int = 1) -> int:
+  """How many positions per row to keep for this batch: the next of 8, 16, 32, ... , L that covers it.
+
+  On the host, because it is a static size of the compiled step. Processes see different rows and
+  must run the same program, so with several of them it is always L.
+
+  Args:
+    mask_loss: float32[B, L+1].
+  """
+  text_len = mask_loss.shape[1] - 1
+  if num_processes > 1:
+    return text_len
+  most = int((mask_loss[:, 1:] != 0).sum(axis=1).max(initial=0))
+  bucket = 8
+  while bucket < most:
+    bucket *= 2
+  return min(bucket, text_len)
+
+
+def token_losses(
+    logits_fn: Callable[[jax.Array], jax.Array],
+    x_BTD: jax.Array,
+    targets_BT: jax.Array,
+    mask_BT: jax.Array,
+    *,
+    num_supervised: int,
+    vocab_size: int,
+    label_smoothing: float,
+    num_devices: int,
+    budget_bytes: int = BUDGET_BYTES,
+) -> TokenLosses:
+  """NLL of the first M = `num_supervised` supervised positions of each row.
+
+  The caller promises that M covers the fullest row (`num_supervised` on the host). When the logits
+  of M positions would take more than `budget_bytes` per device, positions go in chunks whose logits
+  are computed again in the backward pass; at least one position per row is held.
+
+  Args:
+    logits_fn: [B, c, D] -> float32[B, c, V].
+    x_BTD: features; position t predicts `targets_BT[:, t]`.
+    targets_BT: int32[B, T].
+    mask_BT: float32[B, T], 0 where there is nothing to learn.
+    vocab_size: V.
+    label_smoothing: s; the target weighs 1 - s, each other token s / (V - 1).
+    num_devices: that the rows are cut over.
+  """
+  supervised_BT = mask_BT != 0
+  # A stable sort keeps text order; supervised positions come first.
+  index_BM = jnp.argsort(~supervised_BT, axis=1, stable=True)[:, :num_supervised]
+  x_BMD = jnp.take_along_axis(x_BTD, index_BM[..., None], axis=1)
+  targets_BM = jnp.take_along_axis(targets_BT, index_BM, axis=1)
+  weight_BM = jnp.take_along_axis(mask_BT, index_BM, axis=1).astype(jnp.float32)
+
+  def losses(x, targets):
+    return _cross_entropy(logits_fn(x), targets, label_smoothing)
+
+  rows = -(-x_BMD.shape[0] // num_devices)
+  chunk = max(1, budget_bytes // (rows * vocab_size * 4))
+  if chunk >= num_supervised:
+    nll_BM, correct_BM = losses(x_BMD, targets_BM)
+  else:
+    nll_BM, correct_BM = _in_chunks(losses, x_BMD, targets_BM, chunk)
+  return TokenLosses(nll_BM, correct_BM, weight_BM, index_BM)
+
+
+def row_sums(losses: TokenLosses) -> RowSums:
+  """Sums over each row's supervised tokens."""
+  # Unused slots read whatever stands there; only a select keeps a NaN of theirs out of the sum.
+  used_BM = losses.weight_BM != 0
+  nll_BM = jnp.where(used_BM, losses.nll_BM * losses.weight_BM, 0.0)
+  correct_BM = jnp.where(losses.correct_BM, losses.weight_BM, 0.0)
+  return RowSums(nll_BM.sum(1), losses.weight_BM.sum(1), correct_BM.sum(1))
+
+
+def batch_loss(sums: RowSums, mask_B: jax.Array, num_rows: jax.Array) -> jax.Array:
+  """float32[]: the mean over rows of each row's mean over its supervised tokens.
+
+  Rows with `_mask` False (padding, rejected rows) count neither above nor below the line. A real row
+  without any supervised token counts as 0 and is divided by, as in the reference.
+
+  Args:
+    mask_B: bool[B].
+    num_rows: float32[], real rows of the whole batch, of which these rows may be a part.
+  """
+  mean_B = sums.loss_sum / jnp.maximum(sums.num_tokens, 1.0)
+  return jnp.where(mask_B, mean_B, 0.0).sum() / jnp.maximum(num_rows, 1.0)
+
+
+def _cross_entropy(logits, targets, label_smoothing):
+  logits = logits.astype(jnp.float32)
+  lse = jax.nn.logsumexp(logits, axis=-1)
+  target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  correct = jnp.argmax(logits, axis=-1) == targets
+  if not label_smoothing:
+    return lse - target, correct
+  # The weights on all tokens sum to 1, so log-softmax is never needed as a tensor.
+  off = label_smoothing / (logits.shape[-1] - 1)
+  on = 1.0 - label_smoothing
+  return lse - (on - off) * target - off * logits.sum(axis=-1), correct
+
+
+def _in_chunks(losses, x_BMD, targets_BM, chunk):
+  num_rows, num_positions, width = x_BMD.shape
+  extra = -num_positions % chunk
+  x_CBcD = jnp.pad(x_BMD, ((0, 0), (0, extra), (0, 0))).reshape(num_rows, -1, chunk, width)
+  targets_CBc = jnp.pad(targets_BM, ((0, 0), (0, extra))).reshape(num_rows, -1, chunk)
+  # Without the checkpoint, scan would keep every chunk's logits for the backward pass.
+  body = jax.checkpoint(losses, prevent_cse=False)
+  _, parts = jax.lax.scan(
+      lambda carry, xt: (carry, body(*xt)), (), (x_CBcD.swapaxes(0, 1), targets_CBc.swapaxes(0, 1))
+  )
+  return tuple(p.swapaxes(0, 1).reshape(num_rows, -1)[:, :num_positions] for p in parts)

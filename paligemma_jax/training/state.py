@@ -1,0 +1,137 @@
+"""The training state: what a step takes and returns, how it is made and where it lives."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from paligemma_jax.training import optimizers
+from paligemma_jax.training import sharding
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+  """All that changes in training, and the frozen parameters beside it.
+
+  step: int32[], steps done so far (skipped ones count).
+  trainable: name -> float32 master parameter.
+  frozen: name -> parameter in the compute dtype; no gradients and no optimizer state.
+  opt_state: the optimizer's, with leaves for the trainable alone.
+  """
+
+  step: jax.Array
+  trainable: dict[str, jax.Array]
+  frozen: dict[str, jax.Array]
+  opt_state: Any
+
+  @property
+  def params(self) -> dict[str, jax.Array]:
+    """All parameters by name."""
+    return {**self.frozen, **self.trainable}
+
+
+def compute_dtype(dtype: str) -> str:
+  """'bfloat16' or 'float32'; 'auto' is bfloat16 on TPU and GPU, float32 on CPU."""
+  if dtype == "auto":
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+  return dtype
+
+
+def param_dtypes(trainable: Iterable[str], dtype: str) -> Callable[[str], Any]:
+  """name -> dtype that a parameter is kept in: float32 where it trains, else the compute dtype."""
+  trainable = frozenset(trainable)
+  frozen_dtype = jnp.dtype(compute_dtype(dtype))
+  return lambda name: jnp.dtype(jnp.float32) if name in trainable else frozen_dtype
+
+
+def make(
+    params: Mapping[str, jax.Array],
+    trainable: Iterable[str],
+    optimizer: optimizers.Optimizer,
+    mesh: Mesh,
+    *,
+    dtype: str,
+) -> TrainState:
+  """The state at step 0, every leaf in its dtype and on its place in the mesh.
+
+  Args:
+    params: all parameters by name.
+    trainable: names that train.
+    dtype: compute dtype, kept for the frozen.
+  """
+  shapes = {n: jax.ShapeDtypeStruct(p.shape, p.dtype) for n, p in params.items()}
+  target = abstract(shapes, trainable, optimizer, mesh, dtype=dtype)
+  place = lambda name, t: jax.device_put(jnp.asarray(params[name], t.dtype), t.sharding)
+  placed = {name: place(name, t) for name, t in target.trainable.items()}
+  opt_state = jax.jit(optimizer.init, out_shardings=shardings(target).opt_state)(placed)
+  return TrainState(
+      step=jax.device_put(jnp.zeros((), jnp.int32), target.step.sharding),
+      trainable=placed,
+      frozen={name: place(name, t) for name, t in target.frozen.items()},
+      opt_state=opt_state,
+  )
+
+
+def abstract(
+    shapes: Mapping[str, Any],
+    trainable: Iterable[str],
+    optimizer: optimizers.Optimizer,
+    mesh: Mesh,
+    *,
+    dtype: str,
+) -> TrainState:
+  """The state as ShapeDtypeStructs with shardings; nothing is allocated.
+
+  Args:
+    shapes: of all parameters by name.
+    trainable: names that train.
+    dtype: compute dtype, kept for the frozen.
+  """
+  trainable = frozenset(trainable)
+  places = sharding.param_shardings(shapes, mesh)
+  dtypes = param_dtypes(trainable, dtype)
+  leaves = {
+      name: jax.ShapeDtypeStruct(leaf.shape, dtypes(name), sharding=places[name])
+      for name, leaf in shapes.items()
+  }
+  moving = {name: leaf for name, leaf in leaves.items() if name in trainable}
+  opt_shapes = jax.eval_shape(optimizer.init, moving)
+  opt_places = sharding.like_params(opt_shapes, places, mesh)
+  return TrainState(
+      step=jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(mesh)),
+      trainable=moving,
+      frozen={name: leaf for name, leaf in leaves.items() if name not in trainable},
+      opt_state=jax.tree.map(
+          lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+          opt_shapes,
+          opt_places,
+      ),
+  )
+
+
+def shardings(state: TrainState) -> TrainState:
+  """The sharding of every leaf of a state (of arrays, or an abstract one)."""
+  return jax.tree.map(lambda leaf: leaf.sharding, state)
+
+
+def first_non_finite(state: TrainState) -> str:
+  """The name of a trainable parameter or optimizer leaf that holds a NaN or infinity, or ''."""
+  moving = {"trainable": state.trainable, "opt_state": state.opt_state}
+  flags, _ = jax.tree_util.tree_flatten_with_path(_all_finite(moving))
+  for path, flag in flags:
+    if not flag:
+      return "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
+  return ""
+
+
+@jax.jit
+def _all_finite(tree):
+  return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)

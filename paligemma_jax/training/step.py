@@ -1,0 +1,181 @@
+"""One training step and one evaluation step, each a single compiled program.
+
+Legend: B rows, A micro-batches, L text length, T = L positions the model is fed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from paligemma_jax.core import errors
+from paligemma_jax.models import paligemma
+from paligemma_jax.training import loss
+from paligemma_jax.training import optimizers
+from paligemma_jax.training import sharding
+from paligemma_jax.training import state as states
+
+Batch = dict[str, jax.Array]
+
+
+def make_train_step(
+    cfg: Any,
+    optimizer: optimizers.Optimizer,
+    state: states.TrainState,
+    mesh: Mesh,
+    *,
+    label_smoothing: float,
+    accum: int,
+    seed: int,
+) -> Callable[[states.TrainState, Batch, int], tuple[states.TrainState, dict[str, jax.Array]]]:
+  """The jitted (state, batch, num_supervised) -> (state, sums). The state handed in is donated.
+
+  The rows of a batch are cut over all devices; `num_supervised` (static, from
+  `loss.num_supervised`) is passed by position. With `accum` micro-batches the result is that of the
+  whole batch up to rounding.
+
+  A step whose loss, gradient norm or update norm is not finite leaves parameters and optimizer
+  state bitwise unchanged; the step still counts.
+
+  `sums`, each float32[] and replicated: loss (as trained on), grad_norm (of the trainable, before
+  clipping), update_norm, lr, num_tokens, num_correct, num_rows, nonfinite (1 when skipped).
+
+  Args:
+    cfg: models.variants.ModelConfig.
+    state: of arrays or abstract; its shapes and shardings are kept.
+    seed: of dropout; the key of a step is a function of (seed, step).
+  """
+
+  def step_fn(state, batch, num_supervised):
+    num_rows = batch["_mask"].astype(jnp.float32).sum()
+    key = jax.random.fold_in(jax.random.key(seed), state.step) if cfg.dropout else None
+
+    def loss_fn(trainable, part, key):
+      sums = _row_sums(
+          cfg, {**state.frozen, **trainable}, part, num_supervised, label_smoothing, key, mesh.size
+      )
+      counted = lambda x_B: jnp.where(part["_mask"], x_B, 0.0).sum()
+      totals = dict(num_tokens=counted(sums.num_tokens), num_correct=counted(sums.num_correct))
+      return loss.batch_loss(sums, part["_mask"], num_rows), totals
+
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    if accum == 1:
+      (value, totals), gradients = grad_fn(state.trainable, batch, key)
+    else:
+      (value, totals), gradients = _accumulate(grad_fn, state.trainable, batch, key, accum, mesh)
+
+    grad_norm = optax.global_norm(gradients)
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable, state.step)
+    update_norm = optax.global_norm(updates)
+    finite = jnp.isfinite(value) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
+    keep = lambda new, old: jnp.where(finite, new, old)
+    trainable = {n: keep(p + updates[n], p) for n, p in state.trainable.items()}
+    sums = dict(
+        loss=value,
+        grad_norm=grad_norm,
+        update_norm=jnp.where(finite, update_norm, 0.0),
+        lr=optimizer.schedule(state.step),
+        num_rows=num_rows,
+        nonfinite=1.0 - finite.astype(jnp.float32),
+        **totals,
+    )
+    new_state = states.TrainState(
+        step=state.step + 1,
+        trainable=trainable,
+        frozen=state.frozen,
+        opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+    )
+    return new_state, sums
+
+  places = states.shardings(state)
+  return jax.jit(
+      step_fn,
+      static_argnums=2,
+      donate_argnums=0,
+      in_shardings=(places, sharding.batch_sharding(mesh)),
+      out_shardings=(places, sharding.replicated(mesh)),
+  )
+
+
+def make_eval_step(
+    cfg: Any, mesh: Mesh
+) -> Callable[[dict[str, jax.Array], Batch, int], loss.RowSums]:
+  """The jitted (params, batch, num_supervised) -> RowSums float32[B], replicated; no dropout.
+
+  Rows with `_mask` False have sums too; they mean nothing.
+  """
+
+  def step_fn(params, batch, num_supervised):
+    return _row_sums(cfg, params, batch, num_supervised, 0.0, None, mesh.size)
+
+  return jax.jit(
+      step_fn,
+      static_argnums=2,
+      in_shardings=(None, sharding.batch_sharding(mesh)),
+      out_shardings=sharding.replicated(mesh),
+  )
+
+
+def normalize(image: jax.Array) -> jax.Array:
+  """uint8[...] -> float32[...] in [-1, 1], the reference's value_range to the bit; floats pass."""
+  if image.dtype != jnp.uint8:
+    return image
+  return -1.0 + (image.astype(jnp.float32) / 255.0) * 2.0
+
+
+def _row_sums(cfg, params, batch, num_supervised, label_smoothing, key, num_devices):
+  if batch["text"].shape != batch["mask_loss"].shape:
+    raise errors.ConfigError(
+        f"text {batch['text'].shape} and mask_loss {batch['mask_loss'].shape} differ in shape; the"
+        " loss needs the train encoding."
+    )
+  x_BTD = paligemma.text_features(
+      cfg,
+      params,
+      normalize(batch["image"]),
+      batch["text"][:, :-1],
+      batch["mask_ar"][:, :-1],
+      dropout_key=key,
+  )
+  losses = loss.token_losses(
+      lambda x: paligemma.logits(cfg, params, x),
+      x_BTD,
+      batch["text"][:, 1:],
+      batch["mask_loss"][:, 1:],
+      num_supervised=num_supervised,
+      vocab_size=cfg.llm.vocab_size,
+      label_smoothing=label_smoothing,
+      num_devices=num_devices,
+  )
+  return loss.row_sums(losses)
+
+
+def _accumulate(grad_fn, trainable, batch, key, accum, mesh):
+  """Sums of value, totals and gradients over `accum` micro-batches, in float32."""
+  rows = batch["text"].shape[0]
+  if rows % (accum * mesh.size):
+    raise errors.ConfigError(
+        f"train.batch_size={rows} does not divide over {mesh.size} devices x train.accum={accum}."
+    )
+
+  # Rows a, a + accum, ... make micro-batch a: so every row stays on the device that holds it.
+  def cut(x):
+    x = x.reshape(rows // accum, accum, *x.shape[1:]).swapaxes(0, 1)
+    spec = jax.sharding.PartitionSpec(None, mesh.axis_names)
+    return jax.lax.with_sharding_constraint(x, jax.sharding.NamedSharding(mesh, spec))
+
+  def body(carry, part_and_index):
+    part, index = part_and_index
+    part_key = None if key is None else jax.random.fold_in(key, index)
+    return jax.tree.map(jnp.add, carry, grad_fn(trainable, part, part_key)), None
+
+  parts = jax.tree.map(cut, batch)
+  shapes = jax.eval_shape(grad_fn, trainable, jax.tree.map(lambda x: x[0], parts), key)
+  zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), shapes)
+  total, _ = jax.lax.scan(body, zeros, (parts, jnp.arange(accum)))
+  return total

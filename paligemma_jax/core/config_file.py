@@ -58,6 +58,9 @@ def _python_files(folder: str | pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _imported(file: pathlib.Path) -> types.ModuleType:
   """The file as a module, freshly run, under a name by which its own specs are found again."""
+  root = file.parent.parent
+  if (root / "configs" / "__init__.py").is_file() and str(root) not in sys.path:
+    sys.path.append(str(root))  # So that transfers find `configs.presets` from any folder.
   name = _module_name(file)
   spec = importlib.util.spec_from_file_location(name, file)
   assert spec is not None and spec.loader is not None, file

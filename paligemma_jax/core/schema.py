@@ -43,7 +43,7 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
     "model": {
         "variant": Key("tiny", "Which model; the sizes of a name are in models/variants.py."),
         "res": Key(112, "Side of the square image in pixels; a multiple of the patch.", low=1),
-        "dropout": Key(0.0, "Share of activations dropped in the language model.", low=0, high=0.99),
+        "dropout": Key(0.0, "Share of activations dropped in the decoder.", low=0, high=0.99),
         "dtype": Key(
             "auto",
             "Compute dtype; auto: bfloat16 on TPU and GPU, float32 on CPU.",
@@ -85,10 +85,10 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
             (), "Text lengths to pad a batch to, the least that fits; (): always text_len.",
             form="lengths",
         ),
-        "num_workers": Key(0, "Processes that prepare rows; 0: threads only.", low=0, resume="allow"),
+        "num_workers": Key(0, "Processes that read rows; 0: threads only.", low=0, resume="allow"),
         "num_threads": Key(2, "Threads that prepare rows, per process.", low=1, resume="allow"),
         "prefetch": Key(4, "Batches prepared ahead of the step.", low=0, resume="allow"),
-        "accum": Key(1, "Parts a batch is cut into to save memory; the gradient is the same.", low=1),
+        "accum": Key(1, "Parts a batch is cut into to save memory; same gradient.", low=1),
     },
     "optim": {
         "name": Key("adam", "The optimizer.", choices=("adam", "sgd")),

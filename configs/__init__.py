@@ -1,0 +1,1 @@
+"""Presets that transfers compose, and runs that are no benchmark."""

@@ -1,0 +1,49 @@
+"""Fine-tune PaliGemma and PaliGemma 2 in JAX. Importing this package does not import JAX.
+
+    import paligemma_jax as pj
+
+    @pj.sweepable
+    def get_config(res: int = 224):      # a config file, see transfers/forkme.py
+      c = pj.default_config()
+      ...
+
+    pg = pj.load("runs/mine")            # weights with logits, generate and save
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+# name: (module, attribute), or (module, "") for the module itself. Imported when first asked for.
+_PUBLIC = {
+    "CheckpointError": ("paligemma_jax.core.errors", "CheckpointError"),
+    "ConfigError": ("paligemma_jax.core.errors", "ConfigError"),
+    "DataError": ("paligemma_jax.core.errors", "DataError"),
+    "PaliGemma": ("paligemma_jax.api", "PaliGemma"),
+    "PaligemmaError": ("paligemma_jax.core.errors", "PaligemmaError"),
+    "default_config": ("paligemma_jax.core.config", "default_config"),
+    "errors": ("paligemma_jax.core.errors", ""),
+    "evals": ("paligemma_jax.evals", ""),
+    "load": ("paligemma_jax.api", "load"),
+    "pp": ("paligemma_jax.pp", ""),
+    "score": ("paligemma_jax.evals", "score"),
+    "sources": ("paligemma_jax.sources", ""),
+    "spec": ("paligemma_jax.core.spec", "spec"),
+    "sweepable": ("paligemma_jax.core.config", "sweepable"),
+}
+
+__all__ = sorted(("__version__", *_PUBLIC))
+
+
+def __getattr__(name: str):
+  if name not in _PUBLIC:
+    raise AttributeError(f"module 'paligemma_jax' has no attribute {name!r}")
+  module_name, attribute = _PUBLIC[name]
+  module = importlib.import_module(module_name)
+  value = getattr(module, attribute) if attribute else module
+  globals()[name] = value
+  return value
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *_PUBLIC})

@@ -1,0 +1,1 @@
+"""Weights in and out: the table of names, npz, safetensors, strict loading, export."""

@@ -1,0 +1,113 @@
+"""Weights out, in the published npz format: streamed, bit-exact at equal dtype, and atomic."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import struct
+import uuid
+import zipfile
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from paligemma_jax.core import errors
+from paligemma_jax.weights import names
+from paligemma_jax.weights import npz
+from paligemma_jax.weights import reader
+
+_DESCR = {np.dtype(np.float32): "<f4", np.dtype(np.float16): "<f2", reader.BFLOAT16: "|V2"}
+_DATE = (1980, 1, 1, 0, 0, 0)  # No time in the file: equal weights make equal bytes.
+
+
+def save_npz(
+  path: str | os.PathLike, params: Mapping[str, Any], *, dtype: Any = None
+) -> pathlib.Path:
+  """Writes {published name: array} as a big_vision npz, with `params/` names, uncompressed.
+
+  Nothing is at `path`, or what was there before, until the file is complete and on disk. bfloat16
+  is stored as the two raw bytes '|V2', as released files are.
+
+  Args:
+    params: numpy or JAX arrays by name; exactly the names and shapes of one PaliGemma.
+    dtype: float32, bfloat16 or float16 for all of them; None keeps each one's own.
+
+  Raises:
+    CheckpointError: names or shapes of no PaliGemma, a dtype that the format has not, or the file
+      cannot be written.
+  """
+  path = pathlib.Path(path)
+  names.sizes_of({name: tuple(array.shape) for name, array in params.items()}, str(path))
+  for name, array in params.items():
+    storable(array.dtype if dtype is None else dtype, name)
+  with replacing(path) as partial:
+    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+      for name in sorted(params):
+        _write(archive, names.PREFIX + name, params[name], dtype)
+  return path
+
+
+def storable(dtype: Any, name: str = "weights") -> np.dtype:
+  """The numpy dtype, or a CheckpointError when the npz format has no place for it."""
+  try:
+    target = np.dtype(reader.BFLOAT16 if dtype == "bfloat16" else dtype)
+  except TypeError:
+    target = None
+  if target not in _DESCR:
+    raise errors.CheckpointError(
+      f"{name}: cannot be stored as {dtype}; expected float32, bfloat16 or float16."
+    )
+  return target
+
+
+@contextlib.contextmanager
+def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A temporary path beside `path` that takes its place, on disk, when the body succeeds."""
+  partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+  try:
+    yield partial
+    sync(partial)
+    os.replace(partial, path)
+    sync(path.parent)
+  except OSError as e:
+    raise errors.CheckpointError(f"{path}: cannot be written: {e}.") from e
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def sync(path: pathlib.Path) -> None:
+  """Forces a file's or folder's content to the disk."""
+  fd = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(fd)
+  finally:
+    os.close(fd)
+
+
+def _write(archive: zipfile.ZipFile, name: str, array: Any, dtype: Any) -> None:
+  target = storable(array.dtype if dtype is None else dtype, name)
+  with archive.open(zipfile.ZipInfo(f"{name}.npy", _DATE), "w", force_zip64=True) as file:
+    file.write(_header(tuple(array.shape), target))
+    step = reader.rows_per_block(tuple(array.shape), array.dtype.itemsize)
+    whole = np.asarray(array) if _on_host(array) else None
+    for row in range(0, array.shape[0], step):
+      part = array[row : row + step] if whole is None else whole[row : row + step]
+      block = np.ascontiguousarray(np.asarray(part).astype(target, copy=False))
+      file.write(memoryview(block.reshape(-1).view(np.uint8)))
+
+
+def _on_host(array: Any) -> bool:
+  """True where a numpy view of the whole array costs no copy (numpy, or one CPU device)."""
+  devices = array.devices() if hasattr(array, "devices") else ()
+  return all(device.platform == "cpu" for device in devices) and len(devices) <= 1
+
+
+def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+  """A version 1.0 npy header, padded to 64 bytes as numpy does."""
+  text = f"{{'descr': {_DESCR[dtype]!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
+  pad = -(len(npz.MAGIC) + 4 + len(text) + 1) % 64
+  body = (text + " " * pad + "\n").encode("latin1")
+  return npz.MAGIC + b"\x01\x00" + struct.pack("<H", len(body)) + body

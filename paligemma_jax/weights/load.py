@@ -1,0 +1,131 @@
+"""Strict loading: from an opened file to arrays on the mesh, leaf by leaf, in the dtype asked for.
+
+Beside the parameters themselves only one block of a leaf is in host memory at a time: on CPU the
+arrays take over the buffers that were read into.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from paligemma_jax.core import errors
+from paligemma_jax.weights import hf
+from paligemma_jax.weights import names
+from paligemma_jax.weights import native
+from paligemma_jax.weights import npz
+from paligemma_jax.weights import posemb
+from paligemma_jax.weights import published
+from paligemma_jax.weights import reader
+
+_ALIGNMENT = 64  # Bytes; a host buffer so aligned becomes a CPU array without a copy.
+
+
+def open_weights(path: str | os.PathLike) -> reader.Weights:
+  """Opens weights of any kind and checks all headers; no data is read.
+
+  Args:
+    path: a big_vision npz, a Hugging Face directory, one of our native directories, or the name of
+      a published file such as 'pt_224' (see `published.find`).
+
+  Raises:
+    CheckpointError: nothing there, or not weights of a PaliGemma; says what was found and expected.
+  """
+  path = published.find(path)
+  if not path.is_dir():
+    if path.suffix == ".safetensors":
+      raise errors.CheckpointError(f"{path}: give the directory, its config.json is needed too.")
+    return npz.open_npz(path)
+  if native.is_native(path):
+    return native.open_native(path)
+  if (path / "config.json").exists():
+    return hf.open_hf(path)
+  raise errors.CheckpointError(
+    f"{path}: is no directory of weights; expected a Hugging Face one (config.json and"
+    " *.safetensors) or one that `save` wrote (config.json, params.npz and SEAL.json)."
+  )
+
+
+def load_params(
+  weights: reader.Weights | str | os.PathLike,
+  shapes: Mapping[str, Any],
+  *,
+  dtype: Any,
+  shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+  log: Callable[[str], None] | None = None,
+) -> dict[str, jax.Array]:
+  """The parameters {name: dtype[shape]} on their devices.
+
+  Args:
+    weights: opened weights, or what `open_weights` takes.
+    shapes: {name: shape or anything with .shape} that the model needs. Only the position embedding
+      may differ in the file: it is then resampled, and `log` told so.
+    dtype: of the result; a callable name -> dtype; or None for the stored one.
+    shardings: {name: Sharding}; None puts everything on the first device.
+    log: is called with one sentence per thing that was not simply copied.
+
+  Raises:
+    CheckpointError: a name is missing, surplus or of another shape (all are listed, before any data
+      is read), or the data is damaged.
+  """
+  if not isinstance(weights, reader.Weights):
+    weights = open_weights(weights)
+  shapes = {name: tuple(getattr(s, "shape", s)) for name, s in shapes.items()}
+  found = {name: entry.shape for name, entry in weights.entries.items()}
+  resample = posemb.resamples(found, shapes)
+  names.check(
+    {**found, **({names.POS_EMBEDDING: shapes[names.POS_EMBEDDING]} if resample else {})},
+    shapes,
+    str(weights.path),
+  )
+  default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  params = {}
+  for name, shape in shapes.items():
+    blocks = weights.blocks(name)
+    if resample and name == names.POS_EMBEDDING:
+      blocks = iter([posemb.resample(weights.read(name), shape)])
+      if log:
+        old, new = found[name][1], shape[1]
+        log(f"{weights.path}: resampled {name} from {old} to {new} image tokens (bilinear)")
+    target = dtype(name) if callable(dtype) and not isinstance(dtype, type) else dtype
+    target = np.dtype(weights.entries[name].dtype if target is None else target)
+    params[name] = _put(blocks, shape, target, default if shardings is None else shardings[name])
+  return params
+
+
+def _put(
+  blocks: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, sharding: Any
+) -> jax.Array:
+  """One array, its blocks copied into one host buffer per distinct shard as they arrive."""
+  shards = {}
+  for device, index in sharding.addressable_devices_indices_map(shape).items():
+    bounds = tuple(s.indices(size)[:2] for s, size in zip(index, shape, strict=True))
+    if bounds not in shards:
+      buffer = _aligned(tuple(stop - start for start, stop in bounds), dtype)
+      shards[bounds] = (buffer, [])
+    shards[bounds][1].append(device)
+  row = 0
+  for block in blocks:
+    for bounds, (buffer, _) in shards.items():
+      (first, last), *rest = bounds
+      start, stop = max(first, row), min(last, row + len(block))
+      if start < stop:
+        columns = tuple(slice(*b) for b in rest)
+        buffer[start - first : stop - first] = block[(slice(start - row, stop - row), *columns)]
+    row += len(block)
+  arrays = [jax.device_put(b, device) for b, devices in shards.values() for device in devices]
+  # Host buffers of accelerators are freed only when the copy is done.
+  return jax.block_until_ready(jax.make_array_from_single_device_arrays(shape, sharding, arrays))
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+  raw = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+  start = -raw.ctypes.data % _ALIGNMENT
+  return raw[start : start + num_bytes].view(dtype).reshape(shape)

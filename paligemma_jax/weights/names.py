@@ -1,0 +1,235 @@
+"""The one table of parameter names: the published ones, each with its shape in letters.
+
+Letters: image tower d width, l depth, f mlp, n heads, h head dim, p patch side, s tokens; language
+model D width, L depth, F mlp, N heads, K key heads, H head dim, V vocabulary.
+
+From the table follow the sizes of a model (from the shapes in a file), the shapes (from sizes), and
+the strict comparison of what a file holds with what a model needs.
+"""
+
+from __future__ import annotations
+
+import collections
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from paligemma_jax.core import errors
+
+PREFIX = "params/"  # Released npz files have it in front of every name.
+POS_EMBEDDING = "img/pos_embedding"
+INPUT_EMBEDDING = "llm/embedder/input_embedding"
+
+_BLOCK = "img/Transformer/encoderblock"
+_ATTN = f"{_BLOCK}/MultiHeadDotProductAttention_0"
+_BASE = {
+  "img/embedding/kernel": "p p 3 d",
+  "img/embedding/bias": "d",
+  POS_EMBEDDING: "1 s d",
+  f"{_BLOCK}/LayerNorm_0/scale": "l d",
+  f"{_BLOCK}/LayerNorm_0/bias": "l d",
+  f"{_BLOCK}/LayerNorm_1/scale": "l d",
+  f"{_BLOCK}/LayerNorm_1/bias": "l d",
+  f"{_ATTN}/query/kernel": "l d n h",
+  f"{_ATTN}/query/bias": "l n h",
+  f"{_ATTN}/key/kernel": "l d n h",
+  f"{_ATTN}/key/bias": "l n h",
+  f"{_ATTN}/value/kernel": "l d n h",
+  f"{_ATTN}/value/bias": "l n h",
+  f"{_ATTN}/out/kernel": "l n h d",
+  f"{_ATTN}/out/bias": "l d",
+  f"{_BLOCK}/MlpBlock_0/Dense_0/kernel": "l d f",
+  f"{_BLOCK}/MlpBlock_0/Dense_0/bias": "l f",
+  f"{_BLOCK}/MlpBlock_0/Dense_1/kernel": "l f d",
+  f"{_BLOCK}/MlpBlock_0/Dense_1/bias": "l d",
+  "img/Transformer/encoder_norm/scale": "d",
+  "img/Transformer/encoder_norm/bias": "d",
+  "img/head/kernel": "d D",
+  "img/head/bias": "D",
+  INPUT_EMBEDDING: "V D",
+  "llm/layers/attn/attn_vec_einsum/w": "L N H D",
+  "llm/layers/mlp/gating_einsum": "L 2 D F",
+  "llm/layers/mlp/linear": "L F D",
+  "llm/layers/pre_attention_norm/scale": "L D",
+  "llm/layers/pre_ffw_norm/scale": "L D",
+  "llm/final_norm/scale": "D",
+}
+_SPLIT_QKV = {
+  "llm/layers/attn/q_einsum/w": "L N D H",
+  "llm/layers/attn/kv_einsum/w": "L 2 K D H",
+}
+_FUSED_QKV = {"llm/layers/attn/qkv_einsum/w": "L 3 N D H"}
+_POST_NORMS = {
+  "llm/layers/post_attention_norm/scale": "L D",
+  "llm/layers/post_ffw_norm/scale": "L D",
+}
+TABLE = {**_BASE, **_SPLIT_QKV, **_FUSED_QKV, **_POST_NORMS}
+
+# What shapes cannot tell. Gemma 2 (it has post norms) caps attention logits at 50; its 27B scales
+# queries by (width / heads)^-0.5 (arXiv 2408.00118, table 1). Published transfers run without the
+# final softcap.
+_GEMMA2_ATTN_SOFTCAP = 50.0
+_WIDTH_PER_HEAD = {(4608, 32, 128)}  # (width, heads, head dim)
+
+
+def shapes(sizes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+  """{published name: shape} of a model with these sizes (the dict that `sizes_of` returns)."""
+  llm = sizes["llm"]
+  fused = llm["num_heads"] == llm["num_kv_heads"]
+  return _expected(dims_of(sizes), fused=fused, post_norms=llm["post_norms"])
+
+
+def dims_of(sizes: Mapping[str, Any]) -> dict[str, int]:
+  """{letter of the table: size}."""
+  img, llm = sizes["img"], sizes["llm"]
+  return {
+    "d": img["width"],
+    "l": img["depth"],
+    "f": img["mlp_dim"],
+    "n": img["num_heads"],
+    "h": img["width"] // img["num_heads"],
+    "p": img["patch_size"],
+    "s": (sizes["res"] // img["patch_size"]) ** 2,
+    "D": llm["width"],
+    "L": llm["depth"],
+    "F": llm["mlp_dim"],
+    "N": llm["num_heads"],
+    "K": llm["num_kv_heads"],
+    "H": llm["head_dim"],
+    "V": llm["vocab_size"],
+  }
+
+
+def sizes_of(found: Mapping[str, tuple[int, ...]], where: str) -> dict[str, Any]:
+  """The sizes of the model whose parameters have these names and shapes.
+
+  Args:
+    found: {published name: shape}, without the `params/` prefix.
+    where: the file, for errors.
+
+  Returns:
+    {"img": fields of the image tower, "llm": fields of the language model, "res": pixels}.
+
+  Raises:
+    CheckpointError: names or shapes that are no PaliGemma's; lists every difference.
+  """
+  if not any(name in TABLE for name in found):
+    raise errors.CheckpointError(_unknown_names(found, where))
+  votes = collections.defaultdict(collections.Counter)
+  for name, shape in found.items():
+    letters = TABLE[name].split() if name in TABLE else ()
+    if len(letters) == len(shape):
+      for letter, size in zip(letters, shape, strict=True):
+        votes[letter][size] += 1
+  # The size most leaves agree on: one wrong leaf is then named, and not all the right ones.
+  dims = {letter: counter.most_common(1)[0][0] for letter, counter in votes.items()}
+  fused = "llm/layers/attn/qkv_einsum/w" in found
+  if fused and "N" in dims:
+    dims["K"] = dims["N"]
+  post_norms = any(name in found for name in _POST_NORMS)
+  check(found, _expected(dims, fused=fused, post_norms=post_norms), where)
+  side = math.isqrt(dims["s"])
+  if side * side != dims["s"] or min(dims.values()) < 1 or dims["d"] != dims["n"] * dims["h"]:
+    raise errors.CheckpointError(
+      f"{where}: the shapes fit no model: {dims['s']} image tokens (must be a square), image"
+      f" width {dims['d']} (must be heads {dims['n']} x head dim {dims['h']})."
+    )
+  per_head = (dims["D"], dims["N"], dims["H"]) in _WIDTH_PER_HEAD
+  return {
+    "img": {
+      "width": dims["d"],
+      "depth": dims["l"],
+      "mlp_dim": dims["f"],
+      "num_heads": dims["n"],
+      "patch_size": dims["p"],
+    },
+    "llm": {
+      "width": dims["D"],
+      "depth": dims["L"],
+      "mlp_dim": dims["F"],
+      "num_heads": dims["N"],
+      "num_kv_heads": dims["K"],
+      "head_dim": dims["H"],
+      "vocab_size": dims["V"],
+      "post_norms": post_norms,
+      "attn_softcap": _GEMMA2_ATTN_SOFTCAP if post_norms else 0.0,
+      "final_softcap": 0.0,
+      "query_scale": "width_per_head" if per_head else "head_dim",
+      "sliding_window": 0,
+    },
+    "res": side * dims["p"],
+  }
+
+
+def check(
+  found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[Any, ...]], where: str
+) -> None:
+  """Raises one CheckpointError that lists every missing, surplus and differently shaped name.
+
+  Args:
+    found: {name: shape} of the file.
+    expected: {name: shape} of the model; a '?' stands for a size that nothing in the file tells.
+    where: the file, for the error.
+  """
+  missing = sorted(set(expected) - set(found))
+  surplus = sorted(set(found) - set(expected))
+  wrong = [n for n in sorted(set(expected) & set(found)) if tuple(expected[n]) != tuple(found[n])]
+  if not (missing or surplus or wrong):
+    return
+  lines = [f"  missing {name} {_show(expected[name])}{_near(name, surplus)}" for name in missing]
+  lines += [f"  surplus {name} {_show(found[name])}{_near(name, missing)}" for name in surplus]
+  for name in wrong:
+    line = f"  shape of {name}: {_show(found[name])} in the file, {_show(expected[name])} expected"
+    if sorted(map(str, found[name])) == sorted(map(str, expected[name])):
+      line += " (transposed?)"
+    lines.append(line)
+  raise errors.CheckpointError(
+    f"{where}: the weights do not fit: {len(missing)} missing, {len(surplus)} surplus,"
+    f" {len(wrong)} of another shape.\n" + "\n".join(lines)
+  )
+
+
+def strip_prefix(found: Mapping[str, Any], where: str) -> dict[str, Any]:
+  """The names without the leading `params/`, which all of them or none must have."""
+  prefixed = [name for name in found if name.startswith(PREFIX)]
+  if not prefixed:
+    return dict(found)
+  if len(prefixed) != len(found):
+    bare = [name for name in found if not name.startswith(PREFIX)]
+    few = min(prefixed, bare, key=len)
+    raise errors.CheckpointError(
+      f"{where}: {len(prefixed)} names begin with {PREFIX!r} and {len(bare)} do not (e.g."
+      f" {few[0]!r}); expected all or none. A file that also holds optimizer state is a training"
+      " checkpoint: keep its parameters only."
+    )
+  return {name.removeprefix(PREFIX): value for name, value in found.items()}
+
+
+def _expected(dims: Mapping[str, int], *, fused: bool, post_norms: bool) -> dict[str, tuple]:
+  table = {**_BASE, **(_FUSED_QKV if fused else _SPLIT_QKV), **(_POST_NORMS if post_norms else {})}
+  return {
+    name: tuple(int(c) if c.isdigit() else dims[c] if c in dims else "?" for c in letters.split())
+    for name, letters in table.items()
+  }
+
+
+def _unknown_names(found: Mapping[str, Any], where: str) -> str:
+  if not found:
+    return f"{where}: holds no arrays; expected PaliGemma parameters."
+  first = sorted(found)[0]
+  message = f"{where}: none of its {len(found)} names is a PaliGemma parameter (e.g. {first!r})."
+  for name in sorted(found):
+    for known in TABLE:
+      if name.endswith("/" + known):
+        prefix = name.removesuffix(known)
+        return f"{message} They have {prefix!r} in front; expected 'params/' or nothing."
+  return f"{message} Expected names like 'params/{INPUT_EMBEDDING}'."
+
+
+def _near(name: str, options: list[str]) -> str:
+  close = errors.near(name, options, n=1)
+  return f" (near: {close[0]})" if close else ""
+
+
+def _show(shape: tuple[Any, ...]) -> str:
+  return "[" + ", ".join(str(size) for size in shape) + "]"

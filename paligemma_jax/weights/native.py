@@ -1,0 +1,134 @@
+"""Our own directory of weights: what `save(format="native")` writes.
+
+    config.json       sizes of the model, softcaps and all that an npz alone cannot say
+    params.npz        the parameters in the published format, a checksum per array
+    tokenizer.model   the SentencePiece file, if there is one
+    SEAL.json         size of each file, crc32 of the small ones; written last
+
+Without its seal the directory does not exist.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+import uuid
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+from paligemma_jax.core import errors
+from paligemma_jax.weights import export
+from paligemma_jax.weights import names
+from paligemma_jax.weights import npz
+from paligemma_jax.weights import reader
+from paligemma_jax.weights import safetensors
+
+_FORMAT = "paligemma_jax weights 1"
+_CONFIG = "config.json"
+_PARAMS = "params.npz"
+_TOKENIZER = "tokenizer.model"
+_SEAL = "SEAL.json"
+_MAX_SMALL = 64 << 20  # Gemma's tokenizer is 4 MB.
+
+
+def is_native(path: pathlib.Path) -> bool:
+  """True for a directory that `save_native` wrote, or began to be copied from one."""
+  return (path / _PARAMS).exists()
+
+
+def save_native(
+  path: str | os.PathLike,
+  params: Mapping[str, Any],
+  sizes: Mapping[str, Any],
+  *,
+  dtype: Any = None,
+  tokenizer: bytes = b"",
+) -> pathlib.Path:
+  """Writes the directory `path`, which must not exist; it appears complete or not at all.
+
+  Args:
+    params: {published name: array}.
+    sizes: as in `names.sizes_of`.
+    dtype: of the stored parameters; None keeps each one's own.
+    tokenizer: content of the SentencePiece file; empty for none.
+
+  Raises:
+    CheckpointError: `path` exists, cannot be written, or the parameters do not fit the sizes.
+  """
+  path = pathlib.Path(path)
+  if path.exists():
+    raise errors.CheckpointError(f"{path}: exists; remove it or save to another name.")
+  names.check({n: tuple(a.shape) for n, a in params.items()}, names.shapes(sizes), str(path))
+  partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+  try:
+    partial.mkdir(parents=True)
+    export.save_npz(partial / _PARAMS, params, dtype=dtype)
+    config = {"format": _FORMAT, "model": sizes}
+    _write(partial / _CONFIG, json.dumps(config, indent=2, sort_keys=True).encode() + b"\n")
+    if tokenizer:
+      _write(partial / _TOKENIZER, tokenizer)
+    seal = {}
+    for file in sorted(partial.iterdir()):
+      seal[file.name] = {"bytes": file.stat().st_size}
+      if file.name != _PARAMS:  # Its arrays have their own checksums.
+        seal[file.name]["crc32"] = zlib.crc32(file.read_bytes())
+    _write(partial / _SEAL, json.dumps({"files": seal}, indent=2).encode() + b"\n")
+    export.sync(partial)
+    os.rename(partial, path)
+    export.sync(path.parent)
+  except OSError as e:
+    raise errors.CheckpointError(f"{path}: cannot be written: {e}.") from e
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
+  return path
+
+
+def open_native(path: str | os.PathLike) -> reader.Weights:
+  """Opens a directory that `save_native` wrote, its seal and all headers checked.
+
+  Raises:
+    CheckpointError: the seal is missing or broken, or a file is damaged.
+  """
+  path = pathlib.Path(path)
+  if not (path / _SEAL).exists():
+    raise errors.CheckpointError(f"{path}: has no {_SEAL}: not written or copied to the end.")
+  files = _json(path / _SEAL).get("files")
+  if not isinstance(files, dict) or not {_CONFIG, _PARAMS} <= set(files):
+    raise errors.CheckpointError(f"{path / _SEAL}: does not list {_CONFIG} and {_PARAMS}: damaged.")
+  for name in sorted({_CONFIG, _PARAMS, _TOKENIZER} & set(files)):
+    found, sealed = reader.regular_file(path / name), files[name]
+    if not isinstance(sealed, dict) or sealed.get("bytes") != found:
+      raise errors.CheckpointError(f"{path / name}: {found} bytes, but sealed as {sealed}.")
+    if name != _PARAMS and zlib.crc32((path / name).read_bytes()) != sealed.get("crc32"):
+      raise errors.CheckpointError(f"{path / name}: differs from what was sealed: damaged.")
+  config = _json(path / _CONFIG)
+  if config.get("format") != _FORMAT:
+    raise errors.CheckpointError(
+      f"{path / _CONFIG}: format is {config.get('format')!r}, expected {_FORMAT!r}."
+    )
+  weights = npz.open_npz(path / _PARAMS)
+  found = {name: entry.shape for name, entry in weights.entries.items()}
+  try:
+    expected = names.shapes(config["model"])
+  except (KeyError, TypeError) as e:
+    raise errors.CheckpointError(f"{path / _CONFIG}: damaged model sizes: {e!r}.") from None
+  names.check(found, expected, str(path))
+  tokenizer = path / _TOKENIZER if _TOKENIZER in files else None
+  return dataclasses.replace(
+    weights, path=path, kind="native", sizes=config["model"], tokenizer=tokenizer
+  )
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+  if reader.regular_file(path) > _MAX_SMALL:
+    raise errors.CheckpointError(f"{path}: is too large for a configuration file.")
+  return safetensors.parse_json(path.read_bytes(), str(path))
+
+
+def _write(path: pathlib.Path, content: bytes) -> None:
+  path.write_bytes(content)
+  export.sync(path)

@@ -1,0 +1,134 @@
+"""safetensors files, read strictly: every byte belongs to exactly one tensor of a known dtype."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from paligemma_jax.core import errors
+from paligemma_jax.weights import reader
+
+DTYPES = {
+  "F32": np.dtype(np.float32),
+  "F16": np.dtype(np.float16),
+  "BF16": reader.BFLOAT16,
+}
+_MAX_HEADER = 32 << 20  # A 28B model's is below 1 MB.
+_METADATA = "__metadata__"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """Where one tensor lies."""
+
+  path: pathlib.Path
+  start: int  # Bytes from the start of the file.
+  entry: reader.Entry
+
+
+def read_header(path: str | os.PathLike) -> dict[str, Tensor]:
+  """{name: Tensor} of one file; its data is not read.
+
+  Raises:
+    CheckpointError: the header is damaged, of an unknown dtype, or does not cover the file exactly.
+  """
+  path = pathlib.Path(path)
+  file_bytes = reader.regular_file(path)
+  with open(path, "rb") as file:
+    header_len = int.from_bytes(file.read(8), "little")
+    if file_bytes < 8 or header_len > min(_MAX_HEADER, file_bytes - 8):
+      raise errors.CheckpointError(
+        f"{path}: claims a header of {header_len} bytes in a file of {file_bytes}: truncated, or"
+        " no safetensors file."
+      )
+    raw = file.read(header_len)
+  header = parse_json(raw, str(path))
+  header.pop(_METADATA, None)
+  data_start = 8 + header_len
+  tensors = {}
+  for name, fields in header.items():
+    entry, (start, end) = _entry(fields, f"{path}: {name!r}")
+    if end > file_bytes - data_start:
+      raise errors.CheckpointError(f"{path}: {name!r} reaches beyond the end: truncated.")
+    tensors[name] = Tensor(path, data_start + start, entry)
+  at = data_start
+  for name, tensor in sorted(tensors.items(), key=_place):
+    if tensor.start != at:
+      what = "overlaps another tensor" if tensor.start < at else "follows a hole"
+      raise errors.CheckpointError(f"{path}: {name!r} {what}: damaged.")
+    at += tensor.entry.num_bytes
+  if at != file_bytes:
+    raise errors.CheckpointError(f"{path}: {file_bytes - at} bytes at its end belong to no tensor.")
+  return tensors
+
+
+def rows(tensor: Tensor, start: int, stop: int) -> np.ndarray:
+  """The rows [start, stop) of a tensor, in its stored dtype."""
+  shape = tensor.entry.shape
+  block = np.empty((stop - start, *shape[1:]), tensor.entry.dtype)
+  row_bytes = math.prod(shape[1:]) * tensor.entry.dtype.itemsize
+  view = memoryview(block.reshape(-1).view(np.uint8))
+  with open(tensor.path, "rb", buffering=0) as file:
+    file.seek(tensor.start + start * row_bytes)
+    at = 0
+    while at < len(view):
+      num_read = file.readinto(view[at:])
+      if not num_read:
+        raise errors.CheckpointError(f"{tensor.path}: became shorter while it was read.")
+      at += num_read
+  return block
+
+
+def row_blocks(tensor: Tensor, num_rows: int) -> Iterator[np.ndarray]:
+  """The first `num_rows` rows of a tensor in blocks."""
+  step = reader.rows_per_block(tensor.entry.shape, tensor.entry.dtype.itemsize)
+  for start in range(0, num_rows, step):
+    yield rows(tensor, start, min(start + step, num_rows))
+
+
+def parse_json(raw: bytes, where: str) -> dict[str, Any]:
+  """A JSON object without duplicate keys, or a CheckpointError."""
+  try:
+    value = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates)
+  except (ValueError, RecursionError) as e:
+    raise errors.CheckpointError(f"{where}: is no valid JSON object: {e}.") from None
+  if not isinstance(value, dict):
+    raise errors.CheckpointError(f"{where}: is a JSON {type(value).__name__}, expected an object.")
+  return value
+
+
+def _place(item: tuple[str, Tensor]) -> tuple[int, int]:
+  return item[1].start, item[1].entry.num_bytes  # Empty tensors come before the one they touch.
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  table = dict(pairs)
+  if len(table) != len(pairs):
+    keys = [key for key, _ in pairs]
+    raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} comes twice")
+  return table
+
+
+def _entry(fields: Any, where: str) -> tuple[reader.Entry, tuple[int, int]]:
+  if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
+    raise errors.CheckpointError(f"{where} has a damaged header: {str(fields)[:100]}.")
+  dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+  if not isinstance(dtype, str) or dtype not in DTYPES:
+    raise errors.CheckpointError(f"{where} has dtype {dtype!r}; weights are F32, BF16 or F16.")
+  for numbers in (shape, offsets):
+    whole = isinstance(numbers, list) and all(type(n) is int for n in numbers)
+    if not whole or not all(0 <= n < 1 << 48 for n in numbers):
+      raise errors.CheckpointError(f"{where} has a damaged header: {str(fields)[:100]}.")
+  entry = reader.Entry(tuple(shape), DTYPES[dtype])
+  if len(offsets) != 2 or offsets[1] - offsets[0] != entry.num_bytes:
+    raise errors.CheckpointError(
+      f"{where} is {dtype}{shape}, that is {entry.num_bytes} bytes, but lies at {offsets}."
+    )
+  return entry, (offsets[0], offsets[1])

@@ -45,13 +45,13 @@ def to_token(value: float, *, bins: int) -> int:
 
   A half goes to the even number, as in the reference; what lies outside goes to the edge.
   """
-  _check_bins(bins)
+  check_bins(bins)
   return min(round(bins * min(max(value, 0.0), 1.0)), NUM_TOKENS - 1)
 
 
 def from_token(token: int, *, bins: int) -> float:
   """The coordinate that a loc number, 0 to 1023, stands for."""
-  _check_bins(bins)
+  check_bins(bins)
   return token / bins
 
 
@@ -66,7 +66,7 @@ def format_boxes(boxes: Sequence[Sequence[float]], labels: Sequence[str], *, bin
   Raises:
     DataError: a box outside the image or inside out, or a label that could not be read back.
   """
-  _check_bins(bins)
+  check_bins(bins)
   if len(boxes) != len(labels):
     raise errors.DataError(f"{len(boxes)} boxes but {len(labels)} labels; each box needs one.")
   parts = []
@@ -86,7 +86,7 @@ def parse_boxes(text: str, *, bins: int) -> Parsed:
   loc tokens from 0 to 1023, when a minimum is above its maximum, or when more loc tokens follow.
   A box thinner than one bin is written, and read, with its minimum equal to its maximum.
   """
-  _check_bins(bins)
+  check_bins(bins)
   boxes, labels, num_invalid = [], [], 0
   parts = text.split(";") if text.strip() else []
   for part in parts:
@@ -104,7 +104,8 @@ def parse_boxes(text: str, *, bins: int) -> Parsed:
   return Parsed(tuple(boxes), tuple(labels), num_invalid)
 
 
-def _check_bins(bins: int) -> None:
+def check_bins(bins: int) -> None:
+  """Raises a ConfigError unless `bins` is one of the two conventions."""
   if bins not in (1023, 1024):
     raise errors.ConfigError(f"bins is {bins!r}; the two conventions are 1023 and 1024.")
 

@@ -1,0 +1,74 @@
+"""The fields that every evaluator has, and how an evaluator reads a row's columns."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
+
+from paligemma_jax.core import errors
+from paligemma_jax.core import spec
+
+
+@spec.spec
+class Evaluator:
+  """What to evaluate and when; subclasses add `encoding`, `columns` and `score`.
+
+  An evaluator never sees a device. It says which encoding it needs, `train` (loss and correct
+  tokens per row) or `decode` (text and log-probability), and which columns of the rows it reads;
+  `score(rows, outputs)` is then a pure function of the two, `outputs[i]` belonging to `rows[i]`.
+
+  Attributes:
+    name: the slash path before its metrics, as in 'val/acc'.
+    source: the rows.
+    pp: the row ops.
+    every: a duration as in '10%', '200 steps' or 'end'; '' means never while training.
+    batch_size: rows per batch over all hosts.
+    max_len: new tokens at most (decode encoding).
+    text_len: tokens of the prompt (decode) or of prompt and answer (train).
+    limit: score the first so many rows; 0 means all.
+  """
+
+  name: str
+  source: Any
+  pp: tuple = ()
+  every: str = ""
+  batch_size: int = 32
+  max_len: int = 64
+  text_len: int = 64
+  limit: int = 0
+
+  encoding = "decode"
+
+
+def column(row: Mapping[str, Any], name: str, i: int) -> Any:
+  """`row[name]`, or a DataError that names the column, the row and the near match."""
+  if name not in row:
+    hint = errors.did_you_mean(name, row) if row else " The row has no columns."
+    raise errors.DataError(f"Row {i} of those to score has no column {name!r}.{hint}")
+  return row[name]
+
+
+def answers_of(value: Any, name: str, i: int) -> tuple[str, ...]:
+  """The true answers in a column: a text is one, a sequence of texts several.
+
+  Raises:
+    DataError: the value is neither.
+  """
+  if isinstance(value, str):
+    return (value,)
+  if hasattr(value, "tolist"):  # A numpy array of texts.
+    value = value.tolist()
+  if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
+    return tuple(value)
+  raise errors.DataError(
+      f"Row {i} of those to score: column {name!r} holds {value!r}; expected a text or a list of"
+      " texts."
+  )
+
+
+def mean(values: Iterable[float]) -> float:
+  """The correctly rounded mean, whatever the order of the values; 0.0 of none."""
+  values = list(values)
+  return math.fsum(values) / len(values) if values else 0.0

@@ -18,5 +18,15 @@ EVALUATORS = {
     "WritePredictions": WritePredictions,
 }
 
-__all__ = ["EVALUATORS", "METRICS", "Evaluator", "Output", "score"]
-__all__ += EVALUATORS
+__all__ = [
+    "EVALUATORS",
+    "METRICS",
+    "BoxAccuracy",
+    "Evaluator",
+    "ExactMatch",
+    "Output",
+    "Perplexity",
+    "VqaAccuracy",
+    "WritePredictions",
+    "score",
+]

@@ -151,7 +151,8 @@ def _padded(name: str, values: list[int], length: int) -> np.ndarray:
 def _drops(overflow: str, found: int, room: int) -> bool:
   """What to do with a text that is too long: True to drop it, False to cut it."""
   if overflow not in OVERFLOW:
-    raise errors.ConfigError(f"Unknown overflow {overflow!r}.{errors.did_you_mean(overflow, OVERFLOW)}")
+    hint = errors.did_you_mean(overflow, OVERFLOW)
+    raise errors.ConfigError(f"Unknown overflow {overflow!r}.{hint}")
   if overflow == "error":
     raise errors.DataError(
         f"The text has {found} tokens but there is room for {room}; raise text_len by"

@@ -1,0 +1,144 @@
+"""One slot of a batch: the row is read, the ops are applied, the text is laid out.
+
+A row that cannot be used does not raise here, where it may happen in a thread or another process
+and out of turn: the slot carries the reason, and the loader acts on it when the slot's turn comes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from paligemma_jax.core import errors
+from paligemma_jax.data import order
+from paligemma_jax.data import tokenizer as tokenizer_lib
+from paligemma_jax.data import tokens
+
+NOTES = "_notes"  # The column in which ops tell what they had to decide ("alpha_dropped").
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+  """What became of one slot of the global batch.
+
+  Attributes:
+    row: row number, -1 for a slot past the last row.
+    arrays: image and the encoding's arrays; None for a row that is not used.
+    rejected: why the row is bad; '' when it is not.
+    dropped: True when the text was too long and is not to be used for it.
+    failed: why the run cannot go on (an op is broken, the config is wrong); '' when it can.
+    where: file and line, or row number, for messages.
+    notes: what was decided about the row: 'truncated', 'alpha_dropped', ….
+    kept: the columns asked for.
+  """
+
+  row: int
+  arrays: dict[str, np.ndarray] | None = None
+  rejected: str = ""
+  dropped: bool = False
+  failed: str = ""
+  where: str = ""
+  notes: tuple[str, ...] = ()
+  kept: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Maker:
+  """Makes slots from row numbers. Picklable; has no state, so threads and processes can share it.
+
+  Attributes:
+    rows: the source's rows.
+    ops: applied in order; see `pp`.
+    tokenizer: turns prefix and suffix into ids.
+    encoding: 'train' or 'decode'.
+    text_len: L, the text length without the extra token of training.
+    overflow: what to do with longer text, see `tokens`.
+    seed: the run's seed, from which the ops' random numbers are drawn.
+    keep: columns to hand on beside the arrays.
+  """
+
+  rows: Any
+  ops: tuple[Any, ...]
+  tokenizer: tokenizer_lib.Tokenizer
+  encoding: str
+  text_len: int
+  overflow: str
+  seed: int
+  keep: tuple[str, ...] = ()
+
+  def __call__(self, epoch: int, row: int) -> Slot:
+    """The slot of this row in this epoch."""
+    where = where_is(self.rows, row)
+    doing = "reading the row"
+    try:
+      columns = dict(self.rows[row])
+      columns.update(_seed=self.seed, _epoch=epoch, _row=row)
+      rng = order.row_rng(self.seed, epoch, row)
+      for op in self.ops:
+        doing = f"op {op!r}"
+        columns = op(columns, rng)
+      doing = "making the example"
+      notes = tuple(columns.get(NOTES, ()))
+      image = _checked_image(_column(columns, "image", self.ops))
+      laid_out, cut = self._lay_out(columns)
+      if laid_out is None:
+        return Slot(row, dropped=True, where=where)
+      kept = {name: _column(columns, name, self.ops) for name in self.keep}
+      notes += ("truncated",) if cut else ()
+      arrays = {"image": image, **laid_out}
+      return Slot(row, arrays, where=where, notes=notes, kept=kept)
+    except errors.DataError as e:
+      return Slot(row, rejected=str(e).removeprefix(f"{where}: "), where=where)
+    except errors.ConfigError as e:
+      return Slot(row, failed=f"{where}: {e}", where=where)
+    except Exception as e:  # An op of the user's can raise anything; it is named on the way up.
+      return Slot(row, failed=f"{where}: {doing} failed: {type(e).__name__}: {e}", where=where)
+
+  def _lay_out(self, columns: dict[str, Any]) -> tuple[dict[str, np.ndarray] | None, bool]:
+    question = tokens.prefix_ids(self.tokenizer, _text(columns, "prefix", self.ops))
+    limits = {"text_len": self.text_len, "overflow": self.overflow}
+    if self.encoding == "decode":  # The answer is never in the prompt, whatever the row holds.
+      return tokens.lay_out_prompt(question, [], **limits), len(question) > self.text_len
+    answer = tokens.suffix_ids(self.tokenizer, _text(columns, "suffix", self.ops))
+    cut = len(question) + len(answer) > self.text_len + 1
+    return tokens.lay_out_train(question, answer, **limits), cut
+
+
+def where_is(rows: Any, row: int) -> str:
+  """How messages call a row: the source's `where(row)` ("train.jsonl:12"), else its number."""
+  return rows.where(row) if hasattr(rows, "where") else f"row {row}"
+
+
+def _column(columns: dict[str, Any], name: str, ops: Sequence[Any]) -> Any:
+  try:
+    return columns[name]
+  except KeyError:
+    known = [c for c in columns if not c.startswith("_")]
+    made_by = ", ".join(type(op).__name__ for op in ops) or "there are none"
+    raise errors.ConfigError(
+        f"the row has no {name!r} after the ops ({made_by}).{errors.did_you_mean(name, known)}"
+    ) from None
+
+
+def _text(columns: dict[str, Any], name: str, ops: Sequence[Any]) -> str:
+  value = _column(columns, name, ops)
+  if not isinstance(value, str):
+    raise errors.DataError(
+        f"column {name!r}: expected text, found {type(value).__name__} {str(value)[:60]!r}."
+    )
+  return value
+
+
+def _checked_image(image: Any) -> np.ndarray:
+  shape = getattr(image, "shape", None)
+  good = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (3, 4)
+  if not good or shape[-1] != 3 or shape[-2] != shape[-3] or 0 in shape:
+    found = f"{image.dtype}{list(shape)}" if shape is not None else type(image).__name__
+    raise errors.ConfigError(
+        f"after the ops 'image' is {found}; expected uint8[R, R, 3] or uint8[F, R, R, 3]"
+        " (do the ops hold Decode and Resize?)."
+    )
+  return np.ascontiguousarray(image)

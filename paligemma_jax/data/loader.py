@@ -1,0 +1,299 @@
+"""Slots to batches: reading ahead in threads or processes, rejected rows, the budget, buckets.
+
+A batch depends on the configuration and the step alone. Grain reads the slots, in order, with as
+many threads and processes as asked for; nothing that happens there can change what a batch holds.
+"""
+
+from __future__ import annotations
+
+import bisect
+import collections
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from paligemma_jax.core import errors
+from paligemma_jax.data import examples
+from paligemma_jax.data import order
+from paligemma_jax.data import reading
+from paligemma_jax.data import tokenizer as tokenizer_lib
+from paligemma_jax.data import tokens
+
+Batch = dict[str, np.ndarray]
+OnBadRow = Callable[[int, str, str], None]
+
+_NUM_SHOWN = 5  # Bad rows listed in the error that ends a run.
+
+
+class TrainLoader:
+  """The batches of a training run, from any step on.
+
+  Args:
+    rows: the source's rows.
+    ops: row ops, applied in order.
+    tokenizer: for prefix and suffix.
+    batch_size: rows of the global batch; divisible by `process_count`.
+    text_len: L; arrays are one longer, see `tokens`.
+    overflow: 'error', 'truncate' or 'drop', for text that does not fit.
+    buckets: text lengths to cut a batch down to, the smallest that holds all its rows; () is off.
+      With several processes, who would have to agree on it, every batch is `text_len` long.
+    seed: decides the order and what random ops do.
+    shuffle: False is the order of the source.
+    bad_rows: how many different rows may be rejected before the run ends.
+    on_bad_row: called once for each rejected row with (row, where, reason), in the order of the
+      batches, before the batch that holds the row is handed out.
+    num_threads: threads that read and decode (in each worker, if there are workers); 0 is none.
+    num_workers: processes that read and decode; 0, the default, starts fastest.
+    prefetch: batches read ahead.
+    process_index, process_count: this process gets its contiguous share of each global batch.
+    known_bad: rows that were reported before a restart: they count, but are not reported again.
+    stall_secs: without a row for so long the run ends with an error.
+
+  Attributes:
+    counts: what the handed-out batches hold: 'rows', 'rejected', 'dropped', 'truncated', and what
+      the ops noted ('exif_rotated', 'alpha_dropped', …).
+  """
+
+  def __init__(
+      self,
+      rows: Any,
+      ops: Sequence[Any],
+      tokenizer: tokenizer_lib.Tokenizer,
+      *,
+      batch_size: int,
+      text_len: int,
+      overflow: str,
+      buckets: Sequence[int] = (),
+      seed: int,
+      shuffle: bool,
+      bad_rows: int = 0,
+      on_bad_row: OnBadRow | None = None,
+      num_threads: int = 2,
+      num_workers: int = 0,
+      prefetch: int = 4,
+      process_index: int = 0,
+      process_count: int = 1,
+      known_bad: Sequence[int] = (),
+      stall_secs: float = 60.0,
+  ):
+    if len(rows) < 1:
+      raise errors.DataError("The training source has no rows.")
+    self._maker = examples.Maker(
+        rows, tuple(ops), tokenizer, "train", text_len, overflow, seed
+    )
+    share = _share(batch_size, process_index, process_count)
+    self._slots = _TrainSlots(self._maker, len(rows), batch_size, seed, shuffle, share)
+    self._assembler = _Assembler(self._maker, buckets if process_count == 1 else ())
+    self._register = _Register(bad_rows, on_bad_row, set(known_bad))
+    self._reading = reading.Options(num_threads, num_workers, prefetch, stall_secs)
+    self.counts = self._register.counts
+
+  def batches(self, start_step: int = 0) -> Iterator[Batch]:
+    """The batches of steps `start_step`, `start_step + 1`, … without end. Close it when done.
+
+    Yields:
+      image uint8[b, R, R, 3] or [b, F, R, R, 3], text int32[b, L+1], mask_ar int32[b, L+1],
+      mask_loss float32[b, L+1], _mask bool[b], _row int64[b], where b is this process's share of
+      the batch. A rejected or dropped row keeps its slot: _mask False, image and masks 0.
+
+    Raises:
+      DataError: more bad rows than the budget, or nothing came for `stall_secs`.
+      ConfigError: an op is broken or the ops do not make what a batch needs.
+    """
+    for slots in reading.read(self._slots, start_step, None, self._slots.share, self._reading):
+      self._register.take(slots)
+      yield self._assembler(slots)
+
+
+def eval_batches(
+    rows: Any,
+    ops: Sequence[Any],
+    tokenizer: tokenizer_lib.Tokenizer,
+    *,
+    encoding: str,
+    batch_size: int,
+    text_len: int,
+    keep: Sequence[str] = (),
+    limit: int = 0,
+    overflow: str = "error",
+    buckets: Sequence[int] = (),
+    seed: int = 0,
+    bad_rows: int = 0,
+    on_bad_row: OnBadRow | None = None,
+    num_threads: int = 2,
+    num_workers: int = 0,
+    prefetch: int = 2,
+    process_index: int = 0,
+    process_count: int = 1,
+    stall_secs: float = 60.0,
+) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
+  """Each row once, in the order of the source; the last batch is filled up with _mask False.
+
+  Every process yields the same number of batches. Arguments are those of `TrainLoader`, and:
+
+  Args:
+    encoding: 'train' (text int32[b, L+1], mask_loss) or 'decode' (text int32[b, L], mask_input).
+    keep: columns to hand on for the evaluator.
+    limit: only the first so many rows; 0 is all.
+
+  Yields:
+    (batch, kept): `kept` has one dict for each slot of this process's share with _mask True, in
+    order: the columns of `keep`, and `_row`.
+  """
+  num_rows = min(len(rows), limit) if limit else len(rows)
+  maker = examples.Maker(
+      rows, tuple(ops), tokenizer, encoding, text_len, overflow, seed, tuple(keep)
+  )
+  share = _share(batch_size, process_index, process_count)
+  slots_of = _EvalSlots(maker, num_rows, batch_size, share)
+  assembler = _Assembler(maker, buckets if process_count == 1 else ())
+  register = _Register(bad_rows, on_bad_row, set(), report_dropped=True)
+  options = reading.Options(num_threads, num_workers, prefetch, stall_secs)
+  for slots in reading.read(slots_of, 0, -(-num_rows // batch_size), share, options):
+    register.take(slots)
+    kept = [{**slot.kept, "_row": slot.row} for slot in slots if slot.arrays is not None]
+    yield assembler(slots), kept
+
+
+def _share(batch_size: int, process_index: int, process_count: int) -> range:
+  """The slots of the global batch that belong to this process."""
+  if batch_size < 1 or batch_size % process_count:
+    raise errors.ConfigError(
+        f"batch_size is {batch_size}; it must be a positive multiple of the number of processes,"
+        f" {process_count}."
+    )
+  size = batch_size // process_count
+  return range(process_index * size, (process_index + 1) * size)
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainSlots:
+  """(step, slot of the global batch) to Slot, for training."""
+
+  maker: examples.Maker
+  num_rows: int
+  batch_size: int
+  seed: int
+  shuffle: bool
+  share: range
+
+  def __call__(self, step: int, slot: int) -> examples.Slot:
+    rows = order.rows_of_step(
+        step,
+        num_rows=self.num_rows,
+        batch_size=self.batch_size,
+        seed=self.seed,
+        shuffle=self.shuffle,
+    )
+    return self.maker(*rows[slot])
+
+
+@dataclasses.dataclass(frozen=True)
+class _EvalSlots:
+  """(step, slot of the global batch) to Slot, for evaluation."""
+
+  maker: examples.Maker
+  num_rows: int
+  batch_size: int
+  share: range
+
+  def __call__(self, step: int, slot: int) -> examples.Slot:
+    row = step * self.batch_size + slot
+    return self.maker(0, row) if row < self.num_rows else examples.Slot(-1)
+
+
+class _Register:
+  """Counts what is handed out, reports bad rows once, ends the run when the budget is spent."""
+
+  def __init__(
+      self, budget: int, on_bad_row: OnBadRow | None, known: set[int], report_dropped: bool = False
+  ):
+    self.counts: collections.Counter[str] = collections.Counter()
+    self._budget = budget
+    self._on_bad_row = on_bad_row
+    self._known = known
+    self._report_dropped = report_dropped
+    self._shown: list[str] = []
+
+  def take(self, slots: Sequence[examples.Slot]) -> None:
+    for slot in slots:
+      if slot.failed:
+        raise errors.ConfigError(slot.failed)
+      if slot.row < 0:
+        continue
+      self.counts["rows"] += 1
+      self.counts.update(slot.notes)
+      if slot.dropped:
+        self.counts["dropped"] += 1
+        if self._report_dropped and self._on_bad_row:
+          self._on_bad_row(slot.row, slot.where, "the text is too long: not evaluated")
+      if slot.rejected:
+        self.counts["rejected"] += 1
+        self._reject(slot)
+
+  def _reject(self, slot: examples.Slot) -> None:
+    if slot.row in self._known:
+      return
+    self._known.add(slot.row)
+    if self._on_bad_row:
+      self._on_bad_row(slot.row, slot.where, slot.rejected)
+    self._shown.append(f"{slot.where}: {slot.rejected}")
+    if len(self._known) > self._budget:
+      more = len(self._known) - _NUM_SHOWN
+      listed = "\n  ".join(self._shown[-_NUM_SHOWN:]) + (f"\n  and {more} more" if more > 0 else "")
+      raise errors.DataError(
+          f"{len(self._known)} bad rows, bad_rows allows {self._budget}; mend or remove them, or"
+          f" raise bad_rows to go on without them:\n  {listed}"
+      )
+
+
+class _Assembler:
+  """Slots to the arrays of a batch; every row has the same image shape."""
+
+  def __init__(self, maker: examples.Maker, buckets: Sequence[int]):
+    self._maker = maker
+    below = {b for b in buckets if 0 < b < maker.text_len}
+    self._lengths = sorted({*below, maker.text_len})
+    self._image_shape: tuple[int, ...] = ()
+
+  def __call__(self, slots: Sequence[examples.Slot]) -> Batch:
+    used = [(i, slot) for i, slot in enumerate(slots) if slot.arrays is not None]
+    for _, slot in used:
+      self._check_shape(slot)
+    if not self._image_shape:
+      self._image_shape = self._probe()
+    names, full_len = tokens.shapes(self._maker.encoding, self._maker.text_len)
+    extra = full_len - self._maker.text_len
+    most = max((tokens.num_tokens(slot.arrays) for _, slot in used), default=0)
+    length = self._lengths[bisect.bisect_left(self._lengths, max(most - extra, 1))] + extra
+    batch = {"image": np.zeros((len(slots), *self._image_shape), np.uint8)}
+    for name in names:
+      batch[name] = np.zeros((len(slots), length), tokens.PADDING[name][1])
+    for i, slot in used:
+      batch["image"][i] = slot.arrays["image"]
+      for name in names:
+        batch[name][i] = slot.arrays[name][:length]
+    batch["_mask"] = np.array([slot.arrays is not None for slot in slots], bool)
+    batch["_row"] = np.array([slot.row for slot in slots], np.int64)
+    return batch
+
+  def _check_shape(self, slot: examples.Slot) -> None:
+    shape = slot.arrays["image"].shape
+    self._image_shape = self._image_shape or shape
+    if shape != self._image_shape:
+      raise errors.ConfigError(
+          f"{slot.where}: after the ops 'image' is uint8{list(shape)}, that of rows before it"
+          f" uint8{list(self._image_shape)}; the ops must give every row the same shape."
+      )
+
+  def _probe(self) -> tuple[int, ...]:
+    """The image shape of the first usable row, for a batch in which there is none."""
+    for row in range(len(self._maker.rows)):
+      slot = self._maker(0, row)
+      if slot.arrays is not None:
+        return slot.arrays["image"].shape
+    raise errors.DataError("No row of the source can be used; every one was rejected or dropped.")

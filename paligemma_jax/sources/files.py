@@ -1,0 +1,113 @@
+"""Files that data names: opened only under a root, only regular ones, only up to a size.
+
+A path in a data set is somebody else's text. It is resolved, must stay under the root the config
+gives, and is looked at before it is opened: opening a fifo hangs, opening a device reads for ever.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import Any
+
+from paligemma_jax.core import errors
+
+MAX_IMAGE_BYTES = 64 << 20
+
+_PIP_PACKAGE = {"gs": "gcsfs", "s3": "s3fs"}
+
+
+def is_remote(path: str) -> bool:
+  """True for gs:// and s3:// addresses; other schemes are a ConfigError."""
+  scheme, separator, _ = path.partition("://")
+  if not separator:
+    return False
+  if scheme not in _PIP_PACKAGE:
+    raise errors.ConfigError(
+        f"{path!r}: data is read from local paths, gs:// and s3://; download it first."
+    )
+  return True
+
+
+def file_system(path: str) -> Any:
+  """The fsspec file system of a gs:// or s3:// address."""
+  package = _PIP_PACKAGE[path.partition("://")[0]]
+  try:
+    import fsspec  # Optional: only data in a bucket needs it.
+
+    return fsspec.filesystem(path.partition("://")[0])
+  except ImportError as e:
+    raise errors.ConfigError(
+        f"Reading {path!r} needs fsspec and {package}: pip install fsspec {package}."
+    ) from e
+
+
+def read_under(root: str, name: Any, *, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
+  """The content of the file that a row calls `name`, a path relative to `root`.
+
+  Raises:
+    DataError: the name leads out of the root (by '..', as an absolute path or by a symlink), is
+      not a regular file or larger than `max_bytes`. The file is then not opened.
+  """
+  name = _checked_name(root, name)
+  if is_remote(root):
+    return _read_remote(f"{root.rstrip('/')}/{name}", max_bytes)
+  real_root = os.path.realpath(root)
+  path = os.path.realpath(os.path.join(real_root, name))
+  if os.path.commonpath([real_root, path]) != real_root:
+    raise errors.DataError(f"file {name!r} leads out of {root!r} through a symlink.")
+  try:
+    _check_status(os.stat(path, follow_symlinks=False), name, max_bytes)
+    # NONBLOCK and NOFOLLOW: the path may have been replaced since it was looked at.
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+  except FileNotFoundError:
+    raise errors.DataError(f"file {name!r} is not in {root!r}.") from None
+  except OSError as e:
+    raise errors.DataError(f"file {name!r} cannot be read: {e.strerror}.") from None
+  with os.fdopen(fd, "rb") as f:
+    _check_status(os.fstat(fd), name, max_bytes)
+    data = f.read(max_bytes + 1)
+  if len(data) > max_bytes:
+    raise errors.DataError(f"file {name!r} grew over the limit of {max_bytes} bytes.")
+  return data
+
+
+def _checked_name(root: str, name: Any) -> str:
+  if not isinstance(name, str) or not name:
+    raise errors.DataError(f"expected the path of a file, found {name!r}.")
+  if "\0" in name:
+    raise errors.DataError(f"file {name!r}: the path holds a NUL.")
+  if "://" in name:
+    inside = f"{root.rstrip('/')}/"
+    if not (is_remote(root) and name.startswith(inside)):
+      raise errors.DataError(
+          f"file {name!r}: a row names files relative to {root!r}, no addresses."
+      )
+    name = name.removeprefix(inside)
+  if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+    raise errors.DataError(f"file {name!r}: the path must be relative to {root!r}, without '..'.")
+  try:
+    os.fsencode(name)
+  except UnicodeEncodeError:
+    raise errors.DataError(f"file {name!r}: the path cannot be encoded.") from None
+  return name
+
+
+def _check_status(status: os.stat_result, name: str, max_bytes: int) -> None:
+  if not stat.S_ISREG(status.st_mode):
+    raise errors.DataError(f"file {name!r} is not a regular file.")
+  if status.st_size > max_bytes:
+    raise errors.DataError(
+        f"file {name!r} has {status.st_size} bytes, the limit is {max_bytes}."
+    )
+
+
+def _read_remote(path: str, max_bytes: int) -> bytes:
+  try:
+    with file_system(path).open(path, "rb") as f:
+      data = f.read(max_bytes + 1)
+  except FileNotFoundError:
+    raise errors.DataError(f"file {path!r} does not exist.") from None
+  if len(data) > max_bytes:
+    raise errors.DataError(f"file {path!r} is over the limit of {max_bytes} bytes.")
+  return data

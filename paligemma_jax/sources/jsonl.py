@@ -1,0 +1,246 @@
+"""JSON lines: one object per line, images as files beside it. Strict, with line numbers."""
+
+from __future__ import annotations
+
+import array
+import json
+import math
+import os
+import threading
+import zlib
+from collections.abc import Sequence
+from typing import Any
+from typing import BinaryIO
+
+import numpy as np
+
+from paligemma_jax.core import errors
+from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.sources import files
+
+MAX_LINE_BYTES = 1 << 20
+MAX_DEPTH = 32
+MAX_DIGITS = 4300
+
+_BOM = b"\xef\xbb\xbf"
+
+
+@spec_lib.spec
+class Jsonl:
+  """Rows of a .jsonl file.
+
+  Attributes:
+    path: the file: local, gs:// or s3://.
+    images: the folder that image paths are relative to; '' is the folder of `path`.
+    columns: the columns that every row must have, not null; () asks for none. A row's other
+      columns are read as well.
+    image_column: the column that holds the path of the row's image, or a list of paths for several
+      frames; several names where a row has several images; '' when there is none. The column
+      becomes the content (bytes, or a list of bytes), `<column>_path` is what the row said.
+  """
+
+  path: str
+  images: str = ""
+  columns: tuple = ()
+  image_column: str | tuple = "image"
+
+  def open(self) -> JsonlRows:
+    """Reads the file once and notes where each row starts.
+
+    Raises:
+      ConfigError: the file cannot be read.
+    """
+    return JsonlRows(self.path, self._images(), tuple(self.columns), self._image_columns())
+
+  def makes(self) -> tuple[str, ...]:
+    """The columns that every row has; () when none were asked for."""
+    paths = tuple(f"{c}_path" for c in self._image_columns() if c in self.columns)
+    return (*self.columns, *paths)
+
+  def _images(self) -> str:
+    return self.images or os.path.dirname(self.path) or "."
+
+  def _image_columns(self) -> tuple[str, ...]:
+    names = (self.image_column,) if isinstance(self.image_column, str) else self.image_column
+    return tuple(name for name in names if name)
+
+
+class JsonlRows:
+  """The rows of a `Jsonl` source. Picklable; holds 20 bytes per row."""
+
+  def __init__(
+      self, path: str, images: str, columns: Sequence[str], image_columns: Sequence[str]
+  ):
+    self._path, self._images = path, images
+    self._columns, self._image_columns = tuple(columns), tuple(image_columns)
+    files.is_remote(images)  # An address of another scheme is an error now, not at the first row.
+    self._connect()
+    try:
+      self._starts, self._sizes, self._lines, self._crc = _index(self._file)
+    except OSError as e:
+      raise errors.ConfigError(f"Cannot read {path!r}: {e.strerror or e}.") from None
+
+  def __len__(self) -> int:
+    return len(self._starts)
+
+  def __getitem__(self, i: int) -> dict[str, Any]:
+    if not 0 <= i < len(self):
+      raise IndexError(f"row {i} of {len(self)}")
+    try:
+      row = parse_line(self._line(i))
+      for column in self._columns:
+        if row.get(column) is None:
+          found = "null" if column in row else "columns " + ", ".join(map(repr, row))
+          raise errors.DataError(f"column {column!r} is missing: found {found}.")
+      for column in self._image_columns:
+        if row.get(column) is not None:
+          row[f"{column}_path"] = row[column]
+          row[column] = self._read_images(column, row[column])
+      return row
+    except errors.DataError as e:
+      raise errors.DataError(f"{self.where(i)}: {e}") from None
+
+  def where(self, i: int) -> str:
+    """File and line of a row, as editors and grep write it."""
+    return f"{self._path}:{self._lines[i]}"
+
+  def fingerprint(self) -> str:
+    """Of the file's content. Image files are not read for it."""
+    return f"jsonl:{len(self)} rows:{self._crc:08x}"
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {k: v for k, v in self.__dict__.items() if k not in ("_file", "_lock")}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self.__dict__.update(state)
+    self._connect()
+
+  def _connect(self) -> None:
+    self._file = _open(self._path)
+    self._lock = threading.Lock()
+
+  def _line(self, i: int) -> bytes:
+    start, size = int(self._starts[i]), int(self._sizes[i])
+    if size > MAX_LINE_BYTES:
+      raise errors.DataError(f"the line has {size} bytes, the limit is {MAX_LINE_BYTES}.")
+    with self._lock:
+      self._file.seek(start)
+      line = self._file.read(size)
+    if len(line) != size:
+      raise errors.DataError("the file was cut short while it was being read.")
+    return line
+
+  def _read_images(self, column: str, value: Any) -> bytes | list[bytes]:
+    try:
+      if isinstance(value, list):
+        return [files.read_under(self._images, name) for name in value]
+      return files.read_under(self._images, value)
+    except errors.DataError as e:
+      raise errors.DataError(f"column {column!r}: {e}") from None
+
+
+def parse_line(line: bytes) -> dict[str, Any]:
+  """The object of one line, or a DataError that says what is wrong with it."""
+  if len(line) > MAX_LINE_BYTES:
+    raise errors.DataError(f"the line has {len(line)} bytes, the limit is {MAX_LINE_BYTES}.")
+  try:
+    text = line.decode("utf-8")
+  except UnicodeDecodeError as e:
+    found = line[e.start : e.start + 2]
+    raise errors.DataError(f"not UTF-8 at byte {e.start}: {found!r}.") from None
+  if "\0" in text:
+    raise errors.DataError("the line holds a NUL (UTF-16? only UTF-8 is read).")
+  try:
+    row = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_int)
+  except json.JSONDecodeError as e:
+    raise errors.DataError(f"not JSON: {e.msg} at column {e.colno}.") from None
+  except RecursionError:
+    raise errors.DataError(f"nested deeper than {MAX_DEPTH} levels.") from None
+  if not isinstance(row, dict):
+    raise errors.DataError(f"expected one JSON object per line, found a {type(row).__name__}.")
+  _check_values(row)
+  return row
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  row = dict(pairs)
+  if len(row) != len(pairs):
+    keys = [k for k, _ in pairs]
+    twice = next(k for k in keys if keys.count(k) > 1)
+    raise errors.DataError(f"the key {twice!r} stands twice in one object.")
+  return row
+
+
+def _no_constant(name: str) -> float:
+  raise errors.DataError(f"{name} is not JSON.")
+
+
+def _int(digits: str) -> int:
+  if len(digits) > MAX_DIGITS:
+    raise errors.DataError(f"a number of {len(digits)} digits, the limit is {MAX_DIGITS}.")
+  return int(digits)
+
+
+def _check_values(row: dict[str, Any]) -> None:
+  """Depth, and values that JSON can spell but nothing downstream can hold."""
+  level: list[Any] = [row]
+  for _ in range(MAX_DEPTH):
+    inside: list[Any] = []
+    for value in level:
+      if isinstance(value, dict):
+        inside += value.keys()
+        inside += value.values()
+      elif isinstance(value, list):
+        inside += value
+      elif isinstance(value, str):
+        _check_text(value)
+      elif isinstance(value, float) and not math.isfinite(value):
+        raise errors.DataError("a number too large for a float.")
+    if not inside:
+      return
+    level = inside
+  raise errors.DataError(f"nested deeper than {MAX_DEPTH} levels.")
+
+
+def _check_text(text: str) -> None:
+  if "\0" in text:
+    raise errors.DataError(f"text with a NUL: {text[:40]!r}.")
+  if not text.isascii():
+    try:
+      text.encode()
+    except UnicodeEncodeError:
+      raise errors.DataError(f"text with half a surrogate pair: {text[:40]!r}.") from None
+
+
+def _open(path: str) -> BinaryIO:
+  try:
+    if files.is_remote(path):
+      return files.file_system(path).open(path, "rb")
+    return open(path, "rb")
+  except OSError as e:
+    raise errors.ConfigError(f"Cannot read {path!r}: {e.strerror or e}.") from None
+
+
+def _index(file: BinaryIO) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
+  """Start, size and line number of each line that is not blank, and the crc32 of all of it.
+
+  Lines end at \\n only; a BOM at the start of the file belongs to no line. A line of any length
+  takes bounded memory.
+  """
+  rows = array.array("q")  # Start, size and number of one row after the other.
+  bom = file.read(len(_BOM))
+  start = len(_BOM) if bom == _BOM else 0
+  file.seek(start)
+  crc, position, number, blank = zlib.crc32(bom[:start]), start, 1, True
+  while piece := file.readline(MAX_LINE_BYTES + 1):
+    crc = zlib.crc32(piece, crc)
+    position += len(piece)
+    blank = blank and not piece.strip()
+    if piece.endswith(b"\n"):
+      if not blank:
+        rows.extend((start, position - start, number))
+      start, number, blank = position, number + 1, True
+  if not blank:
+    rows.extend((start, position - start, number))
+  starts, sizes, numbers = np.array(rows, np.int64).reshape(-1, 3).T.copy()
+  return starts, sizes, numbers, crc

@@ -1,0 +1,198 @@
+"""Scenes: the same every time, right to the pixel, and honest about what is held out."""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+
+import numpy as np
+import pytest
+
+from paligemma_jax.core import errors
+from paligemma_jax.core import loc
+from paligemma_jax.core import spec
+from paligemma_jax.sources import scenes
+from paligemma_jax.sources import sprites
+
+NUM = 240
+
+
+def _rows(num=NUM, **fields):
+  rows = scenes.Scenes(num_rows=num, **fields).open()
+  return [rows[i] for i in range(num)]
+
+
+def test_a_row_depends_on_spec_and_number_alone():
+  first = scenes.Scenes(num_rows=10).open()
+  again = pickle.loads(pickle.dumps(scenes.Scenes(num_rows=10_000_000).open()))
+  for i in (9, 0, 4):  # Order of access must not matter.
+    a, b = first[i], again[i]
+    np.testing.assert_array_equal(a.pop("image"), b.pop("image"))
+    assert a == b
+
+
+def test_columns_and_shapes_are_as_said():
+  for size in (112, 224):
+    source = scenes.Scenes(num_rows=3, size=size)
+    rows = source.open()
+    for row in (rows[i] for i in range(len(rows))):
+      assert tuple(row) == source.columns()
+      assert row["image"].shape == (size, size, 3) and row["image"].dtype == np.uint8
+  with pytest.raises(IndexError):
+    rows[3]
+
+
+def test_boxes_are_exact(monkeypatch):
+  """The pixels that differ from the bare background are those of the boxes, to the last one."""
+  monkeypatch.setattr(
+      scenes, "_background", lambda rng, size: np.full((size, size, 3), 255, np.uint8)
+  )
+  ink = sprites.Sprite
+  monkeypatch.setattr(scenes.sprites, "get", _solid(sprites.get, ink))
+  for row in _rows(60):
+    drawn = row["image"].min(axis=2) < 128
+    covered = np.zeros_like(drawn)
+    for _, box in row["objects"]:
+      y0, x0, y1, x1 = (round(v * 112) for v in box)
+      inside = drawn[y0:y1, x0:x1]
+      assert inside[0].any() and inside[-1].any() and inside[:, 0].any() and inside[:, -1].any()
+      covered[y0:y1, x0:x1] = True
+    assert not (drawn & ~covered).any()
+
+
+def _solid(get, make):
+  """`sprites.get`, but black where the mask is set and clear elsewhere."""
+
+  def solid(name, *, side, flip):
+    mask = get(name, side=side, flip=flip).mask
+    keep = np.where(mask, 0, 256).astype(np.uint16)[..., None]
+    return make(keep, np.zeros((*mask.shape, 3), np.uint16), mask)
+
+  return solid
+
+
+def test_a_drawing_without_neighbours_has_the_box_of_its_mask():
+  rng = np.random.default_rng(0)
+  for name, flip in itertools.product(sprites.names("all"), (False, True)):
+    sprite = sprites.get(name, side=40, flip=flip)
+    place = scenes.Place(sprite, 11, 7)
+    _, (box,) = scenes._render(rng, [place], 112)
+    rows, columns = np.nonzero(sprite.mask)
+    assert box == (
+        11 + rows.min(), 7 + columns.min(), 12 + rows.max(), 8 + columns.max(),
+    )  # fmt: skip
+    assert 38 <= max(sprite.mask.shape) <= 40
+
+
+def test_what_is_covered_is_not_in_the_box():
+  sprite = sprites.get("pizza", side=40, flip=False)
+  height, width = sprite.mask.shape
+  cover = sprites.Sprite(
+      np.zeros((height, 10, 1), np.uint16), np.zeros((height, 10, 3), np.uint16),
+      np.ones((height, 10), bool),
+  )  # fmt: skip
+  places = [scenes.Place(sprite, 5, 5), scenes.Place(cover, 5, 5)]
+  _, (box, _) = scenes._render(np.random.default_rng(0), places, 112)
+  assert box.x_min == 15 and box.x_max == 5 + width
+
+
+def test_drawing_keeps_opaque_colours_and_clear_background():
+  sprite = sprites.get("frog", side=40, flip=False)
+  opaque, clear = sprite.keep[..., 0] == 0, sprite.keep[..., 0] == 256
+  background = np.full((*sprite.mask.shape, 3), 200, np.uint8)
+  drawn = (background * sprite.keep + sprite.paint) >> 8
+  assert opaque.sum() > 400 and (drawn[clear] == 200).all()
+  np.testing.assert_array_equal(drawn[opaque], sprite.paint[opaque] >> 8)
+  assert (background.astype(int) * sprite.keep + sprite.paint).max() < 2**16
+
+
+def test_answers_are_right():
+  for row in _rows():
+    names = [name for name, _ in row["objects"]]
+    if row["task"] == "count":
+      assert row["suffix"] == str(names.count(row["label"]))
+    elif row["task"] == "detect":
+      said = loc.parse_boxes(row["suffix"], bins=scenes.BINS)
+      assert said.labels == row["labels"] == (row["label"],)
+      np.testing.assert_allclose(said.boxes, row["boxes"], rtol=0, atol=1 / 1024)
+      assert (row["label"], row["boxes"][0]) in row["objects"]
+      assert names.count(row["label"]) == 1
+    else:
+      assert row["suffix"] == _caption(row["objects"])
+      assert row["label"] == ""
+
+
+def _caption(objects):
+  """The caption, worked out another way: sort all drawings by centre, name each class once."""
+  by_place = sorted(objects, key=lambda o: o[1][1] + o[1][3])
+  names = [name for name, _ in by_place]
+  words = {1: "a", 2: "two", 3: "three", 4: "four"}
+  parts = []
+  for name in dict.fromkeys(names):
+    num = names.count(name)
+    word = "an" if num == 1 and name[0] in "aeiou" else words[num]
+    parts.append(f"{word} {name}" + "s" * (num > 1))
+  return ", ".join(parts[:-1]) + (" and " if parts[1:] else "") + parts[-1]
+
+
+def test_no_prompt_holds_its_answer():
+  for prompts in scenes.PROMPTS:
+    for row in _rows(prompts=prompts):
+      assert not any(c.isdigit() for c in row["prefix"])
+      if row["task"] == "caption":
+        assert row["prefix"] == scenes.PROMPTS[prompts]["caption"]
+      else:
+        assert row["prefix"] == scenes.PROMPTS[prompts][row["task"]].format(row["label"])
+
+
+def test_every_count_is_asked_about_as_often_and_is_not_the_number_of_drawings():
+  rows = _rows(1200, tasks=("count",))
+  answers = [int(row["suffix"]) for row in rows]
+  assert all(0.2 < answers.count(n) / len(rows) < 0.3 for n in (1, 2, 3, 4))
+  alone = sum(n == len(row["objects"]) for n, row in zip(answers, rows, strict=True)) / len(rows)
+  assert alone < 0.45
+
+
+def test_splits_and_seeds_share_no_scene():
+  streams = [dict(split=s, seed=n) for s in ("train", "val", "test") for n in (0, 1)]
+  seen = [{row["image"].tobytes() for row in _rows(**fields)} for fields in streams]
+  assert sum(map(len, seen)) == len(set().union(*seen)) == NUM * len(streams)
+
+
+def test_held_out_classes_are_never_in_pretraining():
+  assert (len(sprites.names("base")), len(sprites.names("heldout"))) == (64, 12)
+  assert not set(sprites.names("base")) & set(sprites.names("heldout"))
+  for classes in ("base", "heldout"):
+    drawn = {name for row in _rows(classes=classes) for name, _ in row["objects"]}
+    assert drawn <= set(sprites.names(classes))
+    assert len(drawn) == len(sprites.names(classes))
+
+
+def test_the_demo_words_its_questions_differently():
+  pretrain, demo = ({t for t in scenes.PROMPTS[p].values()} for p in ("pretrain", "demo"))
+  assert not pretrain & demo
+
+
+def test_a_fingerprint_follows_the_spec():
+  assert scenes.Scenes().open().fingerprint() == scenes.Scenes().open().fingerprint()
+  assert scenes.Scenes().open().fingerprint() != scenes.Scenes(seed=1).open().fingerprint()
+
+
+@pytest.mark.parametrize(
+    "fields, hint",
+    [
+        (dict(classes="held_out"), "'heldout'"),
+        (dict(prompts="pretrian"), "'pretrain'"),
+        (dict(tasks=("captions",)), "'caption'"),
+        (dict(tasks=()), "caption, count, detect"),
+        (dict(size=20), "56"),
+    ],
+)
+def test_a_wrong_field_is_an_error_that_names_the_right_one(fields, hint):
+  with pytest.raises(errors.ConfigError, match=hint):
+    scenes.Scenes(**fields)
+
+
+def test_the_spec_survives_json():
+  source = scenes.Scenes(split="val", tasks=("count",), classes="heldout")
+  assert spec.from_json(spec.to_json(source)) == source

@@ -101,8 +101,10 @@ def _write(archive: zipfile.ZipFile, name: str, array: Any, dtype: Any) -> None:
 
 def _on_host(array: Any) -> bool:
   """True where a numpy view of the whole array costs no copy (numpy, or one CPU device)."""
+  if isinstance(array, np.ndarray):
+    return True
   devices = array.devices() if hasattr(array, "devices") else ()
-  return all(device.platform == "cpu" for device in devices) and len(devices) <= 1
+  return len(devices) == 1 and next(iter(devices)).platform == "cpu"
 
 
 def _header(shape: tuple[int, ...], dtype: np.dtype) -> bytes:

@@ -24,6 +24,10 @@ POINTS = frozenset({
     "state.after_delete",
     "base.after_seal",
     "base.after_rename",
+    "metrics.before_append",
+    "metrics.after_append",
+    "bad_rows.before_append",
+    "bad_rows.after_append",
 })
 
 _visits: collections.Counter[str] = collections.Counter()

@@ -1,0 +1,52 @@
+"""bad_rows.jsonl: each rejected row once, with its file, line and reason, also after a restart."""
+
+from __future__ import annotations
+
+from paligemma_jax.core import errors
+from paligemma_jax.running import files
+from paligemma_jax.running import workdir as workdirs
+
+
+class BadRows:
+  """The register of rejected rows.
+
+  Args:
+    workdir: of the run.
+    main: whether this is the process that writes; the others only remember.
+
+  Attributes:
+    known: numbers of the rows that stand in the file.
+  """
+
+  def __init__(self, workdir: workdirs.Workdir, *, main: bool):
+    lines, _ = files.read_lines(workdir.bad_rows)
+    self._file = None
+    if main:
+      self._file = files.LineFile(workdir.bad_rows, map(files.to_line, lines), fault="bad_rows")
+    self.known = {line["row"] for line in lines if isinstance(line.get("row"), int)}
+
+  def add(self, row: int, where: str, reason: str) -> None:
+    """Notes a row, unless it stands there already.
+
+    Args:
+      row: its number in the source.
+      where: 'file:line' where that is known.
+      reason: one sentence.
+
+    Raises:
+      StateError: the file cannot be written.
+    """
+    if row in self.known:
+      return
+    self.known.add(row)
+    if self._file is None:
+      return
+    try:
+      self._file.append([dict(row=row, where=where, reason=reason)])
+    except OSError as e:
+      raise errors.StateError(f"{self._file.path} cannot be written: {e.strerror or e}.") from e
+
+  def close(self) -> None:
+    """Closes the file."""
+    if self._file is not None:
+      self._file.close()

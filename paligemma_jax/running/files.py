@@ -1,0 +1,117 @@
+"""Files that are either whole or not there, and files of JSON lines that survive a crash."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Any
+
+from paligemma_jax.core import faults
+
+
+def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
+  """Writes the file so that a crash leaves the old content or the new, never a part.
+
+  Text is UTF-8. Missing folders above the file are made.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  # Always the same name: what a killed process left behind is overwritten and cannot pile up.
+  partial = path.parent / f".{path.name}.partial"
+  try:
+    with open(partial, "wb") as f:
+      f.write(data.encode() if isinstance(data, str) else data)
+      f.flush()
+      os.fsync(f.fileno())
+    os.replace(partial, path)
+  except BaseException:
+    partial.unlink(missing_ok=True)
+    raise
+  _sync_folder(path.parent)
+
+
+def to_line(record: Mapping[str, Any]) -> bytes:
+  """One strict JSON line; a float that JSON cannot hold becomes 'NaN', 'Infinity', '-Infinity'."""
+  plain = {key: _json_float(value) for key, value in record.items()}
+  return json.dumps(plain, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+
+def read_lines(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], int]:
+  """The intact lines of a file of JSON objects, and how many were not intact.
+
+  A line is intact when it is a JSON object and ends in a newline; the last line of a process that
+  was killed may not be. No file is no lines.
+  """
+  try:
+    data = pathlib.Path(path).read_bytes()
+  except FileNotFoundError:
+    return [], 0
+  *lines, rest = data.split(b"\n")
+  records, num_torn = [], int(bool(rest))
+  for line in lines:
+    try:
+      record = json.loads(line)
+    except (ValueError, RecursionError):
+      record = None
+    if isinstance(record, dict):
+      records.append(record)
+    else:
+      num_torn += 1
+  return records, num_torn
+
+
+class LineFile:
+  """A file of JSON lines: what was appended is on disk when `append` returns.
+
+  Args:
+    path: the file; made when it is missing.
+    keep: the lines it starts with; it is rewritten only when it holds anything else.
+    fault: the name of the fault points around an append.
+  """
+
+  def __init__(self, path: str | os.PathLike[str], keep: Iterable[bytes], *, fault: str):
+    self.path = pathlib.Path(path)
+    self._fault = fault
+    start = b"".join(keep)
+    if not self.path.exists() or self.path.read_bytes() != start:
+      write_atomically(self.path, start)
+    self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+
+  def append(self, records: Iterable[Mapping[str, Any]]) -> None:
+    """Adds the lines in one write, then waits for the disk."""
+    data = b"".join(to_line(record) for record in records)
+    if not data:
+      return
+    faults.point(f"{self._fault}.before_append")
+    size = os.fstat(self._descriptor).st_size
+    try:
+      while data:
+        data = data[os.write(self._descriptor, data) :]
+    except OSError:
+      os.ftruncate(self._descriptor, size)  # A full disk must not leave half a line in between.
+      raise
+    os.fsync(self._descriptor)
+    faults.point(f"{self._fault}.after_append")
+
+  def close(self) -> None:
+    """Closes the file; nothing can be appended after."""
+    if self._descriptor >= 0:
+      os.close(self._descriptor)
+      self._descriptor = -1
+
+
+def _json_float(value: Any) -> Any:
+  if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
+    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
+  return value
+
+
+def _sync_folder(folder: pathlib.Path) -> None:
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)

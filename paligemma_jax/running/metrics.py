@@ -1,0 +1,155 @@
+"""What a run reports: one line per step in metrics.jsonl, the same numbers for TensorBoard.
+
+Each step stands in metrics.jsonl exactly once, also after a crash, and a run that was killed and
+started again leaves the same bytes as one that was not, but for the values of TIMING_KEYS. The
+order that makes it so is the caller's: all that belongs to steps up to s, evaluations included, is
+added and flushed *before* the checkpoint of s is saved; on a restart from s, later lines are cut.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from paligemma_jax.core import errors
+from paligemma_jax.running import files
+from paligemma_jax.running import workdir as workdirs
+
+# The keys whose values come from a clock; a comparison of two runs leaves them out.
+TIMING_KEYS = ("examples_per_second",)
+
+
+class MetricsLog:
+  """Gathers the numbers of each step and writes them in order.
+
+  Args:
+    workdir: of the run.
+    resume_step: the step of the restored state; -1 when the run starts anew. Lines of later steps
+      are cut.
+    tensorboard: 'on' writes event files too, 'off' does not.
+    main: whether this is the process that writes; in the others all calls do nothing.
+
+  Attributes:
+    num_cut: whole lines of later steps that were cut.
+    num_torn: unreadable lines that were dropped.
+  """
+
+  def __init__(
+      self, workdir: workdirs.Workdir, *, resume_step: int, tensorboard: str, main: bool
+  ):
+    self.num_cut = self.num_torn = 0
+    self._pending: dict[int, dict[str, float]] = {}
+    self._last_step = resume_step
+    self._file = self._events = None
+    if not main:
+      return
+    lines, self.num_torn = files.read_lines(workdir.metrics)
+    kept = [line for line in _rising(lines) if line["step"] <= resume_step]
+    self.num_cut = len(lines) - len(kept)
+    self._file = files.LineFile(workdir.metrics, map(files.to_line, kept), fault="metrics")
+    if errors.pick({"on": True, "off": False}, tensorboard, "setting of tensorboard"):
+      self._events = _event_writer(workdir.tensorboard, resume_step)
+
+  def add(self, step: int, values: Mapping[str, Any]) -> None:
+    """Notes numbers of a step that was not flushed yet; several calls add up to one line.
+
+    Args:
+      values: scalars of Python, numpy or JAX (which are waited for); evaluations come as
+        '<eval name>/<metric>'.
+    """
+    assert step > self._last_step, f"step {step} was flushed already"
+    line = self._pending.setdefault(step, {})
+    for name, value in values.items():
+      assert name != "step" and name not in line, f"{name!r} of step {step} came twice"
+      line[name] = number(value)
+
+  def flush(self) -> None:
+    """Writes all noted steps, in order, and waits until they are on disk.
+
+    Raises:
+      StateError: the file cannot be written.
+    """
+    records = []
+    for step in sorted(self._pending):
+      line = self._pending[step]
+      timing = {k: line[k] for k in TIMING_KEYS if k in line}
+      records.append({"step": step, **{k: v for k, v in line.items() if k not in timing}, **timing})
+      self._last_step = step
+    self._pending.clear()
+    if self._file is None:
+      return
+    try:
+      self._file.append(records)
+    except OSError as e:
+      raise errors.StateError(f"{self._file.path} cannot be written: {e.strerror or e}.") from e
+    if self._events is not None:
+      for record in records:
+        _write_events(self._events, record)
+      self._events.flush()
+
+  def close(self) -> None:
+    """Writes what is left and closes the files."""
+    self.flush()
+    if self._file is not None:
+      self._file.close()
+    if self._events is not None:
+      self._events.close()
+
+
+def read(path: str | os.PathLike[str]) -> list[dict[str, float]]:
+  """The lines of a metrics.jsonl, also of a run that is under way or was killed, steps rising.
+
+  Non-finite numbers come back as floats.
+  """
+  lines, _ = files.read_lines(path)
+  return [
+      {k: float(v) if isinstance(v, str) else v for k, v in line.items()} for line in _rising(lines)
+  ]
+
+
+def number(value: Any) -> int | float:
+  """A Python number; a float32 becomes the shortest decimal that reads back as the same float32."""
+  if isinstance(value, (bool, int, float)):
+    return value
+  array = np.asarray(value)
+  if array.shape != ():
+    raise errors.ConfigError(f"A metric must be a single number; got shape {list(array.shape)}.")
+  if array.dtype.kind in "iub":
+    return int(array)
+  if array.dtype == np.float64:
+    return float(array)
+  return float(str(array.astype(np.float32)))
+
+
+def _rising(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+  """The lines whose step is above that of all lines before."""
+  kept, last = [], -1
+  for line in lines:
+    step = line.get("step")
+    if isinstance(step, int) and step > last:
+      kept.append(line)
+      last = step
+  return kept
+
+
+def _event_writer(folder: pathlib.Path, resume_step: int) -> Any:
+  try:
+    import tensorboardX  # Takes 0.5 s, which a run without TensorBoard need not wait.
+  except ImportError as e:
+    raise errors.ConfigError(
+        "log.tensorboard=True needs a package that is not here: `pip install tensorboardX`, or set"
+        " log.tensorboard=False."
+    ) from e
+  # Readers hide what earlier, killed processes wrote for steps from `purge_step` on.
+  purge_step = resume_step + 1 if resume_step >= 0 or folder.exists() else None
+  return tensorboardX.SummaryWriter(str(folder), purge_step=purge_step)
+
+
+def _write_events(events: Any, record: Mapping[str, Any]) -> None:
+  for name, value in record.items():
+    if name != "step":
+      events.add_scalar(name, value, record["step"])

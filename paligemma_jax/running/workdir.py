@@ -1,0 +1,187 @@
+"""A run's folder: where things are in it, whether it can be written, and who has it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import json
+import os
+import pathlib
+import re
+import socket
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator
+
+from paligemma_jax.core import errors
+
+_WAIT_SECS = 2.0  # A killed process with much memory takes a moment to be gone.
+_POLL_SECS = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+  """The layout of a run's folder; the paths need not exist yet."""
+
+  path: pathlib.Path
+
+  @property
+  def config(self) -> pathlib.Path:
+    """The run's configuration as JSON."""
+    return self.path / "config.json"
+
+  @property
+  def metrics(self) -> pathlib.Path:
+    """One JSON object per logged step."""
+    return self.path / "metrics.jsonl"
+
+  @property
+  def checkpoints(self) -> pathlib.Path:
+    """The folder of `<step>/` folders."""
+    return self.path / "checkpoints"
+
+  @property
+  def tensorboard(self) -> pathlib.Path:
+    """The folder of event files."""
+    return self.path / "tensorboard"
+
+  @property
+  def predictions(self) -> pathlib.Path:
+    """The folder of what evaluators write."""
+    return self.path / "predictions"
+
+  @property
+  def bad_rows(self) -> pathlib.Path:
+    """One JSON object per rejected row."""
+    return self.path / "bad_rows.jsonl"
+
+  @property
+  def gallery(self) -> pathlib.Path:
+    """Images with what was asked, what is true and what the model said."""
+    return self.path / "gallery.html"
+
+  @property
+  def report(self) -> pathlib.Path:
+    """The scores and the course of the run."""
+    return self.path / "report.html"
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str], *, main: bool) -> Iterator[Workdir]:
+  """The workdir, made if it is missing and locked until the block ends.
+
+  The lock belongs to the process: when that dies, in whatever way, the folder is free again. The
+  file `lock` says who has, or last had, the folder.
+
+  Args:
+    path: a local folder.
+    main: whether this is the process that writes; the others of a run neither write nor lock.
+
+  Raises:
+    WorkdirError: it cannot be made or written, or another run has it; that run is named.
+  """
+  workdir = Workdir(_local(path))
+  if not main:
+    yield workdir
+    return
+  _make_writable(workdir.path)
+  with _locked(workdir.path):
+    yield workdir
+
+
+def _local(path: str | os.PathLike[str]) -> pathlib.Path:
+  text = os.fspath(path)
+  if not text:
+    raise errors.WorkdirError("The workdir is ''; give a folder, as in --workdir runs/first.")
+  if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", text):
+    raise errors.WorkdirError(
+        f"The workdir {text!r} is not a local folder. Remote stores are not supported: mount the"
+        " store, or write to a local folder and copy it afterwards."
+    )
+  return pathlib.Path(text).expanduser().absolute()
+
+
+def _make_writable(path: pathlib.Path) -> None:
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path, prefix=".writable.") as f:
+      f.write(b"x")
+      f.flush()
+      os.fsync(f.fileno())
+  except (FileExistsError, NotADirectoryError):
+    raise errors.WorkdirError(
+        f"The workdir {str(path)!r} cannot be made: a file is in its place. Move it, or choose"
+        " another --workdir."
+    ) from None
+  except OSError as e:
+    raise errors.WorkdirError(
+        f"The workdir {str(path)!r} cannot be written: {e.strerror or e}. Free it or choose another"
+        " --workdir."
+    ) from e
+
+
+@contextlib.contextmanager
+def _locked(path: pathlib.Path) -> Iterator[None]:
+  """Holds the lock of the folder; the kernel lets go of it when the process dies."""
+  try:
+    lock = _Lock(os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+  except OSError as e:
+    raise errors.WorkdirError(f"{str(path / 'lock')!r} cannot be opened: {e.strerror}.") from e
+  # A forked child, a loader's worker for instance, has the lock too and might outlive us.
+  this = weakref.ref(lock)
+  os.register_at_fork(after_in_child=lambda: lock.close() if (lock := this()) else None)
+  try:
+    _acquire(lock, path)
+    yield
+  finally:
+    lock.close()
+
+
+class _Lock:
+  """An open lock file; closing it gives the lock back."""
+
+  def __init__(self, descriptor: int):
+    self.descriptor = descriptor
+
+  def close(self) -> None:
+    if self.descriptor >= 0:
+      os.close(self.descriptor)
+      self.descriptor = -1
+
+
+def _acquire(lock: _Lock, path: pathlib.Path) -> None:
+  deadline = time.monotonic() + _WAIT_SECS
+  while True:
+    try:
+      fcntl.flock(lock.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      break
+    except BlockingIOError:
+      if time.monotonic() > deadline:
+        raise errors.WorkdirError(
+            f"The workdir {str(path)!r} is in use by {_holder(lock)}. Wait for it, stop it, or"
+            " choose another --workdir."
+        ) from None
+      time.sleep(_POLL_SECS)
+    except OSError as e:
+      raise errors.WorkdirError(
+          f"The file system of the workdir {str(path)!r} has no locks ({e.strerror}), so two runs"
+          " could destroy each other's state; choose a --workdir on another file system."
+      ) from e
+  record = dict(
+      host=socket.gethostname(),
+      pid=os.getpid(),
+      since=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+  )
+  os.ftruncate(lock.descriptor, 0)
+  os.pwrite(lock.descriptor, json.dumps(record).encode() + b"\n", 0)
+
+
+def _holder(lock: _Lock) -> str:
+  try:
+    record = json.loads(os.pread(lock.descriptor, 4096, 0))
+    return f"process {record['pid']} on {record['host']} since {record['since']}"
+  except (ValueError, KeyError, TypeError):
+    return "another process"

@@ -32,7 +32,7 @@ _PUBLIC = {
     "sweepable": ("paligemma_jax.core.config", "sweepable"),
 }
 
-__all__ = sorted(("__version__", *_PUBLIC))
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str):

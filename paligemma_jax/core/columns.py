@@ -73,7 +73,7 @@ def _flow(
     return
   columns = list(source.columns())
   known = bool(columns)  # () says that only the data can tell.
-  size = None
+  size = 0  # Of the image, where an op sets it.
   for i, op in enumerate(ops):
     if not (callable(op) and callable(getattr(op, "needs", None)) and hasattr(op, "makes")):
       yield f"{what}: pp[{i}] is {op!r}, which is no row op of paligemma_jax.pp."
@@ -85,12 +85,12 @@ def _flow(
             f" earlier op makes.{errors.did_you_mean(column, columns)}"
         )
     columns += [c for c in op.makes() if c not in columns]
-    size = getattr(op, "size", size) if "image" in op.makes() else size
+    size = (getattr(op, "size", 0) if "image" in op.makes() else 0) or size
   for column, reader in wanted.items() if known else ():
     if column not in columns:
       yield (
           f"{what}: {reader} reads the column {column!r}, which neither the source nor an op"
           f" makes.{errors.did_you_mean(column, columns)}"
       )
-  if type(size) is int and size != res:
+  if isinstance(size, int) and size not in (0, res):
     yield f"{what}: its ops make images of {size} pixels, but model.res is {res}."

@@ -103,9 +103,9 @@ def _reason(error: Exception) -> str:
   if isinstance(error, errors.PaligemmaError):
     return str(error)
   section = _section(error)
-  unknown = re.match(r"""\W*(?:Key "(\w+)"|'(\w+)')""", str(error))
+  unknown = re.match(r'\W*(?:Key ")?(\w+)', str(error))
   if section is not None and isinstance(error, (AttributeError, KeyError)) and unknown:
-    return near_keys.unknown_key(unknown[1] or unknown[2], section)
+    return near_keys.unknown_key(unknown[1], section)
   field = re.match(r"Could not override field '(\w+)'", str(error))
   if section is not None and isinstance(error, TypeError) and field:
     path = f"{section}.{field[1]}" if section else field[1]

@@ -24,10 +24,10 @@ def parse(text: str | int, what: str) -> tuple[float, str]:
     return 0.0, "steps"
   if text == "end":
     return 100.0, "%"
-  if isinstance(text, int) and not isinstance(text, bool):
+  if isinstance(text, int) and not isinstance(text, bool) and text >= 0:
     return float(text), "steps"
   match = _PATTERN.fullmatch(text) if isinstance(text, str) else None
-  if not match:
+  if not match or math.isinf(float(match[1])):
     raise errors.ConfigError(f"{what}: {text!r} is not a duration; write {_FORMS}.")
   number, unit = float(match[1]), match[2]
   return number, unit if unit == "%" or unit.endswith("s") else unit + "s"

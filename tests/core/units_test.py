@@ -1,0 +1,63 @@
+"""Durations: what is one, and how many steps it is."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paligemma_jax.core import errors
+from paligemma_jax.core import units
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("200 steps", (200, "steps")), ("1 step", (1, "steps")), ("1.5 epochs", (1.5, "epochs")),
+        ("5e3 examples", (5000, "examples")), ("10%", (10, "%")), (" 10 % ", (10, "%")),
+        ("end", (100, "%")), ("", (0, "steps")), (7, (7, "steps")), ("0 epochs", (0, "epochs")),
+    ],
+)
+def test_durations_people_write(text, expected):
+  assert units.parse(text, "log.every") == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["200", "-1 steps", "ten steps", "10 percent", "nan steps", "inf epochs", "1e5", "5 stepsx",
+     "1 2 steps", "%", True, 1.5, -3, "9e999 steps", ["1 step"]],
+)
+def test_what_is_no_duration_is_refused_with_the_key_and_the_forms(text):
+  with pytest.raises(errors.ConfigError, match=r"log\.every.*write '200 steps'"):
+    units.parse(text, "log.every")
+
+
+@given(st.text(alphabet="0123456789.eE %-+stepochxaml\n", max_size=14))
+def test_any_text_is_a_duration_or_a_config_error_that_names_the_key(text):
+  try:
+    number, unit = units.parse(text, "train.total")
+  except errors.ConfigError as e:
+    assert "train.total" in str(e)
+    assert repr(text) in str(e)
+  else:
+    assert 0 <= number < float("inf")
+    assert unit in ("steps", "epochs", "examples", "%")
+
+
+@given(st.integers(1, 10**6), st.integers(1, 4096), st.integers(1, 10**6))
+def test_epochs_and_examples_cover_what_was_asked_and_less_than_a_step_more(n, batch_size, rows):
+  steps = units.to_steps(f"{n} examples", "k", batch_size=batch_size)
+  assert (steps - 1) * batch_size < n <= steps * batch_size
+  epochs = units.to_steps("2 epochs", "k", batch_size=batch_size, num_examples=rows)
+  assert (epochs - 1) * batch_size < 2 * rows <= epochs * batch_size
+
+
+def test_a_share_is_rounded_to_the_nearest_step_but_never_to_none():
+  assert units.to_steps("10%", "k", batch_size=1, total_steps=1004) == 100
+  assert units.to_steps("0.01%", "k", batch_size=1, total_steps=10) == 1
+  assert units.to_steps("end", "k", batch_size=1, total_steps=7) == 7
+  assert units.to_steps("0%", "k", batch_size=1, total_steps=7) == 0
+
+
+@pytest.mark.parametrize("text", ["10%", "1 epochs", "1.5 steps"])
+def test_a_unit_whose_base_is_unknown_is_a_config_error(text):
+  with pytest.raises(errors.ConfigError, match=r"train\.total"):
+    units.to_steps(text, "train.total", batch_size=4)

@@ -1,0 +1,61 @@
+"""Row ops: what turns a row of a source into `image`, `prefix` and `suffix`. No JAX.
+
+`OPS` is the table of what is built in; an op of your own is any class declared with `@spec` that
+has these methods.
+
+    op(row, rng) -> row     a new dict; rng is a numpy Generator that depends on (seed, epoch, row)
+                            alone. DataError rejects the row. The row also holds _seed, _epoch and
+                            _row, and may collect remarks in _notes, which are counted.
+    needs() -> tuple        the columns it reads
+    makes() -> tuple        the columns it writes
+"""
+
+from paligemma_jax.pp.boxes import Boxes
+from paligemma_jax.pp.crops import InceptionCrop
+from paligemma_jax.pp.crops import RandomCrop
+from paligemma_jax.pp.decode import Decode
+from paligemma_jax.pp.resize import Resize
+from paligemma_jax.pp.resize import ResizeSmall
+from paligemma_jax.pp.resize import StackImages
+from paligemma_jax.pp.text import Choice
+from paligemma_jax.pp.text import Copy
+from paligemma_jax.pp.text import Format
+from paligemma_jax.pp.text import GetIndex
+from paligemma_jax.pp.text import Join
+from paligemma_jax.pp.text import Lower
+from paligemma_jax.pp.text import Majority
+
+OPS = {
+    "Boxes": Boxes,
+    "Choice": Choice,
+    "Copy": Copy,
+    "Decode": Decode,
+    "Format": Format,
+    "GetIndex": GetIndex,
+    "InceptionCrop": InceptionCrop,
+    "Join": Join,
+    "Lower": Lower,
+    "Majority": Majority,
+    "RandomCrop": RandomCrop,
+    "Resize": Resize,
+    "ResizeSmall": ResizeSmall,
+    "StackImages": StackImages,
+}
+
+__all__ = [
+    "OPS",
+    "Boxes",
+    "Choice",
+    "Copy",
+    "Decode",
+    "Format",
+    "GetIndex",
+    "InceptionCrop",
+    "Join",
+    "Lower",
+    "Majority",
+    "RandomCrop",
+    "Resize",
+    "ResizeSmall",
+    "StackImages",
+]

@@ -1,0 +1,79 @@
+"""Boxes of a row to the text the model learns to write; see `core.loc` for the conventions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from paligemma_jax.core import errors
+from paligemma_jax.core import loc
+from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.pp import columns
+
+_ORDERS = ("yxyx", "xyxy", "xywh")
+
+
+@spec_lib.spec
+class Boxes:
+  """Box columns to '<loc0012><loc0345><loc0678><loc1023> cat ; …'.
+
+  Attributes:
+    bins: 1023 (the reference's data and metrics) or 1024 (the published demos): how a coordinate
+      becomes one of 1024 tokens. There is no default; evaluators must be given the same.
+    order: what the four numbers of a box are: "yxyx" (y_min, x_min, y_max, x_max), "xyxy", or
+      "xywh" (x_min, y_min, width, height: COCO).
+    pixels: True when they are pixels of the picture: the op must then stand between Decode and
+      Resize, and boxes of a picture that EXIF turns must be those of the upright one. False when
+      they are shares of the picture's height and width, 0 to 1.
+    key: the column with the list of boxes; an empty list gives an empty text.
+    labels: the column with one label per box, or one label for all of them.
+    image: the column of the picture, read when `pixels`.
+    out: the column of the result.
+  """
+
+  bins: int
+  order: str = "yxyx"
+  pixels: bool = False
+  key: str = "boxes"
+  labels: str = "labels"
+  image: str = "image"
+  out: str = "suffix"
+
+  def __post_init__(self):
+    loc.from_token(0, bins=self.bins)  # Checks the convention.
+    errors.pick(dict.fromkeys(_ORDERS), self.order, "order of Boxes")
+
+  def needs(self) -> tuple[str, ...]:
+    return (self.key, self.labels, *((self.image,) if self.pixels else ()))
+
+  def makes(self) -> tuple[str, ...]:
+    return (self.out,)
+
+  def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    boxes = _as_list(columns.get(row, self.key), self.key)
+    labels = columns.get(row, self.labels)
+    if isinstance(labels, (str, bytes)):
+      labels = [labels] * len(boxes)
+    labels = [columns.as_text(v, self.labels) for v in _as_list(labels, self.labels)]
+    height, width = columns.image(row, self.image).shape[-3:-1] if self.pixels else (1, 1)
+    shares = [self._shares(box, height, width) for box in boxes]
+    return {**row, self.out: loc.format_boxes(shares, labels, bins=self.bins)}
+
+  def _shares(self, box: Any, height: int, width: int) -> tuple[float, float, float, float]:
+    try:
+      a, b, c, d = (float(v) for v in box)
+    except (TypeError, ValueError):
+      raise columns.wrong(self.key, "boxes of four numbers", box) from None
+    if self.order == "xywh":
+      a, b, c, d = b, a, b + d, a + c
+    elif self.order == "xyxy":
+      a, b, c, d = b, a, d, c
+    return a / height, b / width, c / height, d / width
+
+
+def _as_list(value: Any, name: str) -> Sequence[Any]:
+  if isinstance(value, (list, tuple, np.ndarray)):
+    return value
+  raise columns.wrong(name, "a list", value)

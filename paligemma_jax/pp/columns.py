@@ -1,0 +1,76 @@
+"""Reading a row's columns in ops: a missing or wrong value rejects the row and says why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from paligemma_jax.core import errors
+
+NOTES = "_notes"
+
+
+def get(row: Mapping[str, Any], name: str) -> Any:
+  """The column's value; DataError when it is absent or null."""
+  value = row.get(name)
+  if value is None:
+    known = [c for c in row if not c.startswith("_")]
+    what = "is null" if name in row else "is missing"
+    raise errors.DataError(f"column {name!r} {what}.{errors.did_you_mean(name, known)}")
+  return value
+
+
+def text(row: Mapping[str, Any], name: str) -> str:
+  """The column's text; DataError when it is something else."""
+  return as_text(get(row, name), name)
+
+
+def as_text(value: Any, name: str) -> str:
+  """Text from one value of column `name`: text, UTF-8 bytes, or a number as Python writes it."""
+  if isinstance(value, str):
+    return value
+  if isinstance(value, bytes):
+    try:
+      return value.decode()
+    except UnicodeDecodeError:
+      raise errors.DataError(f"column {name!r}: bytes that are not UTF-8.") from None
+  if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+    return str(value)
+  raise wrong(name, "text", value)
+
+
+def options(row: Mapping[str, Any], name: str) -> list[Any]:
+  """The column's list; DataError when it is no list or empty."""
+  value = get(row, name)
+  if isinstance(value, np.ndarray) and value.ndim:
+    value = list(value)
+  if not isinstance(value, (list, tuple)):
+    raise wrong(name, "a list", value)
+  if not value:
+    raise errors.DataError(f"column {name!r} is an empty list.")
+  return list(value)
+
+
+def image(row: Mapping[str, Any], name: str) -> np.ndarray:
+  """The column's decoded image, uint8[H, W, 3] or uint8[F, H, W, 3]."""
+  value = get(row, name)
+  if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim in (3, 4):
+    if value.shape[-1] == 3 and value.size:
+      return value
+  raise wrong(name, "a decoded image, uint8[H, W, 3] (is a Decode op missing?)", value)
+
+
+def wrong(name: str, expected: str, value: Any) -> errors.DataError:
+  """The error for a value of another type than expected."""
+  found = type(value).__name__
+  if isinstance(value, np.ndarray):
+    found = f"{value.dtype}{list(value.shape)}"
+  shown = "" if isinstance(value, (bytes, np.ndarray)) else f" {str(value)[:60]!r}"
+  return errors.DataError(f"column {name!r}: expected {expected}, found {found}{shown}.")
+
+
+def with_notes(row: Mapping[str, Any], notes: tuple[str, ...]) -> tuple[str, ...]:
+  """The row's remarks with these added."""
+  return (*row.get(NOTES, ()), *notes)

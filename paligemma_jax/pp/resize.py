@@ -1,0 +1,144 @@
+"""Resizing, exactly as TensorFlow does it or exactly as Hugging Face's processor does it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from paligemma_jax.core import errors
+from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.pp import columns
+from paligemma_jax.pp import weights
+
+METHODS = ("bilinear", "bicubic", "hf_bicubic")
+
+
+@spec_lib.spec
+class Resize:
+  """Image to `size`, whatever its shape was before.
+
+  "bilinear" and "bicubic" are the reference's: float32 weights, then clip and truncate (not round)
+  to uint8. "hf_bicubic" is what transformers feeds PaliGemma: Pillow's bicubic.
+
+  Attributes:
+    size: side of the result, or (height, width).
+    method: see METHODS.
+    antialias: widen the kernel when shrinking; the reference's transfers train with it.
+      "hf_bicubic" always does.
+    key: the column: one image, or a list of images, which becomes frames, uint8[F, R, R, 3].
+  """
+
+  size: int | tuple
+  method: str = "bilinear"
+  antialias: bool = True
+  key: str = "image"
+
+  def __post_init__(self):
+    errors.pick(dict.fromkeys(METHODS), self.method, "method of Resize")
+    for side in _pair(self.size):
+      if not isinstance(side, int) or side < 1:
+        raise errors.ConfigError(f"size of Resize is {self.size!r}: expected pixels.")
+
+  def needs(self) -> tuple[str, ...]:
+    return (self.key,)
+
+  def makes(self) -> tuple[str, ...]:
+    return (self.key,)
+
+  def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    value = row.get(self.key)
+    options = {"method": self.method, "antialias": self.antialias}
+    if isinstance(value, (list, tuple)) and value:
+      frames = [columns.image({self.key: item}, self.key) for item in value]
+      return {**row, self.key: np.stack([resize(f, _pair(self.size), **options) for f in frames])}
+    return {**row, self.key: resize(columns.image(row, self.key), _pair(self.size), **options)}
+
+
+@spec_lib.spec
+class ResizeSmall:
+  """Image with its shorter side `size`, its proportions kept.
+
+  Attributes:
+    size: the shorter side in pixels.
+    method, antialias, key: as in Resize.
+  """
+
+  size: int
+  method: str = "bilinear"
+  antialias: bool = True
+  key: str = "image"
+
+  def __post_init__(self):
+    errors.pick(dict.fromkeys(METHODS), self.method, "method of ResizeSmall")
+
+  def needs(self) -> tuple[str, ...]:
+    return (self.key,)
+
+  def makes(self) -> tuple[str, ...]:
+    return (self.key,)
+
+  def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    image = columns.image(row, self.key)
+    height, width = image.shape[-3:-1]
+    shorter = min(height, width)
+    size = (round(height * self.size / shorter), round(width * self.size / shorter))
+    out = resize(image, size, method=self.method, antialias=self.antialias)
+    return {**row, self.key: out}
+
+
+@spec_lib.spec
+class StackImages:
+  """Several equally large images of a row to the frames of one, uint8[F, R, R, 3].
+
+  Attributes:
+    keys: the columns, in order.
+    out: the column of the result.
+  """
+
+  keys: tuple
+  out: str = "image"
+
+  def needs(self) -> tuple[str, ...]:
+    return tuple(self.keys)
+
+  def makes(self) -> tuple[str, ...]:
+    return (self.out,)
+
+  def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    images = [columns.image(row, key) for key in self.keys]
+    if len({image.shape for image in images}) != 1:
+      shapes = ", ".join(str(list(image.shape)) for image in images)
+      raise errors.DataError(f"images of different shapes cannot be stacked: {shapes}.")
+    return {**row, self.out: np.stack(images)}
+
+
+def resize(
+    image: np.ndarray, size: tuple[int, int], *, method: str, antialias: bool
+) -> np.ndarray:
+  """uint8[..., height, width, 3]: `image` (uint8[..., H, W, 3]) resized; see `Resize`.
+
+  Args:
+    size: (height, width).
+  """
+  if image.ndim == 4:
+    return np.stack([resize(i, size, method=method, antialias=antialias) for i in image])
+  if image.shape[:2] == tuple(size):
+    return image
+  if method == "hf_bicubic":
+    resample = Image.Resampling.BICUBIC
+    return np.asarray(Image.fromarray(image).resize((size[1], size[0]), resample))
+  (in_h, in_w), (out_h, out_w) = image.shape[:2], size
+  # Rows first, as in TensorFlow. Each product sums over the leading axis of a flat array.
+  x = image.astype(np.float32).reshape(in_h, in_w * 3)
+  x = weights.matrix(in_h, out_h, method, antialias) @ x
+  x = x.reshape(out_h, in_w, 3).transpose(1, 0, 2).reshape(in_w, out_h * 3)
+  x = weights.matrix(in_w, out_w, method, antialias) @ x
+  if method != "bilinear":  # Bilinear weights are positive and cannot leave the range.
+    x = x.clip(0, 255)
+  return np.ascontiguousarray(x.astype(np.uint8).reshape(out_w, out_h, 3).transpose(1, 0, 2))
+
+
+def _pair(size: int | tuple) -> tuple[int, int]:
+  return (size, size) if isinstance(size, int) else tuple(size)

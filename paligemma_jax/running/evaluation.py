@@ -1,0 +1,277 @@
+"""Runs evaluators: rows to batches to the device to outputs to scores, each row exactly once."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+import pickle
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from paligemma_jax import evals
+from paligemma_jax.core import errors
+from paligemma_jax.data import loader
+from paligemma_jax.decoding import generate
+from paligemma_jax.running import files
+from paligemma_jax.running import setup as setups
+from paligemma_jax.running import workdir as workdirs
+from paligemma_jax.training import loss
+from paligemma_jax.training import sharding
+from paligemma_jax.training import step as steps
+
+Params = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What one evaluator found.
+
+  metrics: by name, without the evaluator's name before it.
+  rows, outputs: in the order of the source; the columns that the evaluator reads, and `_row`.
+  images: uint8[R, R, 3] or [F, R, R, 3] of the first rows, as many as were asked for.
+  """
+
+  metrics: dict[str, float]
+  rows: list[dict[str, Any]]
+  outputs: list[evals.Output]
+  images: list[np.ndarray]
+
+
+class Runner:
+  """Runs a config's evaluators; what was compiled or opened once serves all later runs.
+
+  Args:
+    setup: model, tokenizer, mesh and the config whose `evals` are run.
+    workdir: predictions are written below it; None writes nothing.
+    on_bad_row: told of each row that cannot be read, as in `data.loader`.
+
+  Raises:
+    ConfigError: two evaluators have one name.
+  """
+
+  def __init__(
+      self,
+      setup: setups.Setup,
+      workdir: workdirs.Workdir | None,
+      *,
+      on_bad_row: Callable[[int, str, str], None] | None = None,
+  ):
+    self._setup = setup
+    self._folder = workdir.predictions if workdir else None
+    self._on_bad_row = on_bad_row
+    self._evaluators: dict[str, evals.Evaluator] = {}
+    for evaluator in setup.config.evals:
+      if evaluator.name in self._evaluators:
+        raise errors.ConfigError(f"evals: two evaluators are called {evaluator.name!r}.")
+      self._evaluators[evaluator.name] = evaluator
+    self._opened: list[tuple[Any, Any]] = []
+    self._compiled: dict[tuple[Any, ...], Any] = {}
+
+  def run(
+      self,
+      params: Params,
+      step: int,
+      *,
+      names: Iterable[str] | None = None,
+      keep_images: int = 0,
+  ) -> dict[str, Result]:
+    """{evaluator name: Result}; every process gets the same.
+
+    Args:
+      params: by name, on the mesh.
+      step: that the parameters are of; it goes into the names of prediction files.
+      names: the evaluators to run; None is all.
+      keep_images: how many images of each evaluator to hand back, for a gallery.
+
+    Raises:
+      PaligemmaError: of the kind that came up, the evaluator and the step before its sentence.
+    """
+    results = {}
+    for name in self._evaluators if names is None else names:
+      evaluator = errors.pick(self._evaluators, name, "evaluator")
+      try:
+        results[name] = self._run_one(evaluator, params, step, keep_images)
+      except errors.PaligemmaError as e:
+        raise type(e)(f"evaluator {name!r} at step {step}: {e}") from e
+      except Exception as e:
+        what = f"{type(e).__name__}: {e}"
+        raise RuntimeError(f"evaluator {name!r} at step {step} failed: {what}") from e
+    return results
+
+  def _run_one(
+      self, evaluator: evals.Evaluator, params: Params, step: int, keep_images: int
+  ) -> Result:
+    records: list[tuple[dict[str, Any], evals.Output, np.ndarray | None]] = []
+    num_rejected = 0
+
+    def on_bad_row(row: int, where: str, reason: str) -> None:
+      nonlocal num_rejected
+      num_rejected += 1
+      if self._on_bad_row:
+        self._on_bad_row(row, where, reason)
+
+    for batch, kept in self._batches(evaluator, on_bad_row):
+      outputs = self._outputs(evaluator, params, batch)
+      images = batch["image"][batch["_mask"]]
+      for row, image in zip(kept, images, strict=True):
+        # Rows come in order, so the first to keep are among the lowest row numbers.
+        keep = row["_row"] < keep_images
+        records.append((row, outputs[row["_row"]], image.copy() if keep else None))
+    records, num_rejected = _gathered(records, num_rejected)
+    rows = [row for row, _, _ in records]
+    outputs = [output for _, output, _ in records]
+    metrics = _checked(evaluator.score(rows, outputs))
+    if num_rejected:
+      metrics["num_rejected"] = float(num_rejected)
+    if self._folder and jax.process_index() == 0 and hasattr(evaluator, "files"):
+      for name, text in evaluator.files(rows, outputs).items():
+        files.write_atomically(_placed(self._folder, name, step), text)
+    images = [image for _, _, image in records if image is not None]
+    return Result(metrics, rows, outputs, images)
+
+  def _batches(
+      self, evaluator: evals.Evaluator, on_bad_row: Callable[[int, str, str], None]
+  ) -> Iterator[tuple[loader.Batch, list[dict[str, Any]]]]:
+    train = self._setup.config.train
+    num_devices = self._setup.mesh.size
+    return loader.eval_batches(
+        self._rows(evaluator.source),
+        evaluator.pp,
+        self._setup.tokenizer,
+        encoding=evaluator.encoding,
+        # Filled up with rows that are masked out, so that any size works on any mesh.
+        batch_size=-(-evaluator.batch_size // num_devices) * num_devices,
+        text_len=evaluator.text_len,
+        keep=evaluator.columns(),
+        limit=evaluator.limit,
+        seed=self._setup.config.seed,
+        bad_rows=train.bad_rows,
+        on_bad_row=on_bad_row,
+        num_threads=train.num_threads,
+        num_workers=train.num_workers,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+  def _rows(self, source: Any) -> Any:
+    for opened_source, rows in self._opened:
+      if opened_source == source:
+        return rows
+    rows = source.open()
+    self._opened.append((source, rows))
+    return rows
+
+  def _outputs(
+      self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
+  ) -> dict[int, evals.Output]:
+    """{row: Output} of this process's real rows."""
+    score = errors.pick(
+        {"train": self._losses, "decode": self._texts}, evaluator.encoding, "encoding"
+    )
+    outputs = score(evaluator, params, batch)
+    return {o.row: o for o, real in zip(outputs, batch["_mask"], strict=True) if real}
+
+  def _losses(
+      self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
+  ) -> list[evals.Output]:
+    del evaluator
+    eval_step = self._program(("losses",), lambda: steps.make_eval_step(*self._model()))
+    num_supervised = loss.num_supervised(
+        batch["mask_loss"], num_processes=jax.process_count()
+    )
+    sums = eval_step(params, sharding.put(batch, self._setup.mesh), num_supervised)
+    sums = [_local(x) for x in (sums.loss_sum, sums.num_tokens, sums.num_correct)]
+    return [
+        evals.Output(
+            int(row), loss_sum=float(nll), num_tokens=round(count), num_correct=round(correct)
+        )
+        for row, nll, count, correct in zip(
+            batch["_row"], *(x.tolist() for x in sums), strict=True
+        )
+    ]
+
+  def _texts(
+      self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
+  ) -> list[evals.Output]:
+    tokenizer = self._setup.tokenizer
+    decode = self._program(
+        ("texts", evaluator.max_len),
+        lambda: generate.make_generate(
+            self._setup.cfg, max_new_tokens=evaluator.max_len, eos_id=tokenizer.eos_id
+        ),
+    )
+    on_device = sharding.put(batch, self._setup.mesh)
+    result = decode(params, on_device, jax.random.key(self._setup.config.seed))
+    tokens, lengths, logprob = (_local(result[k]) for k in ("tokens", "lengths", "logprob"))
+    outputs = []
+    for row, ids, length, value in zip(batch["_row"], tokens, lengths, logprob, strict=True):
+      ids = tuple(ids[:length].tolist())
+      text = tokenizer.decode(ids)
+      outputs.append(evals.Output(int(row), text=text, tokens=ids, logprob=float(value)))
+    return outputs
+
+  def _model(self) -> tuple[Any, Any]:
+    return self._setup.cfg, self._setup.mesh
+
+  def _program(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    if key not in self._compiled:
+      self._compiled[key] = make()
+    return self._compiled[key]
+
+
+def merged(results: Mapping[str, Result]) -> dict[str, float]:
+  """The metrics of all evaluators as {'<eval name>/<metric>': value}."""
+  return {
+      f"{name}/{metric}": value
+      for name, result in results.items()
+      for metric, value in result.metrics.items()
+  }
+
+
+def _local(x: jax.Array) -> np.ndarray:
+  """This process's rows of an array whose rows are those of the global batch, however it lies."""
+  if x.is_fully_addressable:
+    return np.asarray(x)
+  whole = multihost_utils.process_allgather(x, tiled=True)
+  size = whole.shape[0] // jax.process_count()
+  return whole[jax.process_index() * size :][:size]
+
+
+def _gathered(records: list[Any], num_rejected: int) -> tuple[list[Any], int]:
+  """The records of all processes in the order of the source, and the sum of the counts."""
+  if jax.process_count() > 1:
+    # Rows hold whatever the source gave, which only pickle carries. It never leaves this run.
+    data = np.frombuffer(pickle.dumps((records, num_rejected)), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array([data.size]))
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: data.size] = data
+    parts = multihost_utils.process_allgather(padded)
+    parts = [pickle.loads(p[:n].tobytes()) for p, n in zip(parts, sizes.ravel(), strict=True)]
+    records = [record for part, _ in parts for record in part]
+    num_rejected = sum(count for _, count in parts)
+  return sorted(records, key=lambda record: record[0]["_row"]), num_rejected
+
+
+def _checked(metrics: Any) -> dict[str, float]:
+  """What an evaluator's `score` returned, which may be a user's code."""
+  if not isinstance(metrics, dict) or not all(
+      isinstance(k, str) and isinstance(v, (int, float)) for k, v in metrics.items()
+  ):
+    raise errors.ConfigError(f"`score` must return a dict of names and numbers; got {metrics!r}.")
+  return dict(metrics)
+
+
+def _placed(folder: pathlib.Path, name: str, step: int) -> pathlib.Path:
+  """`<folder>/<name>-<step><suffix>`, which must lie in the folder."""
+  path = folder / name
+  path = path.with_name(f"{path.stem}-{step}{path.suffix}")
+  if not path.resolve().is_relative_to(folder.resolve()):
+    raise errors.ConfigError(f"The file name {name!r} leads out of the folder of predictions.")
+  return path

@@ -1,0 +1,182 @@
+"""Progress a person can read, and where the time of a run went."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import TextIO
+
+# What a run spends its time on; every second counts to exactly one of these.
+PARTS = ("step", "compile", "data", "eval", "save")
+
+
+class Progress:
+  """One updating line on a terminal, one line per report in a plain log.
+
+  A run's time is shared out among PARTS: it counts as "step" except inside `part(name)`.
+
+  Args:
+    total: steps of the run.
+    batch_size: rows per step.
+    start_step: the step the run goes on from.
+    stream: where to write; stderr by default.
+    main: whether this process writes; the others only measure.
+    clock: seconds, monotonic.
+  """
+
+  def __init__(
+      self,
+      total: int,
+      *,
+      batch_size: int,
+      start_step: int,
+      main: bool,
+      stream: TextIO | None = None,
+      clock: Callable[[], float] = time.monotonic,
+  ):
+    self._total = total
+    self._batch_size = batch_size
+    self._start_step = start_step
+    self._stream = (stream or sys.stderr) if main else None
+    self._is_terminal = bool(self._stream and self._stream.isatty())
+    self._clock = clock
+    self._stack = ["step"]
+    self._secs = dict.fromkeys(PARTS, 0.0)
+    self._since = clock()
+    self._reported_step = start_step
+    self._reported_secs = dict(self._secs)
+    self._shown = ""
+
+  @contextlib.contextmanager
+  def part(self, name: str) -> Iterator[None]:
+    """Time inside the block counts as `name`; of nested blocks the innermost counts."""
+    assert name in PARTS, name
+    self._settle()
+    self._stack.append(name)
+    try:
+      yield
+    finally:
+      self._settle()
+      self._stack.pop()
+
+  def totals(self) -> dict[str, float]:
+    """Seconds per part since the start; they sum to the time that passed."""
+    self._settle()
+    return dict(self._secs)
+
+  def log(self, step: int, values: dict[str, float]) -> dict[str, float]:
+    """Reports that `step` steps are done; returns the rates since the last report.
+
+    Args:
+      values: shown in this order, as in {'loss': 1.2, 'lr': 1e-5}.
+
+    Returns:
+      examples_per_second: rows per second of "step" and "data" time.
+      data_wait_share: share of that time spent waiting for data.
+    """
+    secs = self.totals()
+    spent = {part: secs[part] - self._reported_secs[part] for part in PARTS}
+    working = spent["step"] + spent["data"]
+    num_rows = (step - self._reported_step) * self._batch_size
+    rates = {
+        "examples_per_second": num_rows / working if working > 0 else 0.0,
+        "data_wait_share": spent["data"] / working if working > 0 else 0.0,
+    }
+    self._reported_step, self._reported_secs = step, secs
+    self._show(" | ".join(self._pieces(step, values, rates)))
+    return rates
+
+  def note(self, text: str) -> None:
+    """Writes a line of its own, without spoiling the updating one."""
+    if self._stream is None:
+      return
+    if self._is_terminal and self._shown:
+      self._stream.write("\r\x1b[K")
+    self._stream.write(text + "\n")
+    if self._is_terminal and self._shown:
+      self._stream.write(self._shown)
+    self._stream.flush()
+
+  def close(self) -> None:
+    """Ends the updating line."""
+    if self._is_terminal and self._shown:
+      self._stream.write("\n")
+      self._stream.flush()
+    self._shown = ""
+
+  def _settle(self) -> None:
+    now = self._clock()
+    self._secs[self._stack[-1]] += now - self._since
+    self._since = now
+
+  def _pieces(
+      self, step: int, values: dict[str, float], rates: dict[str, float]
+  ) -> Iterator[str]:
+    yield f"step {step}/{self._total} ({100 * step / max(self._total, 1):.0f} %)"
+    for name, value in values.items():
+      yield f"{name} {_short(value)}"
+    yield f"{_short(rates['examples_per_second'])} examples/s"
+    left = self._secs_left(step)
+    if left is not None:
+      yield f"{duration(left)} left"
+    # Below this the accelerator, not the input, sets the pace and the figure is noise.
+    if rates["data_wait_share"] >= 0.05:
+      yield f"waiting for data {100 * rates['data_wait_share']:.0f} %"
+
+  def _secs_left(self, step: int) -> float | None:
+    """From the pace so far, evaluations and saves included, compilation not."""
+    done = step - self._start_step
+    if done <= 0:
+      return None
+    spent = sum(secs for part, secs in self._secs.items() if part != "compile")
+    return spent / done * (self._total - step)
+
+  def _show(self, line: str) -> None:
+    if self._stream is None:
+      return
+    if self._is_terminal:
+      self._shown = _cut(line, _terminal_width(self._stream))
+      self._stream.write("\r\x1b[K" + self._shown)
+    else:
+      self._stream.write(line + "\n")
+    self._stream.flush()
+
+
+def duration(secs: float) -> str:
+  """Seconds as people say them: '42 s', '3 min 05 s', '2 h 07 min', '3 d 4 h'."""
+  secs = max(0, round(secs))
+  minutes, hours, days = secs // 60, secs // 3600, secs // 86400
+  if minutes < 1:
+    return f"{secs} s"
+  if hours < 1:
+    return f"{minutes} min {secs % 60:02d} s"
+  if days < 1:
+    return f"{hours} h {minutes % 60:02d} min"
+  return f"{days} d {hours % 24} h"
+
+
+def _short(value: float) -> str:
+  """Four significant digits, without an exponent where that is easy to read."""
+  if isinstance(value, int) or (value == 0):
+    return str(int(value))
+  if value != value or abs(value) == float("inf"):
+    return str(value)
+  if 1e-3 <= abs(value) < 1e6:
+    return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+  return f"{value:.2e}"
+
+
+def _terminal_width(stream: TextIO) -> int:
+  try:
+    return os.get_terminal_size(stream.fileno()).columns or 80
+  except (OSError, ValueError):
+    return 80
+
+
+def _cut(line: str, width: int) -> str:
+  """A line that wraps could not be overwritten."""
+  return line if len(line) < width else line[: width - 2] + "…"

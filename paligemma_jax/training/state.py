@@ -38,18 +38,10 @@ class TrainState:
     return {**self.frozen, **self.trainable}
 
 
-def compute_dtype(dtype: str) -> str:
-  """'bfloat16' or 'float32'; 'auto' is bfloat16 on TPU and GPU, float32 on CPU."""
-  if dtype == "auto":
-    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
-  return dtype
-
-
-def param_dtypes(trainable: Iterable[str], dtype: str) -> Callable[[str], Any]:
-  """name -> dtype that a parameter is kept in: float32 where it trains, else the compute dtype."""
+def param_dtypes(trainable: Iterable[str], dtype: Any) -> Callable[[str], Any]:
+  """name -> dtype that a parameter is kept in: float32 where it trains, else `dtype`."""
   trainable = frozenset(trainable)
-  frozen_dtype = jnp.dtype(compute_dtype(dtype))
-  return lambda name: jnp.dtype(jnp.float32) if name in trainable else frozen_dtype
+  return lambda name: jnp.dtype(jnp.float32 if name in trainable else dtype)
 
 
 def make(
@@ -58,14 +50,14 @@ def make(
     optimizer: optimizers.Optimizer,
     mesh: Mesh,
     *,
-    dtype: str,
+    dtype: Any,
 ) -> TrainState:
   """The state at step 0, every leaf in its dtype and on its place in the mesh.
 
   Args:
     params: all parameters by name.
     trainable: names that train.
-    dtype: compute dtype, kept for the frozen.
+    dtype: that the frozen are kept in (paligemma.compute_dtype(cfg)).
   """
   shapes = {n: jax.ShapeDtypeStruct(p.shape, p.dtype) for n, p in params.items()}
   target = abstract(shapes, trainable, optimizer, mesh, dtype=dtype)
@@ -86,14 +78,14 @@ def abstract(
     optimizer: optimizers.Optimizer,
     mesh: Mesh,
     *,
-    dtype: str,
+    dtype: Any,
 ) -> TrainState:
   """The state as ShapeDtypeStructs with shardings; nothing is allocated.
 
   Args:
     shapes: of all parameters by name.
     trainable: names that train.
-    dtype: compute dtype, kept for the frozen.
+    dtype: that the frozen are kept in (paligemma.compute_dtype(cfg)).
   """
   trainable = frozenset(trainable)
   places = sharding.param_shardings(shapes, mesh)

@@ -121,13 +121,6 @@ def make_eval_step(
   )
 
 
-def normalize(image: jax.Array) -> jax.Array:
-  """uint8[...] -> float32[...] in [-1, 1], the reference's value_range to the bit; floats pass."""
-  if image.dtype != jnp.uint8:
-    return image
-  return -1.0 + (image.astype(jnp.float32) / 255.0) * 2.0
-
-
 def _row_sums(cfg, params, batch, num_supervised, label_smoothing, key, num_devices):
   if batch["text"].shape != batch["mask_loss"].shape:
     raise errors.ConfigError(
@@ -137,7 +130,7 @@ def _row_sums(cfg, params, batch, num_supervised, label_smoothing, key, num_devi
   x_BTD = paligemma.text_features(
       cfg,
       params,
-      normalize(batch["image"]),
+      batch["image"],
       batch["text"][:, :-1],
       batch["mask_ar"][:, :-1],
       dropout_key=key,

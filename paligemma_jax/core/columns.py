@@ -15,6 +15,8 @@ from paligemma_jax.core import value_forms
 _TRAIN_COLUMNS = ("image", "prefix", "suffix")
 _EVAL_COLUMNS = {"train": _TRAIN_COLUMNS, "decode": ("image", "prefix")}
 _ENCODINGS = tuple(_EVAL_COLUMNS)
+_LEAST = {"batch_size": 1, "max_len": 1, "text_len": 2, "limit": 0}
+_EVALUATOR_FIELDS = ("name", "source", "pp", "every", *_LEAST)
 
 
 def training(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -29,7 +31,9 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
   for i, evaluator in enumerate(config.evals):
     name = getattr(evaluator, "name", None)
     encoding = getattr(evaluator, "encoding", None)
-    if encoding not in _ENCODINGS or not callable(getattr(evaluator, "score", None)):
+    methods = all(callable(getattr(evaluator, method, None)) for method in ("columns", "score"))
+    lacking = [field for field in _EVALUATOR_FIELDS if not hasattr(evaluator, field)]
+    if encoding not in _ENCODINGS or not methods or lacking:
       yield f"evals[{i}] is {evaluator!r}, which is no evaluator of paligemma_jax.evals."
       continue
     if not isinstance(name, str) or not name.strip("/"):
@@ -43,7 +47,7 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
       value_forms.check("duration", f"{what}: every", evaluator.every)
     except errors.ConfigError as e:
       yield str(e)
-    for field, low in (("batch_size", 1), ("max_len", 1), ("text_len", 2), ("limit", 0)):
+    for field, low in _LEAST.items():
       value = getattr(evaluator, field)
       if type(value) is not int or value < low:
         yield f"{what}: {field} must be a whole number of at least {low}, not {value!r}."
@@ -68,10 +72,10 @@ def _flow(
   Args:
     wanted: {column: who reads it at the end}.
   """
-  if not callable(getattr(source, "columns", None)):
+  if not (callable(getattr(source, "open", None)) and callable(getattr(source, "makes", None))):
     yield f"{what}: its source {source!r} is no source of paligemma_jax.sources."
     return
-  columns = list(source.columns())
+  columns = list(source.makes())
   known = bool(columns)  # () says that only the data can tell.
   size = 0  # Of the image, where an op sets it.
   for i, op in enumerate(ops):

@@ -32,11 +32,11 @@ def default_config() -> ml_collections.ConfigDict:
   config = ml_collections.ConfigDict()
   for name, entry in schema.SCHEMA.items():
     if isinstance(entry, schema.Key):
-      config[name] = entry.default
+      config[name] = _default(entry)
     else:
       config[name] = ml_collections.ConfigDict()
       for child, key in entry.items():
-        config[name][child] = copy.copy(key.default)
+        config[name][child] = _default(key)
   config.lock()
   for path, key in schema.flat().items():
     if key.form == "free":
@@ -185,6 +185,12 @@ def changes(
     if fingerprint(before) != fingerprint(after):
       found[key.resume].append(f"{path}: {_shown(before)} -> {_shown(after)}")
   return found
+
+
+def _default(key: schema.Key) -> Any:
+  if key.form == "spec":  # Without a placeholder one class of source could not replace another.
+    return ml_collections.config_dict.placeholder(object)
+  return copy.copy(key.default)
 
 
 def _shown(value: Any) -> str:

@@ -4,106 +4,15 @@ import json
 import os
 import subprocess
 import sys
-import textwrap
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from paligemma_jax.core import config
 from paligemma_jax.core import errors
 from paligemma_jax.core import schema
-from paligemma_jax.core import typed_text
 from tests.core import stand_ins
 
 KEYS = schema.flat()
-
-
-def mutations(word):
-  """Each way to drop, double or swap a letter, without the word itself."""
-  found = set()
-  for i in range(len(word)):
-    found |= {word[:i] + word[i + 1 :], word[: i + 1] + word[i:]}
-    found.add(word[:i] + word[i + 1 : i + 2] + word[i : i + 1] + word[i + 2 :])
-  return sorted(found - {word, ""})
-
-
-def write(folder, body, name="conf.py"):
-  path = folder / name
-  path.write_text(textwrap.dedent(body), encoding="utf-8")
-  return str(path)
-
-
-
-TYPOS = [
-    (path.rpartition(".")[0], wrong, path)
-    for path in KEYS
-    for wrong in mutations(path.rpartition(".")[2])
-    if wrong not in schema.sections()[path.rpartition(".")[0]]
-]
-
-
-def check_typo(error, section, wrong, path):
-  typo = f"{section}.{wrong}" if section else wrong
-  assert f"There is no key '{typo}'. Did you mean " in str(error), (path, str(error))
-  assert f"'{path}'" in str(error), (path, str(error))
-
-
-def test_there_are_misspellings_of_every_key():
-  assert len(TYPOS) > 500
-  assert {path for _, _, path in TYPOS} == set(KEYS)
-
-
-@pytest.mark.parametrize("path", KEYS)
-def test_every_misspelt_override_is_an_error_that_names_key_and_near_match(path):
-  for section, wrong, right in TYPOS:
-    if right == path:
-      with pytest.raises(errors.ConfigError) as caught:
-        typed_text.override(config.default_config(), f"{section}.{wrong}".lstrip("."), "1")
-      check_typo(caught.value, section, wrong, path)
-
-
-@pytest.mark.parametrize("how", ["assign", "update", "read"])
-def test_every_misspelt_key_in_a_config_file_is_named_with_file_line_and_near_match(tmp_path, how):
-  path = write(tmp_path, """
-      import paligemma_jax as pj
-
-      def get_config(how: str = "", section: str = "", key: str = ""):
-        c = pj.default_config()
-        part = c[section] if section else c
-        if how == "assign":
-          setattr(part, key, 1)  # line 8
-        elif how == "update":
-          part.update({key: 1})  # line 10
-        else:
-          getattr(part, key)  # line 12
-        return c
-  """)
-  line = {"assign": 8, "update": 10, "read": 12}[how]
-  for section, wrong, right in TYPOS:
-    with pytest.raises(errors.ConfigError) as caught:
-      config.load(f"{path}:how={how},section={section},key={wrong}")
-    assert str(caught.value).startswith(f"{path}:{line}: ")
-    check_typo(caught.value, section, wrong, right)
-
-
-def test_every_misspelt_key_in_a_saved_configuration_is_named(tmp_path):
-  for section, wrong, right in TYPOS:
-    with pytest.raises(errors.ConfigError) as caught:
-      config.from_plain({section: {wrong: 1}} if section else {wrong: 1}, "config.json")
-    check_typo(caught.value, section, wrong, right)
-
-
-@pytest.mark.parametrize("section", [s for s in schema.sections() if s])
-def test_every_misspelt_section_is_named(section):
-  for wrong in mutations(section):
-    with pytest.raises(errors.ConfigError, match=f"'{wrong}'.*'{section}'"):
-      typed_text.override(config.default_config(), f"{wrong}.x", "1")
-
-
-def test_a_key_in_the_wrong_section_is_found_in_the_right_one():
-  with pytest.raises(errors.ConfigError, match=r"'train\.lr'. Did you mean 'optim\.lr'"):
-    typed_text.override(config.default_config(), "train.lr", "1")
 
 
 def test_every_key_has_a_meaning_and_a_default_that_is_legal():
@@ -129,10 +38,10 @@ GOOD = """
 
 
 def test_arguments_are_read_by_the_types_of_the_function(tmp_path):
-  c = config.load(write(tmp_path, GOOD) + ":res=448, lr=3e-5,tune=lora,frozen")
+  c = config.load(stand_ins.write(tmp_path, GOOD) + ":res=448, lr=3e-5,tune=lora,frozen")
   assert (c.model.res, c.optim.lr, c.init, c.train.shuffle) == (448, 3e-5, "lora", False)
   assert type(c.optim.lr) is float
-  c = config.load(write(tmp_path, GOOD) + ":frozen=False")
+  c = config.load(stand_ins.write(tmp_path, GOOD) + ":frozen=False")
   assert c.model.res == 224
   assert c.train.shuffle
 
@@ -151,7 +60,7 @@ def test_arguments_are_read_by_the_types_of_the_function(tmp_path):
 )
 def test_a_wrong_argument_is_one_clear_sentence(tmp_path, arguments, message):
   with pytest.raises(errors.ConfigError, match=message):
-    config.load(f"{write(tmp_path, GOOD)}:{arguments}")
+    config.load(f"{stand_ins.write(tmp_path, GOOD)}:{arguments}")
 
 
 def test_a_misspelt_keyword_is_named_when_called_from_python():
@@ -179,36 +88,8 @@ def _takes_tuple(sizes=(1, 2)):
   return sizes
 
 
-_VALUES = {
-    bool: st.booleans(),
-    int: st.integers(),
-    float: st.floats(allow_nan=False, allow_infinity=False),
-    str: st.text(st.characters(exclude_characters=",=", categories=["L", "N", "P", "S"])),
-}
-
-
-@given(st.data())
-def test_any_typed_arguments_are_read_back_as_they_were(data):
-  kinds = data.draw(st.dictionaries(st.from_regex(r"[a-z]\w{0,5}", fullmatch=True),
-                                    st.sampled_from(list(_VALUES)), max_size=4))
-  values = {name: data.draw(_VALUES[kind]) for name, kind in kinds.items()}
-  text = ",".join(f"{name}={value}" for name, value in values.items())
-  assert typed_text.arguments(text, kinds, "f") == values
-
-
-@given(st.text(max_size=20))
-def test_any_text_after_the_colon_is_arguments_or_a_config_error(text):
-  kinds = {"res": int, "lr": float, "on": bool, "tune": str}
-  try:
-    values = typed_text.arguments(text, kinds, "conf.py")
-  except errors.ConfigError as e:
-    assert "conf.py" in str(e)
-  else:
-    assert all(type(value) is kinds[name] for name, value in values.items())
-
-
 def test_a_missing_file_is_named_with_the_files_that_are_near(tmp_path, monkeypatch):
-  write(tmp_path, GOOD, "vqav2.py")
+  stand_ins.write(tmp_path, GOOD, "vqav2.py")
   with pytest.raises(errors.ConfigError, match=r"no config file .*vqa2\.py'\. Did .*vqav2\.py'"):
     config.load(str(tmp_path / "vqa2.py"))
   monkeypatch.chdir(tmp_path)
@@ -228,7 +109,7 @@ def test_a_missing_file_is_named_with_the_files_that_are_near(tmp_path, monkeypa
 )
 def test_an_error_in_the_file_is_one_sentence_with_its_line(tmp_path, body, message):
   with pytest.raises(errors.ConfigError, match=message):
-    config.load(write(tmp_path, body))
+    config.load(stand_ins.write(tmp_path, body))
 
 
 @pytest.mark.parametrize(
@@ -250,7 +131,7 @@ def test_a_wrong_value_is_named_with_its_line(tmp_path, line, message):
         return c
   """
   with pytest.raises(errors.ConfigError, match=message):
-    config.load(write(tmp_path, body))
+    config.load(stand_ins.write(tmp_path, body))
 
 
 def test_the_line_is_that_of_the_users_file_also_below_a_helper(tmp_path):
@@ -264,7 +145,7 @@ def test_the_line_is_that_of_the_users_file_also_below_a_helper(tmp_path):
         return c
   """
   with pytest.raises(errors.ConfigError, match=r"conf\.py:7: Unknown preset 'full_adm'.*full_adam"):
-    config.load(write(tmp_path, body))
+    config.load(stand_ins.write(tmp_path, body))
 
 
 def test_a_spec_declared_in_a_config_file_is_found_again_by_its_name(tmp_path, monkeypatch):
@@ -281,7 +162,7 @@ def test_a_spec_declared_in_a_config_file_is_found_again_by_its_name(tmp_path, m
         c.train.pp = (Own(2),)
         return c
   """
-  c = config.load(write(tmp_path, body, "own_ops_conf.py"))
+  c = config.load(stand_ins.write(tmp_path, body, "own_ops_conf.py"))
   config.save(c, tmp_path / "config.json")
   assert config.read(tmp_path / "config.json").train.pp[0].a == 2
   sys.modules.pop("own_ops_conf")
@@ -292,7 +173,7 @@ def test_loading_needs_no_jax_and_a_quarter_of_a_second(tmp_path):
   code = (
       "import sys, time; t = time.perf_counter()\n"
       "from paligemma_jax.core import config\n"
-      f"c = config.load({write(tmp_path, GOOD)!r}); config.validate(c, training=False)\n"
+      f"c = config.load({stand_ins.write(tmp_path, GOOD)!r}); config.validate(c, training=False)\n"
       "assert not {'jax', 'tensorflow', 'flax', 'numpy'} & set(sys.modules), 'heavy imports'\n"
       "print(time.process_time())"
   )
@@ -300,67 +181,8 @@ def test_loading_needs_no_jax_and_a_quarter_of_a_second(tmp_path):
   assert float(out.stdout) < 1.0  # CPU seconds from the start of Python; 0.2 on an idle machine.
 
 
-# Overrides.
-
-@pytest.mark.parametrize(
-    "override, expected",
-    [
-        ("optim.lr=3e-5", 3e-5), ("optim.lr=1", 1.0), ("seed=7", 7), ("train.shuffle=false", False),
-        ("train.total=15 epochs", "15 epochs"), ("init=a=b", "a=b"), ("init=", ""),
-        ("optim.freeze=('img/.*',)", ("img/.*",)), ("train.buckets=[32, 64]", (32, 64)),
-        ("optim.lr_mults=[['img/.*', 0.1]]", (("img/.*", 0.1),)), ("optim.freeze=()", ()),
-        ("mesh.shape=(('data', 2), ('fsdp', -1))", (("data", 2), ("fsdp", -1))),
-        ("train.source.path=b.jsonl", "b.jsonl"), ("evals.0.limit=100", 100),
-        ("evals.0.source.names=('a',)", ("a",)),
-    ],
-)
-def test_an_override_has_the_type_of_the_present_value(tmp_path, override, expected):
-  c = full_config()
-  path, _, text = override.partition("=")
-  typed_text.override(c, path, text)
-  value = c
-  for part in path.split("."):
-    value = value[int(part)] if part.isdigit() else getattr(value, part)
-  assert value == expected
-  assert type(value) is type(expected)
-
-
-@pytest.mark.parametrize(
-    "path, text, message",
-    [
-        ("optim.lr", "fast", r"optim\.lr: 'fast' is not a number"),
-        ("optim.lr", "inf", r"optim\.lr: 'inf' is not a finite number"),
-        ("seed", "1.5", "seed: '1.5' is not a whole number"),
-        ("train.shuffle", "2", r"train\.shuffle: '2' is not true or false"),
-        ("optim.freeze", "img/.*", r"write it as \(\"img/\.\*\",\)"),
-        ("optim.freeze", "__import__('os').getcwd()", "is not a Python tuple"),
-        ("optim.freeze", "3", "is not a tuple"),
-        ("optim", "3", "'optim' is a section.*optim.lr"),
-        ("optim.lr.x", "3", r"optim\.lr is .*; it has no parts"),
-        ("train.source", "x", r"train\.source holds specs"),
-        ("train.source.pth", "x", r"train\.source has no field 'pth'. Did you mean 'path'"),
-        ("evals.3.limit", "1", r"evals\.3: evals has 1 elements"),
-        ("evals.0.limt", "1", r"evals\.0 has no field 'limt'. Did you mean 'limit'"),
-        ("", "1", "There is no key ''"),
-        (".lr", "1", "There is no key ''"),
-    ],
-)
-def test_an_override_that_cannot_be_is_one_clear_sentence(path, text, message):
-  with pytest.raises(errors.ConfigError, match=message):
-    typed_text.override(full_config(), path, text)
-
-
-def test_sizes_of_the_model_are_overridden_one_by_one_or_together():
-  c = config.default_config()
-  typed_text.override(c, "model.overrides.llm.depth", "2")
-  typed_text.override(c, "model.overrides.llm.width", "64")
-  assert c.model.overrides.to_dict() == {"llm": {"depth": 2, "width": 64}}
-  typed_text.override(c, "model.overrides", "{'img': {'depth': 1}}")
-  assert c.model.overrides.to_dict() == {"img": {"depth": 1}}
-
-
 def test_load_applies_overrides_in_order_as_text_or_pairs(tmp_path):
-  path = write(tmp_path, GOOD)
+  path = stand_ins.write(tmp_path, GOOD)
   assert config.load(path, ["seed=1", ("seed", "2"), "optim.lr=1e-3"]).seed == 2
   with pytest.raises(errors.ConfigError, match="write 'key=value'"):
     config.load(path, ["seed"])
@@ -368,18 +190,8 @@ def test_load_applies_overrides_in_order_as_text_or_pairs(tmp_path):
 
 # JSON, fingerprints, changes.
 
-def full_config():
-  c = config.default_config()
-  c.train.update(source=stand_ins.Rows(), pp=stand_ins.OPS, total="3 epochs", batch_size=8)
-  c.optim.update(lr=1e-5, freeze=("img/.*",), lr_mults=(("llm/.*", 0.1),))
-  c.model.overrides = {"llm": {"depth": 2}}
-  c.mesh.shape = (("fsdp", -1),)
-  c.evals = (stand_ins.Judge("val/acc", stand_ins.Rows(), stand_ins.OPS, every="10%"),)
-  return c
-
-
 def test_a_saved_configuration_reads_back_equal(tmp_path):
-  c = full_config()
+  c = stand_ins.full_config()
   config.save(c, tmp_path / "config.json")
   back = config.read(tmp_path / "config.json")
   assert back.to_dict() == c.to_dict()
@@ -398,7 +210,7 @@ def test_a_failed_save_leaves_the_file_before_and_nothing_else(tmp_path, monkeyp
 
   monkeypatch.setattr(os, "fsync", full_disk)
   with pytest.raises(OSError, match="No space"):
-    config.save(full_config(), tmp_path / "config.json")
+    config.save(stand_ins.full_config(), tmp_path / "config.json")
   assert (tmp_path / "config.json").read_bytes() == before
   assert os.listdir(tmp_path) == ["config.json"]
 
@@ -448,9 +260,9 @@ def test_the_fingerprint_depends_on_values_and_not_on_their_order():
     ],
 )
 def test_a_change_between_save_and_resume_is_sorted_by_what_it_does(key, value, policy):
-  changed = full_config()
+  changed = stand_ins.full_config()
   section, _, name = key.rpartition(".")
   (changed[section] if section else changed)[name] = value
-  found = config.changes(full_config(), changed)
+  found = config.changes(stand_ins.full_config(), changed)
   assert [policy for policy, lines in found.items() if lines] == [policy]
   assert found[policy][0].startswith(f"{key}: ")

@@ -1,5 +1,8 @@
-"""Small real specs for tests of the configuration: a source, ops and an evaluator."""
+"""For tests of the configuration: a source, ops, an evaluator, a config that uses them, files."""
 
+import textwrap
+
+from paligemma_jax.core import config
 from paligemma_jax.core import spec
 
 
@@ -10,7 +13,7 @@ class Rows:
   names: tuple = ("image", "text")
   path: str = "rows.jsonl"
 
-  def columns(self):
+  def makes(self):
     return self.names
 
   def open(self):
@@ -61,3 +64,21 @@ class Judge:
 RESIZE = Make(("image",), ("image",))
 FORMAT = Make(("text",), ("prefix", "suffix"))
 OPS = (RESIZE, FORMAT)
+
+
+def full_config():
+  """A configuration that training could start with, with each kind of value in it."""
+  c = config.default_config()
+  c.train.update(source=Rows(), pp=OPS, total="3 epochs", batch_size=8)
+  c.optim.update(lr=1e-5, freeze=("img/.*",), lr_mults=(("llm/.*", 0.1),))
+  c.model.overrides = {"llm": {"depth": 2}}
+  c.mesh.shape = (("fsdp", -1),)
+  c.evals = (Judge("val/acc", Rows(), OPS, every="10%"),)
+  return c
+
+
+def write(folder, body, name="conf.py"):
+  """Writes the dedented text into the folder; the path."""
+  path = folder / name
+  path.write_text(textwrap.dedent(body), encoding="utf-8")
+  return str(path)

@@ -4,9 +4,12 @@ import re
 
 import pytest
 
+import paligemma_jax as pj
 from paligemma_jax.core import config
 from paligemma_jax.core import errors
 from paligemma_jax.core import schema
+from paligemma_jax.core import spec
+from paligemma_jax.models import variants
 from tests.core import stand_ins
 
 Judge, Make, Rows = stand_ins.Judge, stand_ins.Make, stand_ins.Rows
@@ -185,6 +188,22 @@ def test_a_source_of_unknown_columns_is_trusted():
   config.validate(changed("train.source", Rows(())))
 
 
+def test_the_real_specs_fit_together():
+  pp, ops = pj.pp, (pj.pp.Decode(), pj.pp.Resize(112), pj.pp.Format("caption en"))
+  source = pj.sources.Jsonl("train.jsonl", images="images", columns=("image", "suffix"))
+  c = good_config()
+  c.train.update(source=source, pp=ops)
+  c.evals = (pj.evals.Perplexity("val/loss", source, ops, every="10%"),
+             pj.evals.WritePredictions("val/pred", source, ops))
+  config.validate(c, variants=variants.VARIANTS)
+  c.train.pp = (ops[0], pp.Resize(224), ops[2])
+  assert message_of(c) == "train: its ops make images of 224 pixels, but model.res is 112."
+  c.train.pp = (ops[0], ops[1], pp.Format("answer en {question}"))
+  assert "reads the column 'question'" in message_of(c)
+  c.train.update(pp=ops, source=source.replace(columns=("image",)))
+  assert message_of(c).startswith("train: training reads the column 'suffix'")
+
+
 def test_images_of_another_size_than_the_models_are_found_the_last_resize_counts():
   resize = Make(("image",), ("image",), size=112)
   config.validate(changed("train.pp", (resize.replace(size=448), resize, *stand_ins.OPS[1:])))
@@ -207,6 +226,21 @@ def test_images_of_another_size_than_the_models_are_found_the_last_resize_counts
 def test_an_evaluator_that_cannot_run_is_named(changes, message):
   judge = Judge("v", Rows(), stand_ins.OPS).replace(**changes)
   assert message in message_of(changed("evals", (judge,)), training=False)
+
+
+def test_an_evaluator_that_lacks_a_field_is_named():
+  @spec.spec
+  class Half:
+    name: str = "v"
+    encoding = "decode"
+
+    def columns(self):
+      return ()
+
+    def score(self, rows, outputs):
+      return {}
+
+  assert "Half(name='v'), which is no evaluator" in message_of(changed("evals", (Half(),)))
 
 
 def test_two_evaluators_of_one_name_are_refused():

@@ -15,6 +15,9 @@ from paligemma_jax.core import trees
 from paligemma_jax.core import units
 
 
+AXES = ("data", "fsdp")  # Of the mesh. Rows go over both, parameters are cut over "fsdp" alone.
+
+
 def check(form: str, path: str, value: Any) -> None:
   """Passes when `value` has the form (see `schema.Key.form`).
 
@@ -62,7 +65,8 @@ def _check_axes(path: str, value: Any) -> None:
   for pair in value:
     _check(isinstance(pair, tuple) and len(pair) == 2, path, value, expected)
     name, size = pair
-    _check(isinstance(name, str) and bool(name), path, value, expected)
+    if name not in AXES:
+      raise errors.ConfigError(f"{path}: unknown axis {name!r}.{errors.did_you_mean(name, AXES)}")
     _check(type(size) is int and (size > 0 or size == -1), path, value, f"{expected}, no size 0")
   names = [name for name, _ in value]
   _check(len(set(names)) == len(names), path, value, f"{expected}, each axis once")

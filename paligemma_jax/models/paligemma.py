@@ -20,13 +20,11 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import trees
 from paligemma_jax.models import attention
 from paligemma_jax.models import gemma
+from paligemma_jax.models import remat
 from paligemma_jax.models import siglip
 from paligemma_jax.models import variants
 
 Params = Mapping[str, jax.Array]
-
-# "auto" recomputes whole layers from this decoder width on; below it memory is no concern.
-_REMAT_WIDTH = 1024
 
 
 def compute_dtype(cfg: variants.ModelConfig) -> Any:
@@ -207,17 +205,11 @@ def _init(cfg, key):
 
 
 def _vit(cfg):
-  return siglip.Siglip(cfg.img, cfg.llm.width, compute_dtype(cfg), _remat(cfg))
+  return siglip.Siglip(cfg.img, cfg.llm.width, compute_dtype(cfg), remat.resolve(cfg))
 
 
 def _llm(cfg, dropout=0.0, cache_dtype=None):
-  return gemma.Gemma(cfg.llm, compute_dtype(cfg), _remat(cfg), dropout, cache_dtype)
-
-
-def _remat(cfg):
-  if cfg.remat == "auto":
-    return cfg.llm.width >= _REMAT_WIDTH
-  return cfg.remat == "full"
+  return gemma.Gemma(cfg.llm, compute_dtype(cfg), remat.resolve(cfg), dropout, cache_dtype)
 
 
 def _tower(params, tower):

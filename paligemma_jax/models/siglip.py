@@ -1,6 +1,7 @@
 """The SigLIP vision tower, with the parameter names of the published checkpoints.
 
-  B images, R side in pixels, P patch side, M tokens, D width, N heads, H head dim, E output width.
+  B images, R side in pixels, P patch side, M tokens, D width, N heads, H head dim, E output width;
+  X = B * M (why products run on [X, D] is said in gemma.py).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from paligemma_jax.models import attention
+from paligemma_jax.models import remat
 from paligemma_jax.models import variants
 
 
@@ -22,13 +24,13 @@ class Siglip(nn.Module):
     sizes: the tower's sizes.
     num_outputs: E, the decoder's width.
     dtype: of matrix products; norms and softmax are float32.
-    remat: the backward pass recomputes each layer.
+    remat: what the backward pass recomputes of each layer, see remat.py.
   """
 
   sizes: variants.Vit
   num_outputs: int
   dtype: Any
-  remat: bool = False
+  remat: str = "none"
 
   @nn.compact
   def __call__(self, image_BRRC: jax.Array) -> jax.Array:
@@ -40,7 +42,8 @@ class Siglip(nn.Module):
     x_BMD = (x_BMD + posemb_1MD).astype(self.dtype)
     x_BMD = Encoder(c, self.dtype, self.remat, name="Transformer")(x_BMD)
     self.sow("intermediates", "encoded", x_BMD)
-    return nn.Dense(self.num_outputs, dtype=self.dtype, name="head")(x_BMD)
+    x_XE = nn.Dense(self.num_outputs, dtype=self.dtype, name="head")(x_BMD.reshape(-1, c.width))
+    return x_XE.reshape(*x_BMD.shape[:2], -1)
 
 
 class PatchEmbedding(nn.Module):
@@ -60,11 +63,9 @@ class PatchEmbedding(nn.Module):
     batch, rows, cols, channels = image_BRRC.shape
     x = image_BRRC.astype(self.dtype)
     x = x.reshape(batch, rows // p, p, cols // p, p, channels).transpose(0, 1, 3, 2, 4, 5)
-    x_BMP = x.reshape(batch, (rows // p) * (cols // p), p * p * channels)
-    x_BMD = jnp.dot(
-        x_BMP, kernel.reshape(-1, c.width).astype(self.dtype), preferred_element_type=jnp.float32
-    )
-    return x_BMD + bias_D
+    kernel = kernel.reshape(-1, c.width).astype(self.dtype)
+    x_XD = jnp.dot(x.reshape(-1, kernel.shape[0]), kernel, preferred_element_type=jnp.float32)
+    return x_XD.reshape(batch, -1, c.width) + bias_D
 
 
 class Encoder(nn.Module):
@@ -72,13 +73,15 @@ class Encoder(nn.Module):
 
   sizes: variants.Vit
   dtype: Any
-  remat: bool
+  remat: str
 
   @nn.compact
   def __call__(self, x_BMD: jax.Array) -> jax.Array:
-    layer = nn.remat(Layer, prevent_cse=False) if self.remat else Layer
     layers = nn.scan(
-        layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.sizes.depth
+        remat.wrap(Layer, self.remat),
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        length=self.sizes.depth,
     )
     x_BMD, _ = layers(self.sizes, self.dtype, name="encoderblock")(x_BMD, None)
     return _layer_norm(self.dtype, "encoder_norm")(x_BMD)
@@ -112,14 +115,17 @@ class SelfAttention(nn.Module):
     heads = (c.num_heads, c.width // c.num_heads)
     init = nn.initializers.xavier_uniform()
     q_BMNH, k_BMNH, v_BMNH = (
-        nn.DenseGeneral(heads, dtype=self.dtype, kernel_init=init, name=name)(x_BMD)
+        nn.DenseGeneral(heads, dtype=self.dtype, kernel_init=init, name=name)(
+            x_BMD.reshape(-1, c.width)
+        ).reshape(*x_BMD.shape[:2], *heads)
         for name in ("query", "key", "value")
     )
     q_BMNH *= heads[1] ** -0.5
     y_BMNH = attention.attend(q_BMNH, k_BMNH, v_BMNH, None)
-    return nn.DenseGeneral(
+    y_XD = nn.DenseGeneral(
         c.width, axis=(-2, -1), dtype=self.dtype, kernel_init=init, name="out"
-    )(y_BMNH)
+    )(y_BMNH.reshape(-1, *heads))
+    return y_XD.reshape(x_BMD.shape)
 
 
 class Mlp(nn.Module):
@@ -130,10 +136,13 @@ class Mlp(nn.Module):
 
   @nn.compact
   def __call__(self, x_BMD: jax.Array) -> jax.Array:
+    c = self.sizes
     init = nn.initializers.xavier_uniform()
-    h_BMF = nn.Dense(self.sizes.mlp_dim, dtype=self.dtype, kernel_init=init, name="Dense_0")(x_BMD)
-    h_BMF = nn.gelu(h_BMF, approximate=True)
-    return nn.Dense(self.sizes.width, dtype=self.dtype, kernel_init=init, name="Dense_1")(h_BMF)
+    x_XD = x_BMD.reshape(-1, c.width)
+    h_XF = nn.Dense(c.mlp_dim, dtype=self.dtype, kernel_init=init, name="Dense_0")(x_XD)
+    h_XF = nn.gelu(h_XF, approximate=True)
+    y_XD = nn.Dense(c.width, dtype=self.dtype, kernel_init=init, name="Dense_1")(h_XF)
+    return y_XD.reshape(x_BMD.shape)
 
 
 def _layer_norm(dtype: Any, name: str) -> nn.LayerNorm:

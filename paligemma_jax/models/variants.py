@@ -12,7 +12,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 
 DTYPES = ("auto", "float32", "bfloat16")
-REMATS = ("auto", "none", "full")
+REMATS = ("auto", "none", "dots", "full")
 QUERY_SCALES = ("head_dim", "width_per_head")
 
 
@@ -79,8 +79,8 @@ class ModelConfig:
   """Everything that shapes the model's program.
 
   `dtype` is the dtype of matrix products ("auto": bfloat16 on TPU and GPU, float32 on CPU);
-  `remat` says what the backward pass recomputes ("auto": whole layers, but nothing for small
-  models); `dropout` is the rate on the decoder's two residual branches.
+  `remat` says what the backward pass recomputes: nothing ("none"), all but matrix products ("dots"),
+  whole layers ("full"), or "dots" for small and "full" for big models ("auto"). `dropout` is the rate on the decoder's two residual branches.
   """
 
   img: Vit

@@ -1,0 +1,34 @@
+"""What the backward pass recomputes of a layer instead of keeping it.
+
+  none  nothing: most memory.
+  dots  all but matrix products: 2.6 times less memory for about 3 % more operations. On CPU it is
+        also the fastest, since what is kept must be written to fresh pages.
+  full  the whole layer: only its input is kept.
+"""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+
+from paligemma_jax.core import errors
+from paligemma_jax.models import variants
+
+# "auto" is "full" from this decoder width on.
+_FULL_FROM_WIDTH = 1024
+
+
+def resolve(cfg: variants.ModelConfig) -> str:
+  """The config's policy, "auto" decided."""
+  if cfg.remat == "auto":
+    return "full" if cfg.llm.width >= _FULL_FROM_WIDTH else "dots"
+  return cfg.remat
+
+
+def wrap(layer: type[nn.Module], policy: str) -> type[nn.Module]:
+  """The layer class under the policy, to be scanned."""
+  if policy == "none":
+    return layer
+  policies = {"dots": jax.checkpoint_policies.dots_saveable, "full": None}
+  # The scan keeps the compiler from merging the recomputation with the forward pass.
+  return nn.remat(layer, prevent_cse=False, policy=errors.pick(policies, policy, "remat policy"))

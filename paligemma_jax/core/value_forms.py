@@ -14,7 +14,6 @@ from paligemma_jax.core import spec as specs
 from paligemma_jax.core import trees
 from paligemma_jax.core import units
 
-
 AXES = ("data", "fsdp")  # Of the mesh. Rows go over both, parameters are cut over "fsdp" alone.
 
 

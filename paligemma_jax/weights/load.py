@@ -102,26 +102,32 @@ def load_params(
 def _put(
   blocks: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, sharding: Any
 ) -> jax.Array:
-  """One array, its blocks copied into one host buffer per distinct shard as they arrive."""
-  shards = {}
+  """One array on its devices."""
+  shards = _host_shards(blocks, shape, dtype, sharding)
+  arrays = [jax.device_put(buffer, device) for buffer, devices in shards for device in devices]
+  # Waits, because host buffers of accelerators are freed only when their copy is done.
+  return jax.block_until_ready(jax.make_array_from_single_device_arrays(shape, sharding, arrays))
+
+
+def _host_shards(
+  blocks: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, sharding: Any
+) -> list[tuple[np.ndarray, list[jax.Device]]]:
+  """One host buffer per distinct shard, with its devices, filled as the blocks arrive."""
+  shards: dict[tuple, tuple[np.ndarray, list]] = {}
   for device, index in sharding.addressable_devices_indices_map(shape).items():
     bounds = tuple(s.indices(size)[:2] for s, size in zip(index, shape, strict=True))
     if bounds not in shards:
-      buffer = _aligned(tuple(stop - start for start, stop in bounds), dtype)
-      shards[bounds] = (buffer, [])
+      shards[bounds] = (_aligned(tuple(stop - start for start, stop in bounds), dtype), [])
     shards[bounds][1].append(device)
   row = 0
   for block in blocks:
-    for bounds, (buffer, _) in shards.items():
-      (first, last), *rest = bounds
+    for ((first, last), *rest), (buffer, _) in shards.items():
       start, stop = max(first, row), min(last, row + len(block))
       if start < stop:
-        columns = tuple(slice(*b) for b in rest)
-        buffer[start - first : stop - first] = block[(slice(start - row, stop - row), *columns)]
+        part = (slice(start - row, stop - row), *(slice(*bounds) for bounds in rest))
+        buffer[start - first : stop - first] = block[part]
     row += len(block)
-  arrays = [jax.device_put(b, device) for b, devices in shards.values() for device in devices]
-  # Host buffers of accelerators are freed only when the copy is done.
-  return jax.block_until_ready(jax.make_array_from_single_device_arrays(shape, sharding, arrays))
+  return list(shards.values())
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -76,7 +76,7 @@ def save_native(
       seal[file.name] = {"bytes": file.stat().st_size}
       if file.name != _PARAMS:  # Its arrays have their own checksums.
         seal[file.name]["crc32"] = zlib.crc32(file.read_bytes())
-    _write(partial / _SEAL, json.dumps({"files": seal}, indent=2).encode() + b"\n")
+    _write(partial / _SEAL, json.dumps({"files": seal, "crc32": _crc(seal)}, indent=2).encode())
     export.sync(partial)
     os.rename(partial, path)
     export.sync(path.parent)
@@ -96,9 +96,11 @@ def open_native(path: str | os.PathLike) -> reader.Weights:
   path = pathlib.Path(path)
   if not (path / _SEAL).exists():
     raise errors.CheckpointError(f"{path}: has no {_SEAL}: not written or copied to the end.")
-  files = _json(path / _SEAL).get("files")
-  if not isinstance(files, dict) or not {_CONFIG, _PARAMS} <= set(files):
-    raise errors.CheckpointError(f"{path / _SEAL}: does not list {_CONFIG} and {_PARAMS}: damaged.")
+  content = _json(path / _SEAL)
+  files = content.get("files")
+  whole = isinstance(files, dict) and {_CONFIG, _PARAMS} <= set(files)
+  if not whole or content.get("crc32") != _crc(files):
+    raise errors.CheckpointError(f"{path / _SEAL}: fails its own checksum: damaged.")
   for name in sorted({_CONFIG, _PARAMS, _TOKENIZER} & set(files)):
     found, sealed = reader.regular_file(path / name), files[name]
     if not isinstance(sealed, dict) or sealed.get("bytes") != found:
@@ -121,6 +123,10 @@ def open_native(path: str | os.PathLike) -> reader.Weights:
   return dataclasses.replace(
     weights, path=path, kind="native", sizes=config["model"], tokenizer=tokenizer
   )
+
+
+def _crc(files: Mapping[str, Any]) -> int:
+  return zlib.crc32(json.dumps(files, sort_keys=True).encode())
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:

@@ -8,9 +8,12 @@ it in float32 and in TensorFlow's order of operations, so results agree to about
 from __future__ import annotations
 
 import functools
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse
+
+if TYPE_CHECKING:
+  import scipy.sparse
 
 _RADIUS = {"bilinear": 1.0, "bicubic": 2.0}
 
@@ -18,6 +21,8 @@ _RADIUS = {"bilinear": 1.0, "bicubic": 2.0}
 @functools.lru_cache(maxsize=512)
 def matrix(in_len: int, out_len: int, method: str, antialias: bool) -> scipy.sparse.csr_matrix:
   """float32[out_len, in_len]: resizes one axis. Shared between callers: do not change it."""
+  import scipy.sparse  # Takes 0.1 s to import, which configs should not have to wait for.
+
   f32 = np.float32
   inverse_scale = f32(1.0 / (f32(out_len) / f32(in_len)))
   kernel_scale = max(inverse_scale, f32(1)) if antialias else f32(1)

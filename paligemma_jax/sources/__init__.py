@@ -5,15 +5,17 @@ that has these methods.
 
     open() -> rows      len(rows), rows[i] -> dict of columns (DataError for a row that is bad),
                         rows.where(i) -> "file:line", rows.fingerprint() -> text; picklable
-    columns() -> tuple  names of the columns every row has; () when only the data can tell
+    makes() -> tuple    names of the columns every row has; () when only the data can tell
 """
 
 from paligemma_jax.sources.jsonl import Jsonl
 from paligemma_jax.sources.memory import InMemory
+from paligemma_jax.sources.scenes import Scenes
 
 SOURCES = {
     "InMemory": InMemory,
     "Jsonl": Jsonl,
+    "Scenes": Scenes,
 }
 
-__all__ = ["SOURCES", "InMemory", "Jsonl"]
+__all__ = ["SOURCES", "InMemory", "Jsonl", "Scenes"]

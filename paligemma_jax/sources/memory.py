@@ -22,7 +22,7 @@ class InMemory:
   def open(self) -> InMemoryRows:
     return InMemoryRows(self.rows)
 
-  def columns(self) -> tuple[str, ...]:
+  def makes(self) -> tuple[str, ...]:
     """The columns that all rows have."""
     names = [set(row) for row in self.rows]
     return tuple(sorted(set.intersection(*names))) if names else ()

@@ -1,0 +1,161 @@
+"""Image files: what is accepted, what is rejected, and what comes out."""
+
+import io
+import resource
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from PIL import Image
+
+from paligemma_jax import pp
+from paligemma_jax.core import errors
+from paligemma_jax.pp import decode
+from tests import golden_files
+from tests.hostile import images
+
+RNG = np.random.default_rng(0)
+ENDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+
+
+@pytest.mark.parametrize("name", sorted(images.MAKERS))
+def test_every_kind_of_file_is_decided_as_the_table_says(name):
+  maker, decision, notes = images.MAKERS[name]
+  data = maker()
+  if decision == images.REJECT:
+    with pytest.raises(errors.DataError):
+      decode.decode_image(data)
+    return
+  found = []
+  pixels = decode.decode_image(data, notes=found)
+  assert pixels.dtype == np.uint8
+  assert pixels.ndim == 3
+  assert pixels.shape[-1] == 3
+  assert tuple(found) == notes
+
+
+@pytest.mark.parametrize("file_format", ENDS)
+def test_a_file_cut_at_any_byte_is_rejected(file_format):
+  data = images.rgb(file_format)
+  decode.decode_image(data)
+  for size in range(len(data)):
+    with pytest.raises(errors.DataError):
+      decode.decode_image(data[:size])
+
+
+@pytest.mark.parametrize("name", ["a", "b", "gray"])
+def test_jpeg_pixels_are_those_of_the_accurate_decoder(name):
+  with np.load(golden_files.path("bv/pp.npz")) as golden:
+    data, expected = golden[f"bytes_{name}"].tobytes(), golden[f"u8_{name}_56_precise"]
+  row = pp.Resize(56)(pp.Decode()({"image": data}, RNG), RNG)
+  np.testing.assert_array_equal(row["image"], expected)
+
+
+def test_16_bits_keep_the_high_byte_and_are_not_clipped():
+  pixels = decode.decode_image(images.grey_16_bit())
+  levels = np.arange(images.HEIGHT * images.WIDTH) * 65535 // (images.HEIGHT * images.WIDTH - 1)
+  np.testing.assert_array_equal(pixels[..., 1].ravel(), levels >> 8)
+  np.testing.assert_array_equal(decode.decode_image(images.rgb_16_bit()), images.picture())
+
+
+def test_a_turned_picture_is_set_upright_unless_asked_not_to():
+  stored = decode.decode_image(images.exif(1))
+  np.testing.assert_array_equal(decode.decode_image(images.exif(3)), stored[::-1, ::-1])
+  np.testing.assert_array_equal(decode.decode_image(images.exif(6)), np.rot90(stored, -1))
+  np.testing.assert_array_equal(decode.decode_image(images.exif(8)), np.rot90(stored, 1))
+  np.testing.assert_array_equal(decode.decode_image(images.exif(6), exif=False), stored)
+
+
+def test_a_damaged_exif_block_says_nothing_about_the_pixels():
+  np.testing.assert_array_equal(
+      decode.decode_image(images.damaged_exif()), decode.decode_image(images.rgb("JPEG"))
+  )
+
+
+def test_alpha_is_dropped_or_painted_over():
+  np.testing.assert_array_equal(decode.decode_image(images.rgba()), images.picture())
+  on_white = decode.decode_image(images.rgba(), alpha="white")
+  mixed = (images.picture() * 128.0 + 255 * 127) / 255
+  np.testing.assert_array_equal(on_white, np.round(mixed).astype(np.uint8))
+  assert (decode.decode_image(images.rgba(), alpha="black") <= on_white).all()
+
+
+def test_cmyk_comes_out_in_colour():
+  pixels = decode.decode_image(images.cmyk()).astype(int)
+  assert abs(pixels - images.picture()).mean() < 4  # JPEG at quality 95, four channels.
+
+
+def test_the_first_frame_of_an_animation_is_taken():
+  pixels = decode.decode_image(images.animated("WEBP")).astype(int)
+  assert abs(pixels - images.picture()).mean() < 8  # Lossy WebP.
+
+
+def test_a_header_that_promises_too_much_takes_no_memory():
+  before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+  for data in (images.bomb(), images.huge(12_000, 12_000)):
+    with pytest.raises(errors.DataError, match="pixels"):
+      decode.decode_image(data)
+  assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64_000  # KiB
+
+
+def test_the_pixel_limit_can_be_lowered():
+  with pytest.raises(errors.DataError, match="32 x 24"):
+    pp.Decode(max_pixels=700)({"image": images.rgb("PNG")}, RNG)
+
+
+def test_arrays_are_taken_as_pixels():
+  picture = images.picture()
+  for value in (picture, picture.astype(np.uint16) << 8):
+    np.testing.assert_array_equal(pp.Decode()({"image": value}, RNG)["image"], picture)
+  grey = pp.Decode()({"image": picture[..., 0]}, RNG)["image"]
+  np.testing.assert_array_equal(grey, np.repeat(picture[..., :1], 3, axis=-1))
+
+
+@pytest.mark.parametrize(
+    "value", ["a.jpg", 3, None, [], np.zeros((2, 2, 3), np.float32), np.zeros((0, 2, 3), np.uint8)]
+)
+def test_what_is_no_image_is_a_data_error_that_names_the_column(value):
+  with pytest.raises(errors.DataError, match="image"):
+    pp.Decode()({"image": value}, RNG)
+
+
+def test_a_list_becomes_frames_of_one_size():
+  row = {"image": [images.rgb("PNG"), encoded_at((40, 8))]}
+  out = pp.Resize(16)(pp.Decode()(row, RNG), RNG)
+  assert out["image"].shape == (2, 16, 16, 3)
+
+
+def test_remarks_are_collected_and_the_row_is_left_alone():
+  row = {"image": images.rgba(), "_notes": ("before",)}
+  out = pp.Decode()(row, RNG)
+  assert out["_notes"] == ("before", "alpha_dropped")
+  assert row["_notes"] == ("before",)
+  assert isinstance(row["image"], bytes)
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(
+    file_format=st.sampled_from(ENDS),
+    edits=st.lists(
+        st.tuples(st.integers(0, 1 << 16), st.binary(min_size=0, max_size=4)), max_size=6
+    ),
+)
+def test_mutated_files_are_pixels_or_a_data_error(file_format, edits):
+  data = bytearray(images.rgb(file_format))
+  for position, replacement in edits:
+    at = position % len(data)
+    data[at : at + len(replacement)] = replacement
+  try:
+    pixels = decode.decode_image(bytes(data), max_pixels=100_000)
+  except errors.DataError:
+    return
+  assert pixels.dtype == np.uint8
+  assert pixels.ndim == 3
+  assert pixels.shape[0] * pixels.shape[1] <= 100_000
+
+
+def encoded_at(size):
+  out = io.BytesIO()
+  Image.new("RGB", size, "red").save(out, "PNG")
+  return out.getvalue()

@@ -18,8 +18,8 @@ import json
 import pathlib
 import xml.etree.ElementTree as ET
 
-from fontTools import ttLib
 import numpy as np
+from fontTools import ttLib
 from PIL import Image
 
 DEMO = pathlib.Path(__file__).resolve().parent.parent / "paligemma_jax" / "assets" / "demo"

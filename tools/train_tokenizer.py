@@ -19,13 +19,12 @@ DEMO = pathlib.Path(__file__).resolve().parent.parent / "paligemma_jax" / "asset
 NUM_PIECES = 1024
 
 # Fixed phrases, so that prompts are short.
-LINES = ("{}", "a {}", "detect {}", "count {}", "where is the {}?", "how many {}")
-NAME_WEIGHT = 30
 LINES = (
-    "caption en", "count", "detect", "how many", "where is the?", "describe the picture", "describe en", "answer en", "question en", "ocr",
-    "what is in the picture?", "how many are there?", "are there?", "segment", "left", "right",
+    "caption en", "count", "detect", "segment", "answer en", "question en", "describe en", "ocr",
+    "describe the picture", "what is in the picture?", "how many", "how many are there?",
+    "are there?", "where is the?", "left", "right", "yes", "no", "0123456789", " ; ",
     "a, a and a", "an, an and an", "two, two and two", "three, three and three",
-    "four, four and four", " ; ", "yes", "no", "0123456789",
+    "four, four and four",
 )  # fmt: skip
 LINE_WEIGHT = 40
 

@@ -6,6 +6,7 @@ of rows is available at once. One scene takes less than half a millisecond at 11
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -85,7 +86,7 @@ class Scenes:
     """The rows, by number."""
     return SceneRows(self)
 
-  def columns(self) -> tuple[str, ...]:
+  def makes(self) -> tuple[str, ...]:
     """The keys of every row."""
     return ("image", "prefix", "suffix", "task", "label", "boxes", "labels", "objects")
 
@@ -106,7 +107,7 @@ class SceneRows:
     rng = draws.generator(s.seed, zlib.crc32(s.split.encode()), i)
     task = s.tasks[i % len(s.tasks)]
     names = sprites.names(s.classes)
-    while True:  # Almost always once; some draws have no room, or no clear order from left to right.
+    while True:  # Most often once; some draws have no room, or no clear order from left to right.
       cast = _cast(rng, task, len(names))
       places = _place(rng, [names[c] for c in cast], s.size)
       if places is None:
@@ -254,9 +255,10 @@ def _answer(task: str, names: list[str], boxes: list[PixelBox], size: int) -> st
   if task == "detect":
     asked = [_shares(b, size) for n, b in zip(names, boxes, strict=True) if n == names[0]]
     return loc.format_boxes(asked, [names[0]] * len(asked), bins=BINS)
-  leftmost = {n: min(_center(b) for m, b in zip(names, boxes, strict=True) if m == n) for n in names}
+  drawings = list(zip(names, boxes, strict=True))
+  leftmost = {name: min(_center(b) for n, b in drawings if n == name) for name in names}
   order = sorted(leftmost, key=leftmost.__getitem__)
-  gaps = [leftmost[b] - leftmost[a] for a, b in zip(order, order[1:], strict=False)]
+  gaps = [leftmost[b] - leftmost[a] for a, b in itertools.pairwise(order)]
   if gaps and min(gaps) < _MIN_GAP * size / _UNIT:
     return None
   phrases = [_phrase(name, names.count(name)) for name in order]

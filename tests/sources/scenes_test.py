@@ -36,7 +36,7 @@ def test_columns_and_shapes_are_as_said():
     source = scenes.Scenes(num_rows=3, size=size)
     rows = source.open()
     for row in (rows[i] for i in range(len(rows))):
-      assert tuple(row) == source.columns()
+      assert tuple(row) == source.makes()
       assert row["image"].shape == (size, size, 3) and row["image"].dtype == np.uint8
   with pytest.raises(IndexError):
     rows[3]

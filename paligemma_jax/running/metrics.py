@@ -146,7 +146,10 @@ def _event_writer(folder: pathlib.Path, resume_step: int) -> Any:
     ) from e
   # Readers hide what earlier, killed processes wrote for steps from `purge_step` on.
   purge_step = resume_step + 1 if resume_step >= 0 or folder.exists() else None
-  return tensorboardX.SummaryWriter(str(folder), purge_step=purge_step)
+  # Without a number of its own a file made within the same second would be overwritten.
+  num_files = len(list(folder.glob("*tfevents*")))
+  suffix = f".{num_files:04d}"
+  return tensorboardX.SummaryWriter(str(folder), purge_step=purge_step, filename_suffix=suffix)
 
 
 def _write_events(events: Any, record: Mapping[str, Any]) -> None:

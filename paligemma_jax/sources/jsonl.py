@@ -144,7 +144,7 @@ def parse_line(line: bytes) -> dict[str, Any]:
   if len(line) > MAX_LINE_BYTES:
     raise errors.DataError(f"the line has {len(line)} bytes, the limit is {MAX_LINE_BYTES}.")
   try:
-    text = line.decode("utf-8")
+    text = line.rstrip(b"\r\n").decode("utf-8")
   except UnicodeDecodeError as e:
     found = line[e.start : e.start + 2]
     raise errors.DataError(f"not UTF-8 at byte {e.start}: {found!r}.") from None

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from paligemma_jax.core import trees
@@ -37,19 +38,14 @@ def restore(
   if not targets:
     return {}
   tree = trees.unflatten(targets)
-  reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-  try:
-    found = reader.restore(
-        path,
-        args=ocp.args.PyTreeRestore(
-            item=tree,
-            restore_args=ocp.checkpoint_utils.construct_restore_args(tree),
-            partial_restore=True,
-        ),
-    )
-  finally:
-    reader.close()
-  return trees.flatten(found)
+  return _restore(path, tree, ocp.checkpoint_utils.construct_restore_args(tree))
+
+
+def read_one(path: pathlib.Path, name: str) -> np.ndarray:
+  """The array `name` of the folder `path` in host memory, in its stored dtype."""
+  tree = trees.unflatten({name: 0})
+  args = trees.unflatten({name: ocp.RestoreArgs(restore_type=np.ndarray)})
+  return _restore(path, tree, args)[name]
 
 
 def names(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -66,6 +62,15 @@ def rebuild(like: Any, flat: Mapping[str, Any], prefix: str = "") -> Any:
 def table(flat: Mapping[str, Any]) -> dict[str, list]:
   """{name: [dtype, shape]}, plain JSON data."""
   return {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in flat.items()}
+
+
+def _restore(path, tree, restore_args):
+  reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+  try:
+    args = ocp.args.PyTreeRestore(item=tree, restore_args=restore_args, partial_restore=True)
+    return trees.flatten(reader.restore(path, args=args))
+  finally:
+    reader.close()
 
 
 def _key(key: Any) -> str:

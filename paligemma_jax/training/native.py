@@ -1,0 +1,116 @@
+"""Reading a run's weights back: from a workdir, its checkpoints folder, or one step of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from absl import logging
+
+from paligemma_jax.core import errors
+from paligemma_jax.training import arrays
+from paligemma_jax.training import checkpoints
+from paligemma_jax.training import seal
+from paligemma_jax.weights import names
+from paligemma_jax.weights import reader
+
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.model"
+_TRAINABLE = "trainable/"
+
+
+@dataclasses.dataclass(frozen=True)
+class Native:
+  """An intact step of a run.
+
+  weights: its parameters, kind "run"; what weights.load.load_params takes.
+  config: the run's config as plain data (core.config.from_plain makes it a config).
+  tokenizer: the SentencePiece file, or None when the run saved none.
+  step: how many steps it had trained.
+  """
+
+  weights: reader.Weights
+  config: Mapping[str, Any]
+  tokenizer: pathlib.Path | None
+  step: int
+
+
+def is_run(path: str | os.PathLike) -> bool:
+  """True for a workdir, a checkpoints folder, or a step folder of ours."""
+  try:
+    return bool(_step_folders(pathlib.Path(path)))
+  except OSError:
+    return False
+
+
+def open_native(path: str | os.PathLike) -> Native:
+  """Opens the newest intact step in `path`; all bytes are checked against the seal first.
+
+  Args:
+    path: a workdir, its `checkpoints/`, or one step in it (then that one, or an error).
+
+  Raises:
+    CheckpointError: no step there.
+    StateError: steps, but none intact; names the newest one's bad file.
+  """
+  path = pathlib.Path(path).absolute()
+  folders = _step_folders(path)
+  if not folders:
+    raise errors.CheckpointError(f"{path}: no saved step here; give a workdir or checkpoints/<step>.")
+  reasons = []
+  for folder in folders:
+    try:
+      facts = checkpoints.verify_step(folder)
+    except seal.Broken as e:
+      reasons.append(f"step {folder.name}: {e}")
+      logging.error("skipped %s: %s", folder, e)
+      continue
+    return _open(folder, facts)
+  raise errors.StateError(f"{path}: no intact step of {len(folders)}; {reasons[0]}.")
+
+
+def _open(folder: pathlib.Path, facts: Mapping[str, Any]) -> Native:
+  base = folder.parent / checkpoints.BASE
+  places: dict[str, tuple[pathlib.Path, str]] = {}  # Published name -> (orbax folder, name there).
+  entries: dict[str, reader.Entry] = {}
+  tables = [(folder, _TRAINABLE, facts["leaves"])]
+  if facts["base"]:
+    tables.append((base, "", seal.read(base)[0]["leaves"]))
+  for where, prefix, table in tables:
+    for stored, (dtype, shape) in table.items():
+      if stored.startswith(prefix):
+        name = stored.removeprefix(prefix)
+        places[name] = (where / checkpoints.ARRAYS, stored)
+        entries[name] = reader.Entry(tuple(shape), _dtype(dtype))
+  entries = dict(sorted(entries.items()))
+  tokenizer = folder / TOKENIZER if (folder / TOKENIZER).exists() else None
+  config = json.loads((folder / CONFIG).read_bytes()) if (folder / CONFIG).exists() else {}
+  weights = reader.Weights(
+      path=folder,
+      kind="run",
+      entries=entries,
+      sizes=names.sizes_of({name: e.shape for name, e in entries.items()}, str(folder)),
+      tokenizer=tokenizer,
+      blocks=lambda name: iter((arrays.read_one(*places[name]),)),
+  )
+  return Native(weights, config, tokenizer, facts["step"])
+
+
+def _step_folders(path: pathlib.Path) -> list[pathlib.Path]:
+  """Step folders in `path`, newest first; `path` itself when it is one."""
+  if (path / checkpoints.ARRAYS).is_dir() and path.name.isdecimal():
+    return [path]
+  for folder in (path / "checkpoints", path):
+    if folder.is_dir() and (steps := checkpoints.steps_in(folder)):
+      return [folder / str(step) for step in sorted(steps, reverse=True)]
+  return []
+
+
+def _dtype(name: str) -> np.dtype:
+  return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)

@@ -1,0 +1,93 @@
+"""Meshes, where parameters lie, and that eight devices train as one does."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from paligemma_jax.core import errors
+from paligemma_jax.models import paligemma
+from paligemma_jax.models import variants
+from paligemma_jax.training import sharding
+from tests import golden_files
+
+
+def _mesh_shape(*shape):
+  return types.SimpleNamespace(shape=shape)
+
+
+@pytest.fixture(scope="module")
+def eight_devices(tmp_path_factory):
+  """What sharding_run.py found, in a process of its own with 8 virtual devices."""
+  golden_files.path("bv/train_batches.npz")  # Skips where goldens are absent.
+  root = pathlib.Path(__file__).resolve().parents[2]
+  flags = "--xla_force_host_platform_device_count=8"
+  env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
+  found = subprocess.run(
+      [sys.executable, "-m", "tests.training.sharding_run", str(tmp_path_factory.mktemp("state"))],
+      cwd=root, env=env, capture_output=True, text=True, timeout=300, check=False,
+  )
+  assert found.returncode == 0, found.stderr[-3000:]
+  return json.loads(found.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("mesh", ["fsdp 8", "data 2 x fsdp 4"])
+def test_eight_devices_have_the_losses_of_one(eight_devices, mesh):
+  runs = eight_devices["runs"]
+  np.testing.assert_allclose(runs[mesh]["losses"], runs["one"]["losses"], rtol=1e-5, atol=0)
+  assert runs["one"]["losses"][-1] < runs["one"]["losses"][0]
+
+
+def test_parameters_and_moments_are_cut(eight_devices):
+  runs = eight_devices["runs"]
+  assert runs["one"]["table_share"] == [1, 1]
+  assert runs["fsdp 8"]["table_share"] == [1 / 8, 1 / 8]
+  assert runs["data 2 x fsdp 4"]["table_share"] == [1 / 4, 1 / 4]
+
+
+def test_state_restores_in_bits_on_every_other_mesh(eight_devices):
+  assert len(eight_devices["restored"]) == 5
+  assert all(eight_devices["restored"].values())
+
+
+def test_the_layer_dim_is_never_cut_and_every_large_leaf_is():
+  cfg = variants.get("paligemma_3b", res=224)
+  # 18 layers divide by 2, and would be the wrong dim to cut.
+  mesh = jax.sharding.AbstractMesh((2,), ("fsdp",))
+  shapes = paligemma.param_shapes(cfg)
+  for name, place in sharding.param_shardings(shapes, mesh).items():
+    scanned = name.startswith(("llm/layers/", "img/Transformer/encoderblock/"))
+    if scanned and len(place.spec):
+      assert place.spec[0] is None, name
+    if np.prod(shapes[name].shape) > 10**6:
+      assert "fsdp" in place.spec, name
+  table = sharding.param_shardings(shapes, mesh)["llm/embedder/input_embedding"]
+  assert table.spec == jax.sharding.PartitionSpec("fsdp")
+
+
+def test_leaves_that_do_not_divide_are_whole():
+  mesh = jax.sharding.AbstractMesh((8,), ("fsdp",))
+  shapes = {"llm/final_norm/scale": np.zeros(30001), "llm/layers/mlp/linear": np.zeros((8, 101, 103))}
+  for place in sharding.param_shardings(shapes, mesh).values():
+    assert place.spec == jax.sharding.PartitionSpec()
+
+
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        ((("fdsp", -1),), "unknown axis 'fdsp'. Did you mean 'fsdp'"),
+        ((("fsdp", 3),), r"needs 3 devices; there are 1"),
+        ((("data", -1), ("fsdp", -1)), "at most one -1"),
+        ((("data", 2), ("fsdp", -1)), "needs a multiple of 2 devices; there are 1"),
+        ((("fsdp", 0),), "sizes of at least 1"),
+    ],
+)
+def test_meshes_that_cannot_be_are_errors(shape, message):
+  with pytest.raises(errors.ConfigError, match=message):
+    sharding.make_mesh(_mesh_shape(*shape), devices=jax.devices()[:1])

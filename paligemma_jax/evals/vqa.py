@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -103,6 +104,18 @@ class ExactMatch(base.Evaluator):
     """The metrics of `exact_match`."""
     texts = [o.text for o in outputs]
     return exact_match(texts, rows, truth=self.truth, lower=self.lower, strip=self.strip)
+
+  def baseline(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The same metrics of always giving the commonest true answer of these very rows."""
+    answers = collections.Counter(
+        answer
+        for i, row in enumerate(rows)
+        for answer in base.answers_of(base.column(row, self.truth, i), self.truth, i)
+    )
+    best = max(answers, key=lambda a: (answers[a], a)) if answers else ""
+    return exact_match(
+        [best] * len(rows), rows, truth=self.truth, lower=self.lower, strip=self.strip
+    )
 
 
 @spec.spec

@@ -81,6 +81,7 @@ class Runner:
       *,
       names: Iterable[str] | None = None,
       keep_images: int = 0,
+      baseline: bool = False,
   ) -> dict[str, Result]:
     """{evaluator name: Result}; every process gets the same.
 
@@ -89,6 +90,7 @@ class Runner:
       step: that the parameters are of; it goes into the names of prediction files.
       names: the evaluators to run; None is all.
       keep_images: how many images of each evaluator to hand back, for a gallery.
+      baseline: also score, as 'baseline/<metric>', what needs no model, where an evaluator knows it.
 
     Raises:
       PaligemmaError: of the kind that came up, the evaluator and the step before its sentence.
@@ -98,6 +100,9 @@ class Runner:
       evaluator = errors.pick(self._evaluators, name, "evaluator")
       try:
         results[name] = self._run_one(evaluator, params, step, keep_images)
+        if baseline and hasattr(evaluator, "baseline"):
+          trivial = evaluator.baseline(results[name].rows)
+          results[name].metrics.update({f"baseline/{k}": v for k, v in trivial.items()})
       except errors.PaligemmaError as e:
         raise type(e)(f"evaluator {name!r} at step {step}: {e}") from e
       except Exception as e:

@@ -64,6 +64,16 @@ class Workdir:
     return self.path / "gallery.html"
 
   @property
+  def data(self) -> pathlib.Path:
+    """What the training rows looked like when the run was started."""
+    return self.path / "data.json"
+
+  @property
+  def export(self) -> pathlib.Path:
+    """The final weights in the published format, when they are asked for."""
+    return self.path / "params.npz"
+
+  @property
   def report(self) -> pathlib.Path:
     """The scores and the course of the run."""
     return self.path / "report.html"

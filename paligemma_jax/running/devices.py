@@ -1,0 +1,62 @@
+"""Bringing up JAX for a command: several hosts, the compilation cache, log lines."""
+
+from __future__ import annotations
+
+import logging as std_logging
+import os
+import pathlib
+
+import jax
+from absl import logging
+
+from paligemma_jax.core import errors
+
+_CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+
+
+def start() -> None:
+  """Joins the other hosts if there are any and turns on the compilation cache.
+
+  Several hosts are found by JAX itself on a TPU pod, or named by JAX_COORDINATOR_ADDRESS,
+  JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+
+  Raises:
+    ConfigError: the hosts did not find each other.
+  """
+  _quiet_libraries()
+  if not os.environ.get(_CACHE_VARIABLE):
+    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    jax.config.update("jax_compilation_cache_dir", str(home / "paligemma_jax" / "jax"))
+  # Programs that compile in less are not worth a file.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+  if "JAX_COORDINATOR_ADDRESS" in os.environ:
+    try:
+      jax.distributed.initialize(
+          os.environ["JAX_COORDINATOR_ADDRESS"],
+          int(os.environ["JAX_NUM_PROCESSES"]),
+          int(os.environ["JAX_PROCESS_ID"]),
+      )
+    except (KeyError, ValueError, RuntimeError) as e:
+      raise errors.ConfigError(
+          "JAX_COORDINATOR_ADDRESS is set, so JAX_NUM_PROCESSES and JAX_PROCESS_ID must be too, and"
+          f" all processes must start: {e}."
+      ) from e
+  elif int(os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",")) > 0:
+    jax.distributed.initialize()
+
+
+def _quiet_libraries() -> None:
+  """Our own log lines and everybody's warnings; of other processes than the first only errors."""
+  ours = str(pathlib.Path(__file__).parent.parent)
+  first = os.environ.get("JAX_PROCESS_ID", "0") == "0"
+
+  def wanted(record: std_logging.LogRecord) -> bool:
+    if not first:
+      return record.levelno >= std_logging.ERROR
+    return record.levelno >= std_logging.WARNING or record.pathname.startswith(ours)
+
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.INFO)
+  handler = logging.get_absl_handler()
+  handler.addFilter(wanted)
+  handler.setFormatter(std_logging.Formatter("%(levelname).1s %(asctime)s %(message)s", "%H:%M:%S"))

@@ -1,0 +1,137 @@
+"""What a finished run leaves for people: the scores, a gallery, a report, the exported weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from paligemma_jax import evals
+from paligemma_jax.data import loader
+from paligemma_jax.running import files
+from paligemma_jax.running import gallery
+from paligemma_jax.running import metrics as metrics_lib
+from paligemma_jax.running import reports
+from paligemma_jax.running import setup as setups
+from paligemma_jax.running import workdir as workdirs
+from paligemma_jax.weights import export as exports
+
+_NUM_EXAMPLES = 24  # In the gallery, shared out among the evaluators that write predictions.
+_BASELINE = "baseline/"
+
+
+def write(
+    setup: setups.Setup, workdir: workdirs.Workdir, *, main: bool, note: Callable[[str], None]
+) -> None:
+  """Prints the table of scores, writes gallery.html and report.html. Only process 0 does anything.
+
+  Everything is read from the workdir, so a run that is started again when it is complete does the
+  same once more.
+  """
+  if not main:
+    return
+  lines = metrics_lib.read(workdir.metrics)
+  names = [evaluator.name for evaluator in setup.config.evals]
+  table = scores(lines, names)
+  title = f"{setup.config.model.variant}, {workdir.path.name}"
+  tables = [table] if table else []
+  if table:
+    note("\n" + reports.text(table) + "\n")
+  reports.write_report(workdir.report, title, tables=tables, lines=lines)
+  items = _examples(setup, workdir, lines[-1]["step"] if lines else 0)
+  if items:
+    gallery.write_gallery(workdir.gallery, items, title, table=table)
+    note(f"gallery: {workdir.gallery}")
+  note(f"report:  {workdir.report}")
+
+
+def scores(lines: list[dict[str, Any]], names: list[str]) -> reports.Table | None:
+  """Baseline, first and last value of every metric of the evaluators; None without any.
+
+  Args:
+    lines: of metrics.jsonl.
+    names: of the evaluators.
+  """
+  columns: dict[str, dict[str, float]] = {"baseline": {}, "before": {}, "after": {}}
+  for line in lines:
+    for key, value in line.items():
+      name = next((n for n in names if key.startswith(f"{n}/")), None)
+      metric = key.removeprefix(f"{name}/")
+      # Counts are no scores; they stay in metrics.jsonl.
+      if name is None or metric.removeprefix(_BASELINE).startswith(("num", "invalid")):
+        continue
+      if metric.startswith(_BASELINE):
+        columns["baseline"][f"{name}/{metric.removeprefix(_BASELINE)}"] = value
+      elif line["step"] == 0:
+        columns["before"][key] = value
+      else:
+        columns["after"][key] = value
+  shown = {title: values for title, values in columns.items() if values}
+  if not columns["after"]:
+    return None
+  return reports.scores_table("Scores", shown)
+
+
+def export(
+    params: Mapping[str, jax.Array],
+    setup: setups.Setup,
+    workdir: workdirs.Workdir,
+    *,
+    note: Callable[[str], None],
+) -> None:
+  """Writes the weights as `params.npz` in the published format, float32."""
+  del setup
+  path = exports.save_npz(workdir.export, params)
+  note(f"weights: {path}")
+
+
+def _examples(
+    setup: setups.Setup, workdir: workdirs.Workdir, step: int
+) -> list[gallery.GalleryItem]:
+  """Some rows of each evaluator that wrote predictions at `step`, with what was said at step 0."""
+  writers = [e for e in setup.config.evals if isinstance(e, evals.WritePredictions)]
+  items = []
+  for evaluator in writers:
+    after = _predictions(workdir, evaluator.name, step)
+    before = _predictions(workdir, evaluator.name, 0)
+    limit = max(1, _NUM_EXAMPLES // len(writers))
+    batches = loader.eval_batches(
+        evaluator.source.open(),
+        evaluator.pp,
+        setup.tokenizer,
+        encoding="decode",
+        batch_size=limit,
+        text_len=evaluator.text_len,
+        keep=evaluator.columns(),
+        limit=limit,
+        bad_rows=limit,
+    )
+    for batch, kept in batches:
+      for image, row in zip(batch["image"][batch["_mask"]], kept, strict=True):
+        said = after.get(row["_row"])
+        if said is not None:
+          items.append(
+              gallery.GalleryItem(
+                  image=image,
+                  prompt=row["prefix"],
+                  truth=_truth(row, evaluator.keep),
+                  prediction=said,
+                  before=before.get(row["_row"]),
+              )
+          )
+  return items
+
+
+def _predictions(workdir: workdirs.Workdir, name: str, step: int) -> dict[int, str]:
+  """{row: text} of an evaluator's prediction file; {} when it wrote none at that step."""
+  lines, _ = files.read_lines(workdir.predictions / f"{name}-{step}.jsonl")
+  return {line["row"]: line["text"] for line in lines}
+
+
+def _truth(row: Mapping[str, Any], keep: tuple[str, ...]) -> str:
+  """The first kept column, as text."""
+  value = row[keep[0]] if keep else ""
+  return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

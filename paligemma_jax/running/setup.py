@@ -1,0 +1,138 @@
+"""From a configuration to what a run needs: model, tokenizer, mesh, names, weights, length."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import ml_collections
+from jax.sharding import Mesh
+
+from paligemma_jax.core import errors
+from paligemma_jax.core import units
+from paligemma_jax.data import tokenizer as tokenizers
+from paligemma_jax.models import paligemma
+from paligemma_jax.models import variants
+from paligemma_jax.training import optimizers
+from paligemma_jax.training import sharding
+from paligemma_jax.training import state as states
+from paligemma_jax.weights import load
+from paligemma_jax.weights import published
+
+DEMO_TOKENIZER = pathlib.Path(__file__).parent.parent / "assets" / "demo" / "tokenizer.model"
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """What stays the same during a run.
+
+  cfg: models.variants.ModelConfig.
+  shapes: {name: ShapeDtypeStruct} of all parameters.
+  trainable, frozen: their names, which share out all of `shapes`.
+  """
+
+  config: ml_collections.ConfigDict
+  cfg: variants.ModelConfig
+  tokenizer: tokenizers.Tokenizer
+  mesh: Mesh
+  shapes: dict[str, Any]
+  trainable: tuple[str, ...]
+  frozen: tuple[str, ...]
+
+
+def prepare(config: ml_collections.ConfigDict) -> Setup:
+  """Reads the tokenizer and lays out model and mesh; no parameter is read or made yet.
+
+  Raises:
+    ConfigError: sizes, files, regexes or devices that do not fit together.
+  """
+  tokenizer = tokenizers.Tokenizer(_tokenizer_path(config))
+  cfg = variants.get(
+      config.model.variant,
+      res=config.model.res,
+      vocab_size=config.model.vocab_size,
+      final_softcap=config.model.final_logits_softcap,
+      dropout=config.model.dropout,
+      dtype=config.model.dtype,
+      remat=config.model.remat,
+      overrides=config.model.overrides.to_dict(),
+  )
+  if tokenizer.vocab_size > cfg.llm.vocab_size:
+    raise errors.ConfigError(
+        f"The tokenizer {tokenizer.path!r} has {tokenizer.vocab_size} ids, but the model's token"
+        f" table has {cfg.llm.vocab_size} rows; use the tokenizer that belongs to the weights, or"
+        " set model.vocab_size."
+    )
+  mesh = sharding.make_mesh(config.mesh)
+  shapes = paligemma.param_shapes(cfg)
+  trainable, frozen = optimizers.split(shapes, config.optim)
+  return Setup(config, cfg, tokenizer, mesh, shapes, tuple(trainable), tuple(frozen))
+
+
+def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Array]:
+  """All parameters on the mesh: read from `config.init`, or random from the seed when it is ''."""
+  places = sharding.param_shardings(setup.shapes, setup.mesh)
+  dtypes = states.param_dtypes(setup.trainable, setup.config.model.dtype)
+  init = setup.config.init
+  if not init:
+    log(f"initial weights: random, seed {setup.config.seed}")
+    make = lambda key: {
+        name: x.astype(dtypes(name)) for name, x in paligemma.init_params(setup.cfg, key).items()
+    }
+    return jax.jit(make, out_shardings=places)(jax.random.key(setup.config.seed))
+  weights = load.open_weights(init)
+  log(f"initial weights: {weights.path}")
+  return load.load_params(weights, setup.shapes, dtype=dtypes, shardings=places, log=log)
+
+
+def optimizer(setup: Setup, total: int, num_rows: int) -> optimizers.Optimizer:
+  """The optimizer of a run of `total` steps over epochs of `num_rows` rows."""
+  return optimizers.make(
+      setup.config.optim,
+      {name: setup.shapes[name] for name in setup.trainable},
+      total,
+      names=setup.shapes,
+      batch_size=setup.config.train.batch_size,
+      num_examples=num_rows,
+  )
+
+
+def describe(setup: Setup, total: int, num_rows: int) -> str:
+  """One line on what is about to run."""
+  count = lambda names: sum(math.prod(setup.shapes[name].shape) for name in names)
+  train = setup.config.train
+  return (
+      f"{setup.config.model.variant} at {setup.cfg.res} px: {count(setup.shapes) / 1e6:.1f} M"
+      f" parameters, {count(setup.trainable) / 1e6:.1f} M train; {num_rows} rows x"
+      f" {total * train.batch_size / num_rows:.3g} epochs = {total} steps of {train.batch_size} on"
+      f" {setup.mesh.size} {setup.mesh.devices.flat[0].device_kind} device(s)"
+  )
+
+
+def total_steps(config: ml_collections.ConfigDict, num_rows: int) -> int:
+  """The run's length in steps."""
+  return units.to_steps(
+      config.train.total,
+      "train.total",
+      batch_size=config.train.batch_size,
+      num_examples=num_rows,
+  )
+
+
+def _tokenizer_path(config: ml_collections.ConfigDict) -> pathlib.Path:
+  if config.tokenizer:
+    return pathlib.Path(config.tokenizer)
+  if config.init:
+    found = published.find_tokenizer(published.find(config.init))
+    if found:
+      return found
+  if config.model.variant == "tiny":
+    return DEMO_TOKENIZER
+  raise errors.ConfigError(
+      f"No tokenizer lies beside init={config.init!r}; put {published.TOKENIZER} (or"
+      " tokenizer.model) there, or set `tokenizer` to its path."
+  )

@@ -1,0 +1,46 @@
+"""python -m paligemma_jax.train --config transfers/demo.py --workdir runs/demo"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from paligemma_jax.core import command
+from paligemma_jax.core import errors
+
+
+def main(argv: Sequence[str]) -> None:
+  """Trains what a configuration says, or goes on with the run that the workdir holds."""
+  parser = command.Parser(
+      "train",
+      "Fine-tunes, or trains, the model that a configuration describes. Started again with the same"
+      " command it goes on from the last saved state.",
+      "python -m paligemma_jax.train --config transfers/demo.py --workdir runs/demo"
+      " --config.optim.lr=3e-4",
+  )
+  parser.add_argument(
+      "--allow_data_change",
+      action="store_true",
+      help="go on although the training rows are not those that the run was started with",
+  )
+  args = parser.parse_args(argv)
+  parser.require(args, "config", "workdir")
+
+  # Heavy modules only now: --help and a misspelt flag must be answered at once.
+  from paligemma_jax.core import config as configs
+  from paligemma_jax.models import variants
+
+  config = configs.load(args.config, args.overrides)
+  configs.validate(config, training=True, variants=variants.VARIANTS)
+
+  from paligemma_jax.running import devices
+
+  devices.start()
+
+  from paligemma_jax.running import loop
+
+  loop.train(config, args.workdir, allow_data_change=args.allow_data_change)
+
+
+if __name__ == "__main__":
+  errors.run_main(lambda: main(sys.argv[1:]))

@@ -1,0 +1,338 @@
+"""The public face for weights in hand: load them, ask for logits or text, save them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from paligemma_jax import image_input
+from paligemma_jax.core import errors
+from paligemma_jax.data import tokenizer as tokenizer_lib
+from paligemma_jax.data import tokens as tokens_lib
+from paligemma_jax.decoding import generate as generate_lib
+from paligemma_jax.models import paligemma
+from paligemma_jax.models import variants
+from paligemma_jax.training import native as run_lib
+from paligemma_jax.training import sharding
+from paligemma_jax.weights import export
+from paligemma_jax.weights import load as load_lib
+from paligemma_jax.weights import native
+from paligemma_jax.weights import published
+from paligemma_jax.weights import reader
+
+# A program is compiled per (rows, prompt length, new tokens). Prompts are padded to a power of two,
+# at least this, and so are fewer rows than a batch.
+_MIN_PROMPT = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """What the model said to one image and prompt.
+
+  Attributes:
+    text: the answer; '' when no tokenizer is known.
+    tokens: its ids, EOS included if the model got to it.
+    logprob: log-probability of these tokens, natural logarithm.
+    token_logprobs: of each of them.
+  """
+
+  text: str
+  tokens: tuple[int, ...]
+  logprob: float
+  token_logprobs: tuple[float, ...]
+
+
+class PaliGemma:
+  """A model with its parameters and tokenizer.
+
+  Attributes:
+    config: models.variants.ModelConfig.
+    params: {published name: jax.Array}.
+    tokenizer: data.tokenizer.Tokenizer, or None.
+  """
+
+  def __init__(
+    self,
+    config: variants.ModelConfig,
+    params: Mapping[str, jax.Array],
+    tokenizer: tokenizer_lib.Tokenizer | None = None,
+  ):
+    if tokenizer and tokenizer.vocab_size > config.llm.vocab_size:
+      raise errors.ConfigError(
+        f"The tokenizer {tokenizer.path!r} has {tokenizer.vocab_size} ids but the model only"
+        f" {config.llm.vocab_size}: they do not belong together."
+      )
+    self.config = config
+    self.params = dict(params)
+    self.tokenizer = tokenizer
+    self._logits = jax.jit(functools.partial(_logits, config))
+    self._programs: dict[tuple, Callable] = {}
+
+  def logits(self, image: Any, tokens: Any, mask_ar: Any, mask_input: Any = None) -> jax.Array:
+    """float32[B, T, V]: at each text position the logits of the token after it.
+
+    Args:
+      image: uint8 or float in [-1, 1], [B, R, R, 3] or [B, F, R, R, 3] at the model's resolution;
+        or None for text alone.
+      tokens: int[B, T], BOS first.
+      mask_ar: int[B, T]: 0 on the prompt, 1 on the answer and on padding.
+      mask_input: int[B, T]: 0 hides a token (padding); None hides none.
+    """
+    tokens, mask_ar = (np.asarray(a, np.int32) for a in (tokens, mask_ar))
+    mask_input = None if mask_input is None else np.asarray(mask_input, np.int32)
+    for name, mask in (("mask_ar", mask_ar), ("mask_input", mask_input)):
+      if mask is not None and mask.shape != tokens.shape:
+        raise errors.ConfigError(
+          f"{name} has the shape {list(mask.shape)}, tokens {list(tokens.shape)}; expected equal."
+        )
+    self._check_ids(tokens)
+    image = None if image is None else image_input.check_range(np.asarray(image))
+    return self._logits(self.params, image, tokens, mask_ar, mask_input)
+
+  def generate(
+    self,
+    images: Sequence[Any],
+    prompts: Sequence[str | Sequence[int]],
+    *,
+    max_new_tokens: int = 64,
+    sampler: str = "greedy",
+    seed: int = 0,
+    batch_size: int = 8,
+  ) -> list[Prediction]:
+    """One Prediction per image and prompt, in order.
+
+    Args:
+      images: per prompt a path, encoded bytes, a PIL image, uint8[H, W, 3] of any size, or float in
+        [-1, 1] at the model's resolution; for a model of several images a list of those.
+      prompts: per image a text, or a list of token ids that is used as it is (BOS and separator are
+        then the caller's).
+      max_new_tokens: after so many the answer is cut.
+      sampler: see decoding.sampling.parse.
+      seed: of the samplers that draw; a prompt's draws depend on it and on its place in the list.
+      batch_size: images that are on the device together.
+
+    Raises:
+      ConfigError: as many images as prompts are not there, or text without a tokenizer.
+      DataError: an image cannot be read.
+    """
+    prompts = [self._prompt_ids(prompt) for prompt in prompts]
+    if len(images) != len(prompts):
+      raise errors.ConfigError(f"There are {len(images)} images but {len(prompts)} prompts.")
+    if not prompts:
+      return []
+    if min(max_new_tokens, batch_size) < 1:
+      raise errors.ConfigError(f"{max_new_tokens=} and {batch_size=} must be at least 1.")
+    text_len = _bucket(max(map(len, prompts)), _MIN_PROMPT)
+    num_rows = min(batch_size, _bucket(len(prompts), 1))
+    run = self._program(max_new_tokens, sampler)
+    predictions = []
+    for start in range(0, len(prompts), num_rows):
+      part = slice(start, start + num_rows)
+      batch = self._batch(images[part], prompts[part], num_rows, text_len)
+      batch["_row"] = np.arange(start, start + num_rows)
+      out = jax.device_get(run(self.params, batch, jax.random.key(seed)))
+      predictions += [self._prediction(out, row) for row in range(len(prompts[part]))]
+    return predictions
+
+  def save(
+    self, path: str | os.PathLike, format: str = "native", dtype: str | None = None
+  ) -> pathlib.Path:
+    """Writes the weights; nothing is at `path` until they are complete.
+
+    Args:
+      format: "native", a directory with sizes and tokenizer; or "npz", the published format.
+      dtype: "float32", "bfloat16" or "float16"; None keeps what is loaded.
+
+    Returns:
+      `path`.
+    """
+    save = errors.pick({"native": self._save_native, "npz": self._save_npz}, format, "format")
+    return save(path, dtype)
+
+  def _save_native(self, path: str | os.PathLike, dtype: str | None) -> pathlib.Path:
+    model = sizes_of(self.config)
+    content = self.tokenizer.model_bytes if self.tokenizer else b""
+    return native.save_native(path, self.params, model, dtype=dtype, tokenizer=content)
+
+  def _save_npz(self, path: str | os.PathLike, dtype: str | None) -> pathlib.Path:
+    return export.save_npz(path, self.params, dtype=dtype)
+
+  def _program(self, max_new_tokens: int, sampler: str) -> Callable:
+    key = (max_new_tokens, sampler)
+    if key not in self._programs:
+      self._programs[key] = generate_lib.make_generate(
+        self.config, max_new_tokens=max_new_tokens, sampler=sampler
+      )
+    return self._programs[key]
+
+  def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
+    if isinstance(prompt, str):
+      if self.tokenizer is None:
+        raise errors.ConfigError(
+          "No tokenizer was found with the weights, so prompts cannot be text: put"
+          f" tokenizer.model (or {published.TOKENIZER}) beside them, or load(…, tokenizer=PATH)."
+        )
+      return tokens_lib.prefix_ids(self.tokenizer, prompt)
+    ids = [int(i) for i in prompt]
+    if not ids:
+      raise errors.ConfigError("A prompt of no token ids; it needs at least BOS.")
+    self._check_ids(np.array(ids))
+    return ids
+
+  def _check_ids(self, ids: np.ndarray) -> None:
+    vocab_size = self.config.llm.vocab_size
+    if ids.size and not (0 <= ids.min() and ids.max() < vocab_size):
+      raise errors.ConfigError(
+        f"Token ids from {ids.min()} to {ids.max()}; the model knows 0 to {vocab_size - 1}."
+      )
+
+  def _batch(
+    self, images: Sequence[Any], prompts: list[list[int]], num_rows: int, text_len: int
+  ) -> dict[str, np.ndarray]:
+    pixels = [image_input.read(image, self.config.res) for image in images]
+    shapes = {(p.shape, p.dtype) for p in pixels}
+    if len(shapes) > 1:
+      raise errors.ConfigError(
+        f"Images of one call must be alike; found {sorted(map(str, shapes))}."
+      )
+    rows = [
+      tokens_lib.lay_out_prompt(ids, [], text_len=text_len, overflow="error") for ids in prompts
+    ]
+    spare = num_rows - len(prompts)
+    # Spare rows repeat the last: a row without any token has no well-defined logits.
+    batch = {name: np.stack([r[name] for r in rows + rows[-1:] * spare]) for name in rows[0]}
+    batch["image"] = np.stack(pixels + pixels[-1:] * spare)
+    batch["_mask"] = np.arange(num_rows) < len(prompts)
+    return batch
+
+  def _prediction(self, out: Mapping[str, np.ndarray], row: int) -> Prediction:
+    num = int(out["lengths"][row])
+    ids = tuple(out["tokens"][row, :num].tolist())
+    return Prediction(
+      text=self.tokenizer.decode(ids) if self.tokenizer else "",
+      tokens=ids,
+      logprob=float(out["logprob"][row]),
+      token_logprobs=tuple(out["token_logprob"][row, :num].tolist()),
+    )
+
+
+def load(
+  path: str | os.PathLike,
+  *,
+  dtype: str = "bfloat16",
+  tokenizer: str | os.PathLike | tokenizer_lib.Tokenizer | None = None,
+  mesh: jax.sharding.Mesh | None = None,
+  res: int = 0,
+  overrides: Mapping[str, Any] | None = None,
+) -> PaliGemma:
+  """The model in a checkpoint, its sizes inferred.
+
+  Args:
+    path: one of our run, checkpoint or weight directories, a big_vision npz, a Hugging Face
+      directory, or a published name ('pt_224'; see weights.published).
+    dtype: "bfloat16" or "float32", of parameters and matrix products.
+    tokenizer: a SentencePiece file or a Tokenizer; None takes the one that lies with the weights.
+    mesh: parameters are cut over its "fsdp" axis; None puts all on the first device.
+    res: pixels; another than the weights' resamples the position embedding; 0 keeps theirs.
+    overrides: sizes that the file cannot tell, as {"llm.final_softcap": 30.0}.
+
+  Raises:
+    CheckpointError: nothing at `path`, damaged or hostile files, or weights of another model.
+  """
+  weights = open_weights(path)
+  config = config_of(weights.sizes, dtype=dtype, res=res, overrides=overrides)
+  shapes = paligemma.param_shapes(config)
+  shardings = None if mesh is None else sharding.param_shardings(shapes, mesh)
+  params = load_lib.load_params(
+    weights, shapes, dtype=jnp.dtype(dtype), shardings=shardings, log=logging.info
+  )
+  if tokenizer is None:
+    tokenizer = weights.tokenizer
+  if tokenizer is not None and not isinstance(tokenizer, tokenizer_lib.Tokenizer):
+    tokenizer = tokenizer_lib.Tokenizer(tokenizer)
+  return PaliGemma(config, params, tokenizer)
+
+
+def open_weights(path: str | os.PathLike) -> reader.Weights:
+  """Opens weights of any kind, a run's newest intact step among them; no data is read.
+
+  A run's sizes are those of its config, with softcaps and all that shapes cannot tell.
+
+  Raises:
+    CheckpointError: nothing at `path`, or damaged, hostile or unfit files.
+    StateError: a run without any intact step.
+  """
+  path = published.find(path)
+  if not run_lib.is_run(path):
+    return load_lib.open_weights(path)
+  run = run_lib.open_native(path)
+  if "model" not in run.config:
+    return run.weights
+  model = run.config["model"]
+  config = variants.get(
+    model["variant"],
+    res=model["res"],
+    vocab_size=model["vocab_size"],
+    final_softcap=model["final_logits_softcap"],
+    overrides=model["overrides"],
+  )
+  return dataclasses.replace(run.weights, sizes=sizes_of(config))
+
+
+def config_of(
+  sizes: Mapping[str, Any],
+  *,
+  dtype: str,
+  res: int = 0,
+  overrides: Mapping[str, Any] | None = None,
+) -> variants.ModelConfig:
+  """The ModelConfig of sizes that weights came with (`Weights.sizes`).
+
+  Args:
+    dtype: of matrix products.
+    res: pixels; 0 keeps the weights' own.
+    overrides: sizes to change, as {"llm.final_softcap": 30.0}.
+
+  Raises:
+    ConfigError: an unknown size or dtype, or sizes that do not fit together.
+  """
+  towers = {"img": dict(sizes["img"]), "llm": dict(sizes["llm"])}
+  for key, value in (overrides or {}).items():
+    tower, _, name = key.partition(".")
+    errors.pick(
+      errors.pick(towers, tower, "tower in overrides"), name, f"size in overrides {tower}"
+    )
+    towers[tower][name] = value
+  return variants.ModelConfig(
+    img=variants.Vit(**towers["img"]),
+    llm=variants.Gemma(**towers["llm"]),
+    res=res or sizes["res"],
+    dtype=dtype,
+  )
+
+
+def sizes_of(config: variants.ModelConfig) -> dict[str, Any]:
+  """The inverse of `config_of`."""
+  towers = {"img": dataclasses.asdict(config.img), "llm": dataclasses.asdict(config.llm)}
+  return {**towers, "res": config.res}
+
+
+def _logits(config, params, image, tokens, mask_ar, mask_input):
+  x_BTD = paligemma.text_features(config, params, image, tokens, mask_ar, mask_input_BT=mask_input)
+  return paligemma.logits(config, params, x_BTD)
+
+
+def _bucket(size: int, smallest: int) -> int:
+  """The next power of two, at least `smallest`."""
+  return max(smallest, 1 << (size - 1).bit_length())

@@ -51,7 +51,7 @@ def permute(position: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
 def choice_index(seed: int, row: int, epoch: int, n: int) -> int:
   """Which of `n` options row `row` uses in this epoch: each once before any twice."""
   cycle, position = divmod(epoch, n)
-  return int(permute(np.array([position]), n, key(_CHOICE, seed, row, cycle).reshape(1))[0])
+  return int(np.argsort(key(_CHOICE, seed, row, cycle, np.arange(n)), kind="stable")[position])
 
 
 def generator(*parts: int) -> np.random.Generator:

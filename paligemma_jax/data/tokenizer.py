@@ -80,9 +80,10 @@ class Tokenizer:
     if not isinstance(text, str):
       raise errors.DataError(f"Expected text to tokenize, found {text!r}.")
     try:
-      return self._processor.EncodeAsIds(text)
+      text.encode()
     except UnicodeEncodeError:
       raise errors.DataError(f"Text with half a surrogate pair: {text!r}.") from None
+    return self._processor.EncodeAsIds(text)
 
   def decode(self, ids: Sequence[int]) -> str:
     """The text of these ids up to the first EOS. Padding and BOS vanish.

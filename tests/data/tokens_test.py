@@ -1,0 +1,137 @@
+"""Ids and masks equal the reference's wherever the text fits; EOS is never lost."""
+
+import json
+
+import hypothesis
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from paligemma_jax.core import errors
+from paligemma_jax.data import tokenizer as tokenizer_lib
+from paligemma_jax.data import tokens
+from tests import golden_files
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+  return tokenizer_lib.Tokenizer(golden_files.path("bv/tok4k.model"))
+
+
+@pytest.fixture(scope="module")
+def cases():
+  return json.loads(golden_files.path("bv/pp.json").read_text())["text"]
+
+
+def fits(case, tokenizer):
+  ids = tokens.prefix_ids(tokenizer, case["prefix"]) + tokens.suffix_ids(tokenizer, case["suffix"])
+  return len(ids) <= case["text_len"] + 1
+
+
+def assert_equal(example, golden):
+  assert sorted(example) == sorted(golden)
+  for name, values in golden.items():
+    assert example[name].tolist() == values, name
+
+
+def test_training_examples_are_the_reference_s(cases, tokenizer):
+  fitting = [case for case in cases if fits(case, tokenizer)]
+  assert len(fitting) >= 8
+  for case in fitting:
+    example = tokens.encode_train(
+        tokenizer, case["prefix"], case["suffix"], text_len=case["text_len"], overflow="error"
+    )
+    assert_equal(example, case["train"])
+
+
+def test_prompts_are_the_reference_s(cases, tokenizer):
+  fitting = [case for case in cases if fits(case, tokenizer)]
+  for case in fitting:
+    limits = {"text_len": case["text_len"], "overflow": "error"}
+    prompt = tokens.encode_prompt(tokenizer, case["prefix"], **limits)
+    assert_equal(prompt, case["eval_nosuffix"])
+    begun = tokens.encode_prompt(tokenizer, case["prefix"], suffix=case["suffix"], **limits)
+    assert_equal(begun, case["eval"])
+
+
+def test_where_the_reference_cuts_eos_off_we_keep_it(cases, tokenizer):
+  cut = [case for case in cases if not fits(case, tokenizer)]
+  assert cut
+  for case in cut:
+    limits = {"text_len": case["text_len"], "overflow": "truncate"}
+    ours = tokens.encode_train(tokenizer, case["prefix"], case["suffix"], **limits)
+    reference = case["train"]
+    assert tokenizer.eos_id not in reference["text"]
+    assert ours["text"][:-1].tolist() == reference["text"][:-1]
+    assert ours["text"][-1] == tokenizer.eos_id
+    assert ours["mask_loss"][-1] == 1
+
+
+def test_dtypes_and_lengths(tokenizer):
+  example = tokens.encode_train(tokenizer, "caption en", "a cat", text_len=12, overflow="error")
+  assert {k: (v.shape, v.dtype) for k, v in example.items()} == {
+      "text": ((13,), np.int32), "mask_ar": ((13,), np.int32), "mask_loss": ((13,), np.float32),
+  }
+  prompt = tokens.encode_prompt(tokenizer, "caption en", text_len=12, overflow="error")
+  assert {k: (v.shape, v.dtype) for k, v in prompt.items()} == {
+      "text": ((12,), np.int32), "mask_ar": ((12,), np.int32), "mask_input": ((12,), np.int32),
+  }
+
+
+def test_a_text_too_long_is_an_error_that_says_how_long(tokenizer):
+  with pytest.raises(errors.DataError, match=r"room for 5; raise text_len by \d+"):
+    tokens.encode_train(tokenizer, "caption en", "a cat", text_len=4, overflow="error")
+  with pytest.raises(errors.ConfigError, match="Did you mean 'truncate'"):
+    tokens.encode_train(tokenizer, "caption en", "a cat", text_len=4, overflow="truncat")
+  assert tokens.encode_train(tokenizer, "caption", "a", text_len=2, overflow="drop") is None
+
+
+def test_a_text_that_just_fits_is_left_whole(tokenizer):
+  whole = tokens.encode_train(tokenizer, "caption en", "a cat", text_len=40, overflow="error")
+  size = tokens.num_tokens(whole)
+  tight = tokens.encode_train(
+      tokenizer, "caption en", "a cat", text_len=size - 1, overflow="error"
+  )
+  assert tight["text"].tolist() == whole["text"][:size].tolist()
+  with pytest.raises(errors.DataError, match="by 1,"):
+    tokens.encode_train(tokenizer, "caption en", "a cat", text_len=size - 2, overflow="error")
+
+
+def test_an_empty_answer_is_eos_alone(tokenizer):
+  example = tokens.encode_train(tokenizer, "caption en", "", text_len=12, overflow="error")
+  assert example["text"][example["mask_loss"] == 1].tolist() == [tokenizer.eos_id]
+
+
+TEXT = st.text(st.characters(blacklist_categories=["Cs"]), max_size=30)
+
+
+@hypothesis.given(prefix=TEXT, suffix=TEXT, text_len=st.integers(2, 40))
+def test_masks_are_as_defined_for_any_text(prefix, suffix, text_len, tokenizer):
+  example = tokens.encode_train(
+      tokenizer, prefix, suffix, text_len=text_len, overflow="truncate"
+  )
+  size = tokens.num_tokens(example)
+  supervised = np.flatnonzero(example["mask_loss"])
+  assert example["text"].shape == (text_len + 1,)
+  assert example["text"][0] == tokenizer.bos_id
+  assert example["text"][size - 1] == tokenizer.eos_id
+  assert (example["text"] == tokenizer.eos_id).sum() == 1
+  assert supervised.tolist() == list(range(supervised[0], size))  # One run, up to EOS.
+  assert (example["mask_ar"] == (np.arange(text_len + 1) >= supervised[0])).all()
+  assert (example["text"][size:] == 0).all()
+  if size < text_len + 1:
+    assert example["text"][: supervised[0]].tolist() == tokens.prefix_ids(tokenizer, prefix)
+    assert example["text"][supervised].tolist() == tokens.suffix_ids(tokenizer, suffix)
+
+
+@hypothesis.given(prefix=TEXT, text_len=st.integers(2, 40))
+def test_a_prompt_is_the_start_of_its_training_example(prefix, text_len, tokenizer):
+  prompt = tokens.encode_prompt(tokenizer, prefix, text_len=text_len, overflow="truncate")
+  size = tokens.num_tokens(prompt)
+  assert prompt["text"].shape == (text_len,)
+  assert prompt["text"][size - 1] == tokenizer.separator_ids[-1]
+  assert prompt["mask_input"].tolist() == [1] * size + [0] * (text_len - size)
+  assert prompt["mask_ar"].tolist() == [0] * size + [1] * (text_len - size)
+  if size < text_len:
+    example = tokens.encode_train(tokenizer, prefix, "", text_len=text_len, overflow="error")
+    assert example["text"][:size].tolist() == prompt["text"][:size].tolist()

@@ -90,7 +90,7 @@ class Runner:
       step: that the parameters are of; it goes into the names of prediction files.
       names: the evaluators to run; None is all.
       keep_images: how many images of each evaluator to hand back, for a gallery.
-      baseline: also score, as 'baseline/<metric>', what needs no model, where an evaluator knows it.
+      baseline: also score, as 'baseline/<metric>', what needs no model, where one is known.
 
     Raises:
       PaligemmaError: of the kind that came up, the evaluator and the step before its sentence.

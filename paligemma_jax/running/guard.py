@@ -52,7 +52,8 @@ def check_data(rows: Any, workdir: workdirs.Workdir, *, allow: bool, main: bool)
   changed = []
   if workdir.data.exists():
     before = json.loads(workdir.data.read_text())
-    changed = [f"{key}: {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]]
+    differing = [key for key in now if before.get(key) != now[key]]
+    changed = [f"{key}: {before.get(key)} -> {now[key]}" for key in differing]
     if changed and not allow:
       raise errors.ConfigError(
           f"The training rows are not those that the run in {workdir.path} was started with"

@@ -157,8 +157,10 @@ class _Run:
       note(f"going on from step {start} of {self._workdir.path}")
       lines = [m for m in metrics_lib.read(self._workdir.metrics) if m["step"] <= start]
       self._policy.count = lines[-1].get("nonfinite_steps", 0) if lines else 0
-      seen = {name for line in lines for name in line}
-      self._with_baseline = {n for n in self._eval_every if any(m.startswith(f"{n}/") for m in seen)}
+      seen = {metric for line in lines for metric in line}
+      self._with_baseline = {
+          name for name in self._eval_every if any(m.startswith(f"{name}/") for m in seen)
+      }
     note(setups.describe(self._setup, self._total, len(self._rows)))
     self._metrics = metrics_lib.MetricsLog(
         self._workdir,
@@ -251,9 +253,9 @@ class _Run:
       rates = self._progress.log(step, shown)
       rates = {"examples_per_second": round(rates["examples_per_second"], 2)}
     for name in self._eval_every:
-      found = {k.removeprefix(f"{name}/"): v for k, v in results.items() if k.startswith(f"{name}/")}
+      found = [(k, v) for k, v in results.items() if k.startswith(f"{name}/")]
       if found:
-        listed = ", ".join(f"{k} {v:.4g}" for k, v in found.items())
+        listed = ", ".join(f"{k.removeprefix(f'{name}/')} {v:.4g}" for k, v in found)
         self._progress.note(f"  {name} at step {step}: {listed}")
     self._metrics.add(step, {**values, **results, **rates})
     self._metrics.flush()

@@ -80,9 +80,11 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
   init = setup.config.init
   if not init:
     log(f"initial weights: random, seed {setup.config.seed}")
-    make = lambda key: {
-        name: x.astype(dtypes(name)) for name, x in paligemma.init_params(setup.cfg, key).items()
-    }
+
+    def make(key):
+      params = paligemma.init_params(setup.cfg, key)
+      return {name: x.astype(dtypes(name)) for name, x in params.items()}
+
     return jax.jit(make, out_shardings=places)(jax.random.key(setup.config.seed))
   weights = load.open_weights(init)
   log(f"initial weights: {weights.path}")
@@ -103,7 +105,10 @@ def optimizer(setup: Setup, total: int, num_rows: int) -> optimizers.Optimizer:
 
 def describe(setup: Setup, total: int, num_rows: int) -> str:
   """One line on what is about to run."""
-  count = lambda names: sum(math.prod(setup.shapes[name].shape) for name in names)
+
+  def count(names):
+    return sum(math.prod(setup.shapes[name].shape) for name in names)
+
   train = setup.config.train
   return (
       f"{setup.config.model.variant} at {setup.cfg.res} px: {count(setup.shapes) / 1e6:.1f} M"

@@ -1,0 +1,95 @@
+"""python -m paligemma_jax.evaluate --workdir runs/demo"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from paligemma_jax.core import command
+from paligemma_jax.core import errors
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs a configuration's evaluators on a run's newest state, or on any weights, and says so."""
+  parser = command.Parser(
+      "evaluate",
+      "Runs the evaluators of a configuration. Prints a table, then all numbers as one line of JSON"
+      " on stdout; evaluators that write files put them into WORKDIR/predictions/.",
+      "python -m paligemma_jax.evaluate --workdir runs/demo --config.evals.0.limit=100",
+  )
+  parser.add_argument(
+      "--ckpt",
+      metavar="PATH",
+      default="",
+      help="weights to evaluate: a run, one of its checkpoints/<step>, an npz, a Hugging Face"
+      " directory or a published name (default: those of --workdir, else the configuration's init)",
+  )
+  args = parser.parse_args(argv)
+  if not args.config and not args.workdir:
+    parser.error("Give --config, or --workdir of a run whose configuration is then used.")
+  saved = os.path.join(args.workdir, "config.json") if args.workdir else ""
+
+  from paligemma_jax.core import config as configs
+  from paligemma_jax.models import variants
+
+  config = configs.load(args.config or saved, args.overrides)
+  configs.validate(config, training=False, variants=variants.VARIANTS)
+  if not config.evals:
+    raise errors.ConfigError("The configuration has no evaluators: `evals` is empty.")
+
+  from paligemma_jax.running import devices
+
+  devices.start()
+  _evaluate(config, args.workdir, args.ckpt)
+
+
+def _note(text: str) -> None:
+  print(text, file=sys.stderr, flush=True)
+
+
+def _evaluate(config, folder: str, ckpt: str) -> None:
+  import jax
+
+  from paligemma_jax import api
+  from paligemma_jax.models import paligemma
+  from paligemma_jax.running import evaluation
+  from paligemma_jax.running import reports
+  from paligemma_jax.running import setup as setups
+  from paligemma_jax.running import workdir as workdirs
+  from paligemma_jax.training import native
+  from paligemma_jax.training import sharding
+  from paligemma_jax.weights import load
+
+  workdir = workdirs.Workdir(pathlib.Path(folder).absolute()) if folder else None
+  if not ckpt:
+    ckpt = folder if folder and native.is_run(folder) else config.init
+  if not ckpt:
+    raise errors.ConfigError(
+        f"There are no weights to evaluate: {folder or 'the configuration'} has no saved state and"
+        " `init` is ''. Give --ckpt PATH."
+    )
+  weights = api.open_weights(ckpt)
+  if not config.tokenizer and weights.tokenizer:
+    config.tokenizer = str(weights.tokenizer)
+  setup = setups.prepare(config)
+  params = load.load_params(
+      weights,
+      setup.shapes,
+      dtype=paligemma.compute_dtype(setup.cfg),
+      shardings=sharding.param_shardings(setup.shapes, setup.mesh),
+      log=_note,
+  )
+  step = int(weights.path.name) if weights.kind == "run" else 0
+  _note(f"evaluating {weights.path}")
+  results = evaluation.Runner(setup, workdir).run(params, step)
+  metrics = evaluation.merged(results)
+  if jax.process_index() == 0:
+    _note(reports.text(reports.scores_table("Scores", {"value": metrics})))
+    print(json.dumps({"ckpt": str(weights.path), "step": step, **metrics}))
+
+
+if __name__ == "__main__":
+  errors.run_main(lambda: main(sys.argv[1:]))

@@ -84,7 +84,7 @@ class Gemma(nn.Module):
       what nobody uses is never computed under jit.
     """
     rope = rotary_angles(see.q_pos, self.sizes.head_dim)
-    return self.layers(x_BSD, None, self._windows_L(), see, rope, None)
+    return self.layers(x_BSD, None, self._windows_L(x_BSD.shape[1]), see, rope, None)
 
   def extend(self, x_BD: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
     """Runs the layers on one more token per row: dtype[B, D] before the final norm, new cache."""
@@ -94,7 +94,12 @@ class Gemma(nn.Module):
     see = attention.Visibility(cache.next_block[:, None], k_block, q_pos, k_pos)
     rope = rotary_angles(q_pos, self.sizes.head_dim)
     x_B1D, (k_LB1KH, v_LB1KH) = self.layers(
-        x_BD[:, None], (cache.k, cache.v), self._windows_L(), see, rope, cache.slot
+        x_BD[:, None],
+        (cache.k, cache.v),
+        self._windows_L(cache.k.shape[2]),
+        see,
+        rope,
+        cache.slot,
     )
     start = (0, 0, cache.slot, 0, 0)
     return x_B1D[:, 0], Cache(
@@ -126,9 +131,9 @@ class Gemma(nn.Module):
     x_BTD, _ = self(x_BTD, attention.prefix_lm(jnp.ones_like(tokens_BT)))
     return self.head(self.norm(x_BTD))
 
-  def _windows_L(self) -> jax.Array | None:
+  def _windows_L(self, num_keys: int) -> jax.Array | None:
     c = self.sizes
-    if not c.sliding_window:
+    if not 0 < c.sliding_window < num_keys:
       return None
     return jnp.where(jnp.arange(c.depth) % 2 == 0, c.sliding_window, _NO_WINDOW)
 

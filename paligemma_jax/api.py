@@ -23,13 +23,12 @@ from paligemma_jax.data import tokens as tokens_lib
 from paligemma_jax.decoding import generate as generate_lib
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
-from paligemma_jax.training import native as run_lib
+from paligemma_jax.training import opening
 from paligemma_jax.training import sharding
 from paligemma_jax.weights import export
 from paligemma_jax.weights import load as load_lib
 from paligemma_jax.weights import native
 from paligemma_jax.weights import published
-from paligemma_jax.weights import reader
 
 # A program is compiled per (rows, prompt length, new tokens). Prompts are padded to a power of two,
 # at least this, and so are fewer rows than a batch.
@@ -161,7 +160,7 @@ class PaliGemma:
     return save(path, dtype)
 
   def _save_native(self, path: str | os.PathLike, dtype: str | None) -> pathlib.Path:
-    model = sizes_of(self.config)
+    model = opening.sizes_of(self.config)
     content = self.tokenizer.model_bytes if self.tokenizer else b""
     return native.save_native(path, self.params, model, dtype=dtype, tokenizer=content)
 
@@ -250,8 +249,8 @@ def load(
   Raises:
     CheckpointError: nothing at `path`, damaged or hostile files, or weights of another model.
   """
-  weights = open_weights(path)
-  config = config_of(weights.sizes, dtype=dtype, res=res, overrides=overrides)
+  weights = opening.open_weights(path)
+  config = opening.config_of(weights.sizes, dtype=dtype, res=res, overrides=overrides)
   shapes = paligemma.param_shapes(config)
   shardings = None if mesh is None else sharding.param_shardings(shapes, mesh)
   params = load_lib.load_params(
@@ -262,70 +261,6 @@ def load(
   if tokenizer is not None and not isinstance(tokenizer, tokenizer_lib.Tokenizer):
     tokenizer = tokenizer_lib.Tokenizer(tokenizer)
   return PaliGemma(config, params, tokenizer)
-
-
-def open_weights(path: str | os.PathLike) -> reader.Weights:
-  """Opens weights of any kind, a run's newest intact step among them; no data is read.
-
-  A run's sizes are those of its config, with softcaps and all that shapes cannot tell.
-
-  Raises:
-    CheckpointError: nothing at `path`, or damaged, hostile or unfit files.
-    StateError: a run without any intact step.
-  """
-  path = published.find(path)
-  if not run_lib.is_run(path):
-    return load_lib.open_weights(path)
-  run = run_lib.open_native(path)
-  if "model" not in run.config:
-    return run.weights
-  model = run.config["model"]
-  config = variants.get(
-    model["variant"],
-    res=model["res"],
-    vocab_size=model["vocab_size"],
-    final_softcap=model["final_logits_softcap"],
-    overrides=model["overrides"],
-  )
-  return dataclasses.replace(run.weights, sizes=sizes_of(config))
-
-
-def config_of(
-  sizes: Mapping[str, Any],
-  *,
-  dtype: str,
-  res: int = 0,
-  overrides: Mapping[str, Any] | None = None,
-) -> variants.ModelConfig:
-  """The ModelConfig of sizes that weights came with (`Weights.sizes`).
-
-  Args:
-    dtype: of matrix products.
-    res: pixels; 0 keeps the weights' own.
-    overrides: sizes to change, as {"llm.final_softcap": 30.0}.
-
-  Raises:
-    ConfigError: an unknown size or dtype, or sizes that do not fit together.
-  """
-  towers = {"img": dict(sizes["img"]), "llm": dict(sizes["llm"])}
-  for key, value in (overrides or {}).items():
-    tower, _, name = key.partition(".")
-    errors.pick(
-      errors.pick(towers, tower, "tower in overrides"), name, f"size in overrides {tower}"
-    )
-    towers[tower][name] = value
-  return variants.ModelConfig(
-    img=variants.Vit(**towers["img"]),
-    llm=variants.Gemma(**towers["llm"]),
-    res=res or sizes["res"],
-    dtype=dtype,
-  )
-
-
-def sizes_of(config: variants.ModelConfig) -> dict[str, Any]:
-  """The inverse of `config_of`."""
-  towers = {"img": dataclasses.asdict(config.img), "llm": dataclasses.asdict(config.llm)}
-  return {**towers, "res": config.res}
 
 
 def _logits(config, params, image, tokens, mask_ar, mask_input):

@@ -1,0 +1,79 @@
+"""Opens weights of any kind, a training run's among them, and says which model they are of."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from paligemma_jax.core import errors
+from paligemma_jax.models import variants
+from paligemma_jax.training import native
+from paligemma_jax.weights import load
+from paligemma_jax.weights import published
+from paligemma_jax.weights import reader
+
+
+def open_weights(path: str | os.PathLike) -> reader.Weights:
+  """Opens weights of any kind, a run's newest intact step among them; no data is read.
+
+  A run's sizes are those of its config, with softcaps and all that shapes cannot tell.
+
+  Raises:
+    CheckpointError: nothing at `path`, or damaged, hostile or unfit files.
+    StateError: a run without any intact step.
+  """
+  path = published.find(path)
+  if not native.is_run(path):
+    return load.open_weights(path)
+  run = native.open_native(path)
+  if "model" not in run.config:
+    return run.weights
+  model = run.config["model"]
+  config = variants.get(
+    model["variant"],
+    res=model["res"],
+    vocab_size=model["vocab_size"],
+    final_softcap=model["final_logits_softcap"],
+    overrides=model["overrides"],
+  )
+  return dataclasses.replace(run.weights, sizes=sizes_of(config))
+
+
+def config_of(
+  sizes: Mapping[str, Any],
+  *,
+  dtype: str,
+  res: int = 0,
+  overrides: Mapping[str, Any] | None = None,
+) -> variants.ModelConfig:
+  """The ModelConfig of sizes that weights came with (`Weights.sizes`).
+
+  Args:
+    dtype: of matrix products.
+    res: pixels; 0 keeps the weights' own.
+    overrides: sizes to change, as {"llm.final_softcap": 30.0}.
+
+  Raises:
+    ConfigError: an unknown size or dtype, or sizes that do not fit together.
+  """
+  towers = {"img": dict(sizes["img"]), "llm": dict(sizes["llm"])}
+  for key, value in (overrides or {}).items():
+    tower, _, name = key.partition(".")
+    errors.pick(
+      errors.pick(towers, tower, "tower in overrides"), name, f"size in overrides {tower}"
+    )
+    towers[tower][name] = value
+  return variants.ModelConfig(
+    img=variants.Vit(**towers["img"]),
+    llm=variants.Gemma(**towers["llm"]),
+    res=res or sizes["res"],
+    dtype=dtype,
+  )
+
+
+def sizes_of(config: variants.ModelConfig) -> dict[str, Any]:
+  """The inverse of `config_of`."""
+  towers = {"img": dataclasses.asdict(config.img), "llm": dataclasses.asdict(config.llm)}
+  return {**towers, "res": config.res}

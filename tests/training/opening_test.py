@@ -1,0 +1,76 @@
+"""A run's directory is weights like any other."""
+
+import jax
+import numpy as np
+import pytest
+
+import paligemma_jax as pj
+from paligemma_jax.core import config as config_lib
+from paligemma_jax.core import trees
+from paligemma_jax.models import paligemma
+from paligemma_jax.models import variants
+from paligemma_jax.running import setup
+from paligemma_jax.training import checkpoints
+from paligemma_jax.training import opening
+from paligemma_jax.training import optimizers
+from paligemma_jax.training import sharding
+from paligemma_jax.training import state as states
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  """A workdir with one saved step, and the parameters in it."""
+  workdir = tmp_path_factory.mktemp("run")
+  config = config_lib.default_config()
+  config.model.update(variant="tiny", res=28, final_logits_softcap=7.5)
+  config.optim.freeze = ("img/.*",)
+  cfg = variants.get("tiny", res=28, final_softcap=7.5)
+  params = paligemma.init_params(cfg, jax.random.key(0))
+  truth = {name: np.array(array) for name, array in params.items()}
+  trainable, _ = optimizers.split(params, config.optim)
+  shapes = {name: params[name] for name in trainable}
+  optimizer = optimizers.make(config.optim, shapes, 10, names=params, batch_size=8)
+  mesh = sharding.make_mesh(config.mesh)
+  state = states.make(params, trainable, optimizer, mesh, dtype=np.float32)
+  config_lib.save(config, workdir / "config.json")
+  files = {
+      "config.json": (workdir / "config.json").read_bytes(),
+      "tokenizer.model": setup.DEMO_TOKENIZER.read_bytes(),
+  }
+  saver = checkpoints.Checkpoints(
+      workdir / "checkpoints",
+      keep=1,
+      best="",
+      best_mode="max",
+      async_save=False,
+      files=files,
+  )
+  saver.save(state)
+  saver.close()
+  return workdir, truth, cfg
+
+
+@pytest.mark.parametrize("part", ["", "checkpoints", "checkpoints/0"])
+def test_a_run_loads_with_its_parameters_sizes_and_tokenizer(run, part):
+  workdir, truth, cfg = run
+  pg = pj.load(workdir / part, dtype="float32")
+  assert set(pg.params) == set(truth)
+  for name, array in truth.items():
+    assert np.array_equal(pg.params[name], array), name
+  assert pg.config.llm == cfg.llm and pg.config.img == cfg.img and pg.config.res == 28
+  assert pg.config.llm.final_softcap == 7.5  # Only the run's config knows it.
+  assert pg.tokenizer.model_bytes == setup.DEMO_TOKENIZER.read_bytes()
+
+
+def test_a_run_saves_as_npz_and_loads_again(run, tmp_path):
+  workdir, truth, _ = run
+  path = pj.load(workdir, dtype="float32").save(tmp_path / "x.npz", format="npz")
+  again = opening.open_weights(path)
+  assert all(np.array_equal(again.read(name), array) for name, array in truth.items())
+
+
+def test_sizes_and_config_are_inverse():
+  for variant in variants.VARIANTS:
+    config = variants.get(variant, res=448, dtype="bfloat16", remat="none")
+    assert opening.config_of(opening.sizes_of(config), dtype="bfloat16") == config
+  assert trees.flatten(opening.sizes_of(config))["llm/query_scale"] == "width_per_head"

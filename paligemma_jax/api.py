@@ -62,15 +62,15 @@ class PaliGemma:
   """
 
   def __init__(
-    self,
-    config: variants.ModelConfig,
-    params: Mapping[str, jax.Array],
-    tokenizer: tokenizer_lib.Tokenizer | None = None,
+      self,
+      config: variants.ModelConfig,
+      params: Mapping[str, jax.Array],
+      tokenizer: tokenizer_lib.Tokenizer | None = None,
   ):
     if tokenizer and tokenizer.vocab_size > config.llm.vocab_size:
       raise errors.ConfigError(
-        f"The tokenizer {tokenizer.path!r} has {tokenizer.vocab_size} ids but the model only"
-        f" {config.llm.vocab_size}: they do not belong together."
+          f"The tokenizer {tokenizer.path!r} has {tokenizer.vocab_size} ids but the model only"
+          f" {config.llm.vocab_size}: they do not belong together."
       )
     self.config = config
     self.params = dict(params)
@@ -93,21 +93,21 @@ class PaliGemma:
     for name, mask in (("mask_ar", mask_ar), ("mask_input", mask_input)):
       if mask is not None and mask.shape != tokens.shape:
         raise errors.ConfigError(
-          f"{name} has the shape {list(mask.shape)}, tokens {list(tokens.shape)}; expected equal."
+            f"{name} has the shape {list(mask.shape)}, tokens {list(tokens.shape)}; expected equal."
         )
     self._check_ids(tokens)
     image = None if image is None else image_input.check_range(np.asarray(image))
     return self._logits(self.params, image, tokens, mask_ar, mask_input)
 
   def generate(
-    self,
-    images: Sequence[Any],
-    prompts: Sequence[str | Sequence[int]],
-    *,
-    max_new_tokens: int = 64,
-    sampler: str = "greedy",
-    seed: int = 0,
-    batch_size: int = 8,
+      self,
+      images: Sequence[Any],
+      prompts: Sequence[str | Sequence[int]],
+      *,
+      max_new_tokens: int = 64,
+      sampler: str = "greedy",
+      seed: int = 0,
+      batch_size: int = 8,
   ) -> list[Prediction]:
     """One Prediction per image and prompt, in order.
 
@@ -145,7 +145,7 @@ class PaliGemma:
     return predictions
 
   def save(
-    self, path: str | os.PathLike, format: str = "native", dtype: str | None = None
+      self, path: str | os.PathLike, format: str = "native", dtype: str | None = None
   ) -> pathlib.Path:
     """Writes the weights; nothing is at `path` until they are complete.
 
@@ -171,7 +171,7 @@ class PaliGemma:
     key = (max_new_tokens, sampler)
     if key not in self._programs:
       self._programs[key] = generate_lib.make_generate(
-        self.config, max_new_tokens=max_new_tokens, sampler=sampler
+          self.config, max_new_tokens=max_new_tokens, sampler=sampler
       )
     return self._programs[key]
 
@@ -179,8 +179,8 @@ class PaliGemma:
     if isinstance(prompt, str):
       if self.tokenizer is None:
         raise errors.ConfigError(
-          "No tokenizer was found with the weights, so prompts cannot be text: put"
-          f" tokenizer.model (or {published.TOKENIZER}) beside them, or load(…, tokenizer=PATH)."
+            "No tokenizer was found with the weights, so prompts cannot be text: put"
+            f" tokenizer.model (or {published.TOKENIZER}) beside them, or load(…, tokenizer=PATH)."
         )
       return tokens_lib.prefix_ids(self.tokenizer, prompt)
     ids = [int(i) for i in prompt]
@@ -193,20 +193,20 @@ class PaliGemma:
     vocab_size = self.config.llm.vocab_size
     if ids.size and not (0 <= ids.min() and ids.max() < vocab_size):
       raise errors.ConfigError(
-        f"Token ids from {ids.min()} to {ids.max()}; the model knows 0 to {vocab_size - 1}."
+          f"Token ids from {ids.min()} to {ids.max()}; the model knows 0 to {vocab_size - 1}."
       )
 
   def _batch(
-    self, images: Sequence[Any], prompts: list[list[int]], num_rows: int, text_len: int
+      self, images: Sequence[Any], prompts: list[list[int]], num_rows: int, text_len: int
   ) -> dict[str, np.ndarray]:
     pixels = [image_input.read(image, self.config.res) for image in images]
     shapes = {(p.shape, p.dtype) for p in pixels}
     if len(shapes) > 1:
       raise errors.ConfigError(
-        f"Images of one call must be alike; found {sorted(map(str, shapes))}."
+          f"Images of one call must be alike; found {sorted(map(str, shapes))}."
       )
     rows = [
-      tokens_lib.lay_out_prompt(ids, [], text_len=text_len, overflow="error") for ids in prompts
+        tokens_lib.lay_out_prompt(ids, [], text_len=text_len, overflow="error") for ids in prompts
     ]
     spare = num_rows - len(prompts)
     # Spare rows repeat the last: a row without any token has no well-defined logits.
@@ -219,21 +219,21 @@ class PaliGemma:
     num = int(out["lengths"][row])
     ids = tuple(out["tokens"][row, :num].tolist())
     return Prediction(
-      text=self.tokenizer.decode(ids) if self.tokenizer else "",
-      tokens=ids,
-      logprob=float(out["logprob"][row]),
-      token_logprobs=tuple(out["token_logprob"][row, :num].tolist()),
+        text=self.tokenizer.decode(ids) if self.tokenizer else "",
+        tokens=ids,
+        logprob=float(out["logprob"][row]),
+        token_logprobs=tuple(out["token_logprob"][row, :num].tolist()),
     )
 
 
 def load(
-  path: str | os.PathLike,
-  *,
-  dtype: str = "bfloat16",
-  tokenizer: str | os.PathLike | tokenizer_lib.Tokenizer | None = None,
-  mesh: jax.sharding.Mesh | None = None,
-  res: int = 0,
-  overrides: Mapping[str, Any] | None = None,
+    path: str | os.PathLike,
+    *,
+    dtype: str = "bfloat16",
+    tokenizer: str | os.PathLike | tokenizer_lib.Tokenizer | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+    res: int = 0,
+    overrides: Mapping[str, Any] | None = None,
 ) -> PaliGemma:
   """The model in a checkpoint, its sizes inferred.
 
@@ -254,7 +254,7 @@ def load(
   shapes = paligemma.param_shapes(config)
   shardings = None if mesh is None else sharding.param_shardings(shapes, mesh)
   params = load_lib.load_params(
-    weights, shapes, dtype=jnp.dtype(dtype), shardings=shardings, log=logging.info
+      weights, shapes, dtype=jnp.dtype(dtype), shardings=shardings, log=logging.info
   )
   if tokenizer is None:
     tokenizer = weights.tokenizer

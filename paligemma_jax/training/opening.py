@@ -32,21 +32,21 @@ def open_weights(path: str | os.PathLike) -> reader.Weights:
     return run.weights
   model = run.config["model"]
   config = variants.get(
-    model["variant"],
-    res=model["res"],
-    vocab_size=model["vocab_size"],
-    final_softcap=model["final_logits_softcap"],
-    overrides=model["overrides"],
+      model["variant"],
+      res=model["res"],
+      vocab_size=model["vocab_size"],
+      final_softcap=model["final_logits_softcap"],
+      overrides=model["overrides"],
   )
   return dataclasses.replace(run.weights, sizes=sizes_of(config))
 
 
 def config_of(
-  sizes: Mapping[str, Any],
-  *,
-  dtype: str,
-  res: int = 0,
-  overrides: Mapping[str, Any] | None = None,
+    sizes: Mapping[str, Any],
+    *,
+    dtype: str,
+    res: int = 0,
+    overrides: Mapping[str, Any] | None = None,
 ) -> variants.ModelConfig:
   """The ModelConfig of sizes that weights came with (`Weights.sizes`).
 
@@ -62,14 +62,14 @@ def config_of(
   for key, value in (overrides or {}).items():
     tower, _, name = key.partition(".")
     errors.pick(
-      errors.pick(towers, tower, "tower in overrides"), name, f"size in overrides {tower}"
+        errors.pick(towers, tower, "tower in overrides"), name, f"size in overrides {tower}"
     )
     towers[tower][name] = value
   return variants.ModelConfig(
-    img=variants.Vit(**towers["img"]),
-    llm=variants.Gemma(**towers["llm"]),
-    res=res or sizes["res"],
-    dtype=dtype,
+      img=variants.Vit(**towers["img"]),
+      llm=variants.Gemma(**towers["llm"]),
+      res=res or sizes["res"],
+      dtype=dtype,
   )
 
 

@@ -24,7 +24,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # No time in the file: equal weights make equal b
 
 
 def save_npz(
-  path: str | os.PathLike, params: Mapping[str, Any], *, dtype: Any = None
+    path: str | os.PathLike, params: Mapping[str, Any], *, dtype: Any = None
 ) -> pathlib.Path:
   """Writes {published name: array} as a big_vision npz, with `params/` names, uncompressed.
 
@@ -58,7 +58,7 @@ def storable(dtype: Any, name: str = "weights") -> np.dtype:
     target = None
   if target not in _DESCR:
     raise errors.CheckpointError(
-      f"{name}: cannot be stored as {dtype}; expected float32, bfloat16 or float16."
+        f"{name}: cannot be stored as {dtype}; expected float32, bfloat16 or float16."
     )
   return target
 

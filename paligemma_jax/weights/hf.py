@@ -47,21 +47,21 @@ def open_hf(path: str | os.PathLike) -> reader.Weights:
   llm["vocab_size"] = _PADDED_VOCAB.get(stored_vocab, stored_vocab)
   dims = names.dims_of(sizes)
   table = hf_names.table(
-    fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
+      fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
   )
   _check(found, table, {**dims, "V": stored_vocab, "q": dims["p"]}, str(path))
   layouts = {
-    name: _Layout(theirs, pattern, {**dims, "q": dims["p"]}, found)
-    for name, (theirs, pattern) in table.items()
+      name: _Layout(theirs, pattern, {**dims, "q": dims["p"]}, found)
+      for name, (theirs, pattern) in table.items()
   }
   shapes = names.shapes(sizes)
   return reader.Weights(
-    path=path,
-    kind="hf",
-    entries={name: reader.Entry(shapes[name], layouts[name].dtype) for name in table},
-    sizes=sizes,
-    tokenizer=published.find_tokenizer(path),
-    blocks=lambda name: layouts[name].blocks(shapes[name]),
+      path=path,
+      kind="hf",
+      entries={name: reader.Entry(shapes[name], layouts[name].dtype) for name in table},
+      sizes=sizes,
+      tokenizer=published.find_tokenizer(path),
+      blocks=lambda name: layouts[name].blocks(shapes[name]),
   )
 
 
@@ -69,11 +69,11 @@ class _Layout:
   """The tensors that make one of our parameters, and how."""
 
   def __init__(
-    self,
-    theirs: list[str],
-    pattern: str,
-    dims: Mapping[str, int],
-    found: Mapping[str, safetensors.Tensor],
+      self,
+      theirs: list[str],
+      pattern: str,
+      dims: Mapping[str, int],
+      found: Mapping[str, safetensors.Tensor],
   ):
     self._theirs = theirs
     self._pattern = pattern
@@ -107,16 +107,16 @@ class _Layout:
     for block, copy in zip(blocks, safetensors.row_blocks(head, num_rows), strict=True):
       if not np.array_equal(block, copy):
         raise errors.CheckpointError(
-          f"{head.path}: lm_head differs from the embedding; PaliGemma ties the two."
+            f"{head.path}: lm_head differs from the embedding; PaliGemma ties the two."
         )
       yield block
 
 
 def _check(
-  found: Mapping[str, safetensors.Tensor],
-  table: Mapping[str, tuple[list[str], str]],
-  dims: Mapping[str, int],
-  where: str,
+    found: Mapping[str, safetensors.Tensor],
+    table: Mapping[str, tuple[list[str], str]],
+    dims: Mapping[str, int],
+    where: str,
 ) -> None:
   expected = {}
   for name, (theirs, pattern) in table.items():
@@ -137,8 +137,8 @@ def _tensors(path: pathlib.Path) -> dict[str, safetensors.Tensor]:
     return found
   if not (path / _INDEX).exists():
     raise errors.CheckpointError(
-      f"{path}: holds neither {_SINGLE} nor {_INDEX}; weights in other formats (*.bin are"
-      " pickles) are not read."
+        f"{path}: holds neither {_SINGLE} nor {_INDEX}; weights in other formats (*.bin are"
+        " pickles) are not read."
     )
   weight_map = _read_json(path / _INDEX).get("weight_map")
   if not isinstance(weight_map, dict) or not weight_map:
@@ -148,8 +148,8 @@ def _tensors(path: pathlib.Path) -> dict[str, safetensors.Tensor]:
     # A plain name cannot leave the directory; the file itself may be a link, as in the hub's cache.
     if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard):
       raise errors.CheckpointError(
-        f"{path / _INDEX}: {name!r} lies in {shard!r}; expected the plain name of a .safetensors"
-        " file in the same directory."
+          f"{path / _INDEX}: {name!r} lies in {shard!r}; expected the plain name of a .safetensors"
+          " file in the same directory."
       )
     shards.setdefault(shard, set()).add(name)
   for shard, listed in sorted(shards.items()):
@@ -157,7 +157,7 @@ def _tensors(path: pathlib.Path) -> dict[str, safetensors.Tensor]:
     if set(tensors) != listed:
       odd = sorted(set(tensors) ^ listed)
       raise errors.CheckpointError(
-        f"{path / shard}: differs from {_INDEX} in {len(odd)} names, the first is {odd[0]!r}."
+          f"{path / shard}: differs from {_INDEX} in {len(odd)} names, the first is {odd[0]!r}."
       )
     _add(found, tensors, path)
   return found

@@ -10,53 +10,53 @@ from paligemma_jax.core import errors
 # Keys equal to the class's default are left out of released files, so the defaults are needed:
 # GemmaConfig, Gemma2Config and SiglipVisionConfig of transformers 4.41 to 5. A null means off.
 _VISION = {
-  "hidden_size": 768,
-  "num_hidden_layers": 12,
-  "intermediate_size": 3072,
-  "num_attention_heads": 12,
-  "patch_size": 16,
-  "image_size": 224,
-  "hidden_act": "gelu_pytorch_tanh",
-  "layer_norm_eps": 1e-6,
-  "num_channels": 3,
+    "hidden_size": 768,
+    "num_hidden_layers": 12,
+    "intermediate_size": 3072,
+    "num_attention_heads": 12,
+    "patch_size": 16,
+    "image_size": 224,
+    "hidden_act": "gelu_pytorch_tanh",
+    "layer_norm_eps": 1e-6,
+    "num_channels": 3,
 }
 _GEMMA = {
-  "hidden_size": 3072,
-  "num_hidden_layers": 28,
-  "intermediate_size": 24576,
-  "num_attention_heads": 16,
-  "num_key_value_heads": 16,
-  "head_dim": 256,
-  "vocab_size": 256000,
-  "hidden_activation": None,
-  "rms_norm_eps": 1e-6,
-  "rope_theta": 10000.0,
-  "attention_bias": False,
-  "tie_word_embeddings": True,
+    "hidden_size": 3072,
+    "num_hidden_layers": 28,
+    "intermediate_size": 24576,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "head_dim": 256,
+    "vocab_size": 256000,
+    "hidden_activation": None,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "attention_bias": False,
+    "tie_word_embeddings": True,
 }
 _GEMMA2 = {
-  **_GEMMA,
-  "hidden_size": 2304,
-  "num_hidden_layers": 26,
-  "intermediate_size": 9216,
-  "num_attention_heads": 8,
-  "num_key_value_heads": 4,
-  "hidden_activation": "gelu_pytorch_tanh",
-  "attn_logit_softcapping": 50.0,
-  "final_logit_softcapping": 30.0,
-  "query_pre_attn_scalar": 256,
-  "sliding_window": 4096,
+    **_GEMMA,
+    "hidden_size": 2304,
+    "num_hidden_layers": 26,
+    "intermediate_size": 9216,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "hidden_activation": "gelu_pytorch_tanh",
+    "attn_logit_softcapping": 50.0,
+    "final_logit_softcapping": 30.0,
+    "query_pre_attn_scalar": 256,
+    "sliding_window": 4096,
 }
 _TEXT = {"gemma": _GEMMA, "gemma2": _GEMMA2}
 _ONE_WAY = {  # What our model computes; anything else would be wrong numbers, silently.
-  "hidden_act": ("gelu_pytorch_tanh",),
-  "layer_norm_eps": (1e-6,),
-  "num_channels": (3,),
-  "hidden_activation": (None, "gelu_pytorch_tanh"),
-  "rms_norm_eps": (1e-6,),
-  "rope_theta": (10000, 10000.0),
-  "attention_bias": (False,),
-  "tie_word_embeddings": (True,),
+    "hidden_act": ("gelu_pytorch_tanh",),
+    "layer_norm_eps": (1e-6,),
+    "num_channels": (3,),
+    "hidden_activation": (None, "gelu_pytorch_tanh"),
+    "rms_norm_eps": (1e-6,),
+    "rope_theta": (10000, 10000.0),
+    "attention_bias": (False,),
+    "tie_word_embeddings": (True,),
 }
 
 
@@ -68,50 +68,50 @@ def sizes_of(config: Mapping[str, Any], where: str) -> dict[str, Any]:
   """
   if config.get("model_type") != "paligemma":
     raise errors.CheckpointError(
-      f"{where}: model_type is {config.get('model_type')!r}, expected 'paligemma'."
+        f"{where}: model_type is {config.get('model_type')!r}, expected 'paligemma'."
     )
   img = _section(config, "vision_config", _VISION, where)
   text = config.get("text_config")
   kind = text.get("model_type", "gemma") if isinstance(text, dict) else "gemma"
   if kind not in _TEXT:
     raise errors.CheckpointError(
-      f"{where}: text_config.model_type is {kind!r}, expected 'gemma' or 'gemma2'."
+        f"{where}: text_config.model_type is {kind!r}, expected 'gemma' or 'gemma2'."
     )
   llm = _section(config, "text_config", _TEXT[kind], where)
   gemma2 = kind == "gemma2"
   if img["hidden_size"] % img["num_attention_heads"] or img["image_size"] % img["patch_size"]:
     raise errors.CheckpointError(
-      f"{where}: vision width {img['hidden_size']} and image size {img['image_size']} must be"
-      f" multiples of {img['num_attention_heads']} heads and patch {img['patch_size']}."
+        f"{where}: vision width {img['hidden_size']} and image size {img['image_size']} must be"
+        f" multiples of {img['num_attention_heads']} heads and patch {img['patch_size']}."
     )
   return {
-    "img": {
-      "width": img["hidden_size"],
-      "depth": img["num_hidden_layers"],
-      "mlp_dim": img["intermediate_size"],
-      "num_heads": img["num_attention_heads"],
-      "patch_size": img["patch_size"],
-    },
-    "llm": {
-      "width": llm["hidden_size"],
-      "depth": llm["num_hidden_layers"],
-      "mlp_dim": llm["intermediate_size"],
-      "num_heads": llm["num_attention_heads"],
-      "num_kv_heads": llm["num_key_value_heads"],
-      "head_dim": llm["head_dim"],
-      "vocab_size": llm["vocab_size"],
-      "post_norms": gemma2,
-      "attn_softcap": float(llm["attn_logit_softcapping"] or 0) if gemma2 else 0.0,
-      "final_softcap": float(llm["final_logit_softcapping"] or 0) if gemma2 else 0.0,
-      "query_scale": _query_scale(llm, where) if gemma2 else "head_dim",
-      "sliding_window": _sliding_window(llm, where) if gemma2 else 0,
-    },
-    "res": img["image_size"],
+      "img": {
+          "width": img["hidden_size"],
+          "depth": img["num_hidden_layers"],
+          "mlp_dim": img["intermediate_size"],
+          "num_heads": img["num_attention_heads"],
+          "patch_size": img["patch_size"],
+      },
+      "llm": {
+          "width": llm["hidden_size"],
+          "depth": llm["num_hidden_layers"],
+          "mlp_dim": llm["intermediate_size"],
+          "num_heads": llm["num_attention_heads"],
+          "num_kv_heads": llm["num_key_value_heads"],
+          "head_dim": llm["head_dim"],
+          "vocab_size": llm["vocab_size"],
+          "post_norms": gemma2,
+          "attn_softcap": float(llm["attn_logit_softcapping"] or 0) if gemma2 else 0.0,
+          "final_softcap": float(llm["final_logit_softcapping"] or 0) if gemma2 else 0.0,
+          "query_scale": _query_scale(llm, where) if gemma2 else "head_dim",
+          "sliding_window": _sliding_window(llm, where) if gemma2 else 0,
+      },
+      "res": img["image_size"],
   }
 
 
 def _section(
-  config: Mapping[str, Any], name: str, defaults: Mapping[str, Any], where: str
+    config: Mapping[str, Any], name: str, defaults: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
   """The section with defaults filled in; whole numbers and one-way settings are checked."""
   given = config.get(name)
@@ -128,7 +128,7 @@ def _section(
         raise errors.CheckpointError(f"{where}: {name}.{key} is {value!r}, not a whole number.")
     if key in _ONE_WAY and value not in _ONE_WAY[key]:
       raise errors.CheckpointError(
-        f"{where}: {name}.{key} is {value!r}; the model computes {_ONE_WAY[key][-1]!r} only."
+          f"{where}: {name}.{key} is {value!r}; the model computes {_ONE_WAY[key][-1]!r} only."
       )
     if key.endswith("softcapping") and not (value is None or type(value) in (int, float)):
       raise errors.CheckpointError(f"{where}: {name}.{key} is {value!r}, not a number or null.")
@@ -142,8 +142,8 @@ def _query_scale(llm: Mapping[str, Any], where: str) -> str:
   if scalar * llm["num_attention_heads"] == llm["hidden_size"]:
     return "width_per_head"
   raise errors.CheckpointError(
-    f"{where}: text_config.query_pre_attn_scalar is {scalar}; expected the head dim"
-    f" {llm['head_dim']} or width / heads."
+      f"{where}: text_config.query_pre_attn_scalar is {scalar}; expected the head dim"
+      f" {llm['head_dim']} or width / heads."
   )
 
 
@@ -159,5 +159,5 @@ def _sliding_window(llm: Mapping[str, Any], where: str) -> int:
   if types == [("sliding_attention", "full_attention")[i % 2] for i in range(depth)]:
     return window
   raise errors.CheckpointError(
-    f"{where}: text_config.layer_types is {types}; expected sliding and full attention in turn."
+      f"{where}: text_config.layer_types is {types}; expected sliding and full attention in turn."
   )

@@ -47,18 +47,18 @@ def open_weights(path: str | os.PathLike) -> reader.Weights:
   if (path / "config.json").exists():
     return hf.open_hf(path)
   raise errors.CheckpointError(
-    f"{path}: is no directory of weights; expected a Hugging Face one (config.json and"
-    " *.safetensors) or one that `save` wrote (config.json, params.npz and SEAL.json)."
+      f"{path}: is no directory of weights; expected a Hugging Face one (config.json and"
+      " *.safetensors) or one that `save` wrote (config.json, params.npz and SEAL.json)."
   )
 
 
 def load_params(
-  weights: reader.Weights | str | os.PathLike,
-  shapes: Mapping[str, Any],
-  *,
-  dtype: Any,
-  shardings: Mapping[str, jax.sharding.Sharding] | None = None,
-  log: Callable[[str], None] | None = None,
+    weights: reader.Weights | str | os.PathLike,
+    shapes: Mapping[str, Any],
+    *,
+    dtype: Any,
+    shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+    log: Callable[[str], None] | None = None,
 ) -> dict[str, jax.Array]:
   """The parameters {name: dtype[shape]} on their devices.
 
@@ -80,9 +80,9 @@ def load_params(
   found = {name: entry.shape for name, entry in weights.entries.items()}
   resample = posemb.resamples(found, shapes)
   names.check(
-    {**found, **({names.POS_EMBEDDING: shapes[names.POS_EMBEDDING]} if resample else {})},
-    shapes,
-    str(weights.path),
+      {**found, **({names.POS_EMBEDDING: shapes[names.POS_EMBEDDING]} if resample else {})},
+      shapes,
+      str(weights.path),
   )
   default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   params = {}
@@ -100,7 +100,7 @@ def load_params(
 
 
 def _put(
-  blocks: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, sharding: Any
+    blocks: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, sharding: Any
 ) -> jax.Array:
   """One array on its devices."""
   shards = _host_shards(blocks, shape, dtype, sharding)
@@ -110,7 +110,7 @@ def _put(
 
 
 def _host_shards(
-  blocks: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, sharding: Any
+    blocks: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, sharding: Any
 ) -> list[tuple[np.ndarray, list[jax.Device]]]:
   """One host buffer per distinct shard, with its devices, filled as the blocks arrive."""
   shards: dict[tuple, tuple[np.ndarray, list]] = {}

@@ -23,45 +23,45 @@ INPUT_EMBEDDING = "llm/embedder/input_embedding"
 _BLOCK = "img/Transformer/encoderblock"
 _ATTN = f"{_BLOCK}/MultiHeadDotProductAttention_0"
 _BASE = {
-  "img/embedding/kernel": "p p 3 d",
-  "img/embedding/bias": "d",
-  POS_EMBEDDING: "1 s d",
-  f"{_BLOCK}/LayerNorm_0/scale": "l d",
-  f"{_BLOCK}/LayerNorm_0/bias": "l d",
-  f"{_BLOCK}/LayerNorm_1/scale": "l d",
-  f"{_BLOCK}/LayerNorm_1/bias": "l d",
-  f"{_ATTN}/query/kernel": "l d n h",
-  f"{_ATTN}/query/bias": "l n h",
-  f"{_ATTN}/key/kernel": "l d n h",
-  f"{_ATTN}/key/bias": "l n h",
-  f"{_ATTN}/value/kernel": "l d n h",
-  f"{_ATTN}/value/bias": "l n h",
-  f"{_ATTN}/out/kernel": "l n h d",
-  f"{_ATTN}/out/bias": "l d",
-  f"{_BLOCK}/MlpBlock_0/Dense_0/kernel": "l d f",
-  f"{_BLOCK}/MlpBlock_0/Dense_0/bias": "l f",
-  f"{_BLOCK}/MlpBlock_0/Dense_1/kernel": "l f d",
-  f"{_BLOCK}/MlpBlock_0/Dense_1/bias": "l d",
-  "img/Transformer/encoder_norm/scale": "d",
-  "img/Transformer/encoder_norm/bias": "d",
-  "img/head/kernel": "d D",
-  "img/head/bias": "D",
-  INPUT_EMBEDDING: "V D",
-  "llm/layers/attn/attn_vec_einsum/w": "L N H D",
-  "llm/layers/mlp/gating_einsum": "L 2 D F",
-  "llm/layers/mlp/linear": "L F D",
-  "llm/layers/pre_attention_norm/scale": "L D",
-  "llm/layers/pre_ffw_norm/scale": "L D",
-  "llm/final_norm/scale": "D",
+    "img/embedding/kernel": "p p 3 d",
+    "img/embedding/bias": "d",
+    POS_EMBEDDING: "1 s d",
+    f"{_BLOCK}/LayerNorm_0/scale": "l d",
+    f"{_BLOCK}/LayerNorm_0/bias": "l d",
+    f"{_BLOCK}/LayerNorm_1/scale": "l d",
+    f"{_BLOCK}/LayerNorm_1/bias": "l d",
+    f"{_ATTN}/query/kernel": "l d n h",
+    f"{_ATTN}/query/bias": "l n h",
+    f"{_ATTN}/key/kernel": "l d n h",
+    f"{_ATTN}/key/bias": "l n h",
+    f"{_ATTN}/value/kernel": "l d n h",
+    f"{_ATTN}/value/bias": "l n h",
+    f"{_ATTN}/out/kernel": "l n h d",
+    f"{_ATTN}/out/bias": "l d",
+    f"{_BLOCK}/MlpBlock_0/Dense_0/kernel": "l d f",
+    f"{_BLOCK}/MlpBlock_0/Dense_0/bias": "l f",
+    f"{_BLOCK}/MlpBlock_0/Dense_1/kernel": "l f d",
+    f"{_BLOCK}/MlpBlock_0/Dense_1/bias": "l d",
+    "img/Transformer/encoder_norm/scale": "d",
+    "img/Transformer/encoder_norm/bias": "d",
+    "img/head/kernel": "d D",
+    "img/head/bias": "D",
+    INPUT_EMBEDDING: "V D",
+    "llm/layers/attn/attn_vec_einsum/w": "L N H D",
+    "llm/layers/mlp/gating_einsum": "L 2 D F",
+    "llm/layers/mlp/linear": "L F D",
+    "llm/layers/pre_attention_norm/scale": "L D",
+    "llm/layers/pre_ffw_norm/scale": "L D",
+    "llm/final_norm/scale": "D",
 }
 _SPLIT_QKV = {
-  "llm/layers/attn/q_einsum/w": "L N D H",
-  "llm/layers/attn/kv_einsum/w": "L 2 K D H",
+    "llm/layers/attn/q_einsum/w": "L N D H",
+    "llm/layers/attn/kv_einsum/w": "L 2 K D H",
 }
 _FUSED_QKV = {"llm/layers/attn/qkv_einsum/w": "L 3 N D H"}
 _POST_NORMS = {
-  "llm/layers/post_attention_norm/scale": "L D",
-  "llm/layers/post_ffw_norm/scale": "L D",
+    "llm/layers/post_attention_norm/scale": "L D",
+    "llm/layers/post_ffw_norm/scale": "L D",
 }
 TABLE = {**_BASE, **_SPLIT_QKV, **_FUSED_QKV, **_POST_NORMS}
 
@@ -83,20 +83,20 @@ def dims_of(sizes: Mapping[str, Any]) -> dict[str, int]:
   """{letter of the table: size}."""
   img, llm = sizes["img"], sizes["llm"]
   return {
-    "d": img["width"],
-    "l": img["depth"],
-    "f": img["mlp_dim"],
-    "n": img["num_heads"],
-    "h": img["width"] // img["num_heads"],
-    "p": img["patch_size"],
-    "s": (sizes["res"] // img["patch_size"]) ** 2,
-    "D": llm["width"],
-    "L": llm["depth"],
-    "F": llm["mlp_dim"],
-    "N": llm["num_heads"],
-    "K": llm["num_kv_heads"],
-    "H": llm["head_dim"],
-    "V": llm["vocab_size"],
+      "d": img["width"],
+      "l": img["depth"],
+      "f": img["mlp_dim"],
+      "n": img["num_heads"],
+      "h": img["width"] // img["num_heads"],
+      "p": img["patch_size"],
+      "s": (sizes["res"] // img["patch_size"]) ** 2,
+      "D": llm["width"],
+      "L": llm["depth"],
+      "F": llm["mlp_dim"],
+      "N": llm["num_heads"],
+      "K": llm["num_kv_heads"],
+      "H": llm["head_dim"],
+      "V": llm["vocab_size"],
   }
 
 
@@ -131,38 +131,38 @@ def sizes_of(found: Mapping[str, tuple[int, ...]], where: str) -> dict[str, Any]
   side = math.isqrt(dims["s"])
   if side * side != dims["s"] or min(dims.values()) < 1 or dims["d"] != dims["n"] * dims["h"]:
     raise errors.CheckpointError(
-      f"{where}: the shapes fit no model: {dims['s']} image tokens (must be a square), image"
-      f" width {dims['d']} (must be heads {dims['n']} x head dim {dims['h']})."
+        f"{where}: the shapes fit no model: {dims['s']} image tokens (must be a square), image"
+        f" width {dims['d']} (must be heads {dims['n']} x head dim {dims['h']})."
     )
   per_head = (dims["D"], dims["N"], dims["H"]) in _WIDTH_PER_HEAD
   return {
-    "img": {
-      "width": dims["d"],
-      "depth": dims["l"],
-      "mlp_dim": dims["f"],
-      "num_heads": dims["n"],
-      "patch_size": dims["p"],
-    },
-    "llm": {
-      "width": dims["D"],
-      "depth": dims["L"],
-      "mlp_dim": dims["F"],
-      "num_heads": dims["N"],
-      "num_kv_heads": dims["K"],
-      "head_dim": dims["H"],
-      "vocab_size": dims["V"],
-      "post_norms": post_norms,
-      "attn_softcap": _GEMMA2_ATTN_SOFTCAP if post_norms else 0.0,
-      "final_softcap": 0.0,
-      "query_scale": "width_per_head" if per_head else "head_dim",
-      "sliding_window": 0,
-    },
-    "res": side * dims["p"],
+      "img": {
+          "width": dims["d"],
+          "depth": dims["l"],
+          "mlp_dim": dims["f"],
+          "num_heads": dims["n"],
+          "patch_size": dims["p"],
+      },
+      "llm": {
+          "width": dims["D"],
+          "depth": dims["L"],
+          "mlp_dim": dims["F"],
+          "num_heads": dims["N"],
+          "num_kv_heads": dims["K"],
+          "head_dim": dims["H"],
+          "vocab_size": dims["V"],
+          "post_norms": post_norms,
+          "attn_softcap": _GEMMA2_ATTN_SOFTCAP if post_norms else 0.0,
+          "final_softcap": 0.0,
+          "query_scale": "width_per_head" if per_head else "head_dim",
+          "sliding_window": 0,
+      },
+      "res": side * dims["p"],
   }
 
 
 def check(
-  found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[Any, ...]], where: str
+    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[Any, ...]], where: str
 ) -> None:
   """Raises one CheckpointError that lists every missing, surplus and differently shaped name.
 
@@ -184,8 +184,8 @@ def check(
       line += " (transposed?)"
     lines.append(line)
   raise errors.CheckpointError(
-    f"{where}: the weights do not fit: {len(missing)} missing, {len(surplus)} surplus,"
-    f" {len(wrong)} of another shape.\n" + "\n".join(lines)
+      f"{where}: the weights do not fit: {len(missing)} missing, {len(surplus)} surplus,"
+      f" {len(wrong)} of another shape.\n" + "\n".join(lines)
   )
 
 
@@ -198,9 +198,9 @@ def strip_prefix(found: Mapping[str, Any], where: str) -> dict[str, Any]:
     bare = [name for name in found if not name.startswith(PREFIX)]
     few = min(prefixed, bare, key=len)
     raise errors.CheckpointError(
-      f"{where}: {len(prefixed)} names begin with {PREFIX!r} and {len(bare)} do not (e.g."
-      f" {few[0]!r}); expected all or none. A file that also holds optimizer state is a training"
-      " checkpoint: keep its parameters only."
+        f"{where}: {len(prefixed)} names begin with {PREFIX!r} and {len(bare)} do not (e.g."
+        f" {few[0]!r}); expected all or none. A file that also holds optimizer state is a training"
+        " checkpoint: keep its parameters only."
     )
   return {name.removeprefix(PREFIX): value for name, value in found.items()}
 
@@ -208,8 +208,8 @@ def strip_prefix(found: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _expected(dims: Mapping[str, int], *, fused: bool, post_norms: bool) -> dict[str, tuple]:
   table = {**_BASE, **(_FUSED_QKV if fused else _SPLIT_QKV), **(_POST_NORMS if post_norms else {})}
   return {
-    name: tuple(int(c) if c.isdigit() else dims[c] if c in dims else "?" for c in letters.split())
-    for name, letters in table.items()
+      name: tuple(int(c) if c.isdigit() else dims[c] if c in dims else "?" for c in letters.split())
+      for name, letters in table.items()
   }
 
 

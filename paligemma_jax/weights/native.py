@@ -41,12 +41,12 @@ def is_native(path: pathlib.Path) -> bool:
 
 
 def save_native(
-  path: str | os.PathLike,
-  params: Mapping[str, Any],
-  sizes: Mapping[str, Any],
-  *,
-  dtype: Any = None,
-  tokenizer: bytes = b"",
+    path: str | os.PathLike,
+    params: Mapping[str, Any],
+    sizes: Mapping[str, Any],
+    *,
+    dtype: Any = None,
+    tokenizer: bytes = b"",
 ) -> pathlib.Path:
   """Writes the directory `path`, which must not exist; it appears complete or not at all.
 
@@ -110,7 +110,7 @@ def open_native(path: str | os.PathLike) -> reader.Weights:
   config = _json(path / _CONFIG)
   if config.get("format") != _FORMAT:
     raise errors.CheckpointError(
-      f"{path / _CONFIG}: format is {config.get('format')!r}, expected {_FORMAT!r}."
+        f"{path / _CONFIG}: format is {config.get('format')!r}, expected {_FORMAT!r}."
     )
   weights = npz.open_npz(path / _PARAMS)
   found = {name: entry.shape for name, entry in weights.entries.items()}
@@ -121,7 +121,7 @@ def open_native(path: str | os.PathLike) -> reader.Weights:
   names.check(found, expected, str(path))
   tokenizer = path / _TOKENIZER if _TOKENIZER in files else None
   return dataclasses.replace(
-    weights, path=path, kind="native", sizes=config["model"], tokenizer=tokenizer
+      weights, path=path, kind="native", sizes=config["model"], tokenizer=tokenizer
   )
 
 

@@ -24,10 +24,10 @@ from paligemma_jax.weights import reader
 
 # bfloat16 has no numpy name of its own: it is stored as two raw bytes.
 DTYPES = {
-  "<f4": np.dtype(np.float32),
-  "<f2": np.dtype(np.float16),
-  "|V2": reader.BFLOAT16,
-  "<V2": reader.BFLOAT16,
+    "<f4": np.dtype(np.float32),
+    "<f2": np.dtype(np.float16),
+    "|V2": reader.BFLOAT16,
+    "<V2": reader.BFLOAT16,
 }
 MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 10_000  # numpy's own limit; ours are below 200 bytes.
@@ -37,13 +37,13 @@ _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _MAX_INFLATION = 20
 _FREE_BYTES = 16 << 20
 _BAD_ZIP = (
-  zipfile.BadZipFile,
-  zipfile.LargeZipFile,
-  NotImplementedError,
-  OSError,
-  EOFError,
-  ValueError,
-  struct.error,
+    zipfile.BadZipFile,
+    zipfile.LargeZipFile,
+    NotImplementedError,
+    OSError,
+    EOFError,
+    ValueError,
+    struct.error,
 )
 
 
@@ -72,12 +72,12 @@ def open_npz(path: str | os.PathLike) -> reader.Weights:
   members = names.strip_prefix(_members(path), str(path))
   entries = {name: member.entry for name, member in members.items()}
   return reader.Weights(
-    path=path,
-    kind="npz",
-    entries=entries,
-    sizes=names.sizes_of({name: entry.shape for name, entry in entries.items()}, str(path)),
-    tokenizer=published.find_tokenizer(path),
-    blocks=lambda name: _blocks(path, members[name]),
+      path=path,
+      kind="npz",
+      entries=entries,
+      sizes=names.sizes_of({name: entry.shape for name, entry in entries.items()}, str(path)),
+      tokenizer=published.find_tokenizer(path),
+      blocks=lambda name: _blocks(path, members[name]),
   )
 
 
@@ -107,7 +107,7 @@ def _members(path: pathlib.Path) -> dict[str, _Member]:
   total = sum(member.num_bytes for member in members.values())
   if total > _MAX_INFLATION * file_bytes + _FREE_BYTES:
     raise errors.CheckpointError(
-      f"{path}: its {file_bytes} bytes claim to hold {total}; no weights deflate like that."
+        f"{path}: its {file_bytes} bytes claim to hold {total}; no weights deflate like that."
     )
   return members
 
@@ -123,12 +123,12 @@ def _locate(file, info: zipfile.ZipInfo, file_bytes: int, where: str) -> _Member
     raise errors.CheckpointError(f"{where} is not where the zip directory says: damaged.")
   *_, name_len, extra_len = _LOCAL_HEADER.unpack(raw)
   member = _Member(
-    name=info.filename,
-    start=info.header_offset + _LOCAL_HEADER.size + name_len + extra_len,
-    stored_bytes=info.compress_size,
-    num_bytes=info.file_size,
-    deflated=info.compress_type == zipfile.ZIP_DEFLATED,
-    crc=info.CRC,
+      name=info.filename,
+      start=info.header_offset + _LOCAL_HEADER.size + name_len + extra_len,
+      stored_bytes=info.compress_size,
+      num_bytes=info.file_size,
+      deflated=info.compress_type == zipfile.ZIP_DEFLATED,
+      crc=info.CRC,
   )
   if member.start + member.stored_bytes > file_bytes:
     raise errors.CheckpointError(f"{where} reaches beyond the end of the file: truncated.")
@@ -148,7 +148,7 @@ def _with_header(file, member: _Member, where: str) -> _Member:
       raise errors.CheckpointError(f"{where} cannot be inflated: {e}.") from None
   if head[:6] != MAGIC:
     raise errors.CheckpointError(
-      f"{where} is no numpy array (a pickle, perhaps; those are never read)."
+        f"{where} is no numpy array (a pickle, perhaps; those are never read)."
     )
   wide = head[6:7] != b"\x01"
   start = 12 if wide else 10
@@ -159,8 +159,8 @@ def _with_header(file, member: _Member, where: str) -> _Member:
   entry, fortran = _parse_header(head[start : start + header_len], where)
   if start + header_len + entry.num_bytes != member.num_bytes:
     raise errors.CheckpointError(
-      f"{where} says {entry.dtype}{list(entry.shape)}, that is {entry.num_bytes} bytes, but"
-      f" {member.num_bytes - start - header_len} bytes are declared for its data."
+        f"{where} says {entry.dtype}{list(entry.shape)}, that is {entry.num_bytes} bytes, but"
+        f" {member.num_bytes - start - header_len} bytes are declared for its data."
     )
   return dataclasses.replace(member, header_bytes=start + header_len, entry=entry, fortran=fortran)
 
@@ -178,8 +178,8 @@ def _parse_header(raw: bytes, where: str) -> tuple[reader.Entry, bool]:
   if not isinstance(descr, str) or descr not in DTYPES:
     hint = " Arrays of objects are pickles; those are never read." if "O" in str(descr) else ""
     raise errors.CheckpointError(
-      f"{where} has dtype {descr!r}; weights are float32 '<f4', bfloat16 '|V2' or float16"
-      f" '<f2'.{hint}"
+        f"{where} has dtype {descr!r}; weights are float32 '<f4', bfloat16 '|V2' or float16"
+        f" '<f2'.{hint}"
     )
   return reader.Entry(shape, DTYPES[descr]), header["fortran_order"] is True
 

@@ -23,8 +23,8 @@ def resamples(found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> bool
   for num_tokens in (old[1], new[1]):
     if math.isqrt(num_tokens) ** 2 != num_tokens:
       raise errors.CheckpointError(
-        f"{names.POS_EMBEDDING}: cannot be resampled from {old[1]} to {new[1]} tokens:"
-        f" {num_tokens} is no square."
+          f"{names.POS_EMBEDDING}: cannot be resampled from {old[1]} to {new[1]} tokens:"
+          f" {num_tokens} is no square."
       )
   return True
 

@@ -11,25 +11,25 @@ DIRECTORY_VARIABLE = "PALIGEMMA_JAX_CKPTS"
 TOKENIZER = "paligemma_tokenizer.model"
 
 _PAGES = {
-  "paligemma": "https://www.kaggle.com/models/google/paligemma (JAX)",
-  "paligemma2": "https://www.kaggle.com/models/google/paligemma-2 (JAX)",
+    "paligemma": "https://www.kaggle.com/models/google/paligemma (JAX)",
+    "paligemma2": "https://www.kaggle.com/models/google/paligemma-2 (JAX)",
 }
 _TOKENIZER_PAGE = "https://storage.googleapis.com/big_vision/paligemma_tokenizer.model"
 # Short name -> released name. The short ones of PaliGemma 1 are the reference's; those with a size
 # in them are PaliGemma 2.
 _RELEASED = {
-  **{f"pt_{r}": f"paligemma-3b-pt-{r}" for r in (224, 448, 896)},
-  **{f"mix_{r}": f"paligemma-3b-mix-{r}" for r in (224, 448)},
-  **{
-    f"pt_{size}_{r}": f"paligemma2-{size}-pt-{r}"
-    for size in ("3b", "10b", "28b")
-    for r in (224, 448, 896)
-  },
-  **{
-    f"mix_{size}_{r}": f"paligemma2-{size}-mix-{r}"
-    for size in ("3b", "10b", "28b")
-    for r in (224, 448)
-  },
+    **{f"pt_{r}": f"paligemma-3b-pt-{r}" for r in (224, 448, 896)},
+    **{f"mix_{r}": f"paligemma-3b-mix-{r}" for r in (224, 448)},
+    **{
+        f"pt_{size}_{r}": f"paligemma2-{size}-pt-{r}"
+        for size in ("3b", "10b", "28b")
+        for r in (224, 448, 896)
+    },
+    **{
+        f"mix_{size}_{r}": f"paligemma2-{size}-mix-{r}"
+        for size in ("3b", "10b", "28b")
+        for r in (224, 448)
+    },
 }
 # Of several precisions in one folder the most precise is taken.
 _ENDINGS = (".npz", ".bf16.npz", ".b16.npz", ".f16.npz", "")
@@ -52,7 +52,7 @@ def find(name: str | os.PathLike) -> pathlib.Path:
   if released not in _RELEASED.values():
     hint = errors.did_you_mean(key, _RELEASED) if "/" not in key and not path.suffix else ""
     raise errors.CheckpointError(
-      f"{key!r}: there is no such file or directory, and it is no published name.{hint}"
+        f"{key!r}: there is no such file or directory, and it is no published name.{hint}"
     )
   folder = directory()
   short = {full: s for s, full in _RELEASED.items()}[released]
@@ -61,9 +61,9 @@ def find(name: str | os.PathLike) -> pathlib.Path:
       if (folder / (stem + ending)).exists():
         return folder / (stem + ending)
   raise errors.CheckpointError(
-    f"{key!r} is published as {released}.npz but is not in {folder}/. Accept its licence and get"
-    f" it from {_PAGES[released.partition('-')[0]]}, get {TOKENIZER} from {_TOKENIZER_PAGE}, and"
-    f" put both into {folder}/ (set {DIRECTORY_VARIABLE} to use another folder)."
+      f"{key!r} is published as {released}.npz but is not in {folder}/. Accept its licence and get"
+      f" it from {_PAGES[released.partition('-')[0]]}, get {TOKENIZER} from {_TOKENIZER_PAGE}, and"
+      f" put both into {folder}/ (set {DIRECTORY_VARIABLE} to use another folder)."
   )
 
 

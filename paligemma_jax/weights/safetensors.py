@@ -16,9 +16,9 @@ from paligemma_jax.core import errors
 from paligemma_jax.weights import reader
 
 DTYPES = {
-  "F32": np.dtype(np.float32),
-  "F16": np.dtype(np.float16),
-  "BF16": reader.BFLOAT16,
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": reader.BFLOAT16,
 }
 _MAX_HEADER = 32 << 20  # A 28B model's is below 1 MB.
 _METADATA = "__metadata__"
@@ -45,8 +45,8 @@ def read_header(path: str | os.PathLike) -> dict[str, Tensor]:
     header_len = int.from_bytes(file.read(8), "little")
     if file_bytes < 8 or header_len > min(_MAX_HEADER, file_bytes - 8):
       raise errors.CheckpointError(
-        f"{path}: claims a header of {header_len} bytes in a file of {file_bytes}: truncated, or"
-        " no safetensors file."
+          f"{path}: claims a header of {header_len} bytes in a file of {file_bytes}: truncated, or"
+          " no safetensors file."
       )
     raw = file.read(header_len)
   header = parse_json(raw, str(path))
@@ -129,6 +129,6 @@ def _entry(fields: Any, where: str) -> tuple[reader.Entry, tuple[int, int]]:
   entry = reader.Entry(tuple(shape), DTYPES[dtype])
   if len(offsets) != 2 or offsets[1] - offsets[0] != entry.num_bytes:
     raise errors.CheckpointError(
-      f"{where} is {dtype}{shape}, that is {entry.num_bytes} bytes, but lies at {offsets}."
+        f"{where} is {dtype}{shape}, that is {entry.num_bytes} bytes, but lies at {offsets}."
     )
   return entry, (offsets[0], offsets[1])

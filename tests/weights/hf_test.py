@@ -18,12 +18,12 @@ from tests.weights import makers
 
 _Q = "language_model.model.layers.1.self_attn.q_proj.weight"
 _SPELLINGS = {
-  "hub": lambda n: n,
-  "transformers 5 files": lambda n: n.replace("vision_model.", ""),
-  "transformers 5 in memory": lambda n: (
-    "model." + n.replace("vision_model.", "").replace("language_model.model", "language_model")
-  ),
-  "model. in front": lambda n: "model." + n,
+    "hub": lambda n: n,
+    "transformers 5 files": lambda n: n.replace("vision_model.", ""),
+    "transformers 5 in memory": lambda n: (
+        "model." + n.replace("vision_model.", "").replace("language_model.model", "language_model")
+    ),
+    "model. in front": lambda n: "model." + n,
 }
 
 
@@ -51,7 +51,7 @@ def _assert_equal(weights, truth):
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
 def test_tensors_become_ours(tmp_path, post_norms, num_kv_heads, num_shards):
   path, truth, model = _directory(
-    tmp_path, post_norms=post_norms, num_kv_heads=num_kv_heads, num_shards=num_shards
+      tmp_path, post_norms=post_norms, num_kv_heads=num_kv_heads, num_shards=num_shards
   )
   weights = hf.open_hf(path)
   _assert_equal(weights, truth)
@@ -130,22 +130,22 @@ def test_all_differences_are_in_one_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("change", "says"),
-  [
-    ({"model_type": "llava"}, "model_type is 'llava'"),
-    ({"text_config": {"model_type": "qwen2"}}, "'qwen2', expected 'gemma' or 'gemma2'"),
-    ({"text_config": None}, "has no text_config"),
-    ({"text_config": {"hidden_size": "8"}}, "hidden_size is '8', not a whole number"),
-    ({"text_config": {"num_hidden_layers": 10**12}}, "not a whole number"),
-    ({"text_config": {"hidden_activation": "relu"}}, "hidden_activation is 'relu'"),
-    ({"text_config": {"rms_norm_eps": 1e-5}}, "rms_norm_eps is 1e-05"),
-    ({"text_config": {"rope_theta": 5e5}}, "rope_theta is 500000"),
-    ({"text_config": {"rope_parameters": {"rope_type": "linear"}}}, "scales rotary positions"),
-    ({"text_config": {"tie_word_embeddings": False}}, "tie_word_embeddings is False"),
-    ({"vision_config": {"layer_norm_eps": 1e-5}}, "layer_norm_eps is 1e-05"),
-    ({"vision_config": {"image_size": 9}}, "must be multiples"),
-    ({"vision_config": {"image_size": 12}}, r"\[16, 6\] in the file, \[36, 6\] expected"),
-  ],
+    ("change", "says"),
+    [
+        ({"model_type": "llava"}, "model_type is 'llava'"),
+        ({"text_config": {"model_type": "qwen2"}}, "'qwen2', expected 'gemma' or 'gemma2'"),
+        ({"text_config": None}, "has no text_config"),
+        ({"text_config": {"hidden_size": "8"}}, "hidden_size is '8', not a whole number"),
+        ({"text_config": {"num_hidden_layers": 10**12}}, "not a whole number"),
+        ({"text_config": {"hidden_activation": "relu"}}, "hidden_activation is 'relu'"),
+        ({"text_config": {"rms_norm_eps": 1e-5}}, "rms_norm_eps is 1e-05"),
+        ({"text_config": {"rope_theta": 5e5}}, "rope_theta is 500000"),
+        ({"text_config": {"rope_parameters": {"rope_type": "linear"}}}, "scales rotary positions"),
+        ({"text_config": {"tie_word_embeddings": False}}, "tie_word_embeddings is False"),
+        ({"vision_config": {"layer_norm_eps": 1e-5}}, "layer_norm_eps is 1e-05"),
+        ({"vision_config": {"image_size": 9}}, "must be multiples"),
+        ({"vision_config": {"image_size": 12}}, r"\[16, 6\] in the file, \[36, 6\] expected"),
+    ],
 )
 def test_a_config_that_we_do_not_compute_is_refused(tmp_path, change, says):
   path, _, model = _directory(tmp_path)
@@ -169,14 +169,14 @@ def test_absent_keys_mean_the_defaults_of_transformers_and_null_means_off():
 
 
 @pytest.mark.parametrize(
-  ("scalar", "expected"), [(128, "head_dim"), (144, "width_per_head"), (100, None)]
+    ("scalar", "expected"), [(128, "head_dim"), (144, "width_per_head"), (100, None)]
 )
 def test_the_query_scale_is_read(scalar, expected):
   text = {"model_type": "gemma2", "hidden_size": 4608, "num_attention_heads": 32, "head_dim": 128}
   config = {
-    "model_type": "paligemma",
-    "text_config": {**text, "query_pre_attn_scalar": scalar},
-    "vision_config": {"patch_size": 14},
+      "model_type": "paligemma",
+      "text_config": {**text, "query_pre_attn_scalar": scalar},
+      "vision_config": {"patch_size": 14},
   }
   if expected is None:
     with pytest.raises(errors.CheckpointError, match="query_pre_attn_scalar is 100"):
@@ -186,7 +186,7 @@ def test_the_query_scale_is_read(scalar, expected):
 
 
 @pytest.mark.parametrize(
-  "shard", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", None, "x.bin"]
+    "shard", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", None, "x.bin"]
 )
 def test_a_shard_outside_the_directory_is_never_opened(tmp_path, shard):
   path, _, _ = _directory(tmp_path, num_shards=2)
@@ -233,27 +233,27 @@ def _header(**fields):
 
 
 @pytest.mark.parametrize(
-  ("header", "data", "says"),
-  [
-    (_header(dtype="F64"), bytes(16), "dtype 'F64'"),
-    (_header(dtype=["F32"]), bytes(16), "dtype"),
-    (_header(dtype="I8"), bytes(16), "dtype 'I8'"),
-    (_header(shape=[2, 3]), bytes(16), "that is 24 bytes, but lies at"),
-    (_header(shape=[10**7, 10**6]), bytes(16), "40000000000000 bytes"),
-    (_header(shape=[-2, -2]), bytes(16), "damaged header"),
-    (_header(shape=[True, 4]), bytes(16), "damaged header"),
-    (_header(shape="22"), bytes(16), "damaged header"),
-    (_header(data_offsets=[0]), bytes(16), "lies at"),
-    (_header(data_offsets=[16, 32]), bytes(16), "beyond the end"),
-    (_header(data_offsets=[-16, 0]), bytes(16), "damaged header"),
-    (_header(data_offsets=[4, 20]), bytes(20), "follows a hole"),
-    (_header(), bytes(20), "4 bytes at its end"),
-    (_header(), bytes(12), "beyond the end"),
-    ({**_header(), "b": _header()["a"]}, bytes(16), "overlaps"),
-    ({"a": 3}, b"", "damaged header"),
-    ({"a": {"dtype": "F32"}}, b"", "damaged header"),
-    ([1], b"", "expected an object"),
-  ],
+    ("header", "data", "says"),
+    [
+        (_header(dtype="F64"), bytes(16), "dtype 'F64'"),
+        (_header(dtype=["F32"]), bytes(16), "dtype"),
+        (_header(dtype="I8"), bytes(16), "dtype 'I8'"),
+        (_header(shape=[2, 3]), bytes(16), "that is 24 bytes, but lies at"),
+        (_header(shape=[10**7, 10**6]), bytes(16), "40000000000000 bytes"),
+        (_header(shape=[-2, -2]), bytes(16), "damaged header"),
+        (_header(shape=[True, 4]), bytes(16), "damaged header"),
+        (_header(shape="22"), bytes(16), "damaged header"),
+        (_header(data_offsets=[0]), bytes(16), "lies at"),
+        (_header(data_offsets=[16, 32]), bytes(16), "beyond the end"),
+        (_header(data_offsets=[-16, 0]), bytes(16), "damaged header"),
+        (_header(data_offsets=[4, 20]), bytes(20), "follows a hole"),
+        (_header(), bytes(20), "4 bytes at its end"),
+        (_header(), bytes(12), "beyond the end"),
+        ({**_header(), "b": _header()["a"]}, bytes(16), "overlaps"),
+        ({"a": 3}, b"", "damaged header"),
+        ({"a": {"dtype": "F32"}}, b"", "damaged header"),
+        ([1], b"", "expected an object"),
+    ],
 )
 def test_a_hostile_safetensors_header_is_refused(tmp_path, header, data, says):
   path = makers.write_raw_safetensors(tmp_path / "x.safetensors", header, data)
@@ -262,18 +262,18 @@ def test_a_hostile_safetensors_header_is_refused(tmp_path, header, data, says):
 
 
 @pytest.mark.parametrize(
-  ("content", "says"),
-  [
-    (b"", "truncated"),
-    (b"abc", "truncated"),
-    (b"\xff" * 8, "truncated"),
-    ((1 << 40).to_bytes(8, "little") + b"{}", "truncated"),
-    ((2).to_bytes(8, "little") + b"{[", "no valid JSON"),
-    ((4).to_bytes(8, "little") + b"\xff\xfe{}", "no valid JSON"),
-    ((20_000).to_bytes(8, "little") + b"[" * 20_000, "no valid JSON"),
-    ((15).to_bytes(8, "little") + b'{"a":1, "a": 2}', "'a' comes twice"),
-    ((9000).to_bytes(8, "little") + b"[" + b"9" * 8998 + b"]", "no valid JSON"),
-  ],
+    ("content", "says"),
+    [
+        (b"", "truncated"),
+        (b"abc", "truncated"),
+        (b"\xff" * 8, "truncated"),
+        ((1 << 40).to_bytes(8, "little") + b"{}", "truncated"),
+        ((2).to_bytes(8, "little") + b"{[", "no valid JSON"),
+        ((4).to_bytes(8, "little") + b"\xff\xfe{}", "no valid JSON"),
+        ((20_000).to_bytes(8, "little") + b"[" * 20_000, "no valid JSON"),
+        ((15).to_bytes(8, "little") + b'{"a":1, "a": 2}', "'a' comes twice"),
+        ((9000).to_bytes(8, "little") + b"[" + b"9" * 8998 + b"]", "no valid JSON"),
+    ],
 )
 def test_a_damaged_safetensors_file_is_refused_in_little_memory(tmp_path, content, says):
   path = tmp_path / "x.safetensors"

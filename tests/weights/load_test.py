@@ -48,7 +48,7 @@ def test_npz_hf_and_native_round_trips_keep_every_bit(tmp_path, dtype, post_norm
   truth = makers.params(model, dtype)
   shapes = names.shapes(model)
   source = makers.write_hf(
-    tmp_path / "hf", makers.hf_tensors(truth, model), makers.hf_config(model), num_shards=2
+      tmp_path / "hf", makers.hf_tensors(truth, model), makers.hf_config(model), num_shards=2
   )
   params = load.load_params(source, shapes, dtype=None)
   _assert_bits(params, truth)
@@ -139,7 +139,7 @@ def test_position_embeddings_are_resampled_as_the_reference_does_and_it_says_so(
   weights = load.open_weights(golden_files.path("bv/tiny.npz"))
   said = []
   params = load.load_params(
-    weights, names.shapes({**weights.sizes, "res": 84}), dtype=np.float32, log=said.append
+      weights, names.shapes({**weights.sizes, "res": 84}), dtype=np.float32, log=said.append
   )
   with np.load(golden_files.path("bv/tiny_res84.npz")) as golden:
     # The same scipy routine on the same float32 numbers.
@@ -242,18 +242,18 @@ def test_a_published_name_says_where_to_get_it_and_where_to_put_it(tmp_path, mon
       published.find(name)
     message = str(caught.value)
     assert page in message and str(tmp_path) in message and published.TOKENIZER in message
-  with pytest.raises(errors.CheckpointError, match="Did you mean .*'pt_224'"):
+  with pytest.raises(errors.CheckpointError, match=r"Did you mean .*'pt_224'"):
     published.find("pt_244")
 
 
 @pytest.mark.parametrize(
-  ("name", "file"),
-  [
-    ("pt_224", "paligemma-3b-pt-224.npz"),
-    ("pt_224", "pt_224.npz"),
-    ("pt_3b_224", "paligemma2-3b-pt-224.b16.npz"),
-    ("paligemma2-10b-mix-448", "paligemma2-10b-mix-448"),
-  ],
+    ("name", "file"),
+    [
+        ("pt_224", "paligemma-3b-pt-224.npz"),
+        ("pt_224", "pt_224.npz"),
+        ("pt_3b_224", "paligemma2-3b-pt-224.b16.npz"),
+        ("paligemma2-10b-mix-448", "paligemma2-10b-mix-448"),
+    ],
 )
 def test_a_published_name_finds_its_file(tmp_path, monkeypatch, name, file):
   monkeypatch.setenv(published.DIRECTORY_VARIABLE, str(tmp_path))

@@ -1,6 +1,6 @@
 """A real model, a few rows, real evaluators; as a program it prints the metrics as JSON.
 
-    python -m tests.running.evaluation_run NUM_ROWS [PORT NUM_PROCESSES INDEX]
+    python -m tests.running.evaluation_run [PORT NUM_PROCESSES INDEX]
 """
 
 import json
@@ -23,6 +23,7 @@ from paligemma_jax.running import setup as setups
 from paligemma_jax.training import sharding
 
 RES = 28
+NUM_ROWS = (1, 5, 16, 17)
 SIZES = {
     "img": dict(width=16, depth=1, mlp_dim=16, num_heads=2),
     "llm": dict(width=16, depth=1, mlp_dim=16, num_heads=2, head_dim=8),
@@ -82,19 +83,23 @@ def zero_params(made):
 
 
 def main():
-  num_rows, *processes = map(int, sys.argv[1:])
-  if processes:
-    port, count, index = processes
+  if len(sys.argv) > 1:
+    port, count, index = map(int, sys.argv[1:])
     jax.distributed.initialize(f"localhost:{port}", count, index)
-  rows = source(num_rows)
-  made = setup(
-      evals.Perplexity("loss", rows, (Paint(),), batch_size=4),
-      evals.WritePredictions("pred", rows, (Paint(),), batch_size=6, max_len=5, keep=("id",)),
-  )
+  evaluators = []
+  for n in NUM_ROWS:
+    rows = source(n)
+    evaluators += [
+        evals.Perplexity(f"loss {n}", rows, (Paint(),), batch_size=4),
+        evals.WritePredictions(
+            f"pred {n}", rows, (Paint(),), batch_size=6, max_len=5, keep=("id",)
+        ),
+    ]
+  made = setup(*evaluators)
   results = evaluation.Runner(made, None).run(random_params(made), 1)
-  order = [row["id"] for row in results["pred"].rows]
-  texts = [output.tokens for output in results["pred"].outputs]
-  print("RESULT " + json.dumps([evaluation.merged(results), order, texts]))
+  orders = [[row["id"] for row in results[f"pred {n}"].rows] for n in NUM_ROWS]
+  tokens = [[output.tokens for output in results[f"pred {n}"].outputs] for n in NUM_ROWS]
+  print("RESULT " + json.dumps([evaluation.merged(results), orders, tokens]))
 
 
 if __name__ == "__main__":

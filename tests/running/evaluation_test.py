@@ -163,20 +163,21 @@ def test_two_evaluators_of_one_name_are_refused():
     evaluation.Runner(evaluation_run.setup(same, same), None)
 
 
-@pytest.mark.slow  # 40 s: a program for each mesh.
+@pytest.mark.slow  # 30 s: a program for each mesh.
 def test_the_metrics_are_the_same_on_one_device_on_eight_and_on_two_processes():
-  for num_rows in (1, 5):
-    alone, order, texts = _run_all([num_rows], devices=1)[0]
-    assert alone["loss/num"] == alone["pred/num"] == num_rows
-    assert order == [f"r{i}" for i in range(num_rows)]
-    eight = _run_all([num_rows], devices=8)
-    two = _run_all([num_rows, _free_port(), 2], devices=1, processes=2)
-    for metrics, its_order, its_texts in eight + two:
-      assert its_order == order and its_texts == texts
-      assert metrics == pytest.approx(alone, rel=1e-5)  # Sums of float32 in another order.
+  ((alone, orders, tokens),) = _run_all(devices=1)
+  for n, order in zip(evaluation_run.NUM_ROWS, orders, strict=True):
+    assert alone[f"loss {n}/num"] == alone[f"pred {n}/num"] == n
+    assert order == [f"r{i}" for i in range(n)]
+  eight = _run_all(devices=8)
+  two = _run_all(_free_port(), 2, devices=1, processes=2)
+  assert len(eight + two) == 3
+  for metrics, its_orders, its_tokens in eight + two:
+    assert its_orders == orders and its_tokens == tokens
+    assert metrics == pytest.approx(alone, rel=1e-5)  # Sums of float32 in another order.
 
 
-def _run_all(arguments, *, devices, processes=1):
+def _run_all(*arguments, devices, processes=1):
   environment = {
       **os.environ,
       "JAX_PLATFORMS": "cpu",

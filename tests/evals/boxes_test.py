@@ -110,3 +110,15 @@ def test_the_order_of_predicted_boxes_does_not_matter_and_shares_are_shares(true
 def _has_ties(true, said):
   overlaps = [boxes.iou(loc.Box(*t), loc.Box(*s)) for t, _ in true for s, _ in said]
   return len(set(overlaps)) < len(overlaps)
+
+
+def test_the_baseline_gives_the_mean_box_under_the_right_labels():
+  low, high = (0, 0, 0.5, 0.5), (0.5, 0.5, 1, 1)
+  rows = [{"suffix": _text((low, "cat"))}, {"suffix": _text((high, "dog"), (high, "cat"))}]
+  result = evals.BoxAccuracy("val/box", None).baseline(rows)
+  # The mean is 2/3 of the way to `high`: side 1/2, shifted by 1/3 from one and 1/6 from the other.
+  near, far = (1 / 3) ** 2, (1 / 6) ** 2
+  expected = (2 * near / (0.5 - near) + far / (0.5 - far)) / 3
+  assert result["miou"] == pytest.approx(expected, abs=0.01)  # Boxes are rounded to 1/1024.
+  assert result["num_predicted"] == 3
+  assert evals.BoxAccuracy("val/box", None).baseline([{"suffix": ""}])["num_boxes"] == 0

@@ -138,3 +138,10 @@ def test_perplexity_by_hand():
 def test_perplexity_of_a_broken_model_is_infinite_and_no_error():
   outputs = [evals.Output(0, loss_sum=1e9, num_tokens=1)]
   assert evals.Perplexity("val/loss", None).score([{}], outputs)["perplexity"] == math.inf
+
+
+def test_the_baseline_gives_the_commonest_answer():
+  rows = [{"suffix": answer} for answer in ("two", "one", "one", "three")]
+  spec = evals.ExactMatch("val/count", None)
+  assert spec.baseline(rows) == {"acc": 0.5, "num": 4.0}
+  assert spec.baseline([])["acc"] == 0.0

@@ -20,6 +20,19 @@ with workdir.opened(sys.argv[1], main=True):
   time.sleep(60)
 """
 
+_FORK = """
+import os, sys, time
+from paligemma_jax.running import workdir
+with workdir.opened(sys.argv[1], main=True):
+  child = os.fork()
+  if not child:
+    os.close(1)
+    time.sleep(60)
+    os._exit(0)
+  print(child, flush=True)
+  os._exit(0)
+"""
+
 _TRY = """
 import sys
 from paligemma_jax.core import errors
@@ -70,18 +83,18 @@ def test_the_lock_of_a_process_that_dies_while_another_waits_is_taken_over(tmp_p
 
 
 def test_a_forked_child_that_outlives_the_run_does_not_keep_the_folder(tmp_path):
-  with workdir.opened(tmp_path, main=True):
-    child = os.fork()
-    if not child:
-      time.sleep(20)
-      os._exit(0)
+  # In a process of its own: a fork beside JAX's threads could hang.
+  run = subprocess.run(
+      [sys.executable, "-c", _FORK, str(tmp_path)], stdout=subprocess.PIPE, text=True, timeout=30
+  )
+  child = int(run.stdout)
   try:
+    os.kill(child, 0)  # It is still there.
     start = time.monotonic()
     with workdir.opened(tmp_path, main=True):
       assert time.monotonic() - start < 1
   finally:
     os.kill(child, signal.SIGKILL)
-    os.waitpid(child, 0)
 
 
 def test_one_process_cannot_open_a_folder_twice_and_can_after_closing_it(tmp_path):

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import multiprocessing
+import os
 import queue
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -18,6 +22,7 @@ from paligemma_jax.data import examples
 
 _POLL_SECS = 0.2
 _CLOSE_SECS = 5.0
+_START_SECS = 60.0
 _FOREVER = sys.maxsize // 2
 
 
@@ -58,8 +63,10 @@ def read(
   stop = _FOREVER if stop_step is None else stop_step * len(share)
   if stop <= start_step * len(share):
     return
-  state = _State()
-  source = _grain_iterator(_Flat(slot_at, share), start_step * len(share), stop, share, options)
+  state = _State(options.num_workers)
+  workers = _Workers()
+  flat = _Flat(slot_at, share)
+  source = _grain_iterator(flat, start_step * len(share), stop, share, options, workers)
   # One group is being made while one waits here; the rows before them wait in Grain's buffer.
   groups: queue.Queue[Any] = queue.Queue(maxsize=1)
   thread = threading.Thread(
@@ -71,17 +78,48 @@ def read(
       yield group
   finally:
     state.stopped.set()
-    thread.join(timeout=_CLOSE_SECS)
+    thread.join(timeout=_CLOSE_SECS if options.num_workers else _POLL_SECS)
     if thread.is_alive() and options.num_workers:
-      source.close()  # Ends the worker process that the thread waits for.
+      workers.kill()  # The thread waits for one that is stuck.
+      thread.join(timeout=_CLOSE_SECS)
+    workers.forget()
 
 
 class _State:
   """What the gathering thread and the consumer share."""
 
-  def __init__(self):
+  def __init__(self, num_workers: int):
     self.stopped = threading.Event()
-    self.last_progress = time.monotonic()
+    # Worker processes first have to start, which takes longest on a busy machine.
+    self.last_progress = time.monotonic() + (_START_SECS if num_workers else 0)
+
+
+class _Workers:
+  """The worker processes of one reading: each leaves its number in a folder when it starts.
+
+  Grain does not say which processes it started, and waits for a stuck one for ever.
+  """
+
+  def __init__(self):
+    self._folder = tempfile.TemporaryDirectory(prefix="loader-")
+
+  def started(self) -> Callable[[int, int], None]:
+    """What a worker calls first."""
+    return functools.partial(_leave_number, self._folder.name)
+
+  def kill(self) -> None:
+    numbers = {int(name) for name in os.listdir(self._folder.name)}
+    for process in multiprocessing.active_children():
+      if process.pid in numbers:
+        process.kill()
+
+  def forget(self) -> None:
+    self._folder.cleanup()
+
+
+def _leave_number(folder: str, worker: int, num_workers: int) -> None:
+  with open(os.path.join(folder, str(os.getpid())), "wb"):
+    pass
 
 
 def _gather(source: Any, size: int, groups: queue.Queue, state: _State) -> None:
@@ -135,7 +173,7 @@ def _get(groups: queue.Queue, state: _State, options: Options) -> list[examples.
 
 
 def _grain_iterator(
-    slot_at: _Flat, start: int, stop: int, share: range, options: Options
+    slot_at: _Flat, start: int, stop: int, share: range, options: Options, workers: _Workers
 ) -> Iterator[examples.Slot]:
   import grain  # Takes 0.8 s to import, which is not needed to load a config or a tokenizer.
 
@@ -147,8 +185,8 @@ def _grain_iterator(
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain hands absl's flags to its workers and insists on this.
   threads = grain.ReadOptions(options.num_threads, options.num_threads)
-  workers = grain.MultiprocessingOptions(
+  processes = grain.MultiprocessingOptions(
       num_workers=options.num_workers,
       per_worker_buffer_size=-(-ahead // options.num_workers),
   )
-  return iter(slots.to_iter_dataset(threads).mp_prefetch(workers))
+  return iter(slots.to_iter_dataset(threads).mp_prefetch(processes, workers.started()))

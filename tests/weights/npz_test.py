@@ -1,8 +1,6 @@
 """big_vision npz files: every honest one is read to the bit, every hostile one is refused."""
 
 import dataclasses
-import io
-import pickle
 import tracemalloc
 import zipfile
 
@@ -15,6 +13,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.weights import names
 from paligemma_jax.weights import npz
 from tests import golden_files
+from tests.weights import hostile_npz
 from tests.weights import makers
 
 _LEAF = "llm/layers/mlp/linear"
@@ -67,202 +66,44 @@ def test_blocks_are_whole_rows_in_order(tmp_path, monkeypatch):
   assert np.array_equal(np.concatenate(blocks), truth[names.INPUT_EMBEDDING])
 
 
-class _Touch:
-  """Unpickling it makes a file."""
-
-  def __init__(self, path):
-    self.path = str(path)
-
-  def __reduce__(self):
-    return open, (self.path, "w")
-
-
-def _npz_bytes(tmp_path, **kwargs):
-  truth = makers.params(makers.sizes())
-  return makers.write_npz(tmp_path / "w.npz", truth, **kwargs)
-
-
-def _object_npy(touched):
-  buffer = io.BytesIO()
-  np.save(buffer, np.array([_Touch(touched)], dtype=object), allow_pickle=True)
-  return buffer.getvalue()
-
-
-def _wrong_shape(tmp_path, touched):
-  return _npz_bytes(tmp_path, replace={_LEAF: makers.npy(np.zeros((3, 10, 9), np.float32))})
-
-
-def _transposed(tmp_path, touched):
-  return _npz_bytes(tmp_path, replace={_LEAF: makers.npy(np.zeros((3, 8, 10), np.float32))})
-
-
-def _missing(tmp_path, touched):
-  truth = makers.params(makers.sizes())
-  del truth[_LEAF]
-  return makers.write_npz(tmp_path / "w.npz", truth)
-
-
-def _surplus(tmp_path, touched):
-  extra = (("params/llm/layers/mlp/linaer.npy", makers.npy(np.zeros(3, np.float32))),)
-  return _npz_bytes(tmp_path, extra=extra)
-
-
-def _misspelt(tmp_path, touched):
-  truth = makers.params(makers.sizes())
-  truth["llm/layers/mlp/linaer"] = truth.pop(_LEAF)
-  return makers.write_npz(tmp_path / "w.npz", truth)
-
-
-def _other_dtype(tmp_path, touched):
-  return _npz_bytes(tmp_path, replace={_LEAF: makers.npy(np.zeros((3, 10, 8), np.float64))})
-
-
-def _big_endian(tmp_path, touched):
-  return _npz_bytes(tmp_path, replace={_LEAF: makers.npy(np.zeros((3, 10, 8), ">f4"))})
-
-
-def _objects(tmp_path, touched):
-  return _npz_bytes(tmp_path, replace={_LEAF: _object_npy(touched)})
-
-
-def _raw_pickle(tmp_path, touched):
-  return _npz_bytes(tmp_path, replace={_LEAF: pickle.dumps(_Touch(touched))})
-
-
-def _whole_pickle(tmp_path, touched):
-  path = tmp_path / "w.npz"
-  path.write_bytes(pickle.dumps(_Touch(touched)))
-  return path
-
-
-def _not_an_array(tmp_path, touched):
-  return _npz_bytes(tmp_path, extra=(("readme.txt", b"hello"),))
-
-
-@pytest.mark.filterwarnings("ignore:Duplicate name")
-def _duplicate(tmp_path, touched):
-  return _npz_bytes(tmp_path, extra=((f"params/{_LEAF}.npy", makers.npy(np.ones(3, "f4"))),))
-
-
-def _truncated(tmp_path, touched):
-  path = _npz_bytes(tmp_path)
-  path.write_bytes(path.read_bytes()[:-2000])
-  return path
-
-
-def _empty(tmp_path, touched):
-  path = tmp_path / "w.npz"
-  path.write_bytes(b"")
-  return path
-
-
-def _no_arrays(tmp_path, touched):
-  return makers.write_npz(tmp_path / "w.npz", {})
-
-
-def _member_without_data(tmp_path, touched):
-  return _npz_bytes(tmp_path, replace={_LEAF: makers.npy_header("'<f4'", "(3, 10, 8)")})
-
-
-def _huge_header(tmp_path, touched):
-  return _npz_bytes(tmp_path, replace={_LEAF: makers.npy_header("'<f4'", "(10, 1000, 1000000000)")})
-
-
-def _overflowing_shape(tmp_path, touched):
-  return _npz_bytes(tmp_path, replace={_LEAF: makers.npy_header("'<f4'", f"({2**62}, 4)")})
-
-
-def _negative_shape(tmp_path, touched):
-  return _npz_bytes(tmp_path, replace={_LEAF: makers.npy_header("'<f4'", "(-3, -10, 8)")})
-
-
-def _header_is_code(tmp_path, touched):
-  code = makers.npy_header("'<f4'", f"open({str(touched)!r}, 'w')")
-  return _npz_bytes(tmp_path, replace={_LEAF: code})
-
-
-def _nested_header(tmp_path, touched):
-  return _npz_bytes(tmp_path, replace={_LEAF: makers.npy_header("'<f4'", "(" * 4000)})
-
-
-def _bomb(tmp_path, touched):
-  zeros = makers.npy(np.zeros((3, 10, 8), np.float32)) + bytes(64 << 20)
-  return _npz_bytes(tmp_path, deflate=True, replace={_LEAF: zeros})
-
-
-def _honest_bomb(tmp_path, touched):
-  """Sizes agree everywhere; the file is 1000 times smaller than what it holds."""
-  model = makers.sizes()
-  model = {**model, "llm": {**model["llm"], "vocab_size": 2 << 20}}
-  truth = {n: np.zeros(s, np.float32) for n, s in names.shapes(model).items()}
-  return makers.write_npz(tmp_path / "w.npz", truth, deflate=True)
-
-
-def _wrong_prefix(tmp_path, touched):
-  return _npz_bytes(tmp_path, prefix="model/")
-
-
-def _mixed_prefix(tmp_path, touched):
-  return _npz_bytes(tmp_path, extra=(("opt/count.npy", makers.npy(np.ones(1, np.float32))),))
-
-
-def _no_known_name(tmp_path, touched):
-  path = tmp_path / "w.npz"
-  np.savez(path, weight=np.zeros(3, np.float32), bias=np.zeros(3, np.float32))
-  return path
-
-
-def _overlapping(tmp_path, touched):
-  """Two equally shaped members that are the same bytes, as in bombs of overlapping files."""
-  path = _npz_bytes(tmp_path)
-  data = bytearray(path.read_bytes())
-  with zipfile.ZipFile(path) as archive:
-    first, second = (i for i in archive.infolist() if "LayerNorm_0" in i.filename)
-  entry = data.rindex(second.filename.encode()) - 46
-  assert data[entry : entry + 4] == b"PK\x01\x02"
-  data[entry + 42 : entry + 46] = first.header_offset.to_bytes(4, "little")
-  path.write_bytes(data)
-  return path
-
-
-def _folder(tmp_path, touched):
-  path = tmp_path / "w.npz"
-  path.mkdir()
-  return path
-
-
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 @pytest.mark.parametrize(
     ("make", "says"),
     [
-        (_wrong_shape, rf"shape of {_LEAF}: \[3, 10, 9\] in the file, \[3, 10, 8\] expected"),
-        (_transposed, r"\[3, 8, 10\] in the file, \[3, 10, 8\] expected \(transposed\?\)"),
-        (_missing, rf"1 missing.*\n.*missing {_LEAF} \[3, 10, 8\]"),
-        (_surplus, r"surplus llm/layers/mlp/linaer \[3\]"),
-        (_misspelt, rf"missing {_LEAF} .*\(near: llm/layers/mlp/linaer\)"),
-        (_other_dtype, "dtype '<f8'"),
-        (_big_endian, "dtype '>f4'"),
-        (_objects, "objects are pickles"),
-        (_raw_pickle, "no numpy array"),
-        (_whole_pickle, "no intact npz"),
-        (_not_an_array, "readme.txt.* is no array"),
-        (_duplicate, "is in the file twice"),
-        (_truncated, "no intact npz"),
-        (_empty, "no intact npz"),
-        (_no_arrays, "holds no arrays"),
-        (_member_without_data, "960 bytes, but 0 bytes are declared"),
-        (_huge_header, "40000000000000 bytes, but 0"),
-        (_overflowing_shape, "has the shape"),
-        (_negative_shape, "has the shape"),
-        (_header_is_code, "damaged array header"),
-        (_nested_header, "damaged array header"),
-        (_bomb, "960 bytes, but 67109824 bytes are declared"),
-        (_honest_bomb, "no weights deflate like that"),
-        (_wrong_prefix, "'model/' in front"),
-        (_mixed_prefix, "begin with 'params/' and 1 do not"),
-        (_no_known_name, "none of its 2 names"),
-        (_overlapping, "overlaps another member"),
-        (_folder, "not a regular file"),
+        (
+            hostile_npz.wrong_shape,
+            rf"shape of {_LEAF}: \[3, 10, 9\] in the file, \[3, 10, 8\] expected",
+        ),
+        (
+            hostile_npz.transposed,
+            r"\[3, 8, 10\] in the file, \[3, 10, 8\] expected \(transposed\?\)",
+        ),
+        (hostile_npz.missing, rf"1 missing.*\n.*missing {_LEAF} \[3, 10, 8\]"),
+        (hostile_npz.surplus, r"surplus llm/layers/mlp/linaer \[3\]"),
+        (hostile_npz.misspelt, rf"missing {_LEAF} .*\(near: llm/layers/mlp/linaer\)"),
+        (hostile_npz.other_dtype, "dtype '<f8'"),
+        (hostile_npz.big_endian, "dtype '>f4'"),
+        (hostile_npz.objects, "objects are pickles"),
+        (hostile_npz.raw_pickle, "no numpy array"),
+        (hostile_npz.whole_pickle, "no intact npz"),
+        (hostile_npz.not_an_array, "readme.txt.* is no array"),
+        (hostile_npz.duplicate, "is in the file twice"),
+        (hostile_npz.truncated, "no intact npz"),
+        (hostile_npz.empty, "no intact npz"),
+        (hostile_npz.no_arrays, "holds no arrays"),
+        (hostile_npz.member_without_data, "960 bytes, but 0 bytes are declared"),
+        (hostile_npz.huge_header, "40000000000000 bytes, but 0"),
+        (hostile_npz.overflowing_shape, "has the shape"),
+        (hostile_npz.negative_shape, "has the shape"),
+        (hostile_npz.header_is_code, "damaged array header"),
+        (hostile_npz.nested_header, "damaged array header"),
+        (hostile_npz.bomb, "960 bytes, but 67109824 bytes are declared"),
+        (hostile_npz.honest_bomb, "no weights deflate like that"),
+        (hostile_npz.wrong_prefix, "'model/' in front"),
+        (hostile_npz.mixed_prefix, "begin with 'params/' and 1 do not"),
+        (hostile_npz.no_known_name, "none of its 2 names"),
+        (hostile_npz.overlapping, "overlaps another member"),
+        (hostile_npz.folder, "not a regular file"),
     ],
 )
 def test_a_hostile_file_is_refused_from_its_headers(tmp_path, make, says):

@@ -76,7 +76,9 @@ class Decode:
       else:
         pixels = self._decode(value, notes)
     except errors.DataError as e:
-      raise errors.DataError(f"column {self.key!r}: {e}") from None
+      path = row.get(f"{self.key}_path")  # Sources that read files say here which.
+      named = f"column {self.key!r}" + (f", {path!r}" if path else "")
+      raise errors.DataError(f"{named}: {e}") from None
     out = {**row, self.key: pixels}
     if notes:
       out[columns.NOTES] = columns.with_notes(row, tuple(dict.fromkeys(notes)))

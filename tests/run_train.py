@@ -1,0 +1,80 @@
+"""Starts the training command as a user would, and looks at what a run left behind."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+from paligemma_jax.running import metrics
+from paligemma_jax.training import arrays
+from paligemma_jax.training import checkpoints
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def command(config, workdir, *more):
+  flags = ["--config", config, "--workdir", str(workdir), *more]
+  return [sys.executable, "-m", "paligemma_jax.train", *flags]
+
+
+def run(config, workdir, *more, **env):
+  """The finished process; text output."""
+  return subprocess.run(
+      command(config, workdir, *more), cwd=ROOT, env={**os.environ, **env}, text=True,
+      capture_output=True, timeout=300, check=False,
+  )
+
+
+def interrupt_at_step(step, number, config, workdir, *more):
+  """Sends the signal once metrics.jsonl has reached `step`; (exit code, last step, stderr)."""
+  with subprocess.Popen(
+      command(config, workdir, *more), cwd=ROOT, text=True, stderr=subprocess.PIPE
+  ) as process:
+    while process.poll() is None and last_step(workdir) < step:
+      time.sleep(0.005)
+    reached = last_step(workdir)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=120)
+  return process.returncode, reached, stderr
+
+
+def kill_at_step(step, config, workdir):
+  """SIGKILL once metrics.jsonl has reached `step`; the last step that stood there."""
+  code, reached, stderr = interrupt_at_step(step, signal.SIGKILL, config, workdir)
+  assert code == -signal.SIGKILL, f"the run ended by itself with {code}: {stderr}"
+  return reached
+
+
+def last_step(workdir):
+  lines = metrics.read(pathlib.Path(workdir) / "metrics.jsonl")
+  return lines[-1]["step"] if lines else -1
+
+
+def metric_lines(workdir):
+  """The lines of metrics.jsonl as texts, without what comes from a clock."""
+  lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+  kept = []
+  for line in lines:
+    record = json.loads(line)
+    assert list(record)[-1] in metrics.TIMING_KEYS or record["step"] == 0
+    kept.append(json.dumps({k: v for k, v in record.items() if k not in metrics.TIMING_KEYS}))
+  return kept
+
+
+def state_arrays(workdir):
+  """{name: array} of everything in the newest checkpoint: step, parameters, optimizer state."""
+  folder = pathlib.Path(workdir) / "checkpoints"
+  newest = folder / str(max(checkpoints.steps_in(folder)))
+  facts = checkpoints.verify_step(newest)
+  return {n: np.asarray(arrays.read_one(newest / checkpoints.ARRAYS, n)) for n in facts["leaves"]}
+
+
+def files_under(folder):
+  """{relative path: bytes} of all files."""
+  folder = pathlib.Path(folder)
+  return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

@@ -1,8 +1,8 @@
 """Named points at which a test can make this process fail; nothing happens unless PJ_FAULT is set.
 
 PJ_FAULT is `point`, `point:action` or `point:action@n`: at the n-th visit (default: the first) of
-that point the process exits with code 9 as if killed (`exit`, the default), hangs (`sleep`), meets a
-full disk (`enospc`) or gets a SIGTERM (`sigterm`).
+that point the process exits with code 9 as if killed (`exit`, the default), hangs (`sleep`), meets
+a full disk (`enospc`) or gets a SIGTERM (`sigterm`).
 """
 
 from __future__ import annotations

@@ -1,9 +1,4 @@
-"""Training state on disk: saved in the background, sealed, kept N and best, restored if intact.
-
-    checkpoints/base/     parameters that do not train, once per run; sealed
-    checkpoints/<step>/   state/ (arrays of what trains), config.json, tokenizer, SEAL.json
-    checkpoints/.tmp-*    a save that has not finished; removed at the next start
-"""
+"""Training state on disk: saved in the background, sealed, kept N and best, restored if intact."""
 
 from __future__ import annotations
 
@@ -22,12 +17,10 @@ from jax.experimental import multihost_utils
 from paligemma_jax.core import errors
 from paligemma_jax.core import faults
 from paligemma_jax.training import arrays
+from paligemma_jax.training import layout
 from paligemma_jax.training import seal
 from paligemma_jax.training import state as states
 
-BASE = "base"
-ARRAYS = "state"
-_TMP = ".tmp-"
 _NOTHING, _NONE_INTACT = -1, -2  # Instead of a step: no step was ever saved; all are broken.
 _MAX_FAILURES = 3  # Saves in a row that may fail before the run ends.
 
@@ -100,7 +93,7 @@ class Checkpoints:
         "metrics": {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)},
         "leaves": arrays.table(moving),
     }
-    tmp = self._folder / f"{_TMP}{step}"
+    tmp = self._folder / f"{layout.TMP}{step}"
     try:
       facts["base"] = self._save_base(state.frozen)
       self._begin(tmp, moving)
@@ -140,7 +133,7 @@ class Checkpoints:
 
   def steps(self) -> list[int]:
     """Steps that have a folder, oldest first; whether they are intact is not looked at."""
-    return sorted(steps_in(self._folder))
+    return sorted(layout.steps_in(self._folder))
 
   def restore(self, target: states.TrainState) -> states.TrainState | None:
     """The newest intact state on the shardings of `target`, or None when nothing was ever saved.
@@ -163,18 +156,18 @@ class Checkpoints:
       steps = self.steps()
       raise errors.StateError(
           f"None of the {len(steps)} saved steps in {self._folder} is intact: step {steps[-1]}:"
-          f" {self.skipped.get(steps[-1], 'see the log of process 0')}. Nothing was changed; to start"
-          " anew use another --workdir."
+          f" {self.skipped.get(steps[-1], 'see the log of process 0')}. Nothing was changed; to"
+          " start anew use another --workdir."
       )
     folder = self._folder / str(step)
     facts, _ = seal.read(folder)
     moving = _moving(target)
-    _check_leaves(folder, facts["leaves"], arrays.table(moving))
+    layout.check_leaves(folder, facts["leaves"], arrays.table(moving))
     if target.frozen:
-      base = self._folder / BASE
-      _check_leaves(base, seal.read(base)[0]["leaves"], arrays.table(target.frozen))
-    found = arrays.restore(folder / ARRAYS, moving)
-    frozen = arrays.restore(self._folder / BASE / ARRAYS, target.frozen)
+      base = self._folder / layout.BASE
+      layout.check_leaves(base, seal.read(base)[0]["leaves"], arrays.table(target.frozen))
+    found = arrays.restore(folder / layout.ARRAYS, moving)
+    frozen = arrays.restore(self._folder / layout.BASE / layout.ARRAYS, target.frozen)
     if self._leads:
       logging.info("restored step %d from %s", step, folder)
     return states.TrainState(
@@ -188,7 +181,7 @@ class Checkpoints:
     steps = self.steps()
     for step in reversed(steps):
       try:
-        verify_step(self._folder / str(step))
+        layout.verify_step(self._folder / str(step))
       except seal.Broken as e:
         self.skipped[step] = str(e)
         logging.error("skipped step %d of %s: %s", step, self._folder, e)
@@ -203,12 +196,12 @@ class Checkpoints:
     """Saves the frozen parameters once; the CRC of their seal, '' when nothing is frozen."""
     if not frozen:
       return ""
-    final, tmp = self._folder / BASE, self._folder / f"{_TMP}{BASE}"
+    final, tmp = self._folder / layout.BASE, self._folder / f"{layout.TMP}{layout.BASE}"
     if not (final / seal.SEAL).exists():
       self._begin(tmp, frozen)
       self._writer.wait_until_finished()
       if self._leads:
-        seal.write(tmp, {"kind": BASE, "leaves": arrays.table(frozen)})
+        seal.write(tmp, {"kind": layout.BASE, "leaves": arrays.table(frozen)})
         faults.point("base.after_seal")
         shutil.rmtree(final, ignore_errors=True)
         os.rename(tmp, final)
@@ -223,7 +216,7 @@ class Checkpoints:
       shutil.rmtree(tmp, ignore_errors=True)
     tmp.mkdir(parents=True, exist_ok=True)
     faults.point("state.before_arrays")
-    arrays.start(self._writer, tmp / ARRAYS, flat)
+    arrays.start(self._writer, tmp / layout.ARRAYS, flat)
 
   def _finish(self, step: int, tmp: pathlib.Path, facts: Mapping[str, Any]) -> None:
     """Runs beside training: what is sealed is renamed, what fails is removed and reported."""
@@ -259,14 +252,15 @@ class Checkpoints:
     self._writer = arrays.checkpointer()
     if self._leads:
       shutil.rmtree(tmp, ignore_errors=True)
-      shutil.rmtree(self._folder / f"{_TMP}{BASE}", ignore_errors=True)
+      shutil.rmtree(self._folder / f"{layout.TMP}{layout.BASE}", ignore_errors=True)
 
   def _retire(self, newest: int) -> None:
     """Deletes steps that are neither among the newest `keep` nor the best."""
     if not self._keep:
       return
     intact = sorted(s for s in self.steps() if s in self._sealed)
-    stay = set(intact[-self._keep :]) | self._best_steps(intact)
+    best = layout.best_steps(self._folder, intact, self._best, self._sign)
+    stay = best | set(intact[-self._keep :])
     for step in self.steps():
       # A broken step newer than this one is evidence until it is written again.
       if step in stay or step > newest:
@@ -274,7 +268,7 @@ class Checkpoints:
       faults.point("state.before_delete")
       try:
         # Under this name it no longer exists, also when the deletion is cut short.
-        doomed = self._folder / f"{_TMP}old-{step}"
+        doomed = self._folder / f"{layout.TMP}old-{step}"
         os.rename(self._folder / str(step), doomed)
         shutil.rmtree(doomed)
       except OSError as e:
@@ -282,19 +276,12 @@ class Checkpoints:
       faults.point("state.after_delete")
       self._sealed.discard(step)
 
-  def _best_steps(self, steps: list[int]) -> set[int]:
-    scores = {}
-    for step in steps if self._best else ():
-      try:
-        metrics = seal.read(self._folder / str(step))[0]["metrics"]
-      except seal.Broken:
-        continue
-      if self._best in metrics:
-        scores[step] = (self._sign * metrics[self._best], step)
-    return {max(scores, key=scores.get)} if scores else set()
-
   def _clean(self) -> None:
-    for path in sorted(self._folder.glob(f"{_TMP}*")):
+    leftovers = sorted(self._folder.glob(f"{layout.TMP}*"))
+    if not self.steps():
+      # Frozen parameters of a run that saved no step may be another run's: other weights, say.
+      leftovers += sorted(self._folder.glob(layout.BASE))
+    for path in leftovers:
       logging.info("removing %s, left by a save that did not finish", path)
       shutil.rmtree(path)
 
@@ -304,55 +291,9 @@ class Checkpoints:
       self._thread = None
 
 
-def steps_in(folder: pathlib.Path) -> list[int]:
-  """The steps that have a folder in a `checkpoints/` folder, in no order."""
-  return [int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()]
-
-
-def verify_step(folder: pathlib.Path) -> dict[str, Any]:
-  """The facts of an intact step folder whose frozen parameters beside it are intact too.
-
-  Raises:
-    seal.Broken: naming the first bad file.
-  """
-  facts = seal.verify(folder)
-  if facts["kind"] != "step" or str(facts["step"]) != folder.name:
-    raise seal.Broken(f"{seal.SEAL} is of another folder ({facts['kind']} {facts.get('step', '')})")
-  if facts["base"]:
-    base = folder.parent / BASE
-    try:
-      seal.verify(base)
-      if seal.seal_crc(base) != facts["base"]:
-        raise seal.Broken(f"{seal.SEAL} is of another run")
-    except seal.Broken as e:
-      raise seal.Broken(f"its frozen parameters in ../{BASE}: {e}") from None
-  return facts
-
-
 def _moving(state: states.TrainState) -> dict[str, Any]:
   return {
       "step": state.step,
       **{f"trainable/{name}": leaf for name, leaf in state.trainable.items()},
       **arrays.names(state.opt_state, "opt_state"),
   }
-
-
-def _check_leaves(folder: pathlib.Path, found: Mapping[str, list], wanted: Mapping[str, list]):
-  if found == wanted:
-    return
-  parts = []
-  for what, names in (
-      ("lacks", sorted(set(wanted) - set(found))),
-      ("has besides", sorted(set(found) - set(wanted))),
-      ("differs in", sorted(n for n in wanted if n in found and wanted[n] != found[n])),
-  ):
-    if names:
-      shown = [
-          f"{n} ({found[n]} instead of {wanted[n]})" if what == "differs in" else n
-          for n in names[:3]
-      ]
-      parts.append(f"{what} {', '.join(shown)}" + (f" and {len(names) - 3} more" * (len(names) > 3)))
-  raise errors.ConfigError(
-      f"The state in {folder} was saved by a run with other settings (model, freezing or optimizer):"
-      f" it {'; it '.join(parts)}. Use the same config, or another --workdir."
-  )

@@ -1,7 +1,7 @@
-"""The loss: next-token NLL at supervised positions only, never holding all logits at once.
+"""Next-token NLL at supervised positions only, never holding all logits at once.
 
-Legend: B rows, T text tokens, M supervised positions kept per row, C chunks of c positions, D width,
-V vocabulary.
+Legend: B rows, T text tokens, M supervised positions kept per row, C chunks of c positions,
+D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class RowSums(NamedTuple):
 
 
 def num_supervised(mask_loss: np.ndarray, *, num_processes: int = 1) -> int:
-  """How many positions per row to keep for this batch: the next of 8, 16, 32, ... , L that covers it.
+  """Positions per row to keep for this batch: the next of 8, 16, 32, ... , L that covers it.
 
   On the host, because it is a static size of the compiled step. Processes see different rows and
   must run the same program, so with several of them it is always L.
@@ -121,8 +121,8 @@ def row_sums(losses: TokenLosses) -> RowSums:
 def batch_loss(sums: RowSums, mask_B: jax.Array, num_rows: jax.Array) -> jax.Array:
   """float32[]: the mean over rows of each row's mean over its supervised tokens.
 
-  Rows with `_mask` False (padding, rejected rows) count neither above nor below the line. A real row
-  without any supervised token counts as 0 and is divided by, as in the reference.
+  Rows with `_mask` False (padding, rejected rows) count neither above nor below the line. A real
+  row without any supervised token counts as 0 and is divided by, as in the reference.
 
   Args:
     mask_B: bool[B].
@@ -134,13 +134,18 @@ def batch_loss(sums: RowSums, mask_B: jax.Array, num_rows: jax.Array) -> jax.Arr
 
 def _cross_entropy(logits, targets, label_smoothing):
   logits = logits.astype(jnp.float32)
-  lse = jax.nn.logsumexp(logits, axis=-1)
-  target = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-  correct = jnp.argmax(logits, axis=-1) == targets
+  num_vocab = logits.shape[-1]
+  ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
+  # Sums and maxima, not gathers: they stay local where the vocabulary is cut over devices, and
+  # fuse, so that neither this mask nor a one-hot is ever stored.
+  target = jnp.where(ids == targets[..., None], logits, 0.0).sum(axis=-1)
+  most = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
+  correct = jnp.where(logits == most, ids, num_vocab).min(axis=-1) == targets
+  lse = jnp.log(jnp.exp(logits - most).sum(axis=-1)) + most[..., 0]
   if not label_smoothing:
     return lse - target, correct
   # The weights on all tokens sum to 1, so log-softmax is never needed as a tensor.
-  off = label_smoothing / (logits.shape[-1] - 1)
+  off = label_smoothing / (num_vocab - 1)
   on = 1.0 - label_smoothing
   return lse - (on - off) * target - off * logits.sum(axis=-1), correct
 

@@ -15,7 +15,7 @@ from absl import logging
 
 from paligemma_jax.core import errors
 from paligemma_jax.training import arrays
-from paligemma_jax.training import checkpoints
+from paligemma_jax.training import layout
 from paligemma_jax.training import seal
 from paligemma_jax.weights import names
 from paligemma_jax.weights import reader
@@ -62,11 +62,13 @@ def open_native(path: str | os.PathLike) -> Native:
   path = pathlib.Path(path).absolute()
   folders = _step_folders(path)
   if not folders:
-    raise errors.CheckpointError(f"{path}: no saved step here; give a workdir or checkpoints/<step>.")
+    raise errors.CheckpointError(
+        f"{path}: no saved step here; give a workdir or checkpoints/<step>."
+    )
   reasons = []
   for folder in folders:
     try:
-      facts = checkpoints.verify_step(folder)
+      facts = layout.verify_step(folder)
     except seal.Broken as e:
       reasons.append(f"step {folder.name}: {e}")
       logging.error("skipped %s: %s", folder, e)
@@ -76,7 +78,7 @@ def open_native(path: str | os.PathLike) -> Native:
 
 
 def _open(folder: pathlib.Path, facts: Mapping[str, Any]) -> Native:
-  base = folder.parent / checkpoints.BASE
+  base = folder.parent / layout.BASE
   places: dict[str, tuple[pathlib.Path, str]] = {}  # Published name -> (orbax folder, name there).
   entries: dict[str, reader.Entry] = {}
   tables = [(folder, _TRAINABLE, facts["leaves"])]
@@ -86,7 +88,7 @@ def _open(folder: pathlib.Path, facts: Mapping[str, Any]) -> Native:
     for stored, (dtype, shape) in table.items():
       if stored.startswith(prefix):
         name = stored.removeprefix(prefix)
-        places[name] = (where / checkpoints.ARRAYS, stored)
+        places[name] = (where / layout.ARRAYS, stored)
         entries[name] = reader.Entry(tuple(shape), _dtype(dtype))
   entries = dict(sorted(entries.items()))
   tokenizer = folder / TOKENIZER if (folder / TOKENIZER).exists() else None
@@ -104,10 +106,10 @@ def _open(folder: pathlib.Path, facts: Mapping[str, Any]) -> Native:
 
 def _step_folders(path: pathlib.Path) -> list[pathlib.Path]:
   """Step folders in `path`, newest first; `path` itself when it is one."""
-  if (path / checkpoints.ARRAYS).is_dir() and path.name.isdecimal():
+  if (path / layout.ARRAYS).is_dir() and path.name.isdecimal():
     return [path]
   for folder in (path / "checkpoints", path):
-    if folder.is_dir() and (steps := checkpoints.steps_in(folder)):
+    if folder.is_dir() and (steps := layout.steps_in(folder)):
       return [folder / str(step) for step in sorted(steps, reverse=True)]
   return []
 

@@ -48,8 +48,8 @@ def split(names: Iterable[str], optim: Any) -> tuple[tuple[str, ...], tuple[str,
     trainable = trainable - trees.matches(optim.freeze, names, "optim.freeze")
   if not trainable:
     raise errors.ConfigError(
-        f"optim.freeze={tuple(optim.freeze)} and optim.train_only={tuple(optim.train_only)} leave no"
-        " parameter to train."
+        f"optim.freeze={tuple(optim.freeze)} and optim.train_only={tuple(optim.train_only)} leave"
+        " no parameter to train."
     )
   return tuple(n for n in names if n in trainable), tuple(n for n in names if n not in trainable)
 

@@ -1,7 +1,7 @@
 """Seals: a folder exists for us only once a last-written SEAL.json lists its every byte.
 
-Neither file systems nor array formats promise to notice a flipped bit, a file cut short or a file of
-another step; the seal holds the size and CRC-32 of every file, and of itself.
+Neither file systems nor array formats promise to notice a flipped bit, a file cut short or a file
+of another step; the seal holds the size and CRC-32 of every file, and of itself.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ def verify(folder: pathlib.Path) -> dict[str, Any]:
         raise Broken(f"{name} is not in the seal")
       if name not in there:
         raise Broken(f"{name} is missing")
-      size, crc = files[name]
+      size = files[name][0]
       found = (folder / name).stat().st_size
       if found != size:
         short = f"{size - found} bytes short" if found < size else f"{found - size} bytes too long"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from jax.sharding import Mesh
@@ -14,6 +17,8 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
 from paligemma_jax.core import errors
+from paligemma_jax.models import gemma
+from paligemma_jax.models import siglip
 
 AXES = ("data", "fsdp")  # Rows go over both; parameters are cut over "fsdp" alone.
 
@@ -39,12 +44,14 @@ def make_mesh(mesh: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
   names = [name for name, _ in pairs]
   for name in names:
     if name not in AXES:
-      raise errors.ConfigError(f"mesh.shape: unknown axis {name!r}.{errors.did_you_mean(name, AXES)}")
+      hint = errors.did_you_mean(name, AXES)
+      raise errors.ConfigError(f"mesh.shape: unknown axis {name!r}.{hint}")
   sizes = [size for _, size in pairs]
   known = math.prod(size for size in sizes if size != -1)
   if len(set(names)) < len(names) or sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
     raise errors.ConfigError(
-        f"mesh.shape: {pairs} must name each axis once, with sizes of at least 1 and at most one -1."
+        f"mesh.shape: {pairs} must name each axis once, with sizes of at least 1 and at most one"
+        " -1."
     )
   if len(devices) % known or (-1 not in sizes and known != len(devices)):
     raise errors.ConfigError(
@@ -81,6 +88,40 @@ def param_shardings(
       name: NamedSharding(mesh, _spec(name, leaf.shape, num_shards, min_size))
       for name, leaf in shapes.items()
   }
+
+
+@contextlib.contextmanager
+def rows_stay(mesh: Mesh) -> Iterator[None]:
+  """While a model is traced in here, each layer takes and gives rows cut as the batch is.
+
+  This is what makes it FSDP: weights come together one layer at a time inside the scan. Left to
+  itself XLA also finds a program that gathers all rows on every device and keeps weights apart.
+  """
+  if mesh.size == 1:
+    yield
+    return
+
+  def pin(x):
+    return jax.lax.with_sharding_constraint(x, batch_sharding(mesh))
+
+  def layer(call, args, kwargs, context):
+    if not isinstance(context.module, (gemma.Layer, siglip.Layer)):
+      return call(*args, **kwargs)
+    if context.method_name != "__call__":
+      return call(*args, **kwargs)
+    x, *others = call(pin(args[0]), *args[1:], **kwargs)
+    return (pin(x), *others)
+
+  with nn.intercept_methods(layer):
+    yield
+
+
+def logits_sharding(vocab_size: int, width: int, mesh: Mesh) -> NamedSharding:
+  """Of float32[B, c, V]: V is cut where the table is, so that the table stays apart; else rows."""
+  if "fsdp" not in _spec("", (vocab_size, width), mesh.shape.get("fsdp", 1), 1)[:1]:
+    return batch_sharding(mesh)
+  rows = tuple(name for name in mesh.axis_names if name != "fsdp")
+  return NamedSharding(mesh, PartitionSpec(rows or None, None, "fsdp"))
 
 
 def like_params(tree: Any, shardings: Mapping[str, NamedSharding], mesh: Mesh) -> Any:

@@ -61,7 +61,10 @@ def make(
   """
   shapes = {n: jax.ShapeDtypeStruct(p.shape, p.dtype) for n, p in params.items()}
   target = abstract(shapes, trainable, optimizer, mesh, dtype=dtype)
-  place = lambda name, t: jax.device_put(jnp.asarray(params[name], t.dtype), t.sharding)
+
+  def place(name, t):
+    return jax.device_put(jnp.asarray(params[name], t.dtype), t.sharding)
+
   placed = {name: place(name, t) for name, t in target.trainable.items()}
   opt_state = jax.jit(optimizer.init, out_shardings=shardings(target).opt_state)(placed)
   return TrainState(

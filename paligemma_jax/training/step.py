@@ -57,10 +57,12 @@ def make_train_step(
 
     def loss_fn(trainable, part, key):
       sums = _row_sums(
-          cfg, {**state.frozen, **trainable}, part, num_supervised, label_smoothing, key, mesh.size
+          cfg, {**state.frozen, **trainable}, part, num_supervised, label_smoothing, key, mesh
       )
-      counted = lambda x_B: jnp.where(part["_mask"], x_B, 0.0).sum()
-      totals = dict(num_tokens=counted(sums.num_tokens), num_correct=counted(sums.num_correct))
+      totals = {
+          name: jnp.where(part["_mask"], getattr(sums, name), 0.0).sum()
+          for name in ("num_tokens", "num_correct")
+      }
       return loss.batch_loss(sums, part["_mask"], num_rows), totals
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
@@ -73,7 +75,10 @@ def make_train_step(
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable, state.step)
     update_norm = optax.global_norm(updates)
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
-    keep = lambda new, old: jnp.where(finite, new, old)
+
+    def keep(new, old):
+      return jnp.where(finite, new, old)
+
     trainable = {n: keep(p + updates[n], p) for n, p in state.trainable.items()}
     sums = dict(
         loss=value,
@@ -111,7 +116,7 @@ def make_eval_step(
   """
 
   def step_fn(params, batch, num_supervised):
-    return _row_sums(cfg, params, batch, num_supervised, 0.0, None, mesh.size)
+    return _row_sums(cfg, params, batch, num_supervised, 0.0, None, mesh)
 
   return jax.jit(
       step_fn,
@@ -121,29 +126,35 @@ def make_eval_step(
   )
 
 
-def _row_sums(cfg, params, batch, num_supervised, label_smoothing, key, num_devices):
+def _row_sums(cfg, params, batch, num_supervised, label_smoothing, key, mesh):
   if batch["text"].shape != batch["mask_loss"].shape:
     raise errors.ConfigError(
         f"text {batch['text'].shape} and mask_loss {batch['mask_loss'].shape} differ in shape; the"
         " loss needs the train encoding."
     )
-  x_BTD = paligemma.text_features(
-      cfg,
-      params,
-      batch["image"],
-      batch["text"][:, :-1],
-      batch["mask_ar"][:, :-1],
-      dropout_key=key,
-  )
+  with sharding.rows_stay(mesh):
+    x_BTD = paligemma.text_features(
+        cfg,
+        params,
+        batch["image"],
+        batch["text"][:, :-1],
+        batch["mask_ar"][:, :-1],
+        dropout_key=key,
+    )
+  place = sharding.logits_sharding(cfg.llm.vocab_size, cfg.llm.width, mesh)
+
+  def logits(x_BcD):
+    return jax.lax.with_sharding_constraint(paligemma.logits(cfg, params, x_BcD), place)
+
   losses = loss.token_losses(
-      lambda x: paligemma.logits(cfg, params, x),
+      logits,
       x_BTD,
       batch["text"][:, 1:],
       batch["mask_loss"][:, 1:],
       num_supervised=num_supervised,
       vocab_size=cfg.llm.vocab_size,
       label_smoothing=label_smoothing,
-      num_devices=num_devices,
+      num_devices=mesh.size,
   )
   return loss.row_sums(losses)
 

@@ -14,6 +14,7 @@ import pytest
 from paligemma_jax.core import errors
 from paligemma_jax.core import faults
 from paligemma_jax.training import checkpoints
+from paligemma_jax.training import layout
 from paligemma_jax.training import native
 from paligemma_jax.training import seal
 from tests.training import toy_state
@@ -102,11 +103,11 @@ def test_every_damage_to_every_file_is_found(two_steps, tmp_path):
       if path.exists() and path.read_bytes() == data:
         continue  # Half of an empty file.
       with pytest.raises(seal.Broken, match=path.name):
-        checkpoints.verify_step(folder / "2")
+        layout.verify_step(folder / "2")
         pytest.fail(f"{path} {what} was not found")
       path.write_bytes(data)
       num += 1
-  checkpoints.verify_step(folder / "2")
+  layout.verify_step(folder / "2")
   assert num > 50
 
 
@@ -124,23 +125,23 @@ def test_single_bit_flips_anywhere_in_the_seal_are_found(two_steps, tmp_path):
 def test_a_file_besides_those_sealed_is_found(two_steps, tmp_path):
   folder = _copy(two_steps, tmp_path)
   (folder / "2" / "state" / "more").write_bytes(b"x")
-  with pytest.raises(seal.Broken, match="more is not in the seal"):
-    checkpoints.verify_step(folder / "2")
+  with pytest.raises(seal.Broken, match=r"more is not in the seal"):
+    layout.verify_step(folder / "2")
 
 
 def test_a_link_in_place_of_a_file_is_found(two_steps, tmp_path):
   folder = _copy(two_steps, tmp_path)
   (folder / "2" / "config.json").unlink()
   (folder / "2" / "config.json").symlink_to(folder / "1" / "config.json")
-  with pytest.raises(seal.Broken, match="config.json is no regular file"):
-    checkpoints.verify_step(folder / "2")
+  with pytest.raises(seal.Broken, match=r"config\.json is no regular file"):
+    layout.verify_step(folder / "2")
 
 
 def test_a_step_under_another_steps_name_is_found(two_steps, tmp_path):
   folder = _copy(two_steps, tmp_path)
   os.rename(folder / "2", folder / "3")
   with pytest.raises(seal.Broken, match="of another folder"):
-    checkpoints.verify_step(folder / "3")
+    layout.verify_step(folder / "3")
 
 
 @pytest.mark.parametrize("file", ["SEAL.json", "config.json", "data"])
@@ -180,7 +181,7 @@ def test_damaged_frozen_parameters_break_the_steps_that_need_them(two_steps, tmp
   path = _largest(folder / "base" / "state")
   path.write_bytes(path.read_bytes()[:-1])
   with pytest.raises(seal.Broken, match=r"frozen parameters in ../base: .* 1 bytes short"):
-    checkpoints.verify_step(folder / "2")
+    layout.verify_step(folder / "2")
 
 
 def test_frozen_parameters_are_stored_once(two_steps):
@@ -221,7 +222,7 @@ def test_a_non_finite_state_is_never_sealed(tmp_path):
   opened, state = _open(tmp_path), toy_state.advance(toy_state.make())
   moment = state.opt_state["rule"].nu["llm/final_norm/scale"]
   state.opt_state["rule"].nu["llm/final_norm/scale"] = moment.at[3].set(jnp.inf)
-  with pytest.raises(errors.NumericsError, match="step 1: .*nu/llm/final_norm/scale"):
+  with pytest.raises(errors.NumericsError, match=r"step 1: .*nu/llm/final_norm/scale"):
     opened.save(state)
   opened.close()
   assert opened.steps() == []
@@ -235,7 +236,7 @@ def test_a_failed_save_is_reported_leaves_nothing_and_the_next_one_works(
   monkeypatch.setenv("PJ_FAULT", "state.after_arrays:enospc@1")
   state = toy_state.advance(history[0])
   opened.save(state)
-  with pytest.raises(errors.StateError, match="saving step 2 .*no space left"):
+  with pytest.raises(errors.StateError, match=r"saving step 2 .*no space left"):
     opened.wait()
   assert "saving step 2" in caplog.text
   assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "base"]
@@ -268,6 +269,15 @@ def test_leftovers_of_a_killed_save_are_removed(two_steps, tmp_path):
   opened.close()
 
 
+def test_frozen_parameters_without_a_step_are_not_trusted(two_steps, tmp_path):
+  folder = _copy(two_steps, tmp_path)
+  shutil.rmtree(folder / "1")
+  shutil.rmtree(folder / "2")
+  opened = _open(folder)
+  assert list(folder.iterdir()) == []
+  opened.close()
+
+
 def test_a_file_in_place_of_the_folder_is_an_error(tmp_path):
   (tmp_path / "checkpoints").write_text("")
   with pytest.raises(errors.WorkdirError, match="Cannot write to"):
@@ -284,7 +294,9 @@ def test_another_optimizer_than_the_saved_one_is_an_error(two_steps, tmp_path):
   opened.close()
 
 
-def test_weights_are_read_back_by_name_from_workdir_folder_and_step(two_steps, tmp_path, monkeypatch):
+def test_weights_are_read_back_by_name_from_workdir_folder_and_step(
+    two_steps, tmp_path, monkeypatch
+):
   _copy(two_steps, tmp_path)
   # The toy has no model's names, so its sizes cannot be inferred.
   monkeypatch.setattr(native.names, "sizes_of", lambda found, where: {})

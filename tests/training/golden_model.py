@@ -53,22 +53,27 @@ def real_rows(found):
   }
 
 
-def train(cfg, start, optimizer, trainable, batches, *, accum=1, label_smoothing=0.0, mesh=None):
-  """(final state, [sums of each step as floats]) of one step per batch."""
-  mesh = mesh or sharding.make_mesh(_OneAxis(), devices=jax.devices()[:1])
-  state = states.make(start, trainable, optimizer, mesh, dtype=np.float32)
+def compiled_step(cfg, optimizer, state, batches, mesh, *, accum=1, label_smoothing=0.0):
+  """The compiled (state, batch) -> (state, sums), one bucket for all batches."""
   step = steps.make_train_step(
       cfg, optimizer, state, mesh, label_smoothing=label_smoothing, accum=accum, seed=0
   )
-  # One bucket for all batches and little optimization: compiling takes most of a small test's time.
   num = max(loss.num_supervised(host["mask_loss"]) for host in batches)
   lowered = step.lower(state, sharding.put(batches[0], mesh), num)
-  step = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
+  # Compiling takes most of a small test's time.
+  return lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
+
+
+def train(cfg, start, optimizer, trainable, batches, *, label_smoothing=0.0, mesh=None):
+  """(final state, [sums of each step as floats], its HLO) of one step per batch."""
+  mesh = mesh or sharding.make_mesh(_OneAxis(), devices=jax.devices()[:1])
+  state = states.make(start, trainable, optimizer, mesh, dtype=np.float32)
+  step = compiled_step(cfg, optimizer, state, batches, mesh, label_smoothing=label_smoothing)
   history = []
   for host in batches:
     state, sums = step(state, sharding.put(host, mesh))
     history.append({key: float(value) for key, value in sums.items()})
-  return state, history
+  return state, history, step.as_text()
 
 
 def optimizer_for(section, start, total_steps):

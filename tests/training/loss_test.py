@@ -89,10 +89,11 @@ def _toy_loss(table, x, targets, mask, budget_bytes):
 
 def _toy_inputs():
   rng = np.random.default_rng(0)
-  draw = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  table = jnp.asarray(rng.normal(size=(50, 8)), jnp.float32)
+  x = jnp.asarray(rng.normal(size=(6, 20, 8)), jnp.float32)
   targets = jnp.asarray(rng.integers(0, 50, (6, 20)))
   mask = jnp.asarray(rng.random((6, 20)) < 0.5, jnp.float32)
-  return draw(50, 8), draw(6, 20, 8), targets, mask
+  return table, x, targets, mask
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 8])
@@ -124,7 +125,8 @@ def test_every_leafs_gradient_is_the_references(name):
 
   def loss_of(p):
     text, mask_ar = batch["text"][:, :-1], batch["mask_ar"][:, :-1]
-    return _loss(_losses_of(name, p, paligemma.text_features(cfg, p, batch["image"], text, mask_ar)))
+    x = paligemma.text_features(cfg, p, batch["image"], text, mask_ar)
+    return _loss(_losses_of(name, p, x))
 
   lowered = jax.jit(jax.grad(loss_of)).lower(golden_model.params(name))
   compiled = lowered.compile(compiler_options={"xla_backend_optimization_level": 0})

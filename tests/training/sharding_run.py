@@ -1,7 +1,8 @@
-"""Run with 8 virtual devices: trains on one and on eight, moves state between meshes, prints JSON."""
+"""With 8 virtual devices: trains on one and on eight, moves state between meshes, prints JSON."""
 
 import json
 import pathlib
+import re
 import sys
 
 import jax
@@ -35,7 +36,7 @@ def _train(mesh):
   start = golden_model.params("e2e")
   section = optim(lr=0.003, wd=0.001, warmup="1 step")
   made, trainable = golden_model.optimizer_for(section, start, total_steps=5)
-  state, history = golden_model.train(
+  state, history, hlo = golden_model.train(
       golden_model.config("e2e"), start, made, trainable, _batches(), mesh=mesh
   )
   table = "llm/embedder/input_embedding"
@@ -46,8 +47,14 @@ def _train(mesh):
           leaf.addressable_shards[0].data.size / leaf.size
           for leaf in (state.trainable[table], moment)
       ],
-      "specs": {name: str(leaf.sharding.spec) for name, leaf in state.trainable.items()},
+      "product_dims": sorted(_product_dims(hlo)),
   }
+
+
+def _product_dims(hlo):
+  """All dims of results of matrix products, on one device."""
+  shapes = re.findall(r"= \w+\[([\d,]*)\]\S* dot\(", hlo)
+  return {int(dim) for shape in shapes for dim in shape.split(",") if dim}
 
 
 def _restored_elsewhere(folder):
@@ -60,7 +67,8 @@ def _restored_elsewhere(folder):
   opened.wait()
   want = jax.tree.map(np.asarray, saved)
   found = {}
-  for num, shape in ((1, ()), (2, ()), (4, (("data", 2), ("fsdp", 2))), (8, (("data", 8),)), (8, ())):
+  two_by_two, copies = (("data", 2), ("fsdp", 2)), (("data", 8),)
+  for num, shape in ((1, ()), (2, ()), (4, two_by_two), (8, copies), (8, ())):
     mesh = sharding.make_mesh(_Shape(*shape), devices=jax.devices()[:num])
     target = toy_state.target(mesh)
     state = opened.restore(target)

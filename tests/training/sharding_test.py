@@ -31,7 +31,7 @@ def eight_devices(tmp_path_factory):
   env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
   found = subprocess.run(
       [sys.executable, "-m", "tests.training.sharding_run", str(tmp_path_factory.mktemp("state"))],
-      cwd=root, env=env, capture_output=True, text=True, timeout=300, check=False,
+      cwd=root, env=env, capture_output=True, text=True, timeout=900, check=False,
   )
   assert found.returncode == 0, found.stderr[-3000:]
   return json.loads(found.stdout.splitlines()[-1])
@@ -49,6 +49,14 @@ def test_parameters_and_moments_are_cut(eight_devices):
   assert runs["one"]["table_share"] == [1, 1]
   assert runs["fsdp 8"]["table_share"] == [1 / 8, 1 / 8]
   assert runs["data 2 x fsdp 4"]["table_share"] == [1 / 4, 1 / 4]
+
+
+@pytest.mark.parametrize("mesh", ["fsdp 8", "data 2 x fsdp 4"])
+def test_no_device_computes_the_rows_of_another(eight_devices, mesh):
+  """8 rows of 16 + 40 tokens: layers work on 56 per device, and on 448 where rows came together."""
+  runs = eight_devices["runs"]
+  assert 448 in runs["one"]["product_dims"] and 56 not in runs["one"]["product_dims"]
+  assert 448 not in runs[mesh]["product_dims"] and 56 in runs[mesh]["product_dims"]
 
 
 def test_state_restores_in_bits_on_every_other_mesh(eight_devices):
@@ -73,7 +81,10 @@ def test_the_layer_dim_is_never_cut_and_every_large_leaf_is():
 
 def test_leaves_that_do_not_divide_are_whole():
   mesh = jax.sharding.AbstractMesh((8,), ("fsdp",))
-  shapes = {"llm/final_norm/scale": np.zeros(30001), "llm/layers/mlp/linear": np.zeros((8, 101, 103))}
+  shapes = {
+      "llm/final_norm/scale": np.zeros(30001),
+      "llm/layers/mlp/linear": np.zeros((8, 101, 103)),
+  }
   for place in sharding.param_shardings(shapes, mesh).values():
     assert place.spec == jax.sharding.PartitionSpec()
 

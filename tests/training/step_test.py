@@ -24,7 +24,10 @@ def _compiled(accum=1, dropout=0.0, freeze="img/.*"):
   section = optim(lr=1e-3, wd=0.01, warmup="", clip=0.5, freeze=(freeze,))
   made, trainable = golden_model.optimizer_for(section, start, total_steps=10)
   cfg = golden_model.config("tiny", dropout=dropout)
-  fresh = lambda: states.make(start, trainable, made, toy_state.mesh(), dtype=np.float32)
+
+  def fresh():
+    return states.make(start, trainable, made, toy_state.mesh(), dtype=np.float32)
+
   step = steps.make_train_step(
       cfg, made, fresh(), toy_state.mesh(), label_smoothing=0.0, accum=accum, seed=0
   )
@@ -134,7 +137,7 @@ def test_the_evaluation_step_gives_each_rows_sums():
 
 
 def test_batches_that_do_not_divide_are_errors():
-  with pytest.raises(errors.ConfigError, match="train.batch_size=6 .* 4 micro-batches.* 8"):
+  with pytest.raises(errors.ConfigError, match=r"train.batch_size=6 .* 4 micro-batches.* 8"):
     sharding.check_batch(6, toy_state.mesh(), accum=4, what="train.batch_size")
   sharding.check_batch(8, toy_state.mesh(), accum=4, what="train.batch_size")
 

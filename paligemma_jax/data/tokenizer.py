@@ -130,8 +130,10 @@ class Tokenizer:
           f"{path!r} is not a Gemma tokenizer: pad, eos, bos and unk are {special}, expected"
           f" (0, 1, 2, 3); pieces of these names have the ids {found}. {_WHERE_FROM}"
       )
-    known = {piece for piece in _EXTRA if plain.PieceToId(piece) != UNK_ID}
-    self._processor = _processor(_extended(data, known), path)
+    self._processor = plain
+    if not all(_is_whole(plain, piece) for piece in _EXTRA):
+      known = {piece for piece in _EXTRA if plain.PieceToId(piece) != UNK_ID}
+      self._processor = _processor(_extended(data, known), path)
     self._extra_ids = [self._processor.PieceToId(piece) for piece in _EXTRA]
     self.vocab_size = self._processor.vocab_size()
     self.separator_ids = tuple(self.encode(SEPARATOR))
@@ -146,6 +148,12 @@ def _processor(data: bytes, path: str) -> sentencepiece.SentencePieceProcessor:
     raise errors.ConfigError(
         f"{path!r} is not a sentencepiece model ({_looks_like(data)}). {_WHERE_FROM}"
     ) from None
+
+
+def _is_whole(processor: sentencepiece.SentencePieceProcessor, piece: str) -> bool:
+  """Whether the piece is found as one token wherever it stands."""
+  token = processor.PieceToId(piece)
+  return token != UNK_ID and processor.EncodeAsIds(f"a{piece}a").count(token) == 1
 
 
 def _looks_like(data: bytes) -> str:

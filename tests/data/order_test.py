@@ -16,7 +16,7 @@ def rows(step, n, batch_size, *, seed=0, shuffle=True):
   return order.rows_of_step(step, num_rows=n, batch_size=batch_size, seed=seed, shuffle=shuffle)
 
 
-@hypothesis.settings(max_examples=50)
+@hypothesis.settings(deadline=None, max_examples=50)
 @hypothesis.given(n=st.integers(1, 1500), seed=st.integers(-(2**63), 2**64))
 def test_every_epoch_visits_every_row_once(n, seed):
   batch_size = min(n, 64)

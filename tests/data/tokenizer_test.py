@@ -61,6 +61,7 @@ def baked(tokenizer):
 
 def test_a_file_that_has_the_tokens_gives_the_same_ids_and_is_not_extended_again(tokenizer):
   again = tokenizer_lib.Tokenizer.from_bytes(baked(tokenizer))
+  assert baked(again) == again.model_bytes
   assert again.vocab_size == tokenizer.vocab_size
   assert again.loc_id(700) == tokenizer.loc_id(700)
   text = "<loc0001><seg127> a\nb"
@@ -135,6 +136,7 @@ def test_it_can_be_sent_to_other_processes(tokenizer):
   assert again.path == tokenizer.path
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(
     text=st.lists(
         st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="▁\0"), max_size=8)

@@ -105,6 +105,7 @@ def test_an_empty_answer_is_eos_alone(tokenizer):
 TEXT = st.text(st.characters(blacklist_categories=["Cs"]), max_size=30)
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(prefix=TEXT, suffix=TEXT, text_len=st.integers(2, 40))
 def test_masks_are_as_defined_for_any_text(prefix, suffix, text_len, tokenizer):
   example = tokens.encode_train(
@@ -124,6 +125,7 @@ def test_masks_are_as_defined_for_any_text(prefix, suffix, text_len, tokenizer):
     assert example["text"][supervised].tolist() == tokens.suffix_ids(tokenizer, suffix)
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(prefix=TEXT, text_len=st.integers(2, 40))
 def test_a_prompt_is_the_start_of_its_training_example(prefix, text_len, tokenizer):
   prompt = tokens.encode_prompt(tokenizer, prefix, text_len=text_len, overflow="truncate")

@@ -54,6 +54,7 @@ def test_the_convention_has_no_default():
     pp.Boxes(bins=1000)
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(
     boxes=st.lists(
         st.tuples(*[st.floats(0, 0.45), st.floats(0, 0.45), st.floats(0.5, 1), st.floats(0.5, 1)]),
@@ -72,6 +73,7 @@ def test_what_is_written_is_read_back_within_half_a_bin(boxes, bins):
   )
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(text=st.text(alphabet=st.sampled_from("<loc0123456789>; catseg\n")))
 def test_reading_model_output_never_raises(text):
   for box in loc.parse_boxes(text, bins=1024).boxes:

@@ -134,7 +134,7 @@ def test_remarks_are_collected_and_the_row_is_left_alone():
   assert isinstance(row["image"], bytes)
 
 
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(deadline=None, max_examples=300)
 @hypothesis.given(
     file_format=st.sampled_from(ENDS),
     edits=st.lists(

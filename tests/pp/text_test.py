@@ -32,6 +32,7 @@ def test_a_field_that_is_more_than_a_column_fails_when_the_config_is_read(templa
     pp.Format(template)
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(template=st.text("{}abc.[]!:_0 ", max_size=20))
 def test_templates_are_config_errors_or_need_plain_columns(template):
   try:
@@ -43,6 +44,7 @@ def test_templates_are_config_errors_or_need_plain_columns(template):
   assert isinstance(op(row, RNG)["prefix"], str)
 
 
+@hypothesis.settings(deadline=None)
 @hypothesis.given(value=st.text())
 def test_what_stands_in_a_row_is_never_a_template(value):
   assert pp.Format("a {q} b")({"q": value}, RNG)["prefix"] == f"a {value} b"

@@ -199,7 +199,9 @@ def test_files_under_the_root_are_read(name, content, tree):
   assert files.read_under(str(tree), name) == content
 
 
-@hypothesis.settings(suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture])
+@hypothesis.settings(
+    deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
 @hypothesis.given(
     name=st.lists(
         st.sampled_from(["..", ".", "/", "sub", "link_folder", "link_file", "good", "secret", "\\",
@@ -235,7 +237,7 @@ def opened():
   _WATCHED.remove(seen)
 
 
-@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.settings(deadline=None, max_examples=300)
 @hypothesis.given(
     line=st.one_of(
         st.binary(max_size=200),

@@ -159,18 +159,22 @@ class PixelBox(NamedTuple):
 
 
 def _cast(rng: np.random.Generator, task: str, num_classes: int) -> list[int]:
-  """The class of each drawing; what is asked about comes first."""
+  """The class of each drawing; what is asked about comes first.
+
+  Half of the scenes to caption or to search are simple ones, from which the rest is learned.
+  """
   classes = [int(c) for c in rng.permutation(num_classes)[:5]]
+  simple = rng.random() < 0.5
   if task == "caption":  # 1 to 3 groups, 4 drawings at most.
-    num_groups = int(rng.choice(3, p=(0.3, 0.4, 0.3))) + 1
-    num_more = int(rng.integers(0, 5 - num_groups)) if rng.random() < 0.6 else 0
+    num_groups = int(rng.choice(3, p=(0.5, 0.3, 0.2))) + 1
+    num_more = 0 if simple else int(rng.integers(0, 5 - num_groups))
     groups = list(range(num_groups)) + [int(g) for g in rng.integers(0, num_groups, num_more)]
     return [classes[g] for g in groups]
   if task == "count":  # Every number as often as the others; the rest is distraction.
     num = int(rng.integers(1, 5))
     others = int(rng.integers(0, 6 - num))
     return [classes[0]] * num + [classes[1 + int(g)] for g in rng.integers(0, 2, others)]
-  others = int(rng.integers(0, 4))
+  others = 0 if simple else int(rng.integers(1, 4))
   return [classes[0]] + classes[1 : 1 + others]
 
 
@@ -231,19 +235,14 @@ def _render(
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-  """uint8[size, size, 3]: two colours in a plain, smooth, split or striped pattern."""
-  pattern = int(rng.integers(0, 4))
-  position = np.linspace(0, 1, size)
-  if pattern == 0:
-    share = np.zeros(size)
-  elif pattern == 1:
-    share = position
-  elif pattern == 2:
-    share = (position > rng.uniform(0.2, 0.8)).astype(float)
-  else:
-    share = (position * rng.integers(3, 9) % 1 < 0.5) * 0.4
-  first, second = rng.uniform(40, 255, (2, 3))
-  line = (first + share[:, None] * (second - first)).astype(np.uint8)
+  """uint8[size, size, 3]: a light colour, plain or running into another from side to side.
+
+  With dark or patterned backgrounds the tiny model, trained from scratch, learns nothing from
+  25 000 scenes; with light ones it names drawings after 10 000.
+  """
+  first, second = rng.uniform(200, 255, (2, 3))
+  share = np.linspace(0, 1, size)[:, None] * (rng.random() < 0.5)
+  line = (first + share * (second - first)).astype(np.uint8)
   line = line[:, None] if rng.random() < 0.5 else line[None]
   return np.ascontiguousarray(np.broadcast_to(line, (size, size, 3)))
 

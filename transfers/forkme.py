@@ -1,0 +1,50 @@
+"""Copy this page, change what is marked EDIT, and fine-tune PaliGemma on your own data.
+
+  cp transfers/forkme.py transfers/mine.py
+  python -m paligemma_jax.train --config transfers/mine.py --workdir runs/mine
+
+As it stands it runs at once, on the embedded demo: a tiny model and scenes of emoji drawings.
+"""
+
+import paligemma_jax as pj
+from paligemma_jax import evals
+from paligemma_jax import pp
+from paligemma_jax import sources
+
+
+# These arguments can be set after a colon: `--config transfers/mine.py:res=448,freeze_img=True`.
+# Everything else can be set too: `--config.optim.lr=3e-5`.
+@pj.sweepable
+def get_config(res: int = 112, text_len: int = 48, freeze_img: bool = False):
+  c = pj.default_config()  # Holds every legal key; a misspelt one raises, naming the near match.
+
+  # EDIT 1: the model to start from. For the released PaliGemma 2 of 3 billion parameters:
+  #   c.model.update(variant="paligemma2_3b", res=res)   with res 224, 448 or 896
+  #   c.init = f"pt_3b_{res}"   or a path: a run of ours, an .npz, a Hugging Face directory.
+  c.model.update(variant="tiny", res=res)
+  c.init = "tiny_112"
+
+  # EDIT 2: the data. For lines like {"image": "cat.jpg", "suffix": "a cat on a mat"}:
+  #   train = sources.Jsonl("data/train.jsonl", images="data/images", columns=("image", "suffix"))
+  #   val = train.replace(path="data/val.jsonl")
+  train = sources.Scenes(
+      split="forkme", num_rows=6400, tasks=("caption",), classes="heldout", size=res
+  )
+  val = train.replace(split="forkme_val", num_rows=100)
+
+  # EDIT 3: from a row's columns to `image`, `prefix` (the question) and `suffix` (the answer).
+  # Any text will do as a prompt; one that the model was pretrained with gives it a start.
+  ops = (pp.Decode(), pp.Resize(res), pp.Format("caption en"))
+
+  # EDIT 4: the training run. The released models want lr=1e-5 or so, and wd=3e-7.
+  c.train.update(source=train, pp=ops, text_len=text_len, batch_size=32, total="1 epoch")
+  c.optim.update(lr=5e-4, wd=0.0, freeze=("img/.*",) if freeze_img else ())
+  c.ckpt.every = "100 steps"
+
+  # EDIT 5: what to measure, on which rows, how often.
+  c.evals = (
+      evals.Perplexity("val/loss", val, ops, every="50%", text_len=text_len),
+      evals.ExactMatch("val/exact", val, ops, max_len=text_len),
+      evals.WritePredictions("val/pred", val, ops, max_len=text_len),
+  )
+  return c

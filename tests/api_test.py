@@ -53,12 +53,11 @@ def test_logits_and_log_probabilities_are_hugging_faces(hf):
   )
 
 
-@pytest.mark.parametrize("batch_size", [8, 3])
-def test_greedy_tokens_are_hugging_faces(hf, batch_size):
+def test_greedy_tokens_are_hugging_faces(hf):
   pg, golden = hf
   rows = zip(golden["prompt_ids"], golden["prompt_mask"].astype(bool), strict=True)
   prompts = [ids[mask][_NUM_IMAGE_TOKENS:].tolist() for ids, mask in rows]
-  predictions = pg.generate(_images(golden), prompts, max_new_tokens=12, batch_size=batch_size)
+  predictions = pg.generate(_images(golden), prompts, max_new_tokens=12, batch_size=3)
   for prediction, expected in zip(predictions, golden["generated"], strict=True):
     ids = expected.tolist()
     ids = ids[: ids.index(_EOS) + 1] if _EOS in ids else ids

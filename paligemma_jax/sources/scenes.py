@@ -32,12 +32,9 @@ PROMPTS: Mapping[str, Mapping[str, str]] = {
 TASKS = ("caption", "count", "detect")
 BINS = 1024  # The published demos' convention of loc tokens (see core/loc.py).
 
-_UNIT = 112  # Sizes below are pixels of a scene this large; other scenes are scaled.
-_MIN_SIDE = 24
-_MAX_SIDE = (0, 48, 48, 44, 38, 34)  # Longer side of a drawing, by the number of drawings.
-_SIDE_STEP = 2
-_MAX_OVERLAP = 0.06  # Share of the smaller of two drawings' boxes.
-_MIN_GAP = 8  # Between the centres of what a caption orders from left to right.
+_NUM_CELLS = 8  # Drawings stand on a grid of 8 x 8 cells; at 112 pixels a cell is a patch.
+_SIDES = (2, 3)  # Longer side of a drawing, in cells; where there are more than 3, only the least.
+_MIN_GAP = 0.6  # Cells between the centres of what a caption orders from left to right.
 _NUMBERS = ("no", "a", "two", "three", "four", "five")
 
 
@@ -47,9 +44,9 @@ class Scenes:
 
   Columns: image uint8[size, size, 3], prefix, suffix, task, label (the class asked about, else ''),
   boxes and labels (what `suffix` says of a detect row, else empty), objects: all drawings of the
-  scene as (label, box). A box is (y_min, x_min, y_max, x_max) of the pixels that can be seen, as
-  shares of the image. Captions name what is there from left to right; equal drawings are named
-  together, at the place of the leftmost.
+  scene as (label, box). A box is (y_min, x_min, y_max, x_max) of the drawing's pixels, as shares
+  of the image; boxes are disjoint. Captions name what is there from left to right; equal
+  drawings are named together, at the place of the leftmost.
 
   Attributes:
     split: names a stream of scenes of its own: "train", "val" and so on share none.
@@ -58,6 +55,8 @@ class Scenes:
     classes: which drawings: base (64), heldout (12 others) or all.
     prompts: the wording of the questions, pretrain or demo.
     size: the image's side in pixels.
+    warmup: the first so many rows are captions of a single drawing, whatever `tasks` says: a model
+      from scratch learns to see from them, and nothing from the rest without them.
     seed: another seed, other scenes.
   """
 
@@ -66,7 +65,8 @@ class Scenes:
   tasks: tuple = TASKS
   classes: str = "base"
   prompts: str = "pretrain"
-  size: int = _UNIT
+  size: int = 112
+  warmup: int = 0
   seed: int = 0
 
   def __post_init__(self):
@@ -76,10 +76,10 @@ class Scenes:
       errors.pick(dict.fromkeys(TASKS), task, "task of Scenes.tasks")
     errors.pick(dict.fromkeys(sprites.SPLITS), self.classes, "Scenes.classes")
     errors.pick(PROMPTS, self.prompts, "Scenes.prompts")
-    if self.num_rows < 0 or not 56 <= self.size <= 2048:
+    if min(self.num_rows, self.warmup) < 0 or not 56 <= self.size <= 2048:
       raise errors.ConfigError(
-          f"Scenes.num_rows={self.num_rows!r} must not be negative and Scenes.size={self.size!r}"
-          " must be 56 to 2048 pixels."
+          f"Scenes.num_rows={self.num_rows!r} and Scenes.warmup={self.warmup!r} must not be"
+          f" negative, and Scenes.size={self.size!r} must be 56 to 2048 pixels."
       )
 
   def open(self) -> SceneRows:
@@ -105,21 +105,20 @@ class SceneRows:
       raise IndexError(f"row {i} of {len(self)}")
     s = self._spec
     rng = draws.generator(s.seed, zlib.crc32(s.split.encode()), i)
-    task = s.tasks[i % len(s.tasks)]
+    simple = i < s.warmup
+    task = "caption" if simple else s.tasks[i % len(s.tasks)]
     names = sprites.names(s.classes)
     while True:  # Most often once; some draws have no room, or no clear order from left to right.
-      cast = _cast(rng, task, len(names))
-      places = _place(rng, [names[c] for c in cast], s.size)
-      if places is None:
-        continue
-      image, boxes = _render(rng, places, s.size)
-      answer = _answer(task, [names[c] for c in cast], boxes, s.size)
+      cast = [names[c] for c in _cast(rng, task, len(names))][: 1 if simple else None]
+      places = _place(rng, cast, s.size)
+      boxes = [place.box for place in places]
+      answer = _answer(task, cast, boxes, s.size) if len(places) == len(cast) else None
       if answer is not None:
         break
-    label = "" if task == "caption" else names[cast[0]]
-    asked = [box for c, box in zip(cast, boxes, strict=True) if task == "detect" and c == cast[0]]
+    label = "" if task == "caption" else cast[0]
+    asked = [b for name, b in zip(cast, boxes, strict=True) if task == "detect" and name == label]
     return {
-        "image": image,
+        "image": _render(rng, places, s.size),
         "prefix": PROMPTS[s.prompts][task].format(label),
         "suffix": answer,
         "task": task,
@@ -127,7 +126,7 @@ class SceneRows:
         "boxes": tuple(_shares(box, s.size) for box in sorted(asked, key=_center)),
         "labels": (label,) * len(asked),
         "objects": tuple(
-            (names[c], _shares(box, s.size)) for c, box in zip(cast, boxes, strict=True)
+            (name, _shares(box, s.size)) for name, box in zip(cast, boxes, strict=True)
         ),
     }
 
@@ -141,6 +140,15 @@ class SceneRows:
     return f"{zlib.crc32(content):08x}"
 
 
+class PixelBox(NamedTuple):
+  """The pixels y_min..y_max-1, x_min..x_max-1."""
+
+  y_min: int
+  x_min: int
+  y_max: int
+  x_max: int
+
+
 class Place(NamedTuple):
   """A drawing and where it goes: its top left corner in pixels."""
 
@@ -148,14 +156,11 @@ class Place(NamedTuple):
   y: int
   x: int
 
-
-class PixelBox(NamedTuple):
-  """Visible pixels y_min..y_max-1, x_min..x_max-1."""
-
-  y_min: int
-  x_min: int
-  y_max: int
-  x_max: int
+  @property
+  def box(self) -> PixelBox:
+    """The least box that holds the drawing's mask."""
+    height, width = self.sprite.mask.shape
+    return PixelBox(self.y, self.x, self.y + height, self.x + width)
 
 
 def _cast(rng: np.random.Generator, task: str, num_classes: int) -> list[int]:
@@ -178,60 +183,42 @@ def _cast(rng: np.random.Generator, task: str, num_classes: int) -> list[int]:
   return [classes[0]] + classes[1 : 1 + others]
 
 
-def _place(rng: np.random.Generator, names: list[str], size: int) -> list[Place] | None:
-  """Random sizes, flips and places with little overlap, or None where there was no room."""
+def _place(rng: np.random.Generator, names: list[str], size: int) -> list[Place]:
+  """Random sizes, flips and corners on the grid, disjoint; fewer than asked for without room."""
   num = len(names)
-  steps = (_MAX_SIDE[num] - _MIN_SIDE) // _SIDE_STEP
-  sides = _MIN_SIDE + _SIDE_STEP * rng.integers(0, steps + 1, num)
+  sides = rng.integers(0, len(_SIDES) if num <= 3 else 1, num)
   flips = rng.random(num) < 0.5
   chances = rng.random((num, 16, 2))
+  cell = size / _NUM_CELLS
   places: list[Place] = []
   for i in range(num):
-    side = round(int(sides[i]) * size / _UNIT)
+    side = round(_SIDES[sides[i]] * cell)
     sprite = sprites.get(names[i], side=side, flip=bool(flips[i]))
     height, width = sprite.mask.shape
+    corners_y, corners_x = ((size - length) // cell + 1 for length in (height, width))
     for chance_y, chance_x in chances[i]:
-      y, x = int(chance_y * (size - height + 1)), int(chance_x * (size - width + 1))
-      if all(_overlap(y, x, height, width, p) <= _MAX_OVERLAP for p in places):
-        places.append(Place(sprite, y, x))
+      corner = round(int(chance_y * corners_y) * cell), round(int(chance_x * corners_x) * cell)
+      place = Place(sprite, *corner)
+      if not any(_overlap(place.box, other.box) for other in places):
+        places.append(place)
         break
-    else:
-      return None
   return places
 
 
-def _overlap(y: int, x: int, height: int, width: int, other: Place) -> float:
-  """Share of the smaller box that the two boxes have in common."""
-  other_height, other_width = other.sprite.mask.shape
-  rows = min(y + height, other.y + other_height) - max(y, other.y)
-  columns = min(x + width, other.x + other_width) - max(x, other.x)
-  if rows <= 0 or columns <= 0:
-    return 0.0
-  return rows * columns / min(height * width, other_height * other_width)
+def _overlap(a: PixelBox, b: PixelBox) -> bool:
+  rows_meet = a.y_min < b.y_max and b.y_min < a.y_max
+  return rows_meet and a.x_min < b.x_max and b.x_min < a.x_max
 
 
-def _render(
-    rng: np.random.Generator, places: list[Place], size: int
-) -> tuple[np.ndarray, list[PixelBox]]:
-  """The image, uint8[size, size, 3], and the box of what can be seen of each drawing."""
+def _render(rng: np.random.Generator, places: list[Place], size: int) -> np.ndarray:
+  """The image, uint8[size, size, 3]."""
   image = _background(rng, size)
-  owner = np.full((size, size), -1, np.int8)
-  for i, (sprite, y, x) in enumerate(places):
-    height, width = sprite.mask.shape
-    patch = image[y : y + height, x : x + width]
-    patch[...] = (patch * sprite.keep + sprite.paint) >> 8
-    owner[y : y + height, x : x + width][sprite.mask] = i
-  boxes = []
-  for i, (sprite, y, x) in enumerate(places):
-    height, width = sprite.mask.shape
-    visible = owner[y : y + height, x : x + width] == i
-    rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
-    boxes.append(
-        PixelBox(y + int(rows[0]), x + int(columns[0]), y + int(rows[-1]) + 1,
-                 x + int(columns[-1]) + 1)
-    )  # fmt: skip
+  for place in places:
+    box = place.box
+    patch = image[box.y_min : box.y_max, box.x_min : box.x_max]
+    patch[...] = (patch * place.sprite.keep + place.sprite.paint) >> 8
   brightness = rng.uniform(0.7, 1.15)
-  return np.minimum(np.arange(256) * brightness, 255).astype(np.uint8)[image], boxes
+  return np.minimum(np.arange(256) * brightness, 255).astype(np.uint8)[image]
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -258,7 +245,7 @@ def _answer(task: str, names: list[str], boxes: list[PixelBox], size: int) -> st
   leftmost = {name: min(_center(b) for n, b in drawings if n == name) for name in names}
   order = sorted(leftmost, key=leftmost.__getitem__)
   gaps = [leftmost[b] - leftmost[a] for a, b in itertools.pairwise(order)]
-  if gaps and min(gaps) < _MIN_GAP * size / _UNIT:
+  if gaps and min(gaps) < _MIN_GAP * size / _NUM_CELLS:
     return None
   phrases = [_phrase(name, names.count(name)) for name in order]
   return " and ".join([p for p in (", ".join(phrases[:-1]), phrases[-1]) if p])

@@ -71,29 +71,26 @@ def _solid(get, make):
   return solid
 
 
-def test_a_drawing_without_neighbours_has_the_box_of_its_mask():
-  rng = np.random.default_rng(0)
+def test_every_drawing_fills_its_box_and_boxes_are_disjoint():
   for name, flip in itertools.product(sprites.names("all"), (False, True)):
-    sprite = sprites.get(name, side=40, flip=flip)
-    place = scenes.Place(sprite, 11, 7)
-    _, (box,) = scenes._render(rng, [place], 112)
-    rows, columns = np.nonzero(sprite.mask)
-    assert box == (
-        11 + rows.min(), 7 + columns.min(), 12 + rows.max(), 8 + columns.max(),
-    )  # fmt: skip
-    assert 38 <= max(sprite.mask.shape) <= 40
+    mask = sprites.get(name, side=42, flip=flip).mask
+    assert mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any()
+    assert 40 <= max(mask.shape) <= 42
+  for row in _rows():
+    covered = np.zeros((112, 112), int)
+    for _, box in row["objects"]:
+      y0, x0, y1, x1 = (round(v * 112) for v in box)
+      covered[y0:y1, x0:x1] += 1
+    assert covered.max() == 1
 
 
-def test_what_is_covered_is_not_in_the_box():
-  sprite = sprites.get("pizza", side=40, flip=False)
-  height, width = sprite.mask.shape
-  cover = sprites.Sprite(
-      np.zeros((height, 10, 1), np.uint16), np.zeros((height, 10, 3), np.uint16),
-      np.ones((height, 10), bool),
-  )  # fmt: skip
-  places = [scenes.Place(sprite, 5, 5), scenes.Place(cover, 5, 5)]
-  _, (box, _) = scenes._render(np.random.default_rng(0), places, 112)
-  assert box.x_min == 15 and box.x_max == 5 + width
+def test_the_warmup_rows_are_captions_of_one_drawing_and_the_rest_is_as_without():
+  plain, warm = _rows(40), _rows(40, warmup=20)
+  assert all(r["task"] == "caption" and len(r["objects"]) == 1 for r in warm[:20])
+  assert {r["task"] for r in plain[:20]} == set(scenes.TASKS)
+  for a, b in zip(plain[20:], warm[20:], strict=True):
+    np.testing.assert_array_equal(a["image"], b["image"])
+    assert a["suffix"] == b["suffix"]
 
 
 def test_drawing_keeps_opaque_colours_and_clear_background():
@@ -186,6 +183,7 @@ def test_a_fingerprint_follows_the_spec():
         (dict(tasks=("captions",)), "'caption'"),
         (dict(tasks=()), "caption, count, detect"),
         (dict(size=20), "56"),
+        (dict(warmup=-1), "negative"),
     ],
 )
 def test_a_wrong_field_is_an_error_that_names_the_right_one(fields, hint):

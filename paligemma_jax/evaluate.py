@@ -53,13 +53,13 @@ def _note(text: str) -> None:
 def _evaluate(config, folder: str, ckpt: str) -> None:
   import jax
 
-  from paligemma_jax import api
   from paligemma_jax.models import paligemma
   from paligemma_jax.running import evaluation
   from paligemma_jax.running import reports
   from paligemma_jax.running import setup as setups
   from paligemma_jax.running import workdir as workdirs
   from paligemma_jax.training import native
+  from paligemma_jax.training import opening
   from paligemma_jax.training import sharding
   from paligemma_jax.weights import load
 
@@ -71,7 +71,7 @@ def _evaluate(config, folder: str, ckpt: str) -> None:
         f"There are no weights to evaluate: {folder or 'the configuration'} has no saved state and"
         " `init` is ''. Give --ckpt PATH."
     )
-  weights = api.open_weights(ckpt)
+  weights = opening.open_weights(ckpt)
   if not config.tokenizer and weights.tokenizer:
     config.tokenizer = str(weights.tokenizer)
   setup = setups.prepare(config)

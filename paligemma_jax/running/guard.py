@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from collections.abc import Mapping
 
 import ml_collections
 from absl import logging
 
 from paligemma_jax.core import config as configs
 from paligemma_jax.core import errors
+from paligemma_jax.data import fingerprint
 from paligemma_jax.running import files
 from paligemma_jax.running import workdir as workdirs
 
@@ -35,33 +36,27 @@ def check_config(
     configs.save(config, workdir.config)
 
 
-def check_data(rows: Any, workdir: workdirs.Workdir, *, allow: bool, main: bool) -> list[str]:
+def check_data(
+    now: Mapping[str, str], workdir: workdirs.Workdir, *, allow: bool, main: bool
+) -> None:
   """Writes what the rows look like into the workdir, after comparing with what is there.
 
   Args:
-    rows: the opened training source.
+    now: of the training rows, ops and tokenizer (`data.fingerprint.fingerprint`).
     allow: only warn of a difference.
 
-  Returns:
-    What changed and was allowed.
-
   Raises:
-    ConfigError: the rows are not those that the run was started with.
+    ConfigError: the batches would not be those that the run was started with.
   """
-  now = {"num_rows": len(rows), "fingerprint": rows.fingerprint()}
-  changed = []
-  if workdir.data.exists():
-    before = json.loads(workdir.data.read_text())
-    differing = [key for key in now if before.get(key) != now[key]]
-    changed = [f"{key}: {before.get(key)} -> {now[key]}" for key in differing]
-    if changed and not allow:
-      raise errors.ConfigError(
-          f"The training rows are not those that the run in {workdir.path} was started with"
-          f" ({'; '.join(changed)}). Bring the old data back, use another --workdir, or pass"
-          " --allow_data_change to go on with the new rows."
-      )
-    for change in changed:
-      logging.warning("the training rows changed under this run: %s", change)
-  if main and (changed or not workdir.data.exists()):
-    files.write_atomically(workdir.data, json.dumps(now) + "\n")
-  return changed
+  is_new = not workdir.data.exists()
+  if not is_new:
+    try:
+      fingerprint.check_same(json.loads(workdir.data.read_text()), now)
+    except errors.ConfigError as e:
+      if not allow:
+        raise errors.ConfigError(
+            f"{workdir.path}: {e}\nTo go on with the new data all the same: --allow_data_change."
+        ) from None
+      logging.warning("%s", e)
+  if main and (is_new or allow):
+    files.write_atomically(workdir.data, json.dumps(now, indent=2) + "\n")

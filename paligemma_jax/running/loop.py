@@ -21,6 +21,7 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
 from paligemma_jax.core import units
+from paligemma_jax.data import fingerprint
 from paligemma_jax.data import loader
 from paligemma_jax.running import bad_rows
 from paligemma_jax.running import ending
@@ -74,9 +75,10 @@ class _Run:
     self._main = jax.process_index() == 0
     guard.check_config(config, workdir, main=self._main)
     self._rows = config.train.source.open()
-    guard.check_data(self._rows, workdir, allow=allow_data_change, main=self._main)
     self._total = setups.total_steps(config, len(self._rows))
     self._setup = setups.prepare(config)
+    data = fingerprint.fingerprint(self._rows, config.train.pp, self._setup.tokenizer)
+    guard.check_data(data, workdir, allow=allow_data_change, main=self._main)
     sharding.check_batch(
         config.train.batch_size, self._setup.mesh, accum=config.train.accum, what="train.batch_size"
     )
@@ -196,7 +198,10 @@ class _Run:
         on_device = sharding.put(batch, self._setup.mesh)
         with self._progress.part("step" if program in compiled else "compile"):
           state, sums = train_step(state, on_device, num_supervised)
-        compiled.add(program)
+          if program not in compiled:
+            # Loading a program from the cache ends with its first step, not before.
+            jax.block_until_ready(sums)
+            compiled.add(program)
         # The step before is looked at only now that this one is under way: no gap on the device.
         if waiting:
           self._look_at(*waiting)

@@ -17,6 +17,7 @@ from paligemma_jax.core import units
 from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
+from paligemma_jax.training import opening
 from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
@@ -86,7 +87,7 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
       return {name: x.astype(dtypes(name)) for name, x in params.items()}
 
     return jax.jit(make, out_shardings=places)(jax.random.key(setup.config.seed))
-  weights = load.open_weights(init)
+  weights = opening.open_weights(init)
   log(f"initial weights: {weights.path}")
   return load.load_params(weights, setup.shapes, dtype=dtypes, shardings=places, log=log)
 
@@ -132,7 +133,7 @@ def _tokenizer_path(config: ml_collections.ConfigDict) -> pathlib.Path:
   if config.tokenizer:
     return pathlib.Path(config.tokenizer)
   if config.init:
-    found = published.find_tokenizer(published.find(config.init))
+    found = opening.open_weights(config.init).tokenizer
     if found:
       return found
   if config.model.variant == "tiny":

@@ -31,12 +31,18 @@ _RELEASED = {
         for r in (224, 448)
     },
 }
+# Made by us and part of the package.
+_EMBEDDED = {
+    "tiny_112": pathlib.Path(__file__).parent.parent / "assets" / "demo" / "tiny_112.npz",
+}
 # Of several precisions in one folder the most precise is taken.
 _ENDINGS = (".npz", ".bf16.npz", ".b16.npz", ".f16.npz", "")
 
 
 def find(name: str | os.PathLike) -> pathlib.Path:
   """The path of a published name ('pt_224', 'paligemma2-3b-pt-224') or of an existing path.
+
+  'tiny_112' is the small model of the demo, which is part of the package.
 
   Published files are looked for in $PALIGEMMA_JAX_CKPTS, else in ./checkpoints, as an npz file or
   a Hugging Face directory.
@@ -48,9 +54,12 @@ def find(name: str | os.PathLike) -> pathlib.Path:
   if path.exists():
     return path
   key = str(name)
+  if key in _EMBEDDED:
+    return _EMBEDDED[key]
   released = _RELEASED.get(key, key)
   if released not in _RELEASED.values():
-    hint = errors.did_you_mean(key, _RELEASED) if "/" not in key and not path.suffix else ""
+    is_name = "/" not in key and not path.suffix
+    hint = errors.did_you_mean(key, [*_RELEASED, *_EMBEDDED]) if is_name else ""
     raise errors.CheckpointError(
         f"{key!r}: there is no such file or directory, and it is no published name.{hint}"
     )

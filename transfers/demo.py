@@ -29,14 +29,14 @@ def get_config(steps: int = 600, batch_size: int = 32, lr: float = 1e-3, seed: i
   ops = (pp.Decode(), pp.Resize(112))
 
   # 3. The training run.
-  c.train.update(source=train, pp=ops, text_len=32, batch_size=batch_size, total=f"{steps} steps")
+  c.train.update(source=train, pp=ops, text_len=20, batch_size=batch_size, total=f"{steps} steps")
   c.optim.update(lr=lr, wd=0.0, b2=0.95, schedule="cosine", warmup="5%")
   c.ckpt.every = "200 steps"
   c.log.every = "20 steps"
 
   # 4. What to measure: one evaluator for each task, on scenes that training never shows.
   val = train.replace(split="val", num_rows=200)
-  ask = dict(pp=ops, text_len=16, max_len=16, batch_size=50)
+  ask = dict(pp=ops, text_len=12, max_len=14, batch_size=50)
   c.evals = (
       evals.ExactMatch("val/caption", val.replace(tasks=("caption",)), **ask),
       evals.ExactMatch("val/count", val.replace(tasks=("count",)), **ask),

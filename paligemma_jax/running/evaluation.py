@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
-import pickle
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from paligemma_jax import evals
 from paligemma_jax.core import errors
 from paligemma_jax.data import loader
 from paligemma_jax.decoding import generate
+from paligemma_jax.running import between_processes
 from paligemma_jax.running import files
 from paligemma_jax.running import setup as setups
 from paligemma_jax.running import workdir as workdirs
@@ -251,16 +251,12 @@ def _local(x: jax.Array) -> np.ndarray:
 
 def _gathered(records: list[Any], num_rejected: int) -> tuple[list[Any], int]:
   """The records of all processes in the order of the source, and the sum of the counts."""
-  if jax.process_count() > 1:
-    # Rows hold whatever the source gave, which only pickle carries. It never leaves this run.
-    data = np.frombuffer(pickle.dumps((records, num_rejected)), np.uint8)
-    sizes = multihost_utils.process_allgather(np.array([data.size]))
-    padded = np.zeros(int(sizes.max()), np.uint8)
-    padded[: data.size] = data
-    parts = multihost_utils.process_allgather(padded)
-    parts = [pickle.loads(p[:n].tobytes()) for p, n in zip(parts, sizes.ravel(), strict=True)]
-    records = [record for part, _ in parts for record in part]
-    num_rejected = sum(count for _, count in parts)
+  mine = [(row, dataclasses.asdict(output), image) for row, output, image in records]
+  parts = between_processes.gather((mine, num_rejected))
+  records = [
+      (row, evals.Output(**output), image) for part, _ in parts for row, output, image in part
+  ]
+  num_rejected = sum(count for _, count in parts)
   return sorted(records, key=lambda record: record[0]["_row"]), num_rejected
 
 

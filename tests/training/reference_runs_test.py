@@ -60,6 +60,7 @@ def test_three_steps_of_full_adam(name):
       np.testing.assert_allclose(state.params[leaf], f[leaf], rtol=0, atol=1e-4, err_msg=leaf)
 
 
+@pytest.mark.slow  # Two compilations, 10 s.
 @pytest.mark.parametrize("name, tower", [("tiny", "llm"), ("tiny", "img")])
 def test_three_steps_with_a_frozen_tower(name, tower):
   start, state, history = _run(name, **_ADAM, freeze=(f"{tower}/.*",))
@@ -90,6 +91,7 @@ def test_three_steps_of_attention_only_sgd(name, flavour):
   assert not jax.tree.leaves(state.opt_state)
 
 
+@pytest.mark.slow  # 5 s, most of it compiling.
 def test_three_steps_with_rules_of_every_kind():
   """Different schedules per tower, rates and decay by leaf, bfloat16 moments, label smoothing."""
   golden = _golden("tiny", "adam_mults")

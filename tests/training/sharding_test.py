@@ -27,7 +27,11 @@ def eight_devices(tmp_path_factory):
   """What sharding_run.py found, in a process of its own with 8 virtual devices."""
   golden_files.path("bv/train_batches.npz")  # Skips where goldens are absent.
   root = pathlib.Path(__file__).resolve().parents[2]
-  flags = "--xla_force_host_platform_device_count=8"
+  # On a busy machine the eight threads of a collective may come minutes apart.
+  flags = (
+      "--xla_force_host_platform_device_count=8"
+      " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+  )
   env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
   found = subprocess.run(
       [sys.executable, "-m", "tests.training.sharding_run", str(tmp_path_factory.mktemp("state"))],
@@ -37,10 +41,9 @@ def eight_devices(tmp_path_factory):
   return json.loads(found.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("mesh", ["fsdp 8", "data 2 x fsdp 4"])
-def test_eight_devices_have_the_losses_of_one(eight_devices, mesh):
+def test_eight_devices_have_the_losses_of_one(eight_devices):
   runs = eight_devices["runs"]
-  np.testing.assert_allclose(runs[mesh]["losses"], runs["one"]["losses"], rtol=1e-5, atol=0)
+  np.testing.assert_allclose(runs["fsdp 8"]["losses"], runs["one"]["losses"], rtol=1e-5, atol=0)
   assert runs["one"]["losses"][-1] < runs["one"]["losses"][0]
 
 
@@ -48,15 +51,15 @@ def test_parameters_and_moments_are_cut(eight_devices):
   runs = eight_devices["runs"]
   assert runs["one"]["table_share"] == [1, 1]
   assert runs["fsdp 8"]["table_share"] == [1 / 8, 1 / 8]
-  assert runs["data 2 x fsdp 4"]["table_share"] == [1 / 4, 1 / 4]
 
 
-@pytest.mark.parametrize("mesh", ["fsdp 8", "data 2 x fsdp 4"])
-def test_no_device_computes_the_rows_of_another(eight_devices, mesh):
-  """8 rows of 16 + 40 tokens: layers work on 56 per device, and on 448 where rows came together."""
+def test_no_device_computes_the_rows_of_another(eight_devices):
+  """8 rows of 16 + 40 tokens: layers multiply 448 tokens where all rows come together."""
   runs = eight_devices["runs"]
-  assert 448 in runs["one"]["product_dims"] and 56 not in runs["one"]["product_dims"]
-  assert 448 not in runs[mesh]["product_dims"] and 56 in runs[mesh]["product_dims"]
+  assert 448 in runs["one"]["product_dims"]
+  assert 448 not in runs["fsdp 8"]["product_dims"]
+  # The head multiplies an eighth of the 5248 words.
+  assert 656 in runs["fsdp 8"]["product_dims"] and 5248 not in runs["fsdp 8"]["product_dims"]
 
 
 def test_state_restores_in_bits_on_every_other_mesh(eight_devices):

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-from jax import lax
 import jax.numpy as jnp
+from jax import lax
 
 from paligemma_jax.decoding import sampling
 from paligemma_jax.models import paligemma

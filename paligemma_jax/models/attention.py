@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax
-from jax import lax
 import jax.numpy as jnp
+from jax import lax
 
 # Larger than any block number: a key that nobody sees (padding, an unused cache slot).
 HIDDEN = 2**30

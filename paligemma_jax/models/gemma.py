@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import flax.linen as nn
 import jax
-from jax import lax
 import jax.numpy as jnp
+from jax import lax
 
 from paligemma_jax.models import attention
 from paligemma_jax.models import remat
@@ -223,7 +223,7 @@ class Attention(nn.Module):
     if cached is not None:
       k_BTKH, v_BTKH = (
           lax.dynamic_update_slice(old, new.astype(old.dtype), (0, slot, 0, 0)).astype(self.dtype)
-          for old, new in zip(cached, kv)
+          for old, new in zip(cached, kv, strict=True)
       )
     y_BTNH = attention.attend(
         q_BTNH, k_BTKH, v_BTKH, see, softcap=c.attn_softcap, window=window

@@ -9,8 +9,8 @@ only those of the towers it uses, in any float dtype, and casts them to the comp
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax

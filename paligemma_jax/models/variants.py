@@ -79,8 +79,9 @@ class ModelConfig:
   """Everything that shapes the model's program.
 
   `dtype` is the dtype of matrix products ("auto": bfloat16 on TPU and GPU, float32 on CPU);
-  `remat` says what the backward pass recomputes: nothing ("none"), all but matrix products ("dots"),
-  whole layers ("full"), or "dots" for small and "full" for big models ("auto"). `dropout` is the rate on the decoder's two residual branches.
+  `remat` says what the backward pass recomputes: nothing ("none"), all but matrix products
+  ("dots"), whole layers ("full"), or "dots" for small and "full" for big models ("auto");
+  `dropout` is the rate on the decoder's two residual branches.
   """
 
   img: Vit

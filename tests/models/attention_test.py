@@ -78,7 +78,7 @@ def test_chunks_give_the_values_and_gradients_of_all_at_once(window, structured)
   for chunk in (2, 7):  # 7 queries in chunks of 2: the last one is padded.
     grads_c, out_c = grad(q, k, v, chunk)
     np.testing.assert_allclose(out_c, out, rtol=0, atol=1e-6)
-    for ours, want in zip(grads_c, grads):
+    for ours, want in zip(grads_c, grads, strict=True):
       np.testing.assert_allclose(ours, want, rtol=1e-5, atol=1e-4)  # Gradients are up to 200.
 
 

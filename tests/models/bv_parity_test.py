@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
+from paligemma_jax.core import trees
 from paligemma_jax.models import attention
 from paligemma_jax.models import gemma
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import siglip
-from paligemma_jax.core import trees
 from tests.models import reference
 
 
@@ -39,7 +39,8 @@ def test_vision_tower(model):
   cfg = reference.bv_config(name)
   vit = siglip.Siglip(cfg.img, cfg.llm.width, np.float32)
   variables = {"params": _tower(name, "img")}
-  tokens, kept = vit.apply(variables, image, mutable="intermediates")
+  run = jax.jit(lambda v, x: vit.apply(v, x, mutable="intermediates"))
+  tokens, kept = run(variables, image)
   (encoded,) = kept["intermediates"]["encoded"]
   np.testing.assert_allclose(encoded, golden["img_encoded"], rtol=0, atol=1e-5)
   np.testing.assert_allclose(tokens, golden["image_embeddings"], rtol=0, atol=1e-5)
@@ -65,12 +66,12 @@ def test_attention_mask(model):
 
 
 def test_decoder_features_at_all_positions(model):
-  name, _, text, mask_ar, golden = model
+  name, _, _, mask_ar, golden = model
   llm = gemma.Gemma(reference.bv_config(name).llm, np.float32)
   variables = {"params": _tower(name, "llm")}
   x = np.concatenate([golden["image_embeddings"], golden["text_embeddings"]], axis=1)
   see = attention.prefix_lm(np.pad(mask_ar, [(0, 0), (reference.NUM_IMAGE_TOKENS, 0)]))
-  encoded, _ = llm.apply(variables, x, see)
+  encoded, _ = jax.jit(llm.apply)(variables, x, see)
   np.testing.assert_allclose(encoded, golden["llm_encoded"], rtol=0, atol=2e-4)
   pre_logits = llm.apply(variables, encoded, method="norm")
   np.testing.assert_allclose(pre_logits, golden["llm_pre_logits"], rtol=0, atol=1e-4)

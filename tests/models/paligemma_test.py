@@ -32,6 +32,9 @@ def _batch():
   return image, rng.integers(3, 90, (_B, _T), np.int32)
 
 
+_image_tokens = jax.jit(paligemma.image_tokens, static_argnums=0)
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _features(cfg, params, image, text, mask_ar, mask_input=None, key=None):
   return paligemma.text_features(
@@ -58,7 +61,7 @@ def test_init_gives_float32_of_the_stated_shapes_and_sane_sizes():
       k: (v.shape, np.float32) for k, v in shapes.items()
   }
   image, text = _batch()
-  tokens = paligemma.image_tokens(_config(), _params(), image)
+  tokens = _image_tokens(_config(), _params(), image)
   assert 0.3 < float(jnp.std(tokens)) < 3  # About as large as text embeddings, which have 1.
   x_BTD = _features(_config(), _params(), image, text, _MASK_AR)
   logits = paligemma.logits(_config(), _params(), x_BTD)
@@ -68,13 +71,13 @@ def test_init_gives_float32_of_the_stated_shapes_and_sane_sizes():
 def test_several_images_are_their_tokens_one_after_the_other():
   image, text = _batch()
   frames = np.stack([image, image[::-1], image[:, ::-1]], axis=1)
-  tokens = paligemma.image_tokens(_config(), _params(), frames)
-  singles = [paligemma.image_tokens(_config(), _params(), frames[:, i]) for i in range(3)]
+  tokens = _image_tokens(_config(), _params(), frames)
+  singles = [_image_tokens(_config(), _params(), frames[:, i]) for i in range(3)]
   np.testing.assert_allclose(tokens, np.concatenate(singles, axis=1), rtol=0, atol=1e-5)
   assert np.abs(singles[0] - singles[1]).max() > 0.1
   got = _features(_config(), _params(), frames, text, _MASK_AR)
-  want = paligemma.text_features(
-      _config(), _params(), None, text, _MASK_AR, img_tokens=jnp.concatenate(singles, axis=1)
+  want = jax.jit(functools.partial(paligemma.text_features, _config()))(
+      _params(), None, text, _MASK_AR, img_tokens=jnp.concatenate(singles, axis=1)
   )
   np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
 
@@ -82,8 +85,8 @@ def test_several_images_are_their_tokens_one_after_the_other():
 def test_uint8_images_are_scaled_to_minus_one_to_one():
   image, _ = _batch()
   scaled = (-1 + image.astype(np.float32) / 255 * 2).astype(np.float32)
-  ours = paligemma.image_tokens(_config(), _params(), image)
-  np.testing.assert_array_equal(ours, paligemma.image_tokens(_config(), _params(), scaled))
+  ours = _image_tokens(_config(), _params(), image)
+  np.testing.assert_array_equal(ours, _image_tokens(_config(), _params(), scaled))
 
 
 @pytest.mark.parametrize("shape", [(3, 42, 42, 3), (28, 28, 3), (3, 28, 28, 4)])
@@ -152,9 +155,11 @@ def test_gradients_reach_every_parameter_and_match_a_finite_difference():
       assert np.abs(grad).max() > 1e-6, name
   rng = np.random.default_rng(0)
   step = {k: rng.normal(size=v.shape).astype(np.float32) * 1e-3 for k, v in _params().items()}
-  at = lambda sign: float(
-      _loss_and_grads(_config(), {k: v + sign * step[k] for k, v in _params().items()})[0]
-  )
+
+  def at(sign):
+    moved = {k: v + sign * step[k] for k, v in _params().items()}
+    return float(_loss_and_grads(_config(), moved)[0])
+
   slope = sum(float(jnp.vdot(grads[k], step[k])) for k in grads)
   # Float32 losses near 5 carry 5e-7 of noise each; the step's curvature adds a little.
   np.testing.assert_allclose((at(1) - at(-1)) / 2, slope, rtol=0.02, atol=1e-6)
@@ -187,7 +192,10 @@ def test_dropout_needs_a_key_and_differs_by_it():
   cfg = _config(dropout=0.5)
   off = _features(_config(), _params(), image, text, _MASK_AR)
   np.testing.assert_array_equal(_features(cfg, _params(), image, text, _MASK_AR), off)
-  run = lambda seed: _features(cfg, _params(), image, text, _MASK_AR, None, jax.random.key(seed))
+
+  def run(seed):
+    return _features(cfg, _params(), image, text, _MASK_AR, None, jax.random.key(seed))
+
   np.testing.assert_array_equal(run(1), run(1))
   assert np.abs(run(1) - run(2)).max() > 0.1
   assert np.abs(run(1) - off).max() > 0.1

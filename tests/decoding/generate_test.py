@@ -1,0 +1,186 @@
+"""Generation on a two-layer model with random weights: it is the model's own forward, repeated."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from paligemma_jax.decoding import generate
+from paligemma_jax.models import paligemma
+from paligemma_jax.models import variants
+
+_SMALL = {"img": {"depth": 1, "width": 64, "mlp_dim": 96}, "llm": {"depth": 2, "mlp_dim": 96}}
+_B, _T, _N = 3, 6, 5
+_EOS = 1
+_LENGTHS = np.array([6, 3, 4])
+_VALID = (np.arange(_T) < _LENGTHS[:, None]).astype(np.int32)
+# Row 2's prompt ends in two tokens of a begun answer; padding has mask_ar 1.
+_MASK_AR = np.where(_VALID, [[0] * 6, [0] * 6, [0, 0, 1, 1, 1, 1]], 1).astype(np.int32)
+
+
+def _config(**llm):
+  overrides = {"img": _SMALL["img"], "llm": {**_SMALL["llm"], **llm}}
+  return variants.get("tiny", res=28, vocab_size=50, overrides=overrides, dtype="float32")
+
+
+@functools.cache
+def _params(cfg):
+  params = paligemma.init_params(cfg, jax.random.key(0))
+  # Scaled up so that the best token depends on the context.
+  return {k: v * 3 if "attn_vec" in k or "linear" in k else v for k, v in params.items()}
+
+
+def _batch(**changes):
+  rng = np.random.default_rng(3)
+  text = rng.integers(3, 50, (_B, _T), np.int32) * _VALID
+  image = rng.integers(0, 256, (_B, 28, 28, 3), np.uint8)
+  return {
+      "image": image, "text": text, "mask_ar": _MASK_AR, "mask_input": _VALID,
+      "_mask": np.ones(_B, bool), "_row": np.arange(_B), **changes,
+  }
+
+
+@functools.cache
+def _made(cfg, sampler="greedy", eos_id=_EOS, max_new_tokens=_N):
+  return generate.make_generate(
+      cfg, max_new_tokens=max_new_tokens, sampler=sampler, eos_id=eos_id
+  )
+
+
+def _run(batch, cfg=None, key=None, **options):
+  cfg = cfg or _config()
+  out = _made(cfg, **options)(_params(cfg), batch, key)
+  return {k: np.asarray(v) for k, v in out.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(cfg, params, image, text, mask_ar):
+  x_BTD = paligemma.text_features(cfg, params, image, text, mask_ar)
+  return paligemma.logits(cfg, params, x_BTD)
+
+
+def _forward(cfg, batch, new):
+  """float32[B, N, V], the logits before each new token, by one forward pass without a cache.
+
+  Each row is its prompt, the new tokens right behind it, then padding that nobody sees.
+  """
+  text = np.zeros((_B, _T + _N), np.int32)
+  mask_ar = np.ones_like(text)
+  for row, length in enumerate(_LENGTHS):
+    text[row, : length + _N] = [*batch["text"][row, :length], *new[row]]
+    mask_ar[row, :length] = _MASK_AR[row, :length]
+  logits = np.asarray(_logits(cfg, _params(cfg), batch.get("image"), text, mask_ar))
+  return np.stack([logits[row, n - 1 : n - 1 + _N] for row, n in enumerate(_LENGTHS)])
+
+
+def _logprob(logits, tokens):
+  return np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), tokens[..., None], -1)[..., 0]
+
+
+@pytest.mark.parametrize(
+    "llm",
+    [
+        {},
+        dict(num_kv_heads=2, post_norms=True, attn_softcap=5.0, final_softcap=3.0,
+             query_scale="width_per_head"),
+        dict(num_kv_heads=4, sliding_window=3),
+    ],
+    ids=["gemma", "gemma2", "window"],
+)
+def test_every_step_equals_a_forward_pass_over_the_whole_row(llm):
+  cfg, batch = _config(**llm), _batch()
+  got = _run(batch, cfg, eos_id=-1)
+  logits = _forward(cfg, batch, got["tokens"])
+  np.testing.assert_array_equal(logits.argmax(-1), got["tokens"])
+  want = _logprob(logits, got["tokens"])
+  np.testing.assert_allclose(got["token_logprob"], want, rtol=0, atol=1e-4)
+  assert len({tuple(row) for row in got["tokens"].tolist()}) == _B
+  np.testing.assert_allclose(got["logprob"], got["token_logprob"].sum(1), rtol=1e-6, atol=0)
+
+
+def test_a_row_that_ended_emits_padding_while_others_go_on():
+  free = _run(_batch(), eos_id=-1)
+  eos = int(free["tokens"][1, 1])
+  ends = [row.tolist().index(eos) + 1 if eos in row else _N for row in free["tokens"]]
+  assert min(ends) < max(ends)
+  got = _run(_batch(), eos_id=eos)
+  assert got["lengths"].tolist() == ends
+  for row, end in enumerate(ends):
+    np.testing.assert_array_equal(got["tokens"][row, :end], free["tokens"][row, :end])
+    assert not got["tokens"][row, end:].any()
+    assert not got["token_logprob"][row, end:].any()
+    assert got["token_logprob"][row, :end].all()
+
+
+def test_rows_masked_out_are_empty_and_do_not_change_the_others():
+  all_rows = _run(_batch(), eos_id=-1)
+  got = _run(_batch(_mask=np.array([True, False, True])), eos_id=-1)
+  assert got["lengths"].tolist() == [_N, 0, _N]
+  assert not got["tokens"][1].any() and got["logprob"][1] == 0
+  np.testing.assert_array_equal(got["tokens"][[0, 2]], all_rows["tokens"][[0, 2]])
+
+
+def test_a_batch_of_nothing_but_masked_rows_returns():
+  got = _run(_batch(_mask=np.zeros(_B, bool)))
+  assert not got["tokens"].any() and not got["lengths"].any()
+
+
+def test_more_padding_changes_nothing():
+  wide = _batch()
+  for key, fill in (("text", 0), ("mask_ar", 1), ("mask_input", 0)):
+    wide[key] = np.pad(wide[key], [(0, 0), (0, 4)], constant_values=fill)
+  got, want = _run(wide, eos_id=-1), _run(_batch(), eos_id=-1)
+  np.testing.assert_array_equal(got["tokens"], want["tokens"])
+  np.testing.assert_allclose(got["logprob"], want["logprob"], rtol=0, atol=1e-4)
+
+
+def test_a_single_new_token():
+  got = _run(_batch(), eos_id=-1, max_new_tokens=1)
+  np.testing.assert_array_equal(got["tokens"], _run(_batch(), eos_id=-1)["tokens"][:, :1])
+
+
+def test_several_images_per_row_and_none():
+  batch = _batch()
+  twice = _run({**batch, "image": np.stack([batch["image"]] * 2, axis=1)}, eos_id=-1)
+  assert twice["tokens"].shape == (_B, _N)
+  without = {k: v for k, v in batch.items() if k != "image"}
+  none = _run(without, eos_id=-1)
+  logits = _forward(_config(), without, none["tokens"])
+  np.testing.assert_array_equal(logits.argmax(-1), none["tokens"])
+
+
+def test_draws_depend_on_the_key_and_the_row_number_only():
+  sampled = functools.partial(_run, eos_id=-1, sampler="temperature(2)")
+  one = sampled(_batch(), key=jax.random.key(1))
+  again = sampled(_batch(), key=jax.random.key(1))
+  np.testing.assert_array_equal(one["tokens"], again["tokens"])
+  other = sampled(_batch(), key=jax.random.key(2))
+  assert (one["tokens"] != other["tokens"]).any()
+  turned = {k: v[::-1] for k, v in _batch().items()}
+  np.testing.assert_array_equal(sampled(turned, key=jax.random.key(1))["tokens"][::-1],
+                                one["tokens"])
+
+
+def test_sampled_log_probabilities_are_the_models():
+  cfg, batch = _config(), _batch()
+  got = _run(batch, cfg, key=jax.random.key(1), eos_id=-1, sampler="temperature(2)")
+  logits = _forward(cfg, batch, got["tokens"])
+  assert (logits.argmax(-1) != got["tokens"]).any()
+  want = _logprob(logits, got["tokens"])
+  np.testing.assert_allclose(got["token_logprob"], want, rtol=0, atol=1e-4)
+
+
+def test_a_bfloat16_cache_is_half_the_size_and_close():
+  cfg, batch = _config(), _batch()
+  args = [batch[key] for key in ("image", "text", "mask_ar", "mask_input")]
+
+  @functools.partial(jax.jit, static_argnums=0)
+  def run(dtype):
+    return paligemma.prefill(cfg, _params(cfg), *args, cache_len=14, cache_dtype=dtype)
+
+  full, cache = run(None)
+  half, small = run(jnp.bfloat16)
+  assert small.k.nbytes * 2 == cache.k.nbytes == cache.k.size * 4
+  assert 0 < np.abs(half - full).max() < 0.1

@@ -56,8 +56,8 @@ class Scenes:
     prompts: the wording of the questions, pretrain or demo.
     size: the image's side in pixels.
     most: drawings in a scene, at most; 1 to 5.
-    warmup: the first so many rows are captions of a single drawing, whatever `tasks` says: a model
-      from scratch learns to see from them, and nothing from the rest without them.
+    warmup: the first so many rows are captions of a single drawing, whatever `tasks` says; a
+      model from scratch learns to see from them.
     seed: another seed, other scenes.
   """
 
@@ -230,8 +230,8 @@ def _render(rng: np.random.Generator, places: list[Place], size: int) -> np.ndar
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
   """uint8[size, size, 3]: a light colour, plain or running into another from side to side.
 
-  With dark or patterned backgrounds the tiny model, trained from scratch, learns nothing from
-  25 000 scenes; with light ones it names drawings after 10 000.
+  Light, for the tiny model's sake: on 25 000 scenes of any colour and pattern, from scratch, it
+  learned nothing but the commonest answers; single drawings on light grounds it named after 14 000.
   """
   first, second = rng.uniform(200, 255, (2, 3))
   share = np.linspace(0, 1, size)[:, None] * (rng.random() < 0.5)

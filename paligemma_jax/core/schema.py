@@ -52,7 +52,7 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
         "remat": Key(
             "auto",
             "Recompute activations in the backward pass instead of keeping them.",
-            choices=("auto", "none", "full"),
+            choices=("auto", "none", "dots", "full"),
             resume="allow",
         ),
         "vocab_size": Key(0, "Rows of the token table; 0: the variant's own.", low=0),

@@ -12,7 +12,7 @@ import numpy as np
 
 from paligemma_jax.running import metrics
 from paligemma_jax.training import arrays
-from paligemma_jax.training import checkpoints
+from paligemma_jax.training import layout
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -69,9 +69,9 @@ def metric_lines(workdir):
 def state_arrays(workdir):
   """{name: array} of everything in the newest checkpoint: step, parameters, optimizer state."""
   folder = pathlib.Path(workdir) / "checkpoints"
-  newest = folder / str(max(checkpoints.steps_in(folder)))
-  facts = checkpoints.verify_step(newest)
-  return {n: np.asarray(arrays.read_one(newest / checkpoints.ARRAYS, n)) for n in facts["leaves"]}
+  newest = folder / str(max(layout.steps_in(folder)))
+  facts = layout.verify_step(newest)
+  return {n: np.asarray(arrays.read_one(newest / layout.ARRAYS, n)) for n in facts["leaves"]}
 
 
 def files_under(folder):

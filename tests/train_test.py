@@ -48,7 +48,8 @@ def test_an_unknown_preset_is_named(tmp_path):
   config = tmp_path / "mine.py"
   config.write_text(
       "import paligemma_jax as pj\nfrom configs import presets\n"
-      "def get_config():\n  c = pj.default_config()\n  presets.apply(c, 'sgd_atention')\n  return c\n"
+      "def get_config():\n  c = pj.default_config()\n  presets.apply(c, 'sgd_atention')\n"
+      "  return c\n"
   )
   done = run_train.run(str(config), tmp_path / "w")
   assert_one_clear_sentence(done, 78, "sgd_atention", "Did you mean 'sgd_attention'")
@@ -133,11 +134,15 @@ def test_the_losses_of_the_tiny_run_are_the_golden_ones(finished_run):
 @pytest.mark.slow  # A run of the command on eight virtual devices.
 def test_eight_devices_with_fsdp_have_the_losses_of_one(finished_run, tmp_path):
   flags = "--xla_force_host_platform_device_count=8"
-  done = run_train.run(TINY, tmp_path / "w", "--config.evals=()", XLA_FLAGS=flags)
+  done = run_train.run(TINY, tmp_path / "w", XLA_FLAGS=flags)
   assert done.returncode == 0, done.stderr
   assert "8 cpu device(s)" in done.stderr
-  pairs = zip(run_train.metric_lines(tmp_path / "w"), run_train.metric_lines(finished_run)[1:])
-  for eight, one in ((json.loads(a), json.loads(b)) for a, b in pairs):
+  eights, ones = (
+      [json.loads(line) for line in run_train.metric_lines(w)][1:]
+      for w in (tmp_path / "w", finished_run)
+  )
+  assert len(eights) == 12
+  for eight, one in zip(eights, ones, strict=True):
     assert eight["step"] == one["step"] and eight["rows_crc32"] == one["rows_crc32"]
     np.testing.assert_allclose(eight["loss"], one["loss"], rtol=1e-5, atol=1e-5)
 

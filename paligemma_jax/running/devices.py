@@ -7,6 +7,7 @@ import os
 import pathlib
 
 import jax
+from absl import flags
 from absl import logging
 
 from paligemma_jax.core import errors
@@ -55,6 +56,7 @@ def _quiet_libraries() -> None:
       return record.levelno >= std_logging.ERROR
     return record.levelno >= std_logging.WARNING or record.pathname.startswith(ours)
 
+  flags.FLAGS.mark_as_parsed()  # We have none; absl warns on stderr when they are not parsed.
   logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
   handler = logging.get_absl_handler()

@@ -75,6 +75,8 @@ class _Run:
     self._main = jax.process_index() == 0
     guard.check_config(config, workdir, main=self._main)
     self._rows = config.train.source.open()
+    if not len(self._rows):
+      raise errors.DataError(f"The training source has no rows: {config.train.source}.")
     self._total = setups.total_steps(config, len(self._rows))
     self._setup = setups.prepare(config)
     data = fingerprint.fingerprint(self._rows, config.train.pp, self._setup.tokenizer)

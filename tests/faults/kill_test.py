@@ -4,6 +4,7 @@ The short form for every change: four deaths of one run, two of them inside a sa
 (`python tools/kill_run.py --kills 50`) kills at random places.
 """
 
+import re
 import signal
 
 import numpy as np
@@ -40,7 +41,8 @@ def test_killed_four_times_a_run_ends_with_the_same_bits(finished_run, tmp_path)
   assert deaths[0][1] < 4 and 8 <= deaths[-1][1] < 12
   done = run_train.run(TINY, workdir)
   assert done.returncode == 0, done.stderr
-  assert "going on from step 8" in done.stderr
+  # Whether the save of step 8 was sealed before the last kill is up to the disk.
+  assert re.search(r"going on from step [48] ", done.stderr), done.stderr
   assert_same_run(workdir, finished_run)
 
 
@@ -54,7 +56,7 @@ def test_sigterm_saves_says_so_and_the_same_command_goes_on(finished_run, tmp_pa
   assert 5 <= reached < 12
   done = run_train.run(TINY, workdir)
   assert done.returncode == 0, done.stderr
-  # The step at which it was asked to stop has a line and a checkpoint of its own; all else is equal.
+  # Every step has a line here anyway, so the step it stopped at adds none.
   assert_same_run(workdir, finished_run)
 
 

@@ -86,7 +86,8 @@ def test_uint8_images_are_scaled_to_minus_one_to_one():
   image, _ = _batch()
   scaled = (-1 + image.astype(np.float32) / 255 * 2).astype(np.float32)
   ours = _image_tokens(_config(), _params(), image)
-  np.testing.assert_array_equal(ours, _image_tokens(_config(), _params(), scaled))
+  # Scaling inside the program is fused with what follows and rounds differently.
+  np.testing.assert_allclose(ours, _image_tokens(_config(), _params(), scaled), rtol=0, atol=2e-5)
 
 
 @pytest.mark.parametrize("shape", [(3, 42, 42, 3), (28, 28, 3), (3, 28, 28, 4)])

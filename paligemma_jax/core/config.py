@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from typing import Any
 import ml_collections
 
 from paligemma_jax.core import config_file
+from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.core import near_keys
 from paligemma_jax.core import schema
@@ -99,25 +99,8 @@ def load(
 
 def save(config: ml_collections.ConfigDict, path: str | os.PathLike[str]) -> None:
   """Writes the configuration as JSON, atomically; `read` gives back an equal one."""
-  path = pathlib.Path(path)
   text = json.dumps(specs.to_json(config.to_dict()), indent=2, allow_nan=False) + "\n"
-  with tempfile.NamedTemporaryFile(
-      "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name}.", delete=False
-  ) as file:
-    try:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-      os.chmod(file.name, 0o644)
-      os.replace(file.name, path)
-    except BaseException:
-      pathlib.Path(file.name).unlink(missing_ok=True)
-      raise
-  folder = os.open(path.parent, os.O_RDONLY)
-  try:
-    os.fsync(folder)
-  finally:
-    os.close(folder)
+  disk.write_atomically(path, text)
 
 
 def read(path: str | os.PathLike[str]) -> ml_collections.ConfigDict:

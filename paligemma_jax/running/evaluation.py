@@ -15,11 +15,11 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from paligemma_jax import evals
+from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.data import loader
 from paligemma_jax.decoding import generate
 from paligemma_jax.running import between_processes
-from paligemma_jax.running import files
 from paligemma_jax.running import setup as setups
 from paligemma_jax.running import workdir as workdirs
 from paligemma_jax.training import loss
@@ -137,7 +137,7 @@ class Runner:
       metrics["num_rejected"] = float(num_rejected)
     if self._folder and jax.process_index() == 0 and hasattr(evaluator, "files"):
       for name, text in evaluator.files(rows, outputs).items():
-        files.write_atomically(_placed(self._folder, name, step), text)
+        disk.write_atomically(_placed(self._folder, name, step), text)
     images = [image for _, _, image in records if image is not None]
     return Result(metrics, rows, outputs, images)
 

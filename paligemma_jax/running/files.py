@@ -1,4 +1,4 @@
-"""Files that are either whole or not there, and files of JSON lines that survive a crash."""
+"""Files of JSON lines that survive a crash."""
 
 from __future__ import annotations
 
@@ -9,28 +9,8 @@ from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
+from paligemma_jax.core import disk
 from paligemma_jax.core import faults
-
-
-def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
-  """Writes the file so that a crash leaves the old content or the new, never a part.
-
-  Text is UTF-8. Missing folders above the file are made.
-  """
-  path = pathlib.Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  # Always the same name: what a killed process left behind is overwritten and cannot pile up.
-  partial = path.parent / f".{path.name}.partial"
-  try:
-    with open(partial, "wb") as f:
-      f.write(data.encode() if isinstance(data, str) else data)
-      f.flush()
-      os.fsync(f.fileno())
-    os.replace(partial, path)
-  except BaseException:
-    partial.unlink(missing_ok=True)
-    raise
-  _sync_folder(path.parent)
 
 
 def to_line(record: Mapping[str, Any]) -> bytes:
@@ -77,7 +57,7 @@ class LineFile:
     self._fault = fault
     start = b"".join(keep)
     if not self.path.exists() or self.path.read_bytes() != start:
-      write_atomically(self.path, start)
+      disk.write_atomically(self.path, start)
     self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
   def append(self, records: Iterable[Mapping[str, Any]]) -> None:
@@ -107,11 +87,3 @@ def _json_float(value: Any) -> Any:
   if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
     return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
   return value
-
-
-def _sync_folder(folder: pathlib.Path) -> None:
-  descriptor = os.open(folder, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)

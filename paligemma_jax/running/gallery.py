@@ -11,9 +11,9 @@ from collections.abc import Iterable
 import numpy as np
 from PIL import Image
 
+from paligemma_jax.core import disk
 from paligemma_jax.core import loc
 from paligemma_jax.evals import boxes
-from paligemma_jax.running import files
 from paligemma_jax.running import page
 from paligemma_jax.running import reports
 
@@ -92,7 +92,7 @@ def write_gallery(
   if any(_has_boxes(item) for item in items):
     body += _legend(with_before)
   body += f'<div class="cards{" wide" if with_before else ""}">{cards}</div>'
-  files.write_atomically(path, page.page(title, lead, body, style=_STYLE))
+  disk.write_atomically(path, page.page(title, lead, body, style=_STYLE))
 
 
 def _card(number: int, item: GalleryItem, bins: int) -> str:

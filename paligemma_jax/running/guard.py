@@ -9,9 +9,9 @@ import ml_collections
 from absl import logging
 
 from paligemma_jax.core import config as configs
+from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.data import fingerprint
-from paligemma_jax.running import files
 from paligemma_jax.running import workdir as workdirs
 
 
@@ -59,4 +59,4 @@ def check_data(
         ) from None
       logging.warning("%s", e)
   if main and (is_new or allow):
-    files.write_atomically(workdir.data, json.dumps(now, indent=2) + "\n")
+    disk.write_atomically(workdir.data, json.dumps(now, indent=2) + "\n")

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping
 from collections.abc import Sequence
 
-from paligemma_jax.running import files
+from paligemma_jax.core import disk
 from paligemma_jax.running import page
 
 Cell = str | float | None
@@ -91,7 +91,7 @@ def write_report(
   charts = [_chart(name, _points(lines, name)) for name in _names(lines)]
   if any(charts):
     body += f'<h2>Course of the run</h2><div class="charts">{"".join(charts)}</div>'
-  files.write_atomically(path, page.page(title, lead, body, style=_STYLE))
+  disk.write_atomically(path, page.page(title, lead, body, style=_STYLE))
 
 
 def _shown(cell: Cell) -> str:

@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from paligemma_jax.core import disk
+
 SEAL = "SEAL.json"
 _CHUNK_BYTES = 2**22
 _SEAL_BYTES_MAX = 2**26
@@ -30,9 +32,9 @@ def write(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
   """
   files = {name: _digest(folder / name, sync=True) for name in _listing(folder)}
   for parent in sorted({(folder / name).parent for name in files} | {folder}):
-    sync_folder(parent)
+    disk.sync_folder(parent)
   write_bytes(folder / SEAL, _render({"facts": dict(facts), "files": files}))
-  sync_folder(folder)
+  disk.sync_folder(folder)
 
 
 def read(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, list]]:
@@ -96,15 +98,6 @@ def write_bytes(path: pathlib.Path, data: bytes) -> None:
     f.write(data)
     f.flush()
     os.fsync(f.fileno())
-
-
-def sync_folder(folder: pathlib.Path) -> None:
-  """Makes the names in `folder` durable."""
-  fd = os.open(folder, os.O_RDONLY)
-  try:
-    os.fsync(fd)
-  finally:
-    os.close(fd)
 
 
 def _render(body: Mapping[str, Any]) -> bytes:

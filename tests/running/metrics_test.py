@@ -15,6 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from tensorboardX.proto import event_pb2
 
+from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.running import bad_rows
 from paligemma_jax.running import files
@@ -202,13 +203,13 @@ def test_each_bad_row_is_noted_once_also_after_a_restart(tmp_path):
 
 def test_an_atomic_write_replaces_the_whole_and_leaves_nothing_beside(tmp_path, monkeypatch):
   path = tmp_path / "deep" / "file"
-  files.write_atomically(path, "old")
+  disk.write_atomically(path, "old")
   monkeypatch.setattr(os, "fsync", _fail)
   with pytest.raises(OSError, match="full"):
-    files.write_atomically(path, "new")
+    disk.write_atomically(path, "new")
   assert path.read_text() == "old" and os.listdir(path.parent) == ["file"]
   monkeypatch.undo()
-  files.write_atomically(path, b"new")
+  disk.write_atomically(path, b"new")
   assert path.read_text() == "new" and path.stat().st_mode & 0o444 == 0o444 & ~_umask()
 
 

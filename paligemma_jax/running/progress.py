@@ -130,7 +130,7 @@ class Progress:
   def _secs_left(self, step: int) -> float | None:
     """From the pace so far, evaluations and saves included, compilation not."""
     done = step - self._start_step
-    if done <= 0:
+    if done < 2:  # The first step stands for nothing: evaluations of the start count to it.
       return None
     spent = sum(secs for part, secs in self._secs.items() if part != "compile")
     return spent / done * (self._total - step)

@@ -1,9 +1,11 @@
 """Starts the training command as a user would, and looks at what a run left behind."""
 
+import concurrent.futures
 import json
 import os
 import pathlib
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -28,6 +30,20 @@ def run(config, workdir, *more, **env):
       command(config, workdir, *more), cwd=ROOT, env={**os.environ, **env}, text=True,
       capture_output=True, timeout=300, check=False,
   )
+
+
+def run_together(num_processes, config, workdir):
+  """The finished processes of one run, each with its own device, as hosts of a slice would be."""
+  with socket.socket() as s:
+    s.bind(("localhost", 0))
+    address = f"localhost:{s.getsockname()[1]}"
+  env = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(num_processes)}
+  with concurrent.futures.ThreadPoolExecutor(num_processes) as pool:
+    started = [
+        pool.submit(run, config, workdir, JAX_PROCESS_ID=str(i), **env)
+        for i in range(num_processes)
+    ]
+    return [done.result() for done in started]
 
 
 def interrupt_at_step(step, number, config, workdir, *more):

@@ -181,7 +181,10 @@ def _run_all(*arguments, devices, processes=1):
   environment = {
       **os.environ,
       "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+      "XLA_FLAGS": (
+          f"--xla_force_host_platform_device_count={devices}"
+          " --xla_cpu_collective_call_terminate_timeout_seconds=600"
+      ),
   }
   runs = []
   for index in range(processes):

@@ -24,12 +24,12 @@ def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
   except BaseException:
     partial.unlink(missing_ok=True)
     raise
-  sync_folder(path.parent)
+  sync(path.parent)
 
 
-def sync_folder(folder: str | os.PathLike[str]) -> None:
-  """Makes the names in `folder` durable."""
-  descriptor = os.open(folder, os.O_RDONLY)
+def sync(path: str | os.PathLike[str]) -> None:
+  """Forces the content of a file, or the names in a folder, to the disk."""
+  descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
   finally:

@@ -77,13 +77,11 @@ def scores(lines: list[dict[str, Any]], names: list[str]) -> reports.Table | Non
 
 def export(
     params: Mapping[str, jax.Array],
-    setup: setups.Setup,
     workdir: workdirs.Workdir,
     *,
     note: Callable[[str], None],
 ) -> None:
   """Writes the weights as `params.npz` in the published format, float32."""
-  del setup
   path = exports.save_npz(workdir.export, params)
   note(f"weights: {path}")
 

@@ -102,8 +102,8 @@ class _Run:
     )
     self._bad_rows = bad_rows.BadRows(workdir, main=self._main)
     self._evaluation = evaluation.Runner(self._setup, workdir, on_bad_row=self._bad_eval_row)
-    # These two are made when it is known which step the run goes on from.
     self._with_baseline: set[str] = set()
+    # These two are made when it is known which step the run goes on from.
     self._metrics: metrics_lib.MetricsLog | None = None
     self._progress: progress_lib.Progress | None = None
 
@@ -121,7 +121,7 @@ class _Run:
       state = self._steps_from(state, start, stop)
     self._checkpoints.wait()
     if self._config.ckpt.export:
-      ending.export(state.params, self._setup, self._workdir, note=self._progress.note)
+      ending.export(state.params, self._workdir, note=self._progress.note)
     ending.write(self._setup, self._workdir, main=self._main, note=self._progress.note)
 
   def close(self) -> None:

@@ -206,7 +206,7 @@ class Checkpoints:
         faults.point("base.after_seal")
         shutil.rmtree(final, ignore_errors=True)
         os.rename(tmp, final)
-        disk.sync_folder(self._folder)
+        disk.sync(self._folder)
         faults.point("base.after_rename")
       if jax.process_count() > 1:
         multihost_utils.sync_global_devices("checkpoints.base")
@@ -233,7 +233,7 @@ class Checkpoints:
         # Only a broken step can stand there: `save` returns early for an intact one.
         shutil.rmtree(final, ignore_errors=True)
         os.rename(tmp, final)
-        disk.sync_folder(self._folder)
+        disk.sync(self._folder)
         faults.point("state.after_rename")
       self._failures.clear()
       self._sealed.add(step)

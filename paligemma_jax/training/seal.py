@@ -32,9 +32,9 @@ def write(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
   """
   files = {name: _digest(folder / name, sync=True) for name in _listing(folder)}
   for parent in sorted({(folder / name).parent for name in files} | {folder}):
-    disk.sync_folder(parent)
+    disk.sync(parent)
   write_bytes(folder / SEAL, _render({"facts": dict(facts), "files": files}))
-  disk.sync_folder(folder)
+  disk.sync(folder)
 
 
 def read(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, list]]:

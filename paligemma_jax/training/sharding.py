@@ -17,10 +17,9 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
 from paligemma_jax.core import errors
+from paligemma_jax.core import value_forms
 from paligemma_jax.models import gemma
 from paligemma_jax.models import siglip
-
-AXES = ("data", "fsdp")  # Rows go over both; parameters are cut over "fsdp" alone.
 
 # Leaves whose first dim is the layer: it is scanned over, so it is never cut.
 _SCANNED = ("img/Transformer/encoderblock/", "llm/layers/")
@@ -43,8 +42,8 @@ def make_mesh(mesh: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
   pairs = tuple((str(name), int(size)) for name, size in mesh.shape) or (("fsdp", -1),)
   names = [name for name, _ in pairs]
   for name in names:
-    if name not in AXES:
-      hint = errors.did_you_mean(name, AXES)
+    if name not in value_forms.AXES:
+      hint = errors.did_you_mean(name, value_forms.AXES)
       raise errors.ConfigError(f"mesh.shape: unknown axis {name!r}.{hint}")
   sizes = [size for _, size in pairs]
   known = math.prod(size for size in sizes if size != -1)

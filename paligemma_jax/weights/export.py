@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.weights import names
 from paligemma_jax.weights import npz
@@ -69,22 +70,13 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
   try:
     yield partial
-    sync(partial)
+    disk.sync(partial)
     os.replace(partial, path)
-    sync(path.parent)
+    disk.sync(path.parent)
   except OSError as e:
     raise errors.CheckpointError(f"{path}: cannot be written: {e}.") from e
   finally:
     partial.unlink(missing_ok=True)
-
-
-def sync(path: pathlib.Path) -> None:
-  """Forces a file's or folder's content to the disk."""
-  fd = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(fd)
-  finally:
-    os.close(fd)
 
 
 def _write(archive: zipfile.ZipFile, name: str, array: Any, dtype: Any) -> None:

@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.weights import export
 from paligemma_jax.weights import names
@@ -77,9 +78,9 @@ def save_native(
       if file.name != _PARAMS:  # Its arrays have their own checksums.
         seal[file.name]["crc32"] = zlib.crc32(file.read_bytes())
     _write(partial / _SEAL, json.dumps({"files": seal, "crc32": _crc(seal)}, indent=2).encode())
-    export.sync(partial)
+    disk.sync(partial)
     os.rename(partial, path)
-    export.sync(path.parent)
+    disk.sync(path.parent)
   except OSError as e:
     raise errors.CheckpointError(f"{path}: cannot be written: {e}.") from e
   finally:
@@ -137,4 +138,4 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
 
 def _write(path: pathlib.Path, content: bytes) -> None:
   path.write_bytes(content)
-  export.sync(path)
+  disk.sync(path)

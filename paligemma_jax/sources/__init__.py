@@ -11,11 +11,13 @@ that has these methods.
 from paligemma_jax.sources.jsonl import Jsonl
 from paligemma_jax.sources.memory import InMemory
 from paligemma_jax.sources.scenes import Scenes
+from paligemma_jax.sources.tfds import Tfds
 
 SOURCES = {
     "InMemory": InMemory,
     "Jsonl": Jsonl,
     "Scenes": Scenes,
+    "Tfds": Tfds,
 }
 
-__all__ = ["SOURCES", "InMemory", "Jsonl", "Scenes"]
+__all__ = ["SOURCES", "InMemory", "Jsonl", "Scenes", "Tfds"]

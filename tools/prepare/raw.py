@@ -1,0 +1,145 @@
+"""A folder of downloaded files, with or without its zip files unpacked."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import pathlib
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+from paligemma_jax.core import errors
+
+
+class Raw:
+  """The files of a download.
+
+  A file 'train2014/a.jpg' is found as such, or in `train2014.zip`, with or without the folder's name
+  in front of the members; nothing needs to be unpacked.
+  """
+
+  def __init__(self, folder: pathlib.Path, homepage: str):
+    self.folder, self._homepage = pathlib.Path(folder), homepage
+    self._zips: dict[pathlib.Path, dict[str, str]] = {}
+
+  def file(self, *names: str) -> RawFile:
+    """The first of the names that is there; a name may have one * in its last part.
+
+    Raises:
+      ConfigError: none is there; says what was looked for and the page that has it.
+    """
+    for name in names:
+      found = self.find(name)
+      if found is not None:
+        return found
+    raise errors.ConfigError(
+        f"{' or '.join(repr(n) for n in names)} is missing in {self.folder}. It is part of the"
+        f" download at {self._homepage}; put it there as it comes (zip files need not be unpacked)."
+    )
+
+  def find(self, name: str) -> RawFile | None:
+    """The file, or None."""
+    path = self.folder / name
+    if not path.resolve().is_relative_to(self.folder.resolve()):
+      raise errors.DataError(f"{name!r} points outside of {self.folder}.")
+    if path.is_file():
+      return RawFile(name, path)
+    parts = pathlib.PurePosixPath(name).parts
+    for depth in range(1, len(parts)):
+      archive = self.folder.joinpath(*parts[:depth]).with_name(parts[depth - 1] + ".zip")
+      members = self._members(archive)
+      for member in ("/".join(parts[depth - 1 :]), "/".join(parts[depth:])):
+        if member in members:
+          return RawFile(name, archive, member)
+    return None
+
+  def names(self, folder: str, suffix: str = "") -> list[str]:
+    """Sorted names 'folder/…' of all files below a folder (or in its zip) that end on `suffix`."""
+    path = self.folder / folder
+    if path.is_dir():
+      found = [f.relative_to(self.folder).as_posix() for f in path.rglob("*") if f.is_file()]
+    else:
+      archive = path.with_name(path.name + ".zip")
+      last = path.name + "/"
+      found = [f"{folder}/{m.removeprefix(last)}" for m in self._members(archive)]
+    return sorted(name for name in found if name.endswith(suffix))
+
+  def json(self, *names: str) -> Any:
+    """The content of a JSON file (see `file`)."""
+    file = self.file(*names)
+    try:
+      return json.loads(file.read())
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
+      raise errors.DataError(f"{file} is not JSON: {e}") from None
+
+  def jsonl(self, *names: str) -> list[Any]:
+    """The objects of a file of JSON lines."""
+    file = self.file(*names)
+    rows = []
+    for i, line in enumerate(file.read().splitlines(), 1):
+      if line.strip():
+        try:
+          rows.append(json.loads(line))
+        except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
+          raise errors.DataError(f"{file}:{i} is not JSON: {e}") from None
+    return rows
+
+  def csv(self, *names: str, delimiter: str = ",") -> list[dict[str, str]]:
+    """The rows of a CSV (or, with delimiter='\\t', TSV) file with a header line."""
+    file = self.file(*names)
+    try:
+      text = file.read().decode("utf-8-sig")
+    except UnicodeDecodeError as e:
+      raise errors.DataError(f"{file} is not UTF-8: {e}") from None
+    return list(csv.DictReader(io.StringIO(text), delimiter=delimiter))
+
+  def _members(self, archive: pathlib.Path) -> dict[str, str]:
+    if archive not in self._zips:
+      names = {}
+      if archive.is_file():
+        try:
+          with zipfile.ZipFile(archive) as z:
+            names = {n: n for n in z.namelist() if not n.endswith("/")}
+        except zipfile.BadZipFile as e:
+          raise errors.DataError(f"{archive} is no zip file: {e}. Download it again.") from None
+      self._zips[archive] = names
+    return self._zips[archive]
+
+
+class RawFile:
+  """A file of the download, read when its row is written."""
+
+  _open: dict[pathlib.Path, zipfile.ZipFile] = {}  # One handle for each archive of the process.
+
+  def __init__(self, name: str, path: pathlib.Path, member: str = ""):
+    self.name, self._path, self._member = name, path, member
+
+  def read(self) -> bytes:
+    """The content."""
+    try:
+      if not self._member:
+        return self._path.read_bytes()
+      if self._path not in self._open:
+        self._open[self._path] = zipfile.ZipFile(self._path)
+      return self._open[self._path].read(self._member)
+    except (OSError, zipfile.BadZipFile) as e:
+      raise errors.DataError(f"Cannot read {self}: {e}") from None
+
+  def __repr__(self) -> str:
+    return f"RawFile({self.name!r})"
+
+  def __str__(self) -> str:
+    return f"{self._path}:{self._member}" if self._member else str(self._path)
+
+
+def read_all(value: Any) -> Any:
+  """The record with the bytes of every RawFile in its place."""
+  if isinstance(value, RawFile):
+    return value.read()
+  if isinstance(value, Mapping):
+    return {k: read_all(v) for k, v in value.items()}
+  if isinstance(value, (list, tuple)):
+    return [read_all(v) for v in value]
+  return value

@@ -8,9 +8,9 @@ import numpy as np
 from PIL import Image
 
 from paligemma_jax.core import errors
+from paligemma_jax.core import resampling
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.pp import columns
-from paligemma_jax.pp import weights
 
 METHODS = ("bilinear", "bicubic", "hf_bicubic")
 
@@ -132,9 +132,9 @@ def resize(
   (in_h, in_w), (out_h, out_w) = image.shape[:2], size
   # Rows first, as in TensorFlow. Each product sums over the leading axis of a flat array.
   x = image.astype(np.float32).reshape(in_h, in_w * 3)
-  x = weights.matrix(in_h, out_h, method, antialias) @ x
+  x = resampling.matrix(in_h, out_h, method, antialias) @ x
   x = x.reshape(out_h, in_w, 3).transpose(1, 0, 2).reshape(in_w, out_h * 3)
-  x = weights.matrix(in_w, out_w, method, antialias) @ x
+  x = resampling.matrix(in_w, out_w, method, antialias) @ x
   if method != "bilinear":  # Bilinear weights are positive and cannot leave the range.
     x = x.clip(0, 255)
   return np.ascontiguousarray(x.astype(np.uint8).reshape(out_w, out_h, 3).transpose(1, 0, 2))

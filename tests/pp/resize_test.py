@@ -7,9 +7,9 @@ from PIL import Image
 from paligemma_jax import pp
 from paligemma_jax.core import draws
 from paligemma_jax.core import errors
+from paligemma_jax.core import resampling
 from paligemma_jax.pp import decode
 from paligemma_jax.pp import resize
-from paligemma_jax.pp import weights
 from tests import golden_files
 
 RNG = np.random.default_rng(0)
@@ -55,7 +55,7 @@ def test_hf_bicubic_is_pillow_s():
 @pytest.mark.parametrize("sizes", [(7, 3), (3, 7), (480, 224), (1, 5), (5, 1), (13, 13)])
 @pytest.mark.parametrize("antialias", [True, False])
 def test_the_weights_of_a_pixel_sum_to_one(method, sizes, antialias):
-  matrix = weights.matrix(*sizes, method, antialias)
+  matrix = resampling.matrix(*sizes, method, antialias)
   assert matrix.shape == sizes[::-1]
   assert matrix.dtype == np.float32
   np.testing.assert_allclose(np.asarray(matrix.sum(axis=1)).ravel(), 1, rtol=0, atol=2e-6)
@@ -63,7 +63,7 @@ def test_the_weights_of_a_pixel_sum_to_one(method, sizes, antialias):
 
 def test_shrinking_by_two_averages_with_the_triangle_kernel():
   # Output pixel 1 lies at 3.0: taps at 1.5, 2.5, 3.5, 4.5 with weights 1/8, 3/8, 3/8, 1/8.
-  row = weights.matrix(6, 3, "bilinear", True).toarray()[1]
+  row = resampling.matrix(6, 3, "bilinear", True).toarray()[1]
   np.testing.assert_allclose(row, [0, 1 / 8, 3 / 8, 3 / 8, 1 / 8, 0], rtol=0, atol=1e-7)
 
 

@@ -1,0 +1,271 @@
+"""Runs every transfer at every resolution, small: two training steps, one evaluation, predictions.
+
+    python tools/try_transfers.py                          # all, at 224, 448, 896; prints a table
+    python tools/try_transfers.py --res 224 --only okvqa,gqa --out table.md
+
+The data is a miniature of each benchmark's official download, made into a dataset by its own
+builder. The model is the tiny variant, at the real image size. Only what would cost hours is cut:
+the batch, the length of the run, the rows that are scored. Exits with 1 if any transfer failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import inspect
+import os
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import ml_collections
+
+from paligemma_jax import evals
+from paligemma_jax.core import config as configs
+from paligemma_jax.core import errors
+from paligemma_jax.core import spec as specs
+from paligemma_jax.models import variants
+from paligemma_jax.sources import tfds as tfds_source
+from tools.prepare import __main__ as prepare
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+RESOLUTIONS = (224, 448, 896)
+_NO_BENCHMARKS = ("demo", "forkme")  # They run on the embedded demo, at 112 px.
+_STEPS, _BATCH_SIZE, _LIMIT = 2, 2, 2
+# The tiny tokenizer has 2 176 pieces and needs several times as many of them for a text as Gemma's.
+_TEXT_LEN = 256
+_MAX_LEN = 8  # Random weights do not stop by themselves.
+_PREDICTIONS = "try/predictions"
+
+
+@dataclasses.dataclass
+class Tried:
+  """A line of the table; empty where the run did not come to it."""
+
+  name: str
+  res: int
+  image_tokens: int = 0
+  losses: tuple[float, ...] = ()
+  metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+  num_predictions: int = 0
+  secs: float = 0.0
+  problem: str = ""
+
+
+def names() -> list[str]:
+  """The transfers that are tried."""
+  found = (path.stem for path in (_ROOT / "transfers").glob("*.py"))
+  return sorted(name for name in found if name not in _NO_BENCHMARKS)
+
+
+def load(name: str, res: int, raw: pathlib.Path) -> ml_collections.ConfigDict:
+  """The transfer's configuration for the tiny model, made small.
+
+  Args:
+    raw: where the miniatures of downloads lie that are used as they are, without a builder.
+  """
+  arguments = {"res": str(res), "model": "tiny"}
+  module = importlib.import_module(f"transfers.{name}")
+  known = inspect.signature(inspect.unwrap(module.get_config)).parameters
+  if "data" in known:
+    arguments["data"] = str(raw / name)
+  if "frames" in known and res > 224:
+    # The recipes for videos are for 224 px; 16 frames of 896 px would be 65 536 image tokens.
+    arguments["frames"] = "2"
+  text = ",".join(f"{key}={value}" for key, value in arguments.items())
+  return configs.load(f"{_ROOT}/transfers/{name}.py:{text}")
+
+
+def datasets(config: ml_collections.ConfigDict) -> list[str]:
+  """Names of the TFDS datasets that the configuration reads, anywhere in it."""
+  return sorted({s.name for s in _specs(config.to_dict()) if isinstance(s, tfds_source.Tfds)})
+
+
+def make_small(config: ml_collections.ConfigDict) -> None:
+  """Cuts the run: few steps, few rows, the first evaluator of each kind, predictions written."""
+  config.init = ""
+  text_len = max(config.train.text_len, _TEXT_LEN)
+  config.train.update(batch_size=_BATCH_SIZE, total=f"{_STEPS} steps", text_len=text_len)
+  config.train.update(accum=1, buckets=())
+  config.ckpt.update(every="", best="", export="", async_save=False)
+  config.log.update(every="1 steps", tensorboard=False)
+  chosen = {type(e): e for e in reversed(config.evals)}
+  kept = [e for e in config.evals if chosen[type(e)] is e]
+  small = dict(every="", limit=_LIMIT, batch_size=_BATCH_SIZE)
+  cut = [
+      e.replace(text_len=max(e.text_len, _TEXT_LEN), max_len=min(e.max_len, _MAX_LEN), **small)
+      for e in kept
+  ]
+  asking = next((e for e in cut if e.encoding == "decode"), None)
+  if asking is None:
+    raise errors.ConfigError("The transfer has no evaluator that decodes.")
+  predictions = evals.WritePredictions(
+      _PREDICTIONS, asking.source, asking.pp, keep=(), max_len=asking.max_len,
+      text_len=asking.text_len, **small,
+  )
+  config.evals = (*cut, predictions)
+
+
+def try_one(name: str, res: int, folder: pathlib.Path) -> Tried:
+  """Builds what the transfer reads, runs it, and says how it went; never raises."""
+  tried = Tried(name, res)
+  start = time.monotonic()
+  try:
+    _try(tried, folder)
+  except (Exception, SystemExit) as e:
+    tried.problem = f"{type(e).__name__}: {e}"
+  tried.secs = time.monotonic() - start
+  return tried
+
+
+def table(rows: Sequence[Tried]) -> str:
+  """Markdown, one line for each run."""
+  lines = [
+      "| transfer | res | image tokens | loss 1 | loss 2 | metric | predictions | seconds | |",
+      "|---|---|---|---|---|---|---|---|---|",
+  ]
+  for row in rows:
+    losses = [f"{loss:.4f}" for loss in row.losses] or ["–"] * _STEPS
+    metric = next((f"{k} = {v:.4g}" for k, v in row.metrics.items()), "–")
+    problem = " ".join(row.problem.replace("|", "/").split())
+    lines.append(
+        f"| {row.name} | {row.res} | {row.image_tokens or '–'} | {' | '.join(losses)} | {metric} |"
+        f" {row.num_predictions} | {row.secs:.0f} | {problem or 'ok'} |"
+    )
+  return "\n".join(lines) + "\n"
+
+
+def _try(tried: Tried, folder: pathlib.Path) -> None:
+  raw = folder / "raw"
+  config = load(tried.name, tried.res, raw)
+  _build(config, tried.name, folder)
+  make_small(config)
+  trains = config.train.source is not None
+  configs.validate(config, training=trains, variants=variants.VARIANTS)
+  from paligemma_jax.running import metrics as metrics_lib
+  from paligemma_jax.running import workdir as workdirs
+
+  path = folder / "runs" / f"{tried.name}-{tried.res}"
+  if trains:
+    from paligemma_jax.running import loop
+
+    loop.train(config, path)
+    lines = metrics_lib.read(workdirs.Workdir(path).metrics)
+    tried.losses = tuple(line["loss"] for line in lines)
+    found = lines[-1]
+  else:
+    found = _evaluate(config, path)
+  of = next(e.name for e in config.evals if e.encoding == "decode")
+  tried.metrics = {k: v for k, v in found.items() if k.startswith(f"{of}/")}
+  (file,) = workdirs.Workdir(path).predictions.glob(f"{_PREDICTIONS}-*.jsonl")
+  tried.num_predictions = len(file.read_text(encoding="utf-8").splitlines())
+  tried.image_tokens = _num_image_tokens(config)
+  if not tried.num_predictions or not tried.metrics:
+    raise errors.DataError("Nothing was scored.")
+
+
+def _build(config: ml_collections.ConfigDict, name: str, folder: pathlib.Path) -> None:
+  """Makes the miniatures that the configuration reads, those not there yet."""
+  from tools.prepare import build
+
+  for dataset in datasets(config):
+    module = dataset.partition("/")[0]
+    for made in prepare.datasets_of(dataset):
+      if not (folder / "data" / made.name).exists():
+        build.write(made, _miniature(module, folder), folder / "data")
+  if not datasets(config):
+    _miniature(name, folder)
+
+
+def _miniature(module: str, folder: pathlib.Path) -> pathlib.Path:
+  """The download in miniature."""
+  raw = folder / "raw" / module
+  if not raw.exists():
+    importlib.import_module(f"tests.miniatures.{module}").make(raw)
+  return raw
+
+
+def _evaluate(config: ml_collections.ConfigDict, path: pathlib.Path) -> dict[str, float]:
+  """The metrics of a transfer that only evaluates."""
+  from paligemma_jax.running import evaluation
+  from paligemma_jax.running import setup as setups
+  from paligemma_jax.running import workdir as workdirs
+
+  setup = setups.prepare(config)
+  params = setups.initial_params(setup, lambda text: None)
+  with workdirs.opened(path, main=True) as workdir:
+    return evaluation.merged(evaluation.Runner(setup, workdir).run(params, 0))
+
+
+def _num_image_tokens(config: ml_collections.ConfigDict) -> int:
+  """Of one row, over all its images."""
+  from paligemma_jax.data import examples
+  from paligemma_jax.data import tokenizer as tokenizers
+  from paligemma_jax.running import setup as setups
+
+  asked = config.evals[-1]
+  maker = examples.Maker(
+      asked.source.open(), asked.pp, tokenizers.Tokenizer(setups.DEMO_TOKENIZER), asked.encoding,
+      asked.text_len, "truncate", config.seed,
+  )
+  image = maker(0, 0).arrays["image"]
+  cfg = variants.get(config.model.variant, res=config.model.res)
+  return cfg.num_image_tokens * (image.shape[0] if image.ndim == 4 else 1)
+
+
+def _specs(value: Any) -> Iterator[Any]:
+  """All specs in a nest of specs, tuples and dicts."""
+  if specs.is_spec(value):
+    yield value
+    value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+  if isinstance(value, Mapping):
+    value = tuple(value.values())
+  if isinstance(value, tuple):
+    for item in value:
+      yield from _specs(item)
+
+
+def main() -> None:
+  """Tries what is asked for and prints the table."""
+  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+  parser.add_argument("--res", default=",".join(map(str, RESOLUTIONS)), help="224,448")
+  parser.add_argument("--only", default="", help="names of transfers: okvqa,gqa")
+  parser.add_argument("--out", type=pathlib.Path, help="write the table to this file too")
+  args = parser.parse_args()
+  known = {name: name for name in names()}
+  chosen = [errors.pick(known, name, "transfer") for name in args.only.split(",") if name]
+  sizes = {str(res): res for res in RESOLUTIONS}
+  resolutions = [errors.pick(sizes, res, "resolution") for res in args.res.split(",")]
+
+  import jax
+
+  from paligemma_jax.running import devices
+
+  devices.start()
+  rows = []
+  with tempfile.TemporaryDirectory() as temporary:
+    folder = pathlib.Path(temporary)
+    os.environ["TFDS_DATA_DIR"] = str(folder / "data")
+    for name in chosen or known:
+      for res in resolutions:
+        rows.append(try_one(name, res, folder))
+        print(table(rows[-1:]).splitlines()[-1], file=sys.stderr)
+        if args.out:  # Now, so that what is done stays if the rest is stopped.
+          args.out.write_text(table(rows), encoding="utf-8")
+        jax.clear_caches()
+  print(table(rows), end="")
+  if any(row.problem for row in rows):
+    sys.exit(1)
+
+
+if __name__ == "__main__":
+  errors.run_main(main)

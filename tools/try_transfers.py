@@ -87,7 +87,19 @@ def load(name: str, res: int, raw: pathlib.Path) -> ml_collections.ConfigDict:
 
 def datasets(config: ml_collections.ConfigDict) -> list[str]:
   """Names of the TFDS datasets that the configuration reads, anywhere in it."""
-  return sorted({s.name for s in _specs(config.to_dict()) if isinstance(s, tfds_source.Tfds)})
+  return sorted({s.name for s in specs_in(config.to_dict()) if isinstance(s, tfds_source.Tfds)})
+
+
+def specs_in(value: Any) -> Iterator[Any]:
+  """All specs in a nest of specs, tuples and dicts."""
+  if specs.is_spec(value):
+    yield value
+    value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+  if isinstance(value, Mapping):
+    value = tuple(value.values())
+  if isinstance(value, tuple):
+    for item in value:
+      yield from specs_in(item)
 
 
 def make_small(config: ml_collections.ConfigDict) -> None:
@@ -220,18 +232,6 @@ def _num_image_tokens(config: ml_collections.ConfigDict) -> int:
   image = maker(0, 0).arrays["image"]
   cfg = variants.get(config.model.variant, res=config.model.res)
   return cfg.num_image_tokens * (image.shape[0] if image.ndim == 4 else 1)
-
-
-def _specs(value: Any) -> Iterator[Any]:
-  """All specs in a nest of specs, tuples and dicts."""
-  if specs.is_spec(value):
-    yield value
-    value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-  if isinstance(value, Mapping):
-    value = tuple(value.values())
-  if isinstance(value, tuple):
-    for item in value:
-      yield from _specs(item)
 
 
 def main() -> None:

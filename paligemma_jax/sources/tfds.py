@@ -115,7 +115,7 @@ class TfdsRows:
     try:
       builder = tfds.builder_from_directory(folder)
       self._images = frozenset(_image_columns(builder.info.features))
-      encoded = _nested({name: tfds.decode.SkipDecoding() for name in self._images})
+      encoded = _nested({name: _undecoded(tfds) for name in self._images})
       self._rows = builder.as_data_source(split=self._spec.split, decoders=encoded)
     except (ValueError, KeyError, OSError, AssertionError) as e:
       known = ", ".join(_splits(folder))
@@ -179,6 +179,14 @@ def _image_columns(features: Any, above: str = "") -> Iterator[str]:
       yield from _image_columns(feature, f"{above}/{name}" if above else name)
   elif type(inner).__name__ == "Image":
     yield above
+
+
+def _undecoded(tfds: Any) -> Any:
+  """A decoder that hands images on as they are stored, lists of images too."""
+  decoder = tfds.decode.SkipDecoding()
+  # TFDS's own has this method for TensorFlow only, and fails without it on a sequence of images.
+  decoder.decode_batch_example_np = decoder.decode_example_np
+  return decoder
 
 
 def _nested(paths: Mapping[str, Any]) -> dict[str, Any]:

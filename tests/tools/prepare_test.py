@@ -15,6 +15,8 @@ NAMES = prepare.module_names()
 
 
 def miniature(name):
+  if hasattr(importlib.import_module(f"tools.prepare.{name}"), "video"):
+    pytest.importorskip("av", reason="videos are made and read with PyAV")
   return importlib.import_module(f"tests.miniatures.{name}")
 
 

@@ -1,0 +1,179 @@
+"""Frames of a download's videos, as JPEGs in the rows: training then needs no video library.
+
+The rule, which is the reference's in evaluation: frames 0, stride, 2 stride, … of the clip at the
+video's own rate, as many as the recipe has. A clip that is too short begins anew, as often as it
+takes. (In training the reference lets the first frame be any for which the clip is long enough; a
+row here has the same frames in every epoch.)
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import tensorflow_datasets as tfds
+
+from paligemma_jax.core import errors
+from tools.prepare import raw as raw_lib
+
+# Videos come at 240 to 1080 lines; more than this is of no use for images of 448 px.
+_MAX_SHORTER_SIDE = 480
+_JPEG_QUALITY = 92
+_ENDINGS = (".mp4", ".avi", ".mkv", ".webm")
+# All of MSR-VTT's videos; with 16 frames of 320 x 240 pixels that is 2 GB.
+_KEPT_CLIPS = 10_000
+
+
+class Clip(raw_lib.RawFile):
+  """The frames of a video, or of a part of it, decoded when its row is written.
+
+  Attributes:
+    num, stride: how many frames, and how far apart, in frames of the video.
+    start, end: seconds; an end of 0 is the video's.
+    shared: several rows have this clip: keep its frames in memory once decoded.
+  """
+
+  def __init__(
+      self,
+      file: raw_lib.RawFile,
+      *,
+      num: int,
+      stride: int,
+      start: float = 0.0,
+      end: float = 0.0,
+      shared: bool = False,
+  ):
+    super().__init__(file.name, file._path, file._member)
+    self._what = (num, stride, start, end)
+    self._shared = shared
+
+  def read(self) -> list[bytes]:  # type: ignore[override]
+    """The frames as JPEGs.
+
+    Raises:
+      ConfigError: the video library is not installed.
+      DataError: not a video that can be decoded.
+    """
+    return list(_kept(self) if self._shared else self._decoded())
+
+  def _decoded(self) -> list[bytes]:
+    num, stride, start, end = self._what
+    return frames(super().read(), str(self), num=num, stride=stride, start=start, end=end)
+
+  def __eq__(self, other: object) -> bool:
+    return isinstance(other, Clip) and repr(self) == repr(other) and self._path == other._path
+
+  def __hash__(self) -> int:
+    return hash((self._path, repr(self)))
+
+  def __repr__(self) -> str:
+    return f"Clip({self.name!r}, {self._what})"
+
+
+@functools.lru_cache(maxsize=_KEPT_CLIPS)
+def _kept(clip: Clip) -> list[bytes]:
+  return clip._decoded()
+
+
+def feature() -> tfds.features.FeatureConnector:
+  """The column of frames."""
+  return tfds.features.Sequence(tfds.features.Image())
+
+
+def find(raw: raw_lib.Raw, name: str, folders: tuple[str, ...]) -> raw_lib.RawFile | None:
+  """The video called `name` (no ending) in one of the folders, or None."""
+  for folder in folders:
+    for ending in _ENDINGS:
+      found = raw.find(f"{folder}/{name}{ending}")
+      if found is not None:
+        return found
+  return None
+
+
+def with_video(
+    raw: raw_lib.Raw, rows: list[tuple[str, dict[str, Any]]], *, what: str, folders: tuple[str, ...]
+) -> Iterator[tuple[raw_lib.RawFile, dict[str, Any]]]:
+  """(video, row) of the (video's name, row) whose video is there; says how many are not.
+
+  Videos that were public once are gone, and every copy of such a benchmark lacks others; so what is
+  missing is left out, as the reference does, instead of being an error.
+  """
+  names = dict.fromkeys(name for name, _ in rows)
+  files = {name: find(raw, name, folders) for name in names}
+  missing = [name for name, file in files.items() if file is None]
+  if names and len(missing) == len(names):
+    raw.file(f"{folders[0]}/{missing[0]}{_ENDINGS[0]}")  # Raises the error that names it.
+  if missing:
+    print(
+        f"{what}: {len(missing)} of {len(names)} videos are not in {raw.folder} and are left out:"
+        f" {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}",
+        file=sys.stderr,
+    )
+  for name, row in rows:
+    file = files[name]
+    if file is not None:
+      yield file, row
+
+
+def frames(
+    data: bytes, what: str, *, num: int, stride: int, start: float = 0.0, end: float = 0.0
+) -> list[bytes]:
+  """`num` JPEGs of a video file's content, by the rule above.
+
+  Args:
+    what: the video's name in errors.
+    start, end: seconds; an end of 0 is the video's. A part in which no frame begins is the last
+      frame before it.
+
+  Raises:
+    ConfigError: PyAV is not installed.
+    DataError: not a video, or one without frames.
+  """
+  try:
+    import av
+  except ImportError as e:
+    raise errors.ConfigError("Reading videos needs PyAV: pip install av") from e
+  wanted = (num - 1) * stride + 1  # Later frames need not be decoded.
+  found: list[bytes] = []
+  before = None
+  seen = 0
+  try:
+    with av.open(io.BytesIO(data)) as container:
+      stream = container.streams.video[0]
+      stream.thread_type = "AUTO"
+      if start:
+        container.seek(int(start * av.time_base))  # To the key frame before it.
+      for frame in container.decode(stream):
+        time = frame.time or 0.0
+        if time < start:
+          before = frame
+          continue
+        if seen >= wanted or (end and time >= end):
+          break
+        if seen % stride == 0:
+          found.append(_jpeg(frame.to_ndarray(format="rgb24")))
+        seen += 1
+      if not found and before is not None:
+        found.append(_jpeg(before.to_ndarray(format="rgb24")))
+  except (av.error.FFmpegError, IndexError, ValueError) as e:
+    raise errors.DataError(f"{what} is no video that can be decoded: {e}") from None
+  if not found:
+    raise errors.DataError(f"{what} has no frames.")
+  return [found[i % len(found)] for i in range(num)]
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+  """uint8[H, W, 3] as a JPEG, made smaller when its shorter side is above the limit."""
+  image = PIL.Image.fromarray(pixels)
+  scale = _MAX_SHORTER_SIDE / min(image.size)
+  if scale < 1:
+    size = (round(image.width * scale), round(image.height * scale))
+    image = image.resize(size, PIL.Image.Resampling.BILINEAR, reducing_gap=None)
+  file = io.BytesIO()
+  image.save(file, "JPEG", quality=_JPEG_QUALITY)
+  return file.getvalue()

@@ -3,8 +3,8 @@
   python -m tools.prepare okvqa                      # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/okvqa.py:res=448 --workdir runs/okvqa
 
-Trains on train and scores val, as everybody does; final=False keeps a tenth of train aside to choose
-settings on.
+Trains on train and scores val, as everybody does; final=False keeps a tenth of train aside to
+choose settings on.
 """
 
 import paligemma_jax as pj

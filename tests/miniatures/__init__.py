@@ -1,4 +1,4 @@
-"""Downloads in miniature: for each builder of tools/prepare, files laid out as the benchmark's site ships them.
+"""Downloads in miniature: for each builder of tools/prepare, files as the benchmark's site has them.
 
 A module has `make(folder)`, which writes the files, and `EXPECTED`: {dataset name: {split: rows}},
 rows being all that the builder must make of them, each with the columns that tell most. Columns

@@ -1,1 +1,1 @@
-"""Builders of datasets: one module for each benchmark, which reads the download as its site ships it."""
+"""Builders of datasets: one module for each benchmark, which reads its official download."""

@@ -9,6 +9,7 @@ import pathlib
 import zipfile
 from collections.abc import Mapping
 from typing import Any
+from typing import ClassVar
 
 from paligemma_jax.core import errors
 
@@ -16,8 +17,8 @@ from paligemma_jax.core import errors
 class Raw:
   """The files of a download.
 
-  A file 'train2014/a.jpg' is found as such, or in `train2014.zip`, with or without the folder's name
-  in front of the members; nothing needs to be unpacked.
+  A file 'train2014/a.jpg' is found as such, or in `train2014.zip`, with or without the folder's
+  name in front of the members; nothing needs to be unpacked.
   """
 
   def __init__(self, folder: pathlib.Path, homepage: str):
@@ -111,7 +112,8 @@ class Raw:
 class RawFile:
   """A file of the download, read when its row is written."""
 
-  _open: dict[pathlib.Path, zipfile.ZipFile] = {}  # One handle for each archive of the process.
+  # One handle for each archive of the process.
+  _open: ClassVar[dict[pathlib.Path, zipfile.ZipFile]] = {}
 
   def __init__(self, name: str, path: pathlib.Path, member: str = ""):
     self.name, self._path, self._member = name, path, member

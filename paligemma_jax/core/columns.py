@@ -75,6 +75,10 @@ def _flow(
   if not (callable(getattr(source, "open", None)) and callable(getattr(source, "makes", None))):
     yield f"{what}: its source {source!r} is no source of paligemma_jax.sources."
     return
+  for j, part in enumerate(getattr(source, "parts", ())):  # Of a mixture.
+    yield from _flow(f"{what}: parts[{j}]", res, part.source, (*part.pp, *ops), wanted)
+  if hasattr(source, "parts"):
+    return
   columns = list(source.makes())
   known = bool(columns)  # () says that only the data can tell.
   size = 0  # Of the image, where an op sets it.

@@ -73,20 +73,21 @@ class Maker:
     """The slot of this row in this epoch."""
     where = where_is(self.rows, row)
     doing = "reading the row"
+    ops = (*own_ops(self.rows, row), *self.ops)
     try:
       columns = dict(self.rows[row])
       columns.update(_seed=self.seed, _epoch=epoch, _row=row)
       rng = order.row_rng(self.seed, epoch, row)
-      for op in self.ops:
+      for op in ops:
         doing = f"op {op!r}"
         columns = op(columns, rng)
       doing = "making the example"
       notes = tuple(columns.get(NOTES, ()))
-      image = _checked_image(_column(columns, "image", self.ops))
-      laid_out, cut = self._lay_out(columns)
+      image = _checked_image(_column(columns, "image", ops))
+      laid_out, cut = self._lay_out(columns, ops)
       if laid_out is None:
         return Slot(row, dropped=True, where=where)
-      kept = {name: _column(columns, name, self.ops) for name in self.keep}
+      kept = {name: _column(columns, name, ops) for name in self.keep}
       notes += ("truncated",) if cut else ()
       arrays = {"image": image, **laid_out}
       return Slot(row, arrays, where=where, notes=notes, kept=kept)
@@ -97,12 +98,14 @@ class Maker:
     except Exception as e:  # An op of the user's can raise anything; it is named on the way up.
       return Slot(row, failed=f"{where}: {doing} failed: {type(e).__name__}: {e}", where=where)
 
-  def _lay_out(self, columns: dict[str, Any]) -> tuple[dict[str, np.ndarray] | None, bool]:
-    question = tokens.prefix_ids(self.tokenizer, _text(columns, "prefix", self.ops))
+  def _lay_out(
+      self, columns: dict[str, Any], ops: Sequence[Any]
+  ) -> tuple[dict[str, np.ndarray] | None, bool]:
+    question = tokens.prefix_ids(self.tokenizer, _text(columns, "prefix", ops))
     limits = {"text_len": self.text_len, "overflow": self.overflow}
     if self.encoding == "decode":  # The answer is never in the prompt, whatever the row holds.
       return tokens.lay_out_prompt(question, [], **limits), len(question) > self.text_len
-    answer = tokens.suffix_ids(self.tokenizer, _text(columns, "suffix", self.ops))
+    answer = tokens.suffix_ids(self.tokenizer, _text(columns, "suffix", ops))
     cut = len(question) + len(answer) > self.text_len + 1
     return tokens.lay_out_train(question, answer, **limits), cut
 
@@ -110,6 +113,11 @@ class Maker:
 def where_is(rows: Any, row: int) -> str:
   """How messages call a row: the source's `where(row)` ("train.jsonl:12"), else its number."""
   return rows.where(row) if hasattr(rows, "where") else f"row {row}"
+
+
+def own_ops(rows: Any, row: int) -> tuple[Any, ...]:
+  """The ops that a row has of its own, before those for all rows: of a mixture, its part's."""
+  return rows.ops(row) if hasattr(rows, "ops") else ()
 
 
 def _column(columns: dict[str, Any], name: str, ops: Sequence[Any]) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import collections
 import dataclasses
+import functools
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -86,7 +87,15 @@ class TrainLoader:
         rows, tuple(ops), tokenizer, "train", text_len, overflow, seed
     )
     share = _share(batch_size, process_index, process_count)
-    self._slots = _TrainSlots(self._maker, len(rows), batch_size, seed, shuffle, share)
+    rows_of_step = functools.partial(
+        order.rows_of_step,
+        num_rows=len(rows),
+        batch_size=batch_size,
+        seed=seed,
+        shuffle=shuffle,
+        mix=rows.mix() if hasattr(rows, "mix") else (),
+    )
+    self._slots = _TrainSlots(self._maker, rows_of_step, share)
     self._assembler = _Assembler(self._maker, buckets if process_count == 1 else ())
     self._register = _Register(bad_rows, on_bad_row, set(known_bad))
     self._reading = reading.Options(num_threads, num_workers, prefetch, stall_secs)
@@ -175,21 +184,11 @@ class _TrainSlots:
   """(step, slot of the global batch) to Slot, for training."""
 
   maker: examples.Maker
-  num_rows: int
-  batch_size: int
-  seed: int
-  shuffle: bool
+  rows_of_step: Callable[[int], list[tuple[int, int]]]
   share: range
 
   def __call__(self, step: int, slot: int) -> examples.Slot:
-    rows = order.rows_of_step(
-        step,
-        num_rows=self.num_rows,
-        batch_size=self.batch_size,
-        seed=self.seed,
-        shuffle=self.shuffle,
-    )
-    return self.maker(*rows[slot])
+    return self.maker(*self.rows_of_step(step)[slot])
 
 
 @dataclasses.dataclass(frozen=True)

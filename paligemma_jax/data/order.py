@@ -15,18 +15,29 @@ from paligemma_jax.core import errors
 
 choice_index = draws.choice_index
 
-_ORDER = 0x6F72646572  # "order" and "row": keep the draws of the two purposes apart.
+_ORDER = 0x6F72646572  # "order", "row", "part": keep the draws of the purposes apart.
 _ROW = 0x726F77
+_PART = 0x70617274
 
 
 @functools.lru_cache(maxsize=64)
 def rows_of_step(
-    step: int, *, num_rows: int, batch_size: int, seed: int, shuffle: bool
+    step: int,
+    *,
+    num_rows: int,
+    batch_size: int,
+    seed: int,
+    shuffle: bool,
+    mix: tuple[tuple[int, int], ...] = (),
 ) -> list[tuple[int, int]]:
   """The (epoch, row) of each slot of the global batch of step `step` (the first step is 0).
 
   Every epoch visits each row exactly once, in its own order when `shuffle`, else in file order.
   The list is shared between callers: do not change it.
+
+  Args:
+    mix: of a weighted mixture, (rows, rows in an epoch) of each part; both sum to `num_rows`. The
+      epochs are then each part's own, through all of whose rows it goes before it begins anew.
 
   Raises:
     DataError: there are no rows.
@@ -37,7 +48,33 @@ def rows_of_step(
   epochs, rows = np.divmod(slots, num_rows)
   if shuffle:
     rows = draws.permute(rows, num_rows, draws.key(_ORDER, seed, epochs))
+  if mix:
+    epochs, rows = _mixed(epochs, rows, mix, seed, shuffle)
   return list(zip(epochs.tolist(), rows.tolist(), strict=True))
+
+
+def _mixed(
+    rounds: np.ndarray,
+    picks: np.ndarray,
+    mix: tuple[tuple[int, int], ...],
+    seed: int,
+    shuffle: bool,
+) -> tuple[np.ndarray, np.ndarray]:
+  """(epochs of the parts, rows) for places 0..num_rows-1 of the mixture's epochs `rounds`.
+
+  Of the places in an epoch the first belong to the first part, as many as it has rows in an epoch,
+  and so on. The rows of all epochs of a part stand in one line, too.
+  """
+  sizes, quotas = np.array(mix, np.int64).T
+  ends = np.cumsum(quotas)
+  parts = np.searchsorted(ends, picks, side="right")
+  positions = rounds * quotas[parts] + picks - (ends - quotas)[parts]
+  epochs, rows = np.divmod(positions, sizes[parts])
+  for part in np.unique(parts) if shuffle else ():
+    of_part = parts == part
+    keys = draws.key(_PART, seed, int(part), epochs[of_part])
+    rows[of_part] = draws.permute(rows[of_part], int(sizes[part]), keys)
+  return epochs, rows + (np.cumsum(sizes) - sizes)[parts]
 
 
 def row_rng(seed: int, epoch: int, row: int) -> np.random.Generator:

@@ -4,20 +4,25 @@
 that has these methods.
 
     open() -> rows      len(rows), rows[i] -> dict of columns (DataError for a row that is bad),
-                        rows.where(i) -> "file:line", rows.fingerprint() -> text; picklable
+                        rows.where(i) -> "file:line", rows.fingerprint() -> text; picklable.
+                        Where rows differ in what is to be done with them, rows.ops(i) -> row ops
+                        that come before the others, and rows.mix(), as `MixtureRows` has them.
     makes() -> tuple    names of the columns every row has; () when only the data can tell
 """
 
 from paligemma_jax.sources.jsonl import Jsonl
 from paligemma_jax.sources.memory import InMemory
+from paligemma_jax.sources.mixture import Mixture
+from paligemma_jax.sources.mixture import Part
 from paligemma_jax.sources.scenes import Scenes
 from paligemma_jax.sources.tfds import Tfds
 
 SOURCES = {
     "InMemory": InMemory,
     "Jsonl": Jsonl,
+    "Mixture": Mixture,
     "Scenes": Scenes,
     "Tfds": Tfds,
 }
 
-__all__ = ["SOURCES", "InMemory", "Jsonl", "Scenes", "Tfds"]
+__all__ = ["SOURCES", "InMemory", "Jsonl", "Mixture", "Part", "Scenes", "Tfds"]

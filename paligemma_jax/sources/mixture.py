@@ -1,0 +1,182 @@
+"""Several sources as one, each with row ops of its own and a share of the rows."""
+
+from __future__ import annotations
+
+import bisect
+import fractions
+import json
+import math
+import zlib
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from paligemma_jax.core import errors
+from paligemma_jax.core import spec as spec_lib
+
+
+@spec_lib.spec
+class Part:
+  """One source of a `Mixture`.
+
+  Attributes:
+    source: its rows; another mixture too.
+    pp: row ops for these rows alone, applied before those that follow the mixture.
+    weight: its share of what is trained on, relative to the other parts' weights; 0, for all parts
+      alike, gives each as large a share as it has rows.
+  """
+
+  source: Any
+  pp: tuple = ()
+  weight: float = 0.0
+
+  def __post_init__(self):
+    methods = (getattr(self.source, name, None) for name in ("open", "makes"))
+    if not (spec_lib.is_spec(self.source) and all(map(callable, methods))):
+      raise errors.ConfigError(f"The source of a part is {self.source!r}, which is no source.")
+    if not isinstance(self.pp, (tuple, list)):
+      raise errors.ConfigError(f"The pp of a part is {self.pp!r}: expected a tuple of row ops.")
+    if not math.isfinite(self.weight) or self.weight < 0:
+      raise errors.ConfigError(f"The weight of a part is {self.weight!r}: expected 0 or more.")
+
+
+@spec_lib.spec
+class Mixture:
+  """The rows of several sources.
+
+  An epoch is as many rows as the parts have together. Without weights that is each row once, as if
+  all stood in one file. With weights every epoch holds the same number of rows of a part, and a
+  part goes on where it was in the epoch before: all of its rows come once before any comes twice.
+  `_epoch`, by which ops choose among several answers, then counts the rounds of the part. Which row
+  comes when is decided by `data.order`, from the seed and the step alone.
+
+  Evaluators read each row once, one part after the other.
+
+  Attributes:
+    parts: what is mixed.
+  """
+
+  parts: tuple
+
+  def __post_init__(self):
+    if not self.parts:
+      raise errors.ConfigError("A Mixture needs at least one Part.")
+    for i, part in enumerate(self.parts):
+      if not isinstance(part, Part):
+        raise errors.ConfigError(
+            f"parts[{i}] of a Mixture is {part!r}; write sources.Part(source, pp, weight)."
+        )
+    unweighted = [i for i, part in enumerate(self.parts) if not part.weight]
+    if 0 < len(unweighted) < len(self.parts):
+      raise errors.ConfigError(
+          f"Some parts of a Mixture have a weight, parts[{unweighted[0]}] has none: give one to"
+          " each, or to none."
+      )
+
+  def open(self) -> MixtureRows:
+    """Opens every part.
+
+    Raises:
+      ConfigError: a part cannot be opened, or its weight gives it not one row of an epoch.
+      DataError: a part has no rows.
+    """
+    return MixtureRows(self.parts)
+
+  def makes(self) -> tuple[str, ...]:
+    """The columns that the rows of every part have; () when one part's are not known."""
+    made = []
+    for part in self.parts:
+      columns = part.source.makes()
+      if not columns:
+        return ()
+      made.append({*columns, *(name for op in part.pp for name in op.makes())})
+    return tuple(sorted(set.intersection(*made)))
+
+
+class MixtureRows:
+  """The rows of a `Mixture`: those of its parts, one part after the other."""
+
+  def __init__(self, parts: Sequence[Part]):
+    self._rows, self._ops, shares = [], [], []
+    for i, part in enumerate(parts):
+      rows = part.source.open()
+      if not len(rows):
+        raise errors.DataError(f"Part {i} of the mixture has no rows: {part.source}.")
+      for inner_rows, inner_ops, share in _flat(rows):
+        self._rows.append(inner_rows)
+        self._ops.append((*inner_ops, *part.pp))
+        shares.append(share * (fractions.Fraction(part.weight) or len(rows)))
+    self._sizes = tuple(len(rows) for rows in self._rows)
+    self._starts = [0, *np.cumsum(self._sizes).tolist()]
+    self._quotas = _apportioned(len(self), shares)
+    for size, quota, rows in zip(self._sizes, self._quotas, self._rows, strict=True):
+      if not quota:
+        raise errors.ConfigError(
+            f"The weight of a part of {size} rows ({_where(rows, 0)}) is so small that it has not"
+            f" one of the {len(self)} rows of an epoch; raise it or leave the part out."
+        )
+
+  def __len__(self) -> int:
+    return self._starts[-1]
+
+  def __getitem__(self, i: int) -> dict[str, Any]:
+    rows, _, inner = self._find(i)
+    return rows[inner]
+
+  def ops(self, i: int) -> tuple[Any, ...]:
+    """The row ops of the part that row `i` is from."""
+    return self._find(i)[1]
+
+  def where(self, i: int) -> str:
+    """What the part calls the row."""
+    rows, _, inner = self._find(i)
+    return _where(rows, inner)
+
+  def mix(self) -> tuple[tuple[int, int], ...]:
+    """(rows, rows in an epoch) of each part; () when the two are the same everywhere."""
+    if self._sizes == self._quotas:
+      return ()
+    return tuple(zip(self._sizes, self._quotas, strict=True))
+
+  def fingerprint(self) -> str:
+    """Of the parts' content, ops and shares."""
+    ops = json.dumps(spec_lib.to_json(tuple(self._ops)), sort_keys=True)
+    each = " + ".join(
+        f"{quota} of {rows.fingerprint()}"
+        for rows, quota in zip(self._rows, self._quotas, strict=True)
+    )
+    return f"mixture:{zlib.crc32(ops.encode('utf-8', 'surrogatepass')):08x}: {each}"
+
+  def _find(self, i: int) -> tuple[Any, tuple[Any, ...], int]:
+    if not 0 <= i < len(self):
+      raise IndexError(f"row {i} of {len(self)}")
+    part = bisect.bisect_right(self._starts, i) - 1
+    return self._rows[part], self._ops[part], i - self._starts[part]
+
+  def _flat(self) -> Iterator[tuple[Any, tuple[Any, ...], fractions.Fraction]]:
+    for rows, ops, quota in zip(self._rows, self._ops, self._quotas, strict=True):
+      yield rows, ops, fractions.Fraction(quota, len(self))
+
+
+def _flat(rows: Any) -> Iterator[tuple[Any, tuple[Any, ...], fractions.Fraction]]:
+  """(rows, ops, share) of the parts of a mixture, or of these rows themselves."""
+  if isinstance(rows, MixtureRows):
+    yield from rows._flat()
+  else:
+    yield rows, (), fractions.Fraction(1)
+
+
+def _apportioned(num: int, shares: Sequence[fractions.Fraction]) -> tuple[int, ...]:
+  """`num` shared out as whole numbers, by largest remainder; of equal ones the first."""
+  exact = [num * share / sum(shares) for share in shares]
+  whole = [math.floor(value) for value in exact]
+  by_remainder = sorted(range(len(exact)), key=lambda i: (whole[i] - exact[i], i))
+  for i in by_remainder[: num - sum(whole)]:
+    whole[i] += 1
+  return tuple(whole)
+
+
+def _where(rows: Any, i: int) -> str:
+  return rows.where(i) if hasattr(rows, "where") else f"row {i} of {type(rows).__name__}"

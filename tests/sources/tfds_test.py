@@ -2,7 +2,9 @@
 
 import pickle
 
+import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from paligemma_jax import sources
 from paligemma_jax.core import errors
@@ -29,6 +31,62 @@ def test_split_arithmetic_counts_as_tfds_does(data_dir):
   assert ids("train+val") == train + val
   assert ids("train[:2]") == train[:2]
   assert ids("train[-1:]+val[:50%]") == train[-1:] + val[:1]
+
+
+@pytest.fixture(scope="module")
+def numbers_dir(tmp_path_factory):
+  """103 rows of train and 30 of val, in shards of 7."""
+  folder = tmp_path_factory.mktemp("numbers")
+  dataset = build.Dataset(
+      name="numbers",
+      homepage="https://example.org",
+      files=(),
+      features=lambda: {"i": tfds.features.Scalar(np.int64)},
+      splits=lambda raw: {
+          "train": [{"i": i} for i in range(103)],
+          "val": [{"i": 1000 + i} for i in range(30)],
+      },
+  )
+  build.write(dataset, folder, folder / "data", rows_per_shard=7)
+  return folder / "data"
+
+
+@pytest.mark.parametrize(
+    ("split", "train", "val"),
+    [
+        ("train[:-5%]", slice(None, 98), slice(0)),
+        ("train[-5%:]", slice(98, None), slice(0)),
+        ("train[:5%]", slice(5), slice(0)),
+        ("train[:-10%]", slice(93), slice(0)),
+        ("train[-10%:]", slice(93, None), slice(0)),
+        ("train+val", slice(None), slice(None)),
+        ("train + val[20:]", slice(None), slice(20, None)),
+        ("val[:2_0]", slice(0), slice(20)),
+        ("train[:98%]+val", slice(101), slice(None)),
+        ("train[-10:]", slice(93, None), slice(0)),
+    ],
+)
+def test_parts_of_splits_are_those_of_tfds(numbers_dir, split, train, val):
+  def numbers(split):
+    rows = sources.Tfds("numbers", split, data_dir=str(numbers_dir)).open()
+    return [rows[i]["i"] for i in range(len(rows))]
+
+  assert numbers(split) == numbers("train")[train] + numbers("val")[val]
+
+
+def test_parts_that_are_cut_apart_make_the_whole(numbers_dir):
+  def numbers(split):
+    rows = sources.Tfds("numbers", split, data_dir=str(numbers_dir)).open()
+    return [rows[i]["i"] for i in range(len(rows))]
+
+  assert sorted(numbers("train")) == list(range(103))
+  for percent in (2, 5, 10, 98):
+    assert numbers(f"train[:-{percent}%]+train[-{percent}%:]") == numbers("train")
+
+
+def test_a_part_beyond_the_end_is_an_error(numbers_dir):
+  with pytest.raises(errors.ConfigError, match="30 examples"):
+    sources.Tfds("numbers", "train+val[20_000:]", data_dir=str(numbers_dir)).open()
 
 
 def test_rows_survive_pickling_and_images_stay_encoded(data_dir):

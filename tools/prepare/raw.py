@@ -7,6 +7,8 @@ import io
 import json
 import pathlib
 import zipfile
+from collections.abc import Collection
+from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 from typing import ClassVar
@@ -67,11 +69,17 @@ class Raw:
       found = [f"{folder}/{m.removeprefix(last)}" for m in self._members(archive)]
     return sorted(name for name in found if name.endswith(suffix))
 
-  def json(self, *names: str) -> Any:
-    """The content of a JSON file (see `file`)."""
+  def json(self, *names: str, without: Collection[str] = ()) -> Any:
+    """The content of a JSON file (see `file`).
+
+    Args:
+      without: keys that are left out of every object as soon as it is read, for files whose
+        content would not fit into memory.
+    """
     file = self.file(*names)
+    hook = (lambda pairs: {k: v for k, v in pairs if k not in without}) if without else None
     try:
-      return json.loads(file.read())
+      return json.loads(file.read(), object_pairs_hook=hook)
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
       raise errors.DataError(f"{file} is not JSON: {e}") from None
 
@@ -89,12 +97,16 @@ class Raw:
 
   def csv(self, *names: str, delimiter: str = ",") -> list[dict[str, str]]:
     """The rows of a CSV (or, with delimiter='\\t', TSV) file with a header line."""
+    return list(self.csv_lines(*names, delimiter=delimiter))
+
+  def csv_lines(self, *names: str, delimiter: str = ",") -> Iterator[dict[str, str]]:
+    """The same one by one, for files of millions of lines."""
     file = self.file(*names)
-    try:
-      text = file.read().decode("utf-8-sig")
-    except UnicodeDecodeError as e:
-      raise errors.DataError(f"{file} is not UTF-8: {e}") from None
-    return list(csv.DictReader(io.StringIO(text), delimiter=delimiter))
+    with io.TextIOWrapper(io.BytesIO(file.read()), encoding="utf-8-sig", newline="") as lines:
+      try:
+        yield from csv.DictReader(lines, delimiter=delimiter)
+      except UnicodeDecodeError as e:
+        raise errors.DataError(f"{file} is not UTF-8: {e}") from None
 
   def _members(self, archive: pathlib.Path) -> dict[str, str]:
     if archive not in self._zips:

@@ -28,7 +28,7 @@ def run(config, workdir, *more, **env):
   """The finished process; text output."""
   return subprocess.run(
       command(config, workdir, *more), cwd=ROOT, env={**os.environ, **env}, text=True,
-      capture_output=True, timeout=300, check=False,
+      capture_output=True, timeout=900, check=False,
   )
 
 

@@ -10,6 +10,7 @@ from PIL import Image
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 from tests import run_train
+from tests import virtual_devices
 
 TINY = "configs/tiny.py"
 GOLDEN_LOSSES = pathlib.Path(__file__).parent / "golden" / "losses.txt"
@@ -133,11 +134,7 @@ def test_the_losses_of_the_tiny_run_are_the_golden_ones(finished_run):
 
 @pytest.mark.slow  # A run of the command on eight virtual devices.
 def test_eight_devices_with_fsdp_have_the_losses_of_one(finished_run, tmp_path):
-  # Eight threads on a busy machine may wait longer for each other than XLA's 40 seconds.
-  flags = (
-      "--xla_force_host_platform_device_count=8"
-      " --xla_cpu_collective_call_terminate_timeout_seconds=600"
-  )
+  flags = virtual_devices.environment(8)["XLA_FLAGS"]  # The command itself sees to its threads.
   done = run_train.run(TINY, tmp_path / "w", XLA_FLAGS=flags)
   assert done.returncode == 0, done.stderr
   assert "8 cpu device(s)" in done.stderr

@@ -13,6 +13,8 @@ from absl import logging
 from paligemma_jax.core import errors
 
 _CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+_THREADS_VARIABLE = "NPROC"  # Read by XLA when the CPU becomes a device.
+_THREADS = 64
 
 
 def start() -> None:
@@ -25,6 +27,7 @@ def start() -> None:
     ConfigError: the hosts did not find each other.
   """
   _quiet_libraries()
+  _make_room_for_collectives()
   if not os.environ.get(_CACHE_VARIABLE):
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(home / "paligemma_jax" / "jax"))
@@ -44,6 +47,18 @@ def start() -> None:
       ) from e
   elif int(os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",")) > 0:
     jax.distributed.initialize()
+
+
+def _make_room_for_collectives() -> None:
+  """Gives XLA:CPU more threads than cores where one process talks to other CPU devices.
+
+  A device runs independent collectives of a program at once and each holds a thread of the pool
+  until all devices have come. With a thread per core the pool can fill up with devices that wait
+  for one that finds no thread: a run on 8 virtual devices and 2 cores then stands still for ever.
+  """
+  several = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+  if several or os.environ.get("JAX_NUM_CPU_DEVICES") or "JAX_COORDINATOR_ADDRESS" in os.environ:
+    os.environ.setdefault(_THREADS_VARIABLE, str(_THREADS))
 
 
 def _quiet_libraries() -> None:

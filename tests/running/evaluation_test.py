@@ -20,6 +20,7 @@ from paligemma_jax.evals import base
 from paligemma_jax.running import evaluation
 from paligemma_jax.running import setup
 from paligemma_jax.running import workdir
+from tests import virtual_devices
 from tests.running import evaluation_run
 
 _PAINT = (evaluation_run.Paint(),)
@@ -178,14 +179,7 @@ def test_the_metrics_are_the_same_on_one_device_on_eight_and_on_two_processes():
 
 
 def _run_all(*arguments, devices, processes=1):
-  environment = {
-      **os.environ,
-      "JAX_PLATFORMS": "cpu",
-      "XLA_FLAGS": (
-          f"--xla_force_host_platform_device_count={devices}"
-          " --xla_cpu_collective_call_terminate_timeout_seconds=600"
-      ),
-  }
+  environment = virtual_devices.environment(devices)
   runs = []
   for index in range(processes):
     command = [sys.executable, "-m", "tests.running.evaluation_run", *map(str, arguments)]

@@ -1,7 +1,6 @@
 """Meshes, where parameters lie, and that eight devices train as one does."""
 
 import json
-import os
 import pathlib
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 from paligemma_jax.training import sharding
 from tests import golden_files
+from tests import virtual_devices
 
 
 def _mesh_shape(*shape):
@@ -27,12 +27,7 @@ def eight_devices(tmp_path_factory):
   """What sharding_run.py found, in a process of its own with 8 virtual devices."""
   golden_files.path("bv/train_batches.npz")  # Skips where goldens are absent.
   root = pathlib.Path(__file__).resolve().parents[2]
-  # On a busy machine the eight threads of a collective may come minutes apart.
-  flags = (
-      "--xla_force_host_platform_device_count=8"
-      " --xla_cpu_collective_call_terminate_timeout_seconds=600"
-  )
-  env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(root)}
+  env = virtual_devices.environment(8, PYTHONPATH=str(root))
   found = subprocess.run(
       [sys.executable, "-m", "tests.training.sharding_run", str(tmp_path_factory.mktemp("state"))],
       cwd=root, env=env, capture_output=True, text=True, timeout=900, check=False,

@@ -1,7 +1,6 @@
 """Strict loading onto devices, round trips, and where published files are looked for."""
 
 import json
-import os
 import subprocess
 import sys
 import zipfile
@@ -19,6 +18,7 @@ from paligemma_jax.weights import names
 from paligemma_jax.weights import native
 from paligemma_jax.weights import published
 from tests import golden_files
+from tests import virtual_devices
 from tests.weights import makers
 
 
@@ -112,7 +112,7 @@ print(cut)
 
 def test_every_device_of_a_mesh_gets_its_part(tmp_path):
   path = makers.write_npz(tmp_path / "w.npz", makers.params(makers.sizes()))
-  env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+  env = virtual_devices.environment(8)
   command = [sys.executable, "-c", _ON_EIGHT_DEVICES, str(path)]
   done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
   assert done.returncode == 0, done.stderr

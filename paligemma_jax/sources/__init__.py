@@ -10,6 +10,7 @@ that has these methods.
     makes() -> tuple    names of the columns every row has; () when only the data can tell
 """
 
+from paligemma_jax.sources.hf_dataset import HfDataset
 from paligemma_jax.sources.jsonl import Jsonl
 from paligemma_jax.sources.memory import InMemory
 from paligemma_jax.sources.mixture import Mixture
@@ -18,6 +19,7 @@ from paligemma_jax.sources.scenes import Scenes
 from paligemma_jax.sources.tfds import Tfds
 
 SOURCES = {
+    "HfDataset": HfDataset,
     "InMemory": InMemory,
     "Jsonl": Jsonl,
     "Mixture": Mixture,
@@ -25,4 +27,13 @@ SOURCES = {
     "Tfds": Tfds,
 }
 
-__all__ = ["SOURCES", "InMemory", "Jsonl", "Mixture", "Part", "Scenes", "Tfds"]
+__all__ = [
+    "SOURCES",
+    "HfDataset",
+    "InMemory",
+    "Jsonl",
+    "Mixture",
+    "Part",
+    "Scenes",
+    "Tfds",
+]

@@ -1,0 +1,268 @@
+"""Hugging Face datasets that `save_to_disk` wrote, read through pyarrow alone."""
+
+from __future__ import annotations
+
+import bisect
+import json
+import os
+import pathlib
+import zlib
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+from paligemma_jax.core import errors
+from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.sources import files
+from paligemma_jax.sources import slices
+
+_IMAGE = {"bytes", "path"}  # The fields of a stored image.
+_SAVE = "datasets.load_dataset(…).save_to_disk(folder)"
+
+
+@spec_lib.spec
+class HfDataset:
+  """Rows of a `datasets.Dataset` or `DatasetDict` saved to disk; `datasets` is not needed to read.
+
+  Columns are the dataset's, those of nested ones under 'outer/inner'. An image becomes its encoded
+  bytes, a list of images a list of those, everything else what it is in Python.
+
+  Attributes:
+    path: the folder that `save_to_disk` wrote.
+    split: a split, or a part of splits as in 'train[:90%]+val'; of a folder that holds a single
+      dataset '', or a part of it as in '[:90%]'.
+    images: the folder for images that are stored as a path instead of as content; their paths must
+      be relative to it. '' is none.
+    names: columns of class numbers to read as the names of the classes.
+  """
+
+  path: str
+  split: str = ""
+  images: str = ""
+  names: tuple = ()
+
+  def open(self) -> HfRows:
+    """Maps the files into memory.
+
+    Raises:
+      ConfigError: not such a folder, or no such split or column.
+    """
+    return HfRows(self)
+
+  def makes(self) -> tuple[str, ...]:
+    """The columns, as the dataset describes itself; () while it is not there."""
+    try:
+      folder = next(iter(self._folders().values()))
+      return tuple(sorted(_features(folder)))
+    except (errors.ConfigError, OSError):
+      return ()
+
+  def _folders(self) -> dict[str, pathlib.Path]:
+    """{split: its folder} for the splits that are asked for."""
+    root = pathlib.Path(self.path)
+    asked = slices.names(self.split)
+    if (root / "state.json").is_file():
+      known = {"": root, _read_json(root / "state.json").get("_split") or "": root}
+    elif (root / "dataset_dict.json").is_file():
+      splits = _read_json(root / "dataset_dict.json").get("splits", ())
+      known = {name: root / name for name in splits if _is_plain(name)}
+    else:
+      raise errors.ConfigError(
+          f"{self.path!r} is no dataset saved to disk: it has neither state.json nor"
+          f" dataset_dict.json. Write it with {_SAVE}."
+      )
+    for name in asked:
+      if name not in known:
+        listed = ", ".join(repr(n) for n in known if n) or "none by name"
+        raise errors.ConfigError(
+            f"{self.path!r} has no split {name!r}; it has {listed}."
+            f"{errors.did_you_mean(name, known) if name else ' Set split to one of them.'}"
+        )
+    return {name: known[name] for name in asked}
+
+
+class HfRows:
+  """The rows of an `HfDataset`. Picklable: the files are mapped again where it arrives."""
+
+  def __init__(self, source: HfDataset):
+    self._spec = source
+    self._connect()
+
+  def __len__(self) -> int:
+    return self._starts[-1]
+
+  def __getitem__(self, i: int) -> dict[str, Any]:
+    name, k = self._find(i)
+    try:
+      row = dict(_flat(self._splits[name].row(k)))
+      for column in self._spec.names:
+        row[column] = self._class_name(column, row[column])
+      return {column: self._plain(column, value) for column, value in row.items()}
+    except errors.DataError as e:
+      raise errors.DataError(f"{self.where(i)}: {e}") from None
+
+  def where(self, i: int) -> str:
+    """What to call a row in a message."""
+    name, k = self._find(i)
+    return f"row {k} of {self._spec.path}{f' {name}' if name else ''}"
+
+  def fingerprint(self) -> str:
+    """Of the dataset's own fingerprint and the sizes of its files; their content is not read."""
+    marks = repr(sorted((name, split.mark) for name, split in self._splits.items()))
+    return f"hf:{self._spec.split}:{len(self)} rows:{zlib.crc32(marks.encode()):08x}"
+
+  def __getstate__(self) -> dict[str, Any]:
+    return {"_spec": self._spec}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    self._spec = state["_spec"]
+    self._connect()
+
+  def _connect(self) -> None:
+    self._splits = {name: _Split(path) for name, path in self._spec._folders().items()}
+    sizes = {name: len(split) for name, split in self._splits.items()}
+    self._parts = slices.ranges(self._spec.split, sizes)
+    self._starts = [0]
+    for _, rows in self._parts:
+      self._starts.append(self._starts[-1] + len(rows))
+    features = _features(next(iter(self._spec._folders().values())))
+    classes = {name: feature["names"] for name, feature in features.items() if "names" in feature}
+    what = f"column of class numbers in {self._spec.path!r}"
+    self._classes = {name: errors.pick(classes, name, what) for name in self._spec.names}
+
+  def _find(self, i: int) -> tuple[str, int]:
+    if not 0 <= i < len(self):
+      raise IndexError(f"row {i} of {len(self)}")
+    part = bisect.bisect_right(self._starts, i) - 1
+    name, rows = self._parts[part]
+    return name, rows[i - self._starts[part]]
+
+  def _class_name(self, column: str, value: Any) -> Any:
+    if isinstance(value, list):
+      return [self._class_name(column, v) for v in value]
+    names = self._classes[column]
+    if isinstance(value, int) and 0 <= value < len(names):
+      return names[value]
+    if value is None or value == -1:  # Both stand for no label.
+      return None
+    raise errors.DataError(f"column {column!r} is {value!r}, but there are {len(names)} classes.")
+
+  def _plain(self, column: str, value: Any) -> Any:
+    """Images as bytes, in lists too."""
+    if isinstance(value, list):
+      return [self._plain(column, v) for v in value]
+    if not (isinstance(value, dict) and value.keys() == _IMAGE):
+      return value
+    if value["bytes"] is not None:
+      return value["bytes"]
+    if value["path"] is None:
+      return None
+    if not self._spec.images:
+      raise errors.DataError(
+          f"column {column!r}: the image is stored as the path {value['path']!r} alone; set"
+          " `images` to the folder it is relative to, or save the dataset with its images in it."
+      )
+    try:
+      return files.read_under(self._spec.images, value["path"])
+    except errors.DataError as e:
+      raise errors.DataError(f"column {column!r}: {e}") from None
+
+
+class _Split:
+  """The record batches of one dataset, mapped into memory."""
+
+  def __init__(self, folder: pathlib.Path):
+    try:
+      import pyarrow
+    except ImportError as e:
+      raise errors.ConfigError("Reading a saved dataset needs pyarrow: pip install pyarrow") from e
+    state = _read_json(folder / "state.json")
+    if state.get("_indices_data_files"):
+      raise errors.ConfigError(
+          f"{folder} was saved by an old version of datasets, with an index of its rows beside it;"
+          " load it there, and save it again after .flatten_indices()."
+      )
+    self._errors = (pyarrow.ArrowException, ValueError, OSError)
+    self._batches, self._starts = [], [0]
+    sizes = []
+    for entry in state.get("_data_files") or ():
+      name = entry.get("filename") if isinstance(entry, Mapping) else None
+      if not _is_plain(name):
+        raise errors.ConfigError(f"{folder / 'state.json'} names the file {name!r}.")
+      sizes.append((name, self._map(pyarrow, folder / name)))
+    self.mark = (state.get("_fingerprint"), tuple(sizes))
+
+  def __len__(self) -> int:
+    return self._starts[-1]
+
+  def row(self, k: int) -> dict[str, Any]:
+    """Row `k`; what its offsets and texts say is checked, so that a broken file cannot crash us."""
+    i = bisect.bisect_right(self._starts, k) - 1
+    one = self._batches[i].slice(k - self._starts[i], 1)
+    try:
+      one.validate(full=True)
+      return one.to_pylist()[0]
+    except self._errors as e:
+      raise errors.DataError(f"the row cannot be read: {e}") from None
+
+  def _map(self, pyarrow: Any, path: pathlib.Path) -> int:
+    """Adds the file's batches; its size in bytes."""
+    try:
+      with pyarrow.memory_map(str(path)) as mapped, pyarrow.ipc.open_stream(mapped) as stream:
+        for batch in stream:
+          batch.validate()
+          self._batches.append(batch)
+          self._starts.append(self._starts[-1] + len(batch))
+      return os.path.getsize(path)
+    except FileNotFoundError:
+      raise errors.ConfigError(
+          f"{path} is missing; state.json beside it names it. Copy the whole folder."
+      ) from None
+    except self._errors as e:
+      raise errors.ConfigError(f"{path} is no Arrow file of a saved dataset: {e}") from None
+
+
+def _features(folder: pathlib.Path) -> dict[str, Mapping[str, Any]]:
+  """{column: its description, of a list that of its values}; {} when the folder has none."""
+  path = folder / "dataset_info.json"
+  features = _read_json(path).get("features") if path.is_file() else {}
+  return dict(_described(features or {}))
+
+
+def _described(
+    features: Mapping[str, Any], above: str = ""
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+  for name, feature in features.items():
+    feature = feature if isinstance(feature, Mapping) else {}
+    inner = feature.get("feature")
+    if feature and "_type" not in feature:
+      yield from _described(feature, f"{above}{name}/")
+    elif feature.get("_type") == "Sequence" and inner and "_type" not in inner:
+      yield from _described(inner, f"{above}{name}/")  # Stored as lists, one for each field.
+    else:
+      while isinstance(feature.get("feature"), Mapping):
+        feature = feature["feature"]
+      yield above + name, feature
+
+
+def _flat(row: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+  for name, value in row.items():
+    if isinstance(value, dict) and value and value.keys() != _IMAGE:
+      yield from _flat(value, f"{above}{name}/")
+    else:
+      yield above + name, value
+
+
+def _is_plain(name: Any) -> bool:
+  """A name inside a folder, no path."""
+  return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
+
+
+def _read_json(path: pathlib.Path) -> Mapping[str, Any]:
+  try:
+    content = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
+    raise errors.ConfigError(f"Cannot read {str(path)!r}: {e}") from None
+  if not isinstance(content, dict):
+    raise errors.ConfigError(f"{path} holds no JSON object.")
+  return content

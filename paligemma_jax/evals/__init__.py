@@ -2,19 +2,35 @@
 
 from paligemma_jax.evals.base import Evaluator
 from paligemma_jax.evals.boxes import BoxAccuracy
+from paligemma_jax.evals.chartqa import ChartQa
+from paligemma_jax.evals.edits import ErrorRate
+from paligemma_jax.evals.mmvp import Mmvp
 from paligemma_jax.evals.output import Output
 from paligemma_jax.evals.perplexity import Perplexity
+from paligemma_jax.evals.pope import Pope
 from paligemma_jax.evals.predictions import WritePredictions
+from paligemma_jax.evals.rsvqa import Rsvqa
+from paligemma_jax.evals.science_qa import ScienceQa
 from paligemma_jax.evals.scoring import METRICS
 from paligemma_jax.evals.scoring import score
+from paligemma_jax.evals.tallyqa import TallyQa
 from paligemma_jax.evals.vqa import ExactMatch
 from paligemma_jax.evals.vqa import VqaAccuracy
+from paligemma_jax.evals.vqav2 import VqaV2Accuracy
 
 EVALUATORS = {
     "BoxAccuracy": BoxAccuracy,
+    "ChartQa": ChartQa,
+    "ErrorRate": ErrorRate,
     "ExactMatch": ExactMatch,
+    "Mmvp": Mmvp,
     "Perplexity": Perplexity,
+    "Pope": Pope,
+    "Rsvqa": Rsvqa,
+    "ScienceQa": ScienceQa,
+    "TallyQa": TallyQa,
     "VqaAccuracy": VqaAccuracy,
+    "VqaV2Accuracy": VqaV2Accuracy,
     "WritePredictions": WritePredictions,
 }
 
@@ -22,11 +38,19 @@ __all__ = [
     "EVALUATORS",
     "METRICS",
     "BoxAccuracy",
+    "ChartQa",
+    "ErrorRate",
     "Evaluator",
     "ExactMatch",
+    "Mmvp",
     "Output",
     "Perplexity",
+    "Pope",
+    "Rsvqa",
+    "ScienceQa",
+    "TallyQa",
     "VqaAccuracy",
+    "VqaV2Accuracy",
     "WritePredictions",
     "score",
 ]

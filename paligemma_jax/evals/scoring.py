@@ -8,14 +8,49 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from paligemma_jax.core import errors
 from paligemma_jax.evals import boxes
+from paligemma_jax.evals import chartqa
+from paligemma_jax.evals import edits
+from paligemma_jax.evals import mmvp
+from paligemma_jax.evals import pope
+from paligemma_jax.evals import rsvqa
+from paligemma_jax.evals import science_qa
+from paligemma_jax.evals import tables
+from paligemma_jax.evals import tallyqa
 from paligemma_jax.evals import vqa
+from paligemma_jax.evals import vqav2
 
 METRICS: dict[str, Callable[..., dict[str, float]]] = {
     "box_accuracy": boxes.box_accuracy,
+    "chartqa": chartqa.relaxed_accuracy,
+    "error_rate": edits.error_rate,
     "exact_match": vqa.exact_match,
+    "mmvp": mmvp.accuracy,
+    "pope": pope.polling,
+    "rsvqa": rsvqa.accuracy,
+    "science_qa": science_qa.accuracy,
+    "tallyqa": tallyqa.accuracy,
     "vqa_accuracy": vqa.vqa_accuracy,
+    "vqav2": vqav2.accuracy,
+}
+
+Summary = Callable[[Mapping[str, np.ndarray]], dict[str, float]]
+
+# Of metrics whose rows are scored one by one: the scores of each row, and what sums them up.
+TABLES: dict[str, tuple[Callable[..., tables.Table], Summary]] = {
+    "chartqa": (chartqa.table, chartqa.summary),
+    "error_rate": (edits.table, edits.summary),
+    "exact_match": (vqa.exact_match_table, vqa.exact_match_summary),
+    "mmvp": (mmvp.table, mmvp.summary),
+    "pope": (pope.table, pope.summary),
+    "rsvqa": (rsvqa.table, rsvqa.summary),
+    "science_qa": (science_qa.table, science_qa.summary),
+    "tallyqa": (tallyqa.table, tallyqa.summary),
+    "vqa_accuracy": (vqa.vqa_table, vqa.vqa_summary),
+    "vqav2": (vqav2.table, vqav2.summary),
 }
 
 

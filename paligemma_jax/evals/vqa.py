@@ -7,9 +7,35 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
+from paligemma_jax.evals import edits
 from paligemma_jax.evals import output
+from paligemma_jax.evals import tables
+
+
+def exact_match_table(
+    predictions: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    truth: str = "suffix",
+    lower: bool = False,
+    strip: bool = True,
+) -> tables.Table:
+  """`acc` of each row, 0 or 1; see `exact_match`."""
+  hits = []
+  for i, (prediction, row) in enumerate(zip(predictions, rows, strict=True)):
+    answers = base.answers_of(base.column(row, truth, i), truth, i)
+    wanted = {_plain(a, lower=lower, strip=strip) for a in answers}
+    hits.append(float(_plain(prediction, lower=lower, strip=strip) in wanted))
+  return tables.make({"acc": hits})
+
+
+def exact_match_summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
+  """The metrics of `exact_match`."""
+  return {"acc": tables.mean(table["acc"]), "num": float(len(table["acc"]))}
 
 
 def exact_match(
@@ -29,12 +55,41 @@ def exact_match(
     lower: compare without case.
     strip: compare without white space at the ends.
   """
-  hits = []
+  table = exact_match_table(predictions, rows, truth=truth, lower=lower, strip=strip)
+  return exact_match_summary(table)
+
+
+def vqa_table(
+    predictions: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    truth: str = "suffix",
+    lower: bool = False,
+    strip: bool = False,
+) -> tables.Table:
+  """acc, acc_any and anls of each row; see `vqa_accuracy`."""
+  soft, hit, similarity = [], [], []
   for i, (prediction, row) in enumerate(zip(predictions, rows, strict=True)):
-    answers = base.answers_of(base.column(row, truth, i), truth, i)
-    wanted = {_plain(a, lower=lower, strip=strip) for a in answers}
-    hits.append(float(_plain(prediction, lower=lower, strip=strip) in wanted))
-  return {"acc": base.mean(hits), "num": float(len(hits))}
+    value = base.column(row, truth, i)
+    answers = [_plain(a, lower=lower, strip=strip) for a in base.answers_of(value, truth, i)]
+    said = _plain(prediction, lower=lower, strip=strip)
+    num_matches = sum(said == answer for answer in answers)
+    one = isinstance(value, str)
+    soft.append(float(num_matches) if one else min(1.0, num_matches / 3))
+    hit.append(min(1.0, float(num_matches)))
+    similarity.append(max((edits.anls(said, answer) for answer in answers), default=tables.NONE))
+    if not answers:
+      soft[-1] = hit[-1] = tables.NONE
+  return tables.make({"acc": soft, "acc_any": hit, "anls": similarity})
+
+
+def vqa_summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
+  """The metrics of `vqa_accuracy`."""
+  return {
+      **{name: tables.mean(table[name]) for name in ("acc", "acc_any", "anls")},
+      "num_truth": tables.count(table["acc"]),
+      "num": float(len(table["acc"])),
+  }
 
 
 def vqa_accuracy(
@@ -55,35 +110,7 @@ def vqa_accuracy(
     acc, acc_any, anls: means over the rows with truth.
     num_truth, num: how many those rows, and all rows, are.
   """
-  soft, hit, anls_values = [], [], []
-  for i, (prediction, row) in enumerate(zip(predictions, rows, strict=True)):
-    value = base.column(row, truth, i)
-    answers = [_plain(a, lower=lower, strip=strip) for a in base.answers_of(value, truth, i)]
-    if not answers:
-      continue
-    said = _plain(prediction, lower=lower, strip=strip)
-    num_matches = sum(said == answer for answer in answers)
-    soft.append(float(num_matches) if isinstance(value, str) else min(1.0, num_matches / 3))
-    hit.append(min(1.0, float(num_matches)))
-    anls_values.append(max(anls(said, answer) for answer in answers))
-  return {
-      "acc": base.mean(soft),
-      "acc_any": base.mean(hit),
-      "anls": base.mean(anls_values),
-      "num_truth": float(len(soft)),
-      "num": float(len(predictions)),
-  }
-
-
-def anls(prediction: str, truth: str, threshold: float = 0.5) -> float:
-  """Normalised Levenshtein similarity; 0 where the distance reaches `threshold` (arXiv:1907.00490).
-
-  An empty truth scores 1 for an empty prediction and 0 for any other.
-  """
-  if not truth:
-    return float(prediction == "")
-  distance = _levenshtein(prediction, truth) / max(len(prediction), len(truth))
-  return 1 - distance if distance < threshold else 0.0
+  return vqa_summary(vqa_table(predictions, rows, truth=truth, lower=lower, strip=strip))
 
 
 @spec.spec
@@ -98,12 +125,18 @@ class ExactMatch(base.Evaluator):
     """The column of the true answers."""
     return (self.truth,)
 
+  def table(
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+  ) -> tables.Table:
+    """The score of each row."""
+    texts = [o.text for o in outputs]
+    return exact_match_table(texts, rows, truth=self.truth, lower=self.lower, strip=self.strip)
+
   def score(
       self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
   ) -> dict[str, float]:
     """The metrics of `exact_match`."""
-    texts = [o.text for o in outputs]
-    return exact_match(texts, rows, truth=self.truth, lower=self.lower, strip=self.strip)
+    return exact_match_summary(self.table(rows, outputs))
 
   def baseline(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The same metrics of always giving the commonest true answer of these very rows."""
@@ -130,25 +163,20 @@ class VqaAccuracy(base.Evaluator):
     """The column of the true answers."""
     return (self.truth,)
 
+  def table(
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+  ) -> tables.Table:
+    """The scores of each row."""
+    texts = [o.text for o in outputs]
+    return vqa_table(texts, rows, truth=self.truth, lower=self.lower, strip=self.strip)
+
   def score(
       self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
   ) -> dict[str, float]:
     """The metrics of `vqa_accuracy`."""
-    texts = [o.text for o in outputs]
-    return vqa_accuracy(texts, rows, truth=self.truth, lower=self.lower, strip=self.strip)
+    return vqa_summary(self.table(rows, outputs))
 
 
 def _plain(text: str, *, lower: bool, strip: bool) -> str:
   text = text.lower() if lower else text
   return text.strip() if strip else text
-
-
-def _levenshtein(a: str, b: str) -> int:
-  previous = list(range(len(b) + 1))
-  for i, char_a in enumerate(a, 1):
-    current = [i]
-    for j, char_b in enumerate(b, 1):
-      substitution = previous[j - 1] + (char_a != char_b)
-      current.append(min(previous[j] + 1, current[-1] + 1, substitution))
-    previous = current
-  return previous[-1]

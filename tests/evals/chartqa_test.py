@@ -1,0 +1,69 @@
+"""Relaxed accuracy against a table worked out by hand from arXiv:2203.10244, section 5.1."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from paligemma_jax import evals
+from paligemma_jax.evals import chartqa
+
+
+@pytest.mark.parametrize(
+    ("prediction", "truth", "acc", "relaxed"),
+    [
+        ("100", "100", 1, 1),
+        ("105", "100", 0, 1),
+        ("95", "100", 0, 1),
+        ("105.1", "100", 0, 0),
+        ("94.9", "100", 0, 0),
+        ("-95", "-100", 0, 1),
+        ("95", "-100", 0, 0),
+        ("100.0", "100", 0, 1),
+        ("0.12", "12%", 0, 1),  # A percentage is a number.
+        ("12", "12%", 0, 0),
+        ("12.5%", "12%", 0, 1),
+        ("0", "0", 1, 1),
+        ("0.0", "0", 0, 0),  # There is no share of nothing: as it is written.
+        ("0.001", "0", 0, 0),
+        ("1e2", "100", 0, 1),
+        ("1,000", "1000", 0, 0),  # Not read as a number.
+        ("Spain", "Spain", 1, 1),
+        ("spain", "Spain", 0, 0),
+        ("Spain", "100", 0, 0),
+        ("nan", "nan", 1, 1),  # Words, not numbers.
+        ("inf", "100", 0, 0),
+        ("%", "%", 1, 1),
+        ("", "5", 0, 0),
+        (" 100\n", "100", 1, 1),
+        ("b", ["a", "b"], 1, 1),
+    ],
+)
+def test_relaxed_accuracy_by_hand(prediction, truth, acc, relaxed):
+  result = evals.score("chartqa", [prediction], [{"answer": truth}])
+  assert result == {"acc": acc, "relaxed_acc": relaxed, "num": 1.0}
+
+
+def test_case_is_ignored_where_asked_for():
+  assert evals.score("chartqa", ["spain"], [{"answer": "Spain"}], lower=True)["relaxed_acc"] == 1
+
+
+@given(st.integers(1, 10**6), st.integers(-300, 300))
+def test_within_a_twentieth_and_no_further(truth, thousandths):
+  said = truth * (1000 + thousandths) / 1000
+  if abs(thousandths) != 50:  # There, rounding decides.
+    assert chartqa.relaxed_match(repr(said), str(truth)) == (abs(thousandths) < 50)
+
+
+@given(*[st.text(st.sampled_from("0159.%-+e naif"), max_size=5)] * 2)
+def test_equal_texts_match_and_nothing_raises(a, b):
+  assert chartqa.relaxed_match(a, a)
+  if chartqa._number(a) is None or chartqa._number(b) is None:
+    assert chartqa.relaxed_match(a, b) == (a == b)
+
+
+def test_the_evaluator_scores_as_the_metric_does():
+  rows, outputs = [{"y": "10"}, {"y": "A"}], [evals.Output(0, "10.4"), evals.Output(1, "a")]
+  spec = evals.ChartQa("test/acc", None, truth="y", lower=True)
+  assert spec.columns() == ("y",)
+  assert spec.score(rows, outputs) == {"acc": 0.5, "relaxed_acc": 1.0, "num": 2.0}
+  assert spec.table(rows, outputs)["acc"].tolist() == [0.0, 1.0]

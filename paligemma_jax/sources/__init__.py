@@ -17,6 +17,7 @@ from paligemma_jax.sources.mixture import Mixture
 from paligemma_jax.sources.mixture import Part
 from paligemma_jax.sources.scenes import Scenes
 from paligemma_jax.sources.tfds import Tfds
+from paligemma_jax.sources.video import Video
 
 SOURCES = {
     "HfDataset": HfDataset,
@@ -25,6 +26,7 @@ SOURCES = {
     "Mixture": Mixture,
     "Scenes": Scenes,
     "Tfds": Tfds,
+    "Video": Video,
 }
 
 __all__ = [
@@ -36,4 +38,5 @@ __all__ = [
     "Part",
     "Scenes",
     "Tfds",
+    "Video",
 ]

@@ -7,6 +7,7 @@ gives, and is looked at before it is opened: opening a fifo hangs, opening a dev
 from __future__ import annotations
 
 import os
+import re
 import stat
 from typing import Any
 
@@ -52,10 +53,7 @@ def read_under(root: str, name: Any, *, max_bytes: int = MAX_IMAGE_BYTES) -> byt
   name = _checked_name(root, name)
   if is_remote(root):
     return _read_remote(f"{root.rstrip('/')}/{name}", max_bytes)
-  real_root = os.path.realpath(root)
-  path = os.path.realpath(os.path.join(real_root, name))
-  if os.path.commonpath([real_root, path]) != real_root:
-    raise errors.DataError(f"file {name!r} leads out of {root!r} through a symlink.")
+  path = _real_path(root, name)
   try:
     _check_status(os.stat(path, follow_symlinks=False), name, max_bytes)
     # NONBLOCK and NOFOLLOW: the path may have been replaced since it was looked at.
@@ -70,6 +68,42 @@ def read_under(root: str, name: Any, *, max_bytes: int = MAX_IMAGE_BYTES) -> byt
   if len(data) > max_bytes:
     raise errors.DataError(f"file {name!r} grew over the limit of {max_bytes} bytes.")
   return data
+
+
+def names_under(root: str, name: Any) -> list[str] | None:
+  """What is in the folder that a row calls `name`, a path relative to `root`; None of a file.
+
+  In the order of people: numbers in names count as numbers, so 'f2.jpg' comes before 'f10.jpg'.
+
+  Raises:
+    DataError: as `read_under`; that there is nothing of that name is left for it to say.
+  """
+  name = _checked_name(root, name)
+  if is_remote(root):
+    fs, path = file_system(root), f"{root.rstrip('/')}/{name}"
+    if not fs.isdir(path):
+      return None
+    found = [n.rstrip("/").rpartition("/")[2] for n in fs.ls(path, detail=False)]
+  else:
+    path = _real_path(root, name)
+    if not os.path.isdir(path):
+      return None
+    found = os.listdir(path)
+  return sorted(found, key=_by_number)
+
+
+def _by_number(name: str) -> tuple[list[tuple[int, str]], str]:
+  """Digits by their value, then the rest; the name itself decides between 'f1' and 'f01'."""
+  pieces = re.split(r"([0-9]+)", name)
+  return [(int(p), "") if i % 2 else (-1, p) for i, p in enumerate(pieces)], name
+
+
+def _real_path(root: str, name: str) -> str:
+  real_root = os.path.realpath(root)
+  path = os.path.realpath(os.path.join(real_root, name))
+  if os.path.commonpath([real_root, path]) != real_root:
+    raise errors.DataError(f"file {name!r} leads out of {root!r} through a symlink.")
+  return path
 
 
 def _checked_name(root: str, name: Any) -> str:

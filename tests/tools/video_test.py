@@ -1,4 +1,4 @@
-"""Which frames of a video end up in a row."""
+"""A download's videos become JPEGs in the rows; which frames is tested with `sources.frames`."""
 
 import io
 
@@ -20,44 +20,31 @@ from tools.prepare import video
 pytest.importorskip("av", reason="videos are made and read with PyAV")
 
 
-@pytest.fixture(scope="module")
-def ten_frames():
-  """One second at 10 frames per second; frame i is grey of level 10 (i + 1)."""
-  return clips.mp4(10)
-
-
 def numbers(jpegs):
   """Which frame each JPEG is."""
   levels = [np.asarray(PIL.Image.open(io.BytesIO(j))).mean() for j in jpegs]
   return [round(level / 10) - 1 for level in levels]
 
 
-@pytest.mark.parametrize(
-    ("num", "stride", "start", "end", "expected"),
-    [
-        (4, 1, 0, 0, [0, 1, 2, 3]),
-        (3, 4, 0, 0, [0, 4, 8]),
-        (4, 4, 0, 0, [0, 4, 8, 0]),  # Too short: it begins anew.
-        (5, 9, 0, 0, [0, 9, 0, 9, 0]),
-        (2, 2, 0.5, 0, [5, 7]),
-        (3, 1, 0.2, 0.4, [2, 3, 2]),  # The end itself is not in it.
-        (2, 1, 0.31, 0.39, [3, 3]),  # No frame begins in there: the one that is shown.
-        (2, 1, 7.0, 9.0, [9, 9]),
-    ],
-)
-def test_frames_are_every_stride_th_of_the_part(ten_frames, num, stride, start, end, expected):
-  got = video.frames(ten_frames, "x.mp4", num=num, stride=stride, start=start, end=end)
-  assert numbers(got) == expected
+def clip(folder, data, **options):
+  images.write(folder / "videos/x.mp4", data)
+  file = raw_lib.Raw(folder, "https://example.org").file("videos/x.mp4")
+  return video.Clip(file, **options)
 
 
-def test_a_large_video_is_stored_smaller():
-  (jpeg,) = video.frames(clips.mp4(1, size=(1280, 720)), "x.mp4", num=1, stride=1)
+def test_a_clip_is_read_as_jpegs_of_its_frames(tmp_path):
+  made = clip(tmp_path, clips.mp4(10), num=5, stride=4, start=0.2, end=0.9)
+  assert numbers(made.read()) == [2, 6, 2, 6, 2]
+
+
+def test_a_large_video_is_stored_smaller(tmp_path):
+  (jpeg,) = clip(tmp_path, clips.mp4(1, size=(1280, 720)), num=1, stride=1).read()
   assert PIL.Image.open(io.BytesIO(jpeg)).size == (853, 480)
 
 
-def test_what_is_no_video_is_named():
+def test_what_is_no_video_is_named(tmp_path):
   with pytest.raises(errors.DataError, match=r"x\.mp4 is no video"):
-    video.frames(b"no video at all", "x.mp4", num=1, stride=1)
+    clip(tmp_path, b"no video at all", num=1, stride=1).read()
 
 
 def test_missing_videos_are_left_out_and_told(tmp_path, capsys):

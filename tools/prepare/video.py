@@ -1,9 +1,7 @@
 """Frames of a download's videos, as JPEGs in the rows: training then needs no video library.
 
-The rule, which is the reference's in evaluation: frames 0, stride, 2 stride, … of the clip at the
-video's own rate, as many as the recipe has. A clip that is too short begins anew, as often as it
-takes. (In training the reference lets the first frame be any for which the clip is long enough; a
-row here has the same frames in every epoch.)
+Which frames is told in `sources.frames`. (In training the reference lets the first frame be any for
+which the clip is long enough; a row here has the same frames in every epoch.)
 """
 
 from __future__ import annotations
@@ -18,7 +16,7 @@ import numpy as np
 import PIL.Image
 import tensorflow_datasets as tfds
 
-from paligemma_jax.core import errors
+from paligemma_jax.sources import frames
 from tools.prepare import raw as raw_lib
 
 # Videos come at 240 to 1080 lines; more than this is of no use for images of 448 px.
@@ -63,7 +61,10 @@ class Clip(raw_lib.RawFile):
 
   def _decoded(self) -> list[bytes]:
     num, stride, start, end = self._what
-    return frames(super().read(), str(self), num=num, stride=stride, start=start, end=end)
+    data = super().read()
+    found = frames.decode(data, str(self), num=num, stride=stride, start=start, end=end)
+    jpegs = {id(pixels): _jpeg(pixels) for pixels in found}  # A short clip has frames twice.
+    return [jpegs[id(pixels)] for pixels in found]
 
   def __eq__(self, other: object) -> bool:
     return isinstance(other, Clip) and repr(self) == repr(other) and self._path == other._path
@@ -118,53 +119,6 @@ def with_video(
     file = files[name]
     if file is not None:
       yield file, row
-
-
-def frames(
-    data: bytes, what: str, *, num: int, stride: int, start: float = 0.0, end: float = 0.0
-) -> list[bytes]:
-  """`num` JPEGs of a video file's content, by the rule above.
-
-  Args:
-    what: the video's name in errors.
-    start, end: seconds; an end of 0 is the video's. A part in which no frame begins is the last
-      frame before it.
-
-  Raises:
-    ConfigError: PyAV is not installed.
-    DataError: not a video, or one without frames.
-  """
-  try:
-    import av
-  except ImportError as e:
-    raise errors.ConfigError("Reading videos needs PyAV: pip install av") from e
-  wanted = (num - 1) * stride + 1  # Later frames need not be decoded.
-  found: list[bytes] = []
-  before = None
-  seen = 0
-  try:
-    with av.open(io.BytesIO(data)) as container:
-      stream = container.streams.video[0]
-      stream.thread_type = "AUTO"
-      if start:
-        container.seek(int(start * av.time_base))  # To the key frame before it.
-      for frame in container.decode(stream):
-        time = frame.time or 0.0
-        if time < start:
-          before = frame
-          continue
-        if seen >= wanted or (end and time >= end):
-          break
-        if seen % stride == 0:
-          found.append(_jpeg(frame.to_ndarray(format="rgb24")))
-        seen += 1
-      if not found and before is not None:
-        found.append(_jpeg(before.to_ndarray(format="rgb24")))
-  except (av.error.FFmpegError, IndexError, ValueError) as e:
-    raise errors.DataError(f"{what} is no video that can be decoded: {e}") from None
-  if not found:
-    raise errors.DataError(f"{what} has no frames.")
-  return [found[i % len(found)] for i in range(num)]
 
 
 def _jpeg(pixels: np.ndarray) -> bytes:

@@ -13,6 +13,7 @@ from paligemma_jax.evals.rsvqa import Rsvqa
 from paligemma_jax.evals.science_qa import ScienceQa
 from paligemma_jax.evals.scoring import METRICS
 from paligemma_jax.evals.scoring import score
+from paligemma_jax.evals.server_file import ServerFile
 from paligemma_jax.evals.tallyqa import TallyQa
 from paligemma_jax.evals.vqa import ExactMatch
 from paligemma_jax.evals.vqa import VqaAccuracy
@@ -28,6 +29,7 @@ EVALUATORS = {
     "Pope": Pope,
     "Rsvqa": Rsvqa,
     "ScienceQa": ScienceQa,
+    "ServerFile": ServerFile,
     "TallyQa": TallyQa,
     "VqaAccuracy": VqaAccuracy,
     "VqaV2Accuracy": VqaV2Accuracy,
@@ -48,6 +50,7 @@ __all__ = [
     "Pope",
     "Rsvqa",
     "ScienceQa",
+    "ServerFile",
     "TallyQa",
     "VqaAccuracy",
     "VqaV2Accuracy",

@@ -1,0 +1,119 @@
+"""Would the test server take this file? python tools/check_submission.py FILE --format vqav2 …
+
+    python tools/check_submission.py runs/vqav2/predictions/test-dev/answers-25000.json \\
+        --format vqav2 --against v2_OpenEnded_mscoco_test-dev2015_questions.json
+
+Checks that the ids are complete, without duplicates or surplus, and that keys and types are those
+that the server wants. Says what is wrong, the first few of each kind, and exits with 65; with 0
+when nothing is. docs/test_servers.md lists formats, official files and servers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pathlib
+import sys
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # So that it runs from a clone, from any folder.
+
+from paligemma_jax import sources  # noqa: E402
+from paligemma_jax.core import errors  # noqa: E402
+from paligemma_jax.evals import server_formats  # noqa: E402
+
+_MAX_BYTES = 2 << 30  # The largest official file, all of GQA's questions, is below that.
+
+
+def main() -> None:
+  """Checks; prints what it finds."""
+  parser = argparse.ArgumentParser(
+      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("file", type=pathlib.Path, metavar="FILE", help="the file to be sent")
+  parser.add_argument("--format", required=True, help=", ".join(server_formats.FORMATS))
+  parser.add_argument(
+      "--against",
+      required=True,
+      metavar="QUESTIONS",
+      help="the official file of questions (JSON), or a dataset as tools.prepare builds it:"
+      " 'vqav2:test-dev' (its images are read too, so that takes longer)",
+  )
+  args = parser.parse_args()
+  form = errors.pick(server_formats.FORMATS, args.format, "format of a test server")
+  repeated: list[str] = []
+  submission = read_json(args.file, repeated)
+  wanted = expected(form, args.against)
+  problems = list(server_formats.problems(form, submission, wanted, repeated))
+  if problems:
+    raise errors.DataError("\n  ".join([f"{args.file} would not be taken:", *problems]))
+  entries = submission if form.id_key else submission.values()
+  num_empty = sum(not entry[form.answer_key].strip() for entry in entries)
+  print(f"{args.file}: ok, {len(entries)} answers, {num_empty} of them empty")
+
+
+def expected(
+    form: server_formats.Format, against: str
+) -> dict[server_formats.Id, tuple[str, ...]]:
+  """{id: choices} of the official file, or of a dataset 'name:split'.
+
+  Raises:
+    ConfigError: there is neither.
+    DataError: the official file is not laid out as it should be.
+  """
+  if pathlib.Path(against).exists():
+    try:
+      return server_formats.official(form, read_json(pathlib.Path(against), []))
+    except errors.DataError as e:
+      raise errors.DataError(f"{against}: {e}") from None
+  name, _, split = against.partition(":")
+  if not split:
+    raise errors.ConfigError(
+        f"There is no file {against!r}; --against takes the official file of questions, or a"
+        " dataset and its split as in 'vqav2:test-dev'."
+    )
+  rows = sources.Tfds(name, split).open()
+  found = {}
+  for i in range(len(rows)):
+    row = rows[i]
+    if form.column not in row:
+      hint = errors.did_you_mean(form.column, row)
+      raise errors.ConfigError(f"{against} has no column {form.column!r}.{hint}")
+    choices = tuple(row.get(form.choices_key, ())) if form.choices_key else ()
+    found[server_formats.as_id(form, row[form.column])] = choices
+  return found
+
+
+def read_json(path: pathlib.Path, repeated: list[str]) -> Any:
+  """The file's content; keys that an object has more than once are appended to `repeated`.
+
+  Raises:
+    ConfigError: no such file, or one too large for what it should be.
+    DataError: it is not JSON.
+  """
+
+  def objects(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+      seen: set[str] = set()
+      repeated.extend(key for key, _ in pairs if key in seen or seen.add(key))
+    return found
+
+  try:
+    if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+      what = "has more than 2 GB" if path.is_file() else "is no file"
+      raise errors.ConfigError(f"{path} {what}.")
+    return json.loads(path.read_bytes(), object_pairs_hook=objects, parse_constant=_refused)
+  except (UnicodeDecodeError, ValueError, RecursionError) as e:
+    raise errors.DataError(f"{path} is not JSON: {e}") from None
+  except OSError as e:
+    raise errors.ConfigError(f"Cannot read {path}: {e}") from None
+
+
+def _refused(literal: str) -> Any:
+  raise ValueError(f"{literal} is no value of JSON")
+
+
+if __name__ == "__main__":
+  errors.run_main(main)

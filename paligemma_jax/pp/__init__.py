@@ -11,9 +11,11 @@ has these methods.
 """
 
 from paligemma_jax.pp.boxes import Boxes
+from paligemma_jax.pp.choices import LetterChoices
 from paligemma_jax.pp.crops import InceptionCrop
 from paligemma_jax.pp.crops import RandomCrop
 from paligemma_jax.pp.decode import Decode
+from paligemma_jax.pp.drawing import DrawBox
 from paligemma_jax.pp.resize import Resize
 from paligemma_jax.pp.resize import ResizeSmall
 from paligemma_jax.pp.resize import StackImages
@@ -30,10 +32,12 @@ OPS = {
     "Choice": Choice,
     "Copy": Copy,
     "Decode": Decode,
+    "DrawBox": DrawBox,
     "Format": Format,
     "GetIndex": GetIndex,
     "InceptionCrop": InceptionCrop,
     "Join": Join,
+    "LetterChoices": LetterChoices,
     "Lower": Lower,
     "Majority": Majority,
     "RandomCrop": RandomCrop,
@@ -48,10 +52,12 @@ __all__ = [
     "Choice",
     "Copy",
     "Decode",
+    "DrawBox",
     "Format",
     "GetIndex",
     "InceptionCrop",
     "Join",
+    "LetterChoices",
     "Lower",
     "Majority",
     "RandomCrop",

@@ -59,14 +59,12 @@ class Raw:
     return None
 
   def names(self, folder: str, suffix: str = "") -> list[str]:
-    """Sorted names 'folder/…' of all files below a folder (or in its zip) that end on `suffix`."""
+    """Sorted names 'folder/…' of all files below a folder (or in a zip) that end on `suffix`."""
     path = self.folder / folder
     if path.is_dir():
       found = [f.relative_to(self.folder).as_posix() for f in path.rglob("*") if f.is_file()]
     else:
-      archive = path.with_name(path.name + ".zip")
-      last = path.name + "/"
-      found = [f"{folder}/{m.removeprefix(last)}" for m in self._members(archive)]
+      found = [f"{folder}/{name}" for name in self._zipped(folder)]
     return sorted(name for name in found if name.endswith(suffix))
 
   def json(self, *names: str, without: Collection[str] = ()) -> Any:
@@ -107,6 +105,19 @@ class Raw:
         yield from csv.DictReader(lines, delimiter=delimiter)
       except UnicodeDecodeError as e:
         raise errors.DataError(f"{file} is not UTF-8: {e}") from None
+
+  def _zipped(self, folder: str) -> list[str]:
+    """Names of what a zip file has below a folder, relative to it; see `find` for the places."""
+    parts = pathlib.PurePosixPath(folder).parts
+    for depth in range(1, len(parts) + 1):
+      archive = self.folder.joinpath(*parts[:depth]).with_name(parts[depth - 1] + ".zip")
+      members = self._members(archive)
+      for inside in ("/".join(parts[depth - 1 :]), "/".join(parts[depth:])):
+        above = f"{inside}/" if inside else ""
+        found = [m.removeprefix(above) for m in members if m.startswith(above)]
+        if found:
+          return found
+    return []
 
   def _members(self, archive: pathlib.Path) -> dict[str, str]:
     if archive not in self._zips:

@@ -18,6 +18,7 @@ def features() -> dict[str, Any]:
       "image": tfds.features.Image(),
       "image_id": tfds.features.Text(),
       "question_id": tfds.features.Text(),
+      "language": tfds.features.Text(),
       "question": tfds.features.Text(),
       "answer": tfds.features.Text(),
   }
@@ -36,6 +37,7 @@ def _records(raw: raw_lib.Raw, language: str) -> list[build.Record]:
           "image": raw.file(f"images/{question['imageId']}.jpg"),
           "image_id": question["imageId"],
           "question_id": question_id,
+          "language": language,
           "question": question["question"],
           "answer": question["answer"],
       }

@@ -108,6 +108,7 @@ class PaliGemma:
       sampler: str = "greedy",
       seed: int = 0,
       batch_size: int = 8,
+      banned: Sequence[str | int] = (),
   ) -> list[Prediction]:
     """One Prediction per image and prompt, in order.
 
@@ -120,9 +121,11 @@ class PaliGemma:
       sampler: see decoding.sampling.parse.
       seed: of the samplers that draw; a prompt's draws depend on it and on its place in the list.
       batch_size: images that are on the device together.
+      banned: tokens that no answer holds: texts of one token each ('<eos>' too), or ids.
 
     Raises:
-      ConfigError: as many images as prompts are not there, or text without a tokenizer.
+      ConfigError: as many images as prompts are not there, text without a tokenizer, or a banned
+        text that is not one token.
       DataError: an image cannot be read.
     """
     prompts = [self._prompt_ids(prompt) for prompt in prompts]
@@ -134,7 +137,7 @@ class PaliGemma:
       raise errors.ConfigError(f"{max_new_tokens=} and {batch_size=} must be at least 1.")
     text_len = _bucket(max(map(len, prompts)), _MIN_PROMPT)
     num_rows = min(batch_size, _bucket(len(prompts), 1))
-    run = self._program(max_new_tokens, sampler)
+    run = self._program(max_new_tokens, sampler, tuple(map(self._token_id, banned)))
     predictions = []
     for start in range(0, len(prompts), num_rows):
       part = slice(start, start + num_rows)
@@ -167,27 +170,36 @@ class PaliGemma:
   def _save_npz(self, path: str | os.PathLike, dtype: str | None) -> pathlib.Path:
     return export.save_npz(path, self.params, dtype=dtype)
 
-  def _program(self, max_new_tokens: int, sampler: str) -> Callable:
-    key = (max_new_tokens, sampler)
+  def _program(self, max_new_tokens: int, sampler: str, banned: tuple[int, ...]) -> Callable:
+    key = (max_new_tokens, sampler, banned)
     if key not in self._programs:
       self._programs[key] = generate_lib.make_generate(
-          self.config, max_new_tokens=max_new_tokens, sampler=sampler
+          self.config, max_new_tokens=max_new_tokens, sampler=sampler, banned=banned
       )
     return self._programs[key]
 
   def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
     if isinstance(prompt, str):
-      if self.tokenizer is None:
-        raise errors.ConfigError(
-            "No tokenizer was found with the weights, so prompts cannot be text: put"
-            f" tokenizer.model (or {published.TOKENIZER}) beside them, or load(…, tokenizer=PATH)."
-        )
-      return tokens_lib.prefix_ids(self.tokenizer, prompt)
+      return tokens_lib.prefix_ids(self._tokenizer_for("prompts"), prompt)
     ids = [int(i) for i in prompt]
     if not ids:
       raise errors.ConfigError("A prompt of no token ids; it needs at least BOS.")
     self._check_ids(np.array(ids))
     return ids
+
+  def _token_id(self, token: str | int) -> int:
+    if isinstance(token, str):
+      return self._tokenizer_for("tokens to ban").token_id(token)
+    self._check_ids(np.array([token]))
+    return int(token)
+
+  def _tokenizer_for(self, what: str) -> tokenizer_lib.Tokenizer:
+    if self.tokenizer is None:
+      raise errors.ConfigError(
+          f"No tokenizer was found with the weights, so {what} cannot be text: put"
+          f" tokenizer.model (or {published.TOKENIZER}) beside them, or load(…, tokenizer=PATH)."
+      )
+    return self.tokenizer
 
   def _check_ids(self, ids: np.ndarray) -> None:
     vocab_size = self.config.llm.vocab_size

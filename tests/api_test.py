@@ -216,6 +216,16 @@ def test_another_resolution_is_loaded_resampled():
     np.testing.assert_allclose(logits, golden["text_logits"], rtol=0, atol=1e-4)
 
 
+def test_banned_tokens_are_given_as_texts_or_ids(tiny, pixels):
+  (free,) = tiny.generate([pixels], ["caption en"], max_new_tokens=3)
+  banned = [tiny.tokenizer.piece(free.tokens[0]), free.tokens[1], "<eos>"]
+  assert tiny.tokenizer.token_id(banned[0]) == free.tokens[0]
+  (without,) = tiny.generate([pixels], ["caption en"], max_new_tokens=3, banned=banned)
+  assert not {*free.tokens[:2], _EOS} & {*without.tokens} and len(without.tokens) == 3
+  with pytest.raises(pj.ConfigError, match="'two words' is not one token"):
+    tiny.generate([pixels], ["caption en"], banned=["two words"])
+
+
 def test_wrong_calls_are_named(tiny, pixels):
   with pytest.raises(pj.ConfigError, match="2 images but 1 prompts"):
     tiny.generate([pixels, pixels], ["a"])

@@ -16,7 +16,7 @@ _TRAIN_COLUMNS = ("image", "prefix", "suffix")
 _EVAL_COLUMNS = {"train": _TRAIN_COLUMNS, "decode": ("image", "prefix")}
 _ENCODINGS = tuple(_EVAL_COLUMNS)
 _LEAST = {"batch_size": 1, "max_len": 1, "text_len": 2, "limit": 0}
-_EVALUATOR_FIELDS = ("name", "source", "pp", "every", *_LEAST)
+_EVALUATOR_FIELDS = ("name", "source", "pp", "every", "banned", *_LEAST)
 
 
 def training(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -51,6 +51,8 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
       value = getattr(evaluator, field)
       if type(value) is not int or value < low:
         yield f"{what}: {field} must be a whole number of at least {low}, not {value!r}."
+    if not _are_texts(evaluator.banned):
+      yield f"{what}: banned must be a tuple of texts of tokens, not {evaluator.banned!r}."
     if not specs.is_spec(evaluator.source):
       yield f"{what}: its source must be a spec of paligemma_jax.sources, not {evaluator.source!r}."
       continue
@@ -62,6 +64,10 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
     wanted = dict.fromkeys(_EVAL_COLUMNS[encoding], f"the {encoding} encoding")
     wanted |= {c: type(evaluator).__name__ for c in evaluator.columns() if c not in wanted}
     yield from _flow(what, config.model.res, evaluator.source, evaluator.pp, wanted)
+
+
+def _are_texts(value: Any) -> bool:
+  return isinstance(value, tuple) and all(isinstance(v, str) for v in value)
 
 
 def _flow(

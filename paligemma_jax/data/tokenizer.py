@@ -19,6 +19,7 @@ import sentencepiece
 from paligemma_jax.core import errors
 
 PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
+_CONTROL = ("<pad>", "<eos>", "<bos>", "<unk>")  # In the order of their ids.
 SEPARATOR = "\n"
 NUM_LOC = 1024
 NUM_SEG = 128
@@ -101,6 +102,20 @@ class Tokenizer:
     """The piece with this id, as the model file spells it (spaces are '▁')."""
     return self._processor.IdToPiece(int(token))
 
+  def token_id(self, text: str) -> int:
+    """The id of the one token that is this text: '<eos>', '<loc0012>', ' cat'.
+
+    Raises:
+      ConfigError: the text is several tokens, or none.
+    """
+    if text in _CONTROL:
+      return _CONTROL.index(text)
+    ids = self.encode(text)
+    if len(ids) != 1:
+      pieces = [self.piece(i) for i in ids]
+      raise errors.ConfigError(f"{text!r} is not one token of {self.path!r} but {pieces}.")
+    return ids[0]
+
   def loc_id(self, i: int) -> int:
     """The id of `<loc…>` number 0 to 1023."""
     return self._extra_ids[range(NUM_LOC)[i]]
@@ -123,7 +138,7 @@ class Tokenizer:
   def _load(self, data: bytes, path: str) -> None:
     self.path, self.model_bytes = path, data
     plain = _processor(data, path)
-    found = tuple(plain.PieceToId(i) for i in ("<pad>", "<eos>", "<bos>", "<unk>"))
+    found = tuple(plain.PieceToId(i) for i in _CONTROL)
     special = (plain.pad_id(), plain.eos_id(), plain.bos_id(), plain.unk_id())
     if special != (PAD_ID, EOS_ID, BOS_ID, UNK_ID):
       raise errors.ConfigError(

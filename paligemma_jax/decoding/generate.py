@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from paligemma_jax.decoding import sampling
@@ -30,6 +32,7 @@ def make_generate(
     max_new_tokens: int,
     eos_id: int = 1,
     sampler: str = "greedy",
+    banned: Sequence[int] = (),
     cache_dtype: Any = None,
 ) -> Generate:
   """`generate(params, batch, key=None)`, one compiled program per batch shape.
@@ -50,9 +53,11 @@ def make_generate(
 
   Args:
     sampler: see `sampling.parse`.
+    banned: ids that are never produced; the others' log-probabilities stay the model's.
     cache_dtype: of cached keys and values; None is the compute dtype.
   """
   choose = sampling.parse(sampler)
+  banned = np.unique(np.asarray(banned, np.int32))
 
   @jax.jit
   def run(params, batch, key):
@@ -79,7 +84,7 @@ def make_generate(
     def pick(step, logits_BV, done_B):
       """The tokens of this step and their log-probabilities; pad and 0 in rows that are done."""
       step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, step)
-      token_B = choose(logits_BV, step_keys_B)
+      token_B = choose(_without(logits_BV, banned), step_keys_B)
       logit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=1)[:, 0]
       logprob_B = logit_B - jax.nn.logsumexp(logits_BV, axis=1)
       return jnp.where(done_B, PAD_ID, token_B), jnp.where(done_B, 0.0, logprob_B)
@@ -119,6 +124,10 @@ def make_generate(
     return run(dict(params), inputs, jax.random.key(0) if key is None else key)
 
   return generate
+
+
+def _without(logits_BV: jax.Array, banned: np.ndarray) -> jax.Array:
+  return logits_BV.at[:, banned].set(-jnp.inf) if banned.size else logits_BV
 
 
 def _lengths(tokens_BN: jax.Array, eos_id: int, empty_B: jax.Array) -> jax.Array:

@@ -28,6 +28,7 @@ class Evaluator:
     max_len: new tokens at most (decode encoding).
     text_len: tokens of the prompt (decode) or of prompt and answer (train).
     limit: score the first so many rows; 0 means all.
+    banned: texts of tokens that the answer must not hold, as '<eos>' or ' cat' (decode).
   """
 
   name: str
@@ -38,6 +39,7 @@ class Evaluator:
   max_len: int = 64
   text_len: int = 64
   limit: int = 0
+  banned: tuple[str, ...] = ()
 
   encoding = "decode"
 

@@ -14,6 +14,7 @@ class Output:
     text: the decoded answer, without eos.
     tokens: the decoded token ids, eos included where it came.
     logprob: sum of the log-probabilities of `tokens`, in nats.
+    token_logprobs: the log-probability of each of `tokens`, in nats.
     loss_sum: sum of -log p over the row's supervised tokens (suffix and eos), in nats.
     num_tokens: how many tokens were supervised.
     num_correct: how many of them were the most probable ones.
@@ -23,6 +24,7 @@ class Output:
   text: str = ""
   tokens: tuple[int, ...] = ()
   logprob: float = 0.0
+  token_logprobs: tuple[float, ...] = ()
   loss_sum: float = 0.0
   num_tokens: int = 0
   num_correct: int = 0

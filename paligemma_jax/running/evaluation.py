@@ -18,6 +18,7 @@ from paligemma_jax import evals
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.data import loader
+from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.decoding import generate
 from paligemma_jax.running import between_processes
 from paligemma_jax.running import setup as setups
@@ -53,7 +54,7 @@ class Runner:
     on_bad_row: told of each row that cannot be read, as in `data.loader`.
 
   Raises:
-    ConfigError: two evaluators have one name.
+    ConfigError: two evaluators have one name, or a banned text is not one token.
   """
 
   def __init__(
@@ -71,6 +72,7 @@ class Runner:
       if evaluator.name in self._evaluators:
         raise errors.ConfigError(f"evals: two evaluators are called {evaluator.name!r}.")
       self._evaluators[evaluator.name] = evaluator
+    self._banned = {e.name: _token_ids(e, setup.tokenizer) for e in self._evaluators.values()}
     self._opened: list[tuple[Any, Any]] = []
     self._compiled: dict[tuple[Any, ...], Any] = {}
 
@@ -206,20 +208,31 @@ class Runner:
       self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
   ) -> list[evals.Output]:
     tokenizer = self._setup.tokenizer
+    banned = self._banned[evaluator.name]
     decode = self._program(
-        ("texts", evaluator.max_len),
+        ("texts", evaluator.max_len, banned),
         lambda: generate.make_generate(
-            self._setup.cfg, max_new_tokens=evaluator.max_len, eos_id=tokenizer.eos_id
+            self._setup.cfg,
+            max_new_tokens=evaluator.max_len,
+            eos_id=tokenizer.eos_id,
+            banned=banned,
         ),
     )
     on_device = sharding.put(batch, self._setup.mesh)
     result = decode(params, on_device, jax.random.key(self._setup.config.seed))
-    tokens, lengths, logprob = (_local(result[k]) for k in ("tokens", "lengths", "logprob"))
+    names = ("tokens", "lengths", "logprob", "token_logprob")
+    columns = [_local(result[name]) for name in names]
     outputs = []
-    for row, ids, length, value in zip(batch["_row"], tokens, lengths, logprob, strict=True):
-      ids = tuple(ids[:length].tolist())
-      text = tokenizer.decode(ids)
-      outputs.append(evals.Output(int(row), text=text, tokens=ids, logprob=float(value)))
+    for row, ids, length, total, each in zip(batch["_row"], *columns, strict=True):
+      ids, each = (tuple(x[:length].tolist()) for x in (ids, each))
+      output = evals.Output(
+          int(row),
+          text=tokenizer.decode(ids),
+          tokens=ids,
+          logprob=float(total),
+          token_logprobs=each,
+      )
+      outputs.append(output)
     return outputs
 
   def _model(self) -> tuple[Any, Any]:
@@ -238,6 +251,14 @@ def merged(results: Mapping[str, Result]) -> dict[str, float]:
       for name, result in results.items()
       for metric, value in result.metrics.items()
   }
+
+
+def _token_ids(evaluator: evals.Evaluator, tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:
+  """The ids of the evaluator's banned tokens."""
+  try:
+    return tuple(tokenizer.token_id(text) for text in evaluator.banned)
+  except errors.ConfigError as e:
+    raise errors.ConfigError(f"evaluator {evaluator.name!r}: banned: {e}") from None
 
 
 def _local(x: jax.Array) -> np.ndarray:

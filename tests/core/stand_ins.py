@@ -50,6 +50,7 @@ class Judge:
   max_len: int = 64
   text_len: int = 64
   limit: int = 0
+  banned: tuple = ()
   reads: tuple = ()
 
   encoding = "decode"

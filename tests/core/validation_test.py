@@ -221,6 +221,8 @@ def test_images_of_another_size_than_the_models_are_found_the_last_resize_counts
         ({"every": "often"}, "evaluator 'v': every: 'often' is not a duration"),
         ({"batch_size": 0}, "evaluator 'v': batch_size must be a whole number of at least 1"),
         ({"limit": -1}, "evaluator 'v': limit must be a whole number of at least 0"),
+        ({"banned": "<eos>"}, "evaluator 'v': banned must be a tuple of texts of tokens, not '<e"),
+        ({"banned": (1,)}, "evaluator 'v': banned must be a tuple of texts of tokens, not (1,)"),
         ({"source": "x"}, "evaluator 'v': its source must be a spec"),
         ({"pp": ("x",)}, "evaluator 'v': pp[0] must be a spec"),
     ],

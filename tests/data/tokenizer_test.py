@@ -50,6 +50,16 @@ def test_nothing_decodes_to_nothing(ids, tokenizer):
   assert tokenizer.decode(ids) == ""
 
 
+def test_the_text_of_one_token_has_an_id_and_other_texts_are_refused(tokenizer):
+  assert [tokenizer.token_id(t) for t in ("<pad>", "<eos>", "<bos>", "<unk>")] == [0, 1, 2, 3]
+  assert tokenizer.token_id("<loc0012>") == tokenizer.loc_id(12)
+  assert tokenizer.piece(tokenizer.token_id(" cat")) == "▁cat"
+  for text, pieces in ((" dog", "['▁do', 'g']"), ("", "[]")):
+    with pytest.raises(errors.ConfigError) as e:
+      tokenizer.token_id(text)
+    assert f"{text!r} is not one token of " in str(e.value) and pieces in str(e.value)
+
+
 def test_ids_the_tokenizer_does_not_know_read_as_unknown(tokenizer):
   assert tokenizer.decode([10**6]) == tokenizer.decode([-5]) == tokenizer.decode([3])
 

@@ -43,10 +43,8 @@ def _batch(**changes):
 
 
 @functools.cache
-def _made(cfg, sampler="greedy", eos_id=_EOS, max_new_tokens=_N):
-  return generate.make_generate(
-      cfg, max_new_tokens=max_new_tokens, sampler=sampler, eos_id=eos_id
-  )
+def _made(cfg, eos_id=_EOS, max_new_tokens=_N, **options):
+  return generate.make_generate(cfg, max_new_tokens=max_new_tokens, eos_id=eos_id, **options)
 
 
 def _run(batch, cfg=None, key=None, **options):
@@ -170,6 +168,20 @@ def test_sampled_log_probabilities_are_the_models():
   assert (logits.argmax(-1) != got["tokens"]).any()
   want = _logprob(logits, got["tokens"])
   np.testing.assert_allclose(got["token_logprob"], want, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("sampler", ["greedy", "top_k(2)"])
+def test_banned_tokens_never_come_and_the_others_keep_their_log_probability(sampler):
+  cfg, batch = _config(), _batch()
+  banned = tuple(int(t) for t in np.unique(_run(batch, cfg)["tokens"])) + (_EOS,)
+  got = _run(batch, cfg, sampler=sampler, banned=banned, key=jax.random.key(0))
+  assert not np.isin(got["tokens"], banned).any() and got["lengths"].tolist() == [_N] * _B
+  logits = _forward(cfg, batch, got["tokens"])
+  want = _logprob(logits, got["tokens"])
+  np.testing.assert_allclose(got["token_logprob"], want, rtol=0, atol=1e-4)
+  if sampler == "greedy":
+    logits[..., list(banned)] = -np.inf
+    np.testing.assert_array_equal(got["tokens"], logits.argmax(-1))
 
 
 def test_a_bfloat16_cache_is_half_the_size_and_close():

@@ -64,6 +64,9 @@ def run(tmp_path_factory):
   made = evaluation_run.setup(
       evals.Perplexity("val/loss", rows, _PAINT, batch_size=4),
       evals.WritePredictions("val/pred", rows, _PAINT, batch_size=4, max_len=3, keep=("id",)),
+      evals.ExactMatch(
+          "val/banned", rows, _PAINT, batch_size=4, max_len=3, banned=("<eos>", "<pad>")
+      ),
       evals.Perplexity("broken", sources.InMemory(broken), _PAINT, batch_size=4),
       *(Failing(kind, rows, _PAINT, batch_size=4, kind=kind) for kind in ("bug", "text", "escape")),
   )
@@ -96,6 +99,23 @@ def test_decoded_rows_come_with_their_columns_and_go_into_a_file_of_the_step(run
   expected = -3 * math.log(run.made.cfg.llm.vocab_size)
   assert all(line["logprob"] == pytest.approx(expected, rel=1e-5) for line in lines)
   assert [int(image[0, 0, 0]) for image in result.images] == [0, 7]
+  for output in result.outputs:
+    assert len(output.token_logprobs) == len(output.tokens)
+    assert sum(output.token_logprobs) == pytest.approx(output.logprob, rel=1e-5)
+
+
+def test_a_banned_token_is_never_decoded(run):
+  free = run.runner.run(run.params, 1, names=["val/pred"])["val/pred"]
+  without = run.runner.run(run.params, 1, names=["val/banned"])["val/banned"]
+  # All tokens are equally probable, so the first is taken: the padding; then the next is EOS.
+  assert {output.tokens for output in free.outputs} == {(0, 0, 0)}
+  assert {output.tokens for output in without.outputs} == {(2, 2, 2)}
+
+
+def test_a_banned_text_that_is_not_one_token_is_refused_before_anything_runs():
+  wrong = evals.ExactMatch("e", evaluation_run.source(1), _PAINT, banned=("<noise>",))
+  with pytest.raises(errors.ConfigError, match="evaluator 'e': banned: '<noise>' is not one token"):
+    evaluation.Runner(evaluation_run.setup(wrong), None)
 
 
 def test_the_second_run_of_the_same_shapes_compiles_nothing(run):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import pathlib
+import re
 import sys
 import types
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import ml_collections
 
+from paligemma_jax import evals
 from paligemma_jax import pp
 from paligemma_jax.core import disk
 from paligemma_jax.sources import tfds as tfds_source
@@ -49,9 +51,11 @@ python -m paligemma_jax.train --config transfers/NAME.py:res=448 --workdir runs/
 ```
 
 After the colon: `res` is 224, 448 or 896; `model` is `paligemma_3b`, `paligemma2_3b`,
-`paligemma2_10b` or `paligemma2_28b`; `tune` is what trains, of `configs/presets.py`. The scores
-below are **published** ones, of the whole recipe on the whole data; their sources stand in the
-pages; what our own runs give is not in this file.
+`paligemma2_10b` or `paligemma2_28b`; `tune` is what trains, of `configs/presets.py`; `final=True`
+trains on all that the published score was trained on, `final=False` keeps rows aside to choose
+settings on. The scores below are **published** ones, of the whole recipe on the whole data; the
+pages name their sources; what our own runs give is not in this file. In templates ␣ is a space
+where there are several, ⇥ a tab, ⏎ a line break.
 
 | benchmark | measure | PaliGemma 224 | 448 | 896 | PaliGemma 2 3B 224 | 448 | 896 |
 |---|---|---|---|---|---|---|---|
@@ -83,15 +87,15 @@ def _section(name: str, module: types.ModuleType) -> str:
   arguments = inspect.signature(inspect.unwrap(module.get_config)).parameters
   configs = {res: module.get_config(res=res) for res in _RESOLUTIONS}
   first = configs[_RESOLUTIONS[0]]
-  lines = [f"## {name}", "", inspect.getdoc(module).partition("\n")[0], ""]
-  lines += _texts(first)
+  lines = [f"## {name}", "", *_said(module)]
+  lines += [f"- Page: [transfers/{name}.py](../transfers/{name}.py)", *_data(first), *_texts(first)]
   if first.train.source is not None:
     lines += ["", *_recipe(configs)]
   rates = _constant(module, "LR")
   if rates:
     listed = ", ".join(f"{_MODELS.get(model, model)} {_short(lr)}" for model, lr in rates.items())
     lines += ["", f"Learning rate for other models: {listed}."]
-  lines += ["", *_evaluators(first), *_published(module)]
+  lines += ["", *_evaluators(first), *_published(module, first)]
   options = f"res={_RESOLUTIONS[0]}" + (",model=paligemma2_3b" if "model" in arguments else "")
   page = f"transfers/{name}.py:{options}"
   lines += ["", "```bash", *_building(first)]
@@ -100,6 +104,24 @@ def _section(name: str, module: types.ModuleType) -> str:
   else:
     lines.append(f"python -m paligemma_jax.train --config {page} --workdir runs/{name}")
   return "\n".join([*lines, "```", ""])
+
+
+def _said(module: types.ModuleType) -> Iterator[str]:
+  """The paragraphs of the page's docstring, without commands: those are at the end."""
+  for paragraph in inspect.getdoc(module).split("\n\n"):
+    if not paragraph.startswith(" "):
+      yield from (*paragraph.splitlines(), "")
+
+
+def _data(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """Where the downloads are."""
+  pages = {}
+  for name in try_transfers.datasets(config):
+    module = name.partition("/")[0]
+    if module in prepare.module_names():
+      pages[module] = prepare.datasets_of(name)[0].homepage
+  if pages:
+    yield "- Data: " + ", ".join(f"[{module}]({page})" for module, page in pages.items())
 
 
 def _texts(config: ml_collections.ConfigDict) -> list[str]:
@@ -111,6 +133,10 @@ def _texts(config: ml_collections.ConfigDict) -> list[str]:
     made = list(dict.fromkeys(_made(column, ops) + _made_in_parts(column, sources)))
     if made:
       lines.append(f"- {what}: {'; '.join(made)}")
+  for op in ops:
+    if isinstance(op, pp.Join):
+      glue = _visible(op.glue).replace(" ", "␣")
+      lines.append(f"- `{op.out or op.key}`: `{op.key}`, joined by `{glue}`")
   return lines
 
 
@@ -137,8 +163,10 @@ def _made(column: str, ops: Iterable[Any]) -> list[str]:
     elif isinstance(op, pp.Choice) and column in op.makes():
       keys = op.key if isinstance(op.key, str) else op.key[op.out.index(column)]
       said = [f"one of `{keys}`"]
+    elif isinstance(op, pp.Lower) and op.key == column:
+      said.append("in lower case")
     elif column in op.makes():
-      # The others are best told by their names: Lower, Boxes, ….
+      # The others are best told by their names: Boxes, ….
       said.append(f"`{type(op).__name__}`")
   return [", ".join(said)] if said else []
 
@@ -171,23 +199,27 @@ def _evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
   yield "|---|---|---|---|---|"
   groups: dict[tuple[str, ...], list[Any]] = {}
   for e in config.evals:
-    sampler = getattr(e, "sampler", "greedy")
-    decoding = f"{sampler}, {e.max_len} tokens" if e.encoding == "decode" else "–"
+    beam_size = getattr(e, "beam_size", 1)
+    how = "greedy" if beam_size == 1 else f"beam of {beam_size}"
+    decoding = f"{how}, {e.max_len} tokens" if e.encoding == "decode" else "–"
     groups.setdefault((type(e).__name__, e.every or "end", decoding), []).append(e)
   for (kind, every, decoding), group in groups.items():
     names = ", ".join(f"`{e.name}`" for e in group[:4])
-    rows = ", ".join(dict.fromkeys(_rows(e.source) for e in group[:4]))
+    rows = ", ".join(dict.fromkeys(_rows(e) for e in group[:4]))
     more = f" and {len(group) - 4} more" if len(group) > 4 else ""
     yield f"| {names}{more} | `{kind}` | {rows}{', …' if more else ''} | {every} | {decoding} |"
 
 
-def _rows(source: Any) -> str:
+def _rows(evaluator: Any) -> str:
+  """Which rows are scored."""
+  source = evaluator.source
+  rows = f"`{type(source).__name__}`"
   if isinstance(source, tfds_source.Tfds):
-    return f"`{source.name}` {source.split}"
-  return f"`{type(source).__name__}`"
+    rows = f"`{source.name}` {source.split.replace('+', ' + ')}"
+  return f"the first {evaluator.limit} of {rows}" if evaluator.limit else rows
 
 
-def _published(module: types.ModuleType) -> Iterator[str]:
+def _published(module: types.ModuleType, config: ml_collections.ConfigDict) -> Iterator[str]:
   """A table of scores, if there are any."""
   published = _constant(module, "PUBLISHED")
   if not published:
@@ -196,7 +228,10 @@ def _published(module: types.ModuleType) -> Iterator[str]:
   yield from ("", "| published | our metric | model | 224 | 448 | 896 |")
   yield "|---|---|---|---|---|---|"
   for measure, scores in published.items():
+    files = [e.name for e in config.evals if isinstance(e, evals.ServerFile)]
     metric = f"`{metrics[measure]}`" if measure in metrics else "–"
+    if measure not in metrics and "test server" in measure and files:
+      metric = f"the server's, of the file `{files[0]}`"
     for model, values in scores.items():
       cells = " | ".join(_number(values.get(res)) for res in _RESOLUTIONS)
       yield f"| {measure} | {metric} | {_MODELS.get(model, model)} | {cells} |"
@@ -217,8 +252,9 @@ def _constant(module: types.ModuleType, name: str) -> dict[str, Any]:
 
 
 def _visible(template: str) -> str:
-  """A template on one line."""
-  return template.replace("\n", "⏎").replace("\t", "⇥")
+  """A template on one line, in which nothing is swallowed when it is shown."""
+  several = re.sub(" {2,}", lambda spaces: "␣" * len(spaces.group()), template)
+  return several.replace("\n", "⏎").replace("\t", "⇥")
 
 
 def _short(number: float) -> str:
@@ -226,7 +262,9 @@ def _short(number: float) -> str:
 
 
 def _number(score: float | None) -> str:
-  return "–" if score is None else f"{score:g}"
+  if score is None:
+    return "–"
+  return f"{score:g}" if "." in f"{score:g}" else f"{score:.1f}"
 
 
 def main() -> None:

@@ -20,9 +20,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution; for 896 px none was published.
 BEST = {
-    224: dict(lr=1e-5, wd=0.0, total="1 epochs", freeze_vit=False),
-    448: dict(lr=1e-5, wd=0.0, total="1 epochs", freeze_vit=True),
-    896: dict(lr=1e-5, wd=0.0, total="1 epochs", freeze_vit=True),
+    224: dict(lr=1e-5, wd=0.0, total="1 epoch", freeze_vit=False),
+    448: dict(lr=1e-5, wd=0.0, total="1 epoch", freeze_vit=True),
+    896: dict(lr=1e-5, wd=0.0, total="1 epoch", freeze_vit=True),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 3e-6}

@@ -3,8 +3,9 @@
   python -m tools.prepare okvqa                      # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/okvqa.py:res=448 --workdir runs/okvqa
 
-Trains on train and scores val, as everybody does; final=False keeps a tenth of train aside to
-choose settings on.
+Published: 63.54 at 224 px, 63.15 at 448 px, accuracy on val, of PaliGemma trained on train
+(big_vision's README). This page does the same; final=False keeps a tenth of train aside to choose
+settings on.
 """
 
 import paligemma_jax as pj
@@ -44,9 +45,11 @@ def get_config(
   c.init = pj.pretrained(model, res)
 
   train = sources.Tfds("okvqa", "train" if final else "train[:-10%]")
-  image = (pp.Decode(), pp.Resize(res))
-  ask = (*image, pp.Format("answer en {question}"))
-  c.train.update(source=train, pp=(*ask, pp.Choice("answers")), text_len=32, batch_size=128)
+  ask = (pp.Decode(exif=False), pp.Resize(res), pp.Format("answer en {question}"))
+  teach = (*ask, pp.Choice("answers"))
+  # What is too long for the recipe's 32 tokens is left out and counted; the reference cuts such
+  # texts and then trains on answers without an end, or on none.
+  c.train.update(source=train, pp=teach, text_len=32, overflow="drop", batch_size=128)
 
   best = BEST[res]
   presets.apply(c, tune)
@@ -54,12 +57,10 @@ def get_config(
   c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"])
 
   minival = train.replace(split="train[-10%:]")
-  answer = dict(pp=ask, batch_size=256, text_len=32, max_len=32, every="25%")
+  answer = dict(pp=ask, batch_size=256, text_len=128, max_len=32, every="25%")
   c.evals = (
       evals.VqaAccuracy("val/acc", train.replace(split="val"), truth="answers", **answer),
       evals.VqaAccuracy("minival/acc", minival, truth="answers", **answer),
-      evals.Perplexity(
-          "minival/pplx", minival, (*ask, pp.Choice("answers")), every="5%", text_len=32
-      ),
+      evals.Perplexity("minival/pplx", minival, teach, every="5%", text_len=128),
   )
   return c

@@ -18,7 +18,7 @@ ConfigDict = ml_collections.ConfigDict
 
 
 def apply(c: ConfigDict, tune: str) -> None:
-  """Applies the presets named in `tune`, left to right.
+  """Applies the presets named in `tune`: the one that chooses the optimizer, then left to right.
 
   Raises:
     ConfigError: an unknown name, or two names that both choose the optimizer.
@@ -31,7 +31,8 @@ def apply(c: ConfigDict, tune: str) -> None:
         f"tune={tune!r}: {' and '.join(repr(n) for n in optimizers)} each choose an optimizer;"
         " name one of them."
     )
-  for fn in fns:
+  # A preset of an optimizer also says that everything trains; the others then say what does not.
+  for fn in sorted(fns, key=lambda fn: fn.__name__ not in OPTIMIZERS):
     fn(c)
 
 
@@ -39,7 +40,7 @@ def full_adam(c: ConfigDict) -> None:
   """Everything trains, by Adam, as in the paper's transfers; lr and wd are the task's."""
   c.optim.update(
       name="adam", b1=0.9, b2=0.999, eps=1e-8, mu_dtype="float32", momentum=0.0,
-      clip=1.0, wd_names=(".*/kernel",),
+      clip=1.0, rms_clip=0.0, wd_names=(".*/kernel",),
       schedule="cosine", schedule_start=0, schedule_end=0.0, warmup="5%", cooldown="",
       freeze=(), train_only=(), lr_mults=(),
   )
@@ -52,10 +53,30 @@ def sgd_attention(c: ConfigDict) -> None:
   step longer than the run and its first update is at step 1, so no update has lr 0.
   """
   c.optim.update(
-      name="sgd", lr=0.03, momentum=0.0, wd=0.0, clip=0.0,
+      name="sgd", lr=0.03, momentum=0.0, wd=0.0, clip=0.0, rms_clip=0.0,
       schedule="cosine", schedule_start=1, schedule_end=0.0, warmup="10%", cooldown="",
       freeze=(), train_only=("llm/layers/attn/.*",), lr_mults=(),
   )
+
+
+def adam8bit(c: ConfigDict) -> None:
+  """As full_adam, its state in 2 bytes per parameter that trains instead of 8."""
+  full_adam(c)
+  c.optim.name = "adam8bit"
+
+
+def adafactor(c: ConfigDict) -> None:
+  """As full_adam by Adafactor: a bfloat16 momentum and next to nothing else, 2 bytes a parameter.
+
+  Big_vision's variant: no relative steps, so learning rates of Adam are where to start from.
+  """
+  full_adam(c)
+  c.optim.update(name="adafactor", mu_dtype="bfloat16", eps=1e-30, rms_clip=1.0)
+
+
+def ema(c: ConfigDict) -> None:
+  """Evaluates and exports a moving average of what trains; 4 bytes more for each of those."""
+  c.optim.ema = 0.999
 
 
 def freeze_vit(c: ConfigDict) -> None:
@@ -73,11 +94,14 @@ def connector(c: ConfigDict) -> None:
   c.optim.train_only = ("img/head/.*",)
 
 
-OPTIMIZERS = ("full_adam", "sgd_attention")
+OPTIMIZERS = ("full_adam", "sgd_attention", "adam8bit", "adafactor")
 
 TUNES: dict[str, Callable[[ConfigDict], None]] = {
     "full_adam": full_adam,
     "sgd_attention": sgd_attention,
+    "adam8bit": adam8bit,
+    "adafactor": adafactor,
+    "ema": ema,
     "freeze_vit": freeze_vit,
     "freeze_llm": freeze_llm,
     "connector": connector,

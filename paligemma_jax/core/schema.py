@@ -91,7 +91,9 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
         "accum": Key(1, "Parts a batch is cut into to save memory; same gradient.", low=1),
     },
     "optim": {
-        "name": Key("adam", "The optimizer.", choices=("adam", "sgd")),
+        "name": Key(
+            "adam", "The optimizer.", choices=("adam", "adam8bit", "adafactor", "sgd")
+        ),
         "lr": Key(0.0, "Learning rate at the peak of the schedule.", low=0, resume="warn"),
         "wd": Key(
             0.0, "Weight decay; scaled by the schedule, not by lr.", low=0, high=1, resume="warn"
@@ -99,14 +101,31 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
         "wd_names": Key(
             (".*/kernel",), "Parameters that weight decay acts on.", form="regex", resume="warn"
         ),
-        "b1": Key(0.9, "Adam: decay of the mean of gradients.", low=0, high=1, resume="warn"),
-        "b2": Key(0.999, "Adam: decay of the mean of squares.", low=0, high=1, resume="warn"),
-        "eps": Key(1e-8, "Adam: added to the root of the mean of squares.", low=0, resume="warn"),
+        "b1": Key(
+            0.9, "Adam, Adafactor (0: no mean kept): decay of the mean of gradients.", low=0,
+            high=1, resume="warn",
+        ),
+        "b2": Key(
+            0.999, "Adam: decay of the mean of squares; Adafactor: its greatest.", low=0, high=1,
+            resume="warn",
+        ),
+        "eps": Key(
+            1e-8, "Adam: added to the root of the mean of squares; Adafactor: to squares.", low=0,
+            resume="warn",
+        ),
         "momentum": Key(0.0, "SGD: decay of the sum of gradients; 0: none kept.", low=0, high=1),
         "mu_dtype": Key(
             "float32",
             "Dtype of the first moment (mean or momentum).",
             choices=("float32", "bfloat16"),
+        ),
+        "rms_clip": Key(
+            0.0, "Adafactor: largest root mean square of a leaf's update; 0: any.", low=0,
+            resume="warn",
+        ),
+        "ema": Key(
+            0.0, "Decay of a moving average of what trains, which is then evaluated and exported;"
+            " 0: off.", low=0, high=1,
         ),
         "clip": Key(1.0, "Largest global norm of the gradient; 0: any.", low=0, resume="warn"),
         "label_smoothing": Key(

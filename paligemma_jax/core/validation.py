@@ -101,13 +101,15 @@ def _relations(config: ml_collections.ConfigDict, variants: tuple[str, ...]) -> 
     yield f"train.accum={train.accum} does not divide train.batch_size={train.batch_size}."
   if train.buckets and train.buckets[-1] > train.text_len:
     yield f"train.buckets={train.buckets} go beyond train.text_len={train.text_len}."
-  for name in ("b1", "b2", "momentum"):
+  for name in ("b1", "b2", "momentum", "ema"):
     if optim[name] == 1:
       yield f"optim.{name} must be less than 1, or nothing is ever forgotten."
-  if optim.name == "adam" and optim.momentum:
-    yield f"optim.momentum={optim.momentum} is for optim.name='sgd'; adam has optim.b1."
-  if optim.name == "adam" and not optim.eps:
-    yield "optim.eps must be above 0: adam divides by it where a gradient is 0."
+  if optim.name != "sgd" and optim.momentum:
+    yield f"optim.momentum={optim.momentum} is for optim.name='sgd'; {optim.name} has optim.b1."
+  if optim.name != "sgd" and not optim.eps:
+    yield f"optim.eps must be above 0: {optim.name} divides by it where a gradient is 0."
+  if optim.name != "adafactor" and optim.rms_clip:
+    yield f"optim.rms_clip={optim.rms_clip} is for optim.name='adafactor' only."
   if optim.schedule != "linear" and optim.schedule_end:
     yield f"optim.schedule_end={optim.schedule_end} is for optim.schedule='linear' only."
 

@@ -121,7 +121,7 @@ class _Run:
       state = self._steps_from(state, start, stop)
     self._checkpoints.wait()
     if self._config.ckpt.export:
-      ending.export(state.params, self._workdir, note=self._progress.note)
+      ending.export(state.result, self._workdir, note=self._progress.note)
     ending.write(self._setup, self._workdir, main=self._main, note=self._progress.note)
 
   def close(self) -> None:
@@ -140,7 +140,7 @@ class _Run:
         self._setup.trainable,
         self._optimizer,
         self._setup.mesh,
-        dtype=self._config.model.dtype,
+        dtype=self._setup.dtype,
     )
     state = self._checkpoints.restore(target)
     start = 0 if state is None else int(state.step)
@@ -155,7 +155,7 @@ class _Run:
           self._setup.trainable,
           self._optimizer,
           self._setup.mesh,
-          dtype=self._config.model.dtype,
+          dtype=self._setup.dtype,
       )
     else:
       note(f"going on from step {start} of {self._workdir.path}")
@@ -276,7 +276,7 @@ class _Run:
     baseline = [n for n in names if n not in self._with_baseline]
     self._with_baseline.update(baseline)
     rest = [n for n in names if n not in baseline]
-    run = functools.partial(self._evaluation.run, state.params, step)
+    run = functools.partial(self._evaluation.run, state.result, step)
     with self._progress.part("eval"):
       return evaluation.merged({**run(names=baseline, baseline=True), **run(names=rest)})
 

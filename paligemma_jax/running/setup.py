@@ -44,6 +44,11 @@ class Setup:
   trainable: tuple[str, ...]
   frozen: tuple[str, ...]
 
+  @property
+  def dtype(self) -> Any:
+    """Of matrix products, and of the parameters that are frozen."""
+    return paligemma.compute_dtype(self.cfg)
+
 
 def prepare(config: ml_collections.ConfigDict) -> Setup:
   """Reads the tokenizer and lays out model and mesh; no parameter is read or made yet.
@@ -77,7 +82,7 @@ def prepare(config: ml_collections.ConfigDict) -> Setup:
 def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Array]:
   """All parameters on the mesh: read from `config.init`, or random from the seed when it is ''."""
   places = sharding.param_shardings(setup.shapes, setup.mesh)
-  dtypes = states.param_dtypes(setup.trainable, setup.config.model.dtype)
+  dtypes = states.param_dtypes(setup.trainable, setup.dtype)
   init = setup.config.init
   if not init:
     log(f"initial weights: random, seed {setup.config.seed}")

@@ -176,6 +176,7 @@ class Checkpoints:
         trainable={name: found[f"trainable/{name}"] for name in target.trainable},
         frozen=frozen,
         opt_state=arrays.rebuild(target.opt_state, found, "opt_state"),
+        ema={name: found[f"ema/{name}"] for name in target.ema},
     )
 
   def _newest_intact(self) -> int:
@@ -297,4 +298,5 @@ def _moving(state: states.TrainState) -> dict[str, Any]:
       "step": state.step,
       **{f"trainable/{name}": leaf for name, leaf in state.trainable.items()},
       **arrays.names(state.opt_state, "opt_state"),
+      **{f"ema/{name}": leaf for name, leaf in state.ema.items()},
   }

@@ -15,6 +15,7 @@ import optax
 from paligemma_jax.core import errors
 from paligemma_jax.core import trees
 from paligemma_jax.core import units
+from paligemma_jax.training import adam8bit
 
 Schedule = Callable[[jax.Array], jax.Array]  # step int32[] -> multiplier float32[]
 
@@ -25,11 +26,13 @@ class Optimizer(NamedTuple):
   init: (trainable) -> state, with leaves for the trainable alone.
   update: (gradients, state, trainable, step) -> (updates to add, state).
   schedule: (step) -> float32[] learning rate of that step, before any `lr_mults`.
+  ema: decay of the averages that are kept of the trainable; 0: none are.
   """
 
   init: Callable[..., Any]
   update: Callable[..., tuple[Any, Any]]
   schedule: Schedule
+  ema: float = 0.0
 
 
 def split(names: Iterable[str], optim: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -86,7 +89,7 @@ def make(
       lrs={name: optim.lr * mults[name] if name in mults else optim.lr for name in shapes},
       wds={name: optim.wd if name in decayed else 0.0 for name in shapes},
   )
-  return Optimizer(rule.init, rule.update, lambda step: optim.lr * schedule(step))
+  return Optimizer(rule.init, rule.update, lambda step: optim.lr * schedule(step), optim.ema)
 
 
 def transform(
@@ -98,15 +101,15 @@ def transform(
 ) -> Optimizer:
   """The update rule, its last steps given leaf by leaf.
 
-  In this order: clip by the global norm of the trainable leaves; Adam's or SGD's direction; times
-  the leaf's learning rate; plus the leaf's decay times the parameter; times the leaf's schedule.
+  In this order: clip by the global norm of the trainable leaves; the rule's direction; times the
+  leaf's learning rate; plus the leaf's decay times the parameter; times the leaf's schedule.
   The schedule goes by the step it is handed and not by a counter of its own: a skipped update
   (non-finite gradients) does not shift the schedule of the rest of the run.
 
   A `mu_dtype` of bfloat16 also rounds b1 in b1 * mu (optax does so, and so did the reference).
 
   Args:
-    optim: of which name, b1, b2, eps, mu_dtype, momentum and clip are read.
+    optim: of which name, b1, b2, eps, mu_dtype, momentum, rms_clip and clip are read.
     schedules, lrs, wds: for each trainable name.
   """
   direction = optax.named_chain(
@@ -127,6 +130,27 @@ def transform(
     return updates, state
 
   return Optimizer(direction.init, update, next(iter(schedules.values())))
+
+
+def averaged(
+    decay: float,
+    ema: Mapping[str, jax.Array],
+    params: Mapping[str, jax.Array],
+    step: jax.Array,
+) -> dict[str, jax.Array]:
+  """The moving averages after one more step; {} when none are kept.
+
+  The decay of step t is min(decay, (1 + t) / (10 + t)), so that a short run's average is not mostly
+  what it started from.
+
+  Args:
+    ema: of the step before; at step 0 the parameters themselves.
+    params: after the update.
+    step: int32[], steps done before this one.
+  """
+  t = step.astype(jnp.float32)
+  share = 1.0 - jnp.minimum(decay, (1.0 + t) / (10.0 + t))
+  return {name: old + share * (params[name] - old) for name, old in ema.items()}
 
 
 def make_schedule(
@@ -177,7 +201,32 @@ def _sgd(optim):
   return optax.trace(decay=optim.momentum, accumulator_dtype=dtype)
 
 
-_RULES = {"adam": _adam, "sgd": _sgd}
+def _adam8bit(optim):
+  return adam8bit.scale_by_adam8bit(b1=optim.b1, b2=optim.b2, eps=optim.eps)
+
+
+def _adafactor(optim):
+  """The variant that ViTs were scaled up with (arXiv:2106.04560): momentum, no relative steps."""
+  dtype = errors.pick(_MU_DTYPES, optim.mu_dtype, "optim.mu_dtype")
+  return optax.chain(
+      optax.scale_by_factored_rms(
+          min_dim_size_to_factor=_FACTORED_FROM,
+          epsilon=optim.eps,
+          decay_rate_fn=lambda step, exponent: jnp.minimum(
+              optim.b2, 1.0 - (jnp.asarray(step, jnp.float32) + 1.0) ** -exponent
+          ),
+      ),
+      optax.clip_by_block_rms(optim.rms_clip) if optim.rms_clip else optax.identity(),
+      optax.ema(optim.b1, debias=False, accumulator_dtype=dtype)
+      if optim.b1
+      else optax.identity(),
+  )
+
+
+# A matrix whose lesser side is below it keeps its whole second moment. More than the layers there
+# are, so that the scales of norms are not averaged over them.
+_FACTORED_FROM = 64
+_RULES = {"adam": _adam, "adam8bit": _adam8bit, "adafactor": _adafactor, "sgd": _sgd}
 _MU_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 # (optim, share of the run after the warm-up, steps after the warm-up) -> multiplier.

@@ -123,22 +123,24 @@ def logits_sharding(vocab_size: int, width: int, mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec(rows or None, None, "fsdp"))
 
 
-def like_params(tree: Any, shardings: Mapping[str, NamedSharding], mesh: Mesh) -> Any:
+def like_params(tree: Any, params: Mapping[str, Any], mesh: Mesh) -> Any:
   """Shardings for a tree (an optimizer state) that holds parameter-like leaves by name.
 
-  A leaf that stands under a parameter's name in a dict takes that parameter's sharding when it
-  fits its rank; every other leaf (counters, factored moments) is replicated.
+  A leaf that stands under a parameter's name in a dict lies as that parameter when it has its
+  shape, and else (factored moments, scales) by the rule for parameters; the rest is replicated.
 
   Args:
     tree: arrays or ShapeDtypeStructs.
-    shardings: of the parameters, by name.
+    params: by name, with shapes and shardings.
   """
 
   def pick(path, leaf):
-    key = getattr(path[-1], "key", None) if path else None
-    sharding = shardings.get(key)
-    fits = sharding is not None and len(sharding.spec) <= len(leaf.shape)
-    return sharding if fits else replicated(mesh)
+    name = getattr(path[-1], "key", None) if path else None
+    if name not in params:
+      return replicated(mesh)
+    if leaf.shape == params[name].shape:
+      return params[name].sharding
+    return param_shardings({name: leaf}, mesh)[name]
 
   return jax.tree_util.tree_map_with_path(pick, tree)
 

@@ -25,17 +25,24 @@ class TrainState:
   trainable: name -> float32 master parameter.
   frozen: name -> parameter in the compute dtype; no gradients and no optimizer state.
   opt_state: the optimizer's, with leaves for the trainable alone.
+  ema: name -> float32 moving average of a trainable parameter; {} when none are kept.
   """
 
   step: jax.Array
   trainable: dict[str, jax.Array]
   frozen: dict[str, jax.Array]
   opt_state: Any
+  ema: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
 
   @property
   def params(self) -> dict[str, jax.Array]:
-    """All parameters by name."""
+    """All parameters by name, as the next step takes them."""
     return {**self.frozen, **self.trainable}
+
+  @property
+  def result(self) -> dict[str, jax.Array]:
+    """All parameters by name, as they are evaluated and exported: averages where they are kept."""
+    return {**self.params, **self.ema}
 
 
 def param_dtypes(trainable: Iterable[str], dtype: Any) -> Callable[[str], Any]:
@@ -72,6 +79,8 @@ def make(
       trainable=placed,
       frozen={name: place(name, t) for name, t in target.frozen.items()},
       opt_state=opt_state,
+      # Copies, because a donated buffer can be handed over only once.
+      ema={name: jnp.copy(placed[name]) for name in target.ema},
   )
 
 
@@ -99,7 +108,7 @@ def abstract(
   }
   moving = {name: leaf for name, leaf in leaves.items() if name in trainable}
   opt_shapes = jax.eval_shape(optimizer.init, moving)
-  opt_places = sharding.like_params(opt_shapes, places, mesh)
+  opt_places = sharding.like_params(opt_shapes, moving, mesh)
   return TrainState(
       step=jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(mesh)),
       trainable=moving,
@@ -109,6 +118,7 @@ def abstract(
           opt_shapes,
           opt_places,
       ),
+      ema=dict(moving) if optimizer.ema else {},
   )
 
 
@@ -119,7 +129,7 @@ def shardings(state: TrainState) -> TrainState:
 
 def first_non_finite(state: TrainState) -> str:
   """The name of a trainable parameter or optimizer leaf that holds a NaN or infinity, or ''."""
-  moving = {"trainable": state.trainable, "opt_state": state.opt_state}
+  moving = {"trainable": state.trainable, "opt_state": state.opt_state, "ema": state.ema}
   flags, _ = jax.tree_util.tree_flatten_with_path(_all_finite(moving))
   for path, flag in flags:
     if not flag:

@@ -80,6 +80,7 @@ def make_train_step(
       return jnp.where(finite, new, old)
 
     trainable = {n: keep(p + updates[n], p) for n, p in state.trainable.items()}
+    ema = optimizers.averaged(optimizer.ema, state.ema, trainable, state.step)
     sums = dict(
         loss=value,
         grad_norm=grad_norm,
@@ -94,6 +95,7 @@ def make_train_step(
         trainable=trainable,
         frozen=state.frozen,
         opt_state=jax.tree.map(keep, opt_state, state.opt_state),
+        ema=jax.tree.map(keep, ema, state.ema),
     )
     return new_state, sums
 

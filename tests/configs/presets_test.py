@@ -47,6 +47,8 @@ def test_every_preset_is_legal_and_can_be_applied_twice(tune):
         ("freeze_llm", [n for n in NAMES if n.startswith("img")]),
         ("connector", ["img/head/bias", "img/head/kernel"]),
         ("full_adam+freeze_vit", [n for n in NAMES if n.startswith("llm")]),
+        ("freeze_vit+adam8bit", [n for n in NAMES if n.startswith("llm")]),
+        ("adafactor+ema", NAMES),
         ("freeze_llm+connector", ["img/head/bias", "img/head/kernel"]),
     ],
 )

@@ -92,7 +92,7 @@ def test_help_config_lists_every_key_with_default_meaning_and_choices(capsys):
   for path, key in schema.flat().items():
     assert f"--config.{path}={key.default!r}\n" in text
     assert " ".join(text.split()).count(key.text)
-  assert "One of 'adam', 'sgd'." in text
+  assert "One of 'adam', 'adam8bit', 'adafactor', 'sgd'." in text
 
 
 def test_help_config_of_a_section_lists_that_section_alone(capsys):

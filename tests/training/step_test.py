@@ -1,5 +1,6 @@
 """The training step: accumulation, the finite gate, rejected rows, dropout, the evaluation step."""
 
+import dataclasses
 import functools
 
 import jax
@@ -21,7 +22,7 @@ _QUICK = {"xla_backend_optimization_level": 0}
 def _compiled(accum=1, dropout=0.0, freeze="img/.*"):
   """(compiled step, function making a fresh state); 16 supervised positions."""
   start = golden_model.params("tiny")
-  section = optim(lr=1e-3, wd=0.01, warmup="", clip=0.5, freeze=(freeze,))
+  section = optim(lr=1e-3, wd=0.01, warmup="", clip=0.5, ema=0.9, freeze=(freeze,))
   made, trainable = golden_model.optimizer_for(section, start, total_steps=10)
   cfg = golden_model.config("tiny", dropout=dropout)
 
@@ -99,6 +100,20 @@ def test_a_non_finite_step_leaves_the_state_bitwise_unchanged(kind):
   assert sums["nonfinite"] == 1.0 and after.step == before.step + 1
   toy_state.assert_equal(after.trainable, before.trainable)
   toy_state.assert_equal(after.opt_state, before.opt_state)
+  toy_state.assert_equal(after.ema, before.ema)
+
+
+def test_the_average_follows_what_trains_and_is_what_is_evaluated():
+  step, fresh = _compiled()
+  start = jax.tree.map(np.array, fresh().trainable)
+  state, _ = _one(step, fresh())
+  name = "llm/layers/mlp/linear"
+  # At step 0 the decay is 1 / 10.
+  want = start[name] + 0.9 * (np.asarray(state.trainable[name]) - start[name])
+  np.testing.assert_allclose(state.ema[name], want, rtol=0, atol=1e-7)
+  assert set(state.ema) == set(state.trainable)
+  assert state.result[name] is state.ema[name] and state.params[name] is state.trainable[name]
+  assert state.result["img/head/bias"] is state.frozen["img/head/bias"]
 
 
 def test_training_goes_on_after_a_skipped_step():
@@ -119,7 +134,8 @@ def test_dropout_is_a_function_of_seed_and_step():
   state, first = _one(step, fresh())
   _, again = _one(step, fresh())
   assert first == again and first["loss"] != plain
-  frozen_params = states.TrainState(state.step, fresh().trainable, state.frozen, fresh().opt_state)
+  start = fresh()
+  frozen_params = dataclasses.replace(start, step=state.step)
   _, second = _one(step, frozen_params)
   assert second["loss"] != first["loss"]
 

@@ -52,16 +52,17 @@ def target(where=None, **changes):
   return states.abstract(params(), trainable, made, where or mesh(), dtype=jnp.bfloat16)
 
 
-def advance(state, num=1):
+def advance(state, num=1, **changes):
   """The state `num` steps on, by gradients made from the step number."""
-  made, _ = optimizer()
+  made, _ = optimizer(**changes)
 
   @jax.jit
   def step(state):
     gradients = jax.tree.map(lambda p: jnp.sin(p + state.step), state.trainable)
     updates, opt_state = made.update(gradients, state.opt_state, state.trainable, state.step)
     moved = {n: p + updates[n] for n, p in state.trainable.items()}
-    return states.TrainState(state.step + 1, moved, state.frozen, opt_state)
+    ema = optimizers.averaged(made.ema, state.ema, moved, state.step)
+    return states.TrainState(state.step + 1, moved, state.frozen, opt_state, ema)
 
   for _ in range(num):
     state = step(state)

@@ -22,7 +22,7 @@ from paligemma_jax.weights import reader
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.model"
-_TRAINABLE = "trainable/"
+_RESULTS = ("trainable/", "ema/")  # Averages, where a run keeps them, are what it gives.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _open(folder: pathlib.Path, facts: Mapping[str, Any]) -> Native:
   base = folder.parent / layout.BASE
   places: dict[str, tuple[pathlib.Path, str]] = {}  # Published name -> (orbax folder, name there).
   entries: dict[str, reader.Entry] = {}
-  tables = [(folder, _TRAINABLE, facts["leaves"])]
+  tables = [(folder, prefix, facts["leaves"]) for prefix in _RESULTS]
   if facts["base"]:
     tables.append((base, "", seal.read(base)[0]["leaves"]))
   for where, prefix, table in tables:

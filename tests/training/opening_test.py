@@ -1,6 +1,7 @@
 """A run's directory is weights like any other."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -48,6 +49,24 @@ def run(tmp_path_factory):
   saver.save(state)
   saver.close()
   return workdir, truth, cfg
+
+
+def test_of_a_run_with_averages_they_are_what_is_loaded(run, tmp_path):
+  _, truth, _ = run
+  names = ("llm/final_norm/scale", "llm/layers/mlp/linear")
+  moving = {name: jnp.asarray(truth[name]) for name in names}
+  ema = {name: 2 * array for name, array in moving.items()}
+  frozen = {name: jnp.asarray(array) for name, array in truth.items() if name not in names}
+  state = states.TrainState(jnp.int32(1), moving, frozen, {}, ema)
+  saver = checkpoints.Checkpoints(
+      tmp_path, keep=1, best="", best_mode="max", async_save=False, files={}
+  )
+  saver.save(state)
+  saver.close()
+  weights = opening.open_weights(tmp_path)
+  for name in names:
+    np.testing.assert_array_equal(weights.read(name), 2 * truth[name])
+  assert set(weights.entries) == set(truth)
 
 
 @pytest.mark.parametrize("part", ["", "checkpoints", "checkpoints/0"])

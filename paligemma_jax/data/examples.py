@@ -105,9 +105,9 @@ class Maker:
     limits = {"text_len": self.text_len, "overflow": self.overflow}
     if self.encoding == "decode":  # The answer is never in the prompt, whatever the row holds.
       return tokens.lay_out_prompt(question, [], **limits), len(question) > self.text_len
-    answer = tokens.suffix_ids(self.tokenizer, _text(columns, "suffix", ops))
+    answer, supervised = tokens.answer_of(self.tokenizer, _suffix(columns, ops))
     cut = len(question) + len(answer) > self.text_len + 1
-    return tokens.lay_out_train(question, answer, **limits), cut
+    return tokens.lay_out_train(question, answer, supervised, **limits), cut
 
 
 def where_is(rows: Any, row: int) -> str:
@@ -137,6 +137,20 @@ def _text(columns: dict[str, Any], name: str, ops: Sequence[Any]) -> str:
     raise errors.DataError(
         f"column {name!r}: expected text, found {type(value).__name__} {str(value)[:60]!r}."
     )
+  return value
+
+
+def _suffix(columns: dict[str, Any], ops: Sequence[Any]) -> tokens.Suffix:
+  """A text, or pieces (text, supervised) of one."""
+  value = _column(columns, "suffix", ops)
+  if not isinstance(value, (list, tuple)):
+    return _text(columns, "suffix", ops)
+  for piece in value:
+    good = isinstance(piece, (list, tuple)) and len(piece) == 2
+    if not good or not isinstance(piece[0], str) or not isinstance(piece[1], bool):
+      raise errors.DataError(
+          f"column 'suffix': expected text or pieces (text, supervised), found {str(piece)[:60]!r}."
+      )
   return value
 
 

@@ -7,9 +7,14 @@ Prefix, separator (a newline) and suffix are tokenized one by one, as the refere
 prompt has the same ids in training and in decoding. Where the text does not fit, this differs from
 the reference on purpose: it cuts the end off, EOS with it; we raise, or cut the text and keep EOS
 (decoding: the separator), or drop the row, as `overflow` says.
+
+A suffix is a text, or pieces (text, supervised) of one: the model reads all of them and learns to
+write those that are supervised.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,6 +22,8 @@ from paligemma_jax.core import errors
 from paligemma_jax.data import tokenizer as tokenizer_lib
 
 OVERFLOW = ("error", "truncate", "drop")
+
+Suffix = str | Sequence[tuple[str, bool]]
 
 # What stands in the slots after the text.
 PADDING = {
@@ -32,15 +39,29 @@ def prefix_ids(tokenizer: tokenizer_lib.Tokenizer, prefix: str) -> list[int]:
   return [tokenizer.bos_id, *tokenizer.encode(prefix), *tokenizer.separator_ids]
 
 
-def suffix_ids(tokenizer: tokenizer_lib.Tokenizer, suffix: str) -> list[int]:
+def suffix_ids(tokenizer: tokenizer_lib.Tokenizer, suffix: Suffix) -> list[int]:
   """The ids of an answer: the suffix, EOS."""
-  return [*tokenizer.encode(suffix), tokenizer.eos_id]
+  return answer_of(tokenizer, suffix)[0]
+
+
+def answer_of(
+    tokenizer: tokenizer_lib.Tokenizer, suffix: Suffix
+) -> tuple[list[int], list[int]]:
+  """The ids of an answer (the suffix, its pieces tokenized one by one, EOS), and 1 for each that is
+  supervised. EOS always is.
+  """
+  ids, supervised = [], []
+  for text, learned in [(suffix, True)] if isinstance(suffix, str) else suffix:
+    piece = tokenizer.encode(text)
+    ids += piece
+    supervised += [int(learned)] * len(piece)
+  return [*ids, tokenizer.eos_id], [*supervised, 1]
 
 
 def encode_train(
     tokenizer: tokenizer_lib.Tokenizer,
     prefix: str,
-    suffix: str,
+    suffix: Suffix,
     *,
     text_len: int,
     overflow: str,
@@ -50,29 +71,35 @@ def encode_train(
   Returns:
     text: int32[L+1], padded with 0.
     mask_ar: int32[L+1]: 0 on the prompt, 1 on the answer and the padding.
-    mask_loss: float32[L+1]: 1 on suffix and EOS.
+    mask_loss: float32[L+1]: 1 on suffix (its supervised pieces) and EOS.
 
   Raises:
     DataError: the text is too long and `overflow` is 'error'.
   """
-  question, answer = prefix_ids(tokenizer, prefix), suffix_ids(tokenizer, suffix)
-  return lay_out_train(question, answer, text_len=text_len, overflow=overflow)
+  question, (answer, supervised) = prefix_ids(tokenizer, prefix), answer_of(tokenizer, suffix)
+  return lay_out_train(question, answer, supervised, text_len=text_len, overflow=overflow)
 
 
 def lay_out_train(
-    question: list[int], answer: list[int], *, text_len: int, overflow: str
+    question: list[int],
+    answer: list[int],
+    supervised: list[int],
+    *,
+    text_len: int,
+    overflow: str,
 ) -> dict[str, np.ndarray] | None:
-  """`encode_train` from token ids; both pieces end as `prefix_ids` and `suffix_ids` end."""
+  """`encode_train` from what `prefix_ids` and `answer_of` give."""
   if len(question) + len(answer) > text_len + 1:
     if _drops(overflow, len(question) + len(answer), text_len + 1):
       return None
     question = question[:text_len]
-    answer = [*answer[: text_len - len(question)], answer[-1]]
-  masks = [0] * len(question) + [1] * len(answer)
+    room = text_len - len(question)
+    answer, supervised = [*answer[:room], answer[-1]], [*supervised[:room], supervised[-1]]
+  unlearned = [0] * len(question)
   return {
       "text": _padded("text", question + answer, text_len + 1),
-      "mask_ar": _padded("mask_ar", masks, text_len + 1),
-      "mask_loss": _padded("mask_loss", masks, text_len + 1),
+      "mask_ar": _padded("mask_ar", unlearned + [1] * len(answer), text_len + 1),
+      "mask_loss": _padded("mask_loss", unlearned + supervised, text_len + 1),
   }
 
 

@@ -13,6 +13,7 @@ from paligemma_jax.evals.rsvqa import Rsvqa
 from paligemma_jax.evals.science_qa import ScienceQa
 from paligemma_jax.evals.scoring import METRICS
 from paligemma_jax.evals.scoring import score
+from paligemma_jax.evals.segmentation import Segmentation
 from paligemma_jax.evals.server_file import ServerFile
 from paligemma_jax.evals.tallyqa import TallyQa
 from paligemma_jax.evals.vqa import ExactMatch
@@ -29,6 +30,7 @@ EVALUATORS = {
     "Pope": Pope,
     "Rsvqa": Rsvqa,
     "ScienceQa": ScienceQa,
+    "Segmentation": Segmentation,
     "ServerFile": ServerFile,
     "TallyQa": TallyQa,
     "VqaAccuracy": VqaAccuracy,
@@ -50,6 +52,7 @@ __all__ = [
     "Pope",
     "Rsvqa",
     "ScienceQa",
+    "Segmentation",
     "ServerFile",
     "TallyQa",
     "VqaAccuracy",

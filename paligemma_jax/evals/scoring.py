@@ -18,6 +18,7 @@ from paligemma_jax.evals import mmvp
 from paligemma_jax.evals import pope
 from paligemma_jax.evals import rsvqa
 from paligemma_jax.evals import science_qa
+from paligemma_jax.evals import segmentation
 from paligemma_jax.evals import tables
 from paligemma_jax.evals import tallyqa
 from paligemma_jax.evals import vqa
@@ -32,6 +33,7 @@ METRICS: dict[str, Callable[..., dict[str, float]]] = {
     "pope": pope.polling,
     "rsvqa": rsvqa.accuracy,
     "science_qa": science_qa.accuracy,
+    "segmentation": segmentation.segmentation,
     "tallyqa": tallyqa.accuracy,
     "vqa_accuracy": vqa.vqa_accuracy,
     "vqav2": vqav2.accuracy,

@@ -16,6 +16,7 @@ from paligemma_jax.pp.crops import InceptionCrop
 from paligemma_jax.pp.crops import RandomCrop
 from paligemma_jax.pp.decode import Decode
 from paligemma_jax.pp.drawing import DrawBox
+from paligemma_jax.pp.masks import MaskToText
 from paligemma_jax.pp.resize import Resize
 from paligemma_jax.pp.resize import ResizeSmall
 from paligemma_jax.pp.resize import StackImages
@@ -40,6 +41,7 @@ OPS = {
     "LetterChoices": LetterChoices,
     "Lower": Lower,
     "Majority": Majority,
+    "MaskToText": MaskToText,
     "RandomCrop": RandomCrop,
     "Resize": Resize,
     "ResizeSmall": ResizeSmall,
@@ -60,6 +62,7 @@ __all__ = [
     "LetterChoices",
     "Lower",
     "Majority",
+    "MaskToText",
     "RandomCrop",
     "Resize",
     "ResizeSmall",

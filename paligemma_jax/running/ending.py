@@ -43,7 +43,9 @@ def write(
   reports.write_report(workdir.report, title, tables=tables, lines=lines)
   items = _examples(setup, workdir, lines[-1]["step"] if lines else 0)
   if items:
-    gallery.write_gallery(workdir.gallery, items, title, table=table)
+    codecs = [e.codec for e in setup.config.evals if hasattr(e, "codec")]
+    codec = codecs[0] if codecs else ""  # Of seg tokens: the one they are scored with.
+    gallery.write_gallery(workdir.gallery, items, title, table=table, codec=codec)
     note(f"gallery: {workdir.gallery}")
   note(f"report:  {workdir.report}")
 

@@ -1,4 +1,4 @@
-"""A self-contained HTML gallery: image, prompt, truth and prediction, boxes drawn on the image."""
+"""A self-contained HTML gallery: image, prompt, truth and prediction, boxes and masks drawn."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ import numpy as np
 from PIL import Image
 
 from paligemma_jax.core import disk
-from paligemma_jax.core import loc
-from paligemma_jax.evals import boxes
+from paligemma_jax.running import answers
 from paligemma_jax.running import page
 from paligemma_jax.running import reports
 
 _MAX_FRAMES = 8  # Of a video; more would be too small to see.
+_MASK_COLORS = {"truth": (34, 197, 94), "said": (249, 115, 22), "before": (249, 115, 22)}
+_FILL, _EDGE = 70, 230  # Opacity of a mask, of 255.
 _PNG_SIDE = 256  # Images up to this wide stay exact; larger ones become JPEG, to keep files small.
 
 _STYLE = """
@@ -77,17 +78,19 @@ def write_gallery(
     table: reports.Table | None = None,
     lead: str = "",
     bins: int = 1024,
+    codec: str = "",
 ) -> None:
-  """Writes the page. Texts with loc tokens are drawn as boxes.
+  """Writes the page. Texts with loc tokens are drawn as boxes, those with seg tokens as masks.
 
   Args:
     table: scores to show above the examples.
     lead: one sentence below the title.
     bins: 1023 or 1024, how loc tokens become coordinates (`core.loc`).
+    codec: of the seg tokens: '' is the embedded one (`core.mask_codec`).
   """
   items = list(items)
   with_before = any(item.before is not None for item in items)
-  cards = "".join(_card(i, item, bins) for i, item in enumerate(items))
+  cards = "".join(_card(i, item, bins, codec) for i, item in enumerate(items))
   body = (reports.html(table) if table else "") + f"<h2>{len(items)} examples</h2>"
   if any(_has_boxes(item) for item in items):
     body += _legend(with_before)
@@ -95,22 +98,29 @@ def write_gallery(
   disk.write_atomically(path, page.page(title, lead, body, style=_STYLE))
 
 
-def _card(number: int, item: GalleryItem, bins: int) -> str:
+def _card(number: int, item: GalleryItem, bins: int, codec: str) -> str:
+  def read(text: str) -> answers.Answer | None:
+    return answers.read(text, *_frames(item.image).shape[:2], codec=codec, bins=bins)
+
+  truth, said = read(item.truth), read(item.prediction)
+  before = None if item.before is None else read(item.before)
   rows = [("prompt", f'<dd class="prompt" dir="auto">{page.escape(item.prompt)}</dd>')]
-  truth = _boxes(item.truth, bins)
   rows.append(("truth", _answer(item.truth, truth, None)))
   if item.before is not None:
-    rows.append(("before", _answer(item.before, _boxes(item.before, bins), item.truth, truth)))
+    rows.append(("before", _answer(item.before, before, item.truth, truth)))
   name = "prediction" if item.before is None else "after"
-  rows.append((name, _answer(item.prediction, _boxes(item.prediction, bins), item.truth, truth)))
+  rows.append((name, _answer(item.prediction, said, item.truth, truth)))
   listed = "".join(f"<dt>{name}</dt>{value}" for name, value in rows)
-  views = _views(number, item, bins)
+  views = _views(number, item, truth, before, said)
   kind = "single" if views.count("<svg") == 1 else "pair"
   return f'<article class="{kind}"><div class="views">{views}</div><dl>{listed}</dl></article>'
 
 
 def _answer(
-    text: str, said: loc.Parsed | None, truth: str | None, true_boxes: loc.Parsed | None = None
+    text: str,
+    said: answers.Answer | None,
+    truth: str | None,
+    true_answer: answers.Answer | None = None,
 ) -> str:
   """A text beside its name, marked right or wrong; boxes by their labels and their overlap."""
   if said is None:
@@ -120,36 +130,41 @@ def _answer(
       mark, kind = (" ✓", "truth") if is_right else (" ✗", "wrong")
     shown = page.escape(text) if text else "<small>(nothing)</small>"
     return f'<dd dir="auto" class="{kind}">{shown}{mark}</dd>'
-  labels = page.escape(" ; ".join(label or "(no label)" for label in said.labels))
+  labels = page.escape(" ; ".join(label or "(no label)" for label in said.objects.labels))
   notes = []
-  if true_boxes is not None:
-    overlaps = boxes.match(true_boxes, said)
-    notes.append("overlap " + (", ".join(f"{v:.2f}" for v in overlaps) or "–"))
-  if said.num_invalid:
-    notes.append(f"{said.num_invalid} unreadable")
+  if true_answer is not None:
+    found = answers.overlaps(true_answer, said)
+    notes.append("overlap " + (", ".join(f"{v:.2f}" for v in found) or "–"))
+  if said.objects.num_invalid:
+    notes.append(f"{said.objects.num_invalid} unreadable")
   note = f" <small>{page.escape(' · '.join(notes))}</small>" if notes else ""
   tokens = f"<details><summary>tokens</summary>{page.escape(text)}</details>"
   kind = "truth" if truth is None else "said"
   return f'<dd dir="auto" class="{kind}">{labels}{note}{tokens}</dd>'
 
 
-def _views(number: int, item: GalleryItem, bins: int) -> str:
-  """The image with its boxes: once, or before and after side by side."""
+def _views(
+    number: int,
+    item: GalleryItem,
+    truth: answers.Answer | None,
+    before: answers.Answer | None,
+    said: answers.Answer | None,
+) -> str:
+  """The image with its boxes and masks: once, or before and after side by side."""
   pixels = _frames(item.image)
   height, width = pixels.shape[:2]
-  image = f'<image id="i{number}" width="{width}" height="{height}" href="{_data_url(pixels)}"/>'
-  truth = _boxes(item.truth, bins)
+  image = f'<image id="i{number}" width="{width}" height="{height}" href="{_png_or_jpeg(pixels)}"/>'
   if item.image.ndim != 3 or not _has_boxes(item):
     return f"<div>{_svg(image, width, height)}</div>"
   true_marks = _marks(truth, "truth", width, height)
-  said = _marks(_boxes(item.prediction, bins), "said", width, height)
+  said_marks = _marks(said, "said", width, height)
   if item.before is None:
-    return f"<div>{_svg(image + true_marks + said, width, height)}</div>"
-  before = _marks(_boxes(item.before, bins), "before", width, height)
+    return f"<div>{_svg(image + true_marks + said_marks, width, height)}</div>"
+  before_marks = _marks(before, "before", width, height)
   again = f'<use href="#i{number}"/>'
   return (
-      f"<div>{_svg(image + true_marks + before, width, height)}<small>before</small></div>"
-      f"<div>{_svg(again + true_marks + said, width, height)}<small>after</small></div>"
+      f"<div>{_svg(image + true_marks + before_marks, width, height)}<small>before</small></div>"
+      f"<div>{_svg(again + true_marks + said_marks, width, height)}<small>after</small></div>"
   )
 
 
@@ -157,13 +172,16 @@ def _svg(content: str, width: int, height: int) -> str:
   return f'<svg viewBox="0 0 {width} {height}" role="img">{content}</svg>'
 
 
-def _marks(parsed: loc.Parsed | None, kind: str, width: int, height: int) -> str:
-  """Rectangles, each with its label: that of the truth above, that of a prediction below."""
-  if parsed is None:
+def _marks(answer: answers.Answer | None, kind: str, width: int, height: int) -> str:
+  """Masks, and rectangles with labels: that of the truth above, that of a prediction below."""
+  if answer is None:
     return ""
   size = max(width, height) / 17
   marks = []
-  for box, label in zip(parsed.boxes, parsed.labels, strict=True):
+  if answer.mask is not None and answer.mask.any():
+    url = _data_url(_overlay(answer.mask, _MASK_COLORS[kind]), "png")
+    marks.append(f'<image class="mask" width="{width}" height="{height}" href="{url}"/>')
+  for box, label in zip(answer.objects.boxes, answer.objects.labels, strict=True):
     x, y = box.x_min * width, box.y_min * height
     box_width, box_height = (box.x_max - box.x_min) * width, (box.y_max - box.y_min) * height
     marks.append(
@@ -191,17 +209,26 @@ def _has_boxes(item: GalleryItem) -> bool:
   return "<loc" in item.truth + item.prediction + (item.before or "")
 
 
-def _boxes(text: str, bins: int) -> loc.Parsed | None:
-  return loc.parse_boxes(text, bins=bins) if "<loc" in text else None
-
-
 def _frames(image: np.ndarray) -> np.ndarray:
   """uint8[H, W', 3]: the image, or its first frames side by side."""
   return image if image.ndim == 3 else np.concatenate(list(image[:_MAX_FRAMES]), axis=1)
 
 
-def _data_url(pixels: np.ndarray) -> str:
-  kind = "png" if max(pixels.shape[:2]) <= _PNG_SIDE else "jpeg"
+def _overlay(mask: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+  """uint8[H, W, 4]: the mask as a veil of this colour, its edge nearly opaque."""
+  around = np.pad(mask, 1)
+  inner = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+  pixels = np.zeros((*mask.shape, 4), np.uint8)
+  pixels[mask] = (*color, _EDGE)
+  pixels[mask & inner, 3] = _FILL
+  return pixels
+
+
+def _png_or_jpeg(pixels: np.ndarray) -> str:
+  return _data_url(pixels, "png" if max(pixels.shape[:2]) <= _PNG_SIDE else "jpeg")
+
+
+def _data_url(pixels: np.ndarray, kind: str) -> str:
   buffer = io.BytesIO()
   Image.fromarray(pixels).save(buffer, kind, **({} if kind == "png" else {"quality": 88}))
   return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

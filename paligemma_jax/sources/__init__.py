@@ -12,6 +12,7 @@ that has these methods.
 
 from paligemma_jax.sources.hf_dataset import HfDataset
 from paligemma_jax.sources.jsonl import Jsonl
+from paligemma_jax.sources.masks import Masks
 from paligemma_jax.sources.memory import InMemory
 from paligemma_jax.sources.mixture import Mixture
 from paligemma_jax.sources.mixture import Part
@@ -23,6 +24,7 @@ SOURCES = {
     "HfDataset": HfDataset,
     "InMemory": InMemory,
     "Jsonl": Jsonl,
+    "Masks": Masks,
     "Mixture": Mixture,
     "Scenes": Scenes,
     "Tfds": Tfds,
@@ -34,6 +36,7 @@ __all__ = [
     "HfDataset",
     "InMemory",
     "Jsonl",
+    "Masks",
     "Mixture",
     "Part",
     "Scenes",

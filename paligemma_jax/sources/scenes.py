@@ -6,6 +6,7 @@ of rows is available at once. One scene takes less than half a millisecond at 11
 
 from __future__ import annotations
 
+import functools
 import itertools
 import zlib
 from collections.abc import Mapping
@@ -17,19 +18,27 @@ import numpy as np
 from paligemma_jax.core import draws
 from paligemma_jax.core import errors
 from paligemma_jax.core import loc
+from paligemma_jax.core import mask_codec
+from paligemma_jax.core import seg
 from paligemma_jax.core import spec
 from paligemma_jax.sources import sprites
 
 # What is asked, by style. "demo" is worded so that no model trained on "pretrain" has seen it.
 PROMPTS: Mapping[str, Mapping[str, str]] = {
-    "pretrain": {"caption": "caption en", "count": "count {}", "detect": "detect {}"},
+    "pretrain": {
+        "caption": "caption en",
+        "count": "count {}",
+        "detect": "detect {}",
+        "segment": "segment {}",
+    },
     "demo": {
         "caption": "describe the picture",
         "count": "how many {}s are there?",
         "detect": "where is the {}?",
+        "segment": "outline the {}",
     },
 }
-TASKS = ("caption", "count", "detect")
+TASKS = ("caption", "count", "detect", "segment")
 BINS = 1024  # The published demos' convention of loc tokens (see core/loc.py).
 
 _NUM_CELLS = 8  # Drawings stand on a grid of 8 x 8 cells; at 112 pixels a cell is a patch.
@@ -43,15 +52,16 @@ class Scenes:
   """Scenes of 1 to 5 drawings, a question about each, and its answer.
 
   Columns: image uint8[size, size, 3], prefix, suffix, task, label (the class asked about, else ''),
-  boxes and labels (what `suffix` says of a detect row, else empty), objects: all drawings of the
-  scene as (label, box). A box is (y_min, x_min, y_max, x_max) of the drawing's pixels, as shares
-  of the image; boxes are disjoint. Captions name what is there from left to right; equal
-  drawings are named together, at the place of the leftmost.
+  boxes and labels (what `suffix` says of a detect or segment row, else empty), mask bool[size,
+  size] (the pixels that a segment row asks for, else none), objects: all drawings of the scene as
+  (label, box). A box is (y_min, x_min, y_max, x_max) of the drawing's pixels, as shares of the
+  image; boxes are disjoint. Captions name what is there from left to right; equal drawings are
+  named together, at the place of the leftmost. Masks are written in the embedded codec's tokens.
 
   Attributes:
     split: names a stream of scenes of its own: "train", "val" and so on share none.
     num_rows: how many.
-    tasks: out of caption, count and detect, taken in turns.
+    tasks: out of caption, count, detect and segment, taken in turns.
     classes: which drawings: base (64), heldout (12 others) or all.
     prompts: the wording of the questions, pretrain or demo.
     size: the image's side in pixels.
@@ -63,7 +73,7 @@ class Scenes:
 
   split: str = "train"
   num_rows: int = 1000
-  tasks: tuple = TASKS
+  tasks: tuple = ("caption", "count", "detect")
   classes: str = "base"
   prompts: str = "pretrain"
   size: int = 112
@@ -92,7 +102,7 @@ class Scenes:
 
   def makes(self) -> tuple[str, ...]:
     """The keys of every row."""
-    return ("image", "prefix", "suffix", "task", "label", "boxes", "labels", "objects")
+    return ("image", "prefix", "suffix", "task", "label", "boxes", "labels", "mask", "objects")
 
 
 class SceneRows:
@@ -118,19 +128,24 @@ class SceneRows:
         continue
       places = _place(rng, cast, s.size)
       boxes = [place.box for place in places]
-      answer = _answer(task, cast, boxes, s.size) if len(places) == len(cast) else None
+      answer = _answer(task, cast, places, s.size) if len(places) == len(cast) else None
       if answer is not None:
         break
     label = "" if task == "caption" else cast[0]
-    asked = [b for name, b in zip(cast, boxes, strict=True) if task == "detect" and name == label]
+    asked = boxes[:1] if task in ("detect", "segment") else []  # The drawing of which there is one.
+    mask = np.zeros((s.size, s.size), bool)
+    if task == "segment":
+      box = places[0].box
+      mask[box.y_min : box.y_max, box.x_min : box.x_max] = places[0].sprite.mask
     return {
         "image": _render(rng, places, s.size),
         "prefix": PROMPTS[s.prompts][task].format(label),
         "suffix": answer,
         "task": task,
         "label": label,
-        "boxes": tuple(_shares(box, s.size) for box in sorted(asked, key=_center)),
+        "boxes": tuple(_shares(box, s.size) for box in asked),
         "labels": (label,) * len(asked),
+        "mask": mask,
         "objects": tuple(
             (name, _shares(box, s.size)) for name, box in zip(cast, boxes, strict=True)
         ),
@@ -143,6 +158,8 @@ class SceneRows:
   def fingerprint(self) -> str:
     """Changes when the rows may change."""
     content = repr(self._spec).encode() + sprites.fingerprint().encode()
+    if "segment" in self._spec.tasks:
+      content += mask_codec.EMBEDDED.read_bytes()
     return f"{zlib.crc32(content):08x}"
 
 
@@ -240,13 +257,17 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
   return np.ascontiguousarray(np.broadcast_to(line, (size, size, 3)))
 
 
-def _answer(task: str, names: list[str], boxes: list[PixelBox], size: int) -> str | None:
+def _answer(task: str, names: list[str], places: list[Place], size: int) -> str | None:
   """The suffix, or None where the scene leaves it open."""
+  boxes = [place.box for place in places]
   if task == "count":
     return str(names.count(names[0]))
   if task == "detect":
-    asked = [_shares(b, size) for n, b in zip(names, boxes, strict=True) if n == names[0]]
-    return loc.format_boxes(asked, [names[0]] * len(asked), bins=BINS)
+    return loc.format_boxes([_shares(boxes[0], size)], names[:1], bins=BINS)
+  if task == "segment":
+    mask = places[0].sprite.mask
+    codes = _codes(mask.shape, np.packbits(mask).tobytes())
+    return seg.format_segment(_shares(boxes[0], size), codes, names[0], bins=BINS)
   drawings = list(zip(names, boxes, strict=True))
   leftmost = {name: min(_center(b) for n, b in drawings if n == name) for name in names}
   order = sorted(leftmost, key=leftmost.__getitem__)
@@ -255,6 +276,14 @@ def _answer(task: str, names: list[str], boxes: list[PixelBox], size: int) -> st
     return None
   phrases = [_phrase(name, names.count(name)) for name in order]
   return " and ".join([p for p in (", ".join(phrases[:-1]), phrases[-1]) if p])
+
+
+@functools.lru_cache(maxsize=4096)  # The same few drawings in a few sizes, again and again.
+def _codes(shape: tuple[int, int], packed: bytes) -> tuple[int, ...]:
+  """The codes of a mask, given as the bytes of its bits."""
+  bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=shape[0] * shape[1])
+  square = seg.to_square(bits.reshape(shape).astype(bool))
+  return tuple(mask_codec.open_codec().encode(square[None])[0].tolist())
 
 
 def _phrase(name: str, num: int) -> str:

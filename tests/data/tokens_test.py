@@ -137,3 +137,28 @@ def test_a_prompt_is_the_start_of_its_training_example(prefix, text_len, tokeniz
   if size < text_len:
     example = tokens.encode_train(tokenizer, prefix, "", text_len=text_len, overflow="error")
     assert example["text"][:size].tolist() == prompt["text"][:size].tolist()
+
+
+def test_pieces_of_a_suffix_are_read_whole_and_learned_in_part(tokenizer):
+  boxes = "<loc0001><loc0002><loc0003><loc0004>"
+  pieces = [(f"{boxes} cat ; ", True), (boxes, False), (" <seg127>", True)]
+  whole = "".join(text for text, _ in pieces)
+  limits = {"text_len": 40, "overflow": "error"}
+  plain = tokens.encode_train(tokenizer, "detect", whole, **limits)
+  example = tokens.encode_train(tokenizer, "detect", pieces, **limits)
+  # Pieces that end at loc tokens are the tokens of the whole text.
+  np.testing.assert_array_equal(example["text"], plain["text"])
+  np.testing.assert_array_equal(example["mask_ar"], plain["mask_ar"])
+  unlearned = np.flatnonzero(plain["mask_loss"] != example["mask_loss"])
+  at = [i for i, token in enumerate(plain["text"]) if token == tokenizer.loc_id(1)]
+  assert unlearned.tolist() == list(range(at[1], at[1] + 4))
+  assert tokens.num_tokens(example) == tokens.num_tokens(plain)
+
+
+def test_a_cut_keeps_eos_and_its_supervision_where_pieces_are_not_learned(tokenizer):
+  example = tokens.encode_train(
+      tokenizer, "caption", [("a cat", True), (" on a mat" * 9, False)], text_len=9,
+      overflow="truncate",
+  )  # fmt: skip
+  assert example["text"][-1] == tokenizer.eos_id and example["mask_loss"][-1] == 1
+  assert example["mask_loss"][-2] == 0

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from paligemma_jax.core import loc
+from paligemma_jax.core import mask_codec
+from paligemma_jax.core import seg
 from paligemma_jax.running import gallery
 from paligemma_jax.running import page
 from paligemma_jax.running import reports
@@ -58,7 +60,8 @@ def _written(tmp_path, items, **options):
 
 
 _TEXT = st.text(st.sampled_from("<>&\"'/;= a\x00\x1b\ud800\u202eé") | st.characters(), max_size=12)
-_BOX_TEXT = st.lists(st.sampled_from(["<loc0001>", "<loc1023>", " ; ", "cat", "<b>"])).map("".join)
+_PARTS = ["<loc0001>", "<loc1023>", "<seg001>" * 16, " ; ", "cat", "<b>"]
+_BOX_TEXT = st.lists(st.sampled_from(_PARTS)).map("".join)
 
 
 @settings(deadline=None, max_examples=60)
@@ -116,6 +119,35 @@ def test_boxes_are_drawn_where_they_are(tmp_path, bins, right):
   assert drawn == pytest.approx([left, 0, right - left, 20 * 512 / bins], abs=0.006)
   texts = " ".join(document.texts)
   assert "overlap 0.00" in texts and "1 unreadable" in texts
+
+
+def test_masks_are_drawn_where_they_are(tmp_path):
+  codec = mask_codec.open_codec()
+  mask = np.zeros((100, 200), bool)
+  mask[20:80, 50:150] = True
+  truth = seg.mask_to_text(mask, None, "cat", codec=codec, bins=1024)
+  said = seg.mask_to_text(np.roll(mask, 50, axis=1), None, "cat", codec=codec, bins=1024)
+  image = np.zeros((100, 200, 3), np.uint8)
+  document = _written(tmp_path, [gallery.GalleryItem(image, "segment cat", truth, said)])
+  veils = [v for v in document.all("image") if v.get("class") == "mask"]
+  assert [v["width"] for v in veils] == ["200", "200"]
+  assert [rect["class"] for rect in document.all("rect")] == ["box-truth", "box-said"]
+  for veil, text in zip(veils, (truth, said), strict=True):
+    data = base64.b64decode(veil["href"].removeprefix("data:image/png;base64,"))
+    drawn = np.asarray(Image.open(io.BytesIO(data)))[..., 3] > 0
+    painted = seg.text_to_mask(text, 100, 200, codec=codec, bins=1024).mask
+    np.testing.assert_array_equal(drawn, painted)
+  texts = " ".join(document.texts)
+  assert "overlap 0.3" in texts and "cat" in document.texts  # Half of each, of one and a half.
+  assert not any("<seg" in t for t in document.texts if not t.startswith("<loc"))
+
+
+def test_a_mask_that_cannot_be_read_is_counted(tmp_path):
+  box = "<loc0000><loc0000><loc0512><loc0512>"
+  items = [gallery.GalleryItem(_IMAGE, "p", box + "<seg000>" * 16, box + "<seg000>" * 15 + " x")]
+  document = _written(tmp_path, items)
+  assert "overlap 0.00 · 1 unreadable" in " ".join(document.texts)
+  assert "x" in document.texts and len(document.all("rect")) == 2
 
 
 def test_before_and_after_stand_side_by_side_with_one_copy_of_the_image(tmp_path):

@@ -10,6 +10,8 @@ import pytest
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import loc
+from paligemma_jax.core import mask_codec
+from paligemma_jax.core import seg
 from paligemma_jax.core import spec
 from paligemma_jax.sources import scenes
 from paligemma_jax.sources import sprites
@@ -27,7 +29,8 @@ def test_a_row_depends_on_spec_and_number_alone():
   again = pickle.loads(pickle.dumps(scenes.Scenes(num_rows=10_000_000).open()))
   for i in (9, 0, 4):  # Order of access must not matter.
     a, b = first[i], again[i]
-    np.testing.assert_array_equal(a.pop("image"), b.pop("image"))
+    for name in ("image", "mask"):
+      np.testing.assert_array_equal(a.pop(name), b.pop(name))
     assert a == b
 
 
@@ -38,6 +41,7 @@ def test_columns_and_shapes_are_as_said():
     for row in (rows[i] for i in range(len(rows))):
       assert tuple(row) == source.makes()
       assert row["image"].shape == (size, size, 3) and row["image"].dtype == np.uint8
+      assert row["mask"].shape == (size, size) and row["mask"].dtype == bool
   with pytest.raises(IndexError):
     rows[3]
 
@@ -87,7 +91,7 @@ def test_every_drawing_fills_its_box_and_boxes_are_disjoint():
 def test_the_warmup_rows_are_captions_of_one_drawing_and_the_rest_is_as_without():
   plain, warm = _rows(40), _rows(40, warmup=20)
   assert all(r["task"] == "caption" and len(r["objects"]) == 1 for r in warm[:20])
-  assert {r["task"] for r in plain[:20]} == set(scenes.TASKS)
+  assert {r["task"] for r in plain[:20]} == {"caption", "count", "detect"}
   for a, b in zip(plain[20:], warm[20:], strict=True):
     np.testing.assert_array_equal(a["image"], b["image"])
     assert a["suffix"] == b["suffix"]
@@ -119,6 +123,33 @@ def test_answers_are_right():
       assert row["label"] == ""
 
 
+def test_segment_answers_are_the_mask_of_the_one_drawing_asked_for():
+  codec = mask_codec.open_codec()
+  ious = []
+  for row in _rows(24, tasks=("segment",)):
+    mask = row["mask"]
+    text = seg.mask_to_text(mask, row["boxes"][0], row["label"], codec=codec, bins=scenes.BINS)
+    assert row["suffix"] == text
+    assert seg.least_box(mask) == row["boxes"][0] and row["labels"] == (row["label"],)
+    assert (row["label"], row["boxes"][0]) in row["objects"]
+    assert [name for name, _ in row["objects"]].count(row["label"]) == 1
+    found = seg.text_to_mask(text, 112, 112, codec=codec, bins=scenes.BINS)
+    ious.append((found.mask & mask).sum() / (found.mask | mask).sum())
+  assert np.mean(ious) > 0.8
+  assert not any(row["mask"].any() for row in _rows(9))
+
+
+def test_the_mask_is_what_was_drawn(monkeypatch):
+  monkeypatch.setattr(
+      scenes, "_background", lambda rng, size: np.full((size, size, 3), 255, np.uint8)
+  )
+  monkeypatch.setattr(scenes.sprites, "get", _solid(sprites.get, sprites.Sprite))
+  for row in _rows(30, tasks=("segment",)):
+    drawn = row["image"].min(axis=2) < 128
+    y0, x0, y1, x1 = (round(v * 112) for v in row["boxes"][0])
+    np.testing.assert_array_equal(drawn[y0:y1, x0:x1], row["mask"][y0:y1, x0:x1])
+
+
 def _caption(objects):
   """The caption, worked out another way: sort all drawings by centre, name each class once."""
   by_place = sorted(objects, key=lambda o: o[1][1] + o[1][3])
@@ -134,7 +165,7 @@ def _caption(objects):
 
 def test_no_prompt_holds_its_answer():
   for prompts in scenes.PROMPTS:
-    for row in _rows(prompts=prompts):
+    for row in _rows(prompts=prompts, tasks=scenes.TASKS):
       assert not any(c.isdigit() for c in row["prefix"])
       if row["task"] == "caption":
         assert row["prefix"] == scenes.PROMPTS[prompts]["caption"]
@@ -173,6 +204,14 @@ def test_the_demo_words_its_questions_differently():
 def test_a_fingerprint_follows_the_spec():
   assert scenes.Scenes().open().fingerprint() == scenes.Scenes().open().fingerprint()
   assert scenes.Scenes().open().fingerprint() != scenes.Scenes(seed=1).open().fingerprint()
+
+
+def test_a_fingerprint_follows_the_codec_where_it_is_used(monkeypatch, tmp_path):
+  (tmp_path / "other.npz").write_bytes(b"another codec")
+  plain, masks = scenes.Scenes().open(), scenes.Scenes(tasks=("segment",)).open()
+  before = plain.fingerprint(), masks.fingerprint()
+  monkeypatch.setattr(mask_codec, "EMBEDDED", tmp_path / "other.npz")
+  assert plain.fingerprint() == before[0] and masks.fingerprint() != before[1]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,79 @@
+"""Masks of a row to the text the model learns to write; see `core.seg` for the conventions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from paligemma_jax.core import errors
+from paligemma_jax.core import loc
+from paligemma_jax.core import mask_codec
+from paligemma_jax.core import seg
+from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.pp import columns
+
+
+@spec_lib.spec
+class MaskToText:
+  """A mask column to '<loc…> x 4 <seg…> x 16', or several masks to such texts joined by ' ; '.
+
+  For data sets with several objects a picture and several sentences an object, as RefCOCO's:
+
+      pp.Choice(("objects/mask", "objects/bbox", "objects/refs/sentence"), ("mask", "box", "refs")),
+      pp.Choice("refs", "prefix", each_once=False),  # Drawn anew: in step with the objects, each
+      pp.MaskToText(),                               # would always meet the same sentence.
+
+  Attributes:
+    codec: '' is the small embedded codec; the published models need the published one: the path of
+      vae-oid.npz. Evaluators must be given the same.
+    mask: the column with the mask of the whole picture (bool[H, W], or the bytes of a PNG file), or
+      with a list of masks.
+    box: the column with its box (or a list of boxes), (y_min, x_min, y_max, x_max) as shares of
+      the picture's height and width; '' takes the least box that holds the mask.
+    labels: the column with one label, or one per mask, written behind the tokens; '' writes none.
+    bins: 1023 (the reference) or 1024: how a coordinate becomes a loc token, see `core.loc`.
+    out: the column of the result.
+  """
+
+  codec: str = ""
+  mask: str = "mask"
+  box: str = "box"
+  labels: str = ""
+  bins: int = 1023
+  out: str = "suffix"
+
+  def __post_init__(self):
+    loc.check_bins(self.bins)
+
+  def needs(self) -> tuple[str, ...]:
+    return tuple(name for name in (self.mask, self.box, self.labels) if name)
+
+  def makes(self) -> tuple[str, ...]:
+    return (self.out,)
+
+  def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    value = columns.get(row, self.mask)
+    several = isinstance(value, (list, tuple))
+    try:
+      masks = [seg.as_mask(v) for v in (value if several else [value])]
+    except errors.DataError as e:
+      raise errors.DataError(f"column {self.mask!r}: {e}") from None
+    boxes: list[Any] = [None] * len(masks)
+    if self.box:
+      found = columns.get(row, self.box)
+      boxes = _as_list(found, self.box) if several else [found]
+    labels = [""] * len(masks)
+    if self.labels:
+      said = columns.get(row, self.labels)
+      said = [said] * len(masks) if isinstance(said, (str, bytes)) else _as_list(said, self.labels)
+      labels = [columns.as_text(v, self.labels) for v in said]
+    codec = mask_codec.open_codec(self.codec)
+    text = seg.masks_to_text(masks, boxes, labels, codec=codec, bins=self.bins)
+    return {**row, self.out: text}
+
+
+def _as_list(value: Any, name: str) -> list[Any]:
+  if isinstance(value, (list, tuple, np.ndarray)):
+    return list(value)
+  raise columns.wrong(name, "a list", value)

@@ -59,6 +59,7 @@ def test_a_picture_that_openimages_does_not_list_is_an_error(tmp_path):
     ("answers", "types", "expected"),
     [
         (["a, b"], ["multi-span"], ["a, b", "b, a"]),
+        (["a, b"], ["question span", "Multi Span"], ["a, b", "b, a"]),
         (["a, b", "b, a"], ["multi-span"], ["a, b", "b, a"]),
         (["a, b"], ["single span", "question span"], ["a, b"]),
         (["a, b"], None, ["a, b", "b, a"]),

@@ -61,7 +61,8 @@ def all_orders(row: Mapping[str, Any]) -> list[str]:
 
   Spans are told by ', ' in rows of the type multi-span; in any row where types are not given.
   """
-  if "multi-span" not in row.get("answer_type", ["multi-span"]):
+  types = [kind.lower().replace("-", " ") for kind in row.get("answer_type", ["multi-span"])]
+  if "multi span" not in types:
     return row["answers"]
   answers: dict[str, None] = {}
   for answer in row["answers"]:

@@ -17,10 +17,21 @@ def png(seed, size=(48, 36)):
   return _encoded(seed, size, "PNG")
 
 
-def _encoded(seed, size, form):
+def tiff(seed, size=(48, 36)):
+  """The bytes of a TIFF."""
+  return _encoded(seed, size, "TIFF")
+
+
+def grey_png(seed, size=(48, 36)):
+  """The bytes of a PNG without colours."""
+  return _encoded(seed, size, "PNG", "L")
+
+
+def _encoded(seed, size, form, mode="RGB"):
   colors = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), np.uint8)
+  image = PIL.Image.fromarray(colors).resize(size, PIL.Image.Resampling.NEAREST).convert(mode)
   file = io.BytesIO()
-  PIL.Image.fromarray(colors).resize(size, PIL.Image.Resampling.NEAREST).save(file, form)
+  image.save(file, form)
   return file.getvalue()
 
 

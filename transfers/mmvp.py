@@ -1,0 +1,35 @@
+"""MMVP: questions about pairs of images that CLIP confuses. Evaluates a transfer to VQAv2.
+
+  python -m tools.prepare mmvp                       # says what to download; --raw DIR builds it
+  python -m paligemma_jax.evaluate --config transfers/mmvp.py:res=448 --ckpt runs/vqav2
+
+Published: 47.33 at 224 px, 45.33 at 448 px, the share of pairs of which both answers are right, of
+PaliGemma transferred to VQAv2 (big_vision's README). There is nothing to train on; the weights are
+those that --ckpt names. How its authors asked, and compared answers, is not published: here the
+question is asked as VQAv2's are, and the answer must be the text of the right option (or its
+letter), normalised as VQAv2's answers are.
+"""
+
+import paligemma_jax as pj
+from paligemma_jax import evals
+from paligemma_jax import pp
+from paligemma_jax import sources
+
+# What the papers print: {measure: {model: {res: score}}}; from big_vision's README.
+PUBLISHED = {
+    "paired accuracy": {"paligemma_3b": {224: 47.33, 448: 45.33}},
+}
+METRICS = {"paired accuracy": "test/mmvp/acc"}  # Which of our metrics each measure is.
+
+
+@pj.sweepable
+def get_config(
+    res: int = 224, model: str = "paligemma_3b", prompt: str = "answer en {question}"
+):
+  c = pj.default_config()
+  c.model.update(variant=model, res=res)
+
+  ask = (pp.Decode(exif=False), pp.Resize(res), pp.Format(prompt))
+  answer = dict(pp=ask, batch_size=128, text_len=128, max_len=32)
+  c.evals = (evals.Mmvp("test/mmvp", sources.Tfds("mmvp", "test"), truth="answers", **answer),)
+  return c

@@ -1,0 +1,42 @@
+"""POPE: does the model see objects that are not there? Evaluates a transfer to VQAv2.
+
+  python -m tools.prepare pope                       # says what to download; --raw DIR builds it
+  python -m paligemma_jax.evaluate --config transfers/pope.py:res=448 --ckpt runs/vqav2
+
+Published: accuracy 87.80 (random), 85.87 (popular), 84.27 (adversarial) at 224 px; 88.23, 86.77,
+85.90 at 448 px, of PaliGemma transferred to VQAv2 (big_vision's README). There is nothing to train
+on; the weights are those that --ckpt names. `prompt` is how the model was asked in training.
+"""
+
+import paligemma_jax as pj
+from paligemma_jax import evals
+from paligemma_jax import pp
+from paligemma_jax import sources
+
+# What the papers print: {measure: {model: {res: score}}}; from big_vision's README.
+PUBLISHED = {
+    "accuracy (random)": {"paligemma_3b": {224: 87.80, 448: 88.23}},
+    "accuracy (popular)": {"paligemma_3b": {224: 85.87, 448: 86.77}},
+    "accuracy (adversarial)": {"paligemma_3b": {224: 84.27, 448: 85.90}},
+}
+METRICS = {  # Which of our metrics each measure is.
+    "accuracy (random)": "random/pope/acc",
+    "accuracy (popular)": "popular/pope/acc",
+    "accuracy (adversarial)": "adversarial/pope/acc",
+}
+
+
+@pj.sweepable
+def get_config(
+    res: int = 224, model: str = "paligemma_3b", prompt: str = "answer en {question}"
+):
+  c = pj.default_config()
+  c.model.update(variant=model, res=res)
+
+  ask = (pp.Decode(exif=False), pp.Resize(res), pp.Format(prompt))
+  answer = dict(pp=ask, batch_size=256, text_len=48, max_len=32)
+  c.evals = tuple(
+      evals.Pope(f"{name}/pope", sources.Tfds(f"pope/{name}", "test"), **answer)
+      for name in ("random", "popular", "adversarial")
+  )
+  return c

@@ -57,12 +57,12 @@ def get_config(
   c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"], label_smoothing=0.2)
 
   val, test = train.replace(split="val"), train.replace(split="test")
-  minitrain = train.replace(split="train[:1280]")
+  minitrain = train.replace(split="train")
   answer = dict(pp=ask, lower=True, batch_size=256, text_len=128, max_len=32, every="10%")
   c.evals = (
       evals.Rsvqa("test/acc", test, **answer),
       evals.Rsvqa("val/acc", val, **answer),
-      evals.Rsvqa("minitrain/acc", minitrain, **answer),
+      evals.Rsvqa("minitrain/acc", minitrain, limit=1280, **answer),
       evals.Perplexity("val/pplx", val, teach, every="10%", text_len=128),
   )
   return c

@@ -27,8 +27,8 @@ BEST = {
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 6e-7}
 
 # What the papers print: {measure: {model: {res: score}}}. That of the test server is from
-# big_vision's README; of minival, PaliGemma's is from arXiv:2412.03555, Table 15, PaliGemma 2's from
-# its Table 13.
+# big_vision's README; of minival, PaliGemma's is from arXiv:2412.03555, Table 15, PaliGemma 2's
+# from its Table 13.
 PUBLISHED = {
     "VQA accuracy (minival)": {
         "paligemma_3b": {224: 82.1, 448: 84.6},

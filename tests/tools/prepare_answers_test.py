@@ -105,7 +105,7 @@ def test_a_correct_answer_that_is_no_option_is_named(tmp_path):
 def test_questions_that_do_not_belong_to_the_images_are_told(tmp_path):
   countbenchqa.make(tmp_path / "raw")
   rewrite(tmp_path / "raw/countbench_paired_questions.json", lambda c: c.pop())
-  with pytest.raises(errors.DataError, match="5 images, but .* 4 questions"):
+  with pytest.raises(errors.DataError, match=r"5 images, but .* 4 questions"):
     built("countbenchqa", tmp_path)
 
 

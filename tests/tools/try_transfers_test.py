@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from paligemma_jax import evals
+from paligemma_jax import sources
 from paligemma_jax.core import config as configs
 from paligemma_jax.models import variants
 from tests import run_train
@@ -25,6 +26,23 @@ def test_a_transfer_is_valid_at_every_resolution(name, res, tmp_path, monkeypatc
   try_transfers.make_small(config)
   configs.validate(config, training=trains, variants=variants.VARIANTS)
   assert {type(evaluator) for evaluator in config.evals} == classes | {evals.WritePredictions}
+
+
+@pytest.mark.parametrize(
+    ("split", "expected"),
+    [
+        ("train+validation[:-10240]", "train+validation[:-1]"),
+        ("validation[-10240:]", "validation[-1:]"),
+        ("train[:5120]", "train[:1]"),
+        ("train[:98%]+restval", "train[:98%]+restval"),
+        ("train_2014", "train_2014"),
+    ],
+)
+def test_splits_are_cut_so_that_a_miniature_has_the_rows(split, expected):
+  source = sources.Tfds("x", split)
+  evaluator = evals.Pope("a", source)
+  (cut,) = try_transfers.few_rows((evaluator,))
+  assert cut == evaluator.replace(source=source.replace(split=expected))
 
 
 # 20 s: one training run and its evaluation, with what they compile.

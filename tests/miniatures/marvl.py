@@ -35,7 +35,7 @@ EXPECTED = {
     "marvl": {
         f"test_{language}": [
             {"question_id": f"{language}-21-{i}", "sentence": _sentence(language, i),
-             "label": str(i == 0), "concept": _CONCEPT}
+             "label": str(i == 0), "language": language, "concept": _CONCEPT}
             for i in (0, 1)
         ]
         for language in _LANGUAGES

@@ -22,6 +22,7 @@ def features() -> dict[str, Any]:
       "question_id": tfds.features.Text(),
       "sentence": tfds.features.Text(),
       "label": tfds.features.Text(),  # True or False.
+      "language": tfds.features.Text(),
       "concept": tfds.features.Text(),
   }
 
@@ -53,6 +54,7 @@ def _records(raw: raw_lib.Raw, language: str) -> list[build.Record]:
           "question_id": f"{language}-{row['id']}",
           "sentence": row["caption"],
           "label": str(row["label"]),
+          "language": language,
           "concept": row["concept"],
       }
       for row in rows

@@ -7,8 +7,8 @@ Published: 61.85 at 224 px, 63.22 at 448 px, by the test server, of PaliGemma tr
 val (big_vision's README). This page trains on train and scores val; final=True adds val to the
 training rows, and test/server writes the file for the server.
 
-As in the reference, every answer of a person counts a third and no row is left out; the
-benchmark's own script leaves out rows that are marked as difficult to answer freely.
+As in the reference, every answer of a person counts a third and no row is left out, not even those
+that the benchmark marks as difficult to answer freely (column difficult_direct_answer).
 """
 
 import paligemma_jax as pj

@@ -17,7 +17,8 @@ from tools.prepare import __main__ as prepare
 from tools.prepare import build
 
 MODELS = ("paligemma_3b", "paligemma2_3b", "paligemma2_10b", "paligemma2_28b")
-# The official file with the questions of each server, as the miniature has it.
+# The official file with the questions of each server, as the miniature has it; by the split too
+# where a server has several.
 QUESTIONS = {
     "aokvqa_da": "aokvqa_v1p0_test.json",
     "aokvqa_mc": "aokvqa_v1p0_test.json",
@@ -27,7 +28,15 @@ QUESTIONS = {
     "stvqa": "test_task_3.json",
     "textvqa": "TextVQA_0.5.1_test.json",
     "vizwiz": "Annotations/test.json",
+    "vqav2 test": "v2_OpenEnded_mscoco_test2015_questions.json",
+    "vqav2 test-dev": "v2_OpenEnded_mscoco_test-dev2015_questions.json",
 }
+
+
+def questions_of(evaluator):
+  """The file of QUESTIONS for the rows that the evaluator reads, or None."""
+  form = evaluator.format
+  return QUESTIONS.get(form, QUESTIONS.get(f"{form} {getattr(evaluator.source, 'split', '')}"))
 
 
 def arguments(name):
@@ -70,22 +79,25 @@ def test_choosing_settings_never_scores_rows_that_it_trains_on(name):
   if "final" not in known:
     pytest.skip("the page has one kind of run")
   config = module.get_config(final=False)
-  training = config.train.source
-  if not isinstance(training, sources.Tfds):
-    pytest.skip("rows of several sources")
-  whole = {part.strip() for part in training.split.split("+") if "[" not in part}
+  whole = {
+      (spec.name, part.strip())
+      for spec in try_transfers.specs_in(config.train.source)
+      if isinstance(spec, sources.Tfds)
+      for part in spec.split.split("+")
+      if "[" not in part
+  }
   for evaluator in config.evals:
-    if isinstance(evaluator.source, sources.Tfds) and evaluator.source.name == training.name:
-      if not evaluator.name.startswith("minitrain/"):
-        scored = {part.partition("[")[0].strip() for part in evaluator.source.split.split("+")}
-        assert not scored & whole, evaluator.name
+    if isinstance(evaluator.source, sources.Tfds) and "minitrain" not in evaluator.name.split("/"):
+      parts = evaluator.source.split.split("+")
+      scored = {(evaluator.source.name, part.partition("[")[0].strip()) for part in parts}
+      assert not scored & whole, evaluator.name
 
 
 SERVER_PAGES = [
     (name, evaluator)
     for name in try_transfers.names()
     for evaluator in importlib.import_module(f"transfers.{name}").get_config().evals
-    if isinstance(evaluator, evals.ServerFile) and evaluator.format in QUESTIONS
+    if isinstance(evaluator, evals.ServerFile) and questions_of(evaluator)
 ]
 
 
@@ -100,7 +112,7 @@ def test_a_server_takes_the_file_of_all_its_questions(name, evaluator, tmp_path,
   outputs = [evals.Output(row=i, text=f"no choice {i}") for i in range(len(rows))]
   (text,) = evaluator.files(rows, outputs).values()
   form = server_formats.FORMATS[evaluator.format]
-  questions = json.loads((tmp_path / "raw" / QUESTIONS[evaluator.format]).read_text())
+  questions = json.loads((tmp_path / "raw" / questions_of(evaluator)).read_text())
   wanted = server_formats.official(form, questions)
   assert len(wanted) == len(rows)
   assert list(server_formats.problems(form, json.loads(text), wanted)) == []

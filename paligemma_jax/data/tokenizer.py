@@ -9,6 +9,7 @@ others are appended in this order. The file on disk is never changed.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import pathlib
 import struct
 from collections.abc import Iterator
@@ -97,6 +98,14 @@ class Tokenizer:
       ids = ids[: ids.index(self.eos_id)]
     known = [i if 0 <= i < self.vocab_size else self.unk_id for i in ids]
     return self._processor.DecodeIds([i for i in known if i not in (self.pad_id, self.bos_id)])
+
+  def ends(self, ids: Sequence[int]) -> tuple[int, ...]:
+    """For each id, how many characters of `decode(ids)` it and those before it make."""
+    ends = tuple(itertools.accumulate(len(self.decode([i])) for i in ids))
+    if ends[-1:] == (len(self.decode(ids)),):
+      return ends
+    # Characters of several byte tokens, or a tokenizer that drops a space at the start.
+    return tuple(len(self.decode(ids[: i + 1])) for i in range(len(ids)))
 
   def piece(self, token: int) -> str:
     """The piece with this id, as the model file spells it (spaces are '▁')."""

@@ -3,6 +3,7 @@
 from paligemma_jax.evals.base import Evaluator
 from paligemma_jax.evals.boxes import BoxAccuracy
 from paligemma_jax.evals.chartqa import ChartQa
+from paligemma_jax.evals.detection import CocoDetection
 from paligemma_jax.evals.edits import ErrorRate
 from paligemma_jax.evals.mmvp import Mmvp
 from paligemma_jax.evals.output import Output
@@ -23,6 +24,7 @@ from paligemma_jax.evals.vqav2 import VqaV2Accuracy
 EVALUATORS = {
     "BoxAccuracy": BoxAccuracy,
     "ChartQa": ChartQa,
+    "CocoDetection": CocoDetection,
     "ErrorRate": ErrorRate,
     "ExactMatch": ExactMatch,
     "Mmvp": Mmvp,
@@ -43,6 +45,7 @@ __all__ = [
     "METRICS",
     "BoxAccuracy",
     "ChartQa",
+    "CocoDetection",
     "ErrorRate",
     "Evaluator",
     "ExactMatch",

@@ -13,6 +13,7 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.evals import boxes
 from paligemma_jax.evals import chartqa
+from paligemma_jax.evals import detection
 from paligemma_jax.evals import edits
 from paligemma_jax.evals import mmvp
 from paligemma_jax.evals import pope
@@ -27,6 +28,7 @@ from paligemma_jax.evals import vqav2
 METRICS: dict[str, Callable[..., dict[str, float]]] = {
     "box_accuracy": boxes.box_accuracy,
     "chartqa": chartqa.relaxed_accuracy,
+    "coco_detection": detection.coco_detection,
     "error_rate": edits.error_rate,
     "exact_match": vqa.exact_match,
     "mmvp": mmvp.accuracy,

@@ -231,6 +231,7 @@ class Runner:
           tokens=ids,
           logprob=float(total),
           token_logprobs=each,
+          token_ends=tokenizer.ends(ids),
       )
       outputs.append(output)
     return outputs

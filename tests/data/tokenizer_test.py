@@ -167,3 +167,12 @@ def test_text_comes_back_and_never_holds_control_tokens(text, tokenizer):
 def test_what_is_no_text_rejects_the_row(text, tokenizer):
   with pytest.raises(errors.DataError):
     tokenizer.encode(text)
+
+
+@pytest.mark.parametrize("text", ["", "<loc0001><loc0002> cat ; <seg127>", "a 🐯 b", "é日\n\n x"])
+def test_ends_cut_a_text_into_what_each_token_wrote(text, tokenizer):
+  ids = [*tokenizer.encode(text), tokenizer.eos_id]
+  ends = tokenizer.ends(ids)
+  assert len(ends) == len(ids) and ends[-1] == len(tokenizer.decode(ids))
+  for i in range(len(ids)):
+    assert ends[i] == len(tokenizer.decode(ids[: i + 1]))

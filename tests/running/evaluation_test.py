@@ -102,6 +102,8 @@ def test_decoded_rows_come_with_their_columns_and_go_into_a_file_of_the_step(run
   for output in result.outputs:
     assert len(output.token_logprobs) == len(output.tokens)
     assert sum(output.token_logprobs) == pytest.approx(output.logprob, rel=1e-5)
+    assert len(output.token_ends) == len(output.tokens)
+    assert max(output.token_ends, default=0) == len(output.text)
 
 
 def test_a_banned_token_is_never_decoded(run):

@@ -1,0 +1,210 @@
+"""Detection as COCO scores it: mean average precision, with the model's own confidence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from paligemma_jax.core import errors
+from paligemma_jax.core import loc
+from paligemma_jax.core import spec
+from paligemma_jax.evals import base
+from paligemma_jax.evals import coco_map
+from paligemma_jax.evals import output
+
+_LOC_LEN = 4 * len("<loc0000>")
+
+
+def coco_detection(
+    predictions: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    boxes: str = "boxes",
+    labels: str = "labels",
+    crowd: str = "",
+    areas: str = "",
+    height: str = "height",
+    width: str = "width",
+    bins: int = 1024,
+    scores: Sequence[Sequence[float]] | None = None,
+) -> dict[str, float]:
+  """The COCO numbers of texts of boxes, '<loc0012>… cat ; …'.
+
+  Args:
+    predictions: one text per row.
+    rows: in the order of their ids, each with the columns below.
+    boxes: the column with the true boxes, (y_min, x_min, y_max, x_max) as shares of the picture.
+    labels: the column with a label per true box; labels are compared as texts.
+    crowd: the column that says of each true box whether it is a crowd (or otherwise not to be
+      counted); '' when there is none.
+    areas: the column with the area of each true object in square pixels; '' takes the boxes'.
+    height, width: the columns with the size of the picture in pixels.
+    bins: 1023 or 1024, how loc tokens become coordinates.
+    scores: per prediction one confidence for each of its readable boxes; None has confidence fall
+      from each box of a text to the next.
+
+  Returns:
+    map, map50, map75, map_small, map_medium, map_large, ar1, ar10, ar100, ar_small, ar_medium,
+    ar_large: see `evals.coco_map`; -1 where there is nothing to measure.
+    invalid: parts of texts that were not readable.
+    num, num_boxes, num_predicted: rows, true boxes (crowds too) and predicted boxes.
+
+  Raises:
+    DataError: a true box, label, size, or a number of scores that does not fit.
+  """
+  pictures, num_invalid, num_boxes, num_predicted = [], 0, 0, 0
+  columns = (boxes, labels, crowd, areas, height, width)
+  for i, (prediction, row) in enumerate(zip(predictions, rows, strict=True)):
+    true_labels, truth, size = _truth(row, i, columns)
+    said = loc.parse_boxes(prediction, bins=bins)
+    given = np.arange(len(said.boxes), 0, -1.0) if scores is None else np.array(scores[i], float)
+    if given.shape != (len(said.boxes),):
+      raise errors.DataError(
+          f"Prediction {i} has {len(said.boxes)} readable boxes but {given.size} scores."
+      )
+    found = coco_map.Detections(_pixels(said.boxes, size), given)
+    names = sorted({*true_labels, *said.labels})
+    pictures.append({
+        name: (
+            coco_map.Truth(*(x[[v == name for v in true_labels]] for x in truth)),
+            coco_map.Detections(*(x[[v == name for v in said.labels]] for x in found)),
+        )
+        for name in names
+    })  # fmt: skip
+    num_invalid += said.num_invalid
+    num_boxes += len(true_labels)
+    num_predicted += len(said.boxes)
+  return {
+      **coco_map.mean_average_precision(pictures),
+      "invalid": float(num_invalid),
+      "num": float(len(pictures)),
+      "num_boxes": float(num_boxes),
+      "num_predicted": float(num_predicted),
+  }
+
+
+@spec.spec
+class CocoDetection(base.Evaluator):
+  """Is everything found? Mean average precision; a box's confidence is the likelihood of its label.
+
+  The confidence is what the model gave to the tokens of the label when it wrote them (PaliGemma 2's
+  recipe, arXiv 2412.03555): give `banned` the tokens of noise and of the end, so that the model
+  goes on naming boxes up to `max_len`; their probability is still missing from the labels'.
+  The other fields are the options of the metric `coco_detection`.
+  """
+
+  boxes: str = "boxes"
+  labels: str = "labels"
+  crowd: str = ""
+  areas: str = ""
+  height: str = "height"
+  width: str = "width"
+  bins: int = 1024
+
+  def __post_init__(self):
+    loc.check_bins(self.bins)
+
+  def columns(self) -> tuple[str, ...]:
+    """The columns of the true boxes and of the size of the picture."""
+    names = (self.boxes, self.labels, self.crowd, self.areas, self.height, self.width)
+    return tuple(name for name in names if name)
+
+  def score(
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+  ) -> dict[str, float]:
+    """The metrics of `coco_detection`."""
+    return coco_detection(
+        [o.text for o in outputs],
+        rows,
+        boxes=self.boxes,
+        labels=self.labels,
+        crowd=self.crowd,
+        areas=self.areas,
+        height=self.height,
+        width=self.width,
+        bins=self.bins,
+        scores=[label_likelihoods(o, bins=self.bins) for o in outputs],
+    )
+
+
+def label_likelihoods(said: output.Output, *, bins: int) -> list[float]:
+  """For each readable box of the text, how likely the model found the tokens of its label.
+
+  A box without a label has the likelihood of the last token of its coordinates.
+  """
+  found, start = [], 0
+  for part in said.text.split(";"):
+    if loc.parse_boxes(part, bins=bins).boxes:
+      label_at = len(part) - len(part.lstrip()) + _LOC_LEN
+      label = part[label_at:]
+      begin = start + label_at + len(label) - len(label.lstrip())
+      end = begin + len(label.strip())
+      if begin >= end:
+        begin, end = start + label_at - 1, start + label_at
+      found.append(_likelihood(said, begin, end))
+    start += len(part) + 1
+  return found
+
+
+def _likelihood(said: output.Output, begin: int, end: int) -> float:
+  """Of the tokens that wrote any of `text[begin:end]`, together."""
+  starts = (0, *said.token_ends[:-1])
+  inside = [
+      logprob
+      for first, last, logprob in zip(starts, said.token_ends, said.token_logprobs, strict=True)
+      if first < end and begin < last
+  ]
+  return math.exp(math.fsum(inside))
+
+
+def _truth(
+    row: Mapping[str, Any], i: int, columns: tuple[str, ...]
+) -> tuple[list[str], coco_map.Truth, tuple[float, float]]:
+  """Labels, boxes and size of the picture in a row to score."""
+  boxes, labels, crowd, areas, height, width = columns
+  size = tuple(_number(base.column(row, name, i), name, i) for name in (height, width))
+  names = [v.strip() for v in base.answers_of(base.column(row, labels, i), labels, i)]
+  corners = _numbers(base.column(row, boxes, i), boxes, i, (len(names), 4))
+  pixels = _pixels(corners, size)
+  of_crowd = np.zeros(len(names), bool)
+  if crowd:
+    of_crowd = _numbers(base.column(row, crowd, i), crowd, i, (len(names),)) != 0
+  if areas:
+    sizes = _numbers(base.column(row, areas, i), areas, i, (len(names),))
+  else:
+    sizes = pixels[:, 2] * pixels[:, 3]
+  return names, coco_map.Truth(pixels, of_crowd, sizes), size
+
+
+def _pixels(boxes: Any, size: tuple[float, float]) -> np.ndarray:
+  """float64[N, 4], (x_min, y_min, width, height) in pixels, of shares (y_min, x_min, …)."""
+  height, width = size
+  y_min, x_min, y_max, x_max = np.array(boxes, float).reshape(-1, 4).T
+  sides = (x_min * width, y_min * height, (x_max - x_min) * width, (y_max - y_min) * height)
+  return np.stack(sides, axis=1)
+
+
+def _number(value: Any, name: str, i: int) -> float:
+  number = _numbers(value, name, i, ())
+  if number <= 0:
+    raise errors.DataError(f"Row {i} of those to score: column {name!r} holds {value!r} pixels.")
+  return float(number)
+
+
+def _numbers(value: Any, name: str, i: int, shape: tuple[int, ...]) -> np.ndarray:
+  """float64[shape] of a column; nothing at all is as good as an empty list of boxes."""
+  try:
+    array = np.array(value, float)
+    array = array.reshape(shape) if array.size == 0 else array
+  except (TypeError, ValueError):
+    array = None
+  if array is None or array.shape != shape or not np.isfinite(array).all():
+    raise errors.DataError(
+        f"Row {i} of those to score: column {name!r} holds {str(value)[:80]!r}; expected numbers"
+        f" of the shape {list(shape)}, one entry per label."
+    )
+  return array

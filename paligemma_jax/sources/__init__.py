@@ -10,6 +10,7 @@ that has these methods.
     makes() -> tuple    names of the columns every row has; () when only the data can tell
 """
 
+from paligemma_jax.sources.coco import Coco
 from paligemma_jax.sources.hf_dataset import HfDataset
 from paligemma_jax.sources.jsonl import Jsonl
 from paligemma_jax.sources.masks import Masks
@@ -19,8 +20,11 @@ from paligemma_jax.sources.mixture import Part
 from paligemma_jax.sources.scenes import Scenes
 from paligemma_jax.sources.tfds import Tfds
 from paligemma_jax.sources.video import Video
+from paligemma_jax.sources.voc import Voc
+from paligemma_jax.sources.yolo import Yolo
 
 SOURCES = {
+    "Coco": Coco,
     "HfDataset": HfDataset,
     "InMemory": InMemory,
     "Jsonl": Jsonl,
@@ -29,10 +33,13 @@ SOURCES = {
     "Scenes": Scenes,
     "Tfds": Tfds,
     "Video": Video,
+    "Voc": Voc,
+    "Yolo": Yolo,
 }
 
 __all__ = [
     "SOURCES",
+    "Coco",
     "HfDataset",
     "InMemory",
     "Jsonl",
@@ -42,4 +49,6 @@ __all__ = [
     "Scenes",
     "Tfds",
     "Video",
+    "Voc",
+    "Yolo",
 ]

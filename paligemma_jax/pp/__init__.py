@@ -17,6 +17,7 @@ from paligemma_jax.pp.crops import RandomCrop
 from paligemma_jax.pp.decode import Decode
 from paligemma_jax.pp.drawing import DrawBox
 from paligemma_jax.pp.masks import MaskToText
+from paligemma_jax.pp.noise_boxes import NoiseBoxes
 from paligemma_jax.pp.resize import Resize
 from paligemma_jax.pp.resize import ResizeSmall
 from paligemma_jax.pp.resize import StackImages
@@ -42,6 +43,7 @@ OPS = {
     "Lower": Lower,
     "Majority": Majority,
     "MaskToText": MaskToText,
+    "NoiseBoxes": NoiseBoxes,
     "RandomCrop": RandomCrop,
     "Resize": Resize,
     "ResizeSmall": ResizeSmall,
@@ -63,6 +65,7 @@ __all__ = [
     "Lower",
     "Majority",
     "MaskToText",
+    "NoiseBoxes",
     "RandomCrop",
     "Resize",
     "ResizeSmall",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ class Boxes:
     key: the column with the list of boxes; an empty list gives an empty text.
     labels: the column with one label per box, or one label for all of them.
     image: the column of the picture, read when `pixels`.
+    shuffle: True lists the boxes in another order in every epoch.
     out: the column of the result.
   """
 
@@ -39,6 +39,7 @@ class Boxes:
   key: str = "boxes"
   labels: str = "labels"
   image: str = "image"
+  shuffle: bool = False
   out: str = "suffix"
 
   def __post_init__(self):
@@ -52,13 +53,16 @@ class Boxes:
     return (self.out,)
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    boxes = _as_list(columns.get(row, self.key), self.key)
+    boxes = columns.entries(columns.get(row, self.key), self.key)
     labels = columns.get(row, self.labels)
     if isinstance(labels, (str, bytes)):
       labels = [labels] * len(boxes)
-    labels = [columns.as_text(v, self.labels) for v in _as_list(labels, self.labels)]
+    labels = [columns.as_text(v, self.labels) for v in columns.entries(labels, self.labels)]
     height, width = columns.image(row, self.image).shape[-3:-1] if self.pixels else (1, 1)
     shares = [self._shares(box, height, width) for box in boxes]
+    if self.shuffle and len(labels) == len(shares):
+      order = rng.permutation(len(shares))
+      shares, labels = [shares[i] for i in order], [labels[i] for i in order]
     return {**row, self.out: loc.format_boxes(shares, labels, bins=self.bins)}
 
   def _shares(self, box: Any, height: int, width: int) -> tuple[float, float, float, float]:
@@ -71,9 +75,3 @@ class Boxes:
     elif self.order == "xyxy":
       a, b, c, d = b, a, d, c
     return a / height, b / width, c / height, d / width
-
-
-def _as_list(value: Any, name: str) -> Sequence[Any]:
-  if isinstance(value, (list, tuple, np.ndarray)):
-    return value
-  raise columns.wrong(name, "a list", value)

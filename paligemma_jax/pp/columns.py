@@ -53,6 +53,13 @@ def options(row: Mapping[str, Any], name: str) -> list[Any]:
   return list(value)
 
 
+def entries(value: Any, name: str) -> list[Any]:
+  """The entries of a list in column `name`, none of an empty one; DataError when it is no list."""
+  if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
+    return list(value)
+  raise wrong(name, "a list", value)
+
+
 def image(row: Mapping[str, Any], name: str) -> np.ndarray:
   """The column's decoded image, uint8[H, W, 3] or uint8[F, H, W, 3]."""
   value = get(row, name)

@@ -62,18 +62,13 @@ class MaskToText:
     boxes: list[Any] = [None] * len(masks)
     if self.box:
       found = columns.get(row, self.box)
-      boxes = _as_list(found, self.box) if several else [found]
+      boxes = columns.entries(found, self.box) if several else [found]
     labels = [""] * len(masks)
     if self.labels:
       said = columns.get(row, self.labels)
-      said = [said] * len(masks) if isinstance(said, (str, bytes)) else _as_list(said, self.labels)
+      one = isinstance(said, (str, bytes))
+      said = [said] * len(masks) if one else columns.entries(said, self.labels)
       labels = [columns.as_text(v, self.labels) for v in said]
     codec = mask_codec.open_codec(self.codec)
     text = seg.masks_to_text(masks, boxes, labels, codec=codec, bins=self.bins)
     return {**row, self.out: text}
-
-
-def _as_list(value: Any, name: str) -> list[Any]:
-  if isinstance(value, (list, tuple, np.ndarray)):
-    return list(value)
-  raise columns.wrong(name, "a list", value)

@@ -78,3 +78,11 @@ def test_what_is_written_is_read_back_within_half_a_bin(boxes, bins):
 def test_reading_model_output_never_raises(text):
   for box in loc.parse_boxes(text, bins=1024).boxes:
     assert all(0 <= v <= 1 for v in box)
+
+
+def test_shuffled_boxes_keep_their_labels_and_come_in_every_order():
+  row = {"boxes": [(0, 0, 0.25, 0.25), (0.5, 0.5, 1, 1)], "labels": ["cat", "dog"]}
+  plain = pp.Boxes(bins=1023)(row, RNG)["suffix"]
+  op = pp.Boxes(bins=1023, shuffle=True)
+  found = {op(row, np.random.default_rng(seed))["suffix"] for seed in range(12)}
+  assert found == {plain, " ; ".join(reversed(plain.split(" ; ")))}

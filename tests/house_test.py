@@ -21,6 +21,7 @@ FLOORS = (
     {"data", "models", "weights"},
     {"training", "decoding"},
     {"running"},
+    {"planning"},
     {"commands"},
 )
 # What any config file may import of ours, so that it loads fast and without JAX.

@@ -60,6 +60,12 @@ class NumericsError(PaligemmaError):
   exit_code = os.EX_SOFTWARE  # 70
 
 
+class CompilerError(PaligemmaError):
+  """The compiler of a program died, or did not come to an end."""
+
+  exit_code = os.EX_SOFTWARE  # 70
+
+
 class Interrupted(PaligemmaError):
   """The run was asked to stop, its state is saved; the same command goes on."""
 

@@ -37,7 +37,6 @@ from paligemma_jax.training import checkpoints
 from paligemma_jax.training import loss
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
-from paligemma_jax.training import step as steps
 
 _SHOWN = ("loss", "lr")  # In the progress line; everything is in metrics.jsonl.
 
@@ -135,13 +134,7 @@ class _Run:
 
   def _start(self) -> tuple[states.TrainState, int]:
     """The state to go on from, and its step; opens what depends on that step."""
-    target = states.abstract(
-        self._setup.shapes,
-        self._setup.trainable,
-        self._optimizer,
-        self._setup.mesh,
-        dtype=self._setup.dtype,
-    )
+    target = setups.abstract_state(self._setup, self._optimizer)
     state = self._checkpoints.restore(target)
     start = 0 if state is None else int(state.step)
     self._progress = progress_lib.Progress(
@@ -149,14 +142,7 @@ class _Run:
     )
     note = self._progress.note
     if state is None:
-      params = setups.initial_params(self._setup, note)
-      state = states.make(
-          params,
-          self._setup.trainable,
-          self._optimizer,
-          self._setup.mesh,
-          dtype=self._setup.dtype,
-      )
+      state = setups.initial_state(self._setup, self._optimizer, note)
     else:
       note(f"going on from step {start} of {self._workdir.path}")
       lines = [m for m in metrics_lib.read(self._workdir.metrics) if m["step"] <= start]
@@ -177,15 +163,7 @@ class _Run:
   def _steps_from(
       self, state: states.TrainState, start: int, stop: signals.StopRequest
   ) -> states.TrainState:
-    train_step = steps.make_train_step(
-        self._setup.cfg,
-        self._optimizer,
-        state,
-        self._setup.mesh,
-        label_smoothing=self._config.optim.label_smoothing,
-        accum=self._config.train.accum,
-        seed=self._config.seed,
-    )
+    train_step = setups.train_step(self._setup, self._optimizer, state)
     batches = self._loader().batches(start)
     waiting: tuple[int, Mapping[str, jax.Array], np.ndarray] | None = None
     compiled: set[Any] = set()

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -21,6 +22,7 @@ from paligemma_jax.training import opening
 from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
+from paligemma_jax.training import step as steps
 from paligemma_jax.weights import load
 from paligemma_jax.weights import published
 
@@ -32,13 +34,14 @@ class Setup:
   """What stays the same during a run.
 
   cfg: models.variants.ModelConfig.
+  tokenizer: absent only in what `lay_out` made.
   shapes: {name: ShapeDtypeStruct} of all parameters.
   trainable, frozen: their names, which share out all of `shapes`.
   """
 
   config: ml_collections.ConfigDict
   cfg: variants.ModelConfig
-  tokenizer: tokenizers.Tokenizer
+  tokenizer: tokenizers.Tokenizer | None
   mesh: Mesh
   shapes: dict[str, Any]
   trainable: tuple[str, ...]
@@ -57,6 +60,27 @@ def prepare(config: ml_collections.ConfigDict) -> Setup:
     ConfigError: sizes, files, regexes or devices that do not fit together.
   """
   tokenizer = tokenizers.Tokenizer(_tokenizer_path(config))
+  setup = lay_out(config)
+  if tokenizer.vocab_size > setup.cfg.llm.vocab_size:
+    raise errors.ConfigError(
+        f"The tokenizer {tokenizer.path!r} has {tokenizer.vocab_size} ids, but the model's token"
+        f" table has {setup.cfg.llm.vocab_size} rows; use the tokenizer that belongs to the"
+        " weights, or set model.vocab_size."
+    )
+  return dataclasses.replace(setup, tokenizer=tokenizer)
+
+
+def lay_out(
+    config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None
+) -> Setup:
+  """What `prepare` makes but for the tokenizer (None): needs no file, and no device that exists.
+
+  Args:
+    devices: that the mesh is made of; by default all there are.
+
+  Raises:
+    ConfigError: sizes, regexes or devices that do not fit together.
+  """
   cfg = variants.get(
       config.model.variant,
       res=config.model.res,
@@ -67,16 +91,10 @@ def prepare(config: ml_collections.ConfigDict) -> Setup:
       remat=config.model.remat,
       overrides=config.model.overrides.to_dict(),
   )
-  if tokenizer.vocab_size > cfg.llm.vocab_size:
-    raise errors.ConfigError(
-        f"The tokenizer {tokenizer.path!r} has {tokenizer.vocab_size} ids, but the model's token"
-        f" table has {cfg.llm.vocab_size} rows; use the tokenizer that belongs to the weights, or"
-        " set model.vocab_size."
-    )
-  mesh = sharding.make_mesh(config.mesh)
+  mesh = sharding.make_mesh(config.mesh, devices)
   shapes = paligemma.param_shapes(cfg)
   trainable, frozen = optimizers.split(shapes, config.optim)
-  return Setup(config, cfg, tokenizer, mesh, shapes, tuple(trainable), tuple(frozen))
+  return Setup(config, cfg, None, mesh, shapes, tuple(trainable), tuple(frozen))
 
 
 def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Array]:
@@ -107,6 +125,50 @@ def optimizer(setup: Setup, total: int, num_rows: int) -> optimizers.Optimizer:
       batch_size=setup.config.train.batch_size,
       num_examples=num_rows,
   )
+
+
+def abstract_state(setup: Setup, optimizer: optimizers.Optimizer) -> states.TrainState:
+  """The run's state as ShapeDtypeStructs with shardings; nothing is allocated."""
+  return states.abstract(
+      setup.shapes,
+      setup.trainable,
+      optimizer,
+      setup.mesh,
+      dtype=setup.dtype,
+  )
+
+
+def initial_state(
+    setup: Setup, optimizer: optimizers.Optimizer, log: Callable[[str], None]
+) -> states.TrainState:
+  """The run's state at step 0, on the mesh."""
+  return states.make(
+      initial_params(setup, log),
+      setup.trainable,
+      optimizer,
+      setup.mesh,
+      dtype=setup.dtype,
+  )
+
+
+def train_step(
+    setup: Setup, optimizer: optimizers.Optimizer, state: states.TrainState
+) -> Callable[..., Any]:
+  """The compiled step of the run; `state` may be abstract. See `training.step`."""
+  return steps.make_train_step(
+      setup.cfg,
+      optimizer,
+      state,
+      setup.mesh,
+      label_smoothing=setup.config.optim.label_smoothing,
+      accum=setup.config.train.accum,
+      seed=setup.config.seed,
+  )
+
+
+def with_remat(setup: Setup, remat: str) -> Setup:
+  """The same run under another policy of recomputation."""
+  return dataclasses.replace(setup, cfg=setup.cfg.replace(remat=remat))
 
 
 def describe(setup: Setup, total: int, num_rows: int) -> str:

@@ -65,6 +65,9 @@ def make_train_step(
       }
       return loss.batch_loss(sums, part["_mask"], num_rows), totals
 
+    def update(gradients, state):
+      return optimizer.update(gradients, state.opt_state, state.trainable, state.step)
+
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     if accum == 1:
       (value, totals), gradients = grad_fn(state.trainable, batch, key)
@@ -72,9 +75,12 @@ def make_train_step(
       (value, totals), gradients = _accumulate(grad_fn, state.trainable, batch, key, accum, mesh)
 
     grad_norm = optax.global_norm(gradients)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.trainable, state.step)
-    update_norm = optax.global_norm(updates)
+    # The update is worked out twice, once for its norm and once to be applied: whether a step
+    # counts is known only with the last norm, and to keep the updates until then would cost as
+    # much memory as the gradients do. The barrier holds the compiler from doing just that.
+    update_norm = optax.global_norm(update(jax.lax.optimization_barrier(gradients), state)[0])
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
+    updates, opt_state = update(gradients, state)
 
     def keep(new, old):
       return jnp.where(finite, new, old)

@@ -1,0 +1,115 @@
+"""python -m paligemma_jax.plan --config transfers/okvqa.py --on v5e-8"""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from paligemma_jax.core import command
+from paligemma_jax.core import errors
+
+_COMMAND = "python -m paligemma_jax.plan"
+
+
+def main(argv: Sequence[str]) -> None:
+  """Compiles a configuration's training step for some devices and says what it needs there."""
+  parser = command.Parser(
+      "plan",
+      "Compiles the training step of a configuration for devices that need not be there, and says"
+      " what it takes: memory per chip, operations, least time of a step. When it does not fit,"
+      " looks for the cheapest change with which it does. No weights and no data are needed.",
+      f"{_COMMAND} --config transfers/okvqa.py:res=448 --on v5e-8",
+  )
+  parser.add_argument(
+      "--on", default="local", metavar="DEVICES",
+      help="local (default), TPU chips as in v5e-1, v5e-8, v5p-8, v6e-8, or cards as in h100,"
+      " h100x8, l4, t4",
+  )
+  parser.add_argument("--json", action="store_true", help="one line of JSON on stdout")
+  parser.add_argument(
+      "--frames", type=int, default=0, metavar="N",
+      help="images per row (default: what the first row has where the data is there, else one)",
+  )
+  parser.add_argument(
+      "--supervised", type=int, default=0, metavar="N",
+      help="answer tokens that a row has at most (default: train.text_len)",
+  )
+  parser.add_argument(
+      "--suggest", type=int, default=2, metavar="N",
+      help="how many changes that fit to look for (default 2; 0: none)",
+  )
+  parser.add_argument(
+      "--tries", type=int, default=6, metavar="N",
+      help="how many of them to compile at most (default 6)",
+  )
+  parser.add_argument(
+      "--effort", type=float, default=-1.0, metavar="E",
+      help="of the compiler, -1 (default) to 1; 0 is its own, and several times slower",
+  )
+  parser.add_argument(
+      "--timeout", type=float, default=1800.0, metavar="SECS",
+      help="how long one program may take to compile (default 1800)",
+  )
+  args = parser.parse_args(argv)
+  parser.require(args, "config")
+
+  from paligemma_jax.core import config as configs
+  from paligemma_jax.models import variants
+  from paligemma_jax.planning import answer as answers
+  from paligemma_jax.planning import runs
+  from paligemma_jax.planning import search
+  from paligemma_jax.planning import targets
+
+  target = targets.get(args.on)
+  config = configs.load(args.config, args.overrides)
+  configs.validate(config, training=True, variants=variants.VARIANTS)
+  num_rows, frames = _look_at_data(config)
+  size = dict(frames=args.frames or frames, num_supervised=args.supervised)
+
+  def ask(changes: Sequence[search.Change], compiled: bool) -> list[dict[str, Any]]:
+    loaded = [configs.load(change.path, change.overrides) for change in changes]
+    jobs = [runs.job(c, args.on, compiled=compiled, **size) for c in loaded]
+    return runs.ask(jobs, args.on, effort=args.effort, timeout_secs=args.timeout)
+
+  start = search.Change(args.config, args.overrides)
+  found = ask([start], True)[0]
+  if "refused" in found:
+    raise errors.ConfigError(found["refused"])
+  note = functools.partial(print, file=sys.stderr, flush=True)
+  suggestions = []
+  if not found["fits"] and args.suggest:
+    note(f"{args.config} does not fit {args.on}; looking for the cheapest change that makes it")
+    suggestions = search.search(
+        start, found, ask, want=args.suggest, tries=args.tries, note=note
+    )
+  answer = answers.answer(
+      found, target, suggestions, batch_size=config.train.batch_size, num_rows=num_rows
+  )
+  if args.json:
+    print(json.dumps(answer))
+  else:
+    what = f"{config.model.variant} at {config.model.res} px, batch {config.train.batch_size},"
+    what += f" text {config.train.text_len}"
+    print("\n".join(answers.lines(answer, what, f"{_COMMAND} --on {args.on}")))
+
+
+def _look_at_data(config: Any) -> tuple[int, int]:
+  """(rows of an epoch, images per row) where the data is there, else (0, 0)."""
+  from paligemma_jax.data import order
+
+  try:
+    rows = config.train.source.open()
+    columns = {**rows[0], "_seed": config.seed, "_epoch": 0, "_row": 0}
+    for op in config.train.pp:
+      columns = op(columns, order.row_rng(config.seed, 0, 0))
+    shape = columns["image"].shape
+  except Exception:  # A plan needs no data; what is wrong with it, training will say.
+    return 0, 0
+  return len(rows), shape[0] if len(shape) == 4 else 0
+
+
+if __name__ == "__main__":
+  errors.run_main(lambda: main(sys.argv[1:]))

@@ -1,0 +1,229 @@
+"""The training step of a configuration, compiled for devices that need not be there, and measured.
+
+Nothing is allocated and no file is read: the step is the run's own, its arguments are shapes.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.experimental import topologies
+from jax.extend import core
+
+from paligemma_jax.core import errors
+from paligemma_jax.planning import collectives
+from paligemma_jax.planning import flops as flops_lib
+from paligemma_jax.planning import targets
+from paligemma_jax.running import setup as setups
+from paligemma_jax.training import optimizers
+from paligemma_jax.training import sharding
+from paligemma_jax.training import state as states
+
+_STEPS = 1000  # Of the schedule; its length changes nothing that is measured here.
+
+
+def measure(
+    config: ml_collections.ConfigDict,
+    target: targets.Target,
+    *,
+    frames: int,
+    num_supervised: int,
+    compiled: bool,
+) -> dict[str, Any]:
+  """What the step of this configuration needs on the target; all bytes are those of one device.
+
+  Args:
+    frames: images per row, 0 for one without a dim of its own.
+    num_supervised: answer tokens per row that the loss keeps; 0 is as many as the text has.
+    compiled: False only adds up the state, in a second or two.
+
+  Returns:
+    device, num_devices, memory_bytes (0: unknown), parts {parameters, optimizer, batch, gradients};
+    with `compiled` also fits, bytes {arguments, outputs, aliased, temporaries, total}, activations,
+    flops, flops_needed, collectives, compile_secs, and error where the compiler gave up.
+
+  Raises:
+    ConfigError: the configuration cannot be run on these devices; or a package is missing.
+  """
+  devices, memory_bytes = _devices(target)
+  if target.platform != "local" and config.model.dtype == "auto":
+    config.model.dtype = "bfloat16"
+  setup = setups.lay_out(config, devices)
+  train = config.train
+  sharding.check_batch(
+      train.batch_size, setup.mesh, accum=train.accum, what="train.batch_size"
+  )
+  optimizer = _optimizer(setup)
+  state = setups.abstract_state(setup, optimizer)
+  batch = _batch(setup, frames)
+  found = {
+      "device": devices[0].device_kind,
+      "num_devices": len(devices),
+      "memory_bytes": memory_bytes,
+      "num_params": sum(math.prod(leaf.shape) for leaf in setup.shapes.values()),
+      "parts": {
+          "parameters": _bytes((state.trainable, state.frozen)),
+          "optimizer": _bytes((state.opt_state, state.ema, state.step)),
+          "batch": _bytes(batch),
+          "gradients": _bytes(state.trainable),
+      },
+  }
+  if compiled:
+    found.update(_compiled(setup, optimizer, state, batch, num_supervised or train.text_len))
+    total = found["bytes"]["total"]
+    found["fits"] = not found["error"] and (not memory_bytes or total <= memory_bytes)
+  return found
+
+
+def _compiled(
+    setup: setups.Setup,
+    optimizer: optimizers.Optimizer,
+    state: states.TrainState,
+    batch: dict[str, Any],
+    num_supervised: int,
+) -> dict[str, Any]:
+  num_supervised = min(num_supervised, setup.config.train.text_len)
+
+  def traced(setup):
+    return setups.train_step(setup, optimizer, state).trace(state, batch, num_supervised)
+
+  trace = traced(setup)
+  bare = setups.with_remat(setup, "none")
+  found = {
+      "flops": flops_lib.matmul_flops(trace.jaxpr),
+      "flops_needed": flops_lib.matmul_flops(traced(bare).jaxpr),
+      "activations": _kept(trace.jaxpr.jaxpr) // setup.mesh.size,
+      "error": "",
+  }
+  start = time.monotonic()
+  try:
+    program = trace.lower().compile()
+  except jax.errors.JaxRuntimeError as e:
+    if "RESOURCE_EXHAUSTED" not in str(e):
+      raise
+    arguments = _bytes((state, batch))
+    total = max(_used(str(e)), arguments)
+    found["bytes"] = dict(
+        arguments=arguments, outputs=_bytes(state), aliased=_bytes(state),
+        temporaries=total - arguments, total=total,
+    )
+    found["error"] = str(e).partition("\n")[0][:300]
+    found["collectives"] = {}
+  else:
+    memory = program.memory_analysis()
+    sizes = dict(
+        arguments=memory.argument_size_in_bytes,
+        outputs=memory.output_size_in_bytes,
+        aliased=memory.alias_size_in_bytes,
+        temporaries=memory.temp_size_in_bytes,
+    )
+    found["bytes"] = {
+        **sizes,
+        "total": sizes["arguments"] + sizes["outputs"] - sizes["aliased"] + sizes["temporaries"],
+    }
+    found["collectives"] = collectives.collectives(program.as_text())
+  found["compile_secs"] = round(time.monotonic() - start, 1)
+  return found
+
+
+def _devices(target: targets.Target) -> tuple[list[Any], int]:
+  """The target's devices, and the bytes of memory that each gives to a program (0: unknown)."""
+  if target.platform == "local":
+    devices = jax.devices()
+    stats = devices[0].memory_stats() or {}
+    if devices[0].platform != "cpu":
+      return devices, int(stats.get("bytes_limit", 0))
+    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return devices, ram // len(devices)
+  options: dict[str, Any] = {"topology_name": target.topology}
+  if target.platform == "tpu" and target.num_chips == 1:
+    options["chips_per_host_bounds"] = (1, 1, 1)
+  if target.platform == "cuda":
+    options["topology"] = f"1x1x{target.num_chips}"
+    options["target_config"] = targets.gpu_description(target.topology)
+  try:
+    topology = topologies.get_topology_desc(platform=target.platform, **options)
+  except Exception as e:  # Of many kinds: the plugin is absent, too old, or knows no such chip.
+    packages = {"tpu": "libtpu==0.0.42.*", "cuda": "jax-cuda12-plugin jax-cuda12-pjrt"}
+    raise errors.ConfigError(
+        f"Cannot compile for {target.name}: {str(e).splitlines()[0][:200]}. It takes the compiler"
+        f" for it: pip install '{packages[target.platform]}'."
+    ) from e
+  return list(topology.devices), target.memory_bytes
+
+
+def _optimizer(setup: setups.Setup) -> optimizers.Optimizer:
+  """The run's optimizer with a schedule that fits any run."""
+  with setup.config.unlocked():
+    setup.config.optim.update(warmup="", cooldown="")
+  return setups.optimizer(setup, _STEPS, setup.config.train.batch_size)
+
+
+def _batch(setup: setups.Setup, frames: int) -> dict[str, Any]:
+  train = setup.config.train
+  place = sharding.batch_sharding(setup.mesh)
+  rows, length, res = train.batch_size, train.text_len + 1, setup.cfg.res
+  shapes = {
+      "image": ((rows, *([frames] if frames else []), res, res, 3), jnp.uint8),
+      "text": ((rows, length), jnp.int32),
+      "mask_ar": ((rows, length), jnp.int32),
+      "mask_loss": ((rows, length), jnp.float32),
+      "_mask": ((rows,), jnp.bool_),
+  }
+  return {
+      key: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+      for key, (shape, dtype) in shapes.items()
+  }
+
+
+def _bytes(tree: Any) -> int:
+  """Bytes of one device's part of the arrays."""
+  return sum(
+      math.prod(leaf.sharding.shard_shape(leaf.shape)) * _item_bits(leaf.dtype) // 8
+      for leaf in jax.tree.leaves(tree)
+  )
+
+
+def _item_bits(dtype: Any) -> int:
+  return jax.dtypes.itemsize_bits(dtype)
+
+
+def _kept(jaxpr: Any) -> int:
+  """Bytes over all devices that the layers' forward pass keeps for their backward pass.
+
+  A backward pass is a scan that runs in reverse; what it is fed layer by layer was kept, unless it
+  came into the program from outside, as parameters do.
+  """
+  given = set(jaxpr.invars) | set(jaxpr.constvars)
+  total = 0
+  for eqn in jaxpr.eqns:
+    if eqn.primitive.name == "scan" and eqn.params["reverse"]:
+      fed = eqn.invars[eqn.params["num_consts"] + eqn.params["num_carry"] :]
+      arrays = {v for v in fed if not isinstance(v, core.Literal) and v not in given}
+      total += sum(v.aval.size * _item_bits(v.aval.dtype) // 8 for v in arrays)
+    else:
+      total += sum(_kept(inner) for inner in _inner(eqn.params))
+  return total
+
+
+def _inner(params: dict[str, Any]) -> Iterator[Any]:
+  for value in params.values():
+    for item in value if isinstance(value, (tuple, list)) else (value,):
+      if isinstance(item, core.ClosedJaxpr):
+        yield item.jaxpr
+      elif isinstance(item, core.Jaxpr):
+        yield item
+
+
+def _used(message: str) -> int:
+  """Bytes that a compiler which gave up says it would have needed; 0 when it does not say."""
+  match = re.search(r"Used ([\d.]+)([KMGT]) of", message)
+  return round(float(match[1]) * 1024 ** ("KMGT".index(match[2]) + 1)) if match else 0

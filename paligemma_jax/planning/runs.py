@@ -1,0 +1,112 @@
+"""Asks the worker: jobs in, measurements out, whatever becomes of the process that makes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+
+from paligemma_jax.core import errors
+from paligemma_jax.core import spec as specs
+from paligemma_jax.planning import targets
+
+_ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+# The TPU compiler looks for a TPU VM around it; these answer what it would ask. The last lets two
+# of our processes use it at a time.
+_TPU_ENV = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+# Without a card there is nothing to initialise, and no kernels can be timed against each other, for
+# want of which large products would not compile through Triton.
+_CUDA_ENV = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
+_CUDA_FLAGS = "--xla_gpu_enable_triton_gemm=false"
+
+
+def job(
+    config: ml_collections.ConfigDict,
+    on: str,
+    *,
+    frames: int = 0,
+    num_supervised: int = 0,
+    compiled: bool = True,
+) -> dict[str, Any]:
+  """A job for `ask`; see `program.measure`. Rows, ops and evaluators play no part in the step."""
+  plain = {**config.to_dict(), "evals": (), "init": "", "tokenizer": ""}
+  plain["train"] = {**plain["train"], "source": None, "pp": ()}
+  return {
+      "config": specs.to_json(plain),
+      "on": on,
+      "frames": frames,
+      "num_supervised": num_supervised,
+      "compiled": compiled,
+  }
+
+
+def ask(
+    jobs: Sequence[dict[str, Any]], on: str, *, effort: float, timeout_secs: float
+) -> list[dict[str, Any]]:
+  """What `program.measure` found for each job, or {"refused": why} where a job cannot be run.
+
+  Args:
+    on: the target, the same for all jobs.
+    effort: of the compiler: 0 its own, -1 several times faster at much the same memory.
+    timeout_secs: for all of them together.
+
+  Raises:
+    CompilerError: the process died or took too long.
+  """
+  try:
+    done = subprocess.run(
+        [sys.executable, "-m", "paligemma_jax.planning.worker"],
+        input=json.dumps({"jobs": list(jobs)}),
+        env=_environment(targets.get(on), effort),
+        capture_output=True,
+        text=True,
+        timeout=timeout_secs,
+        check=False,
+    )
+  except subprocess.TimeoutExpired:
+    raise errors.CompilerError(
+        f"Compiling for {on} took more than {timeout_secs:.0f} s; give it more with --timeout."
+    ) from None
+  answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+  if done.returncode or len(answers) != len(jobs):
+    raise errors.CompilerError(_death(on, done))
+  return answers
+
+
+def _environment(target: targets.Target, effort: float) -> dict[str, str]:
+  env = dict(os.environ)
+  env["PYTHONPATH"] = os.pathsep.join(p for p in (str(_ROOT), env.get("PYTHONPATH", "")) if p)
+  if target.platform == "local":
+    return env
+  env["JAX_PLATFORMS"] = "cpu"
+  # It could be written but not read back without the device.
+  env["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+  if effort:
+    env["JAX_EXEC_TIME_OPTIMIZATION_EFFORT"] = str(effort)
+  if target.platform == "tpu":
+    return {**_TPU_ENV, **env}
+  env["XLA_FLAGS"] = f"{env.get('XLA_FLAGS', '')} {_CUDA_FLAGS}".strip()
+  return {**env, **_CUDA_ENV}
+
+
+def _death(on: str, done: subprocess.CompletedProcess[str]) -> str:
+  lines = [line for line in done.stderr.splitlines() if line.strip()]
+  last = lines[-1][:300] if lines else "it said nothing"
+  if done.returncode < 0:
+    how = f"was killed by signal {-done.returncode}"
+    how += " (this machine may have run out of memory)" if done.returncode == -9 else ""
+  else:
+    how = f"ended with code {done.returncode}"
+  return f"The compiler for {on} {how}: {last}"

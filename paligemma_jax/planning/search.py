@@ -1,0 +1,171 @@
+"""The cheapest changes that make a run fit: those that change no number before those that do.
+
+Compiling takes a minute, adding up a state none: what cannot fit by its state and gradients alone
+is never compiled, and how many micro-batches to try follows from what was measured before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+
+from paligemma_jax.core import config as configs
+from paligemma_jax.core import errors
+
+Override = tuple[str, str]
+Found = dict[str, Any]
+
+# Ways to tune, from the one nearest to training everything. Names of configs/presets.py, set where
+# the configuration takes a `tune`; those that it does not know are passed over.
+_TUNES = ("adam8bit", "adafactor", "full_adam+freeze_vit", "lora", "sgd_attention", "qlora")
+
+# What takes their place in a configuration without `tune`.
+_WITHOUT_TUNE: tuple[tuple[Override, ...], ...] = (
+    (("optim.mu_dtype", "bfloat16"),),
+    (("optim.freeze", "('img/.*',)"),),
+    (
+        ("optim.name", "sgd"),
+        ("optim.freeze", "()"),
+        ("optim.train_only", "('llm/layers/attn/.*',)"),
+    ),
+)
+
+_MARGIN = 0.97  # Of the memory: what is predicted to need more is not tried.
+
+
+@dataclasses.dataclass(frozen=True)
+class Change:
+  """Another configuration to try.
+
+  path, overrides: what makes it, as on the command line.
+  words: the change, for people.
+  """
+
+  path: str
+  overrides: tuple[Override, ...]
+  words: tuple[str, ...] = ()
+
+  def and_set(self, key: str, value: Any) -> Change:
+    """The same with one more key set."""
+    rest = tuple(pair for pair in self.overrides if pair[0] != key)
+    pair = (key, str(value))
+    return Change(self.path, (*rest, pair), (*self.words, f"{key}={value}"))
+
+  @property
+  def flags(self) -> list[str]:
+    """The command line's part that makes it."""
+    return ["--config", self.path, *(f"--config.{key}={value}" for key, value in self.overrides)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Suggestion:
+  """A change that was compiled and fits; `found` is what `program.measure` found of it."""
+
+  change: Change
+  found: Found
+
+
+def search(
+    start: Change,
+    found: Found,
+    ask: Callable[[Sequence[Change], bool], list[Found]],
+    *,
+    want: int,
+    tries: int,
+    note: Callable[[str], None],
+) -> list[Suggestion]:
+  """Up to `want` changes that fit, the cheapest first.
+
+  Args:
+    start: what was asked for, which does not fit.
+    found: what was measured of it.
+    ask: (changes, compiled) -> what was found of each; see `program.measure`. A change that cannot
+      be run has {"refused": why}.
+    tries: how many programs to compile at most.
+    note: told what is tried.
+  """
+  bases = [start, *_other_bases(start)]
+  states = ask(bases, False)
+  fitting: list[Suggestion] = []
+  for base, state in zip(bases, states, strict=True):
+    if "refused" in state or _least(state) > _MARGIN * state["memory_bytes"]:
+      continue
+    for change in _variants(base, start, found, state):
+      if len(fitting) >= want or tries <= 0:
+        return fitting
+      tries -= 1
+      note(f"  trying {', '.join(change.words)}")
+      answer = ask([change], True)[0]
+      if answer.get("fits"):
+        fitting.append(Suggestion(change, answer))
+        break
+  return fitting
+
+
+def _other_bases(start: Change) -> Iterator[Change]:
+  """Other meshes and other ways to tune, without regard to batch and micro-batches."""
+  config = configs.load(start.path, start.overrides)
+  if config.mesh.shape:
+    yield start.and_set("mesh.shape", "()")
+  path, _, text = start.path.partition(":")
+  kept = [part for part in text.split(",") if part and not part.startswith("tune=")]
+  has_tune = False
+  for tune in _TUNES:
+    word = f"tune={tune}"
+    change = Change(f"{path}:{','.join([*kept, word])}", start.overrides, (word,))
+    try:
+      other = configs.load(change.path, change.overrides)
+    except errors.ConfigError:
+      continue
+    has_tune = True
+    if any(other[s].to_dict() != config[s].to_dict() for s in ("optim", "model")):
+      yield change
+  if not has_tune:
+    for pairs in _WITHOUT_TUNE:
+      change = start
+      for key, value in pairs:
+        change = change.and_set(key, value)
+      yield change
+
+
+def _variants(base: Change, start: Change, found: Found, state: Found) -> Iterator[Change]:
+  """The base itself and with less in memory at a time, as far as each is likely to fit."""
+  config = configs.load(base.path, base.overrides)
+  batch_size, accum = config.train.batch_size, config.train.accum
+  # What grows with the rows that are worked on at a time.
+  rows_bytes = max(found["bytes"]["temporaries"] - found["parts"]["gradients"], 0)
+  room = _MARGIN * state["memory_bytes"] - _least(state)
+  if base is not start and rows_bytes <= room:
+    yield base
+  if config.model.remat in ("none", "dots"):
+    base = base.and_set("model.remat", "full")
+    yield base
+  parts = [
+      a for a in _powers(accum * 2, batch_size)
+      if batch_size % (a * found["num_devices"]) == 0
+  ]
+  # Micro-batches add up into gradients of their own, beside those of the part under way.
+  likely = [a for a in parts if rows_bytes * accum / a + state["parts"]["gradients"] <= room]
+  for a in likely[:2]:
+    yield base.and_set("train.accum", a)
+  if not likely:
+    sizes = [
+        s for s in (batch_size // p for p in _powers(2, batch_size))
+        if s % (found["num_devices"] * accum) == 0 and rows_bytes * s / batch_size <= room
+    ]
+    for size in sizes[:1]:
+      yield base.and_set("train.batch_size", size)
+
+
+def _least(state: Found) -> int:
+  """Bytes below which no program of this state can be: the arguments and the gradients."""
+  return sum(state["parts"].values())
+
+
+def _powers(first: int, last: int) -> Iterator[int]:
+  while first <= last:
+    yield first
+    first *= 2

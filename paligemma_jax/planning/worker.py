@@ -1,0 +1,41 @@
+"""Measurements in a process of their own: a compiler that dies takes only that with it.
+
+Reads {"jobs": […]} from stdin, writes one line of JSON per job to stdout. Started by `runs`, which
+also sets the environment: compilers read theirs when JAX is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from paligemma_jax.core import config as configs
+from paligemma_jax.core import errors
+from paligemma_jax.core import spec as specs
+from paligemma_jax.planning import program
+from paligemma_jax.planning import targets
+
+
+def main() -> None:
+  """One answer per job: what `program.measure` found, or {"refused": why}."""
+  for job in json.load(sys.stdin)["jobs"]:
+    print(json.dumps(_answer(job)), flush=True)
+
+
+def _answer(job: dict[str, Any]) -> dict[str, Any]:
+  try:
+    config = configs.from_plain(specs.from_json(job["config"]), "the configuration")
+    return program.measure(
+        config,
+        targets.get(job["on"]),
+        frames=job["frames"],
+        num_supervised=job["num_supervised"],
+        compiled=job["compiled"],
+    )
+  except errors.ConfigError as e:
+    return {"refused": str(e)}
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,81 @@
+"""The command, as a user runs it."""
+
+import importlib.util
+import json
+import textwrap
+
+import pytest
+
+from paligemma_jax import plan
+from paligemma_jax.core import errors
+from paligemma_jax.planning import answer
+from paligemma_jax.planning import runs
+from tests.planning import small
+
+_CONFIG = textwrap.dedent('''\
+    """The small run of the tests, as a file."""
+    from tests.planning import small
+
+    def get_config():
+      return small.config()
+    ''')
+
+
+@pytest.fixture
+def config(tmp_path):
+  path = tmp_path / "run.py"
+  path.write_text(_CONFIG)
+  return str(path)
+
+
+def test_json_has_what_programs_read(config, capsys):
+  plan.main(["--config", config, "--on", "local", "--json"])
+  (line,) = capsys.readouterr().out.splitlines()
+  found = json.loads(line)
+  assert found["fits"] is True and found["device"] == "local" and found["suggestions"] == []
+  assert set(found["bytes"]) == {"arguments", "outputs", "aliased", "temporaries", "total"}
+  assert found["flops"] > 10**6 and found["num_devices"] >= 1
+  assert "roofline" in found and found["collectives"] == {}
+  text = "\n".join(answer.lines(found, "tiny at 28 px", "plan"))
+  assert "fits, 0.0" in text and "parameters" in text
+
+
+def test_a_device_that_is_unknown_is_one_sentence(config):
+  with pytest.raises(errors.ConfigError, match="Did you mean 'v5e-8'"):
+    plan.main(["--config", config, "--on", "v5e-88x"])
+
+
+def test_a_compiler_that_dies_is_an_error_and_not_our_end(monkeypatch):
+  monkeypatch.setattr(runs.sys, "executable", "/bin/false")
+  with pytest.raises(errors.CompilerError, match="compiler for v5e-8 ended with code 1"):
+    runs.ask([{}], "v5e-8", effort=0, timeout_secs=60)
+
+
+def test_a_job_names_no_data():
+  job = runs.job(small.config(), "v5e-8")
+  text = json.dumps(job)
+  assert "InMemory" not in text and "Decode" not in text
+
+
+def test_times_come_from_the_slowest_of_three_limits():
+  found = dict(
+      bytes=dict(arguments=800, outputs=100, temporaries=50), flops=4000, num_devices=2,
+      collectives={"all-gather": {"count": 1, "bytes": 30}},
+  )
+  target = runs.targets.Target(
+      "tpu", "x", 2, flops_per_sec=1000.0, memory_bytes_per_sec=1000.0, link_bytes_per_sec=10.0
+  )
+  roofline = answer._roofline(found, target)
+  assert roofline == dict(compute_secs=2.0, memory_secs=1.0, links_secs=3.0, step_secs=3.0)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="needs pip install -r requirements-plan.txt"
+)
+def test_the_step_compiles_for_tpu_chips_that_are_not_there(config, capsys):
+  overrides = ["--config.train.batch_size=8"]
+  plan.main(["--config", config, "--on", "v5e-8", "--json", *overrides])
+  found = json.loads(capsys.readouterr().out)
+  assert found["fits"] and found["num_devices"] == 8 and "v5" in found["device_kind"]
+  assert found["memory_bytes"] == round(15.75 * 2**30)
+  assert found["collectives"]

@@ -1,0 +1,49 @@
+"""Names of devices."""
+
+import pytest
+
+from paligemma_jax.core import errors
+from paligemma_jax.planning import targets
+
+
+@pytest.mark.parametrize(
+    "name, chips, topology",
+    [
+        ("v5e-1", 1, "v5e:1x1"),
+        ("v5e-4", 4, "v5e:2x2"),
+        ("v5e-8", 8, "v5e:2x4"),
+        ("v5e-256", 256, "v5e:16x16"),
+        ("v5p-8", 4, "v5p:2x2x1"),
+        ("v5p-16", 8, "v5p:2x2x2"),
+        ("v6e-8", 8, "v6e:2x4"),
+        ("h100", 1, "h100"),
+        ("H100-80G", 1, "h100"),
+        ("l4x4", 4, "l4"),
+        ("a100-40", 1, "a100-40"),
+    ],
+)
+def test_a_name_says_chips_and_topology(name, chips, topology):
+  target = targets.get(name)
+  assert (target.num_chips, target.topology) == (chips, topology)
+  assert target.memory_bytes > 2**30 and target.flops_per_sec > 0
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("v5e", "Did you mean 'v5e-"),
+        ("v5e-3", "powers of two"),
+        ("v5p-4", "from v5p-8 on"),
+        ("h10", "Did you mean 'h100"),
+        ("tpu", "v5e, v5p, v6e"),
+    ],
+)
+def test_a_name_that_means_nothing_is_an_error(name, message):
+  with pytest.raises(errors.ConfigError, match=message):
+    targets.get(name)
+
+
+def test_a_card_is_described_to_the_compiler_by_its_facts():
+  text = targets.gpu_description("l4")
+  assert "major: 8 minor: 9" in text and "core_count: 58" in text
+  assert text.count("{") == text.count("}")

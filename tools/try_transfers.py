@@ -141,11 +141,17 @@ def few_rows(value: Any) -> Any:
 
 
 def try_one(name: str, res: int, folder: pathlib.Path) -> Tried:
-  """Builds what the transfer reads, runs it, and says how it went; never raises."""
+  """Builds what the transfer reads, runs it, and says how it went.
+
+  Raises:
+    Interrupted: someone wants the whole program to stop; nothing else is raised.
+  """
   tried = Tried(name, res)
   start = time.monotonic()
   try:
     _try(tried, folder)
+  except errors.Interrupted:
+    raise
   except (Exception, SystemExit) as e:
     tried.problem = f"{type(e).__name__}: {e}"
   tried.secs = time.monotonic() - start

@@ -8,6 +8,7 @@ import pytest
 from paligemma_jax import evals
 from paligemma_jax import sources
 from paligemma_jax.core import config as configs
+from paligemma_jax.core import errors
 from paligemma_jax.models import variants
 from tests import run_train
 from tools import try_transfers
@@ -68,3 +69,12 @@ def test_a_transfer_that_fails_is_told_in_its_line_and_stops_no_other(tmp_path, 
   assert "no config file" in tried.problem and "okvqa" in tried.problem
   assert try_transfers.table([tried]).splitlines()[-1].count(" | ") == 8
   assert "no config file" in try_transfers.table([tried])
+
+
+def test_being_stopped_stops_the_whole_program(tmp_path, monkeypatch):
+  def stopped(tried, folder):
+    raise errors.Interrupted("SIGTERM")
+
+  monkeypatch.setattr(try_transfers, "_try", stopped)
+  with pytest.raises(errors.Interrupted):
+    try_transfers.try_one("okvqa", 224, tmp_path)

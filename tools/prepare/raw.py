@@ -26,9 +26,10 @@ class Raw:
   def __init__(self, folder: pathlib.Path, homepage: str):
     self.folder, self._homepage = pathlib.Path(folder), homepage
     self._zips: dict[pathlib.Path, dict[str, str]] = {}
+    self._found: dict[str, RawFile] = {}
 
   def file(self, *names: str) -> RawFile:
-    """The first of the names that is there; a name may have one * in its last part.
+    """The first of the names that is there.
 
     Raises:
       ConfigError: none is there; says what was looked for and the page that has it.
@@ -43,7 +44,15 @@ class Raw:
     )
 
   def find(self, name: str) -> RawFile | None:
-    """The file, or None."""
+    """The file, the same object each time, or None."""
+    if name not in self._found:
+      found = self._looked_for(name)
+      if found is None:
+        return None
+      self._found[name] = found
+    return self._found[name]
+
+  def _looked_for(self, name: str) -> RawFile | None:
     path = self.folder / name
     if not path.resolve().is_relative_to(self.folder.resolve()):
       raise errors.DataError(f"{name!r} points outside of {self.folder}.")

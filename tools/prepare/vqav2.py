@@ -26,6 +26,10 @@ _ANNOTATIONS = {
 }
 
 
+# Millions of these would only take memory.
+_UNREAD = ("answer_id", "answer_confidence", "multiple_choice_answer")
+
+
 def features() -> dict[str, Any]:
   """The columns; those of answers are empty where they are not public."""
   return {
@@ -55,7 +59,7 @@ def _records(raw: raw_lib.Raw, split: str) -> list[build.Record]:
 
 
 def _json(raw: raw_lib.Raw, archive: str, name: str) -> Any:
-  return raw.json(name, f"{archive}/{name}")
+  return raw.json(name, f"{archive}/{name}", without=_UNREAD)
 
 
 def _annotation(

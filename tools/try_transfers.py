@@ -80,6 +80,8 @@ def load(name: str, res: int, raw: pathlib.Path) -> ml_collections.ConfigDict:
   known = inspect.signature(inspect.unwrap(module.get_config)).parameters
   if "data" in known:
     arguments["data"] = str(raw / name)
+  if "codec" in known:
+    arguments["codec"] = ""  # The embedded one, of the same layout as the published.
   if "frames" in known and res > 224:
     # The recipes for videos are for 224 px; 16 frames of 896 px would be 65 536 image tokens.
     arguments["frames"] = "2"

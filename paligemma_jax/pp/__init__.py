@@ -28,6 +28,7 @@ from paligemma_jax.pp.text import GetIndex
 from paligemma_jax.pp.text import Join
 from paligemma_jax.pp.text import Lower
 from paligemma_jax.pp.text import Majority
+from paligemma_jax.pp.text import Split
 
 OPS = {
     "Boxes": Boxes,
@@ -47,6 +48,7 @@ OPS = {
     "RandomCrop": RandomCrop,
     "Resize": Resize,
     "ResizeSmall": ResizeSmall,
+    "Split": Split,
     "StackImages": StackImages,
 }
 
@@ -69,5 +71,6 @@ __all__ = [
     "RandomCrop",
     "Resize",
     "ResizeSmall",
+    "Split",
     "StackImages",
 ]

@@ -158,6 +158,35 @@ class Join:
 
 
 @spec_lib.spec
+class Split:
+  """The parts of a text as a list; empty ones are left out.
+
+  Attributes:
+    key: the column with the text.
+    glue: what stands between two parts.
+    out: the column of the result; '' is `key`.
+  """
+
+  key: str
+  glue: str = "\n"
+  out: str = ""
+
+  def __post_init__(self):
+    if not self.glue:
+      raise errors.ConfigError("Split.glue is empty; name what stands between two parts.")
+
+  def needs(self) -> tuple[str, ...]:
+    return (self.key,)
+
+  def makes(self) -> tuple[str, ...]:
+    return (self.out or self.key,)
+
+  def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    parts = columns.text(row, self.key).split(self.glue)
+    return {**row, self.out or self.key: [part for part in parts if part]}
+
+
+@spec_lib.spec
 class GetIndex:
   """One value of a list, by a number that another column holds.
 

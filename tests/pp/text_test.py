@@ -131,3 +131,13 @@ def test_the_table_of_ops_names_them_all():
   assert all(name == op.__name__ for name, op in pp.OPS.items())
   assert set(pp.__all__) == {"OPS", *pp.OPS}
   assert text.Format in pp.OPS.values()
+
+
+def test_split_is_the_inverse_of_join():
+  row = {"refs": "left dog\ndog on the left\n"}
+  split = pp.Split("refs")(row, RNG)
+  assert split["refs"] == ["left dog", "dog on the left"]
+  assert pp.Join("refs", "\n")(split, RNG)["refs"] == row["refs"].strip()
+  assert pp.Split("refs", glue=" ", out="words").makes() == ("words",)
+  with pytest.raises(errors.ConfigError, match="glue"):
+    pp.Split("refs", glue="")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
   from tools.prepare import build
 
 _FOLDER = pathlib.Path(__file__).resolve().parent
-_FRAME = ("__init__", "__main__", "build", "raw", "rsvqa", "video")
+_FRAME = ("__init__", "__main__", "build", "plain_pickle", "raw", "rsvqa", "video")
 
 
 def module_names() -> list[str]:

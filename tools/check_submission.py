@@ -1,6 +1,6 @@
 """Would the test server take this file? python tools/check_submission.py FILE --format vqav2 …
 
-    python tools/check_submission.py runs/vqav2/predictions/test-dev/answers-25000.json \\
+    python tools/check_submission.py runs/vqav2/predictions/test-dev/server-25307.json \\
         --format vqav2 --against v2_OpenEnded_mscoco_test-dev2015_questions.json
 
 Checks that the ids are complete, without duplicates or surplus, and that keys and types are those

@@ -52,6 +52,7 @@ TABLES: dict[str, tuple[Callable[..., tables.Table], Summary]] = {
     "pope": (pope.table, pope.summary),
     "rsvqa": (rsvqa.table, rsvqa.summary),
     "science_qa": (science_qa.table, science_qa.summary),
+    "segmentation": (segmentation.table, segmentation.summary),
     "tallyqa": (tallyqa.table, tallyqa.summary),
     "vqa_accuracy": (vqa.vqa_table, vqa.vqa_summary),
     "vqav2": (vqav2.table, vqav2.summary),

@@ -16,6 +16,44 @@ from paligemma_jax.core import spec
 from paligemma_jax.evals import base
 from paligemma_jax.evals import boxes
 from paligemma_jax.evals import output
+from paligemma_jax.evals import tables
+
+
+def table(
+    predictions: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    mask: str = "mask",
+    box: str = "box",
+    codec: str = "",
+    bins: int = 1023,
+) -> tables.Table:
+  """iou and box_iou of each row, and whether it is invalid; see `segmentation`."""
+  model = mask_codec.open_codec(codec)
+  segments = [seg.parse(text, codec=model, bins=bins) for text in predictions]
+  squares = iter(_decoded([s.codes for s in segments if s is not None], model))
+  mask_ious, box_ious, invalid = [], [], []
+  for i, (segment, row) in enumerate(zip(segments, rows, strict=True)):
+    true_mask = _true_mask(row, mask, i)
+    true_box = _true_box(row, box, true_mask, i)
+    painted = None
+    if segment is not None:
+      painted = seg.paint(next(squares), segment.box, *true_mask.shape)
+    box_ious.append(0.0 if segment is None else boxes.iou(segment.box, true_box))
+    mask_ious.append(0.0 if painted is None else _mask_iou(painted, true_mask, segment.box))
+    invalid.append(painted is None)
+  return tables.make({"iou": mask_ious, "box_iou": box_ious, "invalid": invalid})
+
+
+def summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
+  """The metrics of `segmentation`."""
+  return {
+      "miou": tables.mean(table["iou"]),
+      "boxacc/0.5": tables.mean(table["box_iou"] >= 0.5),
+      "boxacc/0.75": tables.mean(table["box_iou"] >= 0.75),
+      "invalid": float(table["invalid"].sum()),
+      "total": float(len(table["iou"])),
+  }
 
 
 def segmentation(
@@ -54,27 +92,7 @@ def segmentation(
     DataError: a true mask or box that is none.
     CheckpointError: a codec that cannot be read.
   """
-  model = mask_codec.open_codec(codec)
-  segments = [seg.parse(text, codec=model, bins=bins) for text in predictions]
-  squares = iter(_decoded([s.codes for s in segments if s is not None], model))
-  mask_ious, box_ious, num_invalid = [], [], 0
-  for i, (segment, row) in enumerate(zip(segments, rows, strict=True)):
-    true_mask = _true_mask(row, mask, i)
-    true_box = _true_box(row, box, true_mask, i)
-    square = None if segment is None else next(squares)
-    box_ious.append(0.0 if segment is None else boxes.iou(segment.box, true_box))
-    painted = None
-    if segment is not None:
-      painted = seg.paint(square, segment.box, *true_mask.shape)
-    num_invalid += painted is None
-    mask_ious.append(0.0 if painted is None else _mask_iou(painted, true_mask, segment.box))
-  return {
-      "miou": base.mean(mask_ious),
-      "boxacc/0.5": base.mean(float(v >= 0.5) for v in box_ious),
-      "boxacc/0.75": base.mean(float(v >= 0.75) for v in box_ious),
-      "invalid": float(num_invalid),
-      "total": float(len(mask_ious)),
-  }
+  return summary(table(predictions, rows, mask=mask, box=box, codec=codec, bins=bins))
 
 
 @spec.spec

@@ -9,6 +9,7 @@ from paligemma_jax import evals
 from paligemma_jax.evals import scoring
 from paligemma_jax.evals import tables
 
+_LOCS = "<loc0000><loc0000><loc1023><loc0700>"
 ROWS = {
     "chartqa": ([{"answer": "1"}, {"answer": "b"}, {"answer": "3"}], ["1.04", "b", "9"]),
     "error_rate": ([{"suffix": "ab"}, {"suffix": []}, {"suffix": "c"}], ["ab", "x", "d"]),
@@ -19,6 +20,10 @@ ROWS = {
         [{"answers": "a", "question_type": t} for t in ("comp", "area", "comp")], ["a", "a", "b"],
     ),
     "science_qa": ([{"answer": "a"}] * 3, ["The answer is A.", "The answer is B.", "A"]),
+    "segmentation": (
+        [{"mask": np.ones((8, 8), bool), "box": (0, 0, 1, 1)}] * 3,
+        [_LOCS + "<seg007>" * 16, "cat", _LOCS + "<seg000>" * 16],
+    ),
     "tallyqa": ([{"answer": n, "issimple": n % 2} for n in (1, 2, 33)], ["one", "3", "33"]),
     "vqa_accuracy": ([{"suffix": ["a"] * 3}, {"suffix": []}, {"suffix": "b"}], ["a", "a", "b"]),
     "vqav2": ([{"answers": ["a", "b"] * 5, "answer_type": "other"}] * 3, ["a", "b", "c"]),
@@ -54,7 +59,8 @@ def test_a_table_takes_the_options_of_its_metric(metric):
 def test_of_no_rows_there_is_a_summary_too(metric):
   table_of, summary = scoring.TABLES[metric]
   result = summary(table_of([], []))
-  assert result["num"] == 0.0 and all(np.isfinite(v) for v in result.values())
+  num = result["total" if metric == "segmentation" else "num"]  # The reference's name.
+  assert num == 0.0 and all(np.isfinite(v) for v in result.values())
 
 
 def test_rows_that_do_not_count_are_in_no_mean():

@@ -2,6 +2,7 @@
 
 from paligemma_jax.evals.base import Evaluator
 from paligemma_jax.evals.boxes import BoxAccuracy
+from paligemma_jax.evals.captions import CocoCaption
 from paligemma_jax.evals.chartqa import ChartQa
 from paligemma_jax.evals.detection import CocoDetection
 from paligemma_jax.evals.edits import ErrorRate
@@ -13,6 +14,7 @@ from paligemma_jax.evals.predictions import WritePredictions
 from paligemma_jax.evals.rsvqa import Rsvqa
 from paligemma_jax.evals.science_qa import ScienceQa
 from paligemma_jax.evals.scoring import METRICS
+from paligemma_jax.evals.scoring import intervals
 from paligemma_jax.evals.scoring import score
 from paligemma_jax.evals.segmentation import Segmentation
 from paligemma_jax.evals.server_file import ServerFile
@@ -24,6 +26,7 @@ from paligemma_jax.evals.vqav2 import VqaV2Accuracy
 EVALUATORS = {
     "BoxAccuracy": BoxAccuracy,
     "ChartQa": ChartQa,
+    "CocoCaption": CocoCaption,
     "CocoDetection": CocoDetection,
     "ErrorRate": ErrorRate,
     "ExactMatch": ExactMatch,
@@ -45,6 +48,7 @@ __all__ = [
     "METRICS",
     "BoxAccuracy",
     "ChartQa",
+    "CocoCaption",
     "CocoDetection",
     "ErrorRate",
     "Evaluator",
@@ -61,5 +65,6 @@ __all__ = [
     "VqaAccuracy",
     "VqaV2Accuracy",
     "WritePredictions",
+    "intervals",
     "score",
 ]

@@ -28,6 +28,8 @@ class Evaluator:
     max_len: new tokens at most (decode encoding).
     text_len: tokens of the prompt (decode) or of prompt and answer (train).
     limit: score the first so many rows; 0 means all.
+    bootstrap: how often the scored rows are drawn anew for `<metric>/low` and `<metric>/high`, 95 %
+      confidence intervals; 0 for none.
     banned: texts of tokens that the answer must not hold, as '<eos>' or ' cat' (decode).
   """
 
@@ -39,6 +41,7 @@ class Evaluator:
   max_len: int = 64
   text_len: int = 64
   limit: int = 0
+  bootstrap: int = 0
   banned: tuple[str, ...] = ()
 
   encoding = "decode"

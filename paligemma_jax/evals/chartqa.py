@@ -78,6 +78,8 @@ class ChartQa(base.Evaluator):
   truth: str = "answer"
   lower: bool = False
 
+  metric = "chartqa"
+
   def columns(self) -> tuple[str, ...]:
     """The column of the true answers."""
     return (self.truth,)

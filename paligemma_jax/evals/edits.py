@@ -122,6 +122,8 @@ class ErrorRate(base.Evaluator):
   lower: bool = False
   strip: bool = True
 
+  metric = "error_rate"
+
   def columns(self) -> tuple[str, ...]:
     """The column of the true texts."""
     return (self.truth,)

@@ -81,6 +81,8 @@ class Mmvp(base.Evaluator):
   truth: str = "answer"
   pair: str = "pair"
 
+  metric = "mmvp"
+
   def columns(self) -> tuple[str, ...]:
     """The columns of the true answer and of the pair."""
     return (self.truth, self.pair)

@@ -76,6 +76,8 @@ class Pope(base.Evaluator):
 
   truth: str = "answer"
 
+  metric = "pope"
+
   def columns(self) -> tuple[str, ...]:
     """The column of the true answer."""
     return (self.truth,)

@@ -89,6 +89,8 @@ class Rsvqa(base.Evaluator):
   question_type: str = "question_type"
   lower: bool = False
 
+  metric = "rsvqa"
+
   def columns(self) -> tuple[str, ...]:
     """The columns of the true answers and of the question's type."""
     return (self.truth, self.question_type)

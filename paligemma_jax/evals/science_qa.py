@@ -61,6 +61,8 @@ class ScienceQa(base.Evaluator):
 
   truth: str = "answer"
 
+  metric = "science_qa"
+
   def columns(self) -> tuple[str, ...]:
     """The column of the true answer."""
     return (self.truth,)

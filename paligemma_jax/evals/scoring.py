@@ -11,11 +11,15 @@ from typing import Any
 import numpy as np
 
 from paligemma_jax.core import errors
+from paligemma_jax.evals import base
+from paligemma_jax.evals import bootstrap as bootstraps
 from paligemma_jax.evals import boxes
+from paligemma_jax.evals import captions
 from paligemma_jax.evals import chartqa
 from paligemma_jax.evals import detection
 from paligemma_jax.evals import edits
 from paligemma_jax.evals import mmvp
+from paligemma_jax.evals import output
 from paligemma_jax.evals import pope
 from paligemma_jax.evals import rsvqa
 from paligemma_jax.evals import science_qa
@@ -28,6 +32,7 @@ from paligemma_jax.evals import vqav2
 METRICS: dict[str, Callable[..., dict[str, float]]] = {
     "box_accuracy": boxes.box_accuracy,
     "chartqa": chartqa.relaxed_accuracy,
+    "coco_caption": captions.coco_caption,
     "coco_detection": detection.coco_detection,
     "error_rate": edits.error_rate,
     "exact_match": vqa.exact_match,
@@ -46,6 +51,7 @@ Summary = Callable[[Mapping[str, np.ndarray]], dict[str, float]]
 # Of metrics whose rows are scored one by one: the scores of each row, and what sums them up.
 TABLES: dict[str, tuple[Callable[..., tables.Table], Summary]] = {
     "chartqa": (chartqa.table, chartqa.summary),
+    "coco_caption": (captions.table, captions.summary),
     "error_rate": (edits.table, edits.summary),
     "exact_match": (vqa.exact_match_table, vqa.exact_match_summary),
     "mmvp": (mmvp.table, mmvp.summary),
@@ -63,6 +69,9 @@ def score(
     metric: str,
     predictions: Sequence[str],
     rows: Sequence[Mapping[str, Any]],
+    *,
+    bootstrap: int = 0,
+    seed: int = 0,
     **options: Any,
 ) -> dict[str, float]:
   """The named metric of `predictions[i]` against `rows[i]`, as {key: value}.
@@ -71,6 +80,9 @@ def score(
     metric: a name in METRICS.
     predictions: the texts.
     rows: the columns that the metric reads, `suffix` unless `truth` says otherwise.
+    bootstrap: how often the rows are drawn anew, as in 1000, for `<key>/low` and `<key>/high`: 95 %
+      confidence intervals; 0 for none.
+    seed: of these draws.
     **options: the metric's own, for instance `truth`, `lower`, `bins`.
 
   Raises:
@@ -78,11 +90,7 @@ def score(
     DataError: as many predictions as rows are not there, or a row lacks a column.
   """
   function = errors.pick(METRICS, metric, "metric")
-  known = [
-      p.name
-      for p in inspect.signature(function).parameters.values()
-      if p.kind is inspect.Parameter.KEYWORD_ONLY
-  ]
+  known = _options(function)
   for name in options:
     if name not in known:
       raise errors.ConfigError(
@@ -93,4 +101,59 @@ def score(
   for i, prediction in enumerate(predictions):
     if not isinstance(prediction, str):
       raise errors.DataError(f"Prediction {i} is {prediction!r}; expected a text.")
-  return function(predictions, rows, **options)
+  found = function(predictions, rows, **options)
+  if bootstrap:
+    value_of = _value_of(metric, predictions, rows, options)
+    found |= bootstraps.intervals(value_of, len(rows), num_samples=bootstrap, seed=seed)
+  return found
+
+
+def intervals(
+    evaluator: base.Evaluator,
+    rows: Sequence[Mapping[str, Any]],
+    outputs: Sequence[output.Output],
+    *,
+    seed: int = 0,
+) -> dict[str, float]:
+  """Confidence intervals of what an evaluator scores, from `evaluator.bootstrap` draws of its rows.
+
+  The scores of an evaluator's `table` are summed up for each draw where its class says by `metric`
+  which metric's they are; the rows of any other evaluator are scored anew.
+  """
+  if evaluator.bootstrap < 1:
+    return {}
+  metric = getattr(evaluator, "metric", "")
+  if metric in TABLES:
+    value_of = bootstraps.of_table(evaluator.table(rows, outputs), TABLES[metric][1])
+  else:
+
+    def value_of(indices: Sequence[int]) -> dict[str, float]:
+      return evaluator.score([rows[i] for i in indices], [outputs[i] for i in indices])
+
+  return bootstraps.intervals(
+      value_of, len(rows), num_samples=evaluator.bootstrap, seed=seed
+  )
+
+
+def _value_of(
+    metric: str,
+    predictions: Sequence[str],
+    rows: Sequence[Mapping[str, Any]],
+    options: Mapping[str, Any],
+) -> Callable[[Sequence[int]], dict[str, float]]:
+  """The metric of some of the rows; their scores are looked up where it has a table."""
+  if metric in TABLES:
+    table, summary = TABLES[metric]
+    return bootstraps.of_table(table(predictions, rows, **options), summary)
+  return lambda indices: METRICS[metric](
+      [predictions[i] for i in indices], [rows[i] for i in indices], **options
+  )
+
+
+def _options(function: Callable[..., Any]) -> list[str]:
+  """Names of the keyword-only arguments."""
+  return [
+      p.name
+      for p in inspect.signature(function).parameters.values()
+      if p.kind is inspect.Parameter.KEYWORD_ONLY
+  ]

@@ -86,6 +86,8 @@ class TallyQa(base.Evaluator):
   truth: str = "answer"
   simple: str = "issimple"
 
+  metric = "tallyqa"
+
   def columns(self) -> tuple[str, ...]:
     """The columns of the true count and of the kind of question."""
     return (self.truth, self.simple) if self.simple else (self.truth,)

@@ -121,6 +121,8 @@ class ExactMatch(base.Evaluator):
   lower: bool = False
   strip: bool = True
 
+  metric = "exact_match"
+
   def columns(self) -> tuple[str, ...]:
     """The column of the true answers."""
     return (self.truth,)
@@ -158,6 +160,8 @@ class VqaAccuracy(base.Evaluator):
   truth: str = "suffix"
   lower: bool = False
   strip: bool = False
+
+  metric = "vqa_accuracy"
 
   def columns(self) -> tuple[str, ...]:
     """The column of the true answers."""

@@ -139,6 +139,8 @@ class VqaV2Accuracy(base.Evaluator):
   truth: str = "answers"
   answer_type: str = "answer_type"
 
+  metric = "vqav2"
+
   def columns(self) -> tuple[str, ...]:
     """The columns of the people's answers and their type."""
     return (self.truth, self.answer_type) if self.answer_type else (self.truth,)

@@ -135,6 +135,7 @@ class Runner:
     rows = [row for row, _, _ in records]
     outputs = [output for _, output, _ in records]
     metrics = _checked(evaluator.score(rows, outputs))
+    metrics |= evals.intervals(evaluator, rows, outputs, seed=self._setup.config.seed)
     if num_rejected:
       metrics["num_rejected"] = float(num_rejected)
     if self._folder and jax.process_index() == 0 and hasattr(evaluator, "files"):

@@ -12,6 +12,9 @@ from paligemma_jax.evals import tables
 _LOCS = "<loc0000><loc0000><loc1023><loc0700>"
 ROWS = {
     "chartqa": ([{"answer": "1"}, {"answer": "b"}, {"answer": "3"}], ["1.04", "b", "9"]),
+    "coco_caption": (
+        [{"captions": ["a b"]}, {"captions": []}, {"captions": "c"}], ["a b", "x", "d"],
+    ),
     "error_rate": ([{"suffix": "ab"}, {"suffix": []}, {"suffix": "c"}], ["ab", "x", "d"]),
     "exact_match": ([{"suffix": "a"}, {"suffix": ["b", "c"]}, {"suffix": "d"}], ["a", "c", "x"]),
     "mmvp": ([{"answer": "x b", "pair": p} for p in (1, 1, 2)], ["x b", "x b", "c"]),
@@ -29,6 +32,9 @@ ROWS = {
     "vqav2": ([{"answers": ["a", "b"] * 5, "answer_type": "other"}] * 3, ["a", "b", "c"]),
 }
 
+# A row's score depends on the others: on its partner, or on how many have a word.
+TOGETHER = ("coco_caption", "mmvp")
+
 
 @pytest.mark.parametrize("metric", scoring.TABLES)
 def test_the_metric_is_the_summary_of_its_table(metric):
@@ -41,9 +47,9 @@ def test_the_metric_is_the_summary_of_its_table(metric):
   chosen = [2, 0]
   some = table_of([predictions[i] for i in chosen], [rows[i] for i in chosen])
   part = tables.take(table, np.array(chosen))
-  for name in some if metric != "mmvp" else ():  # There a row's partner counts.
+  for name in some if metric not in TOGETHER else ():
     np.testing.assert_array_equal(part[name], some[name], err_msg=name)
-  assert metric == "mmvp" or summary(part) == summary(some)
+  assert metric in TOGETHER or summary(part) == summary(some)
 
 
 @pytest.mark.parametrize("metric", scoring.TABLES)

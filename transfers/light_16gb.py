@@ -1,0 +1,69 @@
+"""Long captions from 90 examples on one small GPU: the published notebook's recipe.
+
+  gsutil -m cp -r gs://longcap100 .                  # 100 pictures with long captions, two .jsonl
+  python -m paligemma_jax.train --config transfers/light_16gb.py --workdir runs/light_16gb
+
+Two recipes, by big_vision's authors. notebook, for 16 GB: only the decoder's attention trains, by
+SGD, everything else is kept in half precision. vertexai_l4, for 24 GB: everything trains, by SGD
+without momentum, so that beside the parameters there are only gradients. Neither has a published
+score; they are to show that it works, and captions are written out to be read. CIDEr of ten
+pictures with one caption each says little more than whether they got better.
+
+Your own data will do, in a folder named by `data`: lines like {"image": "a.jpg", "suffix": "A cow
+on a beach …"} in files called data_train90.jsonl and data_val10.jsonl, the pictures beside them.
+"""
+
+import paligemma_jax as pj
+from configs import presets
+from paligemma_jax import evals
+from paligemma_jax import pp
+from paligemma_jax import sources
+from paligemma_jax.core import errors
+
+# From big_vision's finetune_paligemma.ipynb and transfers/vertexai_l4.py.
+RECIPES = {
+    "notebook": dict(
+        batch_size=8, total="512 examples", lr=0.03, clip=0.0, warmup="10%", schedule_start=1,
+        train_only=("llm/layers/attn/.*",),
+    ),
+    "vertexai_l4": dict(
+        batch_size=4, total="1 epochs", lr=0.1, clip=1.0, warmup="5%", schedule_start=0,
+        train_only=(),
+    ),
+}
+
+
+@pj.sweepable
+def get_config(
+    res: int = 224,
+    model: str = "paligemma_3b",
+    recipe: str = "notebook",
+    data: str = "longcap100",
+    text_len: int = 128,
+):
+  c = pj.default_config()
+  c.model.update(variant=model, res=res)
+  c.init = pj.pretrained(model, res)
+
+  train = sources.Jsonl(f"{data}/data_train90.jsonl", columns=("image", "suffix"))
+  val = train.replace(path=f"{data}/data_val10.jsonl")
+  ask = (pp.Decode(exif=False), pp.Resize(res), pp.Format("caption en"))
+  teach = (*ask, pp.Lower("suffix")) if recipe == "notebook" else ask
+  c.train.update(source=train, pp=teach, text_len=text_len, overflow="truncate")
+
+  best = errors.pick(RECIPES, recipe, "recipe")
+  presets.apply(c, "sgd_attention")
+  c.train.update(batch_size=best["batch_size"], total=best["total"])
+  c.optim.update(
+      lr=best["lr"], clip=best["clip"], warmup=best["warmup"],
+      schedule_start=best["schedule_start"], train_only=best["train_only"],
+  )
+  c.log.every = "1 steps"
+
+  caption = dict(every="25%", batch_size=8, text_len=32, max_len=text_len)
+  c.evals = (
+      evals.CocoCaption("val/cap", val, teach, truth="suffix", image_id="image_path", **caption),
+      evals.Perplexity("val/pplx", val, teach, every="25%", batch_size=8, text_len=1024),
+      evals.WritePredictions("val/pred", val, teach, **caption),
+  )
+  return c

@@ -1,4 +1,8 @@
-"""Named device meshes. Rows of a batch go over both axes, parameters are cut over "fsdp" alone."""
+"""Named device meshes.
+
+Rows of a batch go over "data" and "fsdp", parameters are cut over "fsdp"; over "tensor" it is the
+products of a layer that are cut: by heads, by hidden units, and at the end by words.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,11 @@ MESHES: dict[str, tuple[tuple[str, int], ...]] = {
     "2x_fsdp": (("data", 2), ("fsdp", -1)),
     "4x_fsdp": (("data", 4), ("fsdp", -1)),
     "8x_fsdp": (("data", 8), ("fsdp", -1)),
+    # For batches with fewer rows than there are devices. The talk is per layer and not per
+    # parameter, so it wants the fastest links: the last axis is the one of neighbours.
+    "tensor_2": (("fsdp", -1), ("tensor", 2)),
+    "tensor_4": (("fsdp", -1), ("tensor", 4)),
+    "tensor_8": (("fsdp", -1), ("tensor", 8)),
 }
 
 

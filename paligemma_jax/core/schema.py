@@ -82,7 +82,7 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
         ),
         "shuffle": Key(True, "Rows in a new random order every epoch, else in file order."),
         "buckets": Key(
-            (), "Text lengths to pad a batch to, the least that fits; (): always text_len.",
+            (), "Lengths to pad text to, the least that fits; (): text_len. In evaluation too.",
             form="lengths",
         ),
         "num_workers": Key(0, "Processes that read rows; 0: threads only.", low=0, resume="allow"),
@@ -169,7 +169,7 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
     },
     "mesh": {
         "shape": Key(
-            (), "Pairs (axis, size), one size may be -1; (): all devices on one 'fsdp' axis.",
+            (), "Pairs of axis (data, fsdp, tensor) and size, -1: the rest; (): all on 'fsdp'.",
             form="axes", resume="allow",
         ),
     },

@@ -14,7 +14,9 @@ from paligemma_jax.core import spec as specs
 from paligemma_jax.core import trees
 from paligemma_jax.core import units
 
-AXES = ("data", "fsdp")  # Of the mesh. Rows go over both, parameters are cut over "fsdp" alone.
+# Of the mesh. Rows go over "data" and "fsdp". Parameters are cut over "fsdp", and heads, hidden
+# units and words of the vocabulary over "tensor".
+AXES = ("data", "fsdp", "tensor")
 
 
 def check(form: str, path: str, value: Any) -> None:

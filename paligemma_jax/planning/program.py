@@ -46,7 +46,8 @@ def measure(
     compiled: False only adds up the state, in a second or two.
 
   Returns:
-    device, num_devices, memory_bytes (0: unknown), parts {parameters, optimizer, batch, gradients};
+    device, num_devices, num_row_shards, memory_bytes (0: unknown), num_params, and
+    parts {parameters, optimizer, batch, gradients};
     with `compiled` also fits, bytes {arguments, outputs, aliased, temporaries, total}, activations,
     flops, flops_needed, collectives, compile_secs, and error where the compiler gave up.
 
@@ -67,6 +68,7 @@ def measure(
   found = {
       "device": devices[0].device_kind,
       "num_devices": len(devices),
+      "num_row_shards": sharding.num_row_shards(setup.mesh),
       "memory_bytes": memory_bytes,
       "num_params": sum(math.prod(leaf.shape) for leaf in setup.shapes.values()),
       "parts": {
@@ -100,7 +102,7 @@ def _compiled(
   found = {
       "flops": flops_lib.matmul_flops(trace.jaxpr),
       "flops_needed": flops_lib.matmul_flops(traced(bare).jaxpr),
-      "activations": _kept(trace.jaxpr.jaxpr) // setup.mesh.size,
+      "activations": _kept(trace.jaxpr.jaxpr) // sharding.num_row_shards(setup.mesh),
       "error": "",
   }
   start = time.monotonic()

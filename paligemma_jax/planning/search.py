@@ -145,7 +145,7 @@ def _variants(base: Change, start: Change, found: Found, state: Found) -> Iterat
     yield base
   parts = [
       a for a in _powers(accum * 2, batch_size)
-      if batch_size % (a * found["num_devices"]) == 0
+      if batch_size % (a * found["num_row_shards"]) == 0
   ]
   # Micro-batches add up into gradients of their own, beside those of the part under way.
   likely = [a for a in parts if rows_bytes * accum / a + state["parts"]["gradients"] <= room]
@@ -154,7 +154,7 @@ def _variants(base: Change, start: Change, found: Found, state: Found) -> Iterat
   if not likely:
     sizes = [
         s for s in (batch_size // p for p in _powers(2, batch_size))
-        if s % (found["num_devices"] * accum) == 0 and rows_bytes * s / batch_size <= room
+        if s % (found["num_row_shards"] * accum) == 0 and rows_bytes * s / batch_size <= room
     ]
     for size in sizes[:1]:
       yield base.and_set("train.batch_size", size)

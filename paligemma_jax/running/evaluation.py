@@ -148,7 +148,7 @@ class Runner:
       self, evaluator: evals.Evaluator, on_bad_row: Callable[[int, str, str], None]
   ) -> Iterator[tuple[loader.Batch, list[dict[str, Any]]]]:
     train = self._setup.config.train
-    num_devices = self._setup.mesh.size
+    num_devices = sharding.num_row_shards(self._setup.mesh)
     return loader.eval_batches(
         self._rows(evaluator.source),
         evaluator.pp,
@@ -159,6 +159,7 @@ class Runner:
         text_len=evaluator.text_len,
         keep=evaluator.columns(),
         limit=evaluator.limit,
+        buckets=train.buckets,
         seed=self._setup.config.seed,
         bad_rows=train.bad_rows,
         on_bad_row=on_bad_row,

@@ -1,4 +1,7 @@
-"""Where arrays live: the device mesh, FSDP for parameters, rows of a batch over all devices."""
+"""Where arrays live: the device mesh, FSDP and tensor parallelism for parameters, rows of a batch.
+
+Legend: N query heads, K key heads, F hidden units, V words, D width, H head dim.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,25 @@ from paligemma_jax.models import siglip
 
 # Leaves whose first dim is the layer: it is scanned over, so it is never cut.
 _SCANNED = ("img/Transformer/encoderblock/", "llm/layers/")
+
+# Which dim of a leaf "tensor" cuts, by the last parts of its name. What a layer computes then stays
+# apart until the product that ends a branch: heads of attention, hidden units of the MLP.
+_TENSOR_DIMS = {
+    "attn/q_einsum/w": 1,  # L N D H
+    "attn/kv_einsum/w": 2,  # L 2 K D H
+    "attn/qkv_einsum/w": 2,  # L 3 N D H
+    "attn/attn_vec_einsum/w": 1,  # L N H D
+    "mlp/gating_einsum": 3,  # L 2 D F
+    "mlp/linear": 1,  # L F D
+    "embedder/input_embedding": 0,  # V D
+    "MultiHeadDotProductAttention_0/query/kernel": 2,  # L D N H
+    "MultiHeadDotProductAttention_0/key/kernel": 2,
+    "MultiHeadDotProductAttention_0/value/kernel": 2,
+    "MultiHeadDotProductAttention_0/out/kernel": 1,  # L N H D
+    "MlpBlock_0/Dense_0/kernel": 2,  # L D F
+    "MlpBlock_0/Dense_1/kernel": 1,  # L F D
+}
+_TABLE = "llm/embedder/input_embedding"
 
 # The parts of a batch that the device needs; the rest (`_row`) stays on the host.
 _DEVICE_KEYS = ("image", "text", "mask_ar", "mask_loss", "mask_input", "_mask")
@@ -66,25 +88,36 @@ def replicated(mesh: Mesh) -> NamedSharding:
   return NamedSharding(mesh, PartitionSpec())
 
 
+def row_axes(mesh: Mesh) -> tuple[str, ...]:
+  """The axes that rows of a batch go over: all but "tensor"."""
+  return tuple(name for name in mesh.axis_names if name != "tensor")
+
+
+def num_row_shards(mesh: Mesh) -> int:
+  """In how many parts the rows of a batch are cut."""
+  return mesh.size // mesh.shape.get("tensor", 1)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Dim 0 (rows) is cut over all axes of the mesh; any further dims are whole."""
-  return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
+  """Dim 0 (rows) is cut over all axes of the mesh but "tensor"; any further dims are whole."""
+  return NamedSharding(mesh, PartitionSpec(row_axes(mesh)))
 
 
 def param_shardings(
     shapes: Mapping[str, Any], mesh: Mesh, *, min_size: int = 2**14
 ) -> dict[str, NamedSharding]:
-  """For each name the FSDP sharding of its leaf: its largest dim that divides is cut over "fsdp".
+  """For each name the sharding of its leaf.
 
-  The layer dim of scanned leaves is never cut; leaves below `min_size` elements, and leaves none of
-  whose dims divide, are replicated.
+  Heads, hidden units and words are cut over "tensor" where they divide; the largest dim that is
+  left and divides is cut over "fsdp" (of the token table: the words, over both). The layer dim of
+  scanned leaves is never cut; leaves below `min_size` elements, and leaves none of whose dims
+  divide, are replicated.
 
   Args:
     shapes: name -> anything with a `.shape`.
   """
-  num_shards = mesh.shape.get("fsdp", 1)
   return {
-      name: NamedSharding(mesh, _spec(name, leaf.shape, num_shards, min_size))
+      name: NamedSharding(mesh, _spec(name, leaf.shape, mesh, min_size))
       for name, leaf in shapes.items()
   }
 
@@ -117,10 +150,11 @@ def rows_stay(mesh: Mesh) -> Iterator[None]:
 
 def logits_sharding(vocab_size: int, width: int, mesh: Mesh) -> NamedSharding:
   """Of float32[B, c, V]: V is cut where the table is, so that the table stays apart; else rows."""
-  if "fsdp" not in _spec("", (vocab_size, width), mesh.shape.get("fsdp", 1), 1)[:1]:
-    return batch_sharding(mesh)
-  rows = tuple(name for name in mesh.axis_names if name != "fsdp")
-  return NamedSharding(mesh, PartitionSpec(rows or None, None, "fsdp"))
+  words = tuple(_spec(_TABLE, (vocab_size, width), mesh, 1)[:1])
+  cut = words[0] if words and words[0] else ()
+  cut = (cut,) if isinstance(cut, str) else tuple(cut)
+  rows = tuple(name for name in row_axes(mesh) if name not in cut)
+  return NamedSharding(mesh, PartitionSpec(rows or None, None, cut or None))
 
 
 def like_params(tree: Any, params: Mapping[str, Any], mesh: Mesh) -> Any:
@@ -146,17 +180,19 @@ def like_params(tree: Any, params: Mapping[str, Any], mesh: Mesh) -> Any:
 
 
 def check_batch(batch_size: int, mesh: Mesh, *, accum: int, what: str) -> None:
-  """Raises ConfigError unless `batch_size` rows divide over the devices and micro-batches.
+  """Raises ConfigError unless `batch_size` rows divide over mesh and micro-batches.
 
   Args:
     batch_size: rows over all hosts.
     accum: micro-batches that one step is made of.
     what: the config key, named in the error.
   """
-  unit = mesh.size * accum
+  shards = num_row_shards(mesh)
+  unit = shards * accum
   if batch_size < 1 or batch_size % unit:
     near = max(unit, round(batch_size / unit) * unit)
-    per = f"{mesh.size} devices" + (f" x {accum} micro-batches (train.accum)" if accum > 1 else "")
+    per = f"{shards} devices" if shards == mesh.size else f"the mesh's {shards} shards of rows"
+    per += f" x {accum} micro-batches (train.accum)" if accum > 1 else ""
     raise errors.ConfigError(
         f"{what}={batch_size} does not divide over {per}; it must be a multiple of {unit},"
         f" for instance {near}."
@@ -179,12 +215,21 @@ def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   }
 
 
-def _spec(name: str, shape: Sequence[int], num_shards: int, min_size: int) -> PartitionSpec:
-  if num_shards == 1 or math.prod(shape) < min_size:
+def _spec(name: str, shape: Sequence[int], mesh: Mesh, min_size: int) -> PartitionSpec:
+  if math.prod(shape) < min_size:
     return PartitionSpec()
+  axes: list[tuple[str, ...]] = [()] * len(shape)
+  fsdp, tensor = mesh.shape.get("fsdp", 1), mesh.shape.get("tensor", 1)
+  by_tensor = next((d for end, d in _TENSOR_DIMS.items() if name.endswith(f"/{end}")), -1)
+  # A leaf of that name with other dims (of an adapter, of packed weights) is left to "fsdp".
+  if tensor > 1 and 0 <= by_tensor < len(shape) and shape[by_tensor] % tensor == 0:
+    axes[by_tensor] = ("tensor",)
   first = 1 if name.startswith(_SCANNED) else 0
-  dims = [i for i in range(first, len(shape)) if shape[i] % num_shards == 0]
-  if not dims:
-    return PartitionSpec()
-  cut = max(dims, key=lambda i: (shape[i], -i))
-  return PartitionSpec(*("fsdp" if i == cut else None for i in range(cut + 1)))
+  dims = [i for i in range(first, len(shape)) if not axes[i] and shape[i] % fsdp == 0]
+  if name == _TABLE and shape[0] % (fsdp * tensor) == 0:
+    axes[0] = ("fsdp",) * (fsdp > 1) + axes[0]
+  elif fsdp > 1 and dims:
+    axes[max(dims, key=lambda i: (shape[i], -i))] = ("fsdp",)
+  last = max((i for i, names in enumerate(axes) if names), default=-1)
+  entries = [names[0] if len(names) == 1 else names or None for names in axes[: last + 1]]
+  return PartitionSpec(*entries)

@@ -5,6 +5,7 @@ Legend: B rows, A micro-batches, L text length, T = L positions the model is fed
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,7 @@ def make_train_step(
 ) -> Callable[[states.TrainState, Batch, int], tuple[states.TrainState, dict[str, jax.Array]]]:
   """The jitted (state, batch, num_supervised) -> (state, sums). The state handed in is donated.
 
-  The rows of a batch are cut over all devices; `num_supervised` (static, from
+  The rows of a batch are cut over the mesh; `num_supervised` (static, from
   `loss.num_supervised`) is passed by position. With `accum` micro-batches the result is that of the
   whole batch up to rounding.
 
@@ -51,13 +52,16 @@ def make_train_step(
     seed: of dropout; the key of a step is a function of (seed, step).
   """
 
+  budget_bytes = _logits_budget(state)
+
   def step_fn(state, batch, num_supervised):
     num_rows = batch["_mask"].astype(jnp.float32).sum()
     key = jax.random.fold_in(jax.random.key(seed), state.step) if cfg.dropout else None
 
     def loss_fn(trainable, part, key):
+      params = {**state.frozen, **trainable}
       sums = _row_sums(
-          cfg, {**state.frozen, **trainable}, part, num_supervised, label_smoothing, key, mesh
+          cfg, params, part, num_supervised, label_smoothing, key, mesh, budget_bytes
       )
       totals = {
           name: jnp.where(part["_mask"], getattr(sums, name), 0.0).sum()
@@ -124,7 +128,9 @@ def make_eval_step(
   """
 
   def step_fn(params, batch, num_supervised):
-    return _row_sums(cfg, params, batch, num_supervised, 0.0, None, mesh)
+    return _row_sums(
+        cfg, params, batch, num_supervised, 0.0, None, mesh, loss.BUDGET_BYTES
+    )
 
   return jax.jit(
       step_fn,
@@ -134,7 +140,21 @@ def make_eval_step(
   )
 
 
-def _row_sums(cfg, params, batch, num_supervised, label_smoothing, key, mesh):
+def _logits_budget(state):
+  """Bytes of logits on a device: where the token table trains, up to those of its gradient.
+
+  Chunks of positions would add up that gradient chunk by chunk, beside one chunk's own, so they
+  save nothing below that size; and logits and the layers' gradients are not there together.
+  """
+  table = state.trainable.get("llm/embedder/input_embedding")
+  if table is None:
+    return loss.BUDGET_BYTES
+  return max(loss.BUDGET_BYTES, 4 * math.prod(table.sharding.shard_shape(table.shape)))
+
+
+def _row_sums(
+    cfg, params, batch, num_supervised, label_smoothing, key, mesh, budget_bytes
+):
   if batch["text"].shape != batch["mask_loss"].shape:
     raise errors.ConfigError(
         f"text {batch['text'].shape} and mask_loss {batch['mask_loss'].shape} differ in shape; the"
@@ -163,6 +183,7 @@ def _row_sums(cfg, params, batch, num_supervised, label_smoothing, key, mesh):
       vocab_size=cfg.llm.vocab_size,
       label_smoothing=label_smoothing,
       num_devices=mesh.size,
+      budget_bytes=budget_bytes,
   )
   return loss.row_sums(losses)
 
@@ -170,15 +191,12 @@ def _row_sums(cfg, params, batch, num_supervised, label_smoothing, key, mesh):
 def _accumulate(grad_fn, trainable, batch, key, accum, mesh):
   """Sums of value, totals and gradients over `accum` micro-batches, in float32."""
   rows = batch["text"].shape[0]
-  if rows % (accum * mesh.size):
-    raise errors.ConfigError(
-        f"train.batch_size={rows} does not divide over {mesh.size} devices x train.accum={accum}."
-    )
+  sharding.check_batch(rows, mesh, accum=accum, what="train.batch_size")
 
   # Rows a, a + accum, ... make micro-batch a: so every row stays on the device that holds it.
   def cut(x):
     x = x.reshape(rows // accum, accum, *x.shape[1:]).swapaxes(0, 1)
-    spec = jax.sharding.PartitionSpec(None, mesh.axis_names)
+    spec = jax.sharding.PartitionSpec(None, sharding.row_axes(mesh))
     return jax.lax.with_sharding_constraint(x, jax.sharding.NamedSharding(mesh, spec))
 
   def body(carry, part_and_index):

@@ -34,6 +34,21 @@ def test_evaluation_sees_each_row_once_in_order(tokenizer):
   }
 
 
+@pytest.mark.parametrize("encoding, extra", [("train", 1), ("decode", 0)])
+def test_batches_are_as_long_as_the_bucket_of_their_longest_text(tokenizer, encoding, extra):
+  whole = evaluate(tokenizer, encoding=encoding, text_len=40)
+  cut = evaluate(tokenizer, encoding=encoding, text_len=40, buckets=(6, 12, 16, 64))
+  lengths = {batch["text"].shape[1] - extra for batch, _ in cut}
+  # What compiles is bounded by what was asked for: a bucket, or the full length.
+  assert lengths <= {6, 12, 16, 40} and max(lengths) < 40
+  for (short, kept), (full, also) in zip(cut, whole, strict=True):
+    assert kept == also
+    length = short["text"].shape[1]
+    for name in ("text", "mask_ar"):
+      assert (short[name] == full[name][:, :length]).all()
+    assert not full["text"][:, length:].any()
+
+
 def test_the_answer_is_never_in_the_prompt(tokenizer):
   for batch, _ in evaluate(tokenizer):
     for text, row in zip(batch["text"], batch["_row"], strict=True):

@@ -29,7 +29,7 @@ _CONFIG = textwrap.dedent('''\
 def _state(parameters, optimizer, gradients):
   parts = dict(parameters=parameters, optimizer=optimizer, batch=0, gradients=gradients)
   parts = {name: round(value * _GIB) for name, value in parts.items()}
-  return {"parts": parts, "memory_bytes": _LIMIT, "num_devices": 8}
+  return {"parts": parts, "memory_bytes": _LIMIT, "num_row_shards": 8}
 
 
 _FULL, _LORA = _state(6, 6, 3), _state(3, 0.5, 0.2)

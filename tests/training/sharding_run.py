@@ -82,6 +82,7 @@ def main(folder):
   meshes = {
       "one": sharding.make_mesh(_Shape(), devices=jax.devices()[:1]),
       "fsdp 8": sharding.make_mesh(_Shape()),
+      "all axes": sharding.make_mesh(_Shape(("data", 2), ("fsdp", 2), ("tensor", 2))),
   }
   runs = {name: _train(mesh) for name, mesh in meshes.items()}
   print(json.dumps({"runs": runs, "restored": _restored_elsewhere(pathlib.Path(folder))}))

@@ -38,7 +38,8 @@ def eight_devices(tmp_path_factory):
 
 def test_eight_devices_have_the_losses_of_one(eight_devices):
   runs = eight_devices["runs"]
-  np.testing.assert_allclose(runs["fsdp 8"]["losses"], runs["one"]["losses"], rtol=1e-5, atol=0)
+  for name in ("fsdp 8", "all axes"):
+    np.testing.assert_allclose(runs[name]["losses"], runs["one"]["losses"], rtol=1e-5, atol=0)
   assert runs["one"]["losses"][-1] < runs["one"]["losses"][0]
 
 
@@ -46,6 +47,7 @@ def test_parameters_and_moments_are_cut(eight_devices):
   runs = eight_devices["runs"]
   assert runs["one"]["table_share"] == [1, 1]
   assert runs["fsdp 8"]["table_share"] == [1 / 8, 1 / 8]
+  assert runs["all axes"]["table_share"] == [1 / 4, 1 / 4]  # Whole on each of "data".
 
 
 def test_no_device_computes_the_rows_of_another(eight_devices):
@@ -55,6 +57,14 @@ def test_no_device_computes_the_rows_of_another(eight_devices):
   assert 448 not in runs["fsdp 8"]["product_dims"]
   # The head multiplies an eighth of the 5248 words.
   assert 656 in runs["fsdp 8"]["product_dims"] and 5248 not in runs["fsdp 8"]["product_dims"]
+
+
+def test_a_layers_products_are_cut_over_tensor(eight_devices):
+  """Of 128 hidden units 64 to a device, of 5248 words 1312; 2 of 8 rows, of 56 tokens each."""
+  one, dims = (set(eight_devices["runs"][name]["product_dims"]) for name in ("one", "all axes"))
+  assert {448, 128, 5248} <= one
+  assert not {448, 128, 5248} & dims
+  assert {112, 64, 1312} <= dims
 
 
 def test_state_restores_in_bits_on_every_other_mesh(eight_devices):
@@ -75,6 +85,40 @@ def test_the_layer_dim_is_never_cut_and_every_large_leaf_is():
       assert "fsdp" in place.spec, name
   table = sharding.param_shardings(shapes, mesh)["llm/embedder/input_embedding"]
   assert table.spec == jax.sharding.PartitionSpec("fsdp")
+
+
+_MESHES = [(1, 8), (2, 4), (4, 2), (8, 1)]
+
+
+@pytest.mark.parametrize("variant", [name for name in variants.VARIANTS if name != "tiny"])
+@pytest.mark.parametrize("fsdp, tensor", _MESHES)
+def test_every_size_is_cut_over_fsdp_and_tensor(variant, fsdp, tensor):
+  mesh = jax.sharding.AbstractMesh((fsdp, tensor), ("fsdp", "tensor"))
+  shapes = paligemma.param_shapes(variants.get(variant, res=224))
+  places = sharding.param_shardings(shapes, mesh)
+  kept = 0
+  for name, place in places.items():
+    kept += np.prod(place.shard_shape(shapes[name].shape))
+    if name.startswith(("llm/layers/", "img/Transformer/encoderblock/")):
+      assert not place.spec or place.spec[0] is None, name
+    for end in ("mlp/gating_einsum", "mlp/linear", "attn/q_einsum/w", "attn/attn_vec_einsum/w"):
+      if name.endswith(end):
+        assert tensor == 1 or "tensor" in place.spec, name
+  # What lies whole is norms, biases, and 4 key heads where 8 parts are asked for.
+  assert kept <= (1.3 if tensor == 8 else 1.06) / 8 * sum(np.prod(s.shape) for s in shapes.values())
+  table = places["llm/embedder/input_embedding"]
+  assert table.shard_shape((257152, 8)) == (257152 // 8, 8)
+  logits = sharding.logits_sharding(257152, 8, mesh)
+  assert logits.shard_shape((8, 1, 257152)) == (8, 1, 257152 // 8)
+
+
+def test_rows_are_not_cut_over_tensor():
+  mesh = jax.sharding.AbstractMesh((2, 2, 2), ("data", "fsdp", "tensor"))
+  assert sharding.num_row_shards(mesh) == 4
+  assert sharding.batch_sharding(mesh).shard_shape((8, 3)) == (2, 3)
+  sharding.check_batch(4, mesh, accum=1, what="train.batch_size")
+  with pytest.raises(errors.ConfigError, match=r"the mesh's 4 shards of rows.* for instance 8"):
+    sharding.check_batch(6, mesh, accum=1, what="train.batch_size")
 
 
 def test_leaves_that_do_not_divide_are_whole():

@@ -1,0 +1,159 @@
+"""The table of what fits where: docs/plan.md, cell by cell, from `plan`.
+
+    python tools/plan_table.py                          # all cells that are not there yet
+    python tools/plan_table.py --only 'paligemma_3b 224 .* v5e-8'
+    python tools/plan_table.py --write                  # only the page, from the cells there are
+
+A cell takes a minute or so of an idle machine (pip install -r requirements-plan.txt, and
+requirements-plan-cuda.txt for cards). Cells are kept in docs/plan.jsonl, one line each; a cell
+whose line is deleted is made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import itertools
+import json
+import pathlib
+import re
+import sys
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+from configs import presets
+from paligemma_jax.core import config as configs
+from paligemma_jax.core import disk
+from paligemma_jax.core import errors
+from paligemma_jax.planning import runs
+from paligemma_jax.planning import targets
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+MODELS = (
+    ("paligemma_3b", 224), ("paligemma_3b", 448), ("paligemma_3b", 896),
+    ("paligemma2_10b", 224), ("paligemma2_28b", 224),
+)
+TUNES = ("full_adam", "adafactor", "adam8bit", "sgd_attention", "lora", "qlora")
+DEVICES = ("v5e-1", "v5e-4", "v5e-8", "v5p-8", "v6e-8", "h100", "l4", "t4")
+ROWS_PER_CHIP = {224: 8, 448: 4, 896: 1}
+TEXT_LEN = 32
+
+_CELLS = ROOT / "docs" / "plan.jsonl"
+_PAGE = ROOT / "docs" / "plan.md"
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One program: a model at a resolution, tuned in one way, on some devices."""
+
+  model: str
+  res: int
+  tune: str
+  device: str
+
+  @property
+  def key(self) -> str:
+    return f"{self.model} {self.res} {self.tune} {self.device}"
+
+  @property
+  def batch_size(self) -> int:
+    return ROWS_PER_CHIP[self.res] * targets.get(self.device).num_chips
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser.add_argument("--only", default="", help="regex for cells: 'MODEL RES TUNE DEVICE'")
+  parser.add_argument("--write", action="store_true", help="only write the page")
+  parser.add_argument("--timeout", type=float, default=3600.0, help="seconds for a cell")
+  args = parser.parse_args()
+  found = read()
+  for cell in [] if args.write else cells():
+    if cell.key in found or not re.search(args.only, cell.key):
+      continue
+    print(cell.key, flush=True)
+    try:
+      found[cell.key] = measure(cell, args.timeout)
+    except (errors.CompilerError, errors.ConfigError) as e:
+      print(f"  {e}", file=sys.stderr)
+      continue
+    lines = [json.dumps({"cell": key, **found[key]}) for key in sorted(found)]
+    disk.write_atomically(_CELLS, "\n".join(lines) + "\n")
+  disk.write_atomically(_PAGE, page(found))
+
+
+def cells() -> list[Cell]:
+  """All cells, those that most people ask for first."""
+  order = itertools.product(MODELS, DEVICES, [t for t in TUNES if t in presets.TUNES])
+  return [Cell(model, res, tune, device) for (model, res), device, tune in order]
+
+
+def read() -> dict[str, dict[str, Any]]:
+  """The cells that were made, by key."""
+  if not _CELLS.exists():
+    return {}
+  lines = [json.loads(line) for line in _CELLS.read_text().splitlines()]
+  return {line.pop("cell"): line for line in lines}
+
+
+def measure(cell: Cell, timeout_secs: float) -> dict[str, Any]:
+  """What the table shows of a cell, and a little more."""
+  c = configs.default_config()
+  c.model.update(variant=cell.model, res=cell.res)
+  presets.apply(c, cell.tune)
+  c.train.update(batch_size=cell.batch_size, text_len=TEXT_LEN)
+  c.optim.lr = 1e-5
+  job = runs.job(c, cell.device)
+  found = runs.ask([job], cell.device, effort=-1.0, timeout_secs=timeout_secs)[0]
+  if "refused" in found:
+    raise errors.ConfigError(found["refused"])
+  keep = ("fits", "bytes", "parts", "activations", "flops", "flops_needed", "memory_bytes")
+  return {"batch_size": cell.batch_size, **{name: found[name] for name in keep}}
+
+
+def page(found: dict[str, dict[str, Any]]) -> str:
+  """docs/plan.md."""
+  parts = [_HEAD]
+  for model, res in MODELS:
+    rows = []
+    for tune in TUNES:
+      shown = [_shown(found.get(Cell(model, res, tune, d).key)) for d in DEVICES]
+      if any(shown):
+        rows.append([f"`{tune}`", *shown])
+    if rows:
+      per_chip = ROWS_PER_CHIP[res]
+      unit = "rows" if per_chip > 1 else "row"
+      parts.append(f"## {model} at {res} px, {per_chip} {unit} per chip\n\n{_table(rows)}")
+  return "\n".join(parts)
+
+
+def _shown(cell: dict[str, Any] | None) -> str:
+  if cell is None:
+    return ""
+  total = f"{cell['bytes']['total'] / _GIB:.1f}"
+  return f"**{total}**" if cell["fits"] else f"{total} ✗"
+
+
+def _table(rows: list[list[str]]) -> str:
+  head = ["", *DEVICES]
+  lines = [head, ["---"] * len(head), *rows]
+  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+_HEAD = f"""# What fits where
+
+GiB per chip that the training step takes, as its compiler says ahead of time: **bold** fits, ✗ does
+not (the figure is then what it would take), empty was not compiled. Text {TEXT_LEN}, default
+settings, all chips on one FSDP mesh. v5p-8 is 4 chips, as its name counts cores. Made by
+`python tools/plan_table.py`; for any other run ask
+`python -m paligemma_jax.plan --config … --on …`.
+
+The TPU compiler works at its fast effort here; at its own it may take some hundred MiB more.
+Nothing of this was executed on these devices.
+"""
+
+
+if __name__ == "__main__":
+  main()

@@ -111,11 +111,12 @@ def _match(truth: Truth, found: Detections) -> _Matched:
   hit = np.zeros((len(AREAS), len(IOUS), len(boxes)), bool)
   ignored = np.zeros_like(hit)
   outside = truth.crowd | (truth.areas < low) | (truth.areas > high)  # [A, G]
-  for a, skip in enumerate(outside):
-    # True boxes that count come first: the others are only looked at when none of them fits.
-    first = np.argsort(skip, kind="stable")
-    overlaps = _overlaps(boxes, truth.boxes[first], truth.crowd[first])
-    hit[a], ignored[a] = _assign(overlaps, truth.crowd[first], skip[first])
+  overlaps = _overlaps(boxes, truth.boxes, truth.crowd)
+  if (overlaps >= IOUS[0]).any():  # Most classes that are found in a picture are not there.
+    for a, skip in enumerate(outside):
+      # True boxes that count come first: the others are only looked at when none of them fits.
+      first = np.argsort(skip, kind="stable")
+      hit[a], ignored[a] = _assign(overlaps[:, first], truth.crowd[first], skip[first])
   ignored |= ~hit & ((areas < low) | (areas > high))[:, None]
   return _Matched(scores, hit, ignored, (~outside).sum(axis=1))
 
@@ -150,6 +151,8 @@ def _assign(
 
 def _overlaps(boxes: np.ndarray, truth: np.ndarray, crowd: np.ndarray) -> np.ndarray:
   """float64[D, G]: IoU, of a crowd the share of the detection that lies in it."""
+  if not len(boxes) or not len(truth):
+    return np.zeros((len(boxes), len(truth)))
   a, b = boxes[:, None], truth[None]
   sides = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
   sides = sides - np.maximum(a[..., :2], b[..., :2])

@@ -63,7 +63,7 @@ def scores(lines: list[dict[str, Any]], names: list[str]) -> reports.Table | Non
       name = next((n for n in names if key.startswith(f"{n}/")), None)
       metric = key.removeprefix(f"{name}/")
       # Counts are no scores; they stay in metrics.jsonl.
-      if name is None or metric.removeprefix(_BASELINE).startswith(("num", "invalid")):
+      if name is None or metric.removeprefix(_BASELINE).startswith(("num", "invalid", "total")):
         continue
       if metric.startswith(_BASELINE):
         columns["baseline"][f"{name}/{metric.removeprefix(_BASELINE)}"] = value

@@ -28,6 +28,7 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 import ml_collections
+import numpy as np
 
 from paligemma_jax import evals
 from paligemma_jax.core import config as configs
@@ -47,6 +48,28 @@ _TEXT_LEN = 256
 _MAX_LEN = 8  # Random weights do not stop by themselves.
 _PREDICTIONS = "try/predictions"
 _MANY_ROWS = re.compile(r"(?<=[\[:])(-?)\d{2,}(?=[\]:])")  # In 'train[:-10240]'.
+# The recipes for videos are for 224 px; 16 frames of 896 px would be 65 536 image tokens.
+_FRAMES_ABOVE_224 = 2
+
+
+@specs.spec
+class FirstFrames:
+  """The first frames of a row's video alone.
+
+  Attributes:
+    num: how many.
+  """
+
+  num: int
+
+  def needs(self) -> tuple[str, ...]:
+    return ("frames",)
+
+  def makes(self) -> tuple[str, ...]:
+    return ("frames",)
+
+  def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    return {**row, "frames": row["frames"][: self.num]}
 
 
 @dataclasses.dataclass
@@ -82,9 +105,6 @@ def load(name: str, res: int, raw: pathlib.Path) -> ml_collections.ConfigDict:
     arguments["data"] = str(raw / name)
   if "codec" in known:
     arguments["codec"] = ""  # The embedded one, of the same layout as the published.
-  if "frames" in known and res > 224:
-    # The recipes for videos are for 224 px; 16 frames of 896 px would be 65 536 image tokens.
-    arguments["frames"] = "2"
   text = ",".join(f"{key}={value}" for key, value in arguments.items())
   return configs.load(f"{_ROOT}/transfers/{name}.py:{text}")
 
@@ -115,8 +135,10 @@ def make_small(config: ml_collections.ConfigDict) -> None:
   config.train.update(accum=1, buckets=())
   config.ckpt.update(every="", best="", export="", async_save=False)
   config.log.update(every="1 steps", tensorboard=False)
+  config.train.pp = _fewer_frames(config.train.pp, config.model.res)
   chosen = {type(e): e for e in reversed(config.evals)}
-  kept = [e for e in config.evals if chosen[type(e)] is e]
+  kept = [e.replace(pp=_fewer_frames(e.pp, config.model.res))
+          for e in config.evals if chosen[type(e)] is e]  # fmt: skip
   small = dict(every="", limit=_LIMIT, batch_size=_BATCH_SIZE)
   cut = [
       e.replace(text_len=max(e.text_len, _TEXT_LEN), max_len=min(e.max_len, _MAX_LEN), **small)
@@ -175,6 +197,12 @@ def table(rows: Sequence[Tried]) -> str:
         f" {row.num_predictions} | {row.secs:.0f} | {problem or 'ok'} |"
     )
   return "\n".join(lines) + "\n"
+
+
+def _fewer_frames(ops: tuple, res: int) -> tuple:
+  """The ops, those on videos with a few frames of each at the larger sizes."""
+  of_video = ops and "frames" in ops[0].needs()
+  return (FirstFrames(_FRAMES_ABOVE_224), *ops) if of_video and res > 224 else ops
 
 
 def _try(tried: Tried, folder: pathlib.Path) -> None:

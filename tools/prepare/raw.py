@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import io
 import json
@@ -10,6 +11,7 @@ import zipfile
 from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Mapping
+from typing import IO
 from typing import Any
 from typing import ClassVar
 
@@ -102,6 +104,20 @@ class Raw:
           raise errors.DataError(f"{file}:{i} is not JSON: {e}") from None
     return rows
 
+  def jsonl_lines(self, *names: str) -> Iterator[Any]:
+    """The objects of a file of JSON lines one by one, for files of gigabytes; .bz2 as they come."""
+    file = self.file(*names)
+    try:
+      with file.open() as lines:
+        for i, line in enumerate(lines, 1):
+          if line.strip():
+            try:
+              yield json.loads(line)
+            except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
+              raise errors.DataError(f"{file}:{i} is not JSON: {e}") from None
+    except (OSError, EOFError, zipfile.BadZipFile) as e:
+      raise errors.DataError(f"Cannot read {file}: {e}. Download it again.") from None
+
   def csv(self, *names: str, delimiter: str = ",") -> list[dict[str, str]]:
     """The rows of a CSV (or, with delimiter='\\t', TSV) file with a header line."""
     return list(self.csv_lines(*names, delimiter=delimiter))
@@ -160,6 +176,14 @@ class RawFile:
       return self._open[self._path].read(self._member)
     except (OSError, zipfile.BadZipFile) as e:
       raise errors.DataError(f"Cannot read {self}: {e}") from None
+
+  def open(self) -> IO[bytes]:
+    """The content as a stream; that of a .bz2 file unpacked."""
+    if self._member:
+      stream = io.BytesIO(self.read())
+    else:
+      stream = open(self._path, "rb")
+    return bz2.open(stream) if self.name.endswith(".bz2") else stream
 
   def __repr__(self) -> str:
     return f"RawFile({self.name!r})"

@@ -1,5 +1,6 @@
 """Every builder, on a miniature of the official download: rows, order, missing files, resuming."""
 
+import bz2
 import importlib
 import shutil
 
@@ -111,3 +112,15 @@ def test_a_name_that_leaves_the_raw_folder_is_refused(tmp_path):
   raw = raw_lib.Raw(tmp_path / "raw", "https://example.org")
   with pytest.raises(errors.DataError, match="outside"):
     raw.file("../secret.txt")
+
+
+def test_lines_of_json_are_read_one_by_one_and_a_broken_one_is_named(tmp_path):
+  (tmp_path / "a.jsonl.bz2").write_bytes(bz2.compress(b'{"x": 1}\n\n{"x": \n'))
+  (tmp_path / "b.jsonl.bz2").write_bytes(b"no archive")
+  raw = raw_lib.Raw(tmp_path, "https://example.org")
+  lines = raw.jsonl_lines("a.jsonl", "a.jsonl.bz2")
+  assert next(lines) == {"x": 1}
+  with pytest.raises(errors.DataError, match=r"a\.jsonl\.bz2:3 is not JSON"):
+    next(lines)
+  with pytest.raises(errors.DataError, match="Download it again"):
+    list(raw.jsonl_lines("b.jsonl.bz2"))

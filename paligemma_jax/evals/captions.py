@@ -31,6 +31,8 @@ COLUMNS = {
     "spice": ("spice",),
 }
 
+_GROUP = "in/"  # Before a group's name: the column that is 1 for its rows.
+
 # Letters of scripts without blanks between words, each with the marks that belong to it: Thai, Lao,
 # Burmese, Khmer, kana, Han.
 _UNSPACED = re.compile(
@@ -60,18 +62,43 @@ def table(
     truth: str = "captions",
     metrics: Sequence[str] = ("cider",),
     tokens: str = "ptb",
+    group: str = "",
 ) -> tables.Table:
   """What each row adds; a row without true captions counts nowhere. See `coco_caption`."""
   for name in metrics:
     errors.pick(COLUMNS, name, "metric of captions")
   tokenize = errors.pick(TOKENS, tokens, "way to make words of captions")
-  said, true, places = [], [], []
+  said, true, groups = [], [], {}
   for i, (prediction, row) in enumerate(zip(predictions, rows, strict=True)):
     answers = base.answers_of(base.column(row, truth, i), truth, i)
+    said.append(tokenize(prediction))
+    true.append([tokenize(answer) for answer in answers])
+    name = _group(row, group, i)
     if answers:
-      places.append(i)
-      said.append(tokenize(prediction))
-      true.append([tokenize(answer) for answer in answers])
+      groups.setdefault(name, []).append(i)
+  found: dict[str, np.ndarray] = {}
+  for name, places in groups.items():
+    scores = _scores([said[i] for i in places], [true[i] for i in places], metrics)
+    scores |= {_GROUP + name if group else "has_truth": np.ones(len(places))}
+    for column, values in scores.items():
+      found.setdefault(column, np.full(len(rows), tables.NONE))[places] = values
+  empty = dict.fromkeys(_columns(metrics, group), np.full(len(rows), tables.NONE))
+  return {**empty, **found}
+
+
+def _group(row: Mapping[str, Any], column: str, i: int) -> str:
+  value = base.column(row, column, i) if column else ""
+  if not isinstance(value, str):
+    raise errors.DataError(
+        f"Row {i} of those to score: column {column!r} holds {value!r}; expected a text."
+    )
+  return value
+
+
+def _scores(
+    said: Sequence[str], true: Sequence[Sequence[str]], metrics: Sequence[str]
+) -> dict[str, np.ndarray]:
+  """{column: a value for each caption}, of captions that are scored together."""
   scored: dict[str, Sequence[float]] = {}
   if "cider" in metrics or "bleu" in metrics:
     said_counts = [ngrams.count(caption) for caption in said]
@@ -85,17 +112,39 @@ def table(
     scored["rouge"] = [ngrams.rouge_l(*both) for both in zip(said, true, strict=True)]
   for name in ("meteor", "spice"):
     if name in metrics:
-      scored[name] = java_captions.SCORERS[name](said, true) if said else []
-  found = {name: np.full(len(rows), tables.NONE) for name in scored}
-  for name, values in scored.items():
-    found[name][places] = values
-  has_truth = np.full(len(rows), tables.NONE)
-  has_truth[places] = 1.0
-  return {**found, "has_truth": has_truth}
+      scored[name] = java_captions.SCORERS[name](said, true)
+  return {name: np.asarray(values, np.float64) for name, values in scored.items()}
+
+
+def _columns(metrics: Sequence[str], group: str) -> list[str]:
+  """Those that a table has whatever its rows are."""
+  columns = [column for name in metrics for column in COLUMNS[name]]
+  return columns if group else [*columns, "has_truth"]
 
 
 def summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
   """The metrics of `coco_caption`."""
+  if "has_truth" in table:
+    num_rows, num_truth = len(table["has_truth"]), tables.count(table["has_truth"])
+    return {**_means(table), "num_truth": num_truth, "num": float(num_rows)}
+  found, sums = {}, {}
+  num_truth = num_rows = 0.0
+  for column, values in table.items():
+    num_rows = float(len(values))
+    if column.startswith(_GROUP) and tables.count(values):
+      name = column.removeprefix(_GROUP)
+      members = tables.take(table, np.flatnonzero(~np.isnan(values)))
+      for metric, value in _means(members).items():
+        found[f"{metric}/{name}"] = value
+        sums.setdefault(f"{metric}_avg", []).append(value)
+      found[f"num/{name}"] = tables.count(values)
+      num_truth += tables.count(values)
+  averages = {name: base.mean(values) for name, values in sums.items()}
+  return {**averages, **found, "num_truth": num_truth, "num": num_rows}
+
+
+def _means(table: Mapping[str, np.ndarray]) -> dict[str, float]:
+  """The metrics of these rows together."""
   found = {}
   for name in ("cider", "rouge", "meteor", "spice"):
     if name in table:
@@ -103,11 +152,7 @@ def summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
   if _BLEU_SUMS[0] in table:
     sums = np.array([tables.counting(table[name]).sum() for name in _BLEU_SUMS])
     found |= dict(zip(_BLEU, ngrams.bleu(sums), strict=True))
-  return {
-      **found,
-      "num_truth": tables.count(table["has_truth"]),
-      "num": float(len(table["has_truth"])),
-  }
+  return found
 
 
 def coco_caption(
@@ -117,6 +162,7 @@ def coco_caption(
     truth: str = "captions",
     metrics: Sequence[str] = ("cider",),
     tokens: str = "ptb",
+    group: str = "",
 ) -> dict[str, float]:
   """The scores of captions, equal to those of pycocoevalcap, without Java.
 
@@ -136,14 +182,19 @@ def coco_caption(
       words also where the script has none. 'characters' first parts the letters of such scripts
       (Chinese, Japanese, Thai, …), for texts that come without blanks; its numbers compare only
       with each other. 'blanks' takes the texts for tokenized ones.
+    group: the column of a text, such as the language, by which rows are scored in groups, each as
+      if it were alone; '' is all rows as one.
 
   Returns:
     cider, bleu-1 to bleu-4, rouge, meteor, spice: what was asked for. All but BLEU are means over
       captions; the figure that the official tool prints for METEOR pools all captions' matches
       instead and lies near it.
+    cider_avg, …, cider/<group>, …, num/<group>: with `group` instead of these, the means over
+      groups, and each group's.
     num_truth, num: rows with true captions, and all rows.
   """
-  return summary(table(predictions, rows, truth=truth, metrics=metrics, tokens=tokens))
+  options = dict(truth=truth, metrics=metrics, tokens=tokens, group=group)
+  return summary(table(predictions, rows, **options))
 
 
 @spec.spec
@@ -151,7 +202,7 @@ class CocoCaption(base.Evaluator):
   """CIDEr and its kin of the decoded captions; writes them as a COCO results file.
 
   Attributes:
-    truth, metrics, tokens: as in `coco_caption`.
+    truth, metrics, tokens, group: as in `coco_caption`.
     image_id: the column that tells the images apart in the results file; '' writes no file.
   """
 
@@ -159,6 +210,7 @@ class CocoCaption(base.Evaluator):
   image_id: str = "image_id"
   metrics: tuple = ("cider",)
   tokens: str = "ptb"
+  group: str = ""
 
   metric = "coco_caption"
 
@@ -173,15 +225,21 @@ class CocoCaption(base.Evaluator):
     errors.pick(TOKENS, self.tokens, "tokens of evals.CocoCaption")
 
   def columns(self) -> tuple[str, ...]:
-    """The columns of the true captions and of the image's id."""
-    return tuple(name for name in (self.truth, self.image_id) if name)
+    """The columns of the true captions, of the image's id and of the group."""
+    return tuple(name for name in (self.truth, self.image_id, self.group) if name)
 
   def table(
       self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
   ) -> tables.Table:
     """What each row adds."""
-    texts = [o.text for o in outputs]
-    return table(texts, rows, truth=self.truth, metrics=self.metrics, tokens=self.tokens)
+    return table(
+        [o.text for o in outputs],
+        rows,
+        truth=self.truth,
+        metrics=self.metrics,
+        tokens=self.tokens,
+        group=self.group,
+    )
 
   def score(
       self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]

@@ -100,6 +100,27 @@ def test_languages_without_blanks_are_counted_by_letters_on_request():
   assert captions.TOKENS["characters"]("กินน้ำ, dog's") == "กิ น น้ ำ dog 's"
 
 
+def test_groups_are_scored_as_if_each_were_alone():
+  parts = {
+      "de": (["ein Hund", "eine Katze"], [["ein Hund", "der Hund"], ["ein Kater"]]),
+      "en": (["a dog runs", "a cat", "x"], [["a dog"], ["the cat sits"], ["a cow", "cows"]]),
+  }
+  said, rows = [], []
+  for language, (texts, truths) in parts.items():
+    said += texts
+    rows += [{"captions": truth, "language": language} for truth in truths]
+  rows.append({"captions": [], "language": "fr"})  # Without truth there is no such group.
+  together = evals.score("coco_caption", [*said, "x"], rows, metrics=ALL, group="language")
+  for language, (texts, truths) in parts.items():
+    alone = evals.score("coco_caption", texts, [{"captions": t} for t in truths], metrics=ALL)
+    for key in ("cider", "bleu-1", "bleu-4", "rouge", "num"):
+      assert together[f"{key}/{language}"] == pytest.approx(alone[key], rel=1e-12), key
+  mean = (together["cider/de"] + together["cider/en"]) / 2
+  assert together["cider_avg"] == pytest.approx(mean, rel=1e-12)
+  assert (together["num"], together["num_truth"]) == (6.0, 5.0)
+  assert "cider" not in together and not any(key.endswith("/fr") for key in together)
+
+
 def test_the_evaluator_scores_and_writes_what_coco_tools_read():
   spec = evals.CocoCaption("val/cap", None, metrics=ALL, bootstrap=50)
   rows = [{"captions": ["a dog", "the dog"], "image_id": np.int64(7)},

@@ -70,6 +70,7 @@ def test_rouge_by_hand():
   assert ngrams.rouge_l("", [""]) == 1.0 and ngrams.rouge_l("a", [""]) == 0.0
 
 
+@settings(deadline=None)  # The machine may be busy.
 @given(*(st.lists(st.sampled_from("abc"), max_size=9) for _ in range(2)))
 def test_the_longest_common_subsequence_is_that_of_the_plain_recursion(a, b):
   table = [[0] * (len(b) + 1) for _ in range(len(a) + 1)]

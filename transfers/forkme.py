@@ -28,7 +28,7 @@ def get_config(res: int = 112, text_len: int = 48, freeze_img: bool = False):
   #   train = sources.Jsonl("data/train.jsonl", images="data/images", columns=("image", "suffix"))
   #   val = train.replace(path="data/val.jsonl")
   train = sources.Scenes(
-      split="forkme", num_rows=6400, tasks=("caption",), classes="heldout", size=res
+      split="forkme", num_rows=6400, tasks=("caption",), classes="heldout", kinds=1, size=res
   )
   val = train.replace(split="forkme_val", num_rows=100)
 

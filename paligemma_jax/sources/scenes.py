@@ -66,6 +66,7 @@ class Scenes:
     prompts: the wording of the questions, pretrain or demo.
     size: the image's side in pixels.
     most: drawings in a scene, at most; 1 to 5.
+    kinds: different kinds of them in a scene, at most.
     warmup: the first so many rows are captions of a single drawing, whatever `tasks` says; a
       model from scratch learns to see from them.
     seed: another seed, other scenes.
@@ -78,6 +79,7 @@ class Scenes:
   prompts: str = "pretrain"
   size: int = 112
   most: int = 5
+  kinds: int = 5
   warmup: int = 0
   seed: int = 0
 
@@ -88,8 +90,9 @@ class Scenes:
       errors.pick(dict.fromkeys(TASKS), task, "task of Scenes.tasks")
     errors.pick(dict.fromkeys(sprites.SPLITS), self.classes, "Scenes.classes")
     errors.pick(PROMPTS, self.prompts, "Scenes.prompts")
-    if not 1 <= self.most <= 5:
-      raise errors.ConfigError(f"Scenes.most={self.most!r} must be 1 to 5.")
+    for name in ("most", "kinds"):
+      if not 1 <= getattr(self, name) <= 5:
+        raise errors.ConfigError(f"Scenes.{name}={getattr(self, name)!r} must be 1 to 5.")
     if min(self.num_rows, self.warmup) < 0 or not 56 <= self.size <= 2048:
       raise errors.ConfigError(
           f"Scenes.num_rows={self.num_rows!r} and Scenes.warmup={self.warmup!r} must not be"
@@ -124,7 +127,7 @@ class SceneRows:
     names = sprites.names(s.classes)
     while True:  # Most often once; some draws have no room, or no clear order from left to right.
       cast = [names[c] for c in _cast(rng, task, len(names))][: 1 if simple else None]
-      if len(cast) > s.most:
+      if len(cast) > s.most or len(set(cast)) > s.kinds:
         continue
       places = _place(rng, cast, s.size)
       boxes = [place.box for place in places]

@@ -4,8 +4,8 @@
 
 The pretrained model knows 64 kinds of drawings and four short prompts. Here it meets 12 kinds that
 were held out of its pretraining, and questions in words that it has never read: what is there, how
-many, where, and which pixels. It ends with a table of scores (baseline, before, after) and a gallery
-of what it sees. A few minutes on two cores.
+many, where, and which pixels. It ends with a table of scores (baseline, before, after) and a
+gallery of what it sees. A few minutes on two cores.
 """
 
 import paligemma_jax as pj

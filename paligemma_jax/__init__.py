@@ -21,6 +21,7 @@ _PUBLIC = {
     "DataError": ("paligemma_jax.core.errors", "DataError"),
     "PaliGemma": ("paligemma_jax.api", "PaliGemma"),
     "PaligemmaError": ("paligemma_jax.core.errors", "PaligemmaError"),
+    "constraints": ("paligemma_jax.core.constraints", ""),
     "default_config": ("paligemma_jax.core.config", "default_config"),
     "errors": ("paligemma_jax.core.errors", ""),
     "evals": ("paligemma_jax.evals", ""),

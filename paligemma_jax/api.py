@@ -20,7 +20,7 @@ from paligemma_jax import image_input
 from paligemma_jax.core import errors
 from paligemma_jax.data import tokenizer as tokenizer_lib
 from paligemma_jax.data import tokens as tokens_lib
-from paligemma_jax.decoding import generate as generate_lib
+from paligemma_jax.decoding import options as options_lib
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 from paligemma_jax.training import opening
@@ -76,7 +76,7 @@ class PaliGemma:
     self.params = dict(params)
     self.tokenizer = tokenizer
     self._logits = jax.jit(functools.partial(_logits, config))
-    self._programs: dict[tuple, Callable] = {}
+    self._programs: dict[options_lib.Options, Callable] = {}
 
   def logits(self, image: Any, tokens: Any, mask_ar: Any, mask_input: Any = None) -> jax.Array:
     """float32[B, T, V]: at each text position the logits of the token after it.
@@ -108,7 +108,10 @@ class PaliGemma:
       sampler: str = "greedy",
       seed: int = 0,
       batch_size: int = 8,
+      best_of: int = 1,
+      beam_size: int = 1,
       banned: Sequence[str | int] = (),
+      constraint: Any = None,
   ) -> list[Prediction]:
     """One Prediction per image and prompt, in order.
 
@@ -121,11 +124,14 @@ class PaliGemma:
       sampler: see decoding.sampling.parse.
       seed: of the samplers that draw; a prompt's draws depend on it and on its place in the list.
       batch_size: images that are on the device together.
+      best_of: answers drawn per prompt, of which the most probable one is kept.
+      beam_size: above 1 a beam search, see decoding.beam.
       banned: tokens that no answer holds: texts of one token each ('<eos>' too), or ids.
+      constraint: what an answer may look like, as `constraints.OneOf(("yes", "no"))`; None: any.
 
     Raises:
-      ConfigError: as many images as prompts are not there, text without a tokenizer, or a banned
-        text that is not one token.
+      ConfigError: as many images as prompts are not there, text without a tokenizer, or options
+        that are wrong or exclude each other.
       DataError: an image cannot be read.
     """
     prompts = [self._prompt_ids(prompt) for prompt in prompts]
@@ -137,7 +143,10 @@ class PaliGemma:
       raise errors.ConfigError(f"{max_new_tokens=} and {batch_size=} must be at least 1.")
     text_len = _bucket(max(map(len, prompts)), _MIN_PROMPT)
     num_rows = min(batch_size, _bucket(len(prompts), 1))
-    run = self._program(max_new_tokens, sampler, tuple(map(self._token_id, banned)))
+    how = options_lib.Options(
+        max_new_tokens, sampler, best_of, beam_size, tuple(banned), constraint
+    )
+    run = self._program(how)
     predictions = []
     for start in range(0, len(prompts), num_rows):
       part = slice(start, start + num_rows)
@@ -170,36 +179,24 @@ class PaliGemma:
   def _save_npz(self, path: str | os.PathLike, dtype: str | None) -> pathlib.Path:
     return export.save_npz(path, self.params, dtype=dtype)
 
-  def _program(self, max_new_tokens: int, sampler: str, banned: tuple[int, ...]) -> Callable:
-    key = (max_new_tokens, sampler, banned)
-    if key not in self._programs:
-      self._programs[key] = generate_lib.make_generate(
-          self.config, max_new_tokens=max_new_tokens, sampler=sampler, banned=banned
-      )
-    return self._programs[key]
+  def _program(self, how: options_lib.Options) -> Callable:
+    if how not in self._programs:
+      self._programs[how] = options_lib.make_generate(self.config, how, self.tokenizer)
+    return self._programs[how]
 
   def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
     if isinstance(prompt, str):
-      return tokens_lib.prefix_ids(self._tokenizer_for("prompts"), prompt)
+      if self.tokenizer is None:
+        raise errors.ConfigError(
+            "No tokenizer was found with the weights, so prompts cannot be text: put"
+            f" tokenizer.model (or {published.TOKENIZER}) beside them, or load(…, tokenizer=PATH)."
+        )
+      return tokens_lib.prefix_ids(self.tokenizer, prompt)
     ids = [int(i) for i in prompt]
     if not ids:
       raise errors.ConfigError("A prompt of no token ids; it needs at least BOS.")
     self._check_ids(np.array(ids))
     return ids
-
-  def _token_id(self, token: str | int) -> int:
-    if isinstance(token, str):
-      return self._tokenizer_for("tokens to ban").token_id(token)
-    self._check_ids(np.array([token]))
-    return int(token)
-
-  def _tokenizer_for(self, what: str) -> tokenizer_lib.Tokenizer:
-    if self.tokenizer is None:
-      raise errors.ConfigError(
-          f"No tokenizer was found with the weights, so {what} cannot be text: put"
-          f" tokenizer.model (or {published.TOKENIZER}) beside them, or load(…, tokenizer=PATH)."
-      )
-    return self.tokenizer
 
   def _check_ids(self, ids: np.ndarray) -> None:
     vocab_size = self.config.llm.vocab_size

@@ -1,5 +1,6 @@
 """The public face: load, logits, generate, save; equal to Hugging Face's outputs."""
 
+import functools
 import io
 
 import jax
@@ -224,6 +225,18 @@ def test_banned_tokens_are_given_as_texts_or_ids(tiny, pixels):
   assert not {*free.tokens[:2], _EOS} & {*without.tokens} and len(without.tokens) == 3
   with pytest.raises(pj.ConfigError, match="'two words' is not one token"):
     tiny.generate([pixels], ["caption en"], banned=["two words"])
+
+
+def test_beams_under_a_constraint(tiny, pixels):
+  spec = pj.constraints.Boxes(("cat", "dog"), max_objects=1)
+  ask = functools.partial(tiny.generate, [pixels], ["detect"], constraint=spec, max_new_tokens=8)
+  (greedy,), (beam,) = ask(), ask(beam_size=3)
+  for prediction in (greedy, beam):
+    (metrics,) = [pj.score("box_accuracy", [prediction.text], [{"suffix": prediction.text}])]
+    assert metrics["invalid"] == 0 and metrics["num_boxes"] == 1
+    assert prediction.text.split()[-1] in ("cat", "dog")
+  with pytest.raises(pj.ConfigError, match="constraint='boxes' is none"):
+    ask(constraint="boxes")
 
 
 def test_wrong_calls_are_named(tiny, pixels):

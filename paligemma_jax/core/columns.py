@@ -8,6 +8,7 @@ from typing import Any
 
 import ml_collections
 
+from paligemma_jax.core import constraints
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
 from paligemma_jax.core import value_forms
@@ -15,8 +16,8 @@ from paligemma_jax.core import value_forms
 _TRAIN_COLUMNS = ("image", "prefix", "suffix")
 _EVAL_COLUMNS = {"train": _TRAIN_COLUMNS, "decode": ("image", "prefix")}
 _ENCODINGS = tuple(_EVAL_COLUMNS)
-_LEAST = {"batch_size": 1, "max_len": 1, "text_len": 2, "limit": 0}
-_EVALUATOR_FIELDS = ("name", "source", "pp", "every", "banned", *_LEAST)
+_LEAST = {"batch_size": 1, "max_len": 1, "text_len": 2, "limit": 0, "best_of": 1, "beam_size": 1}
+_EVALUATOR_FIELDS = ("name", "source", "pp", "every", "sampler", "banned", "constraint", *_LEAST)
 
 
 def training(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -53,6 +54,11 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
         yield f"{what}: {field} must be a whole number of at least {low}, not {value!r}."
     if not _are_texts(evaluator.banned):
       yield f"{what}: banned must be a tuple of texts of tokens, not {evaluator.banned!r}."
+    if not isinstance(evaluator.sampler, str):
+      yield f"{what}: sampler must be a text such as 'greedy', not {evaluator.sampler!r}."
+    if not isinstance(evaluator.constraint, (type(None), *constraints.CONSTRAINTS.values())):
+      known = ", ".join(f"constraints.{name}" for name in constraints.CONSTRAINTS)
+      yield f"{what}: constraint must be None or one of {known}, not {evaluator.constraint!r}."
     if not specs.is_spec(evaluator.source):
       yield f"{what}: its source must be a spec of paligemma_jax.sources, not {evaluator.source!r}."
       continue

@@ -125,6 +125,17 @@ class Tokenizer:
       raise errors.ConfigError(f"{text!r} is not one token of {self.path!r} but {pieces}.")
     return ids[0]
 
+  def text_of(self, token: int) -> str:
+    """What this token adds to a text; '' for control tokens and ids without a text.
+
+    A token that is one byte reads as the character of that number.
+    """
+    sp = self._processor
+    if sp.IsControl(token) or sp.IsUnknown(token) or sp.IsUnused(token):
+      return ""
+    piece = sp.IdToPiece(token)
+    return chr(int(piece[3:5], 16)) if sp.IsByte(token) else piece.replace("▁", " ")
+
   def loc_id(self, i: int) -> int:
     """The id of `<loc…>` number 0 to 1023."""
     return self._extra_ids[range(NUM_LOC)[i]]

@@ -1,6 +1,6 @@
 """Generation: the prompt, then a loop on the device that stops when every row is done.
 
-  B rows, T prompt tokens, N new tokens, V vocabulary.
+  B rows, A answers per row, R = B * A, C cache slots, T prompt tokens, N new tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
+from paligemma_jax.core import errors
+from paligemma_jax.decoding import beam
+from paligemma_jax.decoding import draw
+from paligemma_jax.decoding import prompt as prompts
+from paligemma_jax.decoding import rules as rules_lib
 from paligemma_jax.decoding import sampling
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
-
-PAD_ID = 0
 
 _INPUTS = ("image", "text", "mask_ar", "mask_input", "_mask", "_row")
 
@@ -32,7 +33,10 @@ def make_generate(
     max_new_tokens: int,
     eos_id: int = 1,
     sampler: str = "greedy",
+    best_of: int = 1,
+    beam_size: int = 1,
     banned: Sequence[int] = (),
+    automaton: rules_lib.Automaton | None = None,
     cache_dtype: Any = None,
 ) -> Generate:
   """`generate(params, batch, key=None)`, one compiled program per batch shape.
@@ -47,17 +51,29 @@ def make_generate(
   It returns
     tokens         int32[B, N], the answer with its EOS, then pad 0
     lengths        int32[B], tokens in the answer, with EOS
-    token_logprob  float32[B, N], log-probability of each under the model, whatever the sampler:
-                   log_softmax of the logits with the final softcap if any; then 0
+    token_logprob  float32[B, N], log-probability of each under the model, whatever the sampler and
+                   the rules: log_softmax of the logits with the final softcap if any; then 0
     logprob        float32[B], their sum
 
   Args:
     sampler: see `sampling.parse`.
-    banned: ids that are never produced; the others' log-probabilities stay the model's.
+    best_of: answers drawn per row, of which the most probable one is kept; needs a sampler that
+      draws.
+    beam_size: above 1 a beam search, see `beam`; needs the greedy sampler.
+    banned: ids that never come.
+    automaton: what the answer may look like, see `constraints`.
     cache_dtype: of cached keys and values; None is the compute dtype.
+
+  Raises:
+    ConfigError: no such sampler, or options that exclude each other.
   """
-  choose = sampling.parse(sampler)
-  banned = np.unique(np.asarray(banned, np.int32))
+  _check(sampler, best_of, beam_size)
+  rules = rules_lib.Rules(banned, automaton)
+  num_answers = max(best_of, beam_size)
+  if beam_size > 1:
+    search = beam.make(rules, eos_id, beam_size)
+  else:
+    search = draw.make(rules, eos_id, best_of, sampling.parse(sampler))
 
   @jax.jit
   def run(params, batch, key):
@@ -67,8 +83,8 @@ def make_generate(
     num_images = image.shape[1] if image is not None and image.ndim == 5 else 1
     num_image_tokens = 0 if image is None else num_images * cfg.num_image_tokens
     rows_B = jnp.asarray(batch.get("_row", jnp.arange(batch_size))).astype(jnp.uint32)
-    keys_B = jax.vmap(jax.random.fold_in, (None, 0))(key, rows_B)
-
+    mask_B = batch.get("_mask")
+    prompt_len = num_image_tokens + text_len
     logits_BV, cache = paligemma.prefill(
         cfg,
         params,
@@ -76,42 +92,27 @@ def make_generate(
         text_BT,
         batch["mask_ar"],
         mask_input_BT,
-        # The last new token is never fed back.
-        cache_len=num_image_tokens + text_len + max_new_tokens - 1,
+        # The last new tokens are never fed back.
+        cache_len=prompt_len + num_answers * (max_new_tokens - 1),
         cache_dtype=cache_dtype,
     )
+    prompt = prompts.Prompt(
+        logits_BV=logits_BV,
+        cache=cache,
+        real_B=jnp.ones(batch_size, bool) if mask_B is None else mask_B.astype(bool),
+        keys_B=jax.vmap(jax.random.fold_in, (None, 0))(key, rows_B),
+    )
 
-    def pick(step, logits_BV, done_B):
-      """The tokens of this step and their log-probabilities; pad and 0 in rows that are done."""
-      step_keys_B = jax.vmap(jax.random.fold_in, (0, None))(keys_B, step)
-      token_B = choose(_without(logits_BV, banned), step_keys_B)
-      logit_B = jnp.take_along_axis(logits_BV, token_B[:, None], axis=1)[:, 0]
-      logprob_B = logit_B - jax.nn.logsumexp(logits_BV, axis=1)
-      return jnp.where(done_B, PAD_ID, token_B), jnp.where(done_B, 0.0, logprob_B)
+    def extend(token_BA, cache, own_BAS):
+      """`own_BAS`: which of the slots behind the prompt an answer sees; absent: all."""
+      if own_BAS is not None:
+        own_BAS = jnp.pad(own_BAS, [(0, 0), (0, 0), (prompt_len, 0)], constant_values=True)
+      return paligemma.extend(cfg, params, token_BA, cache, own_BAS)
 
-    def unfinished(carry):
-      step, _, _, done_B, _, _ = carry
-      return (step < max_new_tokens) & ~jnp.all(done_B)
-
-    def one_more(carry):
-      step, token_B, cache, done_B, tokens_BN, logprob_BN = carry
-      logits_BV, cache = paligemma.extend(cfg, params, token_B, cache)
-      token_B, logprob_B = pick(step, logits_BV, done_B)
-      tokens_BN = tokens_BN.at[:, step].set(token_B)
-      logprob_BN = logprob_BN.at[:, step].set(logprob_B)
-      return step + 1, token_B, cache, done_B | (token_B == eos_id), tokens_BN, logprob_BN
-
-    mask_B = batch.get("_mask")
-    empty_B = jnp.zeros(batch_size, bool) if mask_B is None else ~mask_B.astype(bool)
-    token_B, logprob_B = pick(0, logits_BV, empty_B)
-    shape = (batch_size, max_new_tokens)
-    tokens_BN = jnp.full(shape, PAD_ID, jnp.int32).at[:, 0].set(token_B)
-    logprob_BN = jnp.zeros(shape, jnp.float32).at[:, 0].set(logprob_B)
-    carry = (jnp.int32(1), token_B, cache, empty_B | (token_B == eos_id), tokens_BN, logprob_BN)
-    *_, tokens_BN, logprob_BN = lax.while_loop(unfinished, one_more, carry)
+    tokens_BN, logprob_BN = search(prompt, extend, max_new_tokens)
     return {
         "tokens": tokens_BN,
-        "lengths": _lengths(tokens_BN, eos_id, empty_B),
+        "lengths": _lengths(tokens_BN, eos_id, prompt.real_B),
         "token_logprob": logprob_BN,
         "logprob": jnp.sum(logprob_BN, axis=1),
     }
@@ -126,13 +127,25 @@ def make_generate(
   return generate
 
 
-def _without(logits_BV: jax.Array, banned: np.ndarray) -> jax.Array:
-  return logits_BV.at[:, banned].set(-jnp.inf) if banned.size else logits_BV
+def _check(sampler: str, best_of: int, beam_size: int) -> None:
+  for name, value in (("best_of", best_of), ("beam_size", beam_size)):
+    if type(value) is not int or value < 1:
+      raise errors.ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
+  greedy = sampler.strip() == "greedy"
+  if beam_size > 1 and (best_of > 1 or not greedy):
+    raise errors.ConfigError(
+        f"{beam_size=} searches, {sampler=} and {best_of=} draw: choose one of them."
+    )
+  if best_of > 1 and greedy:
+    raise errors.ConfigError(
+        f"{best_of=} greedy answers are all the same; set sampler to one that draws, such as"
+        " 'temperature(0.7)'."
+    )
 
 
-def _lengths(tokens_BN: jax.Array, eos_id: int, empty_B: jax.Array) -> jax.Array:
+def _lengths(tokens_BN: jax.Array, eos_id: int, real_B: jax.Array) -> jax.Array:
   """int32[B]: up to and with the first EOS; all where there is none."""
   is_eos_BN = tokens_BN == eos_id
   num_tokens = tokens_BN.shape[1]
   length_B = jnp.where(is_eos_BN.any(1), jnp.argmax(is_eos_BN, axis=1) + 1, num_tokens)
-  return jnp.where(empty_B, 0, length_B).astype(jnp.int32)
+  return jnp.where(real_B, length_B, 0).astype(jnp.int32)

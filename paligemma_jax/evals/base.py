@@ -30,7 +30,13 @@ class Evaluator:
     limit: score the first so many rows; 0 means all.
     bootstrap: how often the scored rows are drawn anew for `<metric>/low` and `<metric>/high`, 95 %
       confidence intervals; 0 for none.
-    banned: texts of tokens that the answer must not hold, as '<eos>' or ' cat' (decode).
+
+  How the answer is decoded:
+    sampler: 'greedy', 'temperature(0.7)', 'top_k(40, 0.7)' or 'nucleus(0.9, 0.7)'.
+    best_of: answers drawn per row, of which the most probable one is kept.
+    beam_size: above 1 a beam search.
+    banned: texts of tokens that the answer must not hold, as '<eos>' or ' cat'.
+    constraint: what the answer may look like, as `constraints.OneOf(("yes", "no"))`; None: any.
   """
 
   name: str
@@ -42,7 +48,11 @@ class Evaluator:
   text_len: int = 64
   limit: int = 0
   bootstrap: int = 0
+  sampler: str = "greedy"
+  best_of: int = 1
+  beam_size: int = 1
   banned: tuple[str, ...] = ()
+  constraint: Any = None
 
   encoding = "decode"
 

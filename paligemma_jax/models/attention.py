@@ -26,15 +26,17 @@ class Visibility(NamedTuple):
   """Who sees whom: query q sees key k iff k_block[k] <= q_block[q].
 
   The prefix is one block, each suffix token the next one. A sliding window of w hides keys of
-  earlier blocks that are w or more positions behind.
+  earlier blocks that are w or more positions behind. `only`, where there is one, hides more: what
+  other answers to the same prompt said.
 
-  Shapes: q_block, q_pos int32[B or 1, Q]; k_block, k_pos int32[B or 1, S].
+  Shapes: q_block, q_pos int32[B or 1, Q]; k_block, k_pos int32[B or 1, S]; only bool[B or 1, Q, S].
   """
 
   q_block: jax.Array
   k_block: jax.Array
   q_pos: jax.Array
   k_pos: jax.Array
+  only: jax.Array | None = None
 
   def mask(self, window: jax.Array | None = None) -> jax.Array:
     """bool[B or 1, Q, S]; `window` int32[], absent for none."""
@@ -43,7 +45,7 @@ class Visibility(NamedTuple):
     if window is not None:
       near = self.q_pos[:, :, None] - self.k_pos[:, None, :] < window
       seen &= near | (k_block == q_block)
-    return seen
+    return seen if self.only is None else seen & self.only
 
 
 def prefix_lm(mask_ar_BS: jax.Array, valid_BS: jax.Array | None = None) -> Visibility:
@@ -99,15 +101,16 @@ def attend(
   # The backward pass recomputes a chunk's logits, so that only one chunk of them ever exists.
   @jax.checkpoint
   def one(xs):
-    q_BQNH, q_block, q_pos = xs
+    q_BQNH, q_block, q_pos, only = xs
     mask_BQS = None
     if see is not None:
-      mask_BQS = see._replace(q_block=q_block, q_pos=q_pos).mask(window)
+      mask_BQS = see._replace(q_block=q_block, q_pos=q_pos, only=only).mask(window)
     return _plain(q_BQNH, k_BSKH, v_BSKH, mask_BQS, softcap)
 
-  xs = (split(q_BQNH), None, None)
+  xs = (split(q_BQNH), None, None, None)
   if see is not None:
-    xs = (xs[0], split(see.q_block), split(see.q_pos))
+    only = None if see.only is None else split(see.only)
+    xs = (xs[0], split(see.q_block), split(see.q_pos), only)
   out = jnp.moveaxis(lax.map(one, xs), 0, 1)
   return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :q_len]
 

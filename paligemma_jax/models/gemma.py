@@ -1,7 +1,7 @@
 """The Gemma decoder, both generations, with the parameter names of the published checkpoints.
 
-  B rows, T tokens, S positions, C cache slots, D width, F hidden, N query heads, K key heads,
-  H head dim, L layers, V vocabulary; X = B * T.
+  B rows, T tokens, S positions, C cache slots, A answers per row, D width, F hidden, N query
+  heads, K key heads, H head dim, L layers, V vocabulary; X = B * T.
 
 Matrix products run on [X, D]: the gradient of a weight then sums over one dimension, which XLA
 does 4 times faster on CPU than over B and T, and equally fast elsewhere.
@@ -28,7 +28,8 @@ _ROPE_BASE = 10_000
 class Cache(NamedTuple):
   """Keys and values of the slots so far, and where the next token of each row goes.
 
-  A row's padding keeps its slots and is hidden from everyone, so no row ever moves.
+  A row's padding keeps its slots and is hidden from everyone, so no row ever moves. Several answers
+  to a row's prompt share the prompt's slots and take turns in the slots after it.
 
   Shapes: k, v dtype[L, B, C, K, H]; k_block, k_pos int32[B, C]; next_pos, next_block int32[B];
   slot int32[].
@@ -86,15 +87,27 @@ class Gemma(nn.Module):
     rope = rotary_angles(see.q_pos, self.sizes.head_dim)
     return self.layers(x_BSD, None, self._windows_L(x_BSD.shape[1]), see, rope, None)
 
-  def extend(self, x_BD: jax.Array, cache: Cache) -> tuple[jax.Array, Cache]:
-    """Runs the layers on one more token per row: dtype[B, D] before the final norm, new cache."""
-    k_block = cache.k_block.at[:, cache.slot].set(cache.next_block)
-    k_pos = cache.k_pos.at[:, cache.slot].set(cache.next_pos)
-    q_pos = cache.next_pos[:, None]
-    see = attention.Visibility(cache.next_block[:, None], k_block, q_pos, k_pos)
+  def extend(
+      self, x_BAD: jax.Array, cache: Cache, only_BAC: jax.Array | None
+  ) -> tuple[jax.Array, Cache]:
+    """Runs the layers on the next token of each row's A answers, which take A slots.
+
+    All answers of a row are equally long. With several, `only_BAC` says which slots an answer sees.
+
+    Returns:
+      dtype[B, A, D] before the final norm, and the new cache.
+    """
+
+    def put(old_BC, new_B):
+      new_BA = jnp.broadcast_to(new_B[:, None], x_BAD.shape[:2])
+      return lax.dynamic_update_slice(old_BC, new_BA, (0, cache.slot)), new_BA
+
+    k_block, q_block = put(cache.k_block, cache.next_block)
+    k_pos, q_pos = put(cache.k_pos, cache.next_pos)
+    see = attention.Visibility(q_block, k_block, q_pos, k_pos, only_BAC)
     rope = rotary_angles(q_pos, self.sizes.head_dim)
-    x_B1D, (k_LB1KH, v_LB1KH) = self.layers(
-        x_BD[:, None],
+    x_BAD, (k_LBAKH, v_LBAKH) = self.layers(
+        x_BAD,
         (cache.k, cache.v),
         self._windows_L(cache.k.shape[2]),
         see,
@@ -102,14 +115,14 @@ class Gemma(nn.Module):
         cache.slot,
     )
     start = (0, 0, cache.slot, 0, 0)
-    return x_B1D[:, 0], Cache(
-        k=lax.dynamic_update_slice(cache.k, k_LB1KH.astype(cache.k.dtype), start),
-        v=lax.dynamic_update_slice(cache.v, v_LB1KH.astype(cache.v.dtype), start),
+    return x_BAD, Cache(
+        k=lax.dynamic_update_slice(cache.k, k_LBAKH.astype(cache.k.dtype), start),
+        v=lax.dynamic_update_slice(cache.v, v_LBAKH.astype(cache.v.dtype), start),
         k_block=k_block,
         k_pos=k_pos,
         next_pos=cache.next_pos + 1,
         next_block=cache.next_block + 1,
-        slot=cache.slot + 1,
+        slot=cache.slot + x_BAD.shape[1],
     )
 
   def norm(self, x: jax.Array) -> jax.Array:
@@ -173,7 +186,7 @@ class Layer(nn.Module):
 
   @nn.compact
   def __call__(self, x_BTD, cached, window, see, rope, slot):
-    """`cached`, `slot`: this layer's cache and where the T = 1 new token goes, or None."""
+    """`cached`, `slot`: this layer's cache and where the new tokens go, or None."""
     c = self.sizes
     y_BTD = RMSNorm(self.dtype, name="pre_attention_norm")(x_BTD)
     y_BTD, kv = Attention(c, self.dtype, self.cache_dtype, name="attn")(

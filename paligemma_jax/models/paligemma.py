@@ -4,7 +4,7 @@ Parameters are {"img/...": array, "llm/...": array} under the published names; e
 only those of the towers it uses, in any float dtype, and casts them to the compute dtype as used.
 
   B rows, F images per row, R side in pixels, I image tokens, T text tokens, S = I + T positions,
-  C cache slots, D the decoder's width, V vocabulary.
+  A answers per row, C cache slots, D the decoder's width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def prefill(
 
   Args:
     mask_input_BT: int32[B, T], 1 on the prompt's tokens, 0 on padding; each row has at least one.
-    cache_len: slots in all, C >= I + T; each `extend` takes one more.
+    cache_len: slots in all, C >= I + T; each `extend` takes as many more as it has answers.
     cache_dtype: of cached keys and values; None is the compute dtype. The prompt's own attention
       sees them so rounded too.
 
@@ -166,15 +166,28 @@ def prefill(
 
 
 def extend(
-    cfg: variants.ModelConfig, params: Params, token_B: jax.Array, cache: gemma.Cache
+    cfg: variants.ModelConfig,
+    params: Params,
+    token_BA: jax.Array,
+    cache: gemma.Cache,
+    only_BAC: jax.Array | None = None,
 ) -> tuple[jax.Array, gemma.Cache]:
-  """float32[B, V], the logits after one more token per row, int32[B]; and the cache."""
+  """Runs one more token of each row's A answers; it takes A slots of the cache.
+
+  Args:
+    token_BA: int32[B, A].
+    only_BAC: bool[B or 1, A, C], the slots that an answer sees: the prompt's and its own. Needed
+      with several answers.
+
+  Returns:
+    float32[B, A, V], the logits after these tokens, and the cache.
+  """
   model = _llm(cfg)
   variables = {"params": _tower(params, "llm")}
-  x_BD = model.apply(variables, token_B, method="embed")
-  x_BD, cache = model.apply(variables, x_BD, cache, method="extend")
-  x_BD = model.apply(variables, x_BD, method="norm")
-  return model.apply(variables, x_BD, method="head"), cache
+  x_BAD = model.apply(variables, token_BA, method="embed")
+  x_BAD, cache = model.apply(variables, x_BAD, cache, only_BAC, method="extend")
+  x_BAD = model.apply(variables, x_BAD, method="norm")
+  return model.apply(variables, x_BAD, method="head"), cache
 
 
 def _sequence(cfg, params, variables, image, text_BT, mask_ar_BT, mask_input_BT, img_tokens):

@@ -12,15 +12,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
 from paligemma_jax import evals
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.data import loader
-from paligemma_jax.data import tokenizer as tokenizers
-from paligemma_jax.decoding import generate
 from paligemma_jax.running import between_processes
+from paligemma_jax.running import decoders
 from paligemma_jax.running import setup as setups
 from paligemma_jax.running import workdir as workdirs
 from paligemma_jax.training import loss
@@ -54,7 +52,7 @@ class Runner:
     on_bad_row: told of each row that cannot be read, as in `data.loader`.
 
   Raises:
-    ConfigError: two evaluators have one name, or a banned text is not one token.
+    ConfigError: two evaluators have one name, or one's decoding options are wrong.
   """
 
   def __init__(
@@ -72,7 +70,7 @@ class Runner:
       if evaluator.name in self._evaluators:
         raise errors.ConfigError(f"evals: two evaluators are called {evaluator.name!r}.")
       self._evaluators[evaluator.name] = evaluator
-    self._banned = {e.name: _token_ids(e, setup.tokenizer) for e in self._evaluators.values()}
+    self._generate = decoders.programs(list(self._evaluators.values()), setup)
     self._opened: list[tuple[Any, Any]] = []
     self._compiled: dict[tuple[Any, ...], Any] = {}
 
@@ -196,7 +194,8 @@ class Runner:
         batch["mask_loss"], num_processes=jax.process_count()
     )
     sums = eval_step(params, sharding.put(batch, self._setup.mesh), num_supervised)
-    sums = [_local(x) for x in (sums.loss_sum, sums.num_tokens, sums.num_correct)]
+    sums = (sums.loss_sum, sums.num_tokens, sums.num_correct)
+    sums = [between_processes.local_rows(x) for x in sums]
     return [
         evals.Output(
             int(row), loss_sum=float(nll), num_tokens=round(count), num_correct=round(correct)
@@ -209,34 +208,10 @@ class Runner:
   def _texts(
       self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
   ) -> list[evals.Output]:
-    tokenizer = self._setup.tokenizer
-    banned = self._banned[evaluator.name]
-    decode = self._program(
-        ("texts", evaluator.max_len, banned),
-        lambda: generate.make_generate(
-            self._setup.cfg,
-            max_new_tokens=evaluator.max_len,
-            eos_id=tokenizer.eos_id,
-            banned=banned,
-        ),
-    )
     on_device = sharding.put(batch, self._setup.mesh)
-    result = decode(params, on_device, jax.random.key(self._setup.config.seed))
-    names = ("tokens", "lengths", "logprob", "token_logprob")
-    columns = [_local(result[name]) for name in names]
-    outputs = []
-    for row, ids, length, total, each in zip(batch["_row"], *columns, strict=True):
-      ids, each = (tuple(x[:length].tolist()) for x in (ids, each))
-      output = evals.Output(
-          int(row),
-          text=tokenizer.decode(ids),
-          tokens=ids,
-          logprob=float(total),
-          token_logprobs=each,
-          token_ends=tokenizer.ends(ids),
-      )
-      outputs.append(output)
-    return outputs
+    key = jax.random.key(self._setup.config.seed)
+    result = self._generate[evaluator.name](params, on_device, key)
+    return decoders.outputs(self._setup.tokenizer, batch, result)
 
   def _model(self) -> tuple[Any, Any]:
     return self._setup.cfg, self._setup.mesh
@@ -254,23 +229,6 @@ def merged(results: Mapping[str, Result]) -> dict[str, float]:
       for name, result in results.items()
       for metric, value in result.metrics.items()
   }
-
-
-def _token_ids(evaluator: evals.Evaluator, tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:
-  """The ids of the evaluator's banned tokens."""
-  try:
-    return tuple(tokenizer.token_id(text) for text in evaluator.banned)
-  except errors.ConfigError as e:
-    raise errors.ConfigError(f"evaluator {evaluator.name!r}: banned: {e}") from None
-
-
-def _local(x: jax.Array) -> np.ndarray:
-  """This process's rows of an array whose rows are those of the global batch, however it lies."""
-  if x.is_fully_addressable:
-    return np.asarray(x)
-  whole = multihost_utils.process_allgather(x, tiled=True)
-  size = whole.shape[0] // jax.process_count()
-  return whole[jax.process_index() * size :][:size]
 
 
 def _gathered(records: list[Any], num_rejected: int) -> tuple[list[Any], int]:

@@ -50,7 +50,11 @@ class Judge:
   max_len: int = 64
   text_len: int = 64
   limit: int = 0
+  sampler: str = "greedy"
+  best_of: int = 1
+  beam_size: int = 1
   banned: tuple = ()
+  constraint: object = None
   reads: tuple = ()
 
   encoding = "decode"

@@ -9,37 +9,13 @@ import pytest
 
 from paligemma_jax.decoding import generate
 from paligemma_jax.models import paligemma
-from paligemma_jax.models import variants
+from tests.decoding import small_model
 
-_SMALL = {"img": {"depth": 1, "width": 64, "mlp_dim": 96}, "llm": {"depth": 2, "mlp_dim": 96}}
-_B, _T, _N = 3, 6, 5
+_B, _T, _N = small_model.B, small_model.T, small_model.N
 _EOS = 1
-_LENGTHS = np.array([6, 3, 4])
-_VALID = (np.arange(_T) < _LENGTHS[:, None]).astype(np.int32)
-# Row 2's prompt ends in two tokens of a begun answer; padding has mask_ar 1.
-_MASK_AR = np.where(_VALID, [[0] * 6, [0] * 6, [0, 0, 1, 1, 1, 1]], 1).astype(np.int32)
-
-
-def _config(**llm):
-  overrides = {"img": _SMALL["img"], "llm": {**_SMALL["llm"], **llm}}
-  return variants.get("tiny", res=28, vocab_size=50, overrides=overrides, dtype="float32")
-
-
-@functools.cache
-def _params(cfg):
-  params = paligemma.init_params(cfg, jax.random.key(0))
-  # Scaled up so that the best token depends on the context.
-  return {k: v * 3 if "attn_vec" in k or "linear" in k else v for k, v in params.items()}
-
-
-def _batch(**changes):
-  rng = np.random.default_rng(3)
-  text = rng.integers(3, 50, (_B, _T), np.int32) * _VALID
-  image = rng.integers(0, 256, (_B, 28, 28, 3), np.uint8)
-  return {
-      "image": image, "text": text, "mask_ar": _MASK_AR, "mask_input": _VALID,
-      "_mask": np.ones(_B, bool), "_row": np.arange(_B), **changes,
-  }
+_config, _params, _batch, _forward = (
+    small_model.config, small_model.params, small_model.batch, small_model.forward
+)
 
 
 @functools.cache
@@ -53,42 +29,13 @@ def _run(batch, cfg=None, key=None, **options):
   return {k: np.asarray(v) for k, v in out.items()}
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _logits(cfg, params, image, text, mask_ar):
-  x_BTD = paligemma.text_features(cfg, params, image, text, mask_ar)
-  return paligemma.logits(cfg, params, x_BTD)
-
-
-def _forward(cfg, batch, new):
-  """float32[B, N, V], the logits before each new token, by one forward pass without a cache.
-
-  Each row is its prompt, the new tokens right behind it, then padding that nobody sees.
-  """
-  text = np.zeros((_B, _T + _N), np.int32)
-  mask_ar = np.ones_like(text)
-  for row, length in enumerate(_LENGTHS):
-    text[row, : length + _N] = [*batch["text"][row, :length], *new[row]]
-    mask_ar[row, :length] = _MASK_AR[row, :length]
-  logits = np.asarray(_logits(cfg, _params(cfg), batch.get("image"), text, mask_ar))
-  return np.stack([logits[row, n - 1 : n - 1 + _N] for row, n in enumerate(_LENGTHS)])
-
-
 def _logprob(logits, tokens):
   return np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), tokens[..., None], -1)[..., 0]
 
 
-@pytest.mark.parametrize(
-    "llm",
-    [
-        {},
-        dict(num_kv_heads=2, post_norms=True, attn_softcap=5.0, final_softcap=3.0,
-             query_scale="width_per_head"),
-        dict(num_kv_heads=4, sliding_window=3),
-    ],
-    ids=["gemma", "gemma2", "window"],
-)
-def test_every_step_equals_a_forward_pass_over_the_whole_row(llm):
-  cfg, batch = _config(**llm), _batch()
+@pytest.mark.parametrize("generation", small_model.GENERATIONS)
+def test_every_step_equals_a_forward_pass_over_the_whole_row(generation):
+  cfg, batch = _config(generation), _batch()
   got = _run(batch, cfg, eos_id=-1)
   logits = _forward(cfg, batch, got["tokens"])
   np.testing.assert_array_equal(logits.argmax(-1), got["tokens"])

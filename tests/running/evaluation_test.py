@@ -14,6 +14,7 @@ import pytest
 
 from paligemma_jax import evals
 from paligemma_jax import sources
+from paligemma_jax.core import constraints
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
@@ -67,6 +68,10 @@ def run(tmp_path_factory):
       evals.ExactMatch(
           "val/banned", rows, _PAINT, batch_size=4, max_len=3, banned=("<eos>", "<pad>")
       ),
+      evals.ExactMatch(
+          "val/choice", rows, _PAINT, batch_size=4, beam_size=2,
+          constraint=constraints.OneOf(("two fish", "cat")),
+      ),
       evals.Perplexity("broken", sources.InMemory(broken), _PAINT, batch_size=4),
       *(Failing(kind, rows, _PAINT, batch_size=4, kind=kind) for kind in ("bug", "text", "escape")),
   )
@@ -112,6 +117,13 @@ def test_a_banned_token_is_never_decoded(run):
   # All tokens are equally probable, so the first is taken: the padding; then the next is EOS.
   assert {output.tokens for output in free.outputs} == {(0, 0, 0)}
   assert {output.tokens for output in without.outputs} == {(2, 2, 2)}
+
+
+def test_an_answer_is_searched_for_among_those_that_are_allowed(run):
+  outputs = run.runner.run(run.params, 1, names=["val/choice"])["val/choice"].outputs
+  assert len(outputs) == 5 and {output.text for output in outputs} <= {"cat", "two fish"}
+  # All tokens are equally probable, so the shorter answer is the more probable one.
+  assert {output.text for output in outputs} == {"cat"}
 
 
 def test_a_banned_text_that_is_not_one_token_is_refused_before_anything_runs():

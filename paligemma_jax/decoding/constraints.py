@@ -1,0 +1,221 @@
+"""From what an answer may look like to the automaton that decoding follows. No device here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from paligemma_jax.core import constraints
+from paligemma_jax.core import errors
+from paligemma_jax.data import tokenizer as tokenizers
+from paligemma_jax.decoding import rules
+
+_NUM_SEG_TOKENS = 16
+_EOS = tokenizers.EOS_ID
+_LOC = "<loc0000>"
+
+
+def automaton(
+    constraint: Any,
+    tokenizer: tokenizers.Tokenizer,
+    *,
+    max_new_tokens: int,
+    banned: Sequence[int] = (),
+) -> rules.Automaton:
+  """The automaton of a spec of core.constraints.
+
+  Raises:
+    ConfigError: no such constraint, an answer that needs more than `max_new_tokens` or a banned
+      token.
+  """
+  make = _MAKERS.get(type(constraint))
+  if make is None:
+    raise errors.ConfigError(
+        f"constraint={constraint!r} is none: it must be one of"
+        f" {', '.join(f'constraints.{name}' for name in constraints.CONSTRAINTS)}."
+    )
+  graph = make(constraint, tokenizer, max_new_tokens, frozenset(banned))
+  return graph.automaton(tokenizer.vocab_size)
+
+
+@dataclasses.dataclass
+class _Graph:
+  """An automaton that is being built; tokens that no class was made for are in none."""
+
+  classes: dict[int, int] = dataclasses.field(default_factory=dict)
+  num_classes: int = 0
+  num_states: int = 1
+  edges: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
+  text_classes: tuple[int, ...] = ()
+
+  def state(self) -> int:
+    """A new state."""
+    self.num_states += 1
+    return self.num_states - 1
+
+  def new_class(self, tokens: Iterable[int]) -> int:
+    """One class for all these tokens, which have none yet."""
+    self.num_classes += 1
+    self.classes.update(dict.fromkeys(tokens, self.num_classes - 1))
+    return self.num_classes - 1
+
+  def class_of(self, token: int) -> int:
+    """The token's class, a new one if need be."""
+    return self.classes[token] if token in self.classes else self.new_class([token])
+
+  def edge(
+      self, source: int, low: int, target: int, *, high=-1, register=-1, gap=0, store=-1
+  ) -> None:
+    """See rules.Automaton; `high` is `low` when not given."""
+    self.edges.append((source, low, low if high < 0 else high, target, register, gap, store))
+
+  def automaton(self, vocab_size: int) -> rules.Automaton:
+    """The arrays."""
+    class_of = np.full(vocab_size, self.num_classes, np.int32)
+    class_of[list(self.classes)] = list(self.classes.values())
+    return rules.Automaton(class_of, *np.array(self.edges, np.int32).T)
+
+  def path(self, tries: dict[tuple[int, int], int], source: int, ids: Sequence[int]) -> int:
+    """The state behind a path of single tokens; `tries` remembers the states on the way."""
+    for token in ids:
+      if (source, token) not in tries:
+        tries[source, token] = self.state()
+        self.edge(source, self.class_of(token), tries[source, token])
+      source = tries[source, token]
+    return source
+
+
+def _one_of(constraint, tokenizer, max_new_tokens, banned):
+  graph, tries, end = _Graph(), {}, None
+  for text in constraint.texts:
+    ids = tokenizer.encode(text)
+    if len(ids) + 1 > max_new_tokens:
+      raise errors.ConfigError(
+          f"The answer {text!r} of constraints.OneOf needs {len(ids) + 1} tokens, EOS included;"
+          f" only {max_new_tokens} are decoded."
+      )
+    _refuse_banned(constraint, tokenizer, banned, [*ids, _EOS])
+    last = graph.path(tries, 0, ids)
+    end = graph.state() if end is None else end
+    if (last, _EOS) not in tries:  # Two texts may have the same tokens.
+      tries[last, _EOS] = end
+      graph.edge(last, graph.class_of(_EOS), end)
+  return graph
+
+
+def _objects(constraint, tokenizer, max_new_tokens, banned):
+  """Boxes and segments: each object has states of its own as long as their number matters."""
+  segments = isinstance(constraint, constraints.Segments)
+  first, last = constraint.min_objects, constraint.max_objects
+  num_tokens = 4 + segments * _NUM_SEG_TOKENS + 1  # And EOS; the label comes on top.
+  if first and first * num_tokens > max_new_tokens:
+    raise errors.ConfigError(
+        f"{first} objects of constraints.{type(constraint).__name__} need more than the"
+        f" {max_new_tokens} tokens that are decoded."
+    )
+  graph = _Graph()
+  locs = [tokenizer.loc_id(i) for i in range(tokenizers.NUM_LOC)]
+  segs = [tokenizer.seg_id(i) for i in range(tokenizers.NUM_SEG)]
+  # Registers hold classes, so the class of a location must be its number.
+  for token in locs + segs:
+    graph.new_class([token])
+  # Without EOS and without a greatest number, boxes just go on.
+  structure = [*locs, *(segs if segments else ()), *([] if not last else [_EOS])]
+  _refuse_banned(constraint, tokenizer, banned, structure)
+  ends = () if _EOS in banned else (graph.class_of(_EOS), graph.state())
+  label = _closed_label if constraint.labels else _open_label
+  starts = [0, *(graph.state() for _ in range(max(first, last, 1) - 1))]
+  if ends and not first:
+    graph.edge(0, *ends)
+  for i, start in enumerate(starts):
+    following = starts[i + 1] if i + 1 < len(starts) else None if last else start
+    state = _box(graph, start, gap=int(segments))
+    for _ in range(segments * _NUM_SEG_TOKENS):
+      before, state = state, graph.state()
+      graph.edge(before, len(locs), state, high=len(locs) + len(segs) - 1)
+    label(
+        graph, constraint, tokenizer, banned, state, following, ends if i + 1 >= first else ()
+    )
+  return graph
+
+
+def _box(graph, start, *, gap):
+  """Four loc tokens from `start`; the state behind them."""
+  y_min, x_min, y_max, x_max = (graph.state() for _ in range(4))
+  top = tokenizers.NUM_LOC - 1
+  # A minimum leaves room for the gap to its maximum.
+  graph.edge(start, 0, y_min, high=top - gap, store=0)
+  graph.edge(y_min, 0, x_min, high=top - gap, store=1)
+  graph.edge(x_min, 0, y_max, high=top, register=0, gap=gap)
+  graph.edge(y_max, 0, x_max, high=top, register=1, gap=gap)
+  return x_max
+
+
+def _closed_label(graph, constraint, tokenizer, banned, start, following, ends):
+  """The labels, spelled as the tokenizer spells them behind a box."""
+  tries = {}
+  for text in constraint.labels:
+    ids = tokenizer.encode(f"{_LOC} {text}")[1:]
+    joined = tokenizer.encode(f"{_LOC} {text} ; {_LOC}")[1:-1]
+    _refuse_banned(constraint, tokenizer, banned, ids if following is None else ids + joined)
+    last = graph.path(tries, start, ids)
+    if ends and (last, _EOS) not in tries:
+      tries[last, _EOS] = ends[1]
+      graph.edge(last, *ends)
+    if following is not None:
+      last = graph.path(tries, start, joined[:-1])
+      if (last, joined[-1]) not in tries:
+        tries[last, joined[-1]] = following
+        graph.edge(last, graph.class_of(joined[-1]), following)
+
+
+def _open_label(graph, constraint, tokenizer, banned, start, following, ends):
+  """A space and text; then EOS, or ' ; ' and the next object."""
+  del constraint, banned  # Whatever text is banned is masked anyway.
+  space, spaced, text, semicolon = _text_classes(graph, tokenizer)
+  behind_space, inside = graph.state(), graph.state()
+  graph.edge(start, space, behind_space)
+  graph.edge(start, spaced, inside)
+  graph.edge(behind_space, spaced, inside, high=text)
+  graph.edge(inside, space, inside, high=text)
+  if ends:
+    graph.edge(inside, *ends)
+  if following is not None:
+    between = graph.state()
+    graph.edge(inside, semicolon, between)
+    graph.edge(between, space, following)
+
+
+def _text_classes(graph, tokenizer):
+  """The classes of tokens that are a space, a space and text, text, a semicolon; made once."""
+  if not graph.text_classes:
+    texts = {i: tokenizer.text_of(i) for i in range(tokenizer.vocab_size)}
+    texts = {i: t for i, t in texts.items() if t and i not in graph.classes and "<" not in t}
+    plain = {i: t for i, t in texts.items() if t.strip() and ";" not in t}
+    graph.text_classes = (
+        graph.new_class(i for i, t in texts.items() if t == " "),
+        graph.new_class(i for i, t in plain.items() if t[0] == " "),
+        graph.new_class(i for i, t in plain.items() if t[0] != " "),
+        graph.new_class(i for i, t in texts.items() if t.strip() == ";" and "\n" not in t),
+    )
+  return graph.text_classes
+
+
+def _refuse_banned(constraint, tokenizer, banned, ids):
+  hit = sorted(banned.intersection(ids))
+  if hit:
+    raise errors.ConfigError(
+        f"constraints.{type(constraint).__name__} needs the token {tokenizer.piece(hit[0])!r},"
+        " which is banned."
+    )
+
+
+_MAKERS = {
+    constraints.Boxes: _objects,
+    constraints.OneOf: _one_of,
+    constraints.Segments: _objects,
+}

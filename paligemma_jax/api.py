@@ -26,6 +26,7 @@ from paligemma_jax.models import variants
 from paligemma_jax.training import opening
 from paligemma_jax.training import sharding
 from paligemma_jax.weights import export
+from paligemma_jax.weights import hf_export
 from paligemma_jax.weights import load as load_lib
 from paligemma_jax.weights import native
 from paligemma_jax.weights import published
@@ -162,19 +163,25 @@ class PaliGemma:
     """Writes the weights; nothing is at `path` until they are complete.
 
     Args:
-      format: "native", a directory with sizes and tokenizer; or "npz", the published format.
+      format: "native", a directory with sizes and tokenizer; "npz", the published format; or "hf",
+        a directory that transformers loads.
       dtype: "float32", "bfloat16" or "float16"; None keeps what is loaded.
 
     Returns:
       `path`.
     """
-    save = errors.pick({"native": self._save_native, "npz": self._save_npz}, format, "format")
-    return save(path, dtype)
+    savers = {"hf": self._save_hf, "native": self._save_native, "npz": self._save_npz}
+    return errors.pick(savers, format, "format")(path, dtype)
+
+  def _save_hf(self, path: str | os.PathLike, dtype: str | None) -> pathlib.Path:
+    return hf_export.save_hf(path, self.params, **self._beside_params(), dtype=dtype)
 
   def _save_native(self, path: str | os.PathLike, dtype: str | None) -> pathlib.Path:
-    model = opening.sizes_of(self.config)
+    return native.save_native(path, self.params, **self._beside_params(), dtype=dtype)
+
+  def _beside_params(self) -> dict[str, Any]:
     content = self.tokenizer.model_bytes if self.tokenizer else b""
-    return native.save_native(path, self.params, model, dtype=dtype, tokenizer=content)
+    return {"sizes": opening.sizes_of(self.config), "tokenizer": content}
 
   def _save_npz(self, path: str | os.PathLike, dtype: str | None) -> pathlib.Path:
     return export.save_npz(path, self.params, dtype=dtype)

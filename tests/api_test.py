@@ -175,14 +175,14 @@ def test_prompts_of_other_lengths_compile_nothing_new(tiny, pixels):
     jax.monitoring.unregister_event_duration_listener(listen)
 
 
-@pytest.mark.parametrize("kind", ["npz", "native"])
+@pytest.mark.parametrize("kind", ["npz", "native", "hf"])
 def test_what_is_saved_loads_as_the_same_model(tiny, tmp_path, kind):
   path = tiny.save(tmp_path / "saved.npz", format=kind)
   again = pj.load(path, dtype="float32", tokenizer=None)
   assert again.config == tiny.config
   for name, array in tiny.params.items():
     assert np.array_equal(array, again.params[name])
-  has_tokenizer = kind == "native"
+  has_tokenizer = kind != "npz"
   assert (again.tokenizer is not None) == has_tokenizer
   if has_tokenizer:
     assert again.tokenizer.model_bytes == tiny.tokenizer.model_bytes

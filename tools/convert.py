@@ -21,7 +21,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("src", metavar="SRC", help="weights to read, or a published name")
   parser.add_argument("dst", metavar="DST", type=pathlib.Path, help="where to write; must be new")
-  parser.add_argument("--format", choices=("npz", "native"), required=True)
+  parser.add_argument("--format", choices=("npz", "native", "hf"), required=True)
   parser.add_argument(
       "--dtype",
       choices=("float32", "bfloat16", "float16"),
@@ -31,6 +31,7 @@ def main() -> None:
 
   from paligemma_jax.training import opening
   from paligemma_jax.weights import export
+  from paligemma_jax.weights import hf_export
   from paligemma_jax.weights import load
   from paligemma_jax.weights import native
 
@@ -42,8 +43,9 @@ def main() -> None:
   if args.format == "npz":
     export.save_npz(args.dst, params, dtype=args.dtype)
   else:
+    save = {"native": native.save_native, "hf": hf_export.save_hf}[args.format]
     content = weights.tokenizer.read_bytes() if weights.tokenizer else b""
-    native.save_native(args.dst, params, weights.sizes, dtype=args.dtype, tokenizer=content)
+    save(args.dst, params, weights.sizes, dtype=args.dtype, tokenizer=content)
   print(f"wrote {args.dst}")
 
 

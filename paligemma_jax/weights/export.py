@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import shutil
 import struct
 import uuid
 import zipfile
@@ -77,6 +78,28 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     raise errors.CheckpointError(f"{path}: cannot be written: {e}.") from e
   finally:
     partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A temporary folder beside `path` that becomes `path`, on disk, when the body succeeds.
+
+  Raises:
+    CheckpointError: `path` exists, or cannot be written.
+  """
+  if path.exists():
+    raise errors.CheckpointError(f"{path}: exists; remove it or save to another name.")
+  partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+  try:
+    partial.mkdir(parents=True)
+    yield partial
+    disk.sync(partial)
+    os.rename(partial, path)
+    disk.sync(path.parent)
+  except OSError as e:
+    raise errors.CheckpointError(f"{path}: cannot be written: {e}.") from e
+  finally:
+    shutil.rmtree(partial, ignore_errors=True)
 
 
 def _write(archive: zipfile.ZipFile, name: str, array: Any, dtype: Any) -> None:

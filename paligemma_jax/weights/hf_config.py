@@ -110,6 +110,66 @@ def sizes_of(config: Mapping[str, Any], where: str) -> dict[str, Any]:
   }
 
 
+def config_of(sizes: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+  """The config.json of a model with these sizes: what `sizes_of` reads them from."""
+  img, llm = sizes["img"], sizes["llm"]
+  text = {
+      "model_type": "gemma2" if llm["post_norms"] else "gemma",
+      "hidden_size": llm["width"],
+      "num_hidden_layers": llm["depth"],
+      "intermediate_size": llm["mlp_dim"],
+      "num_attention_heads": llm["num_heads"],
+      "num_key_value_heads": llm["num_kv_heads"],
+      "head_dim": llm["head_dim"],
+      "vocab_size": llm["vocab_size"],
+      "hidden_activation": "gelu_pytorch_tanh",
+      "dtype": dtype,
+      "pad_token_id": 0,
+      "eos_token_id": 1,
+      "bos_token_id": 2,
+  }
+  if llm["post_norms"]:
+    window = llm["sliding_window"]
+    kinds = ("sliding_attention", "full_attention") if window else ("full_attention",) * 2
+    text |= {
+        "attn_logit_softcapping": llm["attn_softcap"] or None,
+        "final_logit_softcapping": llm["final_softcap"] or None,
+        "query_pre_attn_scalar": (
+            llm["head_dim"]
+            if llm["query_scale"] == "head_dim"
+            else llm["width"] // llm["num_heads"]
+        ),
+        "sliding_window": window or _GEMMA2["sliding_window"],
+        "layer_types": [kinds[i % 2] for i in range(llm["depth"])],
+    }
+  vision = {
+      "model_type": "siglip_vision_model",
+      "hidden_size": img["width"],
+      "num_hidden_layers": img["depth"],
+      "intermediate_size": img["mlp_dim"],
+      "num_attention_heads": img["num_heads"],
+      "patch_size": img["patch_size"],
+      "image_size": sizes["res"],
+      "projection_dim": llm["width"],
+      "vision_use_head": False,
+      "dtype": dtype,
+  }
+  return {
+      "architectures": ["PaliGemmaForConditionalGeneration"],
+      "model_type": "paligemma",
+      "dtype": dtype,
+      "hidden_size": llm["width"],
+      "projection_dim": llm["width"],
+      "image_token_index": llm["vocab_size"],
+      "tie_word_embeddings": True,
+      "pad_token_id": 0,
+      "eos_token_id": 1,
+      "bos_token_id": 2,
+      "text_config": text,
+      "vision_config": vision,
+  }
+
+
 def _section(
     config: Mapping[str, Any], name: str, defaults: Mapping[str, Any], where: str
 ) -> dict[str, Any]:

@@ -129,5 +129,14 @@ def to_ours(array: np.ndarray, pattern: str, dims: Mapping[str, int]) -> np.ndar
   )
 
 
+def to_theirs(array: np.ndarray, pattern: str, dims: Mapping[str, int]) -> np.ndarray:
+  """The inverse of `to_ours`."""
+  left, _, right = pattern.partition(" -> ")
+  ours = [x for x in right.split() if x != "1"]
+  array = array.reshape([_size(x, dims) for x in ours])
+  theirs = re.sub(r"[()]", "", left).split()
+  return array.transpose([ours.index(x) for x in theirs]).reshape(their_shape(pattern, dims))
+
+
 def _size(letter: str, dims: Mapping[str, int]) -> int:
   return int(letter) if letter.isdigit() else dims[letter]

@@ -14,8 +14,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import shutil
-import uuid
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -61,30 +59,19 @@ def save_native(
     CheckpointError: `path` exists, cannot be written, or the parameters do not fit the sizes.
   """
   path = pathlib.Path(path)
-  if path.exists():
-    raise errors.CheckpointError(f"{path}: exists; remove it or save to another name.")
   names.check({n: tuple(a.shape) for n, a in params.items()}, names.shapes(sizes), str(path))
-  partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
-  try:
-    partial.mkdir(parents=True)
-    export.save_npz(partial / _PARAMS, params, dtype=dtype)
+  with export.new_folder(path) as folder:
+    export.save_npz(folder / _PARAMS, params, dtype=dtype)
     config = {"format": _FORMAT, "model": sizes}
-    _write(partial / _CONFIG, json.dumps(config, indent=2, sort_keys=True).encode() + b"\n")
+    _write(folder / _CONFIG, json.dumps(config, indent=2, sort_keys=True).encode() + b"\n")
     if tokenizer:
-      _write(partial / _TOKENIZER, tokenizer)
+      _write(folder / _TOKENIZER, tokenizer)
     seal = {}
-    for file in sorted(partial.iterdir()):
+    for file in sorted(folder.iterdir()):
       seal[file.name] = {"bytes": file.stat().st_size}
       if file.name != _PARAMS:  # Its arrays have their own checksums.
         seal[file.name]["crc32"] = zlib.crc32(file.read_bytes())
-    _write(partial / _SEAL, json.dumps({"files": seal, "crc32": _crc(seal)}, indent=2).encode())
-    disk.sync(partial)
-    os.rename(partial, path)
-    disk.sync(path.parent)
-  except OSError as e:
-    raise errors.CheckpointError(f"{path}: cannot be written: {e}.") from e
-  finally:
-    shutil.rmtree(partial, ignore_errors=True)
+    _write(folder / _SEAL, json.dumps({"files": seal, "crc32": _crc(seal)}, indent=2).encode())
   return path
 
 

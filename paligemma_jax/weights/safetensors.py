@@ -1,4 +1,7 @@
-"""safetensors files, read strictly: every byte belongs to exactly one tensor of a known dtype."""
+"""safetensors files, read strictly: every byte belongs to exactly one tensor of a known dtype.
+
+They are written that way too.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,14 @@ import json
 import math
 import os
 import pathlib
+from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.weights import reader
 
@@ -91,6 +97,32 @@ def row_blocks(tensor: Tensor, num_rows: int) -> Iterator[np.ndarray]:
   step = reader.rows_per_block(tensor.entry.shape, tensor.entry.dtype.itemsize)
   for start in range(0, num_rows, step):
     yield rows(tensor, start, min(start + step, num_rows))
+
+
+def write(
+    path: pathlib.Path, tensors: Mapping[str, tuple[reader.Entry, Iterable[np.ndarray]]]
+) -> None:
+  """Writes one file and syncs it to disk.
+
+  Args:
+    tensors: {name: what it is, its rows in blocks of that dtype}.
+  """
+  kinds = {dtype: kind for kind, dtype in DTYPES.items()}
+  header, at = {_METADATA: {"format": "pt"}}, 0
+  for name, (entry, _) in tensors.items():
+    end = at + entry.num_bytes
+    header[name] = {
+        "dtype": kinds[entry.dtype], "shape": list(entry.shape), "data_offsets": [at, end]
+    }
+    at = end
+  raw = json.dumps(header).encode()
+  raw += b" " * (-len(raw) % 8)  # So that the data is aligned.
+  with open(path, "wb") as file:
+    file.write(len(raw).to_bytes(8, "little") + raw)
+    for _, blocks in tensors.values():
+      for block in blocks:
+        file.write(memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8)))
+  disk.sync(path)
 
 
 def parse_json(raw: bytes, where: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def arrays(path):
   return {name: weights.read(name) for name in weights.entries}
 
 
-@pytest.mark.parametrize("format", ["npz", "native"])
+@pytest.mark.parametrize("format", ["npz", "native", "hf"])
 def test_values_are_kept_to_the_bit(format, tmp_path):
   source = golden_files.path("bv/tiny.npz")
   done = convert(source, tmp_path / "out", "--format", format)

@@ -1,0 +1,129 @@
+"""Weights out, as a Hugging Face directory that transformers loads: streamed and atomic."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from paligemma_jax.core import disk
+from paligemma_jax.weights import export
+from paligemma_jax.weights import hf_config
+from paligemma_jax.weights import hf_names
+from paligemma_jax.weights import names
+from paligemma_jax.weights import reader
+from paligemma_jax.weights import safetensors
+
+_SHARD_BYTES = 5 << 30
+
+
+def save_hf(
+    path: str | os.PathLike,
+    params: Mapping[str, Any],
+    sizes: Mapping[str, Any],
+    *,
+    dtype: Any = None,
+    tokenizer: bytes = b"",
+    shard_bytes: int = _SHARD_BYTES,
+) -> pathlib.Path:
+  """Writes the directory `path`, which must not exist; it appears complete or not at all.
+
+  It holds config.json, one or several safetensors under the names of the hub's files, and
+  tokenizer.model. The embedding has as many rows as the model, without the padding of the released
+  files; the <image> placeholder is the id after the last row.
+
+  Args:
+    params: {published name: array}.
+    sizes: as in `names.sizes_of`.
+    dtype: float32, bfloat16 or float16 of all of them; None keeps each one's own.
+    tokenizer: content of the SentencePiece file; empty for none.
+    shard_bytes: a file is ended before it grows beyond this.
+
+  Raises:
+    CheckpointError: `path` exists, cannot be written, or the parameters do not fit the sizes.
+  """
+  path = pathlib.Path(path)
+  names.check({n: tuple(a.shape) for n, a in params.items()}, names.shapes(sizes), str(path))
+  tensors = _tensors(params, sizes, dtype)
+  stored = np.result_type(*{t.entry.dtype for t in tensors.values()})
+  with export.new_folder(path) as folder:
+    shards = _shards(tensors, shard_bytes)
+    weight_map = {}
+    for i, shard in enumerate(shards):
+      last = f"{i + 1:05d}-of-{len(shards):05d}"
+      file = "model.safetensors" if len(shards) == 1 else f"model-{last}.safetensors"
+      blocks = {name: (tensors[name].entry, tensors[name].blocks()) for name in shard}
+      safetensors.write(folder / file, blocks)
+      weight_map.update(dict.fromkeys(shard, file))
+    if len(shards) > 1:
+      total = sum(t.entry.num_bytes for t in tensors.values())
+      index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+      _write_json(folder / "model.safetensors.index.json", index)
+    _write_json(folder / "config.json", hf_config.config_of(sizes, str(stored)))
+    if tokenizer:
+      (folder / "tokenizer.model").write_bytes(tokenizer)
+      disk.sync(folder / "tokenizer.model")
+  return path
+
+
+class _Tensor:
+  """One of their tensors, made from a part of one of ours when it is written."""
+
+  def __init__(self, array, layer, part, pattern, dims, dtype):
+    self._array, self._layer, self._part = array, layer, part
+    self._pattern, self._dims = pattern, dims
+    shape = hf_names.their_shape(pattern, dims)
+    self.entry = reader.Entry(shape, export.storable(array.dtype if dtype is None else dtype))
+
+  def blocks(self) -> Iterator[np.ndarray]:
+    """Its rows, in order."""
+    ours = self._array
+    if self._pattern == "V D -> V D":
+      step = reader.rows_per_block(tuple(ours.shape), ours.dtype.itemsize)
+      for row in range(0, ours.shape[0], step):
+        yield np.asarray(ours[row : row + step]).astype(self.entry.dtype, copy=False)
+      return
+    ours = ours if self._layer is None else ours[self._layer]
+    ours = np.asarray(ours if self._part is None else ours[self._part])
+    theirs = hf_names.to_theirs(ours, self._pattern, self._dims)
+    yield theirs.astype(self.entry.dtype, copy=False)
+
+
+def _tensors(params, sizes, dtype) -> dict[str, _Tensor]:
+  """{their name: _Tensor}."""
+  llm = sizes["llm"]
+  table = hf_names.table(
+      fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
+  )
+  dims = names.dims_of(sizes)
+  dims["q"] = dims["p"]
+  tensors = {}
+  for name, (theirs, pattern) in table.items():
+    array = params[name]
+    layers = range(array.shape[0]) if "{i}" in theirs[0] else (None,)
+    for layer in layers:
+      for part, their in enumerate(theirs):
+        index = part if len(theirs) > 1 else None
+        tensors[their.format(i=layer)] = _Tensor(array, layer, index, pattern, dims, dtype)
+  return tensors
+
+
+def _shards(tensors: Mapping[str, _Tensor], shard_bytes: int) -> list[list[str]]:
+  shards, used = [[]], 0
+  for name, tensor in tensors.items():
+    if shards[-1] and used + tensor.entry.num_bytes > shard_bytes:
+      shards.append([])
+      used = 0
+    shards[-1].append(name)
+    used += tensor.entry.num_bytes
+  return shards
+
+
+def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
+  path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+  disk.sync(path)

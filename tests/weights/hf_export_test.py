@@ -1,0 +1,82 @@
+"""Hugging Face directories that we write: their tensors to the bit, and read back as ours."""
+
+import json
+
+import numpy as np
+import pytest
+
+from paligemma_jax.core import errors
+from paligemma_jax.weights import hf
+from paligemma_jax.weights import hf_config
+from paligemma_jax.weights import hf_export
+from paligemma_jax.weights import safetensors
+from tests import golden_files
+from tests.weights import makers
+
+
+def _read(folder):
+  tensors = {}
+  for path in folder.glob("*.safetensors"):
+    for name, tensor in safetensors.read_header(path).items():
+      tensors[name] = safetensors.rows(tensor, 0, tensor.entry.shape[0])
+  return tensors
+
+
+@pytest.mark.parametrize("shard_bytes", [5 << 30, 4000])
+@pytest.mark.parametrize("post_norms", [False, True])
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+def test_tensors_are_theirs_and_come_back_as_ours(tmp_path, post_norms, num_kv_heads, shard_bytes):
+  model = makers.sizes(post_norms=post_norms, num_kv_heads=num_kv_heads)
+  params = makers.params(model)
+  folder = hf_export.save_hf(
+      tmp_path / "out", params, model, tokenizer=b"pieces", shard_bytes=shard_bytes
+  )
+  found, expected = _read(folder), makers.hf_tensors(params, model)
+  assert found.keys() == expected.keys()
+  for name, array in expected.items():
+    np.testing.assert_array_equal(found[name], array, err_msg=name)
+  assert len(list(folder.glob("*.safetensors"))) > 1 or shard_bytes > 4000
+  weights = hf.open_hf(folder)
+  assert weights.sizes == model
+  for name, array in params.items():
+    np.testing.assert_array_equal(weights.read(name), array, err_msg=name)
+  assert (folder / "tokenizer.model").read_bytes() == b"pieces"
+  assert sorted(tmp_path.iterdir()) == [folder]
+
+
+@pytest.mark.parametrize("window", [0, 3])
+@pytest.mark.parametrize("scale", ["head_dim", "width_per_head"])
+def test_what_only_the_configuration_says_comes_back(scale, window):
+  model = makers.sizes(post_norms=True)
+  model["llm"].update(
+      query_scale=scale, sliding_window=window, final_softcap=30.0, attn_softcap=0.0
+  )
+  assert hf_config.sizes_of(hf_config.config_of(model, "float32"), "here") == model
+
+
+@pytest.mark.parametrize("name", ["hf_paligemma", "hf_paligemma2"])
+def test_a_directory_of_transformers_keeps_its_meaning(name, tmp_path):
+  path = golden_files.path(name)
+  weights = hf.open_hf(path)
+  params = {key: weights.read(key) for key in weights.entries}
+  folder = hf_export.save_hf(tmp_path / "out", params, weights.sizes)
+  theirs = {k.replace("vision_model.", ""): v for k, v in _read(folder).items()}
+  before = _read(path)
+  assert theirs.keys() == before.keys()
+  for key, array in before.items():
+    np.testing.assert_array_equal(theirs[key], array, err_msg=key)
+  ours, config = (json.loads((p / "config.json").read_text()) for p in (folder, path))
+  for section in ("text_config", "vision_config"):
+    shared = ours[section].keys() & config[section].keys()
+    different = {k for k in shared if ours[section][k] != config[section][k]}
+    assert different <= {"dtype", "sliding_window", "projection_dim"}, different
+    assert len(shared) > 8
+
+
+def test_another_dtype_and_a_place_that_is_taken(tmp_path):
+  model = makers.sizes()
+  folder = hf_export.save_hf(tmp_path / "out", makers.params(model), model, dtype="bfloat16")
+  assert {array.dtype for array in _read(folder).values()} == {makers.BFLOAT16}
+  assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
+  with pytest.raises(errors.CheckpointError, match="exists"):
+    hf_export.save_hf(folder, makers.params(model), model)

@@ -1,0 +1,153 @@
+"""The comparison: two processes that take turns, medians, and one JSON line."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any
+
+from paligemma_jax.core import errors
+from tools.bench import models
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+
+
+@dataclasses.dataclass
+class Side:
+  """A running side and what it has said.
+
+  Attributes:
+    facts: what it says of itself.
+    seconds, cpu_seconds: of each run, wall clock and processor.
+    answer: of the last run.
+    peak_bytes: the largest resident memory of its process; known after `end`.
+  """
+
+  name: str
+  process: subprocess.Popen
+  facts: dict[str, Any]
+  seconds: list[float] = dataclasses.field(default_factory=list)
+  cpu_seconds: list[float] = dataclasses.field(default_factory=list)
+  answer: Any = None
+  peak_bytes: int = 0
+
+  def run(self) -> None:
+    """One timed run."""
+    said = _ask(self, "run")
+    self.seconds.append(said["seconds"])
+    self.cpu_seconds.append(said["cpu_seconds"])
+    self.answer = said["answer"]
+
+  def end(self) -> None:
+    """Ends the process."""
+    self.peak_bytes = _ask(self, "end")["peak_bytes"]
+    self.process.wait()
+
+  @property
+  def median_seconds(self) -> float:
+    """Of its runs."""
+    return statistics.median(self.seconds)
+
+
+@contextlib.contextmanager
+def started(name: str, module: str, *args: str, python: str = sys.executable) -> Iterator[Side]:
+  """Starts `python -m module args` and waits until it is ready; it is gone afterwards.
+
+  Raises:
+    ConfigError: the side ended before it was ready, as it does when a package is missing.
+  """
+  command = [python, "-m", module, *args]
+  process = subprocess.Popen(
+      command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+  )
+  side = Side(name, process, {})
+  try:
+    side.facts = _reply(side)["ready"]
+    yield side
+  finally:
+    if process.poll() is None:
+      process.kill()
+    process.communicate()
+
+
+def take_turns(sides: Sequence[Side], repeats: int) -> None:
+  """Each side runs once, then each again, as often as told; then they end."""
+  for _ in range(repeats):
+    for side in sides:
+      side.run()
+  for side in sides:
+    side.end()
+
+
+def result(name: str, ours: Side, rival: Side | None, **more: Any) -> dict[str, Any]:
+  """What a benchmark prints; `ratio` is ours / rival, of medians of wall-clock seconds."""
+  found: dict[str, Any] = {"name": name, "ours_seconds": round(ours.median_seconds, 4)}
+  if rival is not None:
+    found |= {
+        "rival": rival.name,
+        "rival_seconds": round(rival.median_seconds, 4),
+        "ratio": round(ours.median_seconds / rival.median_seconds, 4),
+    }
+  for side, prefix in ((ours, "ours"), (rival, "rival")):
+    if side is not None:
+      found[f"{prefix}_peak_gb"] = round(side.peak_bytes / 1e9, 3)
+      found[f"{prefix}_cpu_seconds"] = round(statistics.median(side.cpu_seconds), 4)
+      found[f"{prefix}_facts"] = side.facts
+  load = round(os.getloadavg()[0], 1)
+  return {**found, "runs": len(ours.seconds), "cores": os.cpu_count(), "load": load, **more}
+
+
+def show(found: dict[str, Any], as_json: bool) -> None:
+  """Prints the result: one JSON line, or a line for people."""
+  if as_json:
+    print(json.dumps(found), flush=True)
+    return
+  text = f"{found['name']}: {found['ours_seconds']:.3f} s, {found['ours_peak_gb']:.2f} GB"
+  if "rival" in found:
+    text += (
+        f"; {found['rival']}: {found['rival_seconds']:.3f} s, {found['rival_peak_gb']:.2f} GB;"
+        f" ratio {found['ratio']:.3f}"
+    )
+  print(text, flush=True)
+
+
+def arguments(doc: str, rivals: Sequence[str]) -> argparse.ArgumentParser:
+  """The options that all benchmarks have."""
+  parser = argparse.ArgumentParser(
+      description=doc.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+  )
+  parser.add_argument("--model", default="mid", choices=sorted(models.MODELS), help="its size")
+  parser.add_argument("--against", default="", choices=("", *rivals), help="'' runs ours alone")
+  parser.add_argument("--json", action="store_true", help="print one JSON line")
+  parser.add_argument("--repeats", type=int, default=5, help="runs of each side, in turns")
+  parser.add_argument(
+      "--rival_python",
+      default=sys.executable,
+      help="the Python of an environment that has the rival",
+  )
+  return parser
+
+
+def _ask(side: Side, word: str) -> dict[str, Any]:
+  side.process.stdin.write(f"{word}\n")
+  side.process.stdin.flush()
+  return _reply(side)
+
+
+def _reply(side: Side) -> dict[str, Any]:
+  line = side.process.stdout.readline()
+  if not line:
+    raise errors.ConfigError(
+        f"The side {side.name!r} ended with exit code {side.process.wait()}; what it said is above."
+        " A rival is installed with `pip install -r requirements-bench.txt`."
+    )
+  return json.loads(line)

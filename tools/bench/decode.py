@@ -1,0 +1,86 @@
+"""Greedy decoding: seconds per batch and tokens per second, ours and transformers' `generate`.
+
+    python -m tools.bench.decode --model mid --against transformers --json
+
+Both sides get the same weights, images and prompts, in float32, decode the same number of tokens
+(no end of text), and must produce the same tokens; loading and compiling are not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import tempfile
+
+import numpy as np
+
+from paligemma_jax.core import errors
+from tools.bench import compare
+from tools.bench import models
+
+
+def inputs(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
+  """uint8[B, R, R, 3] images and int32[B, T] prompts."""
+  cfg = models.MODELS[args.model]
+  rng = np.random.default_rng(1)
+  image = rng.integers(0, 256, (args.batch_size, cfg.res, cfg.res, 3), np.uint8)
+  text = rng.integers(4, cfg.llm.vocab_size, (args.batch_size, args.prompt_len), np.int32)
+  text[:, 0] = 2
+  return image, text
+
+
+def parser() -> argparse.ArgumentParser:
+  """The options; both sides read them too."""
+  made = compare.arguments(__doc__, ("transformers",))
+  made.add_argument("--batch_size", type=int, default=8)
+  made.add_argument("--prompt_len", type=int, default=16, help="tokens of text before the answer")
+  made.add_argument("--new_tokens", type=int, default=32)
+  made.add_argument("--weights", default="", help=argparse.SUPPRESS)
+  return made
+
+
+def main() -> None:
+  """Compares."""
+  from tools.bench import weights  # Not at the top: the rival's side reads this file too.
+
+  args = parser().parse_args()
+  with tempfile.TemporaryDirectory(prefix="bench_") as folder:
+    path = weights.write(args.model, pathlib.Path(folder))
+    passed = [f"--weights={path}"]
+    for option in ("model", "batch_size", "prompt_len", "new_tokens"):
+      passed.append(f"--{option}={getattr(args, option)}")
+    with compare.started("paligemma_jax", "tools.bench.decode_ours", *passed) as ours:
+      if not args.against:
+        compare.take_turns([ours], args.repeats)
+        rival = None
+      else:
+        with compare.started(
+            args.against,
+            f"tools.bench.decode_{args.against}",
+            *passed,
+            python=args.rival_python,
+        ) as rival:
+          compare.take_turns([ours, rival], args.repeats)
+  num_tokens = args.batch_size * args.new_tokens
+  more = {"ours_tokens_per_second": round(num_tokens / ours.median_seconds, 1)}
+  if rival is not None:
+    if ours.answer != rival.answer:
+      raise errors.ConfigError(_difference(ours.answer, rival.answer, rival.name))
+    more |= {
+        "rival_tokens_per_second": round(num_tokens / rival.median_seconds, 1),
+        "identical_tokens": True,
+    }
+  compare.show(compare.result("decode", ours, rival, **more), args.json)
+
+
+def _difference(ours: list, theirs: list, name: str) -> str:
+  rows = [
+      (row, next(i for i, pair in enumerate(zip(a, b, strict=True)) if pair[0] != pair[1]))
+      for row, (a, b) in enumerate(zip(ours, theirs, strict=True))
+      if a != b
+  ]
+  return f"The tokens differ from {name}'s in {len(rows)} rows; (row, first place): {rows}."
+
+
+if __name__ == "__main__":
+  errors.run_main(main)

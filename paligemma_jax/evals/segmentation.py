@@ -52,7 +52,8 @@ def summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
       "boxacc/0.5": tables.mean(table["box_iou"] >= 0.5),
       "boxacc/0.75": tables.mean(table["box_iou"] >= 0.75),
       "invalid": float(table["invalid"].sum()),
-      "total": float(len(table["iou"])),
+      "total": float(len(table["iou"])),  # As the reference calls it; `num` is the house's name.
+      "num": float(len(table["iou"])),
   }
 
 

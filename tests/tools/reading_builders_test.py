@@ -114,6 +114,7 @@ def test_covers_that_are_gone_are_left_out_and_told(tmp_path, capsys):
   assert {r["image_id"] for r in splits["train"]} == {"761183272", "1449407366"}
   for path in (tmp_path / "images").iterdir():
     path.unlink()
+  raw = raw_lib.Raw(tmp_path, "https://example.org")  # One looks into a folder once.
   with pytest.raises(errors.ConfigError, match=r"images/761183272\.jpg.*https://example\.org"):
     ocrvqa_builder.splits(raw)
 

@@ -200,7 +200,7 @@ def _evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
   yield "|---|---|---|---|---|"
   groups: dict[tuple[str, ...], list[Any]] = {}
   for e in config.evals:
-    beam_size = getattr(e, "beam_size", 1)
+    beam_size = e.beam_size
     how = "greedy" if beam_size == 1 else f"beam of {beam_size}"
     decoding = f"{how}, {e.max_len} tokens" if e.encoding == "decode" else "–"
     groups.setdefault((type(e).__name__, e.every or "end", decoding), []).append(e)

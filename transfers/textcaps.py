@@ -78,7 +78,7 @@ def get_config(
 
   val = train.replace(split="val")
   minitrain, minival = train.replace(split="train[:2%]"), train.replace(split="train[-2%:]")
-  describe = dict(pp=ask, every="10%", batch_size=256, text_len=32, max_len=32)
+  describe = dict(pp=ask, every="10%", batch_size=256, text_len=32, max_len=32, beam_size=3)
   c.evals = (
       evals.CocoCaption("val/cap", val, **describe),
       evals.CocoCaption("minitrain/cap", minitrain, **describe),

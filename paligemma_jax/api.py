@@ -113,6 +113,7 @@ class PaliGemma:
       beam_size: int = 1,
       banned: Sequence[str | int] = (),
       constraint: Any = None,
+      rows: Sequence[int] = (),
   ) -> list[Prediction]:
     """One Prediction per image and prompt, in order.
 
@@ -124,6 +125,7 @@ class PaliGemma:
       max_new_tokens: after so many the answer is cut.
       sampler: see decoding.sampling.parse.
       seed: of the samplers that draw; a prompt's draws depend on it and on its place in the list.
+      rows: the prompts' places, where the list is part of a longer one; () counts from 0.
       batch_size: images that are on the device together.
       best_of: answers drawn per prompt, of which the most probable one is kept.
       beam_size: above 1 a beam search, see decoding.beam.
@@ -142,6 +144,9 @@ class PaliGemma:
       return []
     if min(max_new_tokens, batch_size) < 1:
       raise errors.ConfigError(f"{max_new_tokens=} and {batch_size=} must be at least 1.")
+    places = np.asarray(rows, np.int64) if len(rows) else np.arange(len(prompts))
+    if len(places) != len(prompts):
+      raise errors.ConfigError(f"There are {len(places)} rows but {len(prompts)} prompts.")
     text_len = _bucket(max(map(len, prompts)), _MIN_PROMPT)
     num_rows = min(batch_size, _bucket(len(prompts), 1))
     how = options_lib.Options(
@@ -152,7 +157,7 @@ class PaliGemma:
     for start in range(0, len(prompts), num_rows):
       part = slice(start, start + num_rows)
       batch = self._batch(images[part], prompts[part], num_rows, text_len)
-      batch["_row"] = np.arange(start, start + num_rows)
+      batch["_row"] = np.resize(places[part], num_rows)
       out = jax.device_get(run(self.params, batch, jax.random.key(seed)))
       predictions += [self._prediction(out, row) for row in range(len(prompts[part]))]
     return predictions

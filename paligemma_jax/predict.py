@@ -1,0 +1,108 @@
+"""python -m paligemma_jax.predict --ckpt runs/demo --prompt "caption en" --out out.jsonl *.jpg"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import pathlib
+import sys
+from collections.abc import Sequence
+
+from paligemma_jax.core import errors
+
+_DESCRIPTION = """Answers about images, one JSON line each: the row's number and columns, `prompt`,
+`text` and `logprob`. The images are given by name, all with one --prompt, or by --rows, a JSONL
+file with `image` and `prefix`. Run the same command again to go on after an interruption: answers
+that are there are kept."""
+
+_EXAMPLE = """examples:
+  python -m paligemma_jax.predict --ckpt runs/demo --prompt "caption en" --out out.jsonl *.jpg
+  python -m paligemma_jax.predict --ckpt pt_224 --rows questions.jsonl --out out.jsonl
+"""
+
+
+def main(argv: Sequence[str]) -> None:
+  """Reads the weights and answers; nothing is computed for answers that are there."""
+  args = _parser().parse_args(argv)
+  if bool(args.images) == bool(args.rows):
+    raise errors.ConfigError("Name images, or --rows FILE.jsonl: one of the two.")
+  if args.images and not args.prompt:
+    raise errors.ConfigError("Images given by name need a --prompt.")
+  if min(args.max_new_tokens, args.batch_size) < 1:
+    raise errors.ConfigError("--max_new_tokens and --batch_size must be at least 1.")
+
+  from paligemma_jax import sources
+  from paligemma_jax.running import predicting
+
+  rows = None
+  if args.rows:
+    rows = sources.Jsonl(args.rows, images=args.image_folder).open()
+  decoding = {name: getattr(args, name) for name in ("max_new_tokens", "sampler", "best_of")}
+  decoding |= {"beam_size": args.beam_size, "seed": args.seed, "banned": args.ban}
+  settings = {
+      "ckpt": args.ckpt, "prompt": args.prompt, "res": args.res, "dtype": args.dtype, **decoding,
+      "rows": rows.fingerprint() if args.rows else args.images,
+  }
+  answers = predicting.Answers(pathlib.Path(args.out), settings)
+  start, num_rows = answers.num_done, len(rows if args.rows else args.images)
+  if start >= num_rows:
+    _note(f"all {num_rows} answers are in {args.out}")
+    return
+  if start:
+    _note(f"going on after {start} answers in {args.out}")
+  if args.rows:
+    questions = predicting.from_rows(rows, args.prompt, start=start)
+  else:
+    questions = predicting.from_images(args.images[start:], args.prompt)
+
+  from paligemma_jax import api
+  from paligemma_jax.running import devices
+
+  devices.start()
+  pg = api.load(args.ckpt, dtype=args.dtype, tokenizer=args.tokenizer or None, res=args.res)
+  num_bad = predicting.run(
+      functools.partial(pg.generate, batch_size=args.batch_size, **decoding),
+      questions,
+      answers,
+      batch_size=args.batch_size,
+      bad_rows=args.bad_rows,
+      note=_note,
+  )
+  _note(f"{num_rows - start} answers, {num_bad} of them errors, in {args.out}")
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+      prog="python -m paligemma_jax.predict",
+      description=_DESCRIPTION,
+      epilog=_EXAMPLE,
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
+  )
+  add = parser.add_argument
+  add("images", nargs="*", metavar="IMAGE", help="image files")
+  add("--ckpt", required=True, help="a run, weights, a Hugging Face directory, a published name")
+  add("--out", required=True, metavar="FILE", help="the JSONL file of answers")
+  add("--prompt", default="", help="the question, for all images or for rows without `prefix`")
+  add("--rows", default="", metavar="FILE", help="a JSONL file of rows")
+  add("--image_folder", default="", metavar="DIR", help="of the rows' images (default: of --rows)")
+  add("--tokenizer", default="", metavar="FILE", help="default: the one with the weights")
+  add("--res", type=int, default=0, help="pixels; 0: the weights'")
+  add("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
+  add("--batch_size", type=int, default=8)
+  add("--max_new_tokens", type=int, default=64)
+  add("--sampler", default="greedy", help="'temperature(0.7)', 'top_k(40, 0.7)', 'nucleus(0.9)'")
+  add("--best_of", type=int, default=1, help="draw so many, keep the most probable")
+  add("--beam_size", type=int, default=1, help="above 1: beam search")
+  add("--seed", type=int, default=0, help="of the sampler")
+  add("--ban", nargs="*", default=[], metavar="TEXT", help="tokens that no answer holds")
+  add("--bad_rows", type=int, default=0, help="rows that may be unreadable; the next one ends it")
+  return parser
+
+
+def _note(text: str) -> None:
+  print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+  errors.run_main(lambda: main(sys.argv[1:]))

@@ -1,0 +1,73 @@
+"""python -m paligemma_jax.predict, as a user runs it."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from paligemma_jax.running import setup
+from paligemma_jax.weights import names
+from paligemma_jax.weights import native
+from tests import run_train
+
+_SIZES = {
+    "img": dict(width=16, depth=1, mlp_dim=16, num_heads=2, patch_size=14),
+    "llm": dict(
+        width=16, depth=1, mlp_dim=16, num_heads=2, num_kv_heads=1, head_dim=8, vocab_size=2176,
+        post_norms=False, attn_softcap=0.0, final_softcap=0.0, query_scale="head_dim",
+        sliding_window=0,
+    ),
+    "res": 28,
+}
+
+
+def _predict(*args):
+  return subprocess.run(
+      [sys.executable, "-m", "paligemma_jax.predict", *map(str, args)], cwd=run_train.ROOT,
+      text=True, capture_output=True, check=False,
+  )
+
+
+def test_help_and_wrong_calls_cost_no_jax():
+  assert "usage: python -m paligemma_jax.predict" in _predict("--help").stdout
+  for args, code, said in (
+      (["--ckpt=a", "--out=b"], 78, "Name images, or --rows"),
+      (["--ckpt=a", "--out=b", "c.png"], 78, "need a --prompt"),
+      (["--ckpt=a", "c.png"], 2, "--out"),
+  ):
+    done = _predict(*args)
+    assert done.returncode == code and said in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.slow  # 40 s: two processes with JAX.
+def test_images_and_rows_are_answered_and_a_second_run_has_nothing_to_do(tmp_path):
+  rng = np.random.default_rng(0)
+  params = {n: rng.normal(0, 0.3, s).astype(np.float32) for n, s in names.shapes(_SIZES).items()}
+  tokenizer = setup.DEMO_TOKENIZER.read_bytes()
+  weights = native.save_native(tmp_path / "weights", params, _SIZES, tokenizer=tokenizer)
+  paths = []
+  for i in range(3):
+    paths.append(tmp_path / f"{i}.png")
+    Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).save(paths[-1])
+  shared = (f"--ckpt={weights}", "--dtype=float32", "--batch_size=2", "--max_new_tokens=4")
+  by_name = (*shared, "--prompt=caption en", f"--out={tmp_path / 'out.jsonl'}", *paths)
+  done = _predict(*by_name)
+  assert done.returncode == 0, done.stderr
+  lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+  assert [line["image"] for line in lines] == list(map(str, paths))
+  assert all(line["logprob"] < 0 and isinstance(line["text"], str) for line in lines)
+  again = _predict(*by_name)
+  assert again.returncode == 0 and "all 3 answers are in" in again.stderr
+
+  rows = [{"image": p.name, "prefix": "caption en", "id": i} for i, p in enumerate(paths)]
+  (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  by_row = (*shared, f"--rows={tmp_path / 'rows.jsonl'}", f"--out={tmp_path / 'rows_out.jsonl'}")
+  done = _predict(*by_row)
+  assert done.returncode == 0, done.stderr
+  from_rows = [json.loads(line) for line in (tmp_path / "rows_out.jsonl").read_text().splitlines()]
+  assert [line["id"] for line in from_rows] == [0, 1, 2]
+  assert [line["text"] for line in from_rows] == [line["text"] for line in lines]

@@ -1,0 +1,127 @@
+"""Answers row by row: in order, resumed without a trace, bad rows told and counted."""
+
+import dataclasses
+import json
+
+import pytest
+
+from paligemma_jax import sources
+from paligemma_jax.core import errors
+from paligemma_jax.running import predicting
+
+
+@dataclasses.dataclass
+class Answer:
+  """As api.Prediction."""
+
+  text: str
+  logprob: float = -1.0
+
+
+class Model:
+  """Says what it was asked; `calls` are the rows of each call."""
+
+  def __init__(self, broken=()):
+    self.calls, self._broken = [], broken
+
+  def generate(self, images, prompts, *, rows):
+    self.calls.append(rows)
+    for image in images:
+      if image in self._broken:
+        raise errors.DataError(f"no image {image!r}")
+    return [
+        Answer(f"{prompt} {image} #{row}")
+        for image, prompt, row in zip(images, prompts, rows, strict=True)
+    ]
+
+
+def _ask(path, paths, model, prompt="what?", bad_rows=0, settings=None):
+  answers = predicting.Answers(path, settings or {"ckpt": "a"})
+  questions = predicting.from_images(paths[answers.num_done :], prompt)
+  notes = []
+  predicting.run(
+      model.generate, questions, answers, batch_size=2, bad_rows=bad_rows, note=notes.append
+  )
+  return notes
+
+
+def _lines(path):
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+_PATHS = [f"{i}.png" for i in range(5)]
+
+
+def test_each_image_has_its_line_in_order(tmp_path):
+  path, model = tmp_path / "new" / "out.jsonl", Model()
+  _ask(path, _PATHS, model)
+  assert model.calls == [[0, 1], [2, 3], [4]]
+  assert _lines(path)[3] == {
+      "row": 3, "image": "3.png", "prompt": "what?", "text": "what? 3.png #3", "logprob": -1.0
+  }
+  assert [line["row"] for line in _lines(path)] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("cut", [0, 1, 60, 150, 200, -1])
+def test_wherever_it_was_interrupted_the_file_ends_up_the_same(tmp_path, cut):
+  path = tmp_path / "out.jsonl"
+  _ask(path, _PATHS, Model())
+  whole = path.read_bytes()
+  path.write_bytes(whole[:cut])
+  model = Model()
+  _ask(path, _PATHS, model)
+  assert path.read_bytes() == whole
+  num_kept = whole[:cut].count(b"\n")
+  assert [row for call in model.calls for row in call] == list(range(num_kept, 5))
+
+
+def test_other_settings_and_other_files_are_refused(tmp_path):
+  path = tmp_path / "out.jsonl"
+  _ask(path, _PATHS[:3], Model())
+  before = path.read_bytes()
+  with pytest.raises(errors.ConfigError, match="3 answers that were made with another ckpt"):
+    _ask(path, _PATHS, Model(), settings={"ckpt": "b"})
+  path.write_bytes(b'{"my": "data"}\n')
+  with pytest.raises(errors.ConfigError, match="jsonl:1: this is not the answer to row 0"):
+    _ask(path, _PATHS, Model())
+  assert path.read_bytes() == b'{"my": "data"}\n' and before
+
+
+def test_a_bad_row_is_told_and_within_the_budget_the_others_are_answered(tmp_path):
+  path = tmp_path / "out.jsonl"
+  notes = _ask(path, _PATHS, Model(broken=("1.png", "4.png")), bad_rows=2)
+  assert notes == ["row 1: no image '1.png'", "row 4: no image '4.png'"]
+  lines = _lines(path)
+  assert [line.get("error") for line in lines] == [
+      None, "no image '1.png'", None, None, "no image '4.png'"
+  ]
+  assert [line["row"] for line in lines if "text" in line] == [0, 2, 3]
+
+
+def test_beyond_the_budget_it_ends_and_keeps_what_came_before(tmp_path):
+  path = tmp_path / "out.jsonl"
+  with pytest.raises(errors.DataError, match=r"1 bad rows; --bad_rows allows 0\. no image '3"):
+    _ask(path, _PATHS, Model(broken=("3.png",)))
+  assert [line["row"] for line in _lines(path)] == [0, 1, 2]
+  _ask(path, _PATHS, Model())
+  assert [line["row"] for line in _lines(path)] == [0, 1, 2, 3, 4]
+
+
+def test_rows_of_a_file_bring_prompt_and_columns(tmp_path):
+  (tmp_path / "a.png").write_bytes(b"pixels")
+  rows = [
+      {"image": "a.png", "prefix": "count", "id": "x", "text": "ours wins"},
+      {"image": "a.png", "id": "y"},
+      {"image": "../a.png", "prefix": "count"},
+      {"prefix": "count"},
+  ]
+  (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+  opened = sources.Jsonl(str(tmp_path / "rows.jsonl")).open()
+  first, second, third, fourth = predicting.from_rows(opened, "caption", start=0)
+  assert (first.image, first.prompt) == (b"pixels", "count")
+  assert first.kept == {"image": "a.png", "prefix": "count", "id": "x"}
+  assert (second.prompt, second.kept["id"]) == ("caption", "y")
+  for question, said in ((third, "rows.jsonl:3"), (fourth, "rows.jsonl:4: there is no image")):
+    assert isinstance(question.image, errors.DataError) and said in str(question.image)
+  (asked,) = predicting.from_rows(opened, "", start=3)
+  assert isinstance(asked.image, errors.DataError)

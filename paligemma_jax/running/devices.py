@@ -14,7 +14,7 @@ from paligemma_jax.core import errors
 
 _CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 _THREADS_VARIABLE = "NPROC"  # Read by XLA when the CPU becomes a device.
-_THREADS = 64
+_THREADS_OF_SEVERAL_DEVICES = 64
 
 
 def start() -> None:
@@ -27,7 +27,7 @@ def start() -> None:
     ConfigError: the hosts did not find each other.
   """
   _quiet_libraries()
-  _make_room_for_collectives()
+  _choose_threads()
   if not os.environ.get(_CACHE_VARIABLE):
     home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
     jax.config.update("jax_compilation_cache_dir", str(home / "paligemma_jax" / "jax"))
@@ -49,16 +49,23 @@ def start() -> None:
     jax.distributed.initialize()
 
 
-def _make_room_for_collectives() -> None:
-  """Gives XLA:CPU more threads than cores where one process talks to other CPU devices.
+def _choose_threads() -> None:
+  """Sets the threads of XLA:CPU where CPU devices talk to each other.
 
-  A device runs independent collectives of a program at once and each holds a thread of the pool
-  until all devices have come. With a thread per core the pool can fill up with devices that wait
-  for one that finds no thread: a run on 8 virtual devices and 2 cores then stands still for ever.
+  A device runs independent collectives of a program at once, as far as there are threads. Those of
+  one process know each other by name, but each holds a thread until all devices have come: with a
+  thread per core the pool can fill up with devices that wait for one that finds no thread, and a
+  run on 8 virtual devices and 2 cores stands still for ever. Between processes (gloo) collectives
+  are matched by the order they come in, which only one thread keeps the same everywhere.
   """
-  several = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-  if several or os.environ.get("JAX_NUM_CPU_DEVICES") or "JAX_COORDINATOR_ADDRESS" in os.environ:
-    os.environ.setdefault(_THREADS_VARIABLE, str(_THREADS))
+  if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    several = "xla_force_host_platform_device_count=1 " not in os.environ["XLA_FLAGS"] + " "
+  else:
+    several = os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1"
+  if several:
+    os.environ.setdefault(_THREADS_VARIABLE, str(_THREADS_OF_SEVERAL_DEVICES))
+  elif "JAX_COORDINATOR_ADDRESS" in os.environ:
+    os.environ.setdefault(_THREADS_VARIABLE, "1")
 
 
 def _quiet_libraries() -> None:

@@ -55,6 +55,13 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
             choices=("auto", "none", "dots", "full"),
             resume="allow",
         ),
+        "attention": Key(
+            "auto",
+            "Logits of attention all at once (plain), by chunks of queries (chunked), never written"
+            " (flash: the device's kernel, where it has one); auto: by length and device.",
+            choices=("auto", "plain", "chunked", "flash"),
+            resume="allow",
+        ),
         "vocab_size": Key(0, "Rows of the token table; 0: the variant's own.", low=0),
         "final_logits_softcap": Key(
             -1.0, "Cap of the final logits, 0 for none; -1: the variant's own.", low=-1

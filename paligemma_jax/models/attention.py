@@ -1,4 +1,4 @@
-"""Attention from the structure of a prefix-LM mask; the implementation is chosen by length.
+"""Attention from the structure of a prefix-LM mask; how it is worked out is chosen by length.
 
   B rows, Q query positions, S key positions, N query heads, K key heads, G = N / K, H head dim.
 """
@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from paligemma_jax.models import flash
+
 # Larger than any block number: a key that nobody sees (padding, an unused cache slot).
 HIDDEN = 2**30
 
@@ -20,6 +22,9 @@ _MASKED_LOGIT = -2.3819763e38
 # chunks of 512 need 3 to 8 times less memory from 1500 positions on, at equal numbers.
 _PLAIN_UP_TO = 512 * 1024
 _CHUNK = 512
+
+# From this many positions on "auto" takes the TPU's kernel.
+_FLASH_FROM = 1024
 
 
 class Visibility(NamedTuple):
@@ -71,7 +76,8 @@ def attend(
     *,
     softcap: float = 0.0,
     window: jax.Array | None = None,
-    chunk: int = -1,
+    how: str = "auto",
+    chunk: int = _CHUNK,
 ) -> jax.Array:
   """[B, Q, N, H]: softmax(q k) v, logits and softmax in float32, K and V never repeated.
 
@@ -80,15 +86,39 @@ def attend(
     see: who sees whom; absent: everyone everyone.
     softcap: logits become tanh(logits / softcap) * softcap before masking; 0 is off.
     window: int32[], the sliding window; absent for none.
-    chunk: queries per pass, 0 for all at once, -1 to choose by length.
+    how: "plain": all logits at once; "chunked": those of `chunk` queries at a time; "flash": by the
+      device's own kernel where it has one for the case, else as "auto"; "auto": by length.
+    chunk: queries per pass.
   """
   q_len, k_len = q_BQNH.shape[1], k_BSKH.shape[1]
-  if chunk < 0:
-    chunk = _CHUNK if q_len * k_len > _PLAIN_UP_TO else 0
-  if not chunk or q_len <= chunk:
+  if how in ("auto", "flash"):
+    long = q_len * k_len > _PLAIN_UP_TO
+    # Kernels want as many queries as keys, so that one token of decoding is not for them.
+    whole = q_len == k_len and window is None and (see is None or see.only is None)
+    if whole and (how == "flash" or q_len >= _FLASH_FROM):
+      kernel = _kernel(q_BQNH, softcap, how)
+      if kernel == "tpu":
+        blocks = (None, None) if see is None else (see.q_block, see.k_block)
+        return flash.splash(q_BQNH, k_BSKH, v_BSKH, *blocks, hidden=HIDDEN, softcap=softcap)
+      if kernel == "gpu":
+        return flash.cudnn(q_BQNH, k_BSKH, v_BSKH, None if see is None else see.mask())
+    how = "chunked" if long else "plain"
+  if how == "plain" or q_len <= chunk:
     mask_BQS = None if see is None else see.mask(window)
     return _plain(q_BQNH, k_BSKH, v_BSKH, mask_BQS, softcap)
+  return _chunked(q_BQNH, k_BSKH, v_BSKH, see, softcap, window, chunk)
 
+
+def _kernel(q_BSNH, softcap, how):
+  """Whose kernel to use, "" for nobody's."""
+  whose = flash.platform()
+  if whose == "gpu" and (how == "auto" or not flash.has_cudnn_kernel(q_BSNH, softcap=softcap)):
+    return ""
+  return whose
+
+
+def _chunked(q_BQNH, k_BSKH, v_BSKH, see, softcap, window, chunk):
+  q_len = q_BQNH.shape[1]
   num_chunks = -(-q_len // chunk)
 
   def split(x, q_axis=1):

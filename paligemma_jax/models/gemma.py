@@ -53,6 +53,7 @@ class Gemma(nn.Module):
     remat: what the backward pass recomputes of each layer, see remat.py.
     dropout: rate on both residual branches; needs the rng "dropout" when above 0.
     cache_dtype: what keys and values are rounded to before use; None leaves them.
+    attend_by: see `how` in attention.attend.
   """
 
   sizes: variants.Gemma
@@ -60,6 +61,7 @@ class Gemma(nn.Module):
   remat: str = "none"
   dropout: float = 0.0
   cache_dtype: Any = None
+  attend_by: str = "auto"
 
   def setup(self):
     c = self.sizes
@@ -70,7 +72,7 @@ class Gemma(nn.Module):
         split_rngs={"params": True, "dropout": True},
         in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
         length=c.depth,
-    )(c, self.dtype, self.dropout, self.cache_dtype)
+    )(c, self.dtype, self.dropout, self.cache_dtype, self.attend_by)
     self.final_norm = RMSNorm(self.dtype)
 
   def embed(self, tokens_BT: jax.Array) -> jax.Array:
@@ -183,13 +185,14 @@ class Layer(nn.Module):
   dtype: Any
   dropout: float
   cache_dtype: Any
+  attend_by: str
 
   @nn.compact
   def __call__(self, x_BTD, cached, window, see, rope, slot):
     """`cached`, `slot`: this layer's cache and where the new tokens go, or None."""
     c = self.sizes
     y_BTD = RMSNorm(self.dtype, name="pre_attention_norm")(x_BTD)
-    y_BTD, kv = Attention(c, self.dtype, self.cache_dtype, name="attn")(
+    y_BTD, kv = Attention(c, self.dtype, self.cache_dtype, self.attend_by, name="attn")(
         y_BTD, cached, window, see, rope, slot
     )
     if c.post_norms:
@@ -211,6 +214,7 @@ class Attention(nn.Module):
   sizes: variants.Gemma
   dtype: Any
   cache_dtype: Any
+  attend_by: str
 
   @nn.compact
   def __call__(self, x_BTD, cached, window, see, rope, slot):
@@ -239,7 +243,7 @@ class Attention(nn.Module):
           for old, new in zip(cached, kv, strict=True)
       )
     y_BTNH = attention.attend(
-        q_BTNH, k_BTKH, v_BTKH, see, softcap=c.attn_softcap, window=window
+        q_BTNH, k_BTKH, v_BTKH, see, softcap=c.attn_softcap, window=window, how=self.attend_by
     )
     w_NHD = Einsum((n, h, d), in_axis=(0, 1), name="attn_vec_einsum")(self.dtype)
     y_XD = jnp.einsum("XNH,NHD->XD", y_BTNH.reshape(-1, n, h), w_NHD)

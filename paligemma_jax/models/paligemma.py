@@ -218,11 +218,13 @@ def _init(cfg, key):
 
 
 def _vit(cfg):
-  return siglip.Siglip(cfg.img, cfg.llm.width, compute_dtype(cfg), remat.resolve(cfg))
+  dtype, policy = compute_dtype(cfg), remat.resolve(cfg)
+  return siglip.Siglip(cfg.img, cfg.llm.width, dtype, policy, cfg.attention)
 
 
 def _llm(cfg, dropout=0.0, cache_dtype=None):
-  return gemma.Gemma(cfg.llm, compute_dtype(cfg), remat.resolve(cfg), dropout, cache_dtype)
+  dtype, policy = compute_dtype(cfg), remat.resolve(cfg)
+  return gemma.Gemma(cfg.llm, dtype, policy, dropout, cache_dtype, cfg.attention)
 
 
 def _tower(params, tower):

@@ -25,12 +25,14 @@ class Siglip(nn.Module):
     num_outputs: E, the decoder's width.
     dtype: of matrix products; norms and softmax are float32.
     remat: what the backward pass recomputes of each layer, see remat.py.
+    attend_by: see `how` in attention.attend.
   """
 
   sizes: variants.Vit
   num_outputs: int
   dtype: Any
   remat: str = "none"
+  attend_by: str = "auto"
 
   @nn.compact
   def __call__(self, image_BRRC: jax.Array) -> jax.Array:
@@ -40,7 +42,7 @@ class Siglip(nn.Module):
         "pos_embedding", nn.initializers.normal(c.width**-0.5), (1, x_BMD.shape[1], c.width)
     )
     x_BMD = (x_BMD + posemb_1MD).astype(self.dtype)
-    x_BMD = Encoder(c, self.dtype, self.remat, name="Transformer")(x_BMD)
+    x_BMD = Encoder(c, self.dtype, self.remat, self.attend_by, name="Transformer")(x_BMD)
     self.sow("intermediates", "encoded", x_BMD)
     x_XE = nn.Dense(self.num_outputs, dtype=self.dtype, name="head")(x_BMD.reshape(-1, c.width))
     return x_XE.reshape(*x_BMD.shape[:2], -1)
@@ -74,6 +76,7 @@ class Encoder(nn.Module):
   sizes: variants.Vit
   dtype: Any
   remat: str
+  attend_by: str
 
   @nn.compact
   def __call__(self, x_BMD: jax.Array) -> jax.Array:
@@ -83,7 +86,7 @@ class Encoder(nn.Module):
         split_rngs={"params": True},
         length=self.sizes.depth,
     )
-    x_BMD, _ = layers(self.sizes, self.dtype, name="encoderblock")(x_BMD, None)
+    x_BMD, _ = layers(self.sizes, self.dtype, self.attend_by, name="encoderblock")(x_BMD, None)
     return _layer_norm(self.dtype, "encoder_norm")(x_BMD)
 
 
@@ -92,12 +95,13 @@ class Layer(nn.Module):
 
   sizes: variants.Vit
   dtype: Any
+  attend_by: str
 
   @nn.compact
   def __call__(self, x_BMD: jax.Array, _: None) -> tuple[jax.Array, None]:
     y_BMD = _layer_norm(self.dtype, "LayerNorm_0")(x_BMD)
     x_BMD = x_BMD + SelfAttention(
-        self.sizes, self.dtype, name="MultiHeadDotProductAttention_0"
+        self.sizes, self.dtype, self.attend_by, name="MultiHeadDotProductAttention_0"
     )(y_BMD)
     y_BMD = _layer_norm(self.dtype, "LayerNorm_1")(x_BMD)
     return x_BMD + Mlp(self.sizes, self.dtype, name="MlpBlock_0")(y_BMD), None
@@ -108,6 +112,7 @@ class SelfAttention(nn.Module):
 
   sizes: variants.Vit
   dtype: Any
+  attend_by: str
 
   @nn.compact
   def __call__(self, x_BMD: jax.Array) -> jax.Array:
@@ -121,7 +126,7 @@ class SelfAttention(nn.Module):
         for name in ("query", "key", "value")
     )
     q_BMNH *= heads[1] ** -0.5
-    y_BMNH = attention.attend(q_BMNH, k_BMNH, v_BMNH, None)
+    y_BMNH = attention.attend(q_BMNH, k_BMNH, v_BMNH, None, how=self.attend_by)
     y_XD = nn.DenseGeneral(
         c.width, axis=(-2, -1), dtype=self.dtype, kernel_init=init, name="out"
     )(y_BMNH.reshape(-1, *heads))

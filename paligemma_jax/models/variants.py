@@ -13,6 +13,7 @@ from paligemma_jax.core import spec
 
 DTYPES = ("auto", "float32", "bfloat16")
 REMATS = ("auto", "none", "dots", "full")
+ATTENTIONS = ("auto", "plain", "chunked", "flash")
 QUERY_SCALES = ("head_dim", "width_per_head")
 
 
@@ -81,7 +82,8 @@ class ModelConfig:
   `dtype` is the dtype of matrix products ("auto": bfloat16 on TPU and GPU, float32 on CPU);
   `remat` says what the backward pass recomputes: nothing ("none"), all but matrix products
   ("dots"), whole layers ("full"), or "dots" for small and "full" for big models ("auto");
-  `dropout` is the rate on the decoder's two residual branches.
+  `dropout` is the rate on the decoder's two residual branches; `attention` how attention is worked
+  out, see `how` in attention.attend.
   """
 
   img: Vit
@@ -90,10 +92,12 @@ class ModelConfig:
   dropout: float = 0.0
   dtype: str = "float32"
   remat: str = "none"
+  attention: str = "auto"
 
   def __post_init__(self):
     _check_option("model.dtype", self.dtype, DTYPES)
     _check_option("model.remat", self.remat, REMATS)
+    _check_option("model.attention", self.attention, ATTENTIONS)
     if not 0 <= self.dropout < 1:
       raise errors.ConfigError(f"model.dropout={self.dropout!r} is not in [0, 1).")
     if self.res <= 0 or self.res % self.img.patch_size:
@@ -165,6 +169,7 @@ def get(
     dropout: float = 0.0,
     dtype: str = "auto",
     remat: str = "auto",
+    attention: str = "auto",
     overrides: Mapping[str, Any] | None = None,
 ) -> ModelConfig:
   """The variant at a resolution, with the run's settings.
@@ -188,4 +193,6 @@ def get(
   if final_softcap >= 0:
     changes["llm"]["final_softcap"] = float(final_softcap)
   img, llm = img.replace(**changes["img"]), llm.replace(**changes["llm"])
-  return ModelConfig(img=img, llm=llm, res=res, dropout=dropout, dtype=dtype, remat=remat)
+  return ModelConfig(
+      img=img, llm=llm, res=res, dropout=dropout, dtype=dtype, remat=remat, attention=attention
+  )

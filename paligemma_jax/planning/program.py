@@ -227,5 +227,8 @@ def _inner(params: dict[str, Any]) -> Iterator[Any]:
 
 def _used(message: str) -> int:
   """Bytes that a compiler which gave up says it would have needed; 0 when it does not say."""
-  match = re.search(r"Used ([\d.]+)([KMGT]) of", message)
-  return round(float(match[1]) * 1024 ** ("KMGT".index(match[2]) + 1)) if match else 0
+  match = re.search(r"Used ([\d.]+)([KMGT]) of|\(([\d.]+)([KMGT])\) exceeds available", message)
+  if not match:
+    return 0
+  number, unit = match[1] or match[3], match[2] or match[4]
+  return round(float(number) * 1024 ** ("KMGT".index(unit) + 1))

@@ -89,6 +89,7 @@ def lay_out(
       dropout=config.model.dropout,
       dtype=config.model.dtype,
       remat=config.model.remat,
+      attention=config.model.attention,
       overrides=config.model.overrides.to_dict(),
   )
   mesh = sharding.make_mesh(config.mesh, devices)

@@ -21,6 +21,7 @@ from jax.sharding import PartitionSpec
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import value_forms
+from paligemma_jax.models import flash
 from paligemma_jax.models import gemma
 from paligemma_jax.models import siglip
 
@@ -130,7 +131,8 @@ def rows_stay(mesh: Mesh) -> Iterator[None]:
   itself XLA also finds a program that gathers all rows on every device and keeps weights apart.
   """
   if mesh.size == 1:
-    yield
+    with flash.on(mesh):
+      yield
     return
 
   def pin(x):
@@ -144,7 +146,7 @@ def rows_stay(mesh: Mesh) -> Iterator[None]:
     x, *others = call(pin(args[0]), *args[1:], **kwargs)
     return (pin(x), *others)
 
-  with nn.intercept_methods(layer):
+  with nn.intercept_methods(layer), flash.on(mesh):
     yield
 
 

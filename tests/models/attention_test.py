@@ -70,7 +70,8 @@ def test_chunks_give_the_values_and_gradients_of_all_at_once(window, structured)
   window = None if window is None else jnp.int32(window)
 
   def scalar(q, k, v, chunk):
-    out = attention.attend(q, k, v, see, softcap=5.0, window=window, chunk=chunk)
+    how = "chunked" if chunk else "plain"
+    out = attention.attend(q, k, v, see, softcap=5.0, window=window, how=how, chunk=chunk)
     return jnp.sum(jnp.sin(out) * jnp.arange(out.size).reshape(out.shape)), out
 
   grad = jax.jit(jax.grad(scalar, (0, 1, 2), has_aux=True), static_argnums=3)
@@ -86,12 +87,12 @@ def test_long_sequences_never_hold_all_logits():
   q, k, v = (jax.ShapeDtypeStruct((1, 4096, 4, 8), jnp.float32) for _ in range(3))
   all_logits = 4 * 4096 * 4096 * 4
 
-  def temp_bytes(chunk):
-    fn = jax.jit(lambda q, k, v: attention.attend(q, k, v, None, chunk=chunk))
+  def temp_bytes(how):
+    fn = jax.jit(lambda q, k, v: attention.attend(q, k, v, None, how=how))
     return fn.lower(q, k, v).compile().memory_analysis().temp_size_in_bytes
 
-  assert temp_bytes(0) >= all_logits
-  assert temp_bytes(-1) <= all_logits / 3
+  assert temp_bytes("plain") >= all_logits
+  assert temp_bytes("auto") <= all_logits / 3
 
 
 def test_a_query_that_sees_nothing_gives_finite_numbers():

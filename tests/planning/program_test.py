@@ -101,6 +101,8 @@ def test_a_batch_that_does_not_divide_is_an_error():
 def test_what_a_compiler_says_it_used_is_read():
   said = "RESOURCE_EXHAUSTED: … Used 45.61G of 15.75G hbm. Exceeded hbm capacity by 29.86G."
   assert program._used(said) == pytest.approx(45.61 * 2**30)
+  said = "RESOURCE_EXHAUSTED: … for HLO temporaries (53.03G) exceeds available HBM (15.75G)."
+  assert program._used(said) == pytest.approx(53.03 * 2**30)
   assert program._used("RESOURCE_EXHAUSTED: out of luck") == 0
 
 

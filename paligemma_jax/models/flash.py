@@ -1,0 +1,201 @@
+"""Attention by the kernels that devices have of their own, which never write the logits down.
+
+On TPU that is "splash" attention, a Pallas kernel that JAX ships; on NVIDIA cards cuDNN's. Both
+take whole sequences only: as many queries as keys, blocks in rising order, no sliding window.
+
+  B rows, S positions, N query heads, K key heads, H head dim.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec
+
+# A kernel works on squares of logits with such a side, and all positions must divide into them.
+_BLOCKS = (512, 384, 256, 128)
+_LANES = 128
+
+_MESH: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
+
+
+@contextlib.contextmanager
+def on(mesh: Mesh) -> Iterator[None]:
+  """While a model is traced in here, it is for these devices, rows cut over all axes but "tensor".
+
+  A kernel is no operation that the compiler could cut by itself, so it must know.
+  """
+  token = _MESH.set(mesh)
+  try:
+    yield
+  finally:
+    _MESH.reset(token)
+
+
+def platform() -> str:
+  """Whose kernels can be used where the model is traced: "tpu", "gpu", or "" for nobody's."""
+  mesh = _MESH.get()
+  if mesh is not None:
+    kind = mesh.devices.flat[0].platform
+    # cuDNN is asked through a card that is there; a plan for cards that are not does without.
+    return kind if kind == "tpu" or jax.default_backend() == "gpu" else ""
+  kind = jax.default_backend()
+  # Nobody said how arrays are cut, so they must be whole.
+  return kind if kind == "gpu" or (kind == "tpu" and jax.device_count() == 1) else ""
+
+
+def has_cudnn_kernel(q_BSNH: jax.Array, *, softcap: float) -> bool:
+  """Whether cuDNN has a kernel, forward and backward, for such arrays on the cards there are."""
+  seq_len, head_dim = q_BSNH.shape[1], q_BSNH.shape[3]
+  if softcap or q_BSNH.dtype not in (jnp.bfloat16, jnp.float16) or head_dim % 8 or seq_len % 2:
+    return False
+  major = int(str(jax.local_devices()[0].compute_capability).partition(".")[0])
+  return major >= 8 and head_dim <= (256 if major >= 9 else 128)
+
+
+def cudnn(
+    q_BSNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BSS: jax.Array | None
+) -> jax.Array:
+  """[B, S, N, H] by cuDNN; see `has_cudnn_kernel`. Queries are already scaled."""
+  mask_BNSS = None if mask_BSS is None else mask_BSS[:, None]
+  return jax.nn.dot_product_attention(
+      q_BSNH, k_BSKH, v_BSKH, mask=mask_BNSS, scale=1.0, implementation="cudnn"
+  )
+
+
+def splash(
+    q_BSNH: jax.Array,
+    k_BSKH: jax.Array,
+    v_BSKH: jax.Array,
+    q_block_BS: jax.Array | None,
+    k_block_BS: jax.Array | None,
+    *,
+    hidden: int,
+    softcap: float,
+    interpret: bool = False,
+) -> jax.Array:
+  """[B, S, N, H] by the TPU's kernel; what a query that sees no key gets is finite.
+
+  Args:
+    q_BSNH: queries, already scaled.
+    q_block_BS: int32[B or 1, S]; a query sees the keys of its own and of earlier blocks. Absent:
+      everyone sees everyone.
+    k_block_BS: int32[B or 1, S], rising along a row but for keys that are `hidden`.
+    hidden: the block of keys that nobody sees.
+    softcap: as in `attention.attend`.
+    interpret: runs the kernel on any device, slowly.
+  """
+  batch, seq_len = q_BSNH.shape[:2]
+  block = min(_BLOCKS, key=lambda side: _work(seq_len, side))
+  padded_len = -(-seq_len // block) * block
+  see = None
+  if q_block_BS is not None:
+    see = _last_seen(q_block_BS, k_block_BS, hidden), (k_block_BS == hidden).astype(jnp.int32)
+  elif padded_len > seq_len:
+    see = jnp.full((1, seq_len), seq_len - 1, jnp.int32), jnp.zeros((1, seq_len), jnp.int32)
+  if see is not None:
+    see = tuple(jnp.broadcast_to(x, (batch, seq_len)) for x in see)
+
+  def local(q_BSNH, k_BSKH, v_BSKH, see):
+    heads_first = (_padded(x, padded_len).swapaxes(1, 2) for x in (q_BSNH, k_BSKH, v_BSKH))
+    see = None if see is None else tuple(_padded(x, padded_len) for x in see)
+    kernel = _kernel(block, softcap, interpret)
+    y_BNSH = jax.vmap(kernel)(*heads_first, see)
+    return y_BNSH.swapaxes(1, 2)[:, :seq_len]
+
+  mesh = _MESH.get()
+  if mesh is not None and mesh.size > 1:
+    local = _cut(local, mesh, q_BSNH.shape[2], k_BSKH.shape[2], masked=see is not None)
+  return local(q_BSNH, k_BSKH, v_BSKH, see)
+
+
+def _work(seq_len: int, side: int) -> float:
+  """What squares of that side cost: those that are padding too, and something for each square."""
+  return (-(-seq_len // side) * side) ** 2 * (1 + 64 / side)
+
+
+def _last_seen(q_block_BS, k_block_BS, hidden):
+  """int32[B, S], the last key that a query sees, -1 for none: it also sees all before, but hidden.
+
+  This is what a mask comes down to where blocks rise, and what the kernel is told of it.
+  """
+  # A hidden key stands in the block of the one before, where it changes nothing.
+  k_block_BS = jax.lax.cummax(jnp.where(k_block_BS == hidden, -1, k_block_BS), axis=1)
+  seen_BSS = k_block_BS[:, None, :] <= q_block_BS[:, :, None]
+  return seen_BSS.sum(axis=2, dtype=jnp.int32) - 1
+
+
+def _kernel(block, softcap, interpret):
+  """(q [N, S, H], k and v [K, S, H], (last seen, is hidden: int32[S]) or None) -> [N, S, H]."""
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as lib
+  from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as infos
+
+  sizes = lib.BlockSizes(**{
+      name: block
+      for name in (
+          "block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv",
+          "block_kv_dkv_compute", "block_q_dq", "block_kv_dq",
+      )
+  })
+
+  def run(q_NSH, k_KSH, v_KSH, see):
+    last_S, segments = None, None
+    if see is not None:
+      last_S, hidden_S = see
+      segments = lib.SegmentIds(q=jnp.zeros_like(hidden_S), kv=hidden_S)
+    # The library's own constructors make a mask of all pairs; ours is worked out in the kernel,
+    # from the numbers that would be those of the queries.
+    info = infos.MaskInfo(None, None, None, None, q_sequence=last_S)
+    kernel = lib.SplashAttentionKernel(
+        info, info, info,
+        block_sizes=sizes,
+        is_mqa=False,
+        save_residuals=False,
+        mask_value=_MASKED_LOGIT,
+        attn_logits_soft_cap=softcap or None,
+        residual_checkpoint_name=None,
+        mask_function=None if see is None else _is_seen,
+        interpret=interpret,
+    )
+    return kernel(q_NSH, k_KSH, v_KSH, segments)
+
+  return run
+
+
+_MASKED_LOGIT = -0.7 * float(jnp.finfo(jnp.float32).max)
+
+
+def _is_seen(last_seen: jax.Array, key: jax.Array) -> jax.Array:
+  return key <= last_seen
+
+
+def _cut(local: Any, mesh: Mesh, num_heads: int, num_kv_heads: int, *, masked: bool) -> Any:
+  """`local` on each device's rows, and on its heads where the "tensor" axis divides them."""
+  rows = tuple(name for name in mesh.axis_names if name != "tensor") or None
+  parts = mesh.shape.get("tensor", 1)
+  # All query heads may share one key head; else a device's heads must find theirs with it.
+  whole = parts == 1 or num_heads % parts or (num_kv_heads > 1 and num_kv_heads % parts)
+  q_heads = None if whole else "tensor"
+  kv_heads = q_heads if num_kv_heads % parts == 0 else None
+  q_spec = PartitionSpec(rows, None, q_heads)
+  kv_spec = PartitionSpec(rows, None, kv_heads)
+  see_spec = (PartitionSpec(rows),) * 2 if masked else None
+  return jax.shard_map(
+      local,
+      mesh=mesh,
+      in_specs=(q_spec, kv_spec, kv_spec, see_spec),
+      out_specs=q_spec,
+      # Kernels do not say what they vary over.
+      check_vma=False,
+  )
+
+
+def _padded(x: jax.Array, length: int) -> jax.Array:
+  """`x` with zeros behind dim 1 up to the length."""
+  return jnp.pad(x, [(0, 0), (0, length - x.shape[1]), *[(0, 0)] * (x.ndim - 2)])

@@ -20,7 +20,8 @@ from jax.sharding import PartitionSpec
 
 # A kernel works on squares of logits with such a side, and all positions must divide into them.
 _BLOCKS = (512, 384, 256, 128)
-_LANES = 128
+# As large as leaves room to subtract: a query that sees nothing must not come to inf - inf.
+_MASKED_LOGIT = -0.7 * float(jnp.finfo(jnp.float32).max)
 
 _MESH: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
 
@@ -55,8 +56,10 @@ def has_cudnn_kernel(q_BSNH: jax.Array, *, softcap: float) -> bool:
   seq_len, head_dim = q_BSNH.shape[1], q_BSNH.shape[3]
   if softcap or q_BSNH.dtype not in (jnp.bfloat16, jnp.float16) or head_dim % 8 or seq_len % 2:
     return False
-  major = int(str(jax.local_devices()[0].compute_capability).partition(".")[0])
-  return major >= 8 and head_dim <= (256 if major >= 9 else 128)
+  major = str(jax.local_devices()[0].compute_capability).partition(".")[0]
+  if not major.isdigit():  # A card of another maker.
+    return False
+  return int(major) >= 8 and head_dim <= (256 if int(major) >= 9 else 128)
 
 
 def cudnn(
@@ -166,9 +169,6 @@ def _kernel(block, softcap, interpret):
     return kernel(q_NSH, k_KSH, v_KSH, segments)
 
   return run
-
-
-_MASKED_LOGIT = -0.7 * float(jnp.finfo(jnp.float32).max)
 
 
 def _is_seen(last_seen: jax.Array, key: jax.Array) -> jax.Array:

@@ -130,6 +130,7 @@ def test_where_there_is_no_kernel_flash_is_as_auto():
         ("7.5", 72, "bfloat16", 0.0, False),
         ("9.0", 256, "bfloat16", 50.0, False),
         ("9.0", 72, "float32", 0.0, False),
+        ("gfx942", 72, "bfloat16", 0.0, False),
         ("10.0", 260, "bfloat16", 0.0, False),
     ],
 )

@@ -9,6 +9,7 @@ does 4 times faster on CPU than over B and T, and equally fast elsewhere.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 from typing import NamedTuple
 
@@ -22,6 +23,10 @@ from paligemma_jax.models import remat
 from paligemma_jax.models import variants
 
 _NO_WINDOW = 2**30
+
+# Up to so many positions the head is a product with the table on the left, as XLA:CPU reads a tall
+# matrix 1.7 times faster there (8 positions, 257152 x 512); the numbers are the same.
+_FEW_POSITIONS = 32
 _ROPE_BASE = 10_000
 
 
@@ -175,6 +180,9 @@ class Embedder(nn.Module):
   def decode(self, x: jax.Array) -> jax.Array:
     """float32[..., V]."""
     table_VD = self.input_embedding.astype(x.dtype)
+    if math.prod(x.shape[:-1]) <= _FEW_POSITIONS:
+      logits = jnp.einsum("VD,...D->V...", table_VD, x, preferred_element_type=jnp.float32)
+      return jnp.moveaxis(logits, 0, -1)
     return jnp.einsum("...D,VD->...V", x, table_VD, preferred_element_type=jnp.float32)
 
 

@@ -94,6 +94,14 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
         ),
         "num_workers": Key(0, "Processes that read rows; 0: threads only.", low=0, resume="allow"),
         "num_threads": Key(2, "Threads that prepare rows, per process.", low=1, resume="allow"),
+        "img_cache": Key(
+            "", "Where to keep what a vision tower that does not train makes of each image, so that"
+            " it runs once per image: 'memory' or a folder; '': nowhere.", resume="allow",
+        ),
+        "img_cache_gb": Key(
+            8.0, "Most that this takes, in GB, per process; what is over is computed again.", low=0,
+            resume="allow",
+        ),
         "prefetch": Key(4, "Batches prepared ahead of the step.", low=0, resume="allow"),
         "accum": Key(1, "Parts a batch is cut into to save memory; same gradient.", low=1),
     },

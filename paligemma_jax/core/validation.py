@@ -125,6 +125,12 @@ def _training(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield f"train.total={train.total!r} is a share of itself; write epochs, steps or examples."
   if not config.optim.lr:
     yield "optim.lr is 0: nothing would be learned."
+  drawing = [type(op).__name__ for op in train.pp if getattr(op, "draws_image", False)]
+  if train.img_cache and drawing:
+    yield (
+        f"train.img_cache={train.img_cache!r}: {drawing[0]} makes another image of a row every"
+        " epoch, so there is nothing to find again. Leave one of them out."
+    )
   if train.source is not None:
     yield from columns.training(config)
   yield from _best(config)

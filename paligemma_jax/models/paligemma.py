@@ -61,6 +61,32 @@ def image_tokens(cfg: variants.ModelConfig, params: Params, image: jax.Array) ->
   Raises:
     ConfigError: the image is not of the model's resolution.
   """
+  flat = _pixels(cfg, image)
+  tokens = _vit(cfg).apply({"params": _tower(params, "img")}, flat)
+  return tokens.reshape(image.shape[0], -1, tokens.shape[-1])
+
+
+def encode_images(cfg: variants.ModelConfig, params: Params, image: jax.Array) -> jax.Array:
+  """What the vision tower's head is applied to: dtype[B, I, the tower's width].
+
+  `project_images` of it is `image_tokens` of the image. The head's parameters must be there.
+
+  Args:
+    image: as in `image_tokens`.
+  """
+  variables = {"params": _tower(params, "img")}
+  _, kept = _vit(cfg).apply(variables, _pixels(cfg, image), mutable=["intermediates"])
+  (encoded,) = kept["intermediates"]["encoded"]
+  return encoded.reshape(image.shape[0], -1, encoded.shape[-1])
+
+
+def project_images(cfg: variants.ModelConfig, params: Params, encoded: jax.Array) -> jax.Array:
+  """The vision tower's tokens, dtype[B, I, D], of what `encode_images` gave."""
+  return _vit(cfg).apply({"params": _tower(params, "img")}, None, encoded)
+
+
+def _pixels(cfg, image):
+  """float[B * F, R, R, 3] in [-1, 1]."""
   if image.ndim not in (4, 5) or image.shape[-3:] != (cfg.res, cfg.res, 3):
     raise errors.ConfigError(
         f"The model takes images of shape [B, {cfg.res}, {cfg.res}, 3] or [B, F, {cfg.res},"
@@ -68,9 +94,7 @@ def image_tokens(cfg: variants.ModelConfig, params: Params, image: jax.Array) ->
     )
   if image.dtype == jnp.uint8:
     image = -1 + image.astype(jnp.float32) / 255 * 2
-  flat = image.reshape(-1, *image.shape[-3:])
-  tokens = _vit(cfg).apply({"params": _tower(params, "img")}, flat)
-  return tokens.reshape(image.shape[0], -1, tokens.shape[-1])
+  return image.reshape(-1, *image.shape[-3:])
 
 
 def text_features(

@@ -20,6 +20,9 @@ from paligemma_jax.models import variants
 class Siglip(nn.Module):
   """float[B, R, R, 3] in [-1, 1] -> dtype[B, M, E], one token per patch, in row-major order.
 
+  `encoded` in place of an image is what the layers made of it, dtype[B, M, D]: of a tower that does
+  not train, the head may yet (paligemma.encode_images).
+
   Attributes:
     sizes: the tower's sizes.
     num_outputs: E, the decoder's width.
@@ -35,15 +38,19 @@ class Siglip(nn.Module):
   attend_by: str = "auto"
 
   @nn.compact
-  def __call__(self, image_BRRC: jax.Array) -> jax.Array:
+  def __call__(
+      self, image_BRRC: jax.Array | None, encoded_BMD: jax.Array | None = None
+  ) -> jax.Array:
     c = self.sizes
-    x_BMD = PatchEmbedding(c, self.dtype, name="embedding")(image_BRRC)
-    posemb_1MD = self.param(
-        "pos_embedding", nn.initializers.normal(c.width**-0.5), (1, x_BMD.shape[1], c.width)
-    )
-    x_BMD = (x_BMD + posemb_1MD).astype(self.dtype)
-    x_BMD = Encoder(c, self.dtype, self.remat, self.attend_by, name="Transformer")(x_BMD)
-    self.sow("intermediates", "encoded", x_BMD)
+    x_BMD = encoded_BMD
+    if x_BMD is None:
+      x_BMD = PatchEmbedding(c, self.dtype, name="embedding")(image_BRRC)
+      posemb_1MD = self.param(
+          "pos_embedding", nn.initializers.normal(c.width**-0.5), (1, x_BMD.shape[1], c.width)
+      )
+      x_BMD = (x_BMD + posemb_1MD).astype(self.dtype)
+      x_BMD = Encoder(c, self.dtype, self.remat, self.attend_by, name="Transformer")(x_BMD)
+      self.sow("intermediates", "encoded", x_BMD)
     x_XE = nn.Dense(self.num_outputs, dtype=self.dtype, name="head")(x_BMD.reshape(-1, c.width))
     return x_XE.reshape(*x_BMD.shape[:2], -1)
 

@@ -8,6 +8,7 @@ has these methods.
                             _row, and may collect remarks in _notes, which are counted.
     needs() -> tuple        the columns it reads
     makes() -> tuple        the columns it writes
+    draws_image             True where the image is another one every epoch; may be left out
 """
 
 from paligemma_jax.pp.boxes import Boxes

@@ -27,6 +27,8 @@ class RandomCrop:
   size: int
   key: str = "image"
 
+  draws_image = True
+
   def needs(self) -> tuple[str, ...]:
     return (self.key,)
 
@@ -65,6 +67,8 @@ class InceptionCrop:
   method: str = "bilinear"
   antialias: bool = True
   key: str = "image"
+
+  draws_image = True
 
   def __post_init__(self):
     errors.pick(dict.fromkeys(resize.METHODS), self.method, "method of InceptionCrop")

@@ -32,6 +32,7 @@ from paligemma_jax.running import nonfinite
 from paligemma_jax.running import progress as progress_lib
 from paligemma_jax.running import setup as setups
 from paligemma_jax.running import signals
+from paligemma_jax.running import tower_cache
 from paligemma_jax.running import workdir as workdirs
 from paligemma_jax.training import checkpoints
 from paligemma_jax.training import loss
@@ -102,9 +103,10 @@ class _Run:
     self._bad_rows = bad_rows.BadRows(workdir, main=self._main)
     self._evaluation = evaluation.Runner(self._setup, workdir, on_bad_row=self._bad_eval_row)
     self._with_baseline: set[str] = set()
-    # These two are made when it is known which step the run goes on from.
+    # These are made when it is known which step the run goes on from.
     self._metrics: metrics_lib.MetricsLog | None = None
     self._progress: progress_lib.Progress | None = None
+    self._tower_cache: tower_cache.TowerCache | None = None
 
   def go(self) -> None:
     """From where the run stands to its end."""
@@ -119,6 +121,8 @@ class _Run:
     with signals.StopRequest() as stop:
       state = self._steps_from(state, start, stop)
     self._checkpoints.wait()
+    if self._tower_cache is not None:
+      self._progress.note(self._tower_cache.summary())
     if self._config.ckpt.export:
       ending.export(state.result, self._workdir, note=self._progress.note)
     ending.write(self._setup, self._workdir, main=self._main, note=self._progress.note)
@@ -152,6 +156,8 @@ class _Run:
           name for name in self._eval_every if any(m.startswith(f"{name}/") for m in seen)
       }
     note(setups.describe(self._setup, self._total, len(self._rows)))
+    if self._config.train.img_cache:
+      self._tower_cache = tower_cache.TowerCache(self._setup, note)
     self._metrics = metrics_lib.MetricsLog(
         self._workdir,
         resume_step=start if start else -1,
@@ -171,10 +177,13 @@ class _Run:
       for step in range(start + 1, self._total + 1):
         with self._progress.part("data"):
           batch = next(batches)
+        if self._tower_cache is not None:
+          batch = self._tower_cache.fill(batch, state.params)
         num_supervised = loss.num_supervised(
             batch["mask_loss"], num_processes=jax.process_count()
         )
-        program = (num_supervised, batch["text"].shape, batch["image"].shape)
+        pictures = batch["image" if self._tower_cache is None else "encoded"]
+        program = (num_supervised, batch["text"].shape, pictures.shape)
         on_device = sharding.put(batch, self._setup.mesh)
         with self._progress.part("step" if program in compiled else "compile"):
           state, sums = train_step(state, on_device, num_supervised)

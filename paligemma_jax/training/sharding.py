@@ -48,7 +48,7 @@ _TENSOR_DIMS = {
 _TABLE = "llm/embedder/input_embedding"
 
 # The parts of a batch that the device needs; the rest (`_row`) stays on the host.
-_DEVICE_KEYS = ("image", "text", "mask_ar", "mask_loss", "mask_input", "_mask")
+_DEVICE_KEYS = ("image", "encoded", "text", "mask_ar", "mask_loss", "mask_input", "_mask")
 
 
 def make_mesh(mesh: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
@@ -204,7 +204,8 @@ def check_batch(batch_size: int, mesh: Mesh, *, accum: int, what: str) -> None:
 def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """This host's rows of a Batch as one global array per key, rows cut over all devices.
 
-  Keeps image, text, mask_ar, mask_loss, mask_input and _mask; row numbers stay on the host.
+  Keeps image, encoded, text, mask_ar, mask_loss, mask_input and _mask; row numbers stay on the
+  host.
 
   Args:
     batch: with B / process_count rows in every process.

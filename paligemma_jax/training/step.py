@@ -161,13 +161,18 @@ def _row_sums(
         " loss needs the train encoding."
     )
   with sharding.rows_stay(mesh):
+    # A batch has the images, or what a frozen vision tower made of them.
+    encoded, img_tokens = batch.get("encoded"), None
+    if encoded is not None:
+      img_tokens = paligemma.project_images(cfg, params, encoded)
     x_BTD = paligemma.text_features(
         cfg,
         params,
-        batch["image"],
+        batch.get("image"),
         batch["text"][:, :-1],
         batch["mask_ar"][:, :-1],
         dropout_key=key,
+        img_tokens=img_tokens,
     )
   place = sharding.logits_sharding(cfg.llm.vocab_size, cfg.llm.width, mesh)
 

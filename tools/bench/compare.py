@@ -11,6 +11,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +21,12 @@ from tools.bench import models
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
+# What a rival's Python must be able to import.
+PACKAGES = {
+    "transformers": ("torch", "transformers"),
+    "keras_hub": ("jax", "keras", "keras_hub", "safetensors"),
+}
+
 
 @dataclasses.dataclass
 class Side:
@@ -28,7 +35,7 @@ class Side:
   Attributes:
     facts: what it says of itself.
     seconds, cpu_seconds: of each run, wall clock and processor.
-    answer: of the last run.
+    answers: of the run that warmed it up, then of each run.
     peak_bytes: the largest resident memory of its process; known after `end`.
   """
 
@@ -37,7 +44,7 @@ class Side:
   facts: dict[str, Any]
   seconds: list[float] = dataclasses.field(default_factory=list)
   cpu_seconds: list[float] = dataclasses.field(default_factory=list)
-  answer: Any = None
+  answers: list[Any] = dataclasses.field(default_factory=list)
   peak_bytes: int = 0
 
   def run(self) -> None:
@@ -45,7 +52,7 @@ class Side:
     said = _ask(self, "run")
     self.seconds.append(said["seconds"])
     self.cpu_seconds.append(said["cpu_seconds"])
-    self.answer = said["answer"]
+    self.answers.append(said["answer"])
 
   def end(self) -> None:
     """Ends the process."""
@@ -57,6 +64,11 @@ class Side:
     """Of its runs."""
     return statistics.median(self.seconds)
 
+  @property
+  def median_cpu_seconds(self) -> float:
+    """Of its runs."""
+    return statistics.median(self.cpu_seconds)
+
 
 @contextlib.contextmanager
 def started(name: str, module: str, *args: str, python: str = sys.executable) -> Iterator[Side]:
@@ -66,12 +78,19 @@ def started(name: str, module: str, *args: str, python: str = sys.executable) ->
     ConfigError: the side ended before it was ready, as it does when a package is missing.
   """
   command = [python, "-m", module, *args]
+  note(f"{name}: starting")
+  # An accelerator would serve only some of the sides.
+  env = {**os.environ, "JAX_PLATFORMS": "cpu"}
   process = subprocess.Popen(
-      command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+      command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
   )
   side = Side(name, process, {})
   try:
-    side.facts = _reply(side)["ready"]
+    start = time.perf_counter()
+    said = _reply(side)
+    side.facts = said["ready"]
+    side.answers.append(said["answer"])
+    note(f"{name}: ready and warm after {time.perf_counter() - start:.1f} s")
     yield side
   finally:
     if process.poll() is None:
@@ -81,26 +100,93 @@ def started(name: str, module: str, *args: str, python: str = sys.executable) ->
 
 def take_turns(sides: Sequence[Side], repeats: int) -> None:
   """Each side runs once, then each again, as often as told; then they end."""
-  for _ in range(repeats):
+  for i in range(repeats):
     for side in sides:
       side.run()
+    took = ", ".join(f"{side.name} {side.seconds[-1]:.3f} s" for side in sides)
+    note(f"run {i + 1} of {repeats}: {took}")
   for side in sides:
     side.end()
 
 
+def compared(
+    name: str, args: argparse.Namespace, passed: Sequence[str], *, extra: Sequence[Side] = ()
+) -> tuple[Side, Side | None]:
+  """Our side and the rival's (None without one) after their runs, in turns with `extra`.
+
+  Args:
+    name: of the benchmark; its sides are the modules NAME_ours and NAME_RIVAL beside it.
+    args: what `arguments` parsed.
+    passed: the command line of both sides.
+    extra: further sides, already started.
+  """
+  module = f"tools.bench.{name}"
+  with contextlib.ExitStack() as stack:
+    ours = stack.enter_context(started("paligemma_jax", f"{module}_ours", *passed))
+    rival = None
+    if args.against:
+      side = started(args.against, f"{module}_{args.against}", *passed, python=args.rival_python)
+      rival = stack.enter_context(side)
+    sides = [ours] if rival is None else [ours, rival]
+    take_turns([*sides, *extra], args.repeats)
+  return ours, rival
+
+
+def options(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
+  """These options as a side's command line."""
+  return [f"--{name}={getattr(args, name)}" for name in names]
+
+
+def check_rival(args: argparse.Namespace, more: Sequence[str] = ()) -> None:
+  """Raises ConfigError when the rival is not installed, before anything is made for it.
+
+  Args:
+    more: modules that the rival must have beside those of `PACKAGES`.
+  """
+  if not args.against:
+    return
+  needed = (*PACKAGES[args.against], *more)
+  code = (
+      "import importlib.util as u, sys;"
+      "print(*[name for name in sys.argv[1:] if u.find_spec(name) is None])"
+  )
+  try:
+    done = subprocess.run(
+        [args.rival_python, "-c", code, *needed], capture_output=True, text=True, check=True
+    )
+  except (OSError, subprocess.CalledProcessError) as e:
+    raise errors.ConfigError(f"--rival_python={args.rival_python!r} does not run: {e}.") from e
+  if missing := done.stdout.split():
+    raise errors.ConfigError(
+        f"--against={args.against} needs {', '.join(missing)}, which {args.rival_python} does not"
+        " have: pip install -r requirements-bench.txt, here or in an environment of its own whose"
+        " Python you then give as --rival_python."
+    )
+
+
+def note(text: str) -> None:
+  """A line on stderr about where the benchmark stands."""
+  print(text, file=sys.stderr, flush=True)
+
+
 def result(name: str, ours: Side, rival: Side | None, **more: Any) -> dict[str, Any]:
-  """What a benchmark prints; `ratio` is ours / rival, of medians of wall-clock seconds."""
+  """What a benchmark prints; ratios are ours / rival, those of seconds of the medians.
+
+  On a machine that others use too, `cpu_ratio` says more than `ratio`.
+  """
   found: dict[str, Any] = {"name": name, "ours_seconds": round(ours.median_seconds, 4)}
   if rival is not None:
     found |= {
         "rival": rival.name,
         "rival_seconds": round(rival.median_seconds, 4),
         "ratio": round(ours.median_seconds / rival.median_seconds, 4),
+        "cpu_ratio": round(ours.median_cpu_seconds / rival.median_cpu_seconds, 4),
+        "peak_ratio": round(ours.peak_bytes / rival.peak_bytes, 4),
     }
   for side, prefix in ((ours, "ours"), (rival, "rival")):
     if side is not None:
       found[f"{prefix}_peak_gb"] = round(side.peak_bytes / 1e9, 3)
-      found[f"{prefix}_cpu_seconds"] = round(statistics.median(side.cpu_seconds), 4)
+      found[f"{prefix}_cpu_seconds"] = round(side.median_cpu_seconds, 4)
       found[f"{prefix}_facts"] = side.facts
   load = round(os.getloadavg()[0], 1)
   return {**found, "runs": len(ours.seconds), "cores": os.cpu_count(), "load": load, **more}

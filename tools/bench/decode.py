@@ -44,28 +44,16 @@ def main() -> None:
   from tools.bench import weights  # Not at the top: the rival's side reads this file too.
 
   args = parser().parse_args()
+  compare.check_rival(args)
   with tempfile.TemporaryDirectory(prefix="bench_") as folder:
     path = weights.write(args.model, pathlib.Path(folder))
-    passed = [f"--weights={path}"]
-    for option in ("model", "batch_size", "prompt_len", "new_tokens"):
-      passed.append(f"--{option}={getattr(args, option)}")
-    with compare.started("paligemma_jax", "tools.bench.decode_ours", *passed) as ours:
-      if not args.against:
-        compare.take_turns([ours], args.repeats)
-        rival = None
-      else:
-        with compare.started(
-            args.against,
-            f"tools.bench.decode_{args.against}",
-            *passed,
-            python=args.rival_python,
-        ) as rival:
-          compare.take_turns([ours, rival], args.repeats)
+    passed = compare.options(args, ("model", "batch_size", "prompt_len", "new_tokens"))
+    ours, rival = compare.compared("decode", args, [f"--weights={path}", *passed])
   num_tokens = args.batch_size * args.new_tokens
   more = {"ours_tokens_per_second": round(num_tokens / ours.median_seconds, 1)}
   if rival is not None:
-    if ours.answer != rival.answer:
-      raise errors.ConfigError(_difference(ours.answer, rival.answer, rival.name))
+    if ours.answers[-1] != rival.answers[-1]:
+      raise errors.ConfigError(_difference(ours.answers[-1], rival.answers[-1], rival.name))
     more |= {
         "rival_tokens_per_second": round(num_tokens / rival.median_seconds, 1),
         "identical_tokens": True,

@@ -1,8 +1,8 @@
 """One side of a comparison, in a process of its own: it does its task once per line it is sent.
 
-The protocol, one JSON object per line: {"ready": …} when everything is set up and warm; for each
-"run" {"seconds": …, "answer": …}; for "end" {"peak_bytes": …}. What else the side prints, libraries
-included, goes to stderr.
+The protocol, one JSON object per line: {"ready": …, "answer": …} when everything is set up and warm;
+for each "run" {"seconds": …, "cpu_seconds": …, "answer": …}; for "end" {"peak_bytes": …}. What else
+the side prints, libraries included, goes to stderr.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from collections.abc import Callable
 from typing import Any
 
 
-def serve(prepare: Callable[[], tuple[dict[str, Any], Callable[[], Any]]]) -> None:
+def serve(
+    prepare: Callable[[], tuple[dict[str, Any], Callable[[], Any]]],
+    after: Callable[[], None] = lambda: None,
+) -> None:
   """Speaks the protocol until it is told to end.
 
   Args:
     prepare: returns facts on this side (versions, settings) and the task, which is timed. The task
       is done once before "ready", untimed, so that compiling does not count. What it returns must
       be JSON data, ready on the host.
+    after: cleans up after each time the task was done; not timed.
   """
   replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
   os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -33,15 +37,18 @@ def serve(prepare: Callable[[], tuple[dict[str, Any], Callable[[], Any]]]) -> No
   start = time.perf_counter()
   facts, task = prepare()
   prepared = time.perf_counter()
-  task()
+  answer = task()
   warm = time.perf_counter()
-  reply({"ready": {**facts, "setup_seconds": prepared - start, "first_seconds": warm - prepared}})
+  after()
+  took = {"setup_seconds": round(prepared - start, 3), "first_seconds": round(warm - prepared, 3)}
+  reply({"ready": {**facts, **took}, "answer": answer})
   for line in sys.stdin:
     if line.strip() == "end":
       break
     start, start_cpu = time.perf_counter(), time.process_time()
     answer = task()
     seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+    after()
     reply({"seconds": seconds, "cpu_seconds": cpu, "answer": answer})
   reply({"peak_bytes": peak_bytes()})
 
@@ -52,3 +59,14 @@ def peak_bytes() -> int:
     if line.startswith("VmHWM:"):
       return int(line.split()[1]) * 1024
   raise RuntimeError("no VmHWM in /proc/self/status")
+
+
+def best_cpu_seconds(task: Callable[[], Any], times: int = 3) -> float:
+  """The least processor time of a few runs, after one to warm up."""
+  task()
+  found = []
+  for _ in range(times):
+    start = time.process_time()
+    task()
+    found.append(time.process_time() - start)
+  return min(found)

@@ -1,0 +1,114 @@
+"""The training step: seconds, peak memory and how much of the machine's matrix speed it uses.
+
+    python -m tools.bench.step --model mid --against transformers --json
+    python -m tools.bench.step --model mid --against keras_hub --json
+
+Both sides get the same weights and batch in float32 and train everything with Adam behind a clip by
+global norm; loading and compiling are not counted. Their losses, printed step by step from the same
+weights on, must agree. `mfu` is needed matrix operations (none that are recomputed) per second over
+what large float32 matrix products reach, measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import tempfile
+from typing import Any
+
+import numpy as np
+
+from paligemma_jax.core import errors
+from tools.bench import compare
+from tools.bench import models
+
+# Relative. Adam's first steps go by the signs of gradients, also of those that are mere rounding.
+_FIRST_LOSS, _LATER_LOSSES = 1e-4, 1e-2
+
+
+def batch(args: argparse.Namespace) -> dict[str, np.ndarray]:
+  """A batch as the loader hands it out; its text fills the positions that the model is fed.
+
+  image uint8[B, R, R, 3], text int32[B, L+1], mask_ar int32[B, L+1], mask_loss float32[B, L+1],
+  _mask bool[B]; the last position is padding.
+  """
+  cfg = models.MODELS[args.model]
+  rows, length = args.batch_size, args.text_len + 1
+  rng = np.random.default_rng(1)
+  text = rng.integers(4, cfg.llm.vocab_size, (rows, length), np.int32)
+  text[:, 0], text[:, -1] = 2, 0
+  answer = np.arange(length) >= args.text_len - args.supervised
+  learned = answer & (np.arange(length) < args.text_len)
+  return {
+      "image": rng.integers(0, 256, (rows, cfg.res, cfg.res, 3), np.uint8),
+      "text": text,
+      "mask_ar": np.tile(answer.astype(np.int32), (rows, 1)),
+      "mask_loss": np.tile(learned.astype(np.float32), (rows, 1)),
+      "_mask": np.ones(rows, bool),
+  }
+
+
+def parser() -> argparse.ArgumentParser:
+  """The options; both sides read them too."""
+  made = compare.arguments(__doc__, ("transformers", "keras_hub"))
+  made.add_argument("--batch_size", type=int, default=8)
+  made.add_argument("--text_len", type=int, default=32, help="text tokens the model is fed")
+  made.add_argument("--supervised", type=int, default=8, help="of them the answer's, per example")
+  made.add_argument("--lr", type=float, default=1e-4)
+  made.add_argument("--weights", default="", help=argparse.SUPPRESS)
+  return made
+
+
+def main() -> None:
+  """Compares."""
+  from tools.bench import weights  # Not at the top: the rival's side reads this file too.
+
+  args = parser().parse_args()
+  if not 0 < args.supervised < args.text_len:
+    raise errors.ConfigError(
+        f"--supervised={args.supervised} must be above 0 and below --text_len={args.text_len}."
+    )
+  compare.check_rival(args)
+  with tempfile.TemporaryDirectory(prefix="bench_") as folder:
+    path = weights.write(args.model, pathlib.Path(folder))
+    names = ("model", "batch_size", "text_len", "supervised", "lr")
+    passed = [f"--weights={path}", *compare.options(args, names)]
+    with compare.started("matmul", "tools.bench.matmul") as matmul:
+      ours, rival = compare.compared("step", args, passed, extra=[matmul])
+  more = {**speed(ours, matmul), "ours_losses": ours.answers}
+  if rival is not None:
+    more |= {"rival_losses": rival.answers, "loss_difference": difference(ours, rival)}
+  compare.show(compare.result("step", ours, rival, **more), args.json)
+
+
+def speed(ours: compare.Side, matmul: compare.Side) -> dict[str, Any]:
+  """Model FLOPs utilisation, by the clock and per second of processor time, and its parts."""
+  product = matmul.facts["flops"]
+  needed = ours.facts["flops_needed"]
+  best, best_cpu = (product / min(seconds) for seconds in (matmul.seconds, matmul.cpu_seconds))
+  return {
+      "mfu": round(needed / ours.median_seconds / best, 4),
+      "mfu_cpu": round(needed / ours.median_cpu_seconds / best_cpu, 4),
+      "step_gflops": round(needed / ours.median_seconds / 1e9, 1),
+      "matmul_gflops": round(best / 1e9, 1),
+  }
+
+
+def difference(ours: compare.Side, rival: compare.Side) -> float:
+  """The largest relative difference of losses.
+
+  Raises:
+    ConfigError: it is too large for two sides that do the same.
+  """
+  a, b = np.array(ours.answers), np.array(rival.answers)
+  found = np.abs(a - b) / np.abs(b)
+  if not (found[0] <= _FIRST_LOSS and found.max() <= _LATER_LOSSES):
+    raise errors.ConfigError(
+        f"The losses differ, so the two sides do not do the same: {ours.answers} and"
+        f" {rival.name}'s {rival.answers}."
+    )
+  return float(f"{found.max():.2g}")
+
+
+if __name__ == "__main__":
+  errors.run_main(main)

@@ -1,5 +1,6 @@
 """Benchmarks: two processes take turns, and one JSON line says how they compare."""
 
+import argparse
 import importlib.util
 import json
 import subprocess
@@ -8,8 +9,11 @@ import sys
 import pytest
 
 from paligemma_jax.core import errors
+from paligemma_jax.pp import decode
 from tests import run_train
 from tools.bench import compare
+from tools.bench import photos
+from tools.bench import step
 
 _SIDE = "tests.tools.bench_side"
 
@@ -28,7 +32,7 @@ def test_sides_take_turns_and_medians_are_compared(tmp_path, capsys):
   assert 0.01 <= found["ours_seconds"] and 0.2 <= found["rival_seconds"]
   assert found["ratio"] == pytest.approx(found["ours_seconds"] / found["rival_seconds"], rel=0.01)
   assert found["ours_peak_gb"] > 0.2 > found["rival_peak_gb"] > 0.001
-  assert ours.answer == ["big", 200_000_000] and ours.facts["version"] == "1.0"
+  assert ours.answers == [["big", 200_000_000]] * 4 and ours.facts["version"] == "1.0"
   assert ours.process.returncode == theirs.process.returncode == 0
   compare.show(found, as_json=True)
   assert json.loads(capsys.readouterr().out) == found
@@ -42,15 +46,96 @@ def test_a_side_that_cannot_start_is_named_with_the_remedy():
       pass
 
 
-@pytest.mark.slow  # 40 s: two processes with JAX, and PyTorch where it is installed.
-def test_decoding_is_measured():
-  rivals = ["--against=transformers"] if importlib.util.find_spec("transformers") else []
-  command = [sys.executable, "-m", "tools.bench.decode", "--json", "--model=tiny", "--repeats=1"]
+def test_a_rival_that_is_missing_is_named_before_anything_is_made(monkeypatch):
+  monkeypatch.setitem(compare.PACKAGES, "transformers", ("json", "no_such_rival"))
+  args = argparse.Namespace(against="transformers", rival_python=sys.executable)
+  with pytest.raises(errors.ConfigError, match=r"needs no_such_rival, which .*bench\.txt.*_python"):
+    compare.check_rival(args)
+  with pytest.raises(errors.ConfigError, match=r"needs no_such_rival, nor_this, which"):
+    compare.check_rival(args, more=("sys", "nor_this"))
+  args.rival_python = "/no/such/python"
+  with pytest.raises(errors.ConfigError, match=r"--rival_python='/no/such/python' does not run"):
+    compare.check_rival(args)
+  compare.check_rival(argparse.Namespace(against="", rival_python="/no/such/python"))
+
+
+def test_files_of_the_input_benchmark_are_what_it_says():
+  rows = photos.make(2)
+  assert rows == photos.make(2) and rows != photos.make(2, seed=1)
+  for row in rows:
+    assert decode.decode_image(row["image"]).shape == (480, 640, 3)
+  assert 60 < photos.mean_kb(rows) < 160
+
+
+def test_the_step_s_batch_supervises_as_many_tokens_as_told():
+  args = step.parser().parse_args(["--model=tiny", "--text_len=9", "--supervised=3"])
+  batch = step.batch(args)
+  assert batch["text"].shape == batch["mask_loss"].shape == batch["mask_ar"].shape == (8, 10)
+  # Text position t is fed for t < 9, so the last one is nobody's target.
+  assert batch["mask_loss"].tolist() == [[0.0] * 6 + [1.0] * 3 + [0.0]] * 8
+  assert batch["mask_ar"].tolist() == [[0] * 6 + [1] * 4] * 8
+
+
+def test_losses_that_differ_are_an_error():
+  ours, theirs = (compare.Side(name, None, {}) for name in ("ours", "theirs"))
+  ours.answers, theirs.answers = [2.0, 1.0], [2.0, 1.001]
+  assert step.difference(ours, theirs) == pytest.approx(0.001, rel=0.01)
+  theirs.answers = [2.01, 1.0]
+  with pytest.raises(errors.ConfigError, match=r"losses differ.*2\.0.*theirs's \[2\.01"):
+    step.difference(ours, theirs)
+
+
+def measured(name, *options, against=("transformers",)):
+  """The JSON line of a benchmark at its smallest; beside the first rival that is installed."""
+  rivals = [rival for rival in against if all(map(_is_here, compare.PACKAGES[rival]))][:1]
+  command = [sys.executable, "-m", f"tools.bench.{name}", "--json", "--model=tiny", "--repeats=1"]
   done = subprocess.run(
-      [*command, "--new_tokens=3", "--batch_size=2", *rivals], cwd=run_train.ROOT, text=True,
-      capture_output=True, check=False,
+      [*command, *options, *(f"--against={rival}" for rival in rivals)],
+      cwd=run_train.ROOT, text=True, capture_output=True, check=False,
   )
   assert done.returncode == 0, done.stderr
   found = json.loads(done.stdout)
-  assert found["name"] == "decode" and found["ours_tokens_per_second"] > 0
-  assert not rivals or found["identical_tokens"]
+  assert found["name"] == name and found["ours_seconds"] > 0 and found["ours_peak_gb"] > 0.05
+  keys = {"rival", "rival_seconds", "ratio", "rival_peak_gb"}
+  assert keys <= set(found) if rivals else not keys & set(found)
+  return found
+
+
+def _is_here(package):
+  return importlib.util.find_spec(package) is not None
+
+
+@pytest.mark.slow  # 40 s: a process with JAX, and PyTorch where it is installed.
+def test_decoding_is_measured():
+  found = measured("decode", "--new_tokens=3", "--batch_size=2")
+  assert found["ours_tokens_per_second"] > 0
+  assert "rival" not in found or found["identical_tokens"]
+
+
+@pytest.mark.slow  # 40 s: two processes with JAX and the compilation of a step.
+def test_the_step_is_measured():
+  found = measured("step", "--batch_size=2", against=("transformers", "keras_hub"))
+  losses = found["ours_losses"]
+  assert len(losses) == 2 and losses[1] < losses[0]  # The second is after one step on the batch.
+  assert 0 < found["mfu"] < 1.5 and found["matmul_gflops"] > 1
+  assert "rival" not in found or found["loss_difference"] < 1e-2
+
+
+@pytest.mark.slow  # 15 s: a process with the loader.
+def test_input_is_measured():
+  found = measured("input", "--images=8", "--files=4")
+  assert found["images"] == 8 and found["ours_images_per_core_second"] > 1
+
+
+@pytest.mark.slow  # 15 s: a process with JAX.
+def test_loading_and_saving_are_measured():
+  found = measured("load", against=("transformers", "keras_hub"))
+  assert found["ours_load_seconds"] > 0 and found["ours_save_seconds"] > 0
+
+
+@pytest.mark.slow  # 60 s: three short runs of the train command.
+def test_starting_is_measured():
+  config = "--config=configs/tiny.py:num_rows=8,batch_size=2"
+  found = measured("start", config, against=())
+  assert 0 < found["help_seconds"] < found["ours_seconds"] < 600
+  assert 0 <= found["ours_evals_seconds"] < found["ours_seconds"]

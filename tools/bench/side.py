@@ -1,8 +1,8 @@
 """One side of a comparison, in a process of its own: it does its task once per line it is sent.
 
-The protocol, one JSON object per line: {"ready": …, "answer": …} when everything is set up and warm;
-for each "run" {"seconds": …, "cpu_seconds": …, "answer": …}; for "end" {"peak_bytes": …}. What else
-the side prints, libraries included, goes to stderr.
+The protocol, one JSON object per line: {"ready": …, "answer": …} when everything is set up and
+warm; for each "run" {"seconds": …, "cpu_seconds": …, "answer": …}; for "end" {"peak_bytes": …}.
+What else the side prints, libraries included, goes to stderr.
 """
 
 from __future__ import annotations

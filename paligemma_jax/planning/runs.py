@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,8 @@ _TPU_ENV = {
 # want of which large products would not compile through Triton.
 _CUDA_ENV = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
 _CUDA_FLAGS = "--xla_gpu_enable_triton_gemm=false"
+
+_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE)
 
 
 def job(
@@ -60,11 +63,25 @@ def ask(
   Args:
     on: the target, the same for all jobs.
     effort: of the compiler: 0 its own, -1 several times faster at much the same memory.
-    timeout_secs: for all of them together.
+    timeout_secs: for all of them together; as much again for those after one that crashed.
 
   Raises:
     CompilerError: the process died or took too long.
   """
+  done, answers = _run(jobs, on, effort, timeout_secs)
+  if effort < 0 and len(answers) < len(jobs) and -done.returncode in _CRASHES:
+    # The TPU compiler's fast effort falls over a few programs that its own takes.
+    done, rest = _run(jobs[len(answers) :], on, 0.0, timeout_secs)
+    answers += rest
+  if done.returncode or len(answers) != len(jobs):
+    raise errors.CompilerError(_death(on, done))
+  return answers
+
+
+def _run(
+    jobs: Sequence[dict[str, Any]], on: str, effort: float, timeout_secs: float
+) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
+  """The worker that ended, and the answers that it gave until then."""
   try:
     done = subprocess.run(
         [sys.executable, "-m", "paligemma_jax.planning.worker"],
@@ -79,10 +96,7 @@ def ask(
     raise errors.CompilerError(
         f"Compiling for {on} took more than {timeout_secs:.0f} s; give it more with --timeout."
     ) from None
-  answers = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-  if done.returncode or len(answers) != len(jobs):
-    raise errors.CompilerError(_death(on, done))
-  return answers
+  return done, [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def _environment(target: targets.Target, effort: float) -> dict[str, str]:

@@ -51,6 +51,18 @@ def test_a_compiler_that_dies_is_an_error_and_not_our_end(monkeypatch):
     runs.ask([{}], "v5e-8", effort=0, timeout_secs=60)
 
 
+def test_a_compiler_that_crashes_in_haste_is_asked_again_for_the_rest(tmp_path, monkeypatch):
+  worker = tmp_path / "worker"
+  worker.write_text(
+      '#!/bin/sh\n[ -z "$JAX_EXEC_TIME_OPTIMIZATION_EFFORT" ] && echo \'{"second": 2}\' && exit\n'
+      "echo '{\"first\": 1}'; kill -SEGV $$\n"
+  )
+  worker.chmod(0o755)
+  monkeypatch.setattr(runs.sys, "executable", str(worker))
+  found = runs.ask([{}, {}], "v5e-8", effort=-1.0, timeout_secs=60)
+  assert found == [{"first": 1}, {"second": 2}]
+
+
 def test_a_job_names_no_data():
   job = runs.job(small.config(), "v5e-8")
   text = json.dumps(job)

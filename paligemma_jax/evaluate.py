@@ -74,7 +74,7 @@ def _evaluate(config, folder: str, ckpt: str) -> None:
   weights = opening.open_weights(ckpt)
   if not config.tokenizer and weights.tokenizer:
     config.tokenizer = str(weights.tokenizer)
-  setup = setups.prepare(config)
+  setup = setups.prepare(config, plain=True)
   params = load.load_params(
       weights,
       setup.shapes,

@@ -2,6 +2,8 @@
 
 SRC is a run, one of its checkpoints/<step>, a big_vision npz, a Hugging Face directory, a directory
 that `save` wrote, or a published name. Values are kept to the bit unless --dtype asks otherwise.
+Of a run with adapters these are merged into their matrices, in float32; `--format peft` writes the
+adapters alone, as Hugging Face PEFT opens them.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("src", metavar="SRC", help="weights to read, or a published name")
   parser.add_argument("dst", metavar="DST", type=pathlib.Path, help="where to write; must be new")
-  parser.add_argument("--format", choices=("npz", "native", "hf"), required=True)
+  parser.add_argument("--format", choices=("npz", "native", "hf", "peft"), required=True)
   parser.add_argument(
       "--dtype",
       choices=("float32", "bfloat16", "float16"),
@@ -37,6 +39,10 @@ def main() -> None:
 
   if args.dst.exists():
     raise errors.ConfigError(f"{args.dst} exists; nothing was changed. Name a new file or folder.")
+  if args.format == "peft":
+    opening.save_peft(args.src, args.dst)
+    print(f"wrote {args.dst}")
+    return
   weights = opening.open_weights(args.src)
   shapes = {name: entry.shape for name, entry in weights.entries.items()}
   params = load.load_params(weights, shapes, dtype=None, log=print)

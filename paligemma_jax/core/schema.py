@@ -66,9 +66,22 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
         "final_logits_softcap": Key(
             -1.0, "Cap of the final logits, 0 for none; -1: the variant's own.", low=-1
         ),
+        "packed": Key(
+            "", "Keep matrices that do not train in 4 or 8 bits; '': in the compute dtype.",
+            choices=("", "nf4", "int8", "int4"),
+        ),
+        "packed_names": Key((".*",), "Matrices (and token table) so kept.", form="regex"),
         "overrides": Key(
             {}, "Sizes that differ from the variant: {'llm': {'depth': 2}}.", form="free"
         ),
+    },
+    "lora": {
+        "rank": Key(0, "Rank of the adapters; 0: there are none.", low=0),
+        "alpha": Key(16.0, "Adapters are scaled by alpha / rank.", low=0),
+        "rslora": Key(False, "Scale by alpha / sqrt(rank) instead, for high ranks."),
+        "dora": Key(False, "Train the length of each output's weights apart from its direction."),
+        "dropout": Key(0.0, "Share of an adapter's inputs dropped.", low=0, high=0.99),
+        "targets": Key((), "Matrices that get an adapter.", form="regex"),
     },
     "init": Key("", "Weights to start from: a path or a published name; '': from scratch."),
     "tokenizer": Key("", "SentencePiece file; '': the one beside init, else the embedded one."),

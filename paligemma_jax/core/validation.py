@@ -97,6 +97,16 @@ def _relations(config: ml_collections.ConfigDict, variants: tuple[str, ...]) -> 
         f"model.final_logits_softcap={model.final_logits_softcap!r}: write 0 for none, -1 for the"
         " variant's own, or a positive cap."
     )
+  if config.lora.rank and not config.lora.targets:
+    yield "lora.rank is set but lora.targets is empty: say which matrices get an adapter."
+  if config.lora.rank and not config.lora.alpha:
+    yield "lora.alpha is 0: the adapters would add nothing."
+  if not config.lora.rank:
+    yield from (
+        f"lora.{name} is set but lora.rank is 0: there are no adapters."
+        for name in ("rslora", "dora", "dropout")
+        if config.lora[name]
+    )
   if train.batch_size % train.accum:
     yield f"train.accum={train.accum} does not divide train.batch_size={train.batch_size}."
   if train.buckets and train.buckets[-1] > train.text_len:

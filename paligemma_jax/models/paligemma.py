@@ -2,6 +2,7 @@
 
 Parameters are {"img/...": array, "llm/...": array} under the published names; each function needs
 only those of the towers it uses, in any float dtype, and casts them to the compute dtype as used.
+Adapters and packed matrices, where the config has them, are parameters too (matrices.py).
 
   B rows, F images per row, R side in pixels, I image tokens, T text tokens, S = I + T positions,
   A answers per row, C cache slots, D the decoder's width, V vocabulary.
@@ -20,6 +21,8 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import trees
 from paligemma_jax.models import attention
 from paligemma_jax.models import gemma
+from paligemma_jax.models import lora
+from paligemma_jax.models import packing
 from paligemma_jax.models import remat
 from paligemma_jax.models import siglip
 from paligemma_jax.models import variants
@@ -40,7 +43,10 @@ def _param_shapes(cfg: variants.ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
 
 
 def param_shapes(cfg: variants.ModelConfig) -> dict[str, jax.ShapeDtypeStruct]:
-  """{name: float32 shape} of every parameter, names sorted; allocates nothing."""
+  """{name: shape} of every parameter, names sorted; float32 but for packed codes.
+
+  Allocates nothing.
+  """
   return dict(_param_shapes(cfg))
 
 
@@ -49,11 +55,47 @@ def init_params(cfg: variants.ModelConfig, key: jax.Array) -> dict[str, jax.Arra
   return jax.jit(functools.partial(_init, cfg))(key)
 
 
-def image_tokens(cfg: variants.ModelConfig, params: Params, image: jax.Array) -> jax.Array:
+def fresh_adapters(
+    cfg: variants.ModelConfig, params: Params, key: jax.Array
+) -> dict[str, jax.Array]:
+  """The float32 adapters of the config, which change nothing yet, for parameters without any."""
+  shapes = {name: leaf.shape for name, leaf in param_shapes(cfg.plain()).items()}
+  # Folded, so that no adapter of a model from scratch is drawn as another of its parameters.
+  return lora.create(
+      cfg.lora,
+      shapes,
+      lambda name: packing.lengths(cfg, params, name, shapes[name]),
+      jax.random.fold_in(key, 1),
+  )
+
+
+def is_packed(name: str) -> bool:
+  """True for the codes and scales of packed matrices."""
+  return bool(packing.published(name)[1])
+
+
+def stays_float32(name: str, *, beside_packed: bool) -> bool:
+  """True for what is kept in float32 while it is frozen: adapters and the scales of codes.
+
+  Args:
+    beside_packed: the model is packed; then its norms too.
+  """
+  norm = beside_packed and "norm" in name.lower()
+  return lora.is_adapter(name) or is_packed(name) or norm
+
+
+def image_tokens(
+    cfg: variants.ModelConfig,
+    params: Params,
+    image: jax.Array,
+    *,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
   """The vision tower's tokens, those of several images one after the other.
 
   Args:
     image: [B, R, R, 3] or [B, F, R, R, 3]; uint8, or float in [-1, 1].
+    dropout_key: turns dropout of adapters on when the config has a rate.
 
   Returns:
     dtype[B, I, D]. They are not scaled by sqrt(D), unlike text embeddings.
@@ -62,7 +104,7 @@ def image_tokens(cfg: variants.ModelConfig, params: Params, image: jax.Array) ->
     ConfigError: the image is not of the model's resolution.
   """
   flat = _pixels(cfg, image)
-  tokens = _vit(cfg).apply({"params": _tower(params, "img")}, flat)
+  tokens = _vit(cfg).apply({"params": _tower(cfg, params, "img", dropout_key)}, flat)
   return tokens.reshape(image.shape[0], -1, tokens.shape[-1])
 
 
@@ -74,15 +116,22 @@ def encode_images(cfg: variants.ModelConfig, params: Params, image: jax.Array) -
   Args:
     image: as in `image_tokens`.
   """
-  variables = {"params": _tower(params, "img")}
+  variables = {"params": _tower(cfg, params, "img")}
   _, kept = _vit(cfg).apply(variables, _pixels(cfg, image), mutable=["intermediates"])
   (encoded,) = kept["intermediates"]["encoded"]
   return encoded.reshape(image.shape[0], -1, encoded.shape[-1])
 
 
-def project_images(cfg: variants.ModelConfig, params: Params, encoded: jax.Array) -> jax.Array:
+def project_images(
+    cfg: variants.ModelConfig,
+    params: Params,
+    encoded: jax.Array,
+    *,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
   """The vision tower's tokens, dtype[B, I, D], of what `encode_images` gave."""
-  return _vit(cfg).apply({"params": _tower(params, "img")}, None, encoded)
+  variables = {"params": _tower(cfg, params, "img", dropout_key)}
+  return _vit(cfg).apply(variables, None, encoded)
 
 
 def _pixels(cfg, image):
@@ -116,15 +165,17 @@ def text_features(
     mask_ar_BT: int32[B, T]; 0: same block as the token before, 1: a new one.
     mask_input_BT: int32[B, T]; 0 hides a token and does not count its position. Absent: every
       position counts, as in training, where padding has mask_ar 1 and so nobody before sees it.
-    dropout_key: turns dropout on when the config has a rate.
+    dropout_key: turns dropout on where the config has a rate.
     img_tokens: [B, I, D], what `image_tokens` gave.
   """
   dropout = cfg.dropout if dropout_key is not None else 0.0
   rngs = {"dropout": dropout_key} if dropout else None
   model = _llm(cfg, dropout)
-  variables = {"params": _tower(params, "llm")}
+  variables = {"params": _tower(cfg, params, "llm", dropout_key)}
+  if img_tokens is None and image is not None:
+    img_tokens = image_tokens(cfg, params, image, dropout_key=dropout_key)
   x_BSD, see = _sequence(
-      cfg, params, variables, image, text_BT, mask_ar_BT, mask_input_BT, img_tokens
+      cfg, params, variables, None, text_BT, mask_ar_BT, mask_input_BT, img_tokens
   )
   x_BSD, _ = model.apply(variables, x_BSD, see, rngs=rngs)
   x_BTD = x_BSD[:, x_BSD.shape[1] - text_BT.shape[1] :]
@@ -133,7 +184,7 @@ def text_features(
 
 def logits(cfg: variants.ModelConfig, params: Params, x: jax.Array) -> jax.Array:
   """float32[..., V] of features dtype[..., D], softcapped when the config has a final softcap."""
-  return _llm(cfg).apply({"params": _tower(params, "llm")}, x, method="head")
+  return _llm(cfg).apply({"params": _tower(cfg, params, "llm")}, x, method="head")
 
 
 def prefill(
@@ -161,7 +212,7 @@ def prefill(
   dtype = compute_dtype(cfg)
   cache_dtype = jnp.dtype(cache_dtype or dtype)
   model = _llm(cfg, cache_dtype=None if cache_dtype == dtype else cache_dtype)
-  variables = {"params": _tower(params, "llm")}
+  variables = {"params": _tower(cfg, params, "llm")}
   x_BSD, see = _sequence(
       cfg, params, variables, image, text_BT, mask_ar_BT, mask_input_BT, None
   )
@@ -207,7 +258,7 @@ def extend(
     float32[B, A, V], the logits after these tokens, and the cache.
   """
   model = _llm(cfg)
-  variables = {"params": _tower(params, "llm")}
+  variables = {"params": _tower(cfg, params, "llm")}
   x_BAD = model.apply(variables, token_BA, method="embed")
   x_BAD, cache = model.apply(variables, x_BAD, cache, only_BAC, method="extend")
   x_BAD = model.apply(variables, x_BAD, method="norm")
@@ -238,7 +289,13 @@ def _init(cfg, key):
       "img": _vit(cfg).init(img_key, image)["params"],
       "llm": _llm(cfg).init(llm_key, jnp.zeros((1, 1), jnp.int32), method="init_all")["params"],
   }
-  return trees.flatten(tree)
+  plain = trees.flatten(tree)
+  params = dict(plain)
+  for name in packing.packed(cfg, plain):
+    params.update(packing.pack(name, cfg.packed, params.pop(name)))
+  if cfg.lora.rank:
+    params.update(fresh_adapters(cfg, params, key))
+  return dict(sorted(params.items()))
 
 
 def _vit(cfg):
@@ -251,8 +308,8 @@ def _llm(cfg, dropout=0.0, cache_dtype=None):
   return gemma.Gemma(cfg.llm, dtype, policy, dropout, cache_dtype, cfg.attention)
 
 
-def _tower(params, tower):
+def _tower(cfg, params, tower, dropout_key=None):
   prefix = f"{tower}/"
-  return trees.unflatten(
-      {name[len(prefix) :]: x for name, x in params.items() if name.startswith(prefix)}
-  )
+  own = {name: x for name, x in params.items() if name.startswith(prefix)}
+  own = lora.ready(cfg.lora, own, dropout_key)
+  return trees.unflatten({name[len(prefix) :]: x for name, x in own.items()})

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -13,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from paligemma_jax.models import attention
+from paligemma_jax.models import matrices
 from paligemma_jax.models import remat
 from paligemma_jax.models import variants
 
@@ -51,7 +53,8 @@ class Siglip(nn.Module):
       x_BMD = (x_BMD + posemb_1MD).astype(self.dtype)
       x_BMD = Encoder(c, self.dtype, self.remat, self.attend_by, name="Transformer")(x_BMD)
       self.sow("intermediates", "encoded", x_BMD)
-    x_XE = nn.Dense(self.num_outputs, dtype=self.dtype, name="head")(x_BMD.reshape(-1, c.width))
+    head = Dense("XD,DE->XE", (c.width, self.num_outputs), self.dtype, name="head")
+    x_XE = head(x_BMD.reshape(-1, c.width))
     return x_XE.reshape(*x_BMD.shape[:2], -1)
 
 
@@ -127,16 +130,15 @@ class SelfAttention(nn.Module):
     heads = (c.num_heads, c.width // c.num_heads)
     init = nn.initializers.xavier_uniform()
     q_BMNH, k_BMNH, v_BMNH = (
-        nn.DenseGeneral(heads, dtype=self.dtype, kernel_init=init, name=name)(
+        Dense("XD,DNH->XNH", (c.width, *heads), self.dtype, init, name=name)(
             x_BMD.reshape(-1, c.width)
         ).reshape(*x_BMD.shape[:2], *heads)
         for name in ("query", "key", "value")
     )
     q_BMNH *= heads[1] ** -0.5
     y_BMNH = attention.attend(q_BMNH, k_BMNH, v_BMNH, None, how=self.attend_by)
-    y_XD = nn.DenseGeneral(
-        c.width, axis=(-2, -1), dtype=self.dtype, kernel_init=init, name="out"
-    )(y_BMNH.reshape(-1, *heads))
+    out = Dense("XNH,NHD->XD", (*heads, c.width), self.dtype, init, name="out")
+    y_XD = out(y_BMNH.reshape(-1, *heads))
     return y_XD.reshape(x_BMD.shape)
 
 
@@ -151,10 +153,37 @@ class Mlp(nn.Module):
     c = self.sizes
     init = nn.initializers.xavier_uniform()
     x_XD = x_BMD.reshape(-1, c.width)
-    h_XF = nn.Dense(c.mlp_dim, dtype=self.dtype, kernel_init=init, name="Dense_0")(x_XD)
-    h_XF = nn.gelu(h_XF, approximate=True)
-    y_XD = nn.Dense(c.width, dtype=self.dtype, kernel_init=init, name="Dense_1")(h_XF)
+    wide = Dense("XD,DF->XF", (c.width, c.mlp_dim), self.dtype, init, name="Dense_0")
+    narrow = Dense("XF,FD->XD", (c.mlp_dim, c.width), self.dtype, init, name="Dense_1")
+    h_XF = nn.gelu(wide(x_XD), approximate=True)
+    y_XD = narrow(h_XF)
     return y_XD.reshape(x_BMD.shape)
+
+
+class Dense(nn.Module):
+  """A product with `kernel` and then `bias`.
+
+  Attributes:
+    equation: as in `matrices.product`.
+    shape: of the kernel.
+    init: of the kernel made a matrix of inputs and outputs.
+  """
+
+  equation: str
+  shape: tuple[int, ...]
+  dtype: Any
+  init: Any = nn.initializers.lecun_normal()
+
+  @nn.compact
+  def __call__(self, x: jax.Array) -> jax.Array:
+    num_inputs = math.prod(x.shape[1:])
+
+    def init(key, shape):
+      return self.init(key, (num_inputs, math.prod(shape) // num_inputs)).reshape(shape)
+
+    kernel = matrices.weight(self, "kernel", init, self.shape, self.dtype)
+    y = matrices.product(self.equation, x, kernel)
+    return y + self.param("bias", nn.initializers.zeros, y.shape[1:]).astype(self.dtype)
 
 
 def _layer_norm(dtype: Any, name: str) -> nn.LayerNorm:

@@ -76,6 +76,23 @@ class Gemma:
 
 
 @spec.spec
+class Lora:
+  """Low-rank adapters; none when `rank` is 0. `targets` are regexes over the names of matrices."""
+
+  rank: int = 0
+  alpha: float = 16.0
+  rslora: bool = False
+  dora: bool = False
+  dropout: float = 0.0
+  targets: tuple[str, ...] = ()
+
+  @property
+  def scale(self) -> float:
+    """What A B is multiplied by."""
+    return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+
+@spec.spec
 class ModelConfig:
   """Everything that shapes the model's program.
 
@@ -83,7 +100,8 @@ class ModelConfig:
   `remat` says what the backward pass recomputes: nothing ("none"), all but matrix products
   ("dots"), whole layers ("full"), or "dots" for small and "full" for big models ("auto");
   `dropout` is the rate on the decoder's two residual branches; `attention` how attention is worked
-  out, see `how` in attention.attend.
+  out, see `how` in attention.attend; `lora` the adapters there are; `packed` what the matrices that
+  `packed_names` (regexes) match are stored as, "" for as they are.
   """
 
   img: Vit
@@ -93,6 +111,9 @@ class ModelConfig:
   dtype: str = "float32"
   remat: str = "none"
   attention: str = "auto"
+  lora: Lora = Lora()
+  packed: str = ""
+  packed_names: tuple[str, ...] = ()
 
   def __post_init__(self):
     _check_option("model.dtype", self.dtype, DTYPES)
@@ -105,6 +126,10 @@ class ModelConfig:
           f"model.res={self.res!r} is not a positive multiple of the patch size"
           f" {self.img.patch_size}."
       )
+
+  def plain(self) -> ModelConfig:
+    """The same model with every matrix as it is published, and no adapters."""
+    return self.replace(lora=Lora(), packed="", packed_names=())
 
   @property
   def num_image_tokens(self) -> int:
@@ -171,6 +196,9 @@ def get(
     remat: str = "auto",
     attention: str = "auto",
     overrides: Mapping[str, Any] | None = None,
+    lora: Lora | None = None,
+    packed: str = "",
+    packed_names: tuple[str, ...] = (),
 ) -> ModelConfig:
   """The variant at a resolution, with the run's settings.
 
@@ -194,5 +222,24 @@ def get(
     changes["llm"]["final_softcap"] = float(final_softcap)
   img, llm = img.replace(**changes["img"]), llm.replace(**changes["llm"])
   return ModelConfig(
-      img=img, llm=llm, res=res, dropout=dropout, dtype=dtype, remat=remat, attention=attention
+      img=img, llm=llm, res=res, dropout=dropout, dtype=dtype, remat=remat, attention=attention,
+      lora=lora or Lora(), packed=packed, packed_names=packed_names if packed else (),
+  )
+
+
+def of_run(model: Mapping[str, Any], lora: Mapping[str, Any]) -> ModelConfig:
+  """The ModelConfig of the sections `model` and `lora` of a configuration."""
+  return get(
+      model["variant"],
+      res=model["res"],
+      vocab_size=model["vocab_size"],
+      final_softcap=model["final_logits_softcap"],
+      dropout=model["dropout"],
+      dtype=model["dtype"],
+      remat=model["remat"],
+      attention=model["attention"],
+      overrides=model["overrides"],
+      lora=Lora(**lora),
+      packed=model["packed"],
+      packed_names=tuple(model["packed_names"]),
   )

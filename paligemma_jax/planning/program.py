@@ -70,7 +70,7 @@ def measure(
       "num_devices": len(devices),
       "num_row_shards": sharding.num_row_shards(setup.mesh),
       "memory_bytes": memory_bytes,
-      "num_params": sum(math.prod(leaf.shape) for leaf in setup.shapes.values()),
+      "num_params": setups.num_params(setup),
       "parts": {
           "parameters": _bytes((state.trainable, state.frozen)),
           "optimizer": _bytes((state.opt_state, state.ema, state.step)),

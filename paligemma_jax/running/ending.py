@@ -17,6 +17,7 @@ from paligemma_jax.running import metrics as metrics_lib
 from paligemma_jax.running import reports
 from paligemma_jax.running import setup as setups
 from paligemma_jax.running import workdir as workdirs
+from paligemma_jax.training import merging
 from paligemma_jax.weights import export as exports
 
 _NUM_EXAMPLES = 24  # In the gallery, shared out among the evaluators that write predictions.
@@ -78,13 +79,14 @@ def scores(lines: list[dict[str, Any]], names: list[str]) -> reports.Table | Non
 
 
 def export(
+    setup: setups.Setup,
     params: Mapping[str, jax.Array],
     workdir: workdirs.Workdir,
     *,
     note: Callable[[str], None],
 ) -> None:
-  """Writes the weights as `params.npz` in the published format, float32."""
-  path = exports.save_npz(workdir.export, params)
+  """Writes the weights as `params.npz` in the published format, adapters in their matrices."""
+  path = exports.save_npz(workdir.export, merging.published(setup.cfg, params))
   note(f"weights: {path}")
 
 

@@ -124,7 +124,7 @@ class _Run:
     if self._tower_cache is not None:
       self._progress.note(self._tower_cache.summary())
     if self._config.ckpt.export:
-      ending.export(state.result, self._workdir, note=self._progress.note)
+      ending.export(self._setup, state.result, self._workdir, note=self._progress.note)
     ending.write(self._setup, self._workdir, main=self._main, note=self._progress.note)
 
   def close(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import pathlib
 from collections.abc import Callable
@@ -20,6 +21,7 @@ from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 from paligemma_jax.training import opening
 from paligemma_jax.training import optimizers
+from paligemma_jax.training import packed_loading
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
 from paligemma_jax.training import step as steps
@@ -53,14 +55,18 @@ class Setup:
     return paligemma.compute_dtype(self.cfg)
 
 
-def prepare(config: ml_collections.ConfigDict) -> Setup:
+def prepare(config: ml_collections.ConfigDict, *, plain: bool = False) -> Setup:
   """Reads the tokenizer and lays out model and mesh; no parameter is read or made yet.
+
+  Args:
+    plain: the model as it is published, to evaluate any weights: without adapters (those of a run
+      are in its matrices when it is opened), nothing packed, nothing that trains.
 
   Raises:
     ConfigError: sizes, files, regexes or devices that do not fit together.
   """
   tokenizer = tokenizers.Tokenizer(_tokenizer_path(config))
-  setup = lay_out(config)
+  setup = lay_out(config, plain=plain)
   if tokenizer.vocab_size > setup.cfg.llm.vocab_size:
     raise errors.ConfigError(
         f"The tokenizer {tokenizer.path!r} has {tokenizer.vocab_size} ids, but the model's token"
@@ -71,37 +77,33 @@ def prepare(config: ml_collections.ConfigDict) -> Setup:
 
 
 def lay_out(
-    config: ml_collections.ConfigDict, devices: Sequence[jax.Device] | None = None
+    config: ml_collections.ConfigDict,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    plain: bool = False,
 ) -> Setup:
   """What `prepare` makes but for the tokenizer (None): needs no file, and no device that exists.
 
   Args:
     devices: that the mesh is made of; by default all there are.
+    plain: as in `prepare`.
 
   Raises:
     ConfigError: sizes, regexes or devices that do not fit together.
   """
-  cfg = variants.get(
-      config.model.variant,
-      res=config.model.res,
-      vocab_size=config.model.vocab_size,
-      final_softcap=config.model.final_logits_softcap,
-      dropout=config.model.dropout,
-      dtype=config.model.dtype,
-      remat=config.model.remat,
-      attention=config.model.attention,
-      overrides=config.model.overrides.to_dict(),
-  )
+  cfg = variants.of_run(config.model.to_dict(), config.lora.to_dict())
+  if plain:
+    cfg = cfg.plain()
   mesh = sharding.make_mesh(config.mesh, devices)
   shapes = paligemma.param_shapes(cfg)
-  trainable, frozen = optimizers.split(shapes, config.optim)
+  trainable, frozen = ((), tuple(shapes)) if plain else optimizers.split(shapes, config.optim)
   return Setup(config, cfg, None, mesh, shapes, tuple(trainable), tuple(frozen))
 
 
 def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Array]:
   """All parameters on the mesh: read from `config.init`, or random from the seed when it is ''."""
   places = sharding.param_shardings(setup.shapes, setup.mesh)
-  dtypes = states.param_dtypes(setup.trainable, setup.dtype)
+  dtypes = states.param_dtypes(setup.shapes, setup.trainable, setup.dtype)
   init = setup.config.init
   if not init:
     log(f"initial weights: random, seed {setup.config.seed}")
@@ -113,7 +115,20 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
     return jax.jit(make, out_shardings=places)(jax.random.key(setup.config.seed))
   weights = opening.open_weights(init)
   log(f"initial weights: {weights.path}")
-  return load.load_params(weights, setup.shapes, dtype=dtypes, shardings=places, log=log)
+  params = load.load_params(
+      weights,
+      paligemma.param_shapes(setup.cfg.plain()),
+      dtype=dtypes,
+      shardings=places,
+      log=log,
+      repack=functools.partial(packed_loading.repack, setup.cfg),
+  )
+  if setup.cfg.lora.rank:
+    make = functools.partial(paligemma.fresh_adapters, setup.cfg)
+    names = setup.shapes.keys() - params.keys()
+    made = jax.jit(make, out_shardings={name: places[name] for name in names})
+    params.update(made(params, jax.random.key(setup.config.seed)))
+  return params
 
 
 def optimizer(setup: Setup, total: int, num_rows: int) -> optimizers.Optimizer:
@@ -175,16 +190,20 @@ def with_remat(setup: Setup, remat: str) -> Setup:
 def describe(setup: Setup, total: int, num_rows: int) -> str:
   """One line on what is about to run."""
 
-  def count(names):
-    return sum(math.prod(setup.shapes[name].shape) for name in names)
-
+  num_trained = sum(math.prod(setup.shapes[name].shape) for name in setup.trainable)
   train = setup.config.train
   return (
-      f"{setup.config.model.variant} at {setup.cfg.res} px: {count(setup.shapes) / 1e6:.1f} M"
-      f" parameters, {count(setup.trainable) / 1e6:.1f} M train; {num_rows} rows x"
+      f"{setup.config.model.variant} at {setup.cfg.res} px: {num_params(setup) / 1e6:.1f} M"
+      f" parameters, {num_trained / 1e6:.1f} M train; {num_rows} rows x"
       f" {total * train.batch_size / num_rows:.3g} epochs = {total} steps of {train.batch_size} on"
       f" {setup.mesh.size} {setup.mesh.devices.flat[0].device_kind} device(s)"
   )
+
+
+def num_params(setup: Setup) -> int:
+  """Of the model as it is published: packed codes count as what they stand for, adapters not."""
+  shapes = paligemma.param_shapes(setup.cfg.plain())
+  return sum(math.prod(leaf.shape) for leaf in shapes.values())
 
 
 def total_steps(config: ml_collections.ConfigDict, num_rows: int) -> int:

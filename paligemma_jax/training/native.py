@@ -13,9 +13,12 @@ import ml_dtypes
 import numpy as np
 from absl import logging
 
+from paligemma_jax.core import config as configs
 from paligemma_jax.core import errors
+from paligemma_jax.models import variants
 from paligemma_jax.training import arrays
 from paligemma_jax.training import layout
+from paligemma_jax.training import merging
 from paligemma_jax.training import seal
 from paligemma_jax.weights import names
 from paligemma_jax.weights import reader
@@ -29,13 +32,16 @@ _RESULTS = ("trainable/", "ema/")  # Averages, where a run keeps them, are what 
 class Native:
   """An intact step of a run.
 
-  weights: its parameters, kind "run"; what weights.load.load_params takes.
+  weights: its parameters under the published names, adapters in their matrices, kind "run"; what
+    weights.load.load_params takes.
+  tuned: its parameters as it trains them, with adapters and packed matrices, if there are any.
   config: the run's config as plain data (core.config.from_plain makes it a config).
   tokenizer: the SentencePiece file, or None when the run saved none.
   step: how many steps it had trained.
   """
 
   weights: reader.Weights
+  tuned: reader.Weights
   config: Mapping[str, Any]
   tokenizer: pathlib.Path | None
   step: int
@@ -93,15 +99,29 @@ def _open(folder: pathlib.Path, facts: Mapping[str, Any]) -> Native:
   entries = dict(sorted(entries.items()))
   tokenizer = folder / TOKENIZER if (folder / TOKENIZER).exists() else None
   config = json.loads((folder / CONFIG).read_bytes()) if (folder / CONFIG).exists() else {}
-  weights = reader.Weights(
+  tuned = reader.Weights(
       path=folder,
       kind="run",
       entries=entries,
-      sizes=names.sizes_of({name: e.shape for name, e in entries.items()}, str(folder)),
+      sizes={},
       tokenizer=tokenizer,
       blocks=lambda name: iter((arrays.read_one(*places[name]),)),
   )
-  return Native(weights, config, tokenizer, facts["step"])
+  weights = tuned if merging.is_plain(entries) else merging.weights(model_of(config), tuned)
+  sizes = names.sizes_of({name: e.shape for name, e in weights.entries.items()}, str(folder))
+  return Native(
+      dataclasses.replace(weights, sizes=sizes),
+      dataclasses.replace(tuned, sizes=sizes),
+      config,
+      tokenizer,
+      facts["step"],
+  )
+
+
+def model_of(config: Mapping[str, Any]) -> variants.ModelConfig:
+  """The ModelConfig of a run's configuration as plain data, of this version or an older one."""
+  full = configs.from_plain({k: config[k] for k in ("model", "lora") if k in config}, "the run")
+  return variants.of_run(full.model.to_dict(), full.lora.to_dict())
 
 
 def _step_folders(path: pathlib.Path) -> list[pathlib.Path]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 from paligemma_jax.core import errors
+from paligemma_jax.models import matrices
 from paligemma_jax.models import variants
 from paligemma_jax.training import native
 from paligemma_jax.weights import load
+from paligemma_jax.weights import peft
 from paligemma_jax.weights import published
 from paligemma_jax.weights import reader
 
@@ -30,15 +33,35 @@ def open_weights(path: str | os.PathLike) -> reader.Weights:
   run = native.open_native(path)
   if "model" not in run.config:
     return run.weights
-  model = run.config["model"]
-  config = variants.get(
-      model["variant"],
-      res=model["res"],
-      vocab_size=model["vocab_size"],
-      final_softcap=model["final_logits_softcap"],
-      overrides=model["overrides"],
+  return dataclasses.replace(run.weights, sizes=sizes_of(native.model_of(run.config)))
+
+
+def save_peft(path: str | os.PathLike, to: str | os.PathLike) -> pathlib.Path:
+  """Writes the adapters of a run, or of one step of it, as a PEFT directory; gives that back.
+
+  Raises:
+    CheckpointError: `path` is no run or has no adapters, or `to` exists.
+  """
+  if not native.is_run(path):
+    raise errors.CheckpointError(f"{path}: is no run of ours; only those hold adapters.")
+  run = native.open_native(path)
+  adapters = {}
+  for name in matrices.MATRICES:
+    parts = {part: matrices.beside(name, part) for part in matrices.ADAPTER}
+    found = {p: run.tuned.read(n) for p, n in parts.items() if n in run.tuned.entries}
+    if found:
+      adapters[name] = found
+  lora = native.model_of(run.config).lora
+  return peft.save_peft(
+      to,
+      adapters,
+      run.tuned.sizes,
+      rank=lora.rank,
+      alpha=lora.alpha,
+      rslora=lora.rslora,
+      dora=lora.dora,
+      dropout=lora.dropout,
   )
-  return dataclasses.replace(run.weights, sizes=sizes_of(config))
 
 
 def config_of(

@@ -15,6 +15,7 @@ import optax
 from paligemma_jax.core import errors
 from paligemma_jax.core import trees
 from paligemma_jax.core import units
+from paligemma_jax.models import paligemma
 from paligemma_jax.training import adam8bit
 
 Schedule = Callable[[jax.Array], jax.Array]  # step int32[] -> multiplier float32[]
@@ -41,7 +42,7 @@ def split(names: Iterable[str], optim: Any) -> tuple[tuple[str, ...], tuple[str,
   `optim.train_only` (if any) selects what may train, `optim.freeze` then takes away from it.
 
   Raises:
-    ConfigError: a regex matches no parameter, or nothing is left to train.
+    ConfigError: a regex matches no parameter, nothing is left to train, or what is packed would.
   """
   names = sorted(names)
   trainable = set(names)
@@ -53,6 +54,11 @@ def split(names: Iterable[str], optim: Any) -> tuple[tuple[str, ...], tuple[str,
     raise errors.ConfigError(
         f"optim.freeze={tuple(optim.freeze)} and optim.train_only={tuple(optim.train_only)} leave"
         " no parameter to train."
+    )
+  if packed := sorted(n for n in trainable if paligemma.is_packed(n)):
+    raise errors.ConfigError(
+        f"{packed[0]} and {len(packed) - 1} more are packed (model.packed) and cannot train; leave"
+        " them out with optim.freeze or optim.train_only, or out of model.packed_names."
     )
   return tuple(n for n in names if n in trainable), tuple(n for n in names if n not in trainable)
 

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from paligemma_jax.models import paligemma
 from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
 
@@ -45,10 +46,23 @@ class TrainState:
     return {**self.params, **self.ema}
 
 
-def param_dtypes(trainable: Iterable[str], dtype: Any) -> Callable[[str], Any]:
-  """name -> dtype that a parameter is kept in: float32 where it trains, else `dtype`."""
+def param_dtypes(
+    shapes: Mapping[str, Any], trainable: Iterable[str], dtype: Any
+) -> Callable[[str], Any]:
+  """name -> dtype that a parameter is kept in: float32 where it trains, else `dtype`.
+
+  Packed codes keep theirs; beside them, norms stay in float32, as small as they are.
+  """
   trainable = frozenset(trainable)
-  return lambda name: jnp.dtype(jnp.float32 if name in trainable else dtype)
+  is_packed = any(paligemma.is_packed(name) for name in shapes)
+
+  def of(name):
+    if not jnp.issubdtype(shapes[name].dtype, jnp.floating):
+      return jnp.dtype(shapes[name].dtype)
+    keep = name in trainable or paligemma.stays_float32(name, beside_packed=is_packed)
+    return jnp.dtype(jnp.float32 if keep else dtype)
+
+  return of
 
 
 def make(
@@ -101,7 +115,7 @@ def abstract(
   """
   trainable = frozenset(trainable)
   places = sharding.param_shardings(shapes, mesh)
-  dtypes = param_dtypes(trainable, dtype)
+  dtypes = param_dtypes(shapes, trainable, dtype)
   leaves = {
       name: jax.ShapeDtypeStruct(leaf.shape, dtypes(name), sharding=places[name])
       for name, leaf in shapes.items()

@@ -56,7 +56,8 @@ def make_train_step(
 
   def step_fn(state, batch, num_supervised):
     num_rows = batch["_mask"].astype(jnp.float32).sum()
-    key = jax.random.fold_in(jax.random.key(seed), state.step) if cfg.dropout else None
+    drops = cfg.dropout or cfg.lora.dropout
+    key = jax.random.fold_in(jax.random.key(seed), state.step) if drops else None
 
     def loss_fn(trainable, part, key):
       params = {**state.frozen, **trainable}
@@ -164,7 +165,7 @@ def _row_sums(
     # A batch has the images, or what a frozen vision tower made of them.
     encoded, img_tokens = batch.get("encoded"), None
     if encoded is not None:
-      img_tokens = paligemma.project_images(cfg, params, encoded)
+      img_tokens = paligemma.project_images(cfg, params, encoded, dropout_key=key)
     x_BTD = paligemma.text_features(
         cfg,
         params,

@@ -59,6 +59,7 @@ def load_params(
     dtype: Any,
     shardings: Mapping[str, jax.sharding.Sharding] | None = None,
     log: Callable[[str], None] | None = None,
+    repack: Callable[[str, Iterator[np.ndarray]], dict[str, np.ndarray] | None] | None = None,
 ) -> dict[str, jax.Array]:
   """The parameters {name: dtype[shape]} on their devices.
 
@@ -69,6 +70,8 @@ def load_params(
     dtype: of the result; a callable name -> dtype; or None for the stored one.
     shardings: {name: Sharding}; None puts everything on the first device.
     log: is called with one sentence per thing that was not simply copied.
+    repack: (name, blocks) -> the arrays by name that are to stand for a parameter, which itself is
+      then never put on a device; None where it is to be loaded as it is.
 
   Raises:
     CheckpointError: a name is missing, surplus or of another shape (all are listed, before any data
@@ -93,6 +96,12 @@ def load_params(
       if log:
         old, new = found[name][1], shape[1]
         log(f"{weights.path}: resampled {name} from {old} to {new} image tokens (bilinear)")
+    parts = repack(name, blocks) if repack else None
+    if parts is not None:
+      for part, array in parts.items():
+        place = default if shardings is None else shardings[part]
+        params[part] = _put(iter([array]), array.shape, array.dtype, place)
+      continue
     target = dtype(name) if callable(dtype) and not isinstance(dtype, type) else dtype
     target = np.dtype(weights.entries[name].dtype if target is None else target)
     params[name] = _put(blocks, shape, target, default if shardings is None else shardings[name])

@@ -1,0 +1,160 @@
+"""A run with a packed base, adapters, 8-bit moments and averages: resumed, opened, exported."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import paligemma_jax
+from configs import presets
+from configs import tiny
+from paligemma_jax.core import config as configs
+from paligemma_jax.core import errors
+from paligemma_jax.models import matrices
+from paligemma_jax.models import packing
+from paligemma_jax.models import paligemma
+from paligemma_jax.models import variants
+from paligemma_jax.running import loop
+from paligemma_jax.running import setup as setups
+from paligemma_jax.training import native
+from paligemma_jax.training import opening
+from paligemma_jax.weights import safetensors
+from tests import run_train
+
+_LINEAR = "llm/layers/mlp/linear"
+
+
+def _config(tune):
+  c = tiny.get_config(steps=4)
+  c.init = "tiny_112"
+  presets.apply(c, tune)
+  c.evals = (c.evals[0].replace(every="2 steps", limit=8),)
+  c.ckpt.update(every="2 steps", keep=3, export="npz", async_save=False)
+  if c.lora.rank:
+    c.lora.update(rank=8, dropout=0.1)
+  configs.validate(c)
+  return c
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+  path = tmp_path_factory.mktemp("run") / "qlora"
+  loop.train(_config("adam8bit+qlora+ema"), path)
+  return path
+
+
+@pytest.mark.slow  # One run of four steps; 25 s.
+def test_adapters_alone_are_saved_with_each_step_and_the_base_once_in_4_bits(workdir):
+  state = run_train.state_arrays(workdir)
+  trained = {name for name in state if name.startswith("trainable/")}
+  assert trained and all("lora_" in name for name in trained)
+  assert {n.replace("trainable/", "ema/") for n in trained} <= set(state)
+  coded = f"opt_state/rule/mu/{_LINEAR}_lora_a"
+  assert state[coded].dtype == np.uint8
+  base = workdir / "checkpoints" / "base"
+  num_bytes = sum(path.stat().st_size for path in base.rglob("*") if path.is_file())
+  tuned = native.open_native(workdir).tuned.entries
+  assert tuned[f"{_LINEAR}_nf4"].dtype == np.uint8 and _LINEAR not in tuned
+  cfg = setups.lay_out(_config("qlora")).cfg
+  num_params = sum(leaf.size for leaf in paligemma.param_shapes(cfg.plain()).values())
+  assert num_bytes < 0.75 * num_params  # With norms, biases and positions, of a tiny model.
+
+
+@pytest.mark.slow  # The second half of that run once more.
+def test_a_resumed_run_ends_in_the_same_bits(workdir, tmp_path):
+  again = tmp_path / "again"
+  shutil.copytree(workdir, again)
+  shutil.rmtree(again / "checkpoints" / "4")
+  loop.train(_config("adam8bit+qlora+ema"), again)
+  state, want = run_train.state_arrays(again), run_train.state_arrays(workdir)
+  assert state.keys() == want.keys()
+  for name, array in want.items():
+    np.testing.assert_array_equal(state[name], array, err_msg=name)
+  assert run_train.metric_lines(again) == run_train.metric_lines(workdir)
+
+
+@pytest.mark.slow
+def test_the_run_opens_as_published_weights_with_its_averages_merged(workdir):
+  run = native.open_native(workdir)
+  plain = paligemma.param_shapes(native.model_of(run.config).plain())
+  assert {n: e.shape for n, e in run.weights.entries.items()} == {
+      n: leaf.shape for n, leaf in plain.items()
+  }
+  exported = opening.open_weights(next(workdir.glob("*.npz")))
+  for name in run.weights.entries:
+    np.testing.assert_array_equal(exported.read(name), run.weights.read(name), err_msg=name)
+  cfg = native.model_of(run.config)
+  codes, scale = (run.tuned.read(n) for n in matrices.packed_names(_LINEAR, "nf4"))
+  base = packing.unpack(_LINEAR, "nf4", codes, scale, plain[_LINEAR].shape, np.float32)
+  state = run_train.state_arrays(workdir)
+  a, b = (state[f"ema/{_LINEAR}_{part}"] for part in ("lora_a", "lora_b"))
+  gained = run.weights.read(_LINEAR) - base
+  np.testing.assert_allclose(gained, cfg.lora.scale * a @ b, rtol=0, atol=1e-6)
+  assert np.abs(gained).max() > 1e-5
+
+
+@pytest.mark.slow
+def test_the_run_answers_as_any_weights_do(workdir):
+  pg = paligemma_jax.load(workdir, dtype="float32")
+  assert not any("lora_" in name or "_nf4" in name for name in pg.params)
+  image = np.zeros((56, 56, 3), np.uint8)
+  (answer,) = pg.generate([image], ["caption en"], max_new_tokens=2)
+  assert len(answer.tokens) == 2 and np.isfinite(answer.logprob)
+
+
+@pytest.mark.slow
+def test_its_adapters_are_written_for_peft(workdir, tmp_path):
+  path = opening.save_peft(workdir, tmp_path / "adapters")
+  tensors = safetensors.read_header(path / "adapter_model.safetensors")
+  name = "base_model.model.model.language_model.layers.3.mlp.down_proj.lora_A.weight"
+  assert tensors[name].entry.shape == (8, 512)
+  assert len(tensors) == 4 * 7 * 2
+
+
+@pytest.mark.slow  # One command; 20 s.
+def test_the_command_that_evaluates_it_finds_what_training_found(workdir):
+  command = [sys.executable, "-m", "paligemma_jax.evaluate", "--workdir", str(workdir)]
+  done = subprocess.run(
+      command, cwd=run_train.ROOT, text=True, capture_output=True, timeout=900, check=False
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  evaluated = json.loads(done.stdout)
+  trained = json.loads(run_train.metric_lines(workdir)[-1])
+  names = [name for name in trained if name.startswith("val/loss/")]
+  assert evaluated["step"] == trained["step"] == 4 and "val/loss/loss" in names
+  for name in names:
+    # The adapters are merged now, and the base unpacked: the same but for rounding.
+    np.testing.assert_allclose(evaluated[name], trained[name], rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("tune", ["lora", "qlora", "adafactor+qlora_int8"])
+def test_a_transfer_takes_the_presets(tune):
+  c = configs.load(f"{run_train.ROOT}/transfers/okvqa.py:tune={tune}")
+  configs.validate(c, variants=variants.VARIANTS)
+  setup = setups.lay_out(c)
+  assert setup.trainable and all("lora_" in name for name in setup.trainable)
+  num_packed = sum(paligemma.is_packed(name) for name in setup.frozen)
+  assert num_packed == (2 * 12 if "qlora" in tune else 0)
+  # At ten times the page's rate.
+  assert c.optim.lr_mults == ((".*lora_.*", 10.0),) and c.optim.lr == 5e-6
+
+
+def test_a_packed_matrix_that_would_train_is_named():
+  c = _config("qlora")
+  c.optim.train_only = (".*lora_.*", "llm/layers/mlp/.*")
+  with pytest.raises(errors.ConfigError, match=r"are packed .*and cannot train"):
+    setups.lay_out(c)
+
+
+def test_a_base_is_packed_as_it_is_loaded_to_what_packing_the_whole_gives():
+  setup = setups.lay_out(_config("qlora_int8"))
+  params = setups.initial_params(setup, lambda text: None)
+  assert set(params) == set(setup.shapes)
+  whole = opening.open_weights("tiny_112").read(_LINEAR)
+  for name, want in packing.pack(_LINEAR, "int8", np.float32(whole)).items():
+    np.testing.assert_array_equal(params[name], want)
+    assert params[name].dtype == setup.shapes[name].dtype
+  assert params["llm/layers/pre_ffw_norm/scale"].dtype == np.float32

@@ -62,7 +62,7 @@ def test_a_boolean_key_alone_is_true():
         (["--config.optim.lr"], "--config.optim.lr needs a value"),
         (["--config.optim.lr", "--workdir=w"], "--config.optim.lr needs a value"),
         (["--steps=x"], "invalid int value: 'x'"),
-        (["--help-config", "lgo"], "There is no section 'lgo'. Did you mean 'log'?"),
+        (["--help-config", "lgo"], "There is no section 'lgo'. Did you mean 'log' or 'lora'?"),
     ],
 )
 def test_a_usage_error_is_one_sentence_and_exits_with_2(capsys, argv, message):

@@ -137,7 +137,7 @@ def test_a_transfer_takes_the_presets(tune):
   setup = setups.lay_out(c)
   assert setup.trainable and all("lora_" in name for name in setup.trainable)
   num_packed = sum(paligemma.is_packed(name) for name in setup.frozen)
-  assert num_packed == (2 * 12 if "qlora" in tune else 0)
+  assert num_packed == (2 * 13 if "qlora" in tune else 0)  # Codes and scales.
   # At ten times the page's rate.
   assert c.optim.lr_mults == ((".*lora_.*", 10.0),) and c.optim.lr == 5e-6
 

@@ -6,8 +6,14 @@ leaf in the parameters decides the rest, so no module knows of adapters or packe
     q_einsum/w                          the matrix itself
     q_einsum/w_nf4, w_nf4_scale         packed, in place of it (quantize.py)
     q_einsum/lora_a, lora_b             a low-rank addition (lora.py)
+    q_einsum/w:offset                   zeros in the compute dtype, to take the gradient by
 
 A leaf that is not called `w` or `kernel` lends its name: mlp/linear, mlp/linear_lora_a.
+
+A weight is kept in float32 and multiplied in bfloat16, so its gradient comes out of the product in
+bfloat16; the gradient of the weight itself is that number written with twice the bits, for all
+layers at once. The gradient of a bfloat16 zero added to the rounded weight is the number as it is.
+The compiler finds out that the zeros are zeros, and never makes them.
 
   X rows, I inputs, O outputs, r rank; "…" any stack in front (layers; keys and values).
 """
@@ -16,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
@@ -47,6 +54,7 @@ MATRICES = {
 TABLE = "llm/embedder/input_embedding"  # Read by rows, so packed along its second dim.
 
 ADAPTER = ("lora_a", "lora_b", "lora_magnitude")
+OFFSET = ":offset"
 _DROPOUT = ("lora_key", "lora_keep")  # Beside an adapter while its inputs are dropped.
 
 # Up to so many positions the head is a product with the table on the left, as XLA:CPU reads a tall
@@ -68,6 +76,11 @@ def packed_names(name: str, kind: str) -> tuple[str, str]:
 def num_stacked(name: str) -> int:
   """How many dims of a matrix are in front of those that a product uses."""
   return MATRICES[name].count("s")
+
+
+def with_offsets(names: Iterable[str]) -> list[str]:
+  """Those of the parameters whose gradient may be taken by an offset alone: layers' matrices."""
+  return [name for name in names if name in MATRICES and num_stacked(name)]
 
 
 def in_out(name: str, shape: tuple[int, ...]) -> tuple[tuple, tuple, tuple]:
@@ -124,7 +137,7 @@ class Weight:
 def weight(module: nn.Module, leaf: str, init: Any, shape: tuple[int, ...], dtype: Any) -> Weight:
   """The module's parameter `leaf` with all that lies beside it."""
   stem = _stem(leaf)
-  found = {part: stem + part for part in (*ADAPTER, *_DROPOUT)}
+  found = {part: stem + part for part in (*ADAPTER, *_DROPOUT)} | {"offset": leaf + OFFSET}
   for kind in quantize.KINDS:
     found |= {kind: f"{leaf}_{kind}", f"{kind}_scale": f"{leaf}_{kind}_scale"}
   parts = {
@@ -139,7 +152,10 @@ def weight(module: nn.Module, leaf: str, init: Any, shape: tuple[int, ...], dtyp
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """The token table [V, D] as the parameters hold it."""
+  """The token table [V, D] as the parameters hold it.
+
+  Where text begins its rows are read as they are kept, so an offset moves it at the head alone.
+  """
 
   width: int
   parts: Mapping[str, jax.Array]
@@ -155,7 +171,10 @@ class Table:
   def dot(self, x: jax.Array) -> jax.Array:
     """float32[..., V] of dtype[..., D]."""
     if "w" in self.parts:
-      return _times_table(x, self.parts["w"].astype(x.dtype))
+      table_VD = _rounded(self.parts, x.dtype)
+      if "offset" in self.parts:
+        x, table_VD = _pulled_back_together(x, table_VD)
+      return _times_table(x, table_VD)
     kind = _kind(self.parts)
 
     @jax.checkpoint
@@ -188,7 +207,7 @@ def product(equation: str, x: jax.Array, w: Weight) -> jax.Array:
   x_XI = x.reshape(x.shape[0], -1)
   parts, dtype = w.parts, w.dtype
   if "w" in parts:
-    y = jnp.einsum(equation, x, parts["w"].astype(dtype))
+    y = jnp.einsum(equation, x, _rounded(parts, dtype))
   else:
     y = _packed_product(x_XI, parts, dtype).reshape(-1, *out)
   if "lora_a" not in parts:
@@ -214,6 +233,27 @@ def _times_table(x, table_VD):
     logits = jnp.einsum("VD,...D->V...", table_VD, x, preferred_element_type=jnp.float32)
     return jnp.moveaxis(logits, 0, -1)
   return jnp.einsum("...D,VD->...V", x, table_VD, preferred_element_type=jnp.float32)
+
+
+def _rounded(parts, dtype):
+  """The matrix itself as products take it, moved by its offset alone if it has one."""
+  w = parts["w"].astype(dtype)
+  return jax.lax.stop_gradient(w) + parts["offset"] if "offset" in parts else w
+
+
+@jax.custom_vjp
+def _pulled_back_together(x, w):
+  """x and w; nothing is pulled back further along x before the gradient of w is there.
+
+  Else the compiler may put off the gradient of the token table to the end, and keep that of the
+  logits, which is larger, through the backward pass of all layers.
+  """
+  return x, w
+
+
+_pulled_back_together.defvjp(
+    lambda x, w: ((x, w), None), lambda _, gradients: jax.lax.optimization_barrier(gradients)
+)
 
 
 def _kind(parts: Mapping[str, jax.Array]) -> str:

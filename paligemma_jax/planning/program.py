@@ -19,6 +19,7 @@ from jax.experimental import topologies
 from jax.extend import core
 
 from paligemma_jax.core import errors
+from paligemma_jax.models import matrices
 from paligemma_jax.planning import collectives
 from paligemma_jax.planning import flops as flops_lib
 from paligemma_jax.planning import targets
@@ -26,6 +27,7 @@ from paligemma_jax.running import setup as setups
 from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
+from paligemma_jax.training import step as steps
 
 _STEPS = 1000  # Of the schedule; its length changes nothing that is measured here.
 
@@ -75,7 +77,7 @@ def measure(
           "parameters": _bytes((state.trainable, state.frozen)),
           "optimizer": _bytes((state.opt_state, state.ema, state.step)),
           "batch": _bytes(batch),
-          "gradients": _bytes(state.trainable),
+          "gradients": _gradient_bytes(setup, state),
       },
   }
   if compiled:
@@ -194,6 +196,16 @@ def _bytes(tree: Any) -> int:
   )
 
 
+def _gradient_bytes(setup: setups.Setup, state: states.TrainState) -> int:
+  """Of one device's part of the gradients, each in the dtype that it is taken in."""
+  moving = jax.eval_shape(lambda s: steps.to_differentiate(setup.cfg, s, table=False)[0], state)
+  total = 0
+  for name, leaf in moving.items():
+    place = state.trainable[name.removesuffix(matrices.OFFSET)].sharding
+    total += _bytes(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place))
+  return total
+
+
 def _item_bits(dtype: Any) -> int:
   return jax.dtypes.itemsize_bits(dtype)
 
@@ -205,6 +217,10 @@ def _kept(jaxpr: Any) -> int:
   came into the program from outside, as parameters do.
   """
   given = set(jaxpr.invars) | set(jaxpr.constvars)
+  # So do zeros, which are never made.
+  for eqn in jaxpr.eqns:
+    if eqn.primitive.name == "broadcast_in_dim" and isinstance(eqn.invars[0], core.Literal):
+      given.update(eqn.outvars)
   total = 0
   for eqn in jaxpr.eqns:
     if eqn.primitive.name == "scan" and eqn.params["reverse"]:

@@ -100,13 +100,18 @@ def token_losses(
   def losses(x, targets):
     return _cross_entropy(logits_fn(x), targets, label_smoothing)
 
-  rows = -(-x_BMD.shape[0] // num_devices)
-  chunk = max(1, budget_bytes // (rows * vocab_size * 4))
+  chunk = chunk_len(x_BMD.shape[0], vocab_size, num_devices, budget_bytes)
   if chunk >= num_supervised:
     nll_BM, correct_BM = losses(x_BMD, targets_BM)
   else:
     nll_BM, correct_BM = _in_chunks(losses, x_BMD, targets_BM, chunk)
   return TokenLosses(nll_BM, correct_BM, weight_BM, index_BM)
+
+
+def chunk_len(num_rows: int, vocab_size: int, num_devices: int, budget_bytes: int) -> int:
+  """Positions per row whose float32 logits fit the budget of bytes on each device; at least 1."""
+  rows = -(-num_rows // num_devices)
+  return max(1, budget_bytes // (rows * vocab_size * 4))
 
 
 def row_sums(losses: TokenLosses) -> RowSums:

@@ -15,6 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from paligemma_jax.core import errors
+from paligemma_jax.models import matrices
 from paligemma_jax.models import paligemma
 from paligemma_jax.training import loss
 from paligemma_jax.training import optimizers
@@ -22,6 +23,7 @@ from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
 
 Batch = dict[str, jax.Array]
+Params = dict[str, Any]
 
 
 def make_train_step(
@@ -53,14 +55,19 @@ def make_train_step(
   """
 
   budget_bytes = _logits_budget(state)
+  places = states.shardings(state)
 
   def step_fn(state, batch, num_supervised):
     num_rows = batch["_mask"].astype(jnp.float32).sum()
     drops = cfg.dropout or cfg.lora.dropout
     key = jax.random.fold_in(jax.random.key(seed), state.step) if drops else None
 
-    def loss_fn(trainable, part, key):
-      params = {**state.frozen, **trainable}
+    rows = batch["text"].shape[0] // accum
+    chunk = loss.chunk_len(rows, cfg.llm.vocab_size, mesh.size, budget_bytes)
+    moving, fixed = to_differentiate(cfg, state, table=chunk >= num_supervised)
+
+    def loss_fn(moving, part, key):
+      params = {**fixed, **moving}
       sums = _row_sums(
           cfg, params, part, num_supervised, label_smoothing, key, mesh, budget_bytes
       )
@@ -75,15 +82,23 @@ def make_train_step(
 
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     if accum == 1:
-      (value, totals), gradients = grad_fn(state.trainable, batch, key)
+      (value, totals), gradients = grad_fn(moving, batch, key)
     else:
-      (value, totals), gradients = _accumulate(grad_fn, state.trainable, batch, key, accum, mesh)
+      (value, totals), gradients = _accumulate(grad_fn, moving, batch, key, accum, mesh)
+    raw = {
+        name: jax.lax.with_sharding_constraint(
+            g, places.trainable[name.removesuffix(matrices.OFFSET)]
+        )
+        for name, g in gradients.items()
+    }
+    gradients = _whole(raw)
 
     grad_norm = optax.global_norm(gradients)
     # The update is worked out twice, once for its norm and once to be applied: whether a step
     # counts is known only with the last norm, and to keep the updates until then would cost as
     # much memory as the gradients do. The barrier holds the compiler from doing just that.
-    update_norm = optax.global_norm(update(jax.lax.optimization_barrier(gradients), state)[0])
+    again = _whole(jax.lax.optimization_barrier(raw))
+    update_norm = optax.global_norm(update(again, state)[0])
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
     updates, opt_state = update(gradients, state)
 
@@ -110,7 +125,6 @@ def make_train_step(
     )
     return new_state, sums
 
-  places = states.shardings(state)
   return jax.jit(
       step_fn,
       static_argnums=2,
@@ -118,6 +132,29 @@ def make_train_step(
       in_shardings=(places, sharding.batch_sharding(mesh)),
       out_shardings=(places, sharding.replicated(mesh)),
   )
+
+
+def to_differentiate(
+    cfg: Any, state: states.TrainState, *, table: bool
+) -> tuple[Params, Params]:
+  """(what gradients are taken with respect to, all other parameters), both by name.
+
+  Where products run in bfloat16, layers' weights are moved by offsets and not themselves: the
+  numbers are the same, and for all layers at once they take half the memory (models/matrices.py).
+
+  Args:
+    table: the token table too; not where chunks of positions would add up in bfloat16.
+  """
+  dtype = paligemma.compute_dtype(cfg)
+  if dtype == jnp.float32:
+    return state.trainable, state.frozen
+  moving, fixed = dict(state.trainable), dict(state.frozen)
+  for name in matrices.with_offsets(state.trainable):
+    fixed[name] = moving.pop(name)
+    moving[f"{name}{matrices.OFFSET}"] = jnp.zeros(fixed[name].shape, dtype)
+  if table and matrices.TABLE in moving:
+    moving[f"{matrices.TABLE}{matrices.OFFSET}"] = jnp.zeros(moving[matrices.TABLE].shape, dtype)
+  return moving, fixed
 
 
 def make_eval_step(
@@ -141,13 +178,22 @@ def make_eval_step(
   )
 
 
+def _whole(raw):
+  """Gradients by the names of the weights, float32; a weight's own plus that of its offset."""
+  gradients = {}
+  for name, g in raw.items():
+    name, g = name.removesuffix(matrices.OFFSET), g.astype(jnp.float32)
+    gradients[name] = gradients[name] + g if name in gradients else g
+  return gradients
+
+
 def _logits_budget(state):
   """Bytes of logits on a device: where the token table trains, up to those of its gradient.
 
   Chunks of positions would add up that gradient chunk by chunk, beside one chunk's own, so they
   save nothing below that size; and logits and the layers' gradients are not there together.
   """
-  table = state.trainable.get("llm/embedder/input_embedding")
+  table = state.trainable.get(matrices.TABLE)
   if table is None:
     return loss.BUDGET_BYTES
   return max(loss.BUDGET_BYTES, 4 * math.prod(table.sharding.shard_shape(table.shape)))

@@ -51,6 +51,13 @@ def platform() -> str:
   return kind if kind == "gpu" or (kind == "tpu" and jax.device_count() == 1) else ""
 
 
+def on_cpu() -> bool:
+  """Whether what is traced is for CPUs."""
+  mesh = _MESH.get()
+  kind = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+  return kind == "cpu"
+
+
 def has_cudnn_kernel(q_BSNH: jax.Array, *, softcap: float) -> bool:
   """Whether cuDNN has a kernel, forward and backward, for such arrays on the cards there are."""
   seq_len, head_dim = q_BSNH.shape[1], q_BSNH.shape[3]

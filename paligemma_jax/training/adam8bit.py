@@ -62,22 +62,35 @@ def scale_by_adam8bit(*, b1: float, b2: float, eps: float) -> optax.GradientTran
     parts: dict[str, dict] = {key: {} for key in State._fields[1:]}
     directions = {}
     for name, g in gradients.items():
-      g = g.astype(jnp.float32)
-      coded = name in state.mu_scale
-      mu, nu = state.mu[name], state.nu[name]
-      if coded:
-        mu = _unblock(decode_signed(mu), state.mu_scale[name])
-        nu = jnp.square(_unblock(decode_unsigned(nu), state.nu_scale[name]))
-      mu = b1 * mu + (1 - b1) * g
-      nu = b2 * nu + (1 - b2) * jnp.square(g)
-      debiased = mu / (1 - b1**count), nu / (1 - b2**count)
-      directions[name] = debiased[0] / (jnp.sqrt(debiased[1]) + eps)
-      if coded:
-        mu, parts["mu_scale"][name] = _block(mu)
-        nu, parts["nu_scale"][name] = _block(jnp.sqrt(nu))
-        mu, nu = encode_signed(mu), encode_unsigned(nu)
-      parts["mu"][name], parts["nu"][name] = mu, nu
+      kept = [part[name] for part in state[1:] if name in part]
+      if len(kept) == 2:
+        directions[name], *kept = moved(g, *kept, count)
+      else:
+        directions[name], *kept = moved_coded(g, *kept, count)
+      for key, value in zip(parts, kept):
+        parts[key][name] = value
     return directions, State(count, **parts)
+
+  def moved(g, mu, nu, count):
+    g = g.astype(jnp.float32)
+    mu = b1 * mu + (1 - b1) * g
+    nu = b2 * nu + (1 - b2) * jnp.square(g)
+    debiased = mu / (1 - b1**count), nu / (1 - b2**count)
+    return debiased[0] / (jnp.sqrt(debiased[1]) + eps), mu, nu
+
+  def moved_coded(g, mu, nu, mu_scale, nu_scale, count):
+    def one(part):
+      g, mu, nu, mu_scale, nu_scale = part
+      mu = _unblock(decode_signed(mu), mu_scale)
+      nu = jnp.square(_unblock(decode_unsigned(nu), nu_scale))
+      direction, mu, nu = moved(g, mu, nu, count)
+      mu, mu_scale = _block(mu)
+      nu, nu_scale = _block(jnp.sqrt(nu))
+      return direction, encode_signed(mu), encode_unsigned(nu), mu_scale, nu_scale
+
+    leaf = (g, mu, nu, mu_scale, nu_scale)
+    # A layer at a time, or the moments of all would be there in float32 at once.
+    return lax.map(one, leaf) if g.ndim > 2 else one(leaf)
 
   return optax.GradientTransformation(init, update)
 

@@ -33,7 +33,7 @@ def config_of(args: argparse.Namespace) -> ml_collections.ConfigDict:
   }
   config.init = args.weights
   config.train.update(text_len=args.text_len, batch_size=args.batch_size)
-  presets.apply(config, "full_adam")
+  presets.apply(config, args.tune)
   config.optim.update(lr=args.lr, schedule="constant", warmup="")
   return config
 
@@ -63,6 +63,7 @@ def prepare():
       "jax": jax.__version__,
       "jaxlib": jaxlib.__version__,
       "parameters": sum(x.size for x in state.params.values()),
+      "trained": sum(x.size for x in state.trainable.values()),
       "flops_needed": needed,
   }
   return facts, task

@@ -19,12 +19,17 @@ def prepare():
   model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
       args.weights, dtype=torch.float32
   ).train()
+  image_token_id = model.config.image_token_id
+  attention = model.config._attn_implementation
+  learning_rate = args.lr
+  if args.tune == "lora":
+    model, learning_rate = adapted(model), 10 * args.lr  # As our preset has it.
   trainable = [p for p in model.parameters() if p.requires_grad]
   optimizer = torch.optim.AdamW(
-      trainable, lr=args.lr, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True
+      trainable, lr=learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True
   )
   batch = step.batch(args)
-  given = inputs(batch, models.MODELS[args.model].num_image_tokens, model.config.image_token_id)
+  given = inputs(batch, models.MODELS[args.model].num_image_tokens, image_token_id)
 
   def task():
     pixels = torch.tensor(batch["image"].transpose(0, 3, 1, 2)).float() / 127.5 - 1
@@ -39,10 +44,23 @@ def prepare():
       "torch": torch.__version__,
       "transformers": transformers.__version__,
       "threads": torch.get_num_threads(),
-      "attention": model.config._attn_implementation,
+      "attention": attention,
       "parameters": sum(p.numel() for p in model.parameters()),
+      "trained": sum(p.numel() for p in trainable),
   }
   return facts, task
+
+
+def adapted(model: torch.nn.Module) -> torch.nn.Module:
+  """The model with PEFT's adapters where our preset `lora` has them."""
+  import peft
+
+  config = peft.LoraConfig(
+      r=16,
+      lora_alpha=32,
+      target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
+  )
+  return peft.get_peft_model(model, config)
 
 
 def inputs(

@@ -67,7 +67,7 @@ def scale_by_adam8bit(*, b1: float, b2: float, eps: float) -> optax.GradientTran
         directions[name], *kept = moved(g, *kept, count)
       else:
         directions[name], *kept = moved_coded(g, *kept, count)
-      for key, value in zip(parts, kept):
+      for key, value in zip(parts, kept, strict=False):
         parts[key][name] = value
     return directions, State(count, **parts)
 

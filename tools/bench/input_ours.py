@@ -16,7 +16,7 @@ from tools.bench import side
 
 
 def prepare():
-  """Makes the files; the task turns each into a part of a batch. Answers the mean pixel."""
+  """Makes the files; the task turns each into a part of a batch. Answers the mean of some pixels."""
   args = input_lib.parser().parse_args()
   files = photos.make(args.files)
   rows = [files[i % len(files)] for i in range(args.images)]
@@ -34,7 +34,7 @@ def prepare():
         text_len=input_lib.TEXT_LEN,
         num_threads=args.num_threads,
     )
-    return float(np.mean([batch["image"].mean() for batch, _ in batches]))
+    return float(np.mean([batch["image"][:, ::16, ::16].mean() for batch, _ in batches]))
 
   return {"numpy": np.__version__, "file_kb": photos.mean_kb(files)}, task
 

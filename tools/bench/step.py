@@ -5,10 +5,10 @@
     python -m tools.bench.step --model mid --tune lora --against transformers --json
 
 Both sides get the same weights and batch in float32 and train everything with Adam behind a clip by
-global norm, or adapters of one rank on the decoder's matrices (transformers' are PEFT's); loading and compiling are not counted. Their losses, printed step by step from the same
-weights on, must agree. `mfu` is needed matrix operations (none that are recomputed) per second over
-what large float32 matrix products reach, measured in the same run.
-"""
+global norm, or adapters of one rank on the decoder's matrices (transformers' are PEFT's); loading
+and compiling are not counted. Their losses, printed step by step from the same weights on, must
+agree. `mfu` is needed matrix operations (none that are recomputed) per second over what large
+float32 matrix products reach, measured in the same run. """
 
 from __future__ import annotations
 

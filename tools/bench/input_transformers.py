@@ -19,7 +19,7 @@ from tools.bench import side
 
 
 def prepare():
-  """Makes the files; the task turns each into a part of a batch. Answers the mean of some pixels."""
+  """Makes the files; the task turns each into part of a batch. Answers the mean of some pixels."""
   args = input_lib.parser().parse_args()
   cfg = models.MODELS[args.model]
   files = photos.make(args.files)

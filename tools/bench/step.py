@@ -8,7 +8,8 @@ Both sides get the same weights and batch in float32 and train everything with A
 global norm, or adapters of one rank on the decoder's matrices (transformers' are PEFT's); loading
 and compiling are not counted. Their losses, printed step by step from the same weights on, must
 agree. `mfu` is needed matrix operations (none that are recomputed) per second over what large
-float32 matrix products reach, measured in the same run. """
+float32 matrix products reach, measured in the same run.
+"""
 
 from __future__ import annotations
 

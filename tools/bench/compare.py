@@ -11,6 +11,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -130,6 +131,15 @@ def compared(
     sides = [ours] if rival is None else [ours, rival]
     take_turns([*sides, *extra], args.repeats)
   return ours, rival
+
+
+@contextlib.contextmanager
+def written_weights(model: str) -> Iterator[pathlib.Path]:
+  """Random weights of the model, which both sides read; gone afterwards with their folder."""
+  from tools.bench import weights  # Not at the top: a rival's Python reads this file too.
+
+  with tempfile.TemporaryDirectory(prefix="bench_") as folder:
+    yield weights.write(model, pathlib.Path(folder))
 
 
 def options(args: argparse.Namespace, names: Sequence[str]) -> list[str]:

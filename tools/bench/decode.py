@@ -9,8 +9,6 @@ Both sides get the same weights, images and prompts, in float32, decode the same
 from __future__ import annotations
 
 import argparse
-import pathlib
-import tempfile
 
 import numpy as np
 
@@ -41,12 +39,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
   """Compares."""
-  from tools.bench import weights  # Not at the top: the rival's side reads this file too.
-
   args = parser().parse_args()
   compare.check_rival(args)
-  with tempfile.TemporaryDirectory(prefix="bench_") as folder:
-    path = weights.write(args.model, pathlib.Path(folder))
+  with compare.written_weights(args.model) as path:
     passed = compare.options(args, ("model", "batch_size", "prompt_len", "new_tokens"))
     ours, rival = compare.compared("decode", args, [f"--weights={path}", *passed])
   num_tokens = args.batch_size * args.new_tokens

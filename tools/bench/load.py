@@ -12,9 +12,7 @@ on disk when saving ends; the others leave that to the operating system.
 from __future__ import annotations
 
 import argparse
-import pathlib
 import statistics
-import tempfile
 
 from paligemma_jax.core import errors
 from tools.bench import compare
@@ -32,13 +30,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
   """Compares."""
-  from tools.bench import weights  # Not at the top: the rival's side reads this file too.
-
   args = parser().parse_args()
   compare.check_rival(args)
-  with tempfile.TemporaryDirectory(prefix="bench_") as folder:
-    path = weights.write(args.model, pathlib.Path(folder))
-    passed = [f"--weights={path}", f"--folder={folder}", f"--model={args.model}"]
+  with compare.written_weights(args.model) as path:
+    passed = [f"--weights={path}", f"--folder={path.parent}", f"--model={args.model}"]
     ours, rival = compare.compared("load", args, passed)
   more = _parts("ours", ours)
   if rival is not None:

@@ -14,8 +14,6 @@ float32 matrix products reach, measured in the same run.
 from __future__ import annotations
 
 import argparse
-import pathlib
-import tempfile
 from typing import Any
 
 import numpy as np
@@ -65,8 +63,6 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
   """Compares."""
-  from tools.bench import weights  # Not at the top: the rival's side reads this file too.
-
   args = parser().parse_args()
   if not 0 < args.supervised < args.text_len:
     raise errors.ConfigError(
@@ -75,8 +71,7 @@ def main() -> None:
   if args.tune == "lora" and args.against == "keras_hub":
     raise errors.ConfigError("--tune=lora is compared --against=transformers, which has PEFT.")
   compare.check_rival(args, more=("peft",) if args.tune == "lora" else ())
-  with tempfile.TemporaryDirectory(prefix="bench_") as folder:
-    path = weights.write(args.model, pathlib.Path(folder))
+  with compare.written_weights(args.model) as path:
     names = ("model", "batch_size", "text_len", "supervised", "tune", "lr")
     passed = [f"--weights={path}", *compare.options(args, names)]
     with compare.started("matmul", "tools.bench.matmul") as matmul:

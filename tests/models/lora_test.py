@@ -13,6 +13,7 @@ from paligemma_jax.models import packing
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 from paligemma_jax.training import merging
+from tests.models import random_params
 
 _ALL = ("llm/layers/.*", "img/.*")
 _SMALL = {
@@ -42,20 +43,11 @@ def _config(overrides=_SMALL, **changes):
 def _params(kind):
   """(config, random parameters); adapters as fresh ones are: B is 0."""
   cfg = _config(**_KINDS[kind])
-  rng = np.random.default_rng(0)
-  params = {}
-  for name, leaf in paligemma.param_shapes(cfg).items():
-    if leaf.dtype != np.float32:
-      info = np.iinfo(leaf.dtype)
-      params[name] = rng.integers(info.min + 1, info.max, leaf.shape, leaf.dtype, endpoint=True)
-    elif "_scale" in name or "magnitude" in name:
-      params[name] = rng.uniform(0.05, 0.15, leaf.shape).astype(np.float32)
-    else:
-      params[name] = 0.1 * rng.normal(size=leaf.shape).astype(np.float32)
+  sizes = dict(size=0.1, adapter_size=0.1, scale=(0.05, 0.15), magnitude=(0.05, 0.15))
+  params = random_params.make(cfg, **sizes)
+  for name in params:
     if name.endswith("lora_b"):
       params[name] *= 0
-    if "int8" in name and "_scale" in name:
-      params[name] /= 127
   return cfg, params
 
 

@@ -28,6 +28,7 @@ from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
 from paligemma_jax.training import step as steps
+from tests.models import random_params
 
 # What these choose beside the optimizer is what one of the others chooses.
 SAME = {"adam8bit": "full_adam", "adafactor": "full_adam", "ema": "full_adam", "lora": "lora_img"}
@@ -79,21 +80,9 @@ def configuration(tune):
 
 def parameters(cfg):
   """Random ones, adapters too."""
-  rng = np.random.default_rng(0)
-  params = {}
-  for name, leaf in paligemma.param_shapes(cfg).items():
-    if leaf.dtype != np.float32:
-      info = np.iinfo(leaf.dtype)
-      params[name] = rng.integers(info.min + 1, info.max, leaf.shape, leaf.dtype, endpoint=True)
-    elif paligemma.is_packed(name):
-      top = {"nf4": 1, "int4": 7, "int8": 127}[cfg.packed]
-      params[name] = rng.uniform(0.1, 0.3, leaf.shape).astype(np.float32) / top
-    elif "magnitude" in name:
-      params[name] = rng.uniform(0.8, 1.2, leaf.shape).astype(np.float32)
-    else:
-      size = 0.04 if "lora_" in name else 0.15
-      params[name] = size * rng.normal(size=leaf.shape).astype(np.float32)
-  return params
+  return random_params.make(
+      cfg, size=0.15, adapter_size=0.04, scale=(0.1, 0.3), magnitude=(0.8, 1.2)
+  )
 
 
 def batch(text_len):

@@ -41,21 +41,22 @@ def on(mesh: Mesh) -> Iterator[None]:
 
 def platform() -> str:
   """Whose kernels can be used where the model is traced: "tpu", "gpu", or "" for nobody's."""
-  mesh = _MESH.get()
-  if mesh is not None:
-    kind = mesh.devices.flat[0].platform
+  kind = _device_kind()
+  if _MESH.get() is not None:
     # cuDNN is asked through a card that is there; a plan for cards that are not does without.
     return kind if kind == "tpu" or jax.default_backend() == "gpu" else ""
-  kind = jax.default_backend()
   # Nobody said how arrays are cut, so they must be whole.
   return kind if kind == "gpu" or (kind == "tpu" and jax.device_count() == 1) else ""
 
 
 def on_cpu() -> bool:
   """Whether what is traced is for CPUs."""
+  return _device_kind() == "cpu"
+
+
+def _device_kind():
   mesh = _MESH.get()
-  kind = jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
-  return kind == "cpu"
+  return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
 
 
 def has_cudnn_kernel(q_BSNH: jax.Array, *, softcap: float) -> bool:

@@ -174,9 +174,7 @@ def text_features(
   variables = {"params": _tower(cfg, params, "llm", dropout_key)}
   if img_tokens is None and image is not None:
     img_tokens = image_tokens(cfg, params, image, dropout_key=dropout_key)
-  x_BSD, see = _sequence(
-      cfg, params, variables, None, text_BT, mask_ar_BT, mask_input_BT, img_tokens
-  )
+  x_BSD, see = _sequence(cfg, variables, text_BT, mask_ar_BT, mask_input_BT, img_tokens)
   x_BSD, _ = model.apply(variables, x_BSD, see, rngs=rngs)
   x_BTD = x_BSD[:, x_BSD.shape[1] - text_BT.shape[1] :]
   return model.apply(variables, x_BTD, method="norm")
@@ -213,9 +211,8 @@ def prefill(
   cache_dtype = jnp.dtype(cache_dtype or dtype)
   model = _llm(cfg, cache_dtype=None if cache_dtype == dtype else cache_dtype)
   variables = {"params": _tower(cfg, params, "llm")}
-  x_BSD, see = _sequence(
-      cfg, params, variables, image, text_BT, mask_ar_BT, mask_input_BT, None
-  )
+  img_tokens = None if image is None else image_tokens(cfg, params, image)
+  x_BSD, see = _sequence(cfg, variables, text_BT, mask_ar_BT, mask_input_BT, img_tokens)
   x_BSD, (k_LBSKH, v_LBSKH) = model.apply(variables, x_BSD, see)
   batch, prompt_len = x_BSD.shape[:2]
   rows = jnp.arange(batch)
@@ -265,10 +262,8 @@ def extend(
   return model.apply(variables, x_BAD, method="head"), cache
 
 
-def _sequence(cfg, params, variables, image, text_BT, mask_ar_BT, mask_input_BT, img_tokens):
+def _sequence(cfg, variables, text_BT, mask_ar_BT, mask_input_BT, img_tokens):
   """The inputs of the decoder, dtype[B, S, D], and who sees whom."""
-  if img_tokens is None and image is not None:
-    img_tokens = image_tokens(cfg, params, image)
   x_BTD = _llm(cfg).apply(variables, text_BT, method="embed")
   mask_ar_BS = mask_ar_BT.astype(jnp.int32)
   valid_BS = None if mask_input_BT is None else mask_input_BT.astype(bool)

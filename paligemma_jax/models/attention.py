@@ -28,7 +28,8 @@ _CHUNK = 512
 _CPU_CHUNK = 512 * 1024
 _CPU_LEAST_CHUNK = 16
 
-# From this many positions on "auto" takes the TPU's kernel.
+# From this many positions on "auto" takes the device's kernel. On an H200 cuDNN's took 0.95 of the
+# plain way's time at 1056 positions of the decoder, 0.39 at 1024 of the tower.
 _FLASH_FROM = 1024
 
 
@@ -101,7 +102,7 @@ def attend(
     # Kernels want as many queries as keys, so that one token of decoding is not for them.
     whole = q_len == k_len and window is None and (see is None or see.only is None)
     if whole and (how == "flash" or q_len >= _FLASH_FROM):
-      kernel = _kernel(q_BQNH, softcap, how)
+      kernel = _kernel(q_BQNH, softcap)
       if kernel == "tpu":
         blocks = (None, None) if see is None else (see.q_block, see.k_block)
         return flash.splash(q_BQNH, k_BSKH, v_BSKH, *blocks, hidden=HIDDEN, softcap=softcap)
@@ -119,10 +120,10 @@ def attend(
   return _chunked(q_BQNH, k_BSKH, v_BSKH, see, softcap, window, chunk)
 
 
-def _kernel(q_BSNH, softcap, how):
+def _kernel(q_BSNH, softcap):
   """Whose kernel to use, "" for nobody's."""
   whose = flash.platform()
-  if whose == "gpu" and (how == "auto" or not flash.has_cudnn_kernel(q_BSNH, softcap=softcap)):
+  if whose == "gpu" and not flash.has_cudnn_kernel(q_BSNH, softcap=softcap):
     return ""
   return whose
 

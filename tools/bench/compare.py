@@ -29,6 +29,14 @@ PACKAGES = {
 }
 
 
+# On the CPU an accelerator would serve only some of the sides. On a GPU one side must not take all
+# memory at its start, or the other would find none.
+ENVIRONMENT = {
+    "cpu": {"JAX_PLATFORMS": "cpu"},
+    "gpu": {"JAX_PLATFORMS": "cuda,cpu", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+}
+
+
 @dataclasses.dataclass
 class Side:
   """A running side and what it has said.
@@ -37,7 +45,7 @@ class Side:
     facts: what it says of itself.
     seconds, cpu_seconds: of each run, wall clock and processor.
     answers: of the run that warmed it up, then of each run.
-    peak_bytes: the largest resident memory of its process; known after `end`.
+    peak_bytes: the largest memory, resident of its process or taken of the GPU; known after `end`.
   """
 
   name: str
@@ -72,16 +80,20 @@ class Side:
 
 
 @contextlib.contextmanager
-def started(name: str, module: str, *args: str, python: str = sys.executable) -> Iterator[Side]:
+def started(
+    name: str, module: str, *args: str, python: str = sys.executable, device: str = "cpu"
+) -> Iterator[Side]:
   """Starts `python -m module args` and waits until it is ready; it is gone afterwards.
+
+  Args:
+    device: "cpu", or "gpu", whose memory sides then share.
 
   Raises:
     ConfigError: the side ended before it was ready, as it does when a package is missing.
   """
   command = [python, "-m", module, *args]
   note(f"{name}: starting")
-  # An accelerator would serve only some of the sides.
-  env = {**os.environ, "JAX_PLATFORMS": "cpu"}
+  env = {**os.environ, **ENVIRONMENT[device]}
   process = subprocess.Popen(
       command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
   )
@@ -123,10 +135,12 @@ def compared(
   """
   module = f"tools.bench.{name}"
   with contextlib.ExitStack() as stack:
-    ours = stack.enter_context(started("paligemma_jax", f"{module}_ours", *passed))
+    device = getattr(args, "device", "cpu")
+    ours = stack.enter_context(started("paligemma_jax", f"{module}_ours", *passed, device=device))
     rival = None
     if args.against:
-      side = started(args.against, f"{module}_{args.against}", *passed, python=args.rival_python)
+      name, python = args.against, args.rival_python
+      side = started(name, f"{module}_{name}", *passed, python=python, device=device)
       rival = stack.enter_context(side)
     sides = [ours] if rival is None else [ours, rival]
     take_turns([*sides, *extra], args.repeats)
@@ -134,12 +148,22 @@ def compared(
 
 
 @contextlib.contextmanager
-def written_weights(model: str) -> Iterator[pathlib.Path]:
-  """Random weights of the model, which both sides read; gone afterwards with their folder."""
+def written_weights(
+    model: str, dtype: str = "float32", *, kept: str = ""
+) -> Iterator[pathlib.Path]:
+  """Random weights of the model, which both sides read; gone afterwards with their folder.
+
+  Args:
+    kept: a folder that they are written to, or read from if it is there; it stays.
+  """
   from tools.bench import weights  # Not at the top: a rival's Python reads this file too.
 
+  if kept:
+    path = pathlib.Path(kept)
+    yield path if path.exists() else weights.write(model, path.parent, dtype, name=path.name)
+    return
   with tempfile.TemporaryDirectory(prefix="bench_") as folder:
-    yield weights.write(model, pathlib.Path(folder))
+    yield weights.write(model, pathlib.Path(folder), dtype)
 
 
 def options(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
@@ -231,6 +255,16 @@ def arguments(doc: str, rivals: Sequence[str]) -> argparse.ArgumentParser:
       help="the Python of an environment that has the rival",
   )
   return parser
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+  """The options of benchmarks that can run on a GPU too."""
+  parser.add_argument(
+      "--device", default="cpu", choices=sorted(ENVIRONMENT), help="where both sides run"
+  )
+  parser.add_argument(
+      "--dtype", default="float32", choices=("float32", "bfloat16"), help="of the computation"
+  )
 
 
 def _ask(side: Side, word: str) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from tools.bench import side
 def prepare():
   """Loads; the task is one batch, from pixels on the host to tokens on the host."""
   args = decode.parser().parse_args()
-  pg = api.load(args.weights, dtype="float32")
+  pg = api.load(args.weights, dtype=args.dtype)
   image, text = decode.inputs(args)
   batch = {
       "image": image,
@@ -32,4 +32,5 @@ def prepare():
 
 
 if __name__ == "__main__":
-  side.serve(prepare)
+  on_gpu = decode.parser().parse_args().device == "gpu"
+  side.serve(prepare, peak=side.jax_peak if on_gpu else None)

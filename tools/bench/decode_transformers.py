@@ -1,4 +1,4 @@
-"""transformers' side of decode.py, with its defaults: PyTorch on the CPU, fused attention."""
+"""transformers' side of decode.py, with its defaults: PyTorch, fused attention."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from tools.bench import side
 def prepare():
   """Loads; the task is one batch, from pixels on the host to tokens on the host."""
   args = decode.parser().parse_args()
+  device = torch.device("cuda" if args.device == "gpu" else "cpu")
   model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
-      args.weights, dtype=torch.float32
-  ).eval()
+      args.weights, dtype=getattr(torch, args.dtype)
+  )
+  model = model.to(device).eval()
   model.generation_config.eos_token_id = None
   cfg = models.MODELS[args.model]
   image, text = decode.inputs(args)
   placeholders = np.full((len(text), cfg.num_image_tokens), model.config.image_token_id)
-  ids = torch.tensor(np.concatenate([placeholders, text], axis=1))
+  ids = torch.tensor(np.concatenate([placeholders, text], axis=1)).to(device)
   given = {
       "input_ids": ids,
       "attention_mask": torch.ones_like(ids),
@@ -30,7 +32,7 @@ def prepare():
 
   @torch.inference_mode()
   def task():
-    pixels = torch.tensor(image.transpose(0, 3, 1, 2)).float() / 127.5 - 1
+    pixels = torch.tensor(image.transpose(0, 3, 1, 2)).to(device, model.dtype) / 127.5 - 1
     out = model.generate(
         **given, pixel_values=pixels, max_new_tokens=args.new_tokens, do_sample=False
     )
@@ -46,4 +48,5 @@ def prepare():
 
 
 if __name__ == "__main__":
-  side.serve(prepare)
+  on_gpu = decode.parser().parse_args().device == "gpu"
+  side.serve(prepare, peak=torch.cuda.max_memory_allocated if on_gpu else None)

@@ -13,5 +13,7 @@ MODELS = {
             width=512, depth=6, mlp_dim=2048, num_heads=8, num_kv_heads=1, head_dim=64
         ),
         res=224,
-    )
+    ),
+    # PaliGemma 3B at 224 px, for a GPU.
+    "3b": variants.get("paligemma_3b", res=224),
 }

@@ -19,6 +19,7 @@ from typing import Any
 def serve(
     prepare: Callable[[], tuple[dict[str, Any], Callable[[], Any]]],
     after: Callable[[], None] = lambda: None,
+    peak: Callable[[], int] | None = None,
 ) -> None:
   """Speaks the protocol until it is told to end.
 
@@ -27,6 +28,7 @@ def serve(
       is done once before "ready", untimed, so that compiling does not count. What it returns must
       be JSON data, ready on the host.
     after: cleans up after each time the task was done; not timed.
+    peak: the largest memory taken so far, in bytes; absent: `peak_bytes`.
   """
   replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
   os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -50,7 +52,7 @@ def serve(
     seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
     after()
     reply({"seconds": seconds, "cpu_seconds": cpu, "answer": answer})
-  reply({"peak_bytes": peak_bytes()})
+  reply({"peak_bytes": (peak or peak_bytes)()})
 
 
 def peak_bytes() -> int:
@@ -59,6 +61,13 @@ def peak_bytes() -> int:
     if line.startswith("VmHWM:"):
       return int(line.split()[1]) * 1024
   raise RuntimeError("no VmHWM in /proc/self/status")
+
+
+def jax_peak() -> int:
+  """The most bytes that arrays and programs took of JAX's first device so far."""
+  import jax
+
+  return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
 
 
 def best_cpu_seconds(task: Callable[[], Any], times: int = 3) -> float:

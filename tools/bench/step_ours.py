@@ -27,7 +27,9 @@ def config_of(args: argparse.Namespace) -> ml_collections.ConfigDict:
   """The configuration of the run that is measured."""
   sizes = models.MODELS[args.model]
   config = configs.default_config()
-  config.model.update(variant="tiny", res=sizes.res, dtype=sizes.dtype)
+  config.model.update(
+      variant="tiny", res=sizes.res, dtype=args.dtype, remat=args.remat, attention=args.attention
+  )
   config.model.overrides = {
       tower: dataclasses.asdict(getattr(sizes, tower)) for tower in ("img", "llm")
   }
@@ -61,6 +63,7 @@ def prepare():
 
   facts = {
       "jax": jax.__version__,
+      "device": jax.devices()[0].device_kind,
       "jaxlib": jaxlib.__version__,
       "parameters": sum(x.size for x in state.params.values()),
       "trained": sum(x.size for x in state.trainable.values()),
@@ -70,4 +73,5 @@ def prepare():
 
 
 if __name__ == "__main__":
-  side.serve(prepare)
+  on_gpu = step.parser().parse_args().device == "gpu"
+  side.serve(prepare, peak=side.jax_peak if on_gpu else None)

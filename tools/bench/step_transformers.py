@@ -1,4 +1,4 @@
-"""transformers' side of step.py: PyTorch on the CPU, with what its Trainer does by default."""
+"""transformers' side of step.py: PyTorch, with what its Trainer does by default."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ _IGNORED = -100  # The label of what is not supervised.
 def prepare():
   """Loads; the task is one step, from pixels on the host to the loss and new parameters."""
   args = step.parser().parse_args()
-  model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
-      args.weights, dtype=torch.float32
-  ).train()
+  device = torch.device("cuda" if args.device == "gpu" else "cpu")
+  is_half = args.dtype == "bfloat16"
+  kept = torch.bfloat16 if is_half and args.tune == "lora" else torch.float32
+  model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(args.weights, dtype=kept)
+  model = model.to(device).train()
   image_token_id = model.config.image_token_id
   attention = model.config._attn_implementation
   learning_rate = args.lr
@@ -30,10 +32,12 @@ def prepare():
   )
   batch = step.batch(args)
   given = inputs(batch, models.MODELS[args.model].num_image_tokens, image_token_id)
+  given = {name: x.to(device) for name, x in given.items()}
 
   def task():
-    pixels = torch.tensor(batch["image"].transpose(0, 3, 1, 2)).float() / 127.5 - 1
-    loss = model(**given, pixel_values=pixels).loss
+    pixels = torch.tensor(batch["image"].transpose(0, 3, 1, 2)).to(device).float() / 127.5 - 1
+    with torch.autocast(device.type, torch.bfloat16, enabled=is_half):
+      loss = model(**given, pixel_values=pixels).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(trainable, 1.0)
     optimizer.step()
@@ -83,4 +87,5 @@ def inputs(
 
 
 if __name__ == "__main__":
-  side.serve(prepare)
+  on_gpu = step.parser().parse_args().device == "gpu"
+  side.serve(prepare, peak=torch.cuda.max_memory_allocated if on_gpu else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 
 import numpy as np
@@ -12,13 +13,19 @@ from paligemma_jax.weights import hf_export
 from paligemma_jax.weights import names
 from tools.bench import models
 
+# Larger arrays repeat so many random numbers, a prime: billions of fresh ones would take a minute.
+_FRESH = 16_777_213
 
-def write(name: str, folder: pathlib.Path) -> pathlib.Path:
-  """Writes random float32 weights as a Hugging Face directory, which both sides read."""
-  sizes = sizes_of(models.MODELS[name])
+
+def write(
+    model: str, folder: pathlib.Path, dtype: str = "float32", *, name: str = ""
+) -> pathlib.Path:
+  """Writes random weights as a Hugging Face directory, which both sides read."""
+  sizes = sizes_of(models.MODELS[model])
   rng = np.random.default_rng(0)
-  params = {n: _random(rng, n, shape) for n, shape in names.shapes(sizes).items()}
-  return hf_export.save_hf(folder / name, params, sizes)
+  scale = 0.05 if sizes["llm"]["width"] < 1024 else 0.02  # The sums of wide matrices are longer.
+  params = {n: _random(rng, n, shape, scale) for n, shape in names.shapes(sizes).items()}
+  return hf_export.save_hf(folder / (name or model), params, sizes, dtype=dtype)
 
 
 def sizes_of(cfg: variants.ModelConfig) -> dict:
@@ -26,12 +33,15 @@ def sizes_of(cfg: variants.ModelConfig) -> dict:
   return {"img": dataclasses.asdict(cfg.img), "llm": dataclasses.asdict(cfg.llm), "res": cfg.res}
 
 
-def _random(rng: np.random.Generator, name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _random(
+    rng: np.random.Generator, name: str, shape: tuple[int, ...], scale: float
+) -> np.ndarray:
   """Scaled so that activations neither die nor explode, and the answers depend on the input."""
   if name.endswith(("scale", "bias")):
     one = name.startswith("img") and name.endswith("scale")
     return np.full(shape, float(one), np.float32)
-  x = rng.standard_normal(shape, np.float32)
   if name in (names.INPUT_EMBEDDING, names.POS_EMBEDDING):
-    return x * np.float32(shape[-1] ** -0.5)
-  return x * np.float32(0.05)
+    scale = shape[-1] ** -0.5
+  num = math.prod(shape)
+  x = rng.standard_normal(min(num, _FRESH), np.float32) * np.float32(scale)
+  return (x if len(x) == num else np.resize(x, num)).reshape(shape)

@@ -10,7 +10,7 @@ def environment(num_devices, **more):
   several processes; on a busy machine their collectives may come minutes apart all the same.
   """
   flags = (
-      f"--xla_force_host_platform_device_count={num_devices}"
+      f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={num_devices}"
       " --xla_cpu_collective_call_terminate_timeout_seconds=600"
   )
   threads = "64" if num_devices > 1 else "1"

@@ -59,6 +59,14 @@ class Visibility(NamedTuple):
     return seen if self.only is None else seen & self.only
 
 
+  def of_last(self, num: int) -> Visibility:
+    """What the last queries see."""
+    only = None if self.only is None else self.only[:, -num:]
+    return Visibility(
+        self.q_block[:, -num:], self.k_block, self.q_pos[:, -num:], self.k_pos, only
+    )
+
+
 def prefix_lm(mask_ar_BS: jax.Array, valid_BS: jax.Array | None = None) -> Visibility:
   """Visibility among S positions, and the positions themselves.
 

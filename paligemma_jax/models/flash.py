@@ -54,6 +54,12 @@ def on_cpu() -> bool:
   return _device_kind() == "cpu"
 
 
+def is_one_cpu() -> bool:
+  """Whether what is traced is for a single CPU device."""
+  mesh = _MESH.get()
+  return on_cpu() and (jax.device_count() if mesh is None else mesh.size) == 1
+
+
 def _device_kind():
   mesh = _MESH.get()
   return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform

@@ -9,6 +9,7 @@ does 4 times faster on CPU than over B and T, and equally fast elsewhere.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 from typing import NamedTuple
 
@@ -191,7 +192,13 @@ class Layer(nn.Module):
 
   @nn.compact
   def __call__(self, x_BTD, cached, window, see, rope, slot):
-    """`cached`, `slot`: this layer's cache and where the new tokens go, or None."""
+    """Runs the layer; where `see` has fewer queries than there are tokens, on the last tokens.
+
+    The others then only give keys and values.
+
+    Args:
+      cached, slot: this layer's cache and where the new tokens go, or None.
+    """
     c = self.sizes
     y_BTD = RMSNorm(self.dtype, name="pre_attention_norm")(x_BTD)
     y_BTD, kv = Attention(c, self.dtype, self.cache_dtype, self.attend_by, name="attn")(
@@ -199,7 +206,7 @@ class Layer(nn.Module):
     )
     if c.post_norms:
       y_BTD = RMSNorm(self.dtype, name="post_attention_norm")(y_BTD)
-    x_BTD = x_BTD + self._drop(y_BTD)
+    x_BTD = _last(x_BTD, y_BTD.shape[1]) + self._drop(y_BTD)
     y_BTD = RMSNorm(self.dtype, name="pre_ffw_norm")(x_BTD)
     y_BTD = Mlp(c, self.dtype, name="mlp")(y_BTD)
     if c.post_norms:
@@ -220,6 +227,7 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x_BTD, cached, window, see, rope, slot):
+    """Attends from the last tokens, as many as `see` has queries."""
     c = self.sizes
     n, k, h, d = c.num_heads, c.num_kv_heads, c.head_dim, c.width
     if n == k:
@@ -227,12 +235,15 @@ class Attention(nn.Module):
     else:
       w_NDH = Einsum((n, d, h), in_axis=1, name="q_einsum")(self.dtype)
       ws = (w_NDH, *Einsum((2, k, d, h), in_axis=2, name="kv_einsum")(self.dtype))
-    x_XD = x_BTD.reshape(-1, d)
-    q_BTNH, k_BTKH, v_BTKH = (
-        matrices.product("XD,NDH->XNH", x_XD, w).reshape(*x_BTD.shape[:2], -1, h) for w in ws
+    num_queries = see.q_pos.shape[1]
+    x_BQD = _last(x_BTD, num_queries)
+    q_BQNH, k_BTKH, v_BTKH = (
+        matrices.product("XD,NDH->XNH", x.reshape(-1, d), w).reshape(*x.shape[:2], -1, h)
+        for x, w in zip((x_BQD, x_BTD, x_BTD), ws, strict=True)
     )
 
-    q_BTNH = rotate(q_BTNH, rope) * (h if c.query_scale == "head_dim" else d // n) ** -0.5
+    q_rope = tuple(_last(x, num_queries) for x in rope)
+    q_BQNH = rotate(q_BQNH, q_rope) * (h if c.query_scale == "head_dim" else d // n) ** -0.5
     k_BTKH = rotate(k_BTKH, rope)
     if self.cache_dtype is not None:
       k_BTKH, v_BTKH = (
@@ -244,12 +255,12 @@ class Attention(nn.Module):
           lax.dynamic_update_slice(old, new.astype(old.dtype), (0, slot, 0, 0)).astype(self.dtype)
           for old, new in zip(cached, kv, strict=True)
       )
-    y_BTNH = attention.attend(
-        q_BTNH, k_BTKH, v_BTKH, see, softcap=c.attn_softcap, window=window, how=self.attend_by
+    y_BQNH = attention.attend(
+        q_BQNH, k_BTKH, v_BTKH, see, softcap=c.attn_softcap, window=window, how=self.attend_by
     )
     w_NHD = Einsum((n, h, d), in_axis=(0, 1), name="attn_vec_einsum")(self.dtype)
-    y_XD = matrices.product("XNH,NHD->XD", y_BTNH.reshape(-1, n, h), w_NHD)
-    return y_XD.reshape(x_BTD.shape), kv
+    y_XD = matrices.product("XNH,NHD->XD", y_BQNH.reshape(-1, n, h), w_NHD)
+    return y_XD.reshape(x_BQD.shape), kv
 
 
 class Einsum(nn.Module):
@@ -295,6 +306,36 @@ class RMSNorm(nn.Module):
     return (y * (1 + scale_D.astype(jnp.float32))).astype(self.dtype)
 
 
+def last_features(
+    model: Gemma, variables: Any, x_BSD: jax.Array, see: attention.Visibility, num_last: int
+) -> tuple[jax.Array, Any]:
+  """As `model(x_BSD, see)`, but features of the last positions alone: dtype[B, num_last, D].
+
+  In the last layer the others only give keys and values. So that they do no more there, it runs by
+  itself; cutting it off the stack of weights copies the rest, which only some devices have room for
+  (see `paligemma`).
+  """
+  sizes = model.sizes
+  params = dict(variables["params"])
+  layers = params.pop("layers")
+  first, last = (jax.tree.map(cut, layers) for cut in (lambda w: w[:-1], lambda w: w[-1]))
+  rope = rotary_angles(see.q_pos, sizes.head_dim)
+  kv = []
+  if sizes.depth > 1:
+    shallow = model.clone(sizes=dataclasses.replace(sizes, depth=sizes.depth - 1))
+    x_BSD, kv = shallow.apply({"params": {**params, "layers": first}}, x_BSD, see)
+    kv = [kv]
+  window = sizes.sliding_window
+  if not (0 < window < x_BSD.shape[1] and (sizes.depth - 1) % 2 == 0):
+    window = None
+  layer = Layer(sizes, model.dtype, model.dropout, model.cache_dtype, model.attend_by)
+  x_BTD, last_kv = layer.apply(
+      {"params": last}, x_BSD, None, window, see.of_last(num_last), rope, None
+  )
+  kv.append(jax.tree.map(lambda x: x[None], last_kv))
+  return x_BTD, jax.tree.map(lambda *parts: jnp.concatenate(parts), *kv)
+
+
 def rotary_angles(pos_BT: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:
   """cos and sin of the angles, each float32[B, T, 1, H / 2]."""
   wavelength = _ROPE_BASE ** (2 * jnp.arange(head_dim // 2, dtype=jnp.float32) / head_dim)
@@ -308,6 +349,11 @@ def rotate(x_BTNH: jax.Array, rope: tuple[jax.Array, jax.Array]) -> jax.Array:
   x1, x2 = jnp.split(x_BTNH.astype(jnp.float32), 2, axis=-1)
   y_BTNH = jnp.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
   return y_BTNH.astype(x_BTNH.dtype)
+
+
+def _last(x: jax.Array, num: int) -> jax.Array:
+  """The last positions: [B, T, ...] -> [B, num, ...]."""
+  return x if x.shape[1] == num else x[:, -num:]
 
 
 def _fan_in(shape: tuple[int, ...], in_axis: int | tuple[int, ...]) -> Any:

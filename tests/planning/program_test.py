@@ -59,9 +59,12 @@ def test_operations_are_those_of_the_model():
   vit += patches * img["width"] * llm["width"]
   patch = patches * 14 * 14 * 3 * img["width"]
   heads = llm["num_heads"] * llm["head_dim"]
-  layer = llm["width"] * (2 * heads + 2 * llm["head_dim"]) + 3 * llm["width"] * llm["mlp_dim"]
   seq = patches + text
-  decoder = llm["depth"] * (layer + 2 * seq * heads) * seq
+  # Of what a position does in a layer all but its key and value is for what it hands on.
+  key_value = 2 * llm["width"] * llm["head_dim"]
+  rest = 2 * llm["width"] * heads + 3 * llm["width"] * llm["mlp_dim"] + 2 * seq * heads
+  decoder = llm["depth"] * key_value * seq + (llm["depth"] - 1) * rest * seq
+  decoder += rest * text  # The last layer: on CPU for text alone.
   head = text * llm["width"] * llm["vocab_size"]
   # Nothing flows back into the pixels: of the patch product there is one pass less.
   by_hand = 2 * rows * (3 * (vit + decoder + head) + 2 * patch)

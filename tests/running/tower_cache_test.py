@@ -38,6 +38,7 @@ def _train(config, folder, capsys):
 
 
 @pytest.mark.slow  # 60 s: five runs of nine steps.
+@pytest.mark.as_used  # At the lowest level of XLA the last bit depends on what is beside it.
 def test_the_run_is_the_same_and_each_image_is_computed_once(tmp_path, capsys):
   plain, said = _train(_config(), tmp_path / "plain", capsys)
   assert len(plain) == _STEPS and not said

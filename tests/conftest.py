@@ -17,7 +17,8 @@ from tests import run_train
 
 _QUICK = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 _AS_USED = "PALIGEMMA_JAX_TEST_AS_USED"
-_flags = os.environ.get("XLA_FLAGS", "")
+# A worker of xdist inherits what was set here for the process that started it.
+_flags = os.environ.get("XLA_FLAGS", "").replace(_QUICK, "").strip()
 if not os.environ.get(_AS_USED):  # Before anything imports JAX.
   os.environ["XLA_FLAGS"] = f"{_flags} {_QUICK}".strip()
 

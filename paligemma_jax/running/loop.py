@@ -11,7 +11,9 @@ import functools
 import json
 import os
 import zlib
+from collections.abc import Iterator
 from collections.abc import Mapping
+from concurrent import futures
 from typing import Any
 
 import jax
@@ -115,11 +117,19 @@ class _Run:
       self._progress.note(f"the run is complete: {start} of {self._total} steps are done")
       ending.write(self._setup, self._workdir, main=self._main, note=self._progress.note)
       return
-    if start == 0:
-      at_start = [name for name, every in self._eval_every.items() if every]
-      self._report(0, {}, self._evaluate(state, 0, at_start))
-    with signals.StopRequest() as stop:
-      state = self._steps_from(state, start, stop)
+    train_step = setups.train_step(self._setup, self._optimizer, state)
+    batches = self._loader().batches(start)
+    try:
+      with futures.ThreadPoolExecutor(1) as pool:
+        first = None
+        at_start = [name for name, every in self._eval_every.items() if every and start == 0]
+        if at_start:
+          first = pool.submit(self._get_ready, train_step, state, batches)
+          self._report(0, {}, self._evaluate(state, 0, at_start))
+        with signals.StopRequest() as stop:
+          state = self._steps_from(state, start, stop, train_step, batches, first)
+    finally:
+      batches.close()
     self._checkpoints.wait()
     if self._tower_cache is not None:
       self._progress.note(self._tower_cache.summary())
@@ -166,55 +176,70 @@ class _Run:
     )
     return state, start
 
+  def _get_ready(
+      self, train_step: Any, state: states.TrainState, batches: Iterator[dict[str, np.ndarray]]
+  ) -> dict[str, np.ndarray]:
+    """The first batch, and the step compiled for it; both while evaluators are busy."""
+    batch = next(batches)
+    # What the cache of the tower makes of a batch is not known here. Several processes compile
+    # when all of them have come to the step.
+    if self._tower_cache is None and jax.process_count() == 1:
+      on_device = sharding.put(batch, self._setup.mesh)
+      train_step.lower(state, on_device, loss.num_supervised(batch["mask_loss"])).compile()
+    return batch
+
   def _steps_from(
-      self, state: states.TrainState, start: int, stop: signals.StopRequest
+      self,
+      state: states.TrainState,
+      start: int,
+      stop: signals.StopRequest,
+      train_step: Any,
+      batches: Iterator[dict[str, np.ndarray]],
+      first: futures.Future | None,
   ) -> states.TrainState:
-    train_step = setups.train_step(self._setup, self._optimizer, state)
-    batches = self._loader().batches(start)
+    """From step `start` on to the end; `first` gives the batch before all of `batches`."""
     waiting: tuple[int, Mapping[str, jax.Array], np.ndarray] | None = None
     compiled: set[Any] = set()
-    try:
-      for step in range(start + 1, self._total + 1):
-        with self._progress.part("data"):
-          batch = next(batches)
-        if self._tower_cache is not None:
-          batch = self._tower_cache.fill(batch, state.params)
-        num_supervised = loss.num_supervised(
-            batch["mask_loss"], num_processes=jax.process_count()
+    for step in range(start + 1, self._total + 1):
+      with self._progress.part("data" if first is None else "compile"):
+        batch = next(batches) if first is None else first.result()
+      first = None
+      if self._tower_cache is not None:
+        batch = self._tower_cache.fill(batch, state.params)
+      num_supervised = loss.num_supervised(
+          batch["mask_loss"], num_processes=jax.process_count()
+      )
+      pictures = batch["image" if self._tower_cache is None else "encoded"]
+      program = (num_supervised, batch["text"].shape, pictures.shape)
+      on_device = sharding.put(batch, self._setup.mesh)
+      with self._progress.part("step" if program in compiled else "compile"):
+        state, sums = train_step(state, on_device, num_supervised)
+        if program not in compiled:
+          # Loading a program from the cache ends with its first step, not before.
+          jax.block_until_ready(sums)
+          compiled.add(program)
+      # The step before is looked at only now that this one is under way: no gap on the device.
+      if waiting:
+        self._look_at(*waiting)
+      waiting = (step, sums, batch["_row"])
+      asked = stop.reason(step)
+      if not asked and not self._is_due(step):
+        continue
+      values = self._look_at(*waiting)
+      waiting = None
+      # A save for which a line would be missing after a crash must not exist: line first.
+      results = self._evaluate(state, step, self._due_evals(step))
+      self._report(step, values, results)
+      if asked or self._is_save(step):
+        with self._progress.part("save"):
+          self._checkpoints.save(state, results)
+      self._checkpoints.check()
+      if asked and step < self._total:
+        self._checkpoints.wait()
+        raise errors.Interrupted(
+            f"{asked}: stopped after step {step} of {self._total}, which is saved in"
+            f" {self._workdir.checkpoints}. The same command goes on from there."
         )
-        pictures = batch["image" if self._tower_cache is None else "encoded"]
-        program = (num_supervised, batch["text"].shape, pictures.shape)
-        on_device = sharding.put(batch, self._setup.mesh)
-        with self._progress.part("step" if program in compiled else "compile"):
-          state, sums = train_step(state, on_device, num_supervised)
-          if program not in compiled:
-            # Loading a program from the cache ends with its first step, not before.
-            jax.block_until_ready(sums)
-            compiled.add(program)
-        # The step before is looked at only now that this one is under way: no gap on the device.
-        if waiting:
-          self._look_at(*waiting)
-        waiting = (step, sums, batch["_row"])
-        asked = stop.reason(step)
-        if not asked and not self._is_due(step):
-          continue
-        values = self._look_at(*waiting)
-        waiting = None
-        # A save for which a line would be missing after a crash must not exist: line first.
-        results = self._evaluate(state, step, self._due_evals(step))
-        self._report(step, values, results)
-        if asked or self._is_save(step):
-          with self._progress.part("save"):
-            self._checkpoints.save(state, results)
-        self._checkpoints.check()
-        if asked and step < self._total:
-          self._checkpoints.wait()
-          raise errors.Interrupted(
-              f"{asked}: stopped after step {step} of {self._total}, which is saved in"
-              f" {self._workdir.checkpoints}. The same command goes on from there."
-          )
-    finally:
-      batches.close()
     return state
 
   def _look_at(

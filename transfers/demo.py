@@ -21,9 +21,8 @@ def get_config(
   c = pj.default_config()
   c.seed = seed
 
-  # 1. The model to start from: made by configs/pretrain_tiny.py, embedded in the package. It is too
-  #    small to lose nothing in bfloat16, the default of GPUs and TPUs.
-  c.model.update(variant="tiny", res=112, dtype="float32")
+  # 1. The model to start from: made by configs/pretrain_tiny.py, embedded in the package.
+  c.model.update(variant="tiny", res=112)
   c.init = "tiny_112"
 
   # 2. The data: scenes of one to four held-out drawings of a kind, four tasks in turns, in the

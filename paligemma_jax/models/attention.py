@@ -58,7 +58,6 @@ class Visibility(NamedTuple):
       seen &= near | (k_block == q_block)
     return seen if self.only is None else seen & self.only
 
-
   def of_last(self, num: int) -> Visibility:
     """What the last queries see."""
     only = None if self.only is None else self.only[:, -num:]

@@ -90,7 +90,7 @@ class Gemma(nn.Module):
       what nobody uses is never computed under jit.
     """
     rope = rotary_angles(see.q_pos, self.sizes.head_dim)
-    return self.layers(x_BSD, None, self._windows_L(x_BSD.shape[1]), see, rope, None)
+    return self.layers(x_BSD, None, _windows_L(self.sizes, x_BSD.shape[1]), see, rope, None)
 
   def extend(
       self, x_BAD: jax.Array, cache: Cache, only_BAC: jax.Array | None
@@ -114,7 +114,7 @@ class Gemma(nn.Module):
     x_BAD, (k_LBAKH, v_LBAKH) = self.layers(
         x_BAD,
         (cache.k, cache.v),
-        self._windows_L(cache.k.shape[2]),
+        _windows_L(self.sizes, cache.k.shape[2]),
         see,
         rope,
         cache.slot,
@@ -148,12 +148,6 @@ class Gemma(nn.Module):
     x_BTD = self.embed(tokens_BT)
     x_BTD, _ = self(x_BTD, attention.prefix_lm(jnp.ones_like(tokens_BT)))
     return self.head(self.norm(x_BTD))
-
-  def _windows_L(self, num_keys: int) -> jax.Array | None:
-    c = self.sizes
-    if not 0 < c.sliding_window < num_keys:
-      return None
-    return jnp.where(jnp.arange(c.depth) % 2 == 0, c.sliding_window, _NO_WINDOW)
 
 
 class Embedder(nn.Module):
@@ -320,20 +314,25 @@ def last_features(
   layers = params.pop("layers")
   first, last = (jax.tree.map(cut, layers) for cut in (lambda w: w[:-1], lambda w: w[-1]))
   rope = rotary_angles(see.q_pos, sizes.head_dim)
-  kv = []
+  windows_L = _windows_L(sizes, x_BSD.shape[1])
+  window = None if windows_L is None else windows_L[-1]
+  kvs = []
   if sizes.depth > 1:
     shallow = model.clone(sizes=dataclasses.replace(sizes, depth=sizes.depth - 1))
-    x_BSD, kv = shallow.apply({"params": {**params, "layers": first}}, x_BSD, see)
-    kv = [kv]
-  window = sizes.sliding_window
-  if not (0 < window < x_BSD.shape[1] and (sizes.depth - 1) % 2 == 0):
-    window = None
+    x_BSD, first_kvs = shallow.apply({"params": {**params, "layers": first}}, x_BSD, see)
+    kvs.append(first_kvs)
   layer = Layer(sizes, model.dtype, model.dropout, model.cache_dtype, model.attend_by)
   x_BTD, last_kv = layer.apply(
       {"params": last}, x_BSD, None, window, see.of_last(num_last), rope, None
   )
-  kv.append(jax.tree.map(lambda x: x[None], last_kv))
-  return x_BTD, jax.tree.map(lambda *parts: jnp.concatenate(parts), *kv)
+  kvs.append(jax.tree.map(lambda x: x[None], last_kv))
+  return x_BTD, jax.tree.map(lambda *parts: jnp.concatenate(parts), *kvs)
+
+
+def _windows_L(sizes: variants.Gemma, num_keys: int) -> jax.Array | None:
+  if not 0 < sizes.sliding_window < num_keys:
+    return None
+  return jnp.where(jnp.arange(sizes.depth) % 2 == 0, sizes.sliding_window, _NO_WINDOW)
 
 
 def rotary_angles(pos_BT: jax.Array, head_dim: int) -> tuple[jax.Array, jax.Array]:

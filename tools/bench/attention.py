@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import time
 from collections.abc import Iterator
 from typing import Any
 
+import jax
+
 from paligemma_jax.core import errors
+from paligemma_jax.models import attention
 from paligemma_jax.models import variants
 from tools.bench import compare
 
@@ -29,15 +31,13 @@ _TEXT_LEN = 32
 def main() -> None:
   """Measures."""
   args = parser().parse_args()
-  os.environ.update(compare.ENVIRONMENT[args.device])  # JAX is imported after it.
+  jax.config.update("jax_platforms", compare.ENVIRONMENT[args.device]["JAX_PLATFORMS"])
   for found in measured(args):
     print(json.dumps(found), flush=True)
 
 
 def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
   """One entry per tower, resolution and way that fits into memory."""
-  import jax
-
   sizes = variants.get(args.variant, res=224)
   img, llm = sizes.img, sizes.llm
   towers = {
@@ -65,10 +65,6 @@ def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def _inputs(batch_size, length, num_heads, num_kv_heads, head_dim, text_len):
   """Queries (scaled), keys, values and the output's gradient; who sees whom, None for all."""
-  import jax
-
-  from paligemma_jax.models import attention
-
   shapes = [(batch_size, length, n, head_dim) for n in (num_heads, num_kv_heads, num_kv_heads)]
   keys = jax.random.split(jax.random.key(0), 4)
   q, k, v, y_grad = (
@@ -83,10 +79,6 @@ def _inputs(batch_size, length, num_heads, num_kv_heads, head_dim, text_len):
 
 def _gradients(how, see):
   """(q, k, v, the output's gradient) -> output and gradients of q, k, v."""
-  import jax
-
-  from paligemma_jax.models import attention
-
   def run(q, k, v, y_grad):
     y, back = jax.vjp(lambda *qkv: attention.attend(*qkv, see, how=how), q, k, v)
     return y, *back(y_grad)
@@ -95,8 +87,6 @@ def _gradients(how, see):
 
 
 def _timed(jitted, given, wanted, repeats):
-  import jax
-
   program = jitted.lower(*given).compile()
   got = jax.block_until_ready(program(*given))
   seconds = []

@@ -32,5 +32,4 @@ def prepare():
 
 
 if __name__ == "__main__":
-  on_gpu = decode.parser().parse_args().device == "gpu"
-  side.serve(prepare, peak=side.jax_peak if on_gpu else None)
+  side.serve(prepare, gpu_peak=side.jax_peak)

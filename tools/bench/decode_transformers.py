@@ -48,5 +48,4 @@ def prepare():
 
 
 if __name__ == "__main__":
-  on_gpu = decode.parser().parse_args().device == "gpu"
-  side.serve(prepare, peak=torch.cuda.max_memory_allocated if on_gpu else None)
+  side.serve(prepare, gpu_peak=torch.cuda.max_memory_allocated)

@@ -19,7 +19,7 @@ from typing import Any
 def serve(
     prepare: Callable[[], tuple[dict[str, Any], Callable[[], Any]]],
     after: Callable[[], None] = lambda: None,
-    peak: Callable[[], int] | None = None,
+    gpu_peak: Callable[[], int] | None = None,
 ) -> None:
   """Speaks the protocol until it is told to end.
 
@@ -28,7 +28,7 @@ def serve(
       is done once before "ready", untimed, so that compiling does not count. What it returns must
       be JSON data, ready on the host.
     after: cleans up after each time the task was done; not timed.
-    peak: the largest memory taken so far, in bytes; absent: `peak_bytes`.
+    gpu_peak: the most bytes of the GPU taken so far, asked where the side was told --device=gpu.
   """
   replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
   os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -52,7 +52,8 @@ def serve(
     seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
     after()
     reply({"seconds": seconds, "cpu_seconds": cpu, "answer": answer})
-  reply({"peak_bytes": (peak or peak_bytes)()})
+  peak = gpu_peak if "--device=gpu" in sys.argv else peak_bytes
+  reply({"peak_bytes": peak()})
 
 
 def peak_bytes() -> int:

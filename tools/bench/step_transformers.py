@@ -87,5 +87,4 @@ def inputs(
 
 
 if __name__ == "__main__":
-  on_gpu = step.parser().parse_args().device == "gpu"
-  side.serve(prepare, peak=torch.cuda.max_memory_allocated if on_gpu else None)
+  side.serve(prepare, gpu_peak=torch.cuda.max_memory_allocated)

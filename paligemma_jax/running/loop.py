@@ -125,7 +125,7 @@ class _Run:
         at_start = [name for name, every in self._eval_every.items() if every and start == 0]
         if at_start:
           first = pool.submit(self._get_ready, train_step, state, batches)
-          self._report(0, {}, self._evaluate(state, 0, at_start))
+          self._report(0, {}, self._evaluate(state, 0, at_start, at_start=True))
         with signals.StopRequest() as stop:
           state = self._steps_from(state, start, stop, train_step, batches, first)
     finally:
@@ -163,7 +163,7 @@ class _Run:
       self._policy.count = lines[-1].get("nonfinite_steps", 0) if lines else 0
       seen = {metric for line in lines for metric in line}
       self._with_baseline = {
-          name for name in self._eval_every if any(m.startswith(f"{name}/") for m in seen)
+          name for name in self._eval_every if any(m.startswith(f"{name}/baseline/") for m in seen)
       }
     note(setups.describe(self._setup, self._total, len(self._rows)))
     if self._config.train.img_cache:
@@ -280,15 +280,16 @@ class _Run:
     self._metrics.flush()
 
   def _evaluate(
-      self, state: states.TrainState, step: int, names: list[str]
+      self, state: states.TrainState, step: int, names: list[str], *, at_start: bool = False
   ) -> dict[str, float]:
     if not names:
       return {}
-    # What needs no model is scored once: with the first evaluation of the run.
-    baseline = [n for n in names if n not in self._with_baseline]
+    # What needs no model is scored once: with the first evaluation of the run that sees all rows.
+    few = {e.name for e in self._config.evals if at_start and e.start_limit}
+    baseline = [n for n in names if n not in self._with_baseline | few]
     self._with_baseline.update(baseline)
     rest = [n for n in names if n not in baseline]
-    run = functools.partial(self._evaluation.run, state.result, step)
+    run = functools.partial(self._evaluation.run, state.result, step, at_start=at_start)
     with self._progress.part("eval"):
       return evaluation.merged({**run(names=baseline, baseline=True), **run(names=rest)})
 

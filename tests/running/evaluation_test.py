@@ -64,6 +64,7 @@ def run(tmp_path_factory):
   broken = (dict(grey=1, prefix="a", suffix="b"), dict(grey=-1, prefix="a", suffix="b"))
   made = evaluation_run.setup(
       evals.Perplexity("val/loss", rows, _PAINT, batch_size=4),
+      evals.Perplexity("val/few", rows, _PAINT, batch_size=4, start_limit=3),
       evals.WritePredictions("val/pred", rows, _PAINT, batch_size=4, max_len=3, keep=("id",)),
       evals.ExactMatch(
           "val/banned", rows, _PAINT, batch_size=4, max_len=3, banned=("<eos>", "<pad>")
@@ -109,6 +110,13 @@ def test_decoded_rows_come_with_their_columns_and_go_into_a_file_of_the_step(run
     assert sum(output.token_logprobs) == pytest.approx(output.logprob, rel=1e-5)
     assert len(output.token_ends) == len(output.tokens)
     assert max(output.token_ends, default=0) == len(output.text)
+
+
+def test_a_start_limit_counts_before_the_first_step_alone(run):
+  def rows(**options):
+    return len(run.runner.run(run.params, 0, names=["val/few"], **options)["val/few"].rows)
+
+  assert (rows(), rows(at_start=True)) == (5, 3)
 
 
 def test_a_banned_token_is_never_decoded(run):

@@ -1,8 +1,9 @@
 """Image files to pixels, by content and not by name; what cannot be trusted is rejected.
 
-The decoder is Pillow's, for JPEG libjpeg-turbo with the accurate integer DCT; most JPEGs reach that
-by a shorter way, simplejpeg, with the same pixels. The reference's is TensorFlow's with the fast DCT:
-pixels differ by about one level on average and by up to seven.
+JPEGs are decoded by libjpeg-turbo through simplejpeg, by default with the fast integer DCT. So does
+TensorFlow, through which the published weights saw their images; the pixels are the same in bits.
+The accurate DCT, that of Pillow and transformers, is a level away on average and up to seven. All
+other formats are Pillow's, and JPEGs that simplejpeg does not take (CMYK, odd bytes between parts).
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _ALPHA = ("drop", "white", "black")
+_DCT = ("fast", "accurate")
 
 
 @spec_lib.spec
@@ -49,6 +51,8 @@ class Decode:
       does, for runs that reproduce published numbers.
     alpha: "drop" ignores transparency as the reference does; "white" or "black" paints that behind.
     max_pixels: larger pictures are rejected from their header, before memory is taken.
+    dct: of JPEGs: "fast" has the reference's pixels in bits, "accurate" those of its
+      `decode(precise=True)` and of transformers.
 
   Notes: exif_rotated, alpha_dropped, animation_first_frame, exif_unreadable.
   """
@@ -57,9 +61,11 @@ class Decode:
   exif: bool = True
   alpha: str = "drop"
   max_pixels: int = MAX_PIXELS
+  dct: str = "fast"
 
   def __post_init__(self):
     errors.pick(dict.fromkeys(_ALPHA), self.alpha, "alpha of Decode")
+    errors.pick(dict.fromkeys(_DCT), self.dct, "dct of Decode")
 
   def needs(self) -> tuple[str, ...]:
     return (self.key,)
@@ -89,7 +95,12 @@ class Decode:
   def _decode(self, value: Any, notes: list[str]) -> np.ndarray:
     if isinstance(value, bytes):
       return decode_image(
-          value, exif=self.exif, alpha=self.alpha, max_pixels=self.max_pixels, notes=notes
+          value,
+          exif=self.exif,
+          alpha=self.alpha,
+          max_pixels=self.max_pixels,
+          dct=self.dct,
+          notes=notes,
       )
     if isinstance(value, np.ndarray):
       return from_pixels(value, alpha=self.alpha, notes=notes)
@@ -106,6 +117,7 @@ def decode_image(
     exif: bool = True,
     alpha: str = "drop",
     max_pixels: int = MAX_PIXELS,
+    dct: str = "fast",
     notes: list[str] | None = None,
 ) -> np.ndarray:
   """uint8[H, W, 3] from the bytes of an image file; arguments as those of `Decode`.
@@ -124,13 +136,15 @@ def decode_image(
       if getattr(im, "is_animated", False) and im.format in ("GIF", "WEBP", "PNG"):
         notes.append("animation_first_frame")
       turn = _upright(im, notes) if exif else None
-      if im.format == "JPEG" and im.mode in ("RGB", "L") and turn is None:
-        pixels = _jpeg(data, im.size)
-        if pixels is not None:
-          return pixels
-      im.load()
-      im = _to_rgb(im, alpha, notes)
-      return np.asarray(im if turn is None else im.transpose(turn))
+      pixels = None
+      if im.format == "JPEG" and im.mode in ("RGB", "L"):
+        pixels = _jpeg(data, im.size, dct)
+      if pixels is None:
+        im.load()
+        pixels = np.asarray(_to_rgb(im, alpha, notes))
+      if turn is None:
+        return pixels
+      return np.asarray(Image.fromarray(pixels).transpose(turn))
   except errors.DataError:
     raise
   except Image.DecompressionBombError:
@@ -168,11 +182,11 @@ def from_pixels(
   return _over(pixels, alpha)
 
 
-def _jpeg(data: bytes, size: tuple[int, int]) -> np.ndarray | None:
+def _jpeg(data: bytes, size: tuple[int, int], dct: str) -> np.ndarray | None:
   """uint8[H, W, 3] of a JPEG without Pillow's copies of it; None where Pillow has to say."""
   out = np.empty((size[1], size[0], 3), np.uint8)  # No more memory than the header was checked for.
   try:
-    pixels = simplejpeg.decode_jpeg(data, "RGB", buffer=out)
+    pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=dct == "fast", buffer=out)
   except ValueError:  # Also what Pillow forgives, such as odd bytes between segments.
     return None
   return pixels if pixels.shape == out.shape else None

@@ -48,8 +48,42 @@ def test_a_file_cut_at_any_byte_is_rejected(file_format):
 def test_jpeg_pixels_are_those_of_the_accurate_decoder(name):
   with np.load(golden_files.path("bv/pp.npz")) as golden:
     data, expected = golden[f"bytes_{name}"].tobytes(), golden[f"u8_{name}_56_precise"]
-  row = pp.Resize(56)(pp.Decode()({"image": data}, RNG), RNG)
+  row = pp.Resize(56)(pp.Decode(dct="accurate")({"image": data}, RNG), RNG)
   np.testing.assert_array_equal(row["image"], expected)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        dict(subsampling=0),
+        dict(subsampling=1),
+        dict(subsampling=2, quality=30),
+        dict(progressive=True, optimize=True),
+        dict(restart_marker_rows=1),
+        dict(keep_rgb=True),
+        dict(comment=b"\xff\xd9 no end"),
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_jpeg_pixels_are_pillow_s_in_bits(mode, options):
+  rng = np.random.default_rng(0)
+  for height, width in ((1, 1), (17, 33), (64, 48), (123, 8)):
+    picture = Image.fromarray(rng.integers(0, 255, (height, width, 3), np.uint8)).convert(mode)
+    file = io.BytesIO()
+    picture.save(file, "JPEG", **options)
+    with Image.open(file) as opened:
+      expected = np.asarray(opened.convert("RGB"))
+    np.testing.assert_array_equal(decode.decode_image(file.getvalue(), dct="accurate"), expected)
+
+
+def test_what_the_short_way_refuses_is_pillow_s_to_decide():
+  data = images.rgb("JPEG")
+  between = data[:2] + b"\x00\x00" + data[2:]  # Odd bytes between segments.
+  size = (images.WIDTH, images.HEIGHT)
+  assert decode._jpeg(between, size, "fast") is None
+  assert decode._jpeg(data, (images.WIDTH - 1, images.HEIGHT), "fast") is None
+  assert decode._jpeg(data, size, "fast") is not None
 
 
 def test_16_bits_keep_the_high_byte_and_are_not_clipped():

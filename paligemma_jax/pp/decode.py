@@ -135,12 +135,13 @@ def decode_image(
       _check_size(im.size, max_pixels)
       if getattr(im, "is_animated", False) and im.format in ("GIF", "WEBP", "PNG"):
         notes.append("animation_first_frame")
-      turn = _upright(im, notes) if exif else None
       pixels = None
       if im.format == "JPEG" and im.mode in ("RGB", "L"):
         pixels = _jpeg(data, im.size, dct)
       if pixels is None:
-        im.load()
+        im.load()  # First: of a PNG, asking for EXIF loads too, and would hide what is damaged.
+      turn = _upright(im, notes) if exif else None
+      if pixels is None:
         pixels = np.asarray(_to_rgb(im, alpha, notes))
       if turn is None:
         return pixels

@@ -2,6 +2,8 @@
 
 import io
 import resource
+import struct
+import zlib
 
 import hypothesis
 import numpy as np
@@ -105,6 +107,20 @@ def test_a_damaged_exif_block_says_nothing_about_the_pixels():
   np.testing.assert_array_equal(
       decode.decode_image(images.damaged_exif()), decode.decode_image(images.rgb("JPEG"))
   )
+
+
+@pytest.mark.parametrize("exif", [True, False])
+def test_a_png_with_damaged_pixels_and_a_right_checksum_is_rejected(exif):
+  data = images.rgb("PNG")
+  start = data.index(b"IDAT")
+  (size,) = struct.unpack(">I", data[start - 4 : start])
+  for place in range(2, size, 9):
+    body = bytearray(data[start : start + 4 + size])
+    body[4 + place] ^= 0xFF
+    checksum = struct.pack(">I", zlib.crc32(body))
+    damaged = data[:start] + body + checksum + data[start + 8 + size :]
+    with pytest.raises(errors.DataError, match="damaged"):
+      decode.decode_image(damaged, exif=exif)
 
 
 def test_alpha_is_dropped_or_painted_over():

@@ -125,7 +125,7 @@ class _Run:
         at_start = [name for name, every in self._eval_every.items() if every and start == 0]
         if at_start:
           first = pool.submit(self._get_ready, train_step, state, batches)
-          self._report(0, {}, self._evaluate(state, 0, at_start, at_start=True))
+          self._report(0, {}, self._evaluate(state, 0, at_start))
         with signals.StopRequest() as stop:
           state = self._steps_from(state, start, stop, train_step, batches, first)
     finally:
@@ -280,11 +280,12 @@ class _Run:
     self._metrics.flush()
 
   def _evaluate(
-      self, state: states.TrainState, step: int, names: list[str], *, at_start: bool = False
+      self, state: states.TrainState, step: int, names: list[str]
   ) -> dict[str, float]:
     if not names:
       return {}
     # What needs no model is scored once: with the first evaluation of the run that sees all rows.
+    at_start = step == 0
     few = {e.name for e in self._config.evals if at_start and e.start_limit}
     baseline = [n for n in names if n not in self._with_baseline | few]
     self._with_baseline.update(baseline)

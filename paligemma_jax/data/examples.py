@@ -72,14 +72,14 @@ class Maker:
   def __call__(self, epoch: int, row: int) -> Slot:
     """The slot of this row in this epoch."""
     where = where_is(self.rows, row)
-    doing = "reading the row"
+    doing: Any = "reading the row"  # Or the op that is at work.
     ops = (*own_ops(self.rows, row), *self.ops)
     try:
       columns = dict(self.rows[row])
       columns.update(_seed=self.seed, _epoch=epoch, _row=row)
       rng = order.row_rng(self.seed, epoch, row)
       for op in ops:
-        doing = f"op {op!r}"
+        doing = op
         columns = op(columns, rng)
       doing = "making the example"
       notes = tuple(columns.get(NOTES, ()))
@@ -96,6 +96,7 @@ class Maker:
     except errors.ConfigError as e:
       return Slot(row, failed=f"{where}: {e}", where=where)
     except Exception as e:  # An op of the user's can raise anything; it is named on the way up.
+      doing = doing if isinstance(doing, str) else f"op {doing!r}"
       return Slot(row, failed=f"{where}: {doing} failed: {type(e).__name__}: {e}", where=where)
 
   def _lay_out(

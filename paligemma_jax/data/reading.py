@@ -36,7 +36,7 @@ class Options:
   stall_secs: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)  # Grain asks for it often; all rows are in it.
 class _Flat:
   """The slot function over one running index: step · share + position in the share."""
 

@@ -95,3 +95,13 @@ def test_bad_rows_of_an_evaluation_follow_the_same_policy(tokenizer):
 
 def test_no_rows_are_no_batches(tokenizer):
   assert evaluate(tokenizer, rows_and_ops.Rows(0)) == []
+
+
+@pytest.mark.parametrize("num_threads", [0, 2])
+def test_rows_are_read_and_never_spelled_out(tokenizer, num_threads):
+  class Rows(rows_and_ops.Rows):
+    def __repr__(self):
+      raise AssertionError("All pictures in memory would become one text.")
+
+  (batch, _), *_ = evaluate(tokenizer, rows=Rows(10), num_threads=num_threads)
+  assert batch["_mask"].all()

@@ -103,11 +103,13 @@ def make_generate(
         keys_B=jax.vmap(jax.random.fold_in, (None, 0))(key, rows_B),
     )
 
+    ready = paligemma.ready_to_extend(cfg, params)
+
     def extend(token_BA, cache, own_BAS):
       """`own_BAS`: which of the slots behind the prompt an answer sees; absent: all."""
       if own_BAS is not None:
         own_BAS = jnp.pad(own_BAS, [(0, 0), (0, 0), (prompt_len, 0)], constant_values=True)
-      return paligemma.extend(cfg, params, token_BA, cache, own_BAS)
+      return paligemma.extend(cfg, ready, token_BA, cache, own_BAS)
 
     tokens_BN, logprob_BN = search(prompt, extend, max_new_tokens)
     return {

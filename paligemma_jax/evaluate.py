@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from paligemma_jax.core import command
 from paligemma_jax.core import errors
+from paligemma_jax.core import huge_pages
 
 
 def main(argv: Sequence[str]) -> None:
@@ -92,4 +93,5 @@ def _evaluate(config, folder: str, ckpt: str) -> None:
 
 
 if __name__ == "__main__":
+  huge_pages.use()
   errors.run_main(lambda: main(sys.argv[1:]))

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 
 from paligemma_jax.core import errors
+from paligemma_jax.core import huge_pages
 
 _DESCRIPTION = """Answers about images, one JSON line each: the row's number and columns, `prompt`,
 `text` and `logprob`. The images are given by name, all with one --prompt, or by --rows, a JSONL
@@ -105,4 +106,5 @@ def _note(text: str) -> None:
 
 
 if __name__ == "__main__":
+  huge_pages.use()
   errors.run_main(lambda: main(sys.argv[1:]))

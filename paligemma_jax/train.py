@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from paligemma_jax.core import command
 from paligemma_jax.core import errors
+from paligemma_jax.core import huge_pages
 
 
 def main(argv: Sequence[str]) -> None:
@@ -43,4 +44,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+  huge_pages.use()
   errors.run_main(lambda: main(sys.argv[1:]))

@@ -11,6 +11,7 @@ import ml_collections
 
 from configs import presets
 from paligemma_jax.core import config as configs
+from paligemma_jax.core import huge_pages
 from paligemma_jax.planning import flops
 from paligemma_jax.running import devices
 from paligemma_jax.running import setup as setups
@@ -73,4 +74,5 @@ def prepare():
 
 
 if __name__ == "__main__":
+  huge_pages.use()
   side.serve(prepare, gpu_peak=side.jax_peak)

@@ -32,6 +32,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from paligemma_jax.models import flash
 from paligemma_jax.models import quantize
 
 # For each dim: s a stack of matrices, i an input, o an output.
@@ -241,7 +242,31 @@ def product(equation: str, x: jax.Array, w: Weight) -> jax.Array:
 def _times_table(x, table_VD):
   if math.prod(x.shape[:-1]) <= _FEW_ROWS:
     return _times_turned(x, table_VD, jnp.float32)
+  if x.dtype == jnp.float32 and flash.is_one_cpu():
+    return _times_table_on_cpu(x, table_VD)
   return jnp.einsum("...D,VD->...V", x, table_VD, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def _times_table_on_cpu(x, table_VD):
+  """The product whose backward pass XLA:CPU does in 0.7 of the time, as gradients are turned first.
+
+  So it is with 64 positions, 257152 x 512.
+  """
+  return jnp.einsum("...D,VD->...V", x, table_VD)
+
+
+def _times_table_backward(kept, gradient):
+  x, table_VD = kept
+  turned_VX = gradient.reshape(-1, gradient.shape[-1]).T
+  turned_VX = jax.lax.optimization_barrier(turned_VX)  # Else it is not done.
+  x_gradient_XD = jnp.einsum("VX,VD->XD", turned_VX, table_VD)
+  return x_gradient_XD.reshape(x.shape), turned_VX @ x.reshape(-1, x.shape[-1])
+
+
+_times_table_on_cpu.defvjp(
+    lambda x, table_VD: (_times_table_on_cpu(x, table_VD), (x, table_VD)), _times_table_backward
+)
 
 
 def _times_turned(x, w_OI, dtype):

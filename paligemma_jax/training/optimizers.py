@@ -119,7 +119,7 @@ def transform(
     schedules, lrs, wds: for each trainable name.
   """
   direction = optax.named_chain(
-      ("clip", optax.clip_by_global_norm(optim.clip) if optim.clip else optax.identity()),
+      ("clip", _clip(optim.clip) if optim.clip else optax.identity()),
       ("rule", errors.pick(_RULES, optim.name, "optim.name")(optim)),
   )
 
@@ -193,6 +193,22 @@ def make_schedule(
     return jnp.asarray(value, jnp.float32)
 
   return schedule
+
+
+def _clip(limit):
+  """optax.clip_by_global_norm with a product in place of its quotient.
+
+  The compiler works products into all that reads them. Quotients it computes once and writes out: a
+  copy of all gradients, for each of the two times that the update is worked out.
+  """
+
+  def update(gradients, state, params=None):
+    del params
+    norm = optax.global_norm(gradients)
+    factor = jnp.where(norm < limit, 1.0, limit / norm)
+    return jax.tree.map(lambda g: g * factor.astype(g.dtype), gradients), state
+
+  return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
 def _adam(optim):

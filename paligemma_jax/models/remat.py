@@ -1,7 +1,7 @@
 """What the backward pass recomputes of a layer instead of keeping it.
 
   none  nothing: most memory.
-  dots  all but products with parameters: less than half the memory for about 4 % more operations.
+  dots  all but products with parameters: less than half the memory for about 3 % more operations.
         On CPU it is also the fastest, since what is kept must be written out.
   full  the whole layer: only its input is kept.
 """

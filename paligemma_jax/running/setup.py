@@ -158,13 +158,9 @@ def initial_state(
     setup: Setup, optimizer: optimizers.Optimizer, log: Callable[[str], None]
 ) -> states.TrainState:
   """The run's state at step 0, on the mesh."""
-  return states.make(
-      initial_params(setup, log),
-      setup.trainable,
-      optimizer,
-      setup.mesh,
-      dtype=setup.dtype,
-  )
+  params = initial_params(setup, log)
+  made = states.make(params, setup.trainable, optimizer, setup.mesh, dtype=setup.dtype)
+  return states.owned(made)
 
 
 def train_step(

@@ -171,13 +171,14 @@ class Checkpoints:
     frozen = arrays.restore(self._folder / layout.BASE / layout.ARRAYS, target.frozen)
     if self._leads:
       logging.info("restored step %d from %s", step, folder)
-    return states.TrainState(
+    read = states.TrainState(
         step=found["step"],
         trainable={name: found[f"trainable/{name}"] for name in target.trainable},
         frozen=frozen,
         opt_state=arrays.rebuild(target.opt_state, found, "opt_state"),
         ema={name: found[f"ema/{name}"] for name in target.ema},
     )
+    return states.owned(read)
 
   def _newest_intact(self) -> int:
     steps = self.steps()

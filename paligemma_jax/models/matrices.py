@@ -240,10 +240,11 @@ def product(equation: str, x: jax.Array, w: Weight) -> jax.Array:
 
 
 def _times_table(x, table_VD):
-  if math.prod(x.shape[:-1]) <= _FEW_ROWS:
-    return _times_turned(x, table_VD, jnp.float32)
-  if x.dtype == jnp.float32 and flash.is_one_cpu():
-    return _times_table_on_cpu(x, table_VD)
+  if flash.is_one_cpu():
+    if math.prod(x.shape[:-1]) <= _FEW_ROWS:
+      return _times_turned(x, table_VD, jnp.float32)
+    if x.dtype == jnp.float32:
+      return _times_table_on_cpu(x, table_VD)
   return jnp.einsum("...D,VD->...V", x, table_VD, preferred_element_type=jnp.float32)
 
 

@@ -158,9 +158,8 @@ def initial_state(
     setup: Setup, optimizer: optimizers.Optimizer, log: Callable[[str], None]
 ) -> states.TrainState:
   """The run's state at step 0, on the mesh."""
-  params = initial_params(setup, log)
-  made = states.make(params, setup.trainable, optimizer, setup.mesh, dtype=setup.dtype)
-  return states.owned(made)
+  params = states.owned(initial_params(setup, log))
+  return states.make(params, setup.trainable, optimizer, setup.mesh, dtype=setup.dtype)
 
 
 def train_step(

@@ -98,18 +98,18 @@ def make(
   )
 
 
-def owned(state: TrainState) -> TrainState:
-  """The state in memory that a step can take over; the arrays of the one given are then gone.
+def owned(tree: Any) -> Any:
+  """The tree's arrays in memory that a step can take over; those given are then gone.
 
   On a CPU arrays that come from files lie in NumPy's memory. The first step could not write over
   them, and for its time all that trains would be there twice.
   """
-  leaves, tree = jax.tree.flatten(state)
+  leaves, structure = jax.tree.flatten(tree)
   for i, leaf in enumerate(leaves):
     if all(device.platform == "cpu" for device in leaf.sharding.device_set):
       leaves[i] = jax.block_until_ready(jax.device_put(leaf, leaf.sharding, may_alias=False))
       leaf.delete()
-  return jax.tree.unflatten(tree, leaves)
+  return jax.tree.unflatten(structure, leaves)
 
 
 def abstract(

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from paligemma_jax.core import huge_pages
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 _NEEDS_GLIBC = pytest.mark.skipif(
     not hasattr(os, "confstr") or "CS_GNU_LIBC_VERSION" not in os.confstr_names,
@@ -59,8 +61,6 @@ def test_it_does_not_where_it_would_not_help_or_was_told_not_to(tmp_path, kernel
 
 
 def test_it_does_not_on_a_system_without_them(monkeypatch):
-  from paligemma_jax.core import huge_pages
-
   monkeypatch.setattr(huge_pages, "_KERNEL", "/nowhere/enabled")
   monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
   monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("it was started again"))

@@ -7,14 +7,13 @@ import numpy as np
 import pytest
 
 from paligemma_jax.training import state as states
+from paligemma_jax.weights import load
 from tests.training import toy_state
 
 
 def _in_numpy(shape):
   """An array that lies where NumPy put its numbers, as those do that are read from files."""
-  raw = np.zeros(int(np.prod(shape)) * 4 + 64, np.uint8)
-  start = -raw.ctypes.data % 64
-  values = raw[start : start + raw.size - 64].view(np.float32).reshape(shape)
+  values = load._aligned(shape, np.dtype(np.float32))
   values[:] = np.random.default_rng(0).normal(size=shape)
   return values, jax.device_put(values)
 

@@ -133,9 +133,11 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
 
 def optimizer(setup: Setup, total: int, num_rows: int) -> optimizers.Optimizer:
   """The optimizer of a run of `total` steps over epochs of `num_rows` rows."""
+  shapes = {name: setup.shapes[name] for name in setup.trainable}
+  places = sharding.param_shardings(shapes, setup.mesh)
   return optimizers.make(
       setup.config.optim,
-      {name: setup.shapes[name] for name in setup.trainable},
+      {n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=places[n]) for n, s in shapes.items()},
       total,
       names=setup.shapes,
       batch_size=setup.config.train.batch_size,

@@ -10,13 +10,13 @@ Leaves below 4096 numbers keep float32 moments, as in the published implementati
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import lax
 
 BLOCK = 256
@@ -39,11 +39,35 @@ class State(NamedTuple):
   mu_scale: dict[str, jax.Array]
   nu_scale: dict[str, jax.Array]
 
+  def kept(self, name: str) -> tuple[jax.Array, ...]:
+    """What is kept of a leaf: (mu, nu), or (mu, nu, mu_scale, nu_scale) of a coded one."""
+    return tuple(part[name] for part in self[1:] if name in part)
 
-def scale_by_adam8bit(*, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-  """Adam's direction for a flat dict of parameters."""
+  @classmethod
+  def of(cls, count: jax.Array, kept: Mapping[str, tuple[jax.Array, ...]]) -> State:
+    """The state whose `kept(name)` are these."""
+    parts = ({n: k[i] for n, k in kept.items() if i < len(k)} for i in range(4))
+    return cls(count, *parts)
 
-  def init(params: Mapping[str, jax.Array]) -> State:
+
+class Adam8bit(NamedTuple):
+  """Adam's direction for a flat dict of parameters, and for a part of one of them.
+
+  init: (params) -> State.
+  update: (gradients, state, params=None) -> (directions, State), as optax has it.
+  part: (gradient, kept, count) -> (direction, kept). `kept` is what `State.kept` has of a leaf, or
+    any part of it that whole blocks make; count is that of the update, from 1 on.
+  """
+
+  init: Callable[..., State]
+  update: Callable[..., tuple[dict[str, jax.Array], State]]
+  part: Callable[..., tuple[jax.Array, tuple[jax.Array, ...]]]
+
+
+def scale_by_adam8bit(*, b1: float, b2: float, eps: float) -> Adam8bit:
+  """The rule with Adam's constants."""
+
+  def init(params):
     coded = {name: p for name, p in params.items() if p.size >= MIN_SIZE}
     small = {name: jnp.zeros(p.shape) for name, p in params.items() if name not in coded}
     zero_mu, zero_nu = np.uint8(127), np.uint8(0)
@@ -59,17 +83,22 @@ def scale_by_adam8bit(*, b1: float, b2: float, eps: float) -> optax.GradientTran
   def update(gradients, state, params=None):
     del params
     count = state.count + 1
-    parts: dict[str, dict] = {key: {} for key in State._fields[1:]}
-    directions = {}
+    directions, kept = {}, {}
     for name, g in gradients.items():
-      kept = [part[name] for part in state[1:] if name in part]
-      if len(kept) == 2:
-        directions[name], *kept = moved(g, *kept, count)
-      else:
-        directions[name], *kept = moved_coded(g, *kept, count)
-      for key, value in zip(parts, kept, strict=False):
-        parts[key][name] = value
-    return directions, State(count, **parts)
+      directions[name], kept[name] = part(g, state.kept(name), count)
+    return directions, State.of(count, kept)
+
+  def part(g, kept, count):
+    if len(kept) == 2:
+      direction, *kept = moved(g, *kept, count)
+      return direction, tuple(kept)
+    mu, nu, mu_scale, nu_scale = kept
+    mu = _unblock(decode_signed(mu), mu_scale)
+    nu = jnp.square(_unblock(decode_unsigned(nu), nu_scale))
+    direction, mu, nu = moved(g, mu, nu, count)
+    mu, mu_scale = _block(mu)
+    nu, nu_scale = _block(jnp.sqrt(nu))
+    return direction, (encode_signed(mu), encode_unsigned(nu), mu_scale, nu_scale)
 
   def moved(g, mu, nu, count):
     g = g.astype(jnp.float32)
@@ -78,21 +107,7 @@ def scale_by_adam8bit(*, b1: float, b2: float, eps: float) -> optax.GradientTran
     debiased = mu / (1 - b1**count), nu / (1 - b2**count)
     return debiased[0] / (jnp.sqrt(debiased[1]) + eps), mu, nu
 
-  def moved_coded(g, mu, nu, mu_scale, nu_scale, count):
-    def one(part):
-      g, mu, nu, mu_scale, nu_scale = part
-      mu = _unblock(decode_signed(mu), mu_scale)
-      nu = jnp.square(_unblock(decode_unsigned(nu), nu_scale))
-      direction, mu, nu = moved(g, mu, nu, count)
-      mu, mu_scale = _block(mu)
-      nu, nu_scale = _block(jnp.sqrt(nu))
-      return direction, encode_signed(mu), encode_unsigned(nu), mu_scale, nu_scale
-
-    leaf = (g, mu, nu, mu_scale, nu_scale)
-    # A layer at a time, or the moments of all would be there in float32 at once.
-    return lax.map(one, leaf) if g.ndim > 2 else one(leaf)
-
-  return optax.GradientTransformation(init, update)
+  return Adam8bit(init, update, part)
 
 
 def decode_signed(code: jax.Array) -> jax.Array:

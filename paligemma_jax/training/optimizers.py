@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import types
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -24,14 +27,20 @@ Schedule = Callable[[jax.Array], jax.Array]  # step int32[] -> multiplier float3
 class Optimizer(NamedTuple):
   """An update rule over flat dicts of trainable parameters.
 
+  A gradient is a tuple of arrays of the leaf's shape, whose sum in float32 it is: what comes in 16
+  bits stays so until the rule reads it.
+
   init: (trainable) -> state, with leaves for the trainable alone.
-  update: (gradients, state, trainable, step) -> (updates to add, state).
+  norm: (gradients, state, trainable, step) -> float32[], of all that `apply` would add.
+  apply: (gradients, state, trainable, step, counts) -> (trainable, state) after the update; where
+    `counts` (bool[]) is False they are as they were.
   schedule: (step) -> float32[] learning rate of that step, before any `lr_mults`.
   ema: decay of the averages that are kept of the trainable; 0: none are.
   """
 
   init: Callable[..., Any]
-  update: Callable[..., tuple[Any, Any]]
+  norm: Callable[..., jax.Array]
+  apply: Callable[..., tuple[Any, Any]]
   schedule: Schedule
   ema: float = 0.0
 
@@ -78,7 +87,7 @@ def make(
 
   Args:
     optim: the config section.
-    shapes: of the trainable parameters, by name.
+    shapes: of the trainable parameters, by name; with shardings, where devices share leaves.
     total_steps: of the run.
     names: of all parameters. Regexes are checked against these, so that a rule for a part that
       is frozen in this run stays legal.
@@ -94,8 +103,9 @@ def make(
       schedules=dict.fromkeys(shapes, schedule),
       lrs={name: optim.lr * mults[name] if name in mults else optim.lr for name in shapes},
       wds={name: optim.wd if name in decayed else 0.0 for name in shapes},
+      specs={name: getattr(getattr(s, "sharding", None), "spec", ()) for name, s in shapes.items()},
   )
-  return Optimizer(rule.init, rule.update, lambda step: optim.lr * schedule(step), optim.ema)
+  return rule._replace(schedule=lambda step: optim.lr * schedule(step), ema=optim.ema)
 
 
 def transform(
@@ -104,6 +114,7 @@ def transform(
     schedules: Mapping[str, Schedule],
     lrs: Mapping[str, float],
     wds: Mapping[str, float],
+    specs: Mapping[str, Sequence[Any]] = types.MappingProxyType({}),
 ) -> Optimizer:
   """The update rule, its last steps given leaf by leaf.
 
@@ -117,25 +128,32 @@ def transform(
   Args:
     optim: of which name, b1, b2, eps, mu_dtype, momentum, rms_clip and clip are read.
     schedules, lrs, wds: for each trainable name.
+    specs: partition specs by trainable name, of those that are cut.
   """
+  rule = errors.pick(_RULES, optim.name, "optim.name")(optim)
   direction = optax.named_chain(
       ("clip", _clip(optim.clip) if optim.clip else optax.identity()),
-      ("rule", errors.pick(_RULES, optim.name, "optim.name")(optim)),
+      ("rule", rule),
   )
 
-  def update(gradients, state, params, step):
-    directions, state = direction.update(gradients, state, params)
+  def scaled(step):
+    """(name, direction, parameter) -> what is added to the parameter."""
     # Each schedule is traced once, not once per leaf.
     factors = {fn: fn(step) for fn in set(schedules.values())}
-    updates = {}
-    for name, d in directions.items():
+
+    def of(name, d, p):
       u = d.astype(jnp.float32) * lrs[name]
       if wds[name]:
-        u = u + wds[name] * params[name].astype(jnp.float32)
-      updates[name] = -u * factors[schedules[name]]
-    return updates, state
+        u = u + wds[name] * p.astype(jnp.float32)
+      return -u * factors[schedules[name]]
 
-  return Optimizer(direction.init, update, next(iter(schedules.values())))
+    return of
+
+  if isinstance(rule, adam8bit.Adam8bit):
+    norm, apply = _part_by_part(rule, optim.clip, scaled, specs)
+  else:
+    norm, apply = _all_at_once(direction, scaled)
+  return Optimizer(direction.init, norm, apply, next(iter(schedules.values())))
 
 
 def averaged(
@@ -195,6 +213,115 @@ def make_schedule(
   return schedule
 
 
+def whole(gradients: Mapping[str, tuple[jax.Array, ...]]) -> dict[str, jax.Array]:
+  """Gradients as single float32 arrays."""
+  return {name: sum(g.astype(jnp.float32) for g in parts) for name, parts in gradients.items()}
+
+
+def _all_at_once(direction, scaled):
+  """(norm, apply) of rules that the compiler can work out number by number, in one pass."""
+
+  def update(gradients, state, params, step):
+    directions, state = direction.update(whole(gradients), state, params)
+    of = scaled(step)
+    return {name: of(name, d, params[name]) for name, d in directions.items()}, state
+
+  def norm(gradients, state, params, step):
+    return optax.global_norm(update(gradients, state, params, step)[0])
+
+  def apply(gradients, state, params, step, counts):
+    updates, new_state = update(gradients, state, params, step)
+    new = {name: p + updates[name] for name, p in params.items()}, new_state
+    return jax.tree.map(lambda new, old: jnp.where(counts, new, old), new, (params, state))
+
+  return norm, apply
+
+
+def _part_by_part(rule, clip, scaled, specs):
+  """(norm, apply) of Adam in 8 bits: only one part of a leaf is there in float32 at a time.
+
+  A block's scale is known only when all its new moments are, so a leaf cannot be worked out number
+  by number: its moments, direction and gradient would be written out in float32, and be more than
+  the bytes saved. The loops write over what they have read.
+  """
+
+  def update(gradients, state, step):
+    """(name, parts of gradients, parameter, kept) -> (what is added, kept); and the count."""
+    count = state["rule"].count + 1
+    factor = _clip_factor(whole(gradients), clip) if clip else 1.0
+    of = scaled(step)
+
+    def part(name, parts, p, kept):
+      g = sum(g.astype(jnp.float32) for g in parts) * factor
+      direction, kept = rule.part(g, kept, count)
+      return of(name, direction, p), kept
+
+    return part, count
+
+  def norm(gradients, state, params, step):
+    part, _ = update(gradients, state, step)
+    total = jnp.float32(0.0)
+    for name, p in params.items():
+      leaf = (gradients[name], p, state["rule"].kept(name))
+      num, take, _ = _parts(p.shape, specs.get(name, ()))
+
+      def add(i, total, name=name, leaf=leaf, take=take):
+        return total + jnp.square(part(name, *take(leaf, i))[0]).sum()
+
+      total = jax.lax.fori_loop(0, num, add, total)
+    return jnp.sqrt(total)
+
+  def apply(gradients, state, params, step, counts):
+    part, count = update(gradients, state, step)
+    new_params, kept = {}, {}
+    for name, p in params.items():
+      num, take, put = _parts(p.shape, specs.get(name, ()))
+
+      def write(i, leaf, name=name, take=take, put=put):
+        p, kept = old = take(leaf, i)
+        u, kept = part(name, take(gradients[name], i), p, kept)
+        new = jax.tree.map(lambda new, old: jnp.where(counts, new, old), (p + u, kept), old)
+        return put(leaf, new, i)
+
+      leaf = (p, state["rule"].kept(name))
+      new_params[name], kept[name] = jax.lax.fori_loop(0, num, write, leaf)
+    count = jnp.where(counts, count, state["rule"].count)
+    return new_params, type(state)({**state, "rule": adam8bit.State.of(count, kept)})
+
+  return norm, apply
+
+
+def _parts(shape, spec):
+  """(number of parts, (arrays, i) -> their i-th parts, (arrays, parts, i) -> arrays with them).
+
+  Parts go along a dim that no devices share: layers, or blocks of a matrix. Arrays are leaves of
+  that shape, and scales, which have a block where those have 256 numbers.
+  """
+  cut = [dim for dim, axes in enumerate(spec) if axes]
+  is_large = math.prod(shape) >= _WHOLE_BELOW
+  if is_large and len(shape) > 2 and 0 not in cut:
+    num, dim, widths = shape[0], 0, {}
+  elif is_large and len(shape) == 2 and 1 not in cut and shape[1] % adam8bit.BLOCK == 0:
+    num, dim, widths = shape[1] // adam8bit.BLOCK, 1, {shape[1]: adam8bit.BLOCK}
+  else:
+    return 1, lambda tree, i: tree, lambda tree, parts, i: parts
+
+  def take(tree, i):
+    def one(x):
+      width = widths.get(x.shape[dim], 1)
+      return jax.lax.dynamic_slice_in_dim(x, i * width, width, dim)
+
+    return jax.tree.map(one, tree)
+
+  def put(tree, parts, i):
+    def one(x, part):
+      return jax.lax.dynamic_update_slice_in_dim(x, part, i * part.shape[dim], dim)
+
+    return jax.tree.map(one, tree, parts)
+
+  return num, take, put
+
+
 def _clip(limit):
   """optax.clip_by_global_norm with a product in place of its quotient.
 
@@ -204,11 +331,15 @@ def _clip(limit):
 
   def update(gradients, state, params=None):
     del params
-    norm = optax.global_norm(gradients)
-    factor = jnp.where(norm < limit, 1.0, limit / norm)
+    factor = _clip_factor(gradients, limit)
     return jax.tree.map(lambda g: g * factor.astype(g.dtype), gradients), state
 
   return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _clip_factor(gradients, limit):
+  norm = optax.global_norm(gradients)
+  return jnp.where(norm < limit, 1.0, limit / norm)
 
 
 def _adam(optim):
@@ -248,6 +379,8 @@ def _adafactor(optim):
 # A matrix whose lesser side is below it keeps its whole second moment. More than the layers there
 # are, so that the scales of norms are not averaged over them.
 _FACTORED_FROM = 64
+# Leaves of fewer numbers are worked out in one part: a loop would take longer and save nothing.
+_WHOLE_BELOW = 2**20
 _RULES = {"adam": _adam, "adam8bit": _adam8bit, "adafactor": _adafactor, "sgd": _sgd}
 _MU_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

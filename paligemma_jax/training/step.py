@@ -78,45 +78,37 @@ def make_train_step(
       }
       return loss.batch_loss(sums, part["_mask"], num_rows), totals
 
-    def update(gradients, state):
-      return optimizer.update(gradients, state.opt_state, state.trainable, state.step)
-
     grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
     if accum == 1:
       (value, totals), gradients = grad_fn(moving, batch, key)
     else:
       (value, totals), gradients = _accumulate(grad_fn, moving, batch, key, accum, mesh)
-    raw = {
-        name: jax.lax.with_sharding_constraint(
-            g, places.trainable[name.removesuffix(matrices.OFFSET)]
-        )
-        for name, g in gradients.items()
-    }
-    gradients = _whole(raw)
-
-    grad_norm = optax.global_norm(gradients)
+    gradients = _by_weight(gradients, places.trainable)
+    grad_norm = optax.global_norm(optimizers.whole(gradients))
     # The update is worked out twice, once for its norm and once to be applied: whether a step
     # counts is known only with the last norm, and to keep the updates until then would cost as
     # much memory as the gradients do. The compiler must not do just that: a barrier holds the
     # TPU's, and on CPU, where what both times share was written out, a branch (1.5 GB of
     # temporaries in place of 7.0 for 159 M parameters).
-    shown = gradients if on_cpu else _whole(jax.lax.optimization_barrier(raw))
-    update_norm = optax.global_norm(update(shown, state)[0])
+    shown = gradients if on_cpu else jax.lax.optimization_barrier(gradients)
+    update_norm = optimizer.norm(shown, state.opt_state, state.trainable, state.step)
     finite = jnp.isfinite(value) & jnp.isfinite(grad_norm) & jnp.isfinite(update_norm)
 
-    def applied(gradients, state):
-      updates, opt_state = update(gradients, state)
-      trainable = {n: p + updates[n] for n, p in state.trainable.items()}
+    def applied(gradients, state, counts):
+      trainable, opt_state = optimizer.apply(
+          gradients, state.opt_state, state.trainable, state.step, counts
+      )
       ema = optimizers.averaged(optimizer.ema, state.ema, trainable, state.step)
+      ema = {name: jnp.where(counts, new, state.ema[name]) for name, new in ema.items()}
       return trainable, opt_state, ema
 
-    old = (state.trainable, state.opt_state, state.ema)
     if on_cpu:
-      new = jax.lax.cond(finite, applied, lambda gradients, state: old, gradients, state)
+      old = (state.trainable, state.opt_state, state.ema)
+      trainable, opt_state, ema = jax.lax.cond(
+          finite, lambda *args: applied(*args, True), lambda *args: old, gradients, state
+      )
     else:
-      new = applied(gradients, state)
-      new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
-    trainable, opt_state, ema = new
+      trainable, opt_state, ema = applied(gradients, state, finite)
     sums = dict(
         loss=value,
         grad_norm=grad_norm,
@@ -188,13 +180,14 @@ def make_eval_step(
   )
 
 
-def _whole(raw):
-  """Gradients by the names of the weights, float32; a weight's own plus that of its offset."""
-  gradients = {}
-  for name, g in raw.items():
-    name, g = name.removesuffix(matrices.OFFSET), g.astype(jnp.float32)
-    gradients[name] = gradients[name] + g if name in gradients else g
-  return gradients
+def _by_weight(gradients, places):
+  """Gradients by the weights' names and placed as they are: a weight's own, that of its offset."""
+  found: dict[str, tuple[jax.Array, ...]] = {}
+  for name, g in gradients.items():
+    weight = name.removesuffix(matrices.OFFSET)
+    g = jax.lax.with_sharding_constraint(g, places[weight])
+    found[weight] = (*found.get(weight, ()), g)
+  return found
 
 
 def _logits_budget(state):

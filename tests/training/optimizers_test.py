@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.core import errors
+from paligemma_jax.training import adam8bit
 from paligemma_jax.training import checkpoints
 from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
@@ -49,8 +50,8 @@ def test_adafactor_is_the_factored_rule_with_momentum():
   state = rule.init(params)
   wanted = _adafactor_in_numpy(gradients, 0.9, 0.999, 1e-30)
   for step, (g, want) in enumerate(zip(gradients, wanted, strict=True)):
-    updates, state = rule.update({"w": jnp.float32(g)}, state, params, step)
-    np.testing.assert_allclose(updates["w"], -want, rtol=1e-4, atol=1e-6)
+    moved, state = rule.apply({"w": (jnp.float32(g),)}, state, params, step, True)
+    np.testing.assert_allclose(moved["w"], -want, rtol=1e-4, atol=1e-6)
 
 
 def test_adafactor_keeps_a_row_and_a_column_per_matrix_and_no_average_over_layers():
@@ -69,6 +70,85 @@ def test_adafactor_keeps_a_row_and_a_column_per_matrix_and_no_average_over_layer
   # The momentum in bfloat16 is all there is to speak of.
   assert num_bytes["llm/layers/mlp/linear"] < 2.01 * 18 * 16384 * 2048
   assert num_bytes["llm/layers/pre_ffw_norm/scale"] >= 6 * 46 * 4608
+
+
+_LEAVES = {"layers": (3, 20, 512), "table": (40, 768), "odd": (40, 300), "bias": (8,)}
+
+
+def _adam8bit(clip=0.3, specs=None):
+  return optimizers.transform(
+      optim(name="adam8bit", clip=clip),
+      schedules=dict.fromkeys(_LEAVES, lambda step: 1.0 / (1.0 + step)),
+      lrs=dict.fromkeys(_LEAVES, 0.1),
+      wds={**dict.fromkeys(_LEAVES, 0.0), "table": 0.02},
+      specs=specs or {},
+  )
+
+
+def _some(seed, dtype=np.float32):
+  rng = np.random.default_rng(seed)
+  return {n: jnp.asarray(rng.normal(size=shape), dtype) for n, shape in _LEAVES.items()}
+
+
+@pytest.mark.parametrize(
+    "specs", [{}, {"layers": (None, None, "fsdp"), "table": (None, "fsdp"), "odd": ("fsdp",)}]
+)
+def test_adam8bit_part_by_part_is_the_rule_for_whole_leaves(specs, monkeypatch):
+  monkeypatch.setattr(optimizers, "_WHOLE_BELOW", 0)
+  made = _adam8bit(specs=specs)
+  rule = adam8bit.scale_by_adam8bit(b1=0.9, b2=0.999, eps=1e-8)
+  params = _some(0)
+  state, want_state = made.init(params), rule.init(params)
+  for step in range(3):
+    raw = _some(step + 1, jnp.bfloat16)
+    gradients = {name: (g, g) if name == "table" else (g,) for name, g in raw.items()}
+    summed = {n: (2.0 if n == "table" else 1.0) * g.astype(np.float32) for n, g in raw.items()}
+    factor = 0.3 / np.sqrt(sum(float(jnp.square(g).sum()) for g in summed.values()))
+    directions, want_state = rule.update({n: g * factor for n, g in summed.items()}, want_state)
+    updates = {
+        name: -(0.1 * d + (0.02 * params[name] if name == "table" else 0.0)) / (1.0 + step)
+        for name, d in directions.items()
+    }
+    norm = made.norm(gradients, state, params, jnp.float32(step))
+    want_norm = np.sqrt(sum(float(jnp.square(u).sum()) for u in updates.values()))
+    np.testing.assert_allclose(norm, want_norm, rtol=1e-5)
+    moved, state = made.apply(gradients, state, params, jnp.float32(step), True)
+    for name, p in params.items():
+      np.testing.assert_allclose(moved[name], p + updates[name], rtol=0, atol=1e-5, err_msg=name)
+    for got, want in zip(
+        jax.tree.leaves(state["rule"]), jax.tree.leaves(want_state), strict=True
+    ):
+      # A number half way between two codes may get either.
+      differ = np.abs(np.float64(got) - np.float64(want)) > 1e-5 * np.abs(np.float64(want))
+      assert differ.mean() < 1e-3
+    params, want_state = moved, state["rule"]
+
+
+@pytest.mark.parametrize("changes", [*_NEW.values(), {}], ids=[*_NEW, "adam"])
+def test_an_update_that_does_not_count_changes_no_bit(changes, monkeypatch):
+  monkeypatch.setattr(optimizers, "_WHOLE_BELOW", 0)
+  made, _ = toy_state.optimizer(**changes)
+  state = toy_state.advance(toy_state.make(**changes), 1, **changes)
+  gradients = {name: (jnp.full_like(p, jnp.nan),) for name, p in state.trainable.items()}
+  got = jax.jit(made.apply)(gradients, state.opt_state, state.trainable, state.step, False)
+  toy_state.assert_equal(got, (state.trainable, state.opt_state))
+
+
+def test_adam8bit_writes_over_its_state_and_no_leaf_is_there_in_float32():
+  shapes = {"layers": (32, 512, 512), "table": (1024, 8192)}
+  leaf_bytes = 4 * 32 * 512 * 512
+  rule = optimizers.transform(
+      optim(name="adam8bit", clip=1.0),
+      schedules=dict.fromkeys(shapes, lambda step: 1.0),
+      lrs=dict.fromkeys(shapes, 0.1),
+      wds=dict.fromkeys(shapes, 0.0),
+  )
+  params = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in shapes.items()}
+  args = ({n: (p,) for n, p in params.items()}, jax.eval_shape(rule.init, params), params, 0)
+  norm = jax.jit(rule.norm).lower(*args)
+  apply = jax.jit(rule.apply, donate_argnums=(1, 2)).lower(*args, True)
+  for program in (norm, apply):
+    assert program.compile().memory_analysis().temp_size_in_bytes < leaf_bytes / 2
 
 
 @pytest.mark.parametrize("kind", _NEW)

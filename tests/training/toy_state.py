@@ -58,9 +58,10 @@ def advance(state, num=1, **changes):
 
   @jax.jit
   def step(state):
-    gradients = jax.tree.map(lambda p: jnp.sin(p + state.step), state.trainable)
-    updates, opt_state = made.update(gradients, state.opt_state, state.trainable, state.step)
-    moved = {n: p + updates[n] for n, p in state.trainable.items()}
+    gradients = {n: (jnp.sin(p + state.step),) for n, p in state.trainable.items()}
+    moved, opt_state = made.apply(
+        gradients, state.opt_state, state.trainable, state.step, True
+    )
     ema = optimizers.averaged(made.ema, state.ema, moved, state.step)
     return states.TrainState(state.step + 1, moved, state.frozen, opt_state, ema)
 

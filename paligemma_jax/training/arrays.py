@@ -1,20 +1,28 @@
-"""Arrays by name, on disk: one orbax folder for a flat dict, written by all processes together."""
+"""Arrays by name, on disk: one orbax folder for a flat dict, written by all processes together.
+
+Orbax is imported where it is used: it takes 0.2 s and 25 MB that weights from a file do not need.
+"""
 
 from __future__ import annotations
 
 import pathlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from paligemma_jax.core import trees
+
+if TYPE_CHECKING:
+  import orbax.checkpoint as ocp
 
 
 def checkpointer() -> ocp.AsyncCheckpointer:
   """A writer; one per run, closed by its owner."""
+  import orbax.checkpoint as ocp
+
   return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
 
 
@@ -24,6 +32,8 @@ def start(writer: ocp.AsyncCheckpointer, path: pathlib.Path, flat: Mapping[str, 
   Returns once the arrays have left the devices, so they may be donated; the folder is complete when
   `writer.wait_until_finished()` returns.
   """
+  import orbax.checkpoint as ocp
+
   writer.save(path, args=ocp.args.PyTreeSave(trees.unflatten(flat)))
 
 
@@ -35,6 +45,8 @@ def restore(
   Args:
     targets: name -> shape, dtype and sharding; the shape must be the stored one.
   """
+  import orbax.checkpoint as ocp
+
   if not targets:
     return {}
   tree = trees.unflatten(targets)
@@ -43,6 +55,8 @@ def restore(
 
 def read_one(path: pathlib.Path, name: str) -> np.ndarray:
   """The array `name` of the folder `path` in host memory, in its stored dtype."""
+  import orbax.checkpoint as ocp
+
   tree = trees.unflatten({name: 0})
   args = trees.unflatten({name: ocp.RestoreArgs(restore_type=np.ndarray)})
   return _restore(path, tree, args)[name]
@@ -65,6 +79,8 @@ def table(flat: Mapping[str, Any]) -> dict[str, list]:
 
 
 def _restore(path, tree, restore_args):
+  import orbax.checkpoint as ocp
+
   reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
   try:
     args = ocp.args.PyTreeRestore(item=tree, restore_args=restore_args, partial_restore=True)

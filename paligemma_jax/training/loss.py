@@ -145,7 +145,7 @@ def _cross_entropy(logits, targets, label_smoothing):
   # fuse, so that neither this mask nor a one-hot is ever stored.
   target = jnp.where(ids == targets[..., None], logits, 0.0).sum(axis=-1)
   most = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-  correct = jnp.where(logits == most, ids, num_vocab).min(axis=-1) == targets
+  correct = target == most[..., 0]
   lse = jnp.log(jnp.exp(logits - most).sum(axis=-1)) + most[..., 0]
   if not label_smoothing:
     return lse - target, correct

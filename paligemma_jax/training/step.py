@@ -25,6 +25,10 @@ from paligemma_jax.training import state as states
 Batch = dict[str, jax.Array]
 Params = dict[str, Any]
 
+# Left to itself XLA:CPU runs the token table's gradient as soon as it can and holds it while the
+# layers run backward, for the sake of threads that have their work within each product anyway.
+_ON_CPU = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
 
 def make_train_step(
     cfg: Any,
@@ -133,6 +137,7 @@ def make_train_step(
       donate_argnums=0,
       in_shardings=(places, sharding.batch_sharding(mesh)),
       out_shardings=(places, sharding.replicated(mesh)),
+      compiler_options=_ON_CPU if on_cpu else None,
   )
 
 

@@ -59,7 +59,7 @@ def test_turned_matrices_give_the_same_logits(case, dtype, tolerance, monkeypatc
   added = paligemma.ready_to_extend(cfg, params).keys() - params.keys()
   assert len(added) == len([n for n in params if n in matrices.MATRICES and "layers" in n])
   got = _extended(cfg, params)
-  monkeypatch.setattr(paligemma, "_ROOM_FOR_TURNED", 0)
+  monkeypatch.setattr(paligemma, "_ROOM_FOR_LAYERS", 0)
   assert paligemma.ready_to_extend(cfg, params) is params
   for a, b in zip(got, _extended(cfg, params), strict=True):
     np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max())

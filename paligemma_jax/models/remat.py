@@ -8,9 +8,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import flax.linen as nn
 import jax
 
@@ -30,15 +27,8 @@ def resolve(cfg: variants.ModelConfig) -> str:
 
 def wrap(layer: type[nn.Module], policy: str) -> type[nn.Module]:
   """The layer class under the policy, to be scanned."""
-  return layer if policy == "none" else nn.remat(layer, **_options(policy))
-
-
-def wrap_function(layer: Callable[..., Any], policy: str) -> Callable[..., Any]:
-  """As `wrap`, for a function that runs a layer."""
-  return layer if policy == "none" else jax.checkpoint(layer, **_options(policy))
-
-
-def _options(policy):
+  if policy == "none":
+    return layer
   policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
   # The scan keeps the compiler from merging the recomputation with the forward pass.
-  return dict(prevent_cse=False, policy=errors.pick(policies, policy, "remat policy"))
+  return nn.remat(layer, prevent_cse=False, policy=errors.pick(policies, policy, "remat policy"))

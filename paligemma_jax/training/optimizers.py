@@ -294,21 +294,25 @@ def _part_by_part(rule, clip, scaled, specs):
 def _parts(shape, spec):
   """(number of parts, (arrays, i) -> their i-th parts, (arrays, parts, i) -> arrays with them).
 
-  Parts go along a dim that no devices share: layers, or blocks of a matrix. Arrays are leaves of
-  that shape, and scales, which have a block where those have 256 numbers.
+  Parts go along a dim that no devices share: layers, or rows of a matrix, or blocks of its rows.
+  Arrays are leaves of that shape, and scales, which have a block where those have 256 numbers.
   """
   cut = [dim for dim, axes in enumerate(spec) if axes]
-  is_large = math.prod(shape) >= _WHOLE_BELOW
-  if is_large and len(shape) > 2 and 0 not in cut:
-    num, dim, widths = shape[0], 0, {}
-  elif is_large and len(shape) == 2 and 1 not in cut and shape[1] % adam8bit.BLOCK == 0:
-    num, dim, widths = shape[1] // adam8bit.BLOCK, 1, {shape[1]: adam8bit.BLOCK}
-  else:
+  size = math.prod(shape)
+  num = dim = 0
+  if size >= _WHOLE_BELOW and len(shape) > 2 and 0 not in cut:
+    num = shape[0]
+  elif size >= _WHOLE_BELOW and len(shape) == 2:
+    if 0 not in cut:
+      num = next((n for n in range(-(-size // _PART), shape[0]) if shape[0] % n == 0), 0)
+    if not num and 1 not in cut and shape[1] % adam8bit.BLOCK == 0:
+      num, dim = shape[1] // adam8bit.BLOCK, 1
+  if not num:
     return 1, lambda tree, i: tree, lambda tree, parts, i: parts
 
   def take(tree, i):
     def one(x):
-      width = widths.get(x.shape[dim], 1)
+      width = x.shape[dim] // num
       return jax.lax.dynamic_slice_in_dim(x, i * width, width, dim)
 
     return jax.tree.map(one, tree)
@@ -381,6 +385,7 @@ def _adafactor(optim):
 _FACTORED_FROM = 64
 # Leaves of fewer numbers are worked out in one part: a loop would take longer and save nothing.
 _WHOLE_BELOW = 2**20
+_PART = 2**22  # Numbers of a part of a matrix, at most, where its rows can be cut so.
 _RULES = {"adam": _adam, "adam8bit": _adam8bit, "adafactor": _adafactor, "sgd": _sgd}
 _MU_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

@@ -90,11 +90,13 @@ def _some(seed, dtype=np.float32):
   return {n: jnp.asarray(rng.normal(size=shape), dtype) for n, shape in _LEAVES.items()}
 
 
-@pytest.mark.parametrize(
-    "specs", [{}, {"layers": (None, None, "fsdp"), "table": (None, "fsdp"), "odd": ("fsdp",)}]
-)
+_CUT = {"layers": (None, None, "fsdp"), "table": (None, "fsdp"), "odd": ("fsdp",)}
+
+
+@pytest.mark.parametrize("specs", [{}, _CUT, {**_CUT, "table": ("fsdp",), "layers": ("fsdp",)}])
 def test_adam8bit_part_by_part_is_the_rule_for_whole_leaves(specs, monkeypatch):
   monkeypatch.setattr(optimizers, "_WHOLE_BELOW", 0)
+  monkeypatch.setattr(optimizers, "_PART", 2**12)
   made = _adam8bit(specs=specs)
   rule = adam8bit.scale_by_adam8bit(b1=0.9, b2=0.999, eps=1e-8)
   params = _some(0)
@@ -134,7 +136,8 @@ def test_an_update_that_does_not_count_changes_no_bit(changes, monkeypatch):
   toy_state.assert_equal(got, (state.trainable, state.opt_state))
 
 
-def test_adam8bit_writes_over_its_state_and_no_leaf_is_there_in_float32():
+def test_adam8bit_writes_over_its_state_and_no_leaf_is_there_in_float32(monkeypatch):
+  monkeypatch.setattr(optimizers, "_PART", 2**18)
   shapes = {"layers": (32, 512, 512), "table": (1024, 8192)}
   leaf_bytes = 4 * 32 * 512 * 512
   rule = optimizers.transform(

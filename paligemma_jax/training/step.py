@@ -26,8 +26,10 @@ Batch = dict[str, jax.Array]
 Params = dict[str, Any]
 
 # Left to itself XLA:CPU runs the token table's gradient as soon as it can and holds it while the
-# layers run backward, for the sake of threads that have their work within each product anyway.
-_ON_CPU = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+# layers run backward, so that threads find more to do at once. Where that gradient is large, they
+# have their work within each product anyway.
+_FOR_MEMORY = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+_LARGE_TABLE = 2**24  # Numbers.
 
 
 def make_train_step(
@@ -61,6 +63,8 @@ def make_train_step(
   budget_bytes = _logits_budget(state)
   places = states.shardings(state)
   on_cpu = mesh.devices.flat[0].platform == "cpu"
+  table = state.trainable.get(matrices.TABLE)
+  for_memory = on_cpu and table is not None and table.size >= _LARGE_TABLE
 
   def step_fn(state, batch, num_supervised):
     num_rows = batch["_mask"].astype(jnp.float32).sum()
@@ -137,7 +141,7 @@ def make_train_step(
       donate_argnums=0,
       in_shardings=(places, sharding.batch_sharding(mesh)),
       out_shardings=(places, sharding.replicated(mesh)),
-      compiler_options=_ON_CPU if on_cpu else None,
+      compiler_options=_FOR_MEMORY if for_memory else None,
   )
 
 

@@ -215,7 +215,11 @@ def make_schedule(
 
 def whole(gradients: Mapping[str, tuple[jax.Array, ...]]) -> dict[str, jax.Array]:
   """Gradients as single float32 arrays."""
-  return {name: sum(g.astype(jnp.float32) for g in parts) for name, parts in gradients.items()}
+  return {name: _sum(parts) for name, parts in gradients.items()}
+
+
+def _sum(gradient):
+  return sum(g.astype(jnp.float32) for g in gradient)
 
 
 def _all_at_once(direction, scaled):
@@ -246,14 +250,13 @@ def _part_by_part(rule, clip, scaled, specs):
   """
 
   def update(gradients, state, step):
-    """(name, parts of gradients, parameter, kept) -> (what is added, kept); and the count."""
+    """(name, gradient, parameter, kept) -> (what is added, kept), for parts; and the count."""
     count = state["rule"].count + 1
     factor = _clip_factor(whole(gradients), clip) if clip else 1.0
     of = scaled(step)
 
-    def part(name, parts, p, kept):
-      g = sum(g.astype(jnp.float32) for g in parts) * factor
-      direction, kept = rule.part(g, kept, count)
+    def part(name, gradient, p, kept):
+      direction, kept = rule.part(_sum(gradient) * factor, kept, count)
       return of(name, direction, p), kept
 
     return part, count

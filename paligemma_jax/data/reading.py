@@ -101,20 +101,23 @@ class _Workers:
   """
 
   def __init__(self):
-    self._folder = tempfile.TemporaryDirectory(prefix="loader-")
+    self._folder: tempfile.TemporaryDirectory | None = None  # Not made where nothing starts.
 
   def started(self) -> Callable[[int, int], None]:
     """What a worker calls first."""
+    self._folder = tempfile.TemporaryDirectory(prefix="loader-")
     return functools.partial(_leave_number, self._folder.name)
 
   def kill(self) -> None:
+    assert self._folder is not None  # Threads alone are not killed.
     numbers = {int(name) for name in os.listdir(self._folder.name)}
     for process in multiprocessing.active_children():
       if process.pid in numbers:
         process.kill()
 
   def forget(self) -> None:
-    self._folder.cleanup()
+    if self._folder is not None:
+      self._folder.cleanup()
 
 
 def _leave_number(folder: str, worker: int, num_workers: int) -> None:

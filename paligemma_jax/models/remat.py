@@ -1,18 +1,24 @@
 """What the backward pass recomputes of a layer instead of keeping it.
 
   none  nothing: most memory.
-  dots  all but products with parameters: less than half the memory for about 3 % more operations.
-        On CPU it is also the fastest, since what is kept must be written out.
+  dots  all but products with parameters and what has the name KEPT: less than half the memory for
+        about 3 % more operations. On CPU it is also the fastest, since what is kept must be written
+        out.
   full  the whole layer: only its input is kept.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import flax.linen as nn
 import jax
 
 from paligemma_jax.core import errors
 from paligemma_jax.models import variants
+
+# The name (`checkpoint_name`) of what attention by rows would work out again.
+KEPT = "attention"
 
 # "auto" is "full" from this decoder width on.
 _FULL_FROM_WIDTH = 1024
@@ -25,10 +31,18 @@ def resolve(cfg: variants.ModelConfig) -> str:
   return cfg.remat
 
 
-def wrap(layer: type[nn.Module], policy: str) -> type[nn.Module]:
+def wrap(layer: type[nn.Module], name: str) -> type[nn.Module]:
   """The layer class under the policy, to be scanned."""
-  if policy == "none":
+  if name == "none":
     return layer
-  policies = {"dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable, "full": None}
   # The scan keeps the compiler from merging the recomputation with the forward pass.
-  return nn.remat(layer, prevent_cse=False, policy=errors.pick(policies, policy, "remat policy"))
+  return nn.remat(layer, prevent_cse=False, policy=policy(name))
+
+
+def policy(name: str) -> Callable[..., bool] | None:
+  """What `jax.checkpoint` takes for "dots" or "full"."""
+  dots = jax.checkpoint_policies.save_from_both_policies(
+      jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+      jax.checkpoint_policies.save_only_these_names(KEPT),
+  )
+  return errors.pick({"dots": dots, "full": None}, name, "remat policy")

@@ -13,7 +13,7 @@ from paligemma_jax.core import spec
 
 DTYPES = ("auto", "float32", "bfloat16")
 REMATS = ("auto", "none", "dots", "full")
-ATTENTIONS = ("auto", "plain", "chunked", "flash")
+ATTENTIONS = ("auto", "plain", "chunked", "rows", "flash")
 QUERY_SCALES = ("head_dim", "width_per_head")
 
 

@@ -100,7 +100,7 @@ def _compiled(
     return setups.train_step(setup, optimizer, state).trace(state, batch, num_supervised)
 
   trace = traced(setup)
-  bare = setups.with_remat(setup, "none")
+  bare = setups.without_recomputation(setup)
   found = {
       "flops": flops_lib.matmul_flops(trace.jaxpr),
       "flops_needed": flops_lib.matmul_flops(traced(bare).jaxpr),

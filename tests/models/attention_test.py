@@ -1,11 +1,16 @@
 """Attention: what the structure hides, and that the implementations agree."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from paligemma_jax.models import attention
+from paligemma_jax.models import flash
+from paligemma_jax.models import remat
+from paligemma_jax.planning import flops
 
 _MASK_AR = np.array([[0, 0, 0, 1, 1, 1, 0], [0, 1, 0, 0, 1, 0, 1]], np.int32)
 
@@ -62,28 +67,97 @@ def test_grouped_heads_equal_a_slow_loop(num_kv_heads, softcap):
   np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
 
 
+def _weighed(q, k, v, see, how, chunk, **rest):
+  out = attention.attend(q, k, v, see, how=how, chunk=chunk, **rest)
+  return jnp.sum(jnp.sin(out) * jnp.arange(out.size).reshape(out.shape)), out
+
+
+@functools.partial(jax.jit, static_argnames=("how", "chunk", "softcap"))
+def _gradients(q, k, v, see, how, chunk=0, **rest):
+  """Gradients by q, k and v; the output."""
+  return jax.grad(_weighed, (0, 1, 2), has_aux=True)(q, k, v, see, how, chunk, **rest)
+
+
+def _assert_agree(got, want):
+  for ours, theirs in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=1e-4)  # Gradients are up to 200.
+  np.testing.assert_allclose(got[1], want[1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("how", ["chunked", "rows"])
 @pytest.mark.parametrize("window", [None, 3])
 @pytest.mark.parametrize("structured", [True, False])
-def test_chunks_give_the_values_and_gradients_of_all_at_once(window, structured):
+def test_pieces_give_the_values_and_gradients_of_all_at_once(how, window, structured):
   q, k, v = _qkv(7, 7)
   see = attention.prefix_lm(_MASK_AR) if structured else None
   window = None if window is None else jnp.int32(window)
-
-  def scalar(q, k, v, chunk):
-    how = "chunked" if chunk else "plain"
-    out = attention.attend(q, k, v, see, softcap=5.0, window=window, how=how, chunk=chunk)
-    return jnp.sum(jnp.sin(out) * jnp.arange(out.size).reshape(out.shape)), out
-
-  grad = jax.jit(jax.grad(scalar, (0, 1, 2), has_aux=True), static_argnums=3)
-  grads, out = grad(q, k, v, 0)
-  for chunk in (2, 7):  # 7 queries in chunks of 2: the last one is padded.
-    grads_c, out_c = grad(q, k, v, chunk)
-    np.testing.assert_allclose(out_c, out, rtol=0, atol=1e-6)
-    for ours, want in zip(grads_c, grads, strict=True):
-      np.testing.assert_allclose(ours, want, rtol=1e-5, atol=1e-4)  # Gradients are up to 200.
+  rest = dict(softcap=5.0, window=window)
+  want = _gradients(q, k, v, see, "plain", **rest)
+  for chunk in (2, 7, 0):  # 7 queries in chunks of 2: the last one is padded.
+    _assert_agree(_gradients(q, k, v, see, how, chunk, **rest), want)
 
 
-def test_long_sequences_never_hold_all_logits():
+@pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
+def test_rows_with_fewer_queries_than_keys_and_one_row_of_structure(num_kv_heads):
+  q, k, v = _qkv(7, 7, num_kv_heads=num_kv_heads)
+  see = attention.prefix_lm(_MASK_AR[:1])
+  only = np.tril(np.ones((1, 7, 7), bool)) | (np.arange(7) < 2)
+  see = see._replace(only=jnp.asarray(only)).of_last(3)
+  want = _gradients(q[:, -3:], k, v, see, "plain")
+  for chunk in (2, 3):
+    _assert_agree(_gradients(q[:, -3:], k, v, see, "rows", chunk), want)
+
+
+def test_rows_of_queries_that_see_nothing_have_the_plain_ways_gradients():
+  q, k, v = _qkv(7, 7)
+  valid = np.ones((2, 7), bool)
+  valid[0, :2] = False  # The first block is these two.
+  see = attention.prefix_lm(np.array([[0, 0, 1, 0, 0, 1, 1]] * 2), valid)
+  assert not np.asarray(see.mask())[0, :2].any()
+  _assert_agree(_gradients(q, k, v, see, "rows"), _gradients(q, k, v, see, "plain"))
+
+
+def test_rows_in_bfloat16_are_as_close_to_float32_as_the_plain_way():
+  q, k, v = _qkv(7, 7)
+  see = attention.prefix_lm(_MASK_AR)
+  want = _gradients(q, k, v, see, "plain")
+  halves = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)]
+
+  def error(how):
+    got = _gradients(*halves, see, how)
+    assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(got))
+    return max(
+        float(abs(x.astype(jnp.float32) - y).max() / abs(y).max())
+        for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
+    )
+
+  assert error("rows") <= 1.5 * error("plain")
+
+
+def test_rows_work_out_no_softmax_twice_where_products_are_kept():
+  q, k, v = _qkv(7, 7, num_kv_heads=1)
+  attend = functools.partial(attention.attend, see=None, how="rows")
+  layer = jax.checkpoint(attend, policy=remat.policy("dots"))
+  step = jax.make_jaxpr(jax.grad(lambda *qkv: jnp.sum(layer(*qkv)), (0, 1, 2)))(q, k, v)
+  one = 2 * 2 * 4 * 7 * 7 * 8  # Rows, heads, queries, keys, head dim.
+  assert flops.matmul_flops(step) == (2 + 5) * one
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_one_cpu_goes_by_rows_from_some_size_on(alone, monkeypatch):
+  monkeypatch.setattr(flash, "is_one_cpu", lambda: alone)
+
+  def traced(length):
+    qkv = [jnp.zeros((2, length, 4, 8))] * 3
+    return str(jax.make_jaxpr(lambda *qkv: attention.attend(*qkv, None))(*qkv))
+
+  assert "scan" not in traced(64)
+  assert ("scan" in traced(128)) == alone
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_long_sequences_never_hold_all_logits(alone, monkeypatch):
+  monkeypatch.setattr(flash, "is_one_cpu", lambda: alone)
   q, k, v = (jax.ShapeDtypeStruct((1, 4096, 4, 8), jnp.float32) for _ in range(3))
   all_logits = 4 * 4096 * 4096 * 4
 

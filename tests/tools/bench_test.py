@@ -97,7 +97,7 @@ def test_ways_of_attention_are_compared():
   assert [(x["tower"], x["length"], x["how"]) for x in found] == [
       (tower, length, how)
       for tower, length in (("decoder", 36), ("tower", 4))
-      for how in ("plain", "chunked", "flash")
+      for how in ("plain", "chunked", "rows")
   ]
   assert all(0 < max(x["error"]) < 0.02 and x["ms"] > 0 for x in found)
 

@@ -51,7 +51,7 @@ def prepare():
   num_supervised = loss.num_supervised(batch["mask_loss"])
   state = setups.initial_state(setup, optimizer, print)
   train_step = setups.train_step(setup, optimizer, state)
-  bare = setups.train_step(setups.with_remat(setup, "none"), optimizer, state)
+  bare = setups.train_step(setups.without_recomputation(setup), optimizer, state)
   on_device = sharding.put(batch, setup.mesh)
   needed = flops.matmul_flops(bare.trace(state, on_device, num_supervised).jaxpr)
 

@@ -19,6 +19,7 @@ _SMALL = {
 }
 _CASES = {
     "remat": {"remat": "full"},
+    "rows": {"remat": "dots", "attention": "rows"},
     "one_layer": {"overrides": {"llm.depth": 1}},
     "gemma_2": {"overrides": {**_GEMMA_2, "llm.depth": 2, "llm.sliding_window": 4}},
     "window_of_the_last": {"overrides": {"llm.sliding_window": 4, "llm.num_kv_heads": 2}},
@@ -76,11 +77,11 @@ def _outcomes(cfg):
 
 
 @pytest.mark.parametrize("case", _CASES)
-def test_the_numbers_are_those_of_scanned_layers(case, monkeypatch):
+def test_the_numbers_are_those_of_scanned_layers_and_plain_attention(case, monkeypatch):
   cfg = _config(_CASES[case])
   got = _outcomes(cfg)
   monkeypatch.setattr(paligemma, "_ROOM_FOR_LAYERS", 0)
-  want = _outcomes(cfg)
+  want = _outcomes(cfg.replace(attention="plain"))
   assert jax.tree.structure(got) == jax.tree.structure(want)
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
     assert a.dtype == b.dtype

@@ -285,7 +285,8 @@ def _rows_backward(softcap, kept, out_grad_BCKXH):
     probs_KXS = jnp.exp(logits_KXS - softmax.max_KX1) * (1 / softmax.sum_KX1)
     probs_grad_KXS = _times(out_grad_KXH, keys.v_KSH, 2, 2)
     # What the gradients of a query's probabilities come to, each weighed by its probability.
-    mean_KX1 = (softmax.out_KXH * out_grad_KXH).astype(jnp.float32).sum(axis=-1, keepdims=True)
+    weighed_KXH = softmax.out_KXH.astype(jnp.float32) * out_grad_KXH
+    mean_KX1 = weighed_KXH.sum(axis=-1, keepdims=True)
     logits_grad_KXS = probs_KXS * (probs_grad_KXS - mean_KX1) * slope_KXS
     # Masked keys have no probability, but where a query sees nothing.
     logits_grad_KXS *= softmax.max_KX1 > _MASKED_LOGIT

@@ -33,8 +33,9 @@ _CPU_LEAST_CHUNK = 16
 
 # One CPU goes by rows from so many logits a row on, and cuts them into pieces of at most so many.
 # Forward and backward that takes 0.5 of the plain way's time at 288 positions, and 0.3 to 0.6 of
-# that of chunks at a thousand (8 rows, 8 and 4 heads of 64).
-_ROWS_FROM = 64 * 1024
+# that of chunks at a thousand (8 rows, 8 and 4 heads of 64). Shorter ones gain nothing that would
+# make up for a second more of tracing and compiling.
+_ROWS_FROM = 256 * 1024
 _ROWS_PIECE = 1024 * 1024
 
 # From this many positions on "auto" takes the device's kernel. On an H200 cuDNN's took 0.95 of the

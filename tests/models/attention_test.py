@@ -151,8 +151,8 @@ def test_one_cpu_goes_by_rows_from_some_size_on(alone, monkeypatch):
     qkv = [jnp.zeros((2, length, 4, 8))] * 3
     return str(jax.make_jaxpr(lambda *qkv: attention.attend(*qkv, None))(*qkv))
 
-  assert "scan" not in traced(64)
-  assert ("scan" in traced(128)) == alone
+  assert "scan" not in traced(128)
+  assert ("scan" in traced(256)) == alone
 
 
 @pytest.mark.parametrize("alone", [True, False])

@@ -156,12 +156,8 @@ def _chunked(q_BQNH, k_BSKH, v_BSKH, see, softcap, window, chunk):
   q_len = q_BQNH.shape[1]
   num_chunks = -(-q_len // chunk)
 
-  def split(x, q_axis=1):
-    pad = [(0, 0)] * x.ndim
-    pad[q_axis] = (0, num_chunks * chunk - q_len)
-    x = jnp.pad(x, pad)
-    x = x.reshape(*x.shape[:q_axis], num_chunks, chunk, *x.shape[q_axis + 1 :])
-    return jnp.moveaxis(x, q_axis, 0)
+  def split(x):
+    return jnp.moveaxis(_in_pieces(x, num_chunks, chunk), 1, 0)
 
   # The backward pass recomputes a chunk's logits, so that only one chunk of them ever exists.
   @jax.checkpoint
@@ -178,6 +174,12 @@ def _chunked(q_BQNH, k_BSKH, v_BSKH, see, softcap, window, chunk):
     xs = (xs[0], split(see.q_block), split(see.q_pos), only)
   out = jnp.moveaxis(lax.map(one, xs), 0, 1)
   return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :q_len]
+
+
+def _in_pieces(x, num, length):
+  """[B, num, length, ...] of [B, Q, ...], with zeros behind the last position."""
+  x = jnp.pad(x, [(0, 0), (0, num * length - x.shape[1]), *[(0, 0)] * (x.ndim - 2)])
+  return x.reshape(x.shape[0], num, length, *x.shape[2:])
 
 
 def _plain(q_BQNH, k_BSKH, v_BSKH, mask_BQS, softcap):
@@ -234,9 +236,8 @@ def _by_rows(q_BQNH, k_BSKH, v_BSKH, see, softcap, window, chunk):
   num_pieces = -(-q_len // chunk)
 
   def pieces(x):  # [B or 1, Q, ...] -> [B, C, c, ...]
-    x = jnp.pad(x, [(0, 0), (0, num_pieces * chunk - q_len), *[(0, 0)] * (x.ndim - 2)])
-    x = jnp.broadcast_to(x, (batch, *x.shape[1:]))
-    return x.reshape(batch, num_pieces, chunk, *x.shape[2:])
+    x = _in_pieces(x, num_pieces, chunk)
+    return jnp.broadcast_to(x, (batch, *x.shape[1:]))
 
   q_BCcKGH = pieces(q_BQNH.reshape(batch, q_len, num_kv_heads, -1, head_dim))
   q_BCKGcH = q_BCcKGH.transpose(0, 1, 3, 4, 2, 5)

@@ -60,6 +60,24 @@ class NumericsError(PaligemmaError):
   exit_code = os.EX_SOFTWARE  # 70
 
 
+class StallError(PaligemmaError):
+  """Input came to a stop: a row, a worker or a thread that never answers, or that died."""
+
+  exit_code = os.EX_NOINPUT  # 66
+
+
+class HostError(PaligemmaError):
+  """Another host of the run is missing, died, or stopped answering."""
+
+  exit_code = os.EX_UNAVAILABLE  # 69
+
+
+class OutOfMemoryError(PaligemmaError):
+  """The device or the host has less memory than the program needs."""
+
+  exit_code = os.EX_OSERR  # 71
+
+
 class CompilerError(PaligemmaError):
   """The compiler of a program died, or did not come to an end."""
 

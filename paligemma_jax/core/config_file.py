@@ -1,15 +1,23 @@
-"""Runs a user's config file, and turns what goes wrong in it into one sentence with its line."""
+"""Runs a user's config file, and turns what goes wrong in it into one sentence with its line.
+
+The file becomes a module, and the specs that it declares are known by that module's name: in a
+run's config.json, and in what is sent to another process, where `find_again` makes the name known.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import importlib.abc
+import importlib.machinery
 import importlib.util
 import pathlib
 import re
 import sys
 import traceback
 import types
-import zlib
 from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import ml_collections
@@ -37,9 +45,24 @@ def run(path: str, text: str) -> Any:
   original = getattr(get_config, "__wrapped__", get_config)
   arguments = typed_text.arguments(text, typed_text.parameters(original), path)
   try:
-    return get_config(**arguments)
+    with _neighbours(file):
+      return get_config(**arguments)
   except Exception as e:
     raise _explained(e, file) from e
+
+
+def ran() -> dict[str, str]:
+  """{module name: file} of the config files that this process has run."""
+  return {
+      name: module.__spec__.loader.path
+      for name, module in list(sys.modules.items())
+      if isinstance(getattr(getattr(module, "__spec__", None), "loader", None), _Loader)
+  }
+
+
+def find_again(files: Mapping[str, str]) -> None:
+  """From now on an import of these modules runs these files; nothing is run before."""
+  sys.meta_path.insert(0, _Finder(dict(files)))
 
 
 def _existing(path: str) -> pathlib.Path:
@@ -62,8 +85,7 @@ def _imported(file: pathlib.Path) -> types.ModuleType:
   if (root / "configs" / "__init__.py").is_file() and str(root) not in sys.path:
     sys.path.append(str(root))  # So that transfers find `configs.presets` from any folder.
   name = _module_name(file)
-  spec = importlib.util.spec_from_file_location(name, file)
-  assert spec is not None and spec.loader is not None, file
+  spec = _module_spec(name, file)
   module = importlib.util.module_from_spec(spec)
   before = sys.modules.get(name)
   sys.modules[name] = module
@@ -78,16 +100,64 @@ def _imported(file: pathlib.Path) -> types.ModuleType:
 
 
 def _module_name(file: pathlib.Path) -> str:
-  """'transfers.vqav2' for files under a folder of sys.path, else the stem made unique."""
+  """'transfers.vqav2' for files under a folder of sys.path, else 'config_file_<stem>'."""
   for entry in sys.path:
     root = pathlib.Path(entry or ".").resolve()
     if file.is_relative_to(root):
       parts = file.relative_to(root).with_suffix("").parts
-      if all(part.isidentifier() for part in parts):
-        return ".".join(parts)
-  # Elsewhere: any name will do that no installed module has.
-  stem = re.sub(r"\W", "_", file.stem)
-  return f"{stem}_{zlib.crc32(str(file).encode()):08x}"
+      name = ".".join(parts)
+      if all(part.isidentifier() for part in parts) and not _is_another(name, file):
+        return name
+  # Wherever it lies, so that a run is the same run when the file has moved.
+  return "config_file_" + re.sub(r"\W", "_", file.stem)
+
+
+def _is_another(name: str, file: pathlib.Path) -> bool:
+  """True of 'json' for a config file json.py: it must not take the place of the other module."""
+  there = sys.modules.get(name)
+  of_python = name in sys.stdlib_module_names
+  return of_python or (there is not None and getattr(there, "__file__", None) != str(file))
+
+
+def _module_spec(name: str, file: str | pathlib.Path) -> importlib.machinery.ModuleSpec:
+  spec = importlib.util.spec_from_file_location(name, file, loader=_Loader(name, str(file)))
+  assert spec is not None and spec.loader is not None, file
+  return spec
+
+
+class _Loader(importlib.machinery.SourceFileLoader):
+  """Runs a config file; what lies beside the file can be imported meanwhile."""
+
+  def exec_module(self, module: types.ModuleType) -> None:
+    with _neighbours(pathlib.Path(self.path)):
+      super().exec_module(module)
+
+
+class _Finder(importlib.abc.MetaPathFinder):
+  """Finds config files by the names that they had in another process."""
+
+  def __init__(self, files: Mapping[str, str]):
+    self._files = files
+
+  def find_spec(
+      self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+  ) -> importlib.machinery.ModuleSpec | None:
+    del path, target
+    return _module_spec(name, self._files[name]) if name in self._files else None
+
+
+@contextlib.contextmanager
+def _neighbours(file: pathlib.Path) -> Iterator[None]:
+  """While the block runs, the modules in the file's folder can be imported, after all others."""
+  folder = str(file.parent)
+  sys.path.append(folder)
+  try:
+    yield
+  finally:
+    # The last one: the user's file may have changed sys.path too.
+    last = max((i for i, entry in enumerate(sys.path) if entry == folder), default=None)
+    if last is not None:
+      del sys.path[last]
 
 
 def _explained(error: Exception, file: pathlib.Path) -> errors.ConfigError:

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
+from typing import NoReturn
 from typing import TypeVar
 
 T = TypeVar("T")
+
+_END_SECS = 5.0
 
 
 class PaligemmaError(Exception):
@@ -113,17 +119,49 @@ def pick(table: Mapping[str, T], key: str, what: str) -> T:
 
 
 def run_main(main: Callable[[], Any]) -> None:
-  """Runs `main` and exits: 0, or a clear sentence on stderr and the error's exit code."""
+  """Runs `main` and exits: 0, or a clear sentence on stderr and the error's exit code.
+
+  The process ends, also when a thread or a worker process of it never will: it is not waited for
+  after a StallError, and for 5 s in every other case.
+  """
+  code = 1
   try:
     main()
+    code = os.EX_OK
   except PaligemmaError as e:
+    code = e.exit_code
     cause = e.__cause__
     print(f"error: {e}", file=sys.stderr)
     if isinstance(cause, PaligemmaError):
       print(f"  because: {cause}", file=sys.stderr)
     sys.stderr.flush()
-    sys.exit(e.exit_code)
+    if isinstance(e, StallError):
+      _end_now(code)
   except KeyboardInterrupt:
+    code = 130
     print("error: interrupted from the keyboard.", file=sys.stderr)
-    sys.exit(130)
-  sys.exit(os.EX_OK)
+  except SystemExit as e:
+    code = e.code if isinstance(e.code, int) else 1
+    raise
+  finally:
+    threading.Thread(target=_end_late, args=(code,), name="ending", daemon=True).start()
+  sys.exit(code)
+
+
+def _end_late(code: int) -> None:
+  """Ends the process when Python, which waits for all threads, has not 5 s after its main one."""
+  threading.main_thread().join()
+  time.sleep(_END_SECS)
+  _end_now(code)
+
+
+def _end_now(code: int) -> NoReturn:
+  """Ends the process and its children; no thread is waited for and nothing is tidied up."""
+  import multiprocessing  # Takes 10 ms, which --help need not wait.
+
+  for process in multiprocessing.active_children():
+    process.kill()
+  for stream in (sys.stdout, sys.stderr):
+    with contextlib.suppress(OSError, ValueError):
+      stream.flush()
+  os._exit(code)

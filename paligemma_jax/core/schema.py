@@ -115,6 +115,10 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
             8.0, "Most that this takes, in GB, per process; what is over is computed again.", low=0,
             resume="allow",
         ),
+        "stall_secs": Key(
+            60.0, "Seconds without a row after which the run ends; in evaluation too.", low=1,
+            resume="allow",
+        ),
         "prefetch": Key(4, "Batches prepared ahead of the step.", low=0, resume="allow"),
         "accum": Key(1, "Parts a batch is cut into to save memory; same gradient.", low=1),
     },

@@ -27,6 +27,7 @@ from paligemma_jax.data import tokens
 Batch = dict[str, np.ndarray]
 OnBadRow = Callable[[int, str, str], None]
 
+_STALL_SECS = 60.0
 _NUM_SHOWN = 5  # Bad rows listed in the error that ends a run.
 
 
@@ -52,7 +53,7 @@ class TrainLoader:
     prefetch: batches read ahead.
     process_index, process_count: this process gets its contiguous share of each global batch.
     known_bad: rows that were reported before a restart: they count, but are not reported again.
-    stall_secs: without a row for so long the run ends with an error.
+    stall_secs: without a row for so long the run ends with an error that names the row.
 
   Attributes:
     counts: what the handed-out batches hold: 'rows', 'rejected', 'dropped', 'truncated', and what
@@ -79,7 +80,7 @@ class TrainLoader:
       process_index: int = 0,
       process_count: int = 1,
       known_bad: Sequence[int] = (),
-      stall_secs: float = 60.0,
+      stall_secs: float = _STALL_SECS,
   ):
     if len(rows) < 1:
       raise errors.DataError("The training source has no rows.")
@@ -110,10 +111,15 @@ class TrainLoader:
       the batch. A rejected or dropped row keeps its slot: _mask False, image and masks 0.
 
     Raises:
-      DataError: more bad rows than the budget, or nothing came for `stall_secs`.
+      DataError: more bad rows than the budget.
+      StallError: nothing came for `stall_secs`, or a worker process died.
       ConfigError: an op is broken or the ops do not make what a batch needs.
     """
-    for slots in reading.read(self._slots, start_step, None, self._slots.share, self._reading):
+    share = self._slots.share
+    slots_of_steps = reading.read(
+        self._slots, start_step, None, share, self._reading, self._slots.name_of
+    )
+    for slots in slots_of_steps:
       self._register.take(slots)
       yield self._assembler(slots)
 
@@ -138,7 +144,7 @@ def eval_batches(
     prefetch: int = 2,
     process_index: int = 0,
     process_count: int = 1,
-    stall_secs: float = 60.0,
+    stall_secs: float = _STALL_SECS,
 ) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
   """Each row once, in the order of the source; the last batch is filled up with _mask False.
 
@@ -162,7 +168,8 @@ def eval_batches(
   assembler = _Assembler(maker, buckets if process_count == 1 else ())
   register = _Register(bad_rows, on_bad_row, set(), report_dropped=True)
   options = reading.Options(num_threads, num_workers, prefetch, stall_secs)
-  for slots in reading.read(slots_of, 0, -(-num_rows // batch_size), share, options):
+  num_steps = -(-num_rows // batch_size)
+  for slots in reading.read(slots_of, 0, num_steps, share, options, slots_of.name_of):
     register.take(slots)
     kept = [{**slot.kept, "_row": slot.row} for slot in slots if slot.arrays is not None]
     yield assembler(slots), kept
@@ -190,6 +197,10 @@ class _TrainSlots:
   def __call__(self, step: int, slot: int) -> examples.Slot:
     return self.maker(*self.rows_of_step(step)[slot])
 
+  def name_of(self, step: int, slot: int) -> str:
+    """'row 22 (train.jsonl:23)', for messages."""
+    return _name_of(self.maker.rows, self.rows_of_step(step)[slot][1])
+
 
 @dataclasses.dataclass(frozen=True)
 class _EvalSlots:
@@ -203,6 +214,17 @@ class _EvalSlots:
   def __call__(self, step: int, slot: int) -> examples.Slot:
     row = step * self.batch_size + slot
     return self.maker(0, row) if row < self.num_rows else examples.Slot(-1)
+
+  def name_of(self, step: int, slot: int) -> str:
+    """As of `_TrainSlots`."""
+    row = step * self.batch_size + slot
+    return _name_of(self.maker.rows, row) if row < self.num_rows else "the end of the rows"
+
+
+def _name_of(rows: Any, row: int) -> str:
+  where = examples.where_is(rows, row)
+  number = f"row {row}"
+  return where if where.startswith(number) else f"{number} ({where})"
 
 
 class _Register:

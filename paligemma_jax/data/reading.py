@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
-import multiprocessing
-import os
 import queue
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -16,13 +12,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from absl import flags
+from absl import logging
 
 from paligemma_jax.core import errors
 from paligemma_jax.data import examples
+from paligemma_jax.data import workers as workers_lib
 
 _POLL_SECS = 0.2
 _CLOSE_SECS = 5.0
-_START_SECS = 60.0
+_START_SECS = 60.0  # Worker processes first have to start, which takes longest on a busy machine.
+_SAY_SECS = 10.0  # A wait is told of after so long, then after twice as long, and so on.
 _FOREVER = sys.maxsize // 2
 
 
@@ -44,8 +43,12 @@ class _Flat:
   share: range
 
   def __call__(self, index: int) -> examples.Slot:
+    return self.slot_at(*self.place(index))
+
+  def place(self, index: int) -> tuple[int, int]:
+    """(step, slot of the global batch)."""
     step, position = divmod(index, len(self.share))
-    return self.slot_at(step, self.share[position])
+    return step, self.share[position]
 
 
 def read(
@@ -54,134 +57,168 @@ def read(
     stop_step: int | None,
     share: range,
     options: Options,
+    name_of: Callable[[int, int], str],
 ) -> Iterator[list[examples.Slot]]:
   """The slots `share` of each step from `start_step` to before `stop_step` (None: without end).
 
+  A wait of 10 s is told of, with the row that is waited for.
+
+  Args:
+    name_of: what to call the row of a slot in messages.
+
   Raises:
-    DataError: no slot came for `stall_secs`, or a worker process died.
+    StallError: no slot came for `stall_secs`, or a worker process died.
+    DataError: a worker process could not begin.
   """
   stop = _FOREVER if stop_step is None else stop_step * len(share)
   if stop <= start_step * len(share):
     return
-  state = _State(options.num_workers)
-  workers = _Workers()
   flat = _Flat(slot_at, share)
-  source = _grain_iterator(flat, start_step * len(share), stop, share, options, workers)
-  # One group is being made while one waits here; the rows before them wait in Grain's buffer.
-  groups: queue.Queue[Any] = queue.Queue(maxsize=1)
-  thread = threading.Thread(
-      target=_gather, args=(source, len(share), groups, state), name="batches", daemon=True
-  )
-  thread.start()
+  reading = _Reading(flat, start_step * len(share), stop, options, name_of)
   try:
-    while (group := _get(groups, state, options)) is not None:
+    while (group := reading.next_group()) is not None:
       yield group
   finally:
-    state.stopped.set()
-    thread.join(timeout=_CLOSE_SECS if options.num_workers else _POLL_SECS)
-    if thread.is_alive() and options.num_workers:
-      workers.kill()  # The thread waits for one that is stuck.
-      thread.join(timeout=_CLOSE_SECS)
-    workers.forget()
+    reading.close()
 
 
-class _State:
-  """What the gathering thread and the consumer share."""
+class _Reading:
+  """What the gathering thread and the consumer share, and how long who has waited."""
 
-  def __init__(self, num_workers: int):
-    self.stopped = threading.Event()
-    # Worker processes first have to start, which takes longest on a busy machine.
-    self.last_progress = time.monotonic() + (_START_SECS if num_workers else 0)
+  def __init__(
+      self,
+      flat: _Flat,
+      start: int,
+      stop: int,
+      options: Options,
+      name_of: Callable[[int, int], str],
+  ):
+    self._flat, self._options, self._name_of = flat, options, name_of
+    self._start, self._stop = start, stop
+    self._index = start  # Of the slot that is waited for.
+    self._stopped = threading.Event()
+    self._stalled = False
+    self._last_progress = time.monotonic()
+    self._workers = workers_lib.Workers(options.num_workers)
+    source = _grain_iterator(flat, start, stop, options, self._workers)
+    # One group is being made while one waits here; the rows before them wait in Grain's buffer.
+    self._groups: queue.Queue[Any] = queue.Queue(maxsize=1)
+    self._thread = threading.Thread(
+        target=self._gather, args=(source,), name="batches", daemon=True
+    )
+    self._thread.start()
 
-
-class _Workers:
-  """The worker processes of one reading: each leaves its number in a folder when it starts.
-
-  Grain does not say which processes it started, and waits for a stuck one for ever.
-  """
-
-  def __init__(self):
-    self._folder: tempfile.TemporaryDirectory | None = None  # Not made where nothing starts.
-
-  def started(self) -> Callable[[int, int], None]:
-    """What a worker calls first."""
-    self._folder = tempfile.TemporaryDirectory(prefix="loader-")
-    return functools.partial(_leave_number, self._folder.name)
-
-  def kill(self) -> None:
-    assert self._folder is not None  # Threads alone are not killed.
-    numbers = {int(name) for name in os.listdir(self._folder.name)}
-    for process in multiprocessing.active_children():
-      if process.pid in numbers:
-        process.kill()
-
-  def forget(self) -> None:
-    if self._folder is not None:
-      self._folder.cleanup()
-
-
-def _leave_number(folder: str, worker: int, num_workers: int) -> None:
-  with open(os.path.join(folder, str(os.getpid())), "wb"):
-    pass
-
-
-def _gather(source: Any, size: int, groups: queue.Queue, state: _State) -> None:
-  """Runs in the thread: slots to groups of `size`; an exception is handed on in their place."""
-  try:
-    group = []
-    while not state.stopped.is_set():
+  def next_group(self) -> list[examples.Slot] | None:
+    """The slots of the next step; None after the last."""
+    since = time.monotonic()
+    say_secs = _SAY_SECS
+    self._check_workers()
+    while True:
       try:
-        group.append(next(source))
-      except StopIteration:
-        _put(groups, None, state)
+        item = self._groups.get(timeout=_POLL_SECS)
+        break
+      except queue.Empty:
+        now = time.monotonic()
+        self._check_workers()
+        self._check_progress(now)
+        if now - since > say_secs:
+          say_secs *= 2
+          logging.warning(
+              "waiting for %s since %.0f s; without a row for train.stall_secs=%g s the run ends",
+              self._awaited(), now - since, self._options.stall_secs,
+          )
+    if isinstance(item, BaseException):
+      self._check_workers()
+      if workers_lib.is_death(item):
+        self._stalled = True
+        raise errors.StallError(f"A worker process of the loader died: {item}") from None
+      raise errors.DataError(
+          f"The loader failed with {self._options.num_workers} worker processes:"
+          f" {type(item).__name__}: {item}"
+      ) from item
+    return item
+
+  def close(self) -> None:
+    """Ends the thread and the workers; what cannot be ended is left behind."""
+    self._stopped.set()
+    if not self._stalled:
+      self._thread.join(timeout=_CLOSE_SECS if self._options.num_workers else _POLL_SECS)
+    if self._thread.is_alive() and self._options.num_workers:
+      self._workers.kill()  # The thread waits for one that is stuck.
+      self._thread.join(timeout=_POLL_SECS if self._stalled else _CLOSE_SECS)
+    self._workers.forget()
+
+  def _check_workers(self) -> None:
+    dead = self._workers.dead(self._index - self._start, self._stop - self._start)
+    if dead:
+      self._stalled = True
+      raise errors.StallError(
+          f"{dead} while {self._awaited()} was waited for. The kernel kills processes when memory"
+          " runs out: fewer train.num_workers or a smaller train.prefetch need less."
+      )
+
+  def _check_progress(self, now: float) -> None:
+    """Ends the wait when nothing came for too long."""
+    limit = self._options.stall_secs
+    begun = self._workers.begun()
+    if begun is None:
+      limit = max(limit, _START_SECS)
+    quiet_secs = now - max(self._last_progress, begun or 0.0)
+    # It may have hung since before anybody waited for it, while the first step was compiled.
+    since = self._workers.since(self._index - self._start, self._index)
+    quiet_secs = max(quiet_secs, now - since if since else 0.0)
+    if quiet_secs > limit:
+      self._stalled = True
+      raise errors.StallError(
+          f"The loader stalled: no row for {quiet_secs:.0f} s (train.stall_secs is"
+          f" {self._options.stall_secs:g}), waiting for {self._awaited()}. Reading that row, or a"
+          " row op on it, hangs."
+      )
+
+  def _awaited(self) -> str:
+    """'row 22 (train.jsonl:23), which worker process 1 (pid 4711) makes'."""
+    row = self._name_of(*self._flat.place(self._index))
+    who = self._workers.name_of(self._index - self._start)
+    return f"{row}, which {who} makes" if who else row
+
+  def _gather(self, source: Any) -> None:
+    """Runs in the thread: slots to groups; an exception is handed on in their place."""
+    try:
+      group = []
+      while not self._stopped.is_set():
+        try:
+          group.append(next(source))
+        except StopIteration:
+          self._put(None)
+          return
+        self._index += 1
+        self._last_progress = time.monotonic()
+        self._workers.look()
+        if len(group) == len(self._flat.share):
+          self._put(group)
+          group = []
+    except BaseException as e:
+      self._put(e)
+    finally:
+      if hasattr(source, "close"):
+        source.close()
+
+  def _put(self, item: Any) -> None:
+    while not self._stopped.is_set():
+      try:
+        self._groups.put(item, timeout=_POLL_SECS)
         return
-      state.last_progress = time.monotonic()
-      if len(group) == size:
-        _put(groups, group, state)
-        group = []
-  except BaseException as e:
-    _put(groups, e, state)
-  finally:
-    if hasattr(source, "close"):
-      source.close()
-
-
-def _put(groups: queue.Queue, item: Any, state: _State) -> None:
-  while not state.stopped.is_set():
-    try:
-      groups.put(item, timeout=_POLL_SECS)
-      return
-    except queue.Full:
-      state.last_progress = time.monotonic()  # It is the consumer that is slow.
-
-
-def _get(groups: queue.Queue, state: _State, options: Options) -> list[examples.Slot] | None:
-  while True:
-    try:
-      item = groups.get(timeout=_POLL_SECS)
-      break
-    except queue.Empty:
-      quiet_secs = time.monotonic() - state.last_progress
-      if quiet_secs > options.stall_secs:
-        raise errors.DataError(
-            f"The loader stalled: no row for {quiet_secs:.0f} s with {options.num_workers} worker"
-            f" processes and {options.num_threads} threads. A row op or the file system hangs."
-        ) from None
-  if isinstance(item, BaseException):
-    raise errors.DataError(
-        f"The loader failed with {options.num_workers} worker processes: {type(item).__name__}:"
-        f" {item}"
-    ) from item
-  return item
+      except queue.Full:
+        self._last_progress = time.monotonic()  # It is the consumer that is slow.
 
 
 def _grain_iterator(
-    slot_at: _Flat, start: int, stop: int, share: range, options: Options, workers: _Workers
+    flat: _Flat, start: int, stop: int, options: Options, workers: workers_lib.Workers
 ) -> Iterator[examples.Slot]:
   import grain  # Takes 0.8 s to import, which is not needed to load a config or a tokenizer.
 
-  ahead = max(options.prefetch * len(share), 1)
-  slots = grain.MapDataset.range(start, stop).map(slot_at)
+  ahead = max(options.prefetch * len(flat.share), 1)
+  slots = grain.MapDataset.range(start, stop).map(workers.timed(flat))
   if not options.num_workers:
     buffer = max(ahead, options.num_threads)
     return iter(slots.to_iter_dataset(grain.ReadOptions(options.num_threads, buffer)))

@@ -13,6 +13,7 @@ from typing import Any
 
 import ml_collections
 
+from paligemma_jax.core import config_file
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
 from paligemma_jax.planning import targets
@@ -85,7 +86,7 @@ def _run(
   try:
     done = subprocess.run(
         [sys.executable, "-m", "paligemma_jax.planning.worker"],
-        input=json.dumps({"jobs": list(jobs)}),
+        input=json.dumps({"jobs": list(jobs), "config_files": config_file.ran()}),
         env=_environment(targets.get(on), effort),
         capture_output=True,
         text=True,

@@ -1,7 +1,8 @@
 """Measurements in a process of their own: a compiler that dies takes only that with it.
 
-Reads {"jobs": […]} from stdin, writes one line of JSON per job to stdout. Started by `runs`, which
-also sets the environment: compilers read theirs when JAX is imported.
+Reads {"jobs": […], "config_files": {module: file}} from stdin, writes one line of JSON per job to
+stdout. Started by `runs`, which also sets the environment: compilers read theirs when JAX is
+imported.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 from typing import Any
 
 from paligemma_jax.core import config as configs
+from paligemma_jax.core import config_file
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
 from paligemma_jax.planning import program
@@ -19,7 +21,9 @@ from paligemma_jax.planning import targets
 
 def main() -> None:
   """One answer per job: what `program.measure` found, or {"refused": why}."""
-  for job in json.load(sys.stdin)["jobs"]:
+  asked = json.load(sys.stdin)
+  config_file.find_again(asked["config_files"])
+  for job in asked["jobs"]:
     print(json.dumps(_answer(job)), flush=True)
 
 

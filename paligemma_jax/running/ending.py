@@ -110,6 +110,7 @@ def _examples(
         keep=evaluator.columns(),
         limit=limit,
         bad_rows=limit,
+        stall_secs=setup.config.train.stall_secs,
     )
     for batch, kept in batches:
       for image, row in zip(batch["image"][batch["_mask"]], kept, strict=True):

@@ -167,6 +167,7 @@ class Runner:
         on_bad_row=on_bad_row,
         num_threads=train.num_threads,
         num_workers=train.num_workers,
+        stall_secs=train.stall_secs,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

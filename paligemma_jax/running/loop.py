@@ -325,6 +325,7 @@ class _Run:
         on_bad_row=self._bad_rows.add,
         num_threads=train.num_threads,
         num_workers=train.num_workers,
+        stall_secs=train.stall_secs,
         prefetch=train.prefetch,
         process_index=jax.process_index(),
         process_count=jax.process_count(),

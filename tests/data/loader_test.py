@@ -101,7 +101,8 @@ def test_several_hosts_use_the_full_length(tokenizer):
 def test_a_hanging_op_is_an_error_not_a_hang(tokenizer):
   ops = (*loading.OPS, rows_and_ops.Sleep(at=9, secs=8))
   start = time.monotonic()
-  with pytest.raises(errors.DataError, match="stalled: no row for 1 s"):
+  named = r"stalled: no row for 1 s .*row 9 \(rows.txt:10\)"
+  with pytest.raises(errors.StallError, match=named):
     loading.take(loading.make(tokenizer, ops=ops, stall_secs=1.0, num_threads=0), 5)
   assert time.monotonic() - start < 8
 

@@ -27,7 +27,8 @@ def test_worker_processes_change_nothing_also_from_the_middle_on(tokenizer):
 def test_a_killed_worker_is_an_error_that_names_it(tokenizer):
   ops = (*loading.OPS, rows_and_ops.Die(9))
   start = time.monotonic()
-  with pytest.raises(errors.DataError, match=r"1 worker processes.*exit code -9"):
+  named = r"process 0 \(pid \d+\) of the loader was killed by SIGKILL.*row 9"
+  with pytest.raises(errors.StallError, match=named):
     loading.take(loading.make(tokenizer, ops=ops, num_workers=1, num_threads=1), 5)
   assert time.monotonic() - start < 60
 
@@ -36,7 +37,8 @@ def test_a_killed_worker_is_an_error_that_names_it(tokenizer):
 def test_a_stuck_worker_is_an_error_and_is_ended(tokenizer):
   ops = (*loading.OPS, rows_and_ops.Sleep(at=9, secs=1e6))
   start = time.monotonic()
-  with pytest.raises(errors.DataError, match="stalled"):
+  named = r"stalled.*row 9 \(rows.txt:10\), which worker process 0"
+  with pytest.raises(errors.StallError, match=named):
     loading.take(loading.make(tokenizer, ops=ops, num_workers=1, num_threads=1, stall_secs=3.0), 5)
   assert time.monotonic() - start < 60
   assert not multiprocessing.active_children()

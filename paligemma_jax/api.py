@@ -23,6 +23,7 @@ from paligemma_jax.data import tokens as tokens_lib
 from paligemma_jax.decoding import options as options_lib
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
+from paligemma_jax.running import memory
 from paligemma_jax.training import opening
 from paligemma_jax.training import sharding
 from paligemma_jax.weights import export
@@ -136,6 +137,7 @@ class PaliGemma:
       ConfigError: as many images as prompts are not there, text without a tokenizer, or options
         that are wrong or exclude each other.
       DataError: an image cannot be read.
+      OutOfMemoryError: the device has too little memory.
     """
     prompts = [self._prompt_ids(prompt) for prompt in prompts]
     if len(images) != len(prompts):
@@ -158,7 +160,8 @@ class PaliGemma:
       part = slice(start, start + num_rows)
       batch = self._batch(images[part], prompts[part], num_rows, text_len)
       batch["_row"] = np.resize(places[part], num_rows)
-      out = jax.device_get(run(self.params, batch, jax.random.key(seed)))
+      with memory.explained(lambda: _smaller(num_rows, max_new_tokens, max(best_of, beam_size))):
+        out = jax.device_get(run(self.params, batch, jax.random.key(seed)))
       predictions += [self._prediction(out, row) for row in range(len(prompts[part]))]
     return predictions
 
@@ -269,19 +272,38 @@ def load(
 
   Raises:
     CheckpointError: nothing at `path`, damaged or hostile files, or weights of another model.
+    OutOfMemoryError: the device has too little memory.
   """
-  weights = opening.open_weights(path)
-  config = opening.config_of(weights.sizes, dtype=dtype, res=res, overrides=overrides)
-  shapes = paligemma.param_shapes(config)
-  shardings = None if mesh is None else sharding.param_shardings(shapes, mesh)
-  params = load_lib.load_params(
-      weights, shapes, dtype=jnp.dtype(dtype), shardings=shardings, log=logging.info
-  )
-  if tokenizer is None:
-    tokenizer = weights.tokenizer
-  if tokenizer is not None and not isinstance(tokenizer, tokenizer_lib.Tokenizer):
-    tokenizer = tokenizer_lib.Tokenizer(tokenizer)
-  return PaliGemma(config, params, tokenizer)
+
+  def read() -> PaliGemma:
+    weights = opening.open_weights(path)
+    config = opening.config_of(weights.sizes, dtype=dtype, res=res, overrides=overrides)
+    shapes = paligemma.param_shapes(config)
+    shardings = None if mesh is None else sharding.param_shardings(shapes, mesh)
+    params = load_lib.load_params(
+        weights, shapes, dtype=jnp.dtype(dtype), shardings=shardings, log=logging.info
+    )
+    found = weights.tokenizer if tokenizer is None else tokenizer
+    if found is not None and not isinstance(found, tokenizer_lib.Tokenizer):
+      found = tokenizer_lib.Tokenizer(found)
+    return PaliGemma(config, params, found)
+
+  with memory.explained(lambda: _to_load_in_less(dtype, mesh)):
+    return opening.read_steadily(path, read)
+
+
+def _to_load_in_less(dtype: str, mesh: jax.sharding.Mesh | None) -> list[str]:
+  """What helps when the parameters do not fit."""
+  narrow = ["dtype=bfloat16"] if dtype != "bfloat16" else []
+  return [*narrow, "a device with more memory" if mesh else "a mesh of several devices"]
+
+
+def _smaller(num_rows: int, max_new_tokens: int, num_answers: int) -> list[str]:
+  """What helps when answering does not fit, the cheapest first: options of `generate`."""
+  words = [f"batch_size={num_rows // 2}"] if num_rows > 1 else []
+  if num_answers > 1:
+    words.append("a smaller beam_size or best_of")
+  return [*words, f"max_new_tokens below {max_new_tokens}", "a smaller res"]
 
 
 def _logits(config, params, image, tokens, mask_ar, mask_input):

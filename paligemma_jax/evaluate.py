@@ -7,6 +7,7 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from paligemma_jax.core import command
 from paligemma_jax.core import errors
@@ -18,7 +19,7 @@ def main(argv: Sequence[str]) -> None:
   parser = command.Parser(
       "evaluate",
       "Runs the evaluators of a configuration. Prints a table, then all numbers as one line of JSON"
-      " on stdout; evaluators that write files put them into WORKDIR/predictions/.",
+      " on stdout; evaluators that write files put them into WORKDIR/predictions/, or into --out.",
       "python -m paligemma_jax.evaluate --workdir runs/demo --config.evals.0.limit=100",
   )
   parser.add_argument(
@@ -27,6 +28,12 @@ def main(argv: Sequence[str]) -> None:
       default="",
       help="weights to evaluate: a run, one of its checkpoints/<step>, an npz, a Hugging Face"
       " directory or a published name (default: those of --workdir, else the configuration's init)",
+  )
+  parser.add_argument(
+      "--out",
+      metavar="DIR",
+      default="",
+      help="where evaluators put their files (default: WORKDIR/predictions, if it can be written)",
   )
   args = parser.parse_args(argv)
   if not args.config and not args.workdir:
@@ -41,51 +48,77 @@ def main(argv: Sequence[str]) -> None:
   if not config.evals:
     raise errors.ConfigError("The configuration has no evaluators: `evals` is empty.")
 
+  folder = _folder_of_files(config.evals, args.workdir, args.out)
+
   from paligemma_jax.running import devices
 
   devices.start()
-  _evaluate(config, args.workdir, args.ckpt)
+  _evaluate(config, args.workdir, args.ckpt, folder)
 
 
 def _note(text: str) -> None:
   print(text, file=sys.stderr, flush=True)
 
 
-def _evaluate(config, folder: str, ckpt: str) -> None:
+def _folder_of_files(evaluators: Sequence[Any], workdir: str, out: str) -> pathlib.Path | None:
+  """Where evaluators put their files; None for nowhere, which is said."""
+  from paligemma_jax.running import workdir as workdirs
+
+  if out:
+    folder = pathlib.Path(out).absolute()
+    workdirs.make_writable(folder, "folder", "--out")
+    return folder
+  if not workdir or not any(hasattr(evaluator, "files") for evaluator in evaluators):
+    return None
+  folder = workdirs.Workdir(pathlib.Path(workdir).absolute()).predictions
+  try:
+    workdirs.make_writable(folder, "folder", "--out")
+  except errors.WorkdirError as e:
+    _note(f"evaluators write no files: {e}")
+    return None
+  return folder
+
+
+def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
   import jax
 
   from paligemma_jax.models import paligemma
   from paligemma_jax.running import evaluation
+  from paligemma_jax.running import memory
   from paligemma_jax.running import reports
   from paligemma_jax.running import setup as setups
-  from paligemma_jax.running import workdir as workdirs
   from paligemma_jax.training import native
   from paligemma_jax.training import opening
   from paligemma_jax.training import sharding
   from paligemma_jax.weights import load
 
-  workdir = workdirs.Workdir(pathlib.Path(folder).absolute()) if folder else None
   if not ckpt:
-    ckpt = folder if folder and native.is_run(folder) else config.init
+    ckpt = run if run and native.is_run(run) else config.init
   if not ckpt:
     raise errors.ConfigError(
-        f"There are no weights to evaluate: {folder or 'the configuration'} has no saved state and"
+        f"There are no weights to evaluate: {run or 'the configuration'} has no saved state and"
         " `init` is ''. Give --ckpt PATH."
     )
-  weights = opening.open_weights(ckpt)
-  if not config.tokenizer and weights.tokenizer:
-    config.tokenizer = str(weights.tokenizer)
-  setup = setups.prepare(config, plain=True)
-  params = load.load_params(
-      weights,
-      setup.shapes,
-      dtype=paligemma.compute_dtype(setup.cfg),
-      shardings=sharding.param_shardings(setup.shapes, setup.mesh),
-      log=_note,
-  )
+  own_tokenizer = config.tokenizer
+
+  def read():
+    weights = opening.open_weights(ckpt)
+    config.tokenizer = own_tokenizer or str(weights.tokenizer or "")
+    setup = setups.prepare(config, plain=True)
+    params = load.load_params(
+        weights,
+        setup.shapes,
+        dtype=paligemma.compute_dtype(setup.cfg),
+        shardings=sharding.param_shardings(setup.shapes, setup.mesh),
+        log=_note,
+    )
+    return weights, setup, params
+
+  with memory.explained(lambda: ["more devices, over which the parameters are cut"]):
+    weights, setup, params = opening.read_steadily(ckpt, read)
   step = int(weights.path.name) if weights.kind == "run" else 0
   _note(f"evaluating {weights.path}")
-  results = evaluation.Runner(setup, workdir).run(params, step)
+  results = evaluation.Runner(setup, folder).run(params, step)
   metrics = evaluation.merged(results)
   if jax.process_index() == 0:
     _note(reports.text(reports.scores_table("Scores", {"value": metrics})))

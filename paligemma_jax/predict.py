@@ -7,9 +7,14 @@ import functools
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from typing import Any
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import huge_pages
+
+if TYPE_CHECKING:
+  from paligemma_jax.running import predicting
 
 _DESCRIPTION = """Answers about images, one JSON line each: the row's number and columns, `prompt`,
 `text` and `logprob`. The images are given by name, all with one --prompt, or by --rows, a JSONL
@@ -44,7 +49,16 @@ def main(argv: Sequence[str]) -> None:
       "ckpt": args.ckpt, "prompt": args.prompt, "res": args.res, "dtype": args.dtype, **decoding,
       "rows": rows.fingerprint() if args.rows else args.images,
   }
-  answers = predicting.Answers(pathlib.Path(args.out), settings)
+  with predicting.opened(pathlib.Path(args.out), settings) as answers:
+    _answer(args, rows, answers, decoding)
+
+
+def _answer(
+    args: argparse.Namespace, rows: Any, answers: predicting.Answers, decoding: dict[str, Any]
+) -> None:
+  """The answers that are not there yet."""
+  from paligemma_jax.running import predicting
+
   start, num_rows = answers.num_done, len(rows if args.rows else args.images)
   if start >= num_rows:
     _note(f"all {num_rows} answers are in {args.out}")

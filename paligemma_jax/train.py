@@ -9,6 +9,8 @@ from paligemma_jax.core import command
 from paligemma_jax.core import errors
 from paligemma_jax.core import huge_pages
 
+_PLAN = "python -m paligemma_jax.plan"
+
 
 def main(argv: Sequence[str]) -> None:
   """Trains what a configuration says, or goes on with the run that the workdir holds."""
@@ -38,9 +40,18 @@ def main(argv: Sequence[str]) -> None:
 
   devices.start()
 
-  from paligemma_jax.running import loop
+  import jax
 
-  loop.train(config, args.workdir, allow_data_change=args.allow_data_change)
+  from paligemma_jax.planning import search
+  from paligemma_jax.running import loop
+  from paligemma_jax.running import memory
+
+  def remedies() -> list[str]:
+    changes = search.remedies(args.config, args.overrides, num_row_shards=jax.device_count())
+    return [*changes, f"`{_PLAN} --config {args.config}` looks for the first that fits"]
+
+  with memory.explained(remedies):
+    loop.train(config, args.workdir, allow_data_change=args.allow_data_change)
 
 
 if __name__ == "__main__":

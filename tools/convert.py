@@ -31,6 +31,10 @@ def main() -> None:
   )
   args = parser.parse_args()
 
+  from paligemma_jax.running import devices
+
+  devices.start()
+
   from paligemma_jax.training import opening
   from paligemma_jax.weights import export
   from paligemma_jax.weights import hf_export
@@ -43,9 +47,13 @@ def main() -> None:
     opening.save_peft(args.src, args.dst)
     print(f"wrote {args.dst}")
     return
-  weights = opening.open_weights(args.src)
-  shapes = {name: entry.shape for name, entry in weights.entries.items()}
-  params = load.load_params(weights, shapes, dtype=None, log=print)
+
+  def read():
+    weights = opening.open_weights(args.src)
+    shapes = {name: entry.shape for name, entry in weights.entries.items()}
+    return weights, load.load_params(weights, shapes, dtype=None, log=print)
+
+  weights, params = opening.read_steadily(args.src, read)
   if args.format == "npz":
     export.save_npz(args.dst, params, dtype=args.dtype)
   else:

@@ -266,7 +266,7 @@ def _evaluate(config: ml_collections.ConfigDict, path: pathlib.Path) -> dict[str
   setup = setups.prepare(config)
   params = setups.initial_params(setup, lambda text: None)
   with workdirs.opened(path, main=True) as workdir:
-    return evaluation.merged(evaluation.Runner(setup, workdir).run(params, 0))
+    return evaluation.merged(evaluation.Runner(setup, workdir.predictions).run(params, 0))
 
 
 def _num_image_tokens(config: ml_collections.ConfigDict) -> int:

@@ -21,8 +21,10 @@ def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
       f.flush()
       os.fsync(f.fileno())
     os.replace(partial, path)
-  except BaseException:
+  except BaseException as e:
     partial.unlink(missing_ok=True)
+    if isinstance(e, OSError) and e.errno:
+      e.filename = str(path)  # A full disk does not say which file it is about.
     raise
   sync(path.parent)
 

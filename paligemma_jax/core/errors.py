@@ -128,21 +128,25 @@ def run_main(main: Callable[[], Any]) -> None:
   try:
     main()
     code = os.EX_OK
-  except PaligemmaError as e:
-    code = e.exit_code
-    cause = e.__cause__
-    print(f"error: {e}", file=sys.stderr)
-    if isinstance(cause, PaligemmaError):
-      print(f"  because: {cause}", file=sys.stderr)
-    sys.stderr.flush()
-    if isinstance(e, StallError):
-      _end_now(code)
   except KeyboardInterrupt:
     code = 130
     print("error: interrupted from the keyboard.", file=sys.stderr)
   except SystemExit as e:
     code = e.code if isinstance(e.code, int) else 1
     raise
+  except Exception as e:
+    from paligemma_jax.core import system_errors  # It imports this module.
+
+    error = system_errors.translated(e)
+    if error is None:
+      raise  # A mistake of ours: its traceback is wanted.
+    code = error.exit_code
+    print(f"error: {error}", file=sys.stderr)
+    if isinstance(error.__cause__, PaligemmaError):
+      print(f"  because: {error.__cause__}", file=sys.stderr)
+    sys.stderr.flush()
+    if isinstance(error, StallError):
+      _end_now(code)
   finally:
     threading.Thread(target=_end_late, args=(code,), name="ending", daemon=True).start()
   sys.exit(code)

@@ -6,7 +6,6 @@ Nothing is allocated and no file is read: the step is the run's own, its argumen
 from __future__ import annotations
 
 import math
-import os
 import re
 import time
 from collections.abc import Iterator
@@ -23,6 +22,8 @@ from paligemma_jax.models import matrices
 from paligemma_jax.planning import collectives
 from paligemma_jax.planning import flops as flops_lib
 from paligemma_jax.planning import targets
+from paligemma_jax.running import devices as devices_lib
+from paligemma_jax.running import memory
 from paligemma_jax.running import setup as setups
 from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
@@ -122,12 +123,12 @@ def _compiled(
     found["error"] = str(e).partition("\n")[0][:300]
     found["collectives"] = {}
   else:
-    memory = program.memory_analysis()
+    analysis = program.memory_analysis()
     sizes = dict(
-        arguments=memory.argument_size_in_bytes,
-        outputs=memory.output_size_in_bytes,
-        aliased=memory.alias_size_in_bytes,
-        temporaries=memory.temp_size_in_bytes,
+        arguments=analysis.argument_size_in_bytes,
+        outputs=analysis.output_size_in_bytes,
+        aliased=analysis.alias_size_in_bytes,
+        temporaries=analysis.temp_size_in_bytes,
     )
     found["bytes"] = {
         **sizes,
@@ -141,12 +142,9 @@ def _compiled(
 def _devices(target: targets.Target) -> tuple[list[Any], int]:
   """The target's devices, and the bytes of memory that each gives to a program (0: unknown)."""
   if target.platform == "local":
+    devices_lib.check()
     devices = jax.devices()
-    stats = devices[0].memory_stats() or {}
-    if devices[0].platform != "cpu":
-      return devices, int(stats.get("bytes_limit", 0))
-    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return devices, ram // len(devices)
+    return devices, memory.of_device(devices[0])
   options: dict[str, Any] = {"topology_name": target.topology}
   if target.platform == "tpu" and target.num_chips == 1:
     options["chips_per_host_bounds"] = (1, 1, 1)

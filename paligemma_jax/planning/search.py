@@ -33,6 +33,7 @@ _WITHOUT_TUNE: tuple[tuple[Override, ...], ...] = (
     ),
 )
 
+_LESS_REMAT = ("none", "dots")  # Values of model.remat that keep more than "full".
 _MARGIN = 0.97  # Of the memory: what is predicted to need more is not tried.
 
 
@@ -105,6 +106,36 @@ def search(
   return fitting
 
 
+def remedies(path: str, overrides: Sequence[Override], *, num_row_shards: int) -> list[str]:
+  """What `search` would try of a configuration, in its order, where nothing is measured: flags.
+
+  Args:
+    path, overrides: of the configuration that does not fit.
+    num_row_shards: parts that a batch is cut into; micro-batches must be too.
+  """
+  start = Change(path, tuple(overrides))
+  config = configs.load(path, start.overrides)
+  batch_size, accum = config.train.batch_size, config.train.accum
+  words = []
+  if config.model.remat in _LESS_REMAT:
+    words.append("--config.model.remat=full")
+  if batch_size % (2 * accum * num_row_shards) == 0:
+    words.append(f"--config.train.accum={2 * accum}")
+  bases = list(_other_bases(start))
+  words += [" ".join(map(_as_flag, b.words)) for b in bases if b.path == path]
+  if tuned := [b for b in bases if b.path != path]:
+    others = [word.removeprefix("tune=") for b in tuned[1:] for word in b.words]
+    words.append(f"--config {tuned[0].path}" + (f" (then {', '.join(others)})" if others else ""))
+  if batch_size % (2 * accum * num_row_shards) == 0:
+    words.append(f"--config.train.batch_size={batch_size // 2}")
+  return words
+
+
+def _as_flag(word: str) -> str:
+  flag = f"--config.{word}"
+  return f'"{flag}"' if "(" in word else flag  # For the shell.
+
+
 def _other_bases(start: Change) -> Iterator[Change]:
   """Other meshes and other ways to tune, without regard to batch and micro-batches."""
   config = configs.load(start.path, start.overrides)
@@ -140,7 +171,7 @@ def _variants(base: Change, start: Change, found: Found, state: Found) -> Iterat
   room = _MARGIN * state["memory_bytes"] - _least(state)
   if base is not start and rows_bytes <= room:
     yield base
-  if config.model.remat in ("none", "dots"):
+  if config.model.remat in _LESS_REMAT:
     base = base.and_set("model.remat", "full")
     yield base
   parts = [

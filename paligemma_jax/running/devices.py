@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import logging as std_logging
 import os
 import pathlib
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,8 +16,14 @@ from absl import flags
 from absl import logging
 
 from paligemma_jax.core import errors
+from paligemma_jax.running import compile_cache
 
-_CACHE_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+_PLATFORMS_VARIABLE = "JAX_PLATFORMS"
+# What brings JAX's part for a platform.
+_INSTALLS = {
+    "cpu": "", "cuda": "pip install 'jax[cuda12]'", "gpu": "pip install 'jax[cuda12]'",
+    "rocm": "pip install 'jax[rocm]'", "tpu": "pip install 'jax[tpu]'",
+}
 _THREADS_VARIABLE = "NPROC"  # Read by XLA when the CPU becomes a device.
 _THREADS_OF_SEVERAL_DEVICES = 64
 _LONG_COMPILE_SECS = 1.0
@@ -27,16 +36,12 @@ def start() -> None:
   JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
   Raises:
-    ConfigError: the hosts did not find each other.
+    ConfigError: the hosts did not find each other, or JAX has no device.
   """
   _quiet_libraries()
   _choose_threads()
   jax.monitoring.register_event_duration_secs_listener(_give_back_memory)
-  if not os.environ.get(_CACHE_VARIABLE):
-    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    jax.config.update("jax_compilation_cache_dir", str(home / "paligemma_jax" / "jax"))
-  # Programs that compile in less are not worth a file.
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+  compile_cache.use()
   if "JAX_COORDINATOR_ADDRESS" in os.environ:
     try:
       jax.distributed.initialize(
@@ -51,6 +56,32 @@ def start() -> None:
       ) from e
   elif int(os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",")) > 0:
     jax.distributed.initialize()
+  check()
+
+
+def check() -> None:
+  """Brings up JAX's devices.
+
+  Raises:
+    ConfigError: there are none of the platform that JAX_PLATFORMS asks for.
+  """
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as e:
+    asked = os.environ.get(_PLATFORMS_VARIABLE, "") or str(jax.config.jax_platforms or "")
+    reason = " ".join((str(e).splitlines() or ["no such device or plug-in"])[0].split())[:200]
+    if not asked:
+      raise errors.ConfigError(f"JAX cannot bring up a device: {reason}.") from e
+    names = [name for name in asked.split(",") if name not in _INSTALLS]
+    if names:
+      helps = errors.did_you_mean(names[0], _INSTALLS).strip()
+    else:
+      helps = " or ".join(f"`{_INSTALLS[n]}`" for n in asked.split(",") if _INSTALLS[n])
+      helps = f"On a machine that has one: {helps}." if helps else ""
+    raise errors.ConfigError(
+        f"{_PLATFORMS_VARIABLE}={asked!r} asks for a device that JAX does not find here: {reason}."
+        f" {helps} Or unset {_PLATFORMS_VARIABLE} to use what there is."
+    ) from e
 
 
 def _give_back_memory(event: str, secs: float, **_: Any) -> None:
@@ -89,6 +120,9 @@ def _quiet_libraries() -> None:
   first = os.environ.get("JAX_PROCESS_ID", "0") == "0"
 
   def wanted(record: std_logging.LogRecord) -> bool:
+    # Orbax raises the same where the save is waited for; one sentence is enough.
+    if record.exc_info and ("orbax" in record.pathname or "orbax" in record.getMessage()):
+      return False
     if not first:
       return record.levelno >= std_logging.ERROR
     return record.levelno >= std_logging.WARNING or record.pathname.startswith(ours)
@@ -99,3 +133,14 @@ def _quiet_libraries() -> None:
   handler = logging.get_absl_handler()
   handler.addFilter(wanted)
   handler.setFormatter(std_logging.Formatter("%(levelname).1s %(asctime)s %(message)s", "%H:%M:%S"))
+  sys.unraisablehook = functools.partial(_but_for_late_writes, sys.unraisablehook)
+
+
+def _but_for_late_writes(show: Callable[[Any], None], unraisable: Any) -> None:
+  """Shows errors that nobody can be told of, but for those of a save that failed.
+
+  Tensorstore's threads come to report the rest of its arrays, each with a traceback of its own, to
+  an event loop that is gone by then.
+  """
+  if str(unraisable.exc_value) != "Event loop is closed":
+    show(unraisable)

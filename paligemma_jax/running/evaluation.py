@@ -16,11 +16,12 @@ import numpy as np
 from paligemma_jax import evals
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
+from paligemma_jax.core import system_errors
 from paligemma_jax.data import loader
 from paligemma_jax.running import between_processes
 from paligemma_jax.running import decoders
+from paligemma_jax.running import memory
 from paligemma_jax.running import setup as setups
-from paligemma_jax.running import workdir as workdirs
 from paligemma_jax.training import loss
 from paligemma_jax.training import sharding
 from paligemma_jax.training import step as steps
@@ -48,7 +49,7 @@ class Runner:
 
   Args:
     setup: model, tokenizer, mesh and the config whose `evals` are run.
-    workdir: predictions are written below it; None writes nothing.
+    folder: of the prediction files; None writes nothing.
     on_bad_row: told of each row that cannot be read, as in `data.loader`.
 
   Raises:
@@ -58,12 +59,12 @@ class Runner:
   def __init__(
       self,
       setup: setups.Setup,
-      workdir: workdirs.Workdir | None,
+      folder: pathlib.Path | None,
       *,
       on_bad_row: Callable[[int, str, str], None] | None = None,
   ):
     self._setup = setup
-    self._folder = workdir.predictions if workdir else None
+    self._folder = folder
     self._on_bad_row = on_bad_row
     self._evaluators: dict[str, evals.Evaluator] = {}
     for evaluator in setup.config.evals:
@@ -110,9 +111,22 @@ class Runner:
       except errors.PaligemmaError as e:
         raise type(e)(f"evaluator {name!r} at step {step}: {e}") from e
       except Exception as e:
+        if ours := system_errors.translated(e, **self._memory(evaluator)):
+          raise type(ours)(f"evaluator {name!r} at step {step}: {ours}") from e
         what = f"{type(e).__name__}: {e}"
         raise RuntimeError(f"evaluator {name!r} at step {step} failed: {what}") from e
     return results
+
+  def _memory(self, evaluator: evals.Evaluator) -> dict[str, Any]:
+    """Of `system_errors.translated`: what the device has, and what helps this evaluator."""
+    flag = f"--config.evals.{list(self._evaluators).index(evaluator.name)}"
+    remedies = []
+    if evaluator.batch_size > 1:
+      remedies.append(f"{flag}.batch_size={evaluator.batch_size // 2}")
+    if evaluator.encoding == "decode":
+      remedies.append(f"a smaller {flag}.max_len")
+    device = self._setup.mesh.local_devices[0]
+    return {"remedies": remedies, "memory_bytes": memory.of_device(device)}
 
   def _run_one(
       self, evaluator: evals.Evaluator, params: Params, step: int, limit: int, keep_images: int

@@ -103,7 +103,9 @@ class _Run:
         },
     )
     self._bad_rows = bad_rows.BadRows(workdir, main=self._main)
-    self._evaluation = evaluation.Runner(self._setup, workdir, on_bad_row=self._bad_eval_row)
+    self._evaluation = evaluation.Runner(
+        self._setup, workdir.predictions, on_bad_row=self._bad_eval_row
+    )
     self._with_baseline: set[str] = set()
     # These are made when it is known which step the run goes on from.
     self._metrics: metrics_lib.MetricsLog | None = None

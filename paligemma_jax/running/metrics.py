@@ -9,13 +9,13 @@ added and flushed *before* the checkpoint of s is saved; on a restart from s, la
 from __future__ import annotations
 
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from paligemma_jax.core import errors
+from paligemma_jax.running import event_files
 from paligemma_jax.running import files
 from paligemma_jax.running import workdir as workdirs
 
@@ -52,7 +52,7 @@ class MetricsLog:
     self.num_cut = len(lines) - len(kept)
     self._file = files.LineFile(workdir.metrics, map(files.to_line, kept), fault="metrics")
     if errors.pick({"on": True, "off": False}, tensorboard, "setting of tensorboard"):
-      self._events = _event_writer(workdir.tensorboard, resume_step)
+      self._events = event_files.EventFile(workdir.tensorboard, resume_step)
 
   def add(self, step: int, values: Mapping[str, Any]) -> None:
     """Notes numbers of a step that was not flushed yet; several calls add up to one line.
@@ -87,9 +87,7 @@ class MetricsLog:
     except OSError as e:
       raise errors.StateError(f"{self._file.path} cannot be written: {e.strerror or e}.") from e
     if self._events is not None:
-      for record in records:
-        _write_events(self._events, record)
-      self._events.flush()
+      self._events.write(records)
 
   def close(self) -> None:
     """Writes what is left and closes the files."""
@@ -134,25 +132,3 @@ def _rising(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
       kept.append(line)
       last = step
   return kept
-
-
-def _event_writer(folder: pathlib.Path, resume_step: int) -> Any:
-  try:
-    import tensorboardX  # Takes 0.5 s, which a run without TensorBoard need not wait.
-  except ImportError as e:
-    raise errors.ConfigError(
-        "log.tensorboard=True needs a package that is not here: `pip install tensorboardX`, or set"
-        " log.tensorboard=False."
-    ) from e
-  # Readers hide what earlier, killed processes wrote for steps from `purge_step` on.
-  purge_step = resume_step + 1 if resume_step >= 0 or folder.exists() else None
-  # Without a number of its own a file made within the same second would be overwritten.
-  num_files = len(list(folder.glob("*tfevents*")))
-  suffix = f".{num_files:04d}"
-  return tensorboardX.SummaryWriter(str(folder), purge_step=purge_step, filename_suffix=suffix)
-
-
-def _write_events(events: Any, record: Mapping[str, Any]) -> None:
-  for name, value in record.items():
-    if name != "step":
-      events.add_scalar(name, value, record["step"])

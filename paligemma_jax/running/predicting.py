@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -15,9 +16,10 @@ from typing import Any
 
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
+from paligemma_jax.running import workdir as workdirs
 
 OWN_KEYS = ("row", "prompt", "text", "logprob", "error")
-_SETTINGS_SUFFIX = ".settings.json"
+_SETTINGS_SUFFIX, _LOCK_SUFFIX = ".settings.json", ".lock"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,15 +66,35 @@ def from_rows(
       yield Question(e, prompt, {})
 
 
-class Answers:
-  """The file of answers. A line is there when it ends in a newline; a cut one is written again.
+@contextlib.contextmanager
+def opened(path: pathlib.Path, settings: Mapping[str, Any]) -> Iterator[Answers]:
+  """The file of answers, which no other process writes to until the block ends.
 
   Args:
-    path: the file.
+    path: the file; folders above it are made.
     settings: what the answers depend on; a file that was begun with others is refused.
 
   Raises:
+    WorkdirError: the file cannot be written, or another process writes to it.
     ConfigError: the file was begun with other settings, or is no file of answers.
+  """
+  path = path.expanduser().absolute()
+  if path.exists() and not path.is_file():
+    raise errors.WorkdirError(
+        f"--out {str(path)!r} is no regular file, which answers must go to: they are read again"
+        " when an interrupted run goes on."
+    )
+  workdirs.make_writable(path.parent, "folder of --out", "--out")
+  lock = path.with_name(f".{path.name}{_LOCK_SUFFIX}")
+  with workdirs.locked(lock, f"The file of answers {str(path)!r}", "--out"):
+    yield Answers(path, settings)
+
+
+class Answers:
+  """The file of answers. A line is there when it ends in a newline; a cut one is written again.
+
+  Attributes:
+    num_done: lines that are there.
   """
 
   def __init__(self, path: pathlib.Path, settings: Mapping[str, Any]):
@@ -80,9 +102,9 @@ class Answers:
     beside = path.with_name(f".{path.name}{_SETTINGS_SUFFIX}")
     self.num_done = self._count()
     if self.num_done:
-      begun = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() else None
+      begun = _read_settings(beside)
       if begun != settings:
-        differs = [k for k, v in settings.items() if (begun or {}).get(k) != v] or ["settings"]
+        differs = [k for k, v in settings.items() if begun.get(k) != v] or ["settings"]
         raise errors.ConfigError(
             f"{path} holds {self.num_done} answers that were made with another"
             f" {' and '.join(differs)}. Remove it, or name another file."
@@ -91,20 +113,35 @@ class Answers:
       disk.write_atomically(beside, json.dumps(settings))
 
   def append(self, lines: Sequence[Mapping[str, Any]]) -> None:
-    """Adds lines; they are on disk afterwards."""
-    with open(self._path, "a", encoding="utf-8") as f:
-      f.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
-      f.flush()
-      os.fsync(f.fileno())
+    """Adds lines; they are on disk afterwards.
+
+    Raises:
+      StateError: they cannot be written; the same command goes on with them.
+    """
+    try:
+      with open(self._path, "a", encoding="utf-8") as f:
+        f.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+        f.flush()
+        os.fsync(f.fileno())
+    except OSError as e:
+      raise errors.StateError(
+          f"{self._path} cannot be written: {e.strerror or e}. It holds {self.num_done} answers;"
+          " the same command goes on after them."
+      ) from e
     self.num_done += len(lines)
 
   def _count(self) -> int:
     """Whole lines; what follows the last of them is cut off."""
     if not self._path.exists():
-      self._path.parent.mkdir(parents=True, exist_ok=True)
       return 0
     count, end = 0, 0
-    with open(self._path, "rb+") as f:
+    try:
+      f = open(self._path, "rb+")
+    except OSError as e:
+      raise errors.WorkdirError(
+          f"--out {str(self._path)!r} cannot be written: {e.strerror or e}."
+      ) from e
+    with f:
       for line in f:
         if not line.endswith(b"\n"):
           break
@@ -177,6 +214,15 @@ def _answered(generate, batch: Sequence[Question], first: int) -> list[Any]:
   for i, prediction in zip(good, predictions, strict=True):
     found[i] = prediction
   return found
+
+
+def _read_settings(path: pathlib.Path) -> dict[str, Any]:
+  """What a file of answers was begun with; {} where that is not known."""
+  try:
+    found = json.loads(path.read_text(encoding="utf-8"))
+  except (OSError, ValueError, RecursionError):
+    return {}
+  return found if isinstance(found, dict) else {}
 
 
 def _is_plain(value: Any) -> bool:

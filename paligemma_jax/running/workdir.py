@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import socket
 import tempfile
 import time
@@ -97,8 +98,9 @@ def opened(path: str | os.PathLike[str], *, main: bool) -> Iterator[Workdir]:
   if not main:
     yield workdir
     return
-  _make_writable(workdir.path)
-  with _locked(workdir.path):
+  make_writable(workdir.path, "workdir", "--workdir")
+  with locked(workdir.path / "lock", f"The workdir {str(workdir.path)!r}", "--workdir"):
+    _check_renames(workdir.path)
     yield workdir
 
 
@@ -114,37 +116,73 @@ def _local(path: str | os.PathLike[str]) -> pathlib.Path:
   return pathlib.Path(text).expanduser().absolute()
 
 
-def _make_writable(path: pathlib.Path) -> None:
+def make_writable(path: pathlib.Path, what: str, flag: str) -> None:
+  """Makes the folder if it is missing, and writes to it.
+
+  Args:
+    what: the folder is, in a word.
+    flag: of the command line that names it.
+
+  Raises:
+    WorkdirError: it cannot be made or written.
+  """
   try:
     path.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path, prefix=".writable.") as f:
-      f.write(b"x")
-      f.flush()
-      os.fsync(f.fileno())
+    descriptor, name = tempfile.mkstemp(dir=path, prefix=".writable.")
+    try:
+      os.write(descriptor, b"x")
+      os.fsync(descriptor)
+    finally:
+      os.close(descriptor)
+      os.unlink(name)
   except (FileExistsError, NotADirectoryError):
     raise errors.WorkdirError(
-        f"The workdir {str(path)!r} cannot be made: a file is in its place. Move it, or choose"
-        " another --workdir."
+        f"The {what} {str(path)!r} cannot be made: a file is in its place. Move it, or choose"
+        f" another {flag}."
     ) from None
   except OSError as e:
     raise errors.WorkdirError(
-        f"The workdir {str(path)!r} cannot be written: {e.strerror or e}. Free it or choose another"
-        " --workdir."
+        f"The {what} {str(path)!r} cannot be written: {e.strerror or e}. Free it or choose another"
+        f" {flag}."
     ) from e
 
 
-@contextlib.contextmanager
-def _locked(path: pathlib.Path) -> Iterator[None]:
-  """Holds the lock of the folder; the kernel lets go of it when the process dies."""
+def _check_renames(path: pathlib.Path) -> None:
+  """A save is written under another name and renamed; mounted buckets cannot do that to folders."""
+  made = pathlib.Path(tempfile.mkdtemp(dir=path, prefix=".renamed."))
   try:
-    lock = _Lock(os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    (made / "before" / "folder").mkdir(parents=True)
+    os.rename(made / "before", made / "after")
   except OSError as e:
-    raise errors.WorkdirError(f"{str(path / 'lock')!r} cannot be opened: {e.strerror}.") from e
+    raise errors.WorkdirError(
+        f"The file system of the workdir {str(path)!r} cannot rename folders ({e.strerror or e}),"
+        " so no state could be saved there; mounted buckets are such. Choose a --workdir on a local"
+        " disk or a shared file system, and copy it to the bucket afterwards."
+    ) from e
+  finally:
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path, what: str, flag: str) -> Iterator[None]:
+  """Holds the lock file until the block ends; the kernel lets go of it when the process dies.
+
+  Args:
+    what: is locked, the subject of a sentence.
+    flag: of the command line that names it.
+
+  Raises:
+    WorkdirError: another process has it, which is named; or there are no locks there.
+  """
+  try:
+    lock = _Lock(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+  except OSError as e:
+    raise errors.WorkdirError(f"{str(path)!r} cannot be opened: {e.strerror}.") from e
   # A forked child, a loader's worker for instance, has the lock too and might outlive us.
   this = weakref.ref(lock)
   os.register_at_fork(after_in_child=lambda: lock.close() if (lock := this()) else None)
   try:
-    _acquire(lock, path)
+    _acquire(lock, what, flag)
     yield
   finally:
     lock.close()
@@ -162,7 +200,7 @@ class _Lock:
       self.descriptor = -1
 
 
-def _acquire(lock: _Lock, path: pathlib.Path) -> None:
+def _acquire(lock: _Lock, what: str, flag: str) -> None:
   deadline = time.monotonic() + _WAIT_SECS
   while True:
     try:
@@ -171,14 +209,13 @@ def _acquire(lock: _Lock, path: pathlib.Path) -> None:
     except BlockingIOError:
       if time.monotonic() > deadline:
         raise errors.WorkdirError(
-            f"The workdir {str(path)!r} is in use by {_holder(lock)}. Wait for it, stop it, or"
-            " choose another --workdir."
+            f"{what} is in use by {_holder(lock)}. Wait for it, stop it, or choose another {flag}."
         ) from None
       time.sleep(_POLL_SECS)
     except OSError as e:
       raise errors.WorkdirError(
-          f"The file system of the workdir {str(path)!r} has no locks ({e.strerror}), so two runs"
-          " could destroy each other's state; choose a --workdir on another file system."
+          f"{what} is on a file system that has no locks ({e.strerror}), so two processes could"
+          f" destroy each other's work; choose a {flag} on another file system."
       ) from e
   record = dict(
       host=socket.gethostname(),

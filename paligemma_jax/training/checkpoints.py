@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import pathlib
@@ -17,6 +18,7 @@ from jax.experimental import multihost_utils
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.core import faults
+from paligemma_jax.core import system_errors
 from paligemma_jax.training import arrays
 from paligemma_jax.training import layout
 from paligemma_jax.training import seal
@@ -112,7 +114,8 @@ class Checkpoints:
     """Raises StateError when saves have failed three times in a row; cheap."""
     if len(self._failures) >= _MAX_FAILURES:
       raise errors.StateError(
-          f"State could not be saved {len(self._failures)} times in a row; {self._failures[-1]}"
+          f"The state could not be saved {len(self._failures)} times in a row; the last time:"
+          f" {self._failures[-1]}"
       )
 
   def wait(self) -> None:
@@ -247,7 +250,7 @@ class Checkpoints:
       self._retire(step)
 
   def _failed(self, step: int, tmp: pathlib.Path, error: Exception) -> None:
-    reason = " ".join(str(error).split())[:400] or type(error).__name__
+    reason = self._reason(error)
     message = f"saving step {step} to {self._folder} failed: {reason}"
     logging.error("%s", message)
     self._failures.append(message)
@@ -256,6 +259,14 @@ class Checkpoints:
     if self._leads:
       shutil.rmtree(tmp, ignore_errors=True)
       shutil.rmtree(self._folder / f"{layout.TMP}{layout.BASE}", ignore_errors=True)
+
+  def _reason(self, error: Exception) -> str:
+    if why := system_errors.full_disk(error):
+      with contextlib.suppress(OSError):
+        usage = shutil.disk_usage(self._folder)
+        why += f" ({usage.free / 2**20:.1f} MiB of {usage.total / 2**20:.0f} MiB are free)"
+      return f"{why}."
+    return " ".join(str(error).split())[:400] or type(error).__name__
 
   def _retire(self, newest: int) -> None:
     """Deletes steps that are neither among the newest `keep` nor the best."""

@@ -50,9 +50,19 @@ class Native:
 def is_run(path: str | os.PathLike) -> bool:
   """True for a workdir, a checkpoints folder, or a step folder of ours."""
   try:
-    return bool(_step_folders(pathlib.Path(path)))
+    return bool(step_folders(pathlib.Path(path)))
   except OSError:
     return False
+
+
+def step_folders(path: pathlib.Path) -> list[pathlib.Path]:
+  """Step folders in `path`, newest first; `path` itself when it is one."""
+  if (path / layout.ARRAYS).is_dir() and path.name.isdecimal():
+    return [path]
+  for folder in (path / "checkpoints", path):
+    if folder.is_dir() and (steps := layout.steps_in(folder)):
+      return [folder / str(step) for step in sorted(steps, reverse=True)]
+  return []
 
 
 def open_native(path: str | os.PathLike) -> Native:
@@ -66,7 +76,7 @@ def open_native(path: str | os.PathLike) -> Native:
     StateError: steps, but none intact; names the newest one's bad file.
   """
   path = pathlib.Path(path).absolute()
-  folders = _step_folders(path)
+  folders = step_folders(path)
   if not folders:
     raise errors.CheckpointError(
         f"{path}: no saved step here; give a workdir or checkpoints/<step>."
@@ -122,16 +132,6 @@ def model_of(config: Mapping[str, Any]) -> variants.ModelConfig:
   """The ModelConfig of a run's configuration as plain data, of this version or an older one."""
   full = configs.from_plain({k: config[k] for k in ("model", "lora") if k in config}, "the run")
   return variants.of_run(full.model.to_dict(), full.lora.to_dict())
-
-
-def _step_folders(path: pathlib.Path) -> list[pathlib.Path]:
-  """Step folders in `path`, newest first; `path` itself when it is one."""
-  if (path / layout.ARRAYS).is_dir() and path.name.isdecimal():
-    return [path]
-  for folder in (path / "checkpoints", path):
-    if folder.is_dir() and (steps := layout.steps_in(folder)):
-      return [folder / str(step) for step in sorted(steps, reverse=True)]
-  return []
 
 
 def _dtype(name: str) -> np.dtype:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import pathlib
+from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
+from typing import TypeVar
+
+from absl import logging
 
 from paligemma_jax.core import errors
 from paligemma_jax.models import matrices
@@ -16,6 +20,9 @@ from paligemma_jax.weights import load
 from paligemma_jax.weights import peft
 from paligemma_jax.weights import published
 from paligemma_jax.weights import reader
+
+T = TypeVar("T")
+_TRIES = 3  # Of reading a run whose steps come and go.
 
 
 def open_weights(path: str | os.PathLike) -> reader.Weights:
@@ -34,6 +41,22 @@ def open_weights(path: str | os.PathLike) -> reader.Weights:
   if "model" not in run.config:
     return run.weights
   return dataclasses.replace(run.weights, sizes=sizes_of(native.model_of(run.config)))
+
+
+def read_steadily(path: str | os.PathLike, read: Callable[[], T]) -> T:
+  """What `read` makes of the weights at `path`, once more where a run changed them meanwhile.
+
+  A run that is under way deletes its older steps, also the one that is being read.
+  """
+  for _ in range(_TRIES):
+    before = native.step_folders(published.find(path))
+    try:
+      return read()
+    except Exception as e:
+      if native.step_folders(published.find(path)) == before:
+        raise
+      logging.info("%s changed while it was read, so it is read again: %s", path, e)
+  return read()
 
 
 def save_peft(path: str | os.PathLike, to: str | os.PathLike) -> pathlib.Path:

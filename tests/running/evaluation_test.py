@@ -77,7 +77,7 @@ def run(tmp_path_factory):
       *(Failing(kind, rows, _PAINT, batch_size=4, kind=kind) for kind in ("bug", "text", "escape")),
   )
   place = workdir.Workdir(tmp_path_factory.mktemp("run"))
-  runner = evaluation.Runner(made, place, on_bad_row=lambda *row: bad.append(row))
+  runner = evaluation.Runner(made, place.predictions, on_bad_row=lambda *row: bad.append(row))
   return Run(made, evaluation_run.zero_params(made), place, runner, bad)
 
 

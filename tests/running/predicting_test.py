@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 
 from paligemma_jax import sources
 from paligemma_jax.core import errors
 from paligemma_jax.running import predicting
+from tests import small_disk
 
 
 @dataclasses.dataclass
@@ -36,12 +38,12 @@ class Model:
 
 
 def _ask(path, paths, model, prompt="what?", bad_rows=0, settings=None):
-  answers = predicting.Answers(path, settings or {"ckpt": "a"})
-  questions = predicting.from_images(paths[answers.num_done :], prompt)
   notes = []
-  predicting.run(
-      model.generate, questions, answers, batch_size=2, bad_rows=bad_rows, note=notes.append
-  )
+  with predicting.opened(path, settings or {"ckpt": "a"}) as answers:
+    questions = predicting.from_images(paths[answers.num_done :], prompt)
+    predicting.run(
+        model.generate, questions, answers, batch_size=2, bad_rows=bad_rows, note=notes.append
+    )
   return notes
 
 
@@ -85,6 +87,51 @@ def test_other_settings_and_other_files_are_refused(tmp_path):
   with pytest.raises(errors.ConfigError, match="jsonl:1: this is not the answer to row 0"):
     _ask(path, _PATHS, Model())
   assert path.read_bytes() == b'{"my": "data"}\n' and before
+
+
+def test_a_second_writer_is_refused_and_named_the_first(tmp_path):
+  path = tmp_path / "out.jsonl"
+  with predicting.opened(path, {"ckpt": "a"}):
+    told = rf"answers '{path}' is in use by process {os.getpid()} on "
+    with pytest.raises(errors.WorkdirError, match=told):
+      _ask(path, _PATHS, Model())
+  _ask(path, _PATHS, Model())
+  assert [line["row"] for line in _lines(path)] == [0, 1, 2, 3, 4]
+
+
+def test_answers_go_to_a_regular_file_that_can_be_written(tmp_path):
+  (tmp_path / "folder").mkdir()
+  os.mkfifo(tmp_path / "fifo")
+  (tmp_path / "file").write_text("")
+  for name in ("folder", "fifo", "/dev/null"):
+    with pytest.raises(errors.WorkdirError, match="is no regular file"):
+      _ask(tmp_path / name, _PATHS, Model())
+  with pytest.raises(errors.WorkdirError, match="cannot be made: a file is in its place"):
+    _ask(tmp_path / "file" / "out.jsonl", _PATHS, Model())
+
+
+def test_damaged_settings_beside_the_answers_are_other_settings(tmp_path):
+  path = tmp_path / "out.jsonl"
+  _ask(path, _PATHS[:3], Model())
+  for damaged in (b"", b"[1]", b"\xff", b"[" * 100_000):
+    (tmp_path / ".out.jsonl.settings.json").write_bytes(damaged)
+    with pytest.raises(errors.ConfigError, match="3 answers that were made with another ckpt"):
+      _ask(path, _PATHS, Model())
+
+
+def test_a_full_disk_keeps_the_answers_that_are_there(tmp_path):
+  with small_disk.mounted(tmp_path / "disk", size="64k") as disk:
+    path = disk / "out.jsonl"
+    _ask(path, _PATHS[:2], Model())
+    with predicting.opened(path, {"ckpt": "a"}) as answers:
+      small_disk.fill(disk)
+      with pytest.raises(errors.StateError, match=r"No space left.*2 answers; the same command"):
+        answers.append([{"row": 2, "text": "long " * 2000}])
+    with pytest.raises(errors.WorkdirError, match="cannot be written: No space left"):
+      _ask(path, _PATHS, Model())
+    (disk / small_disk.FILLER).unlink()
+    _ask(path, _PATHS, Model())
+    assert [line["row"] for line in _lines(path)] == [0, 1, 2, 3, 4]
 
 
 def test_a_bad_row_is_told_and_within_the_budget_the_others_are_answered(tmp_path):

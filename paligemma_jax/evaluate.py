@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
   from paligemma_jax.core import config as configs
   from paligemma_jax.models import variants
 
-  config = configs.load(args.config or saved, args.overrides)
+  config = configs.load(args.config or saved, args.overrides, allow_code=args.allow_code)
   configs.validate(config, training=False, variants=variants.VARIANTS)
   if not config.evals:
     raise errors.ConfigError("The configuration has no evaluators: `evals` is empty.")

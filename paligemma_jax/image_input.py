@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.pp import decode
 from paligemma_jax.pp import resize
@@ -64,12 +65,10 @@ def _file(path: pathlib.Path) -> np.ndarray:
   try:
     if not path.is_file():
       raise errors.DataError(f"{path}: no such image file.")
-    with open(path, "rb") as file:
-      data = file.read(_MAX_FILE_BYTES + 1)
+    data = disk.read(path, max_bytes=_MAX_FILE_BYTES)
   except (OSError, ValueError) as e:
-    raise errors.DataError(f"{path}: cannot be read: {e}.") from None
-  if len(data) > _MAX_FILE_BYTES:
-    raise errors.DataError(f"{path}: is larger than {_MAX_FILE_BYTES >> 20} MiB.")
+    why = getattr(e, "strerror", None) or e
+    raise errors.DataError(f"{path}: cannot be read: {why}.") from None
   try:
     return decode.decode_image(data)
   except errors.DataError as e:

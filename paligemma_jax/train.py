@@ -33,7 +33,7 @@ def main(argv: Sequence[str]) -> None:
   from paligemma_jax.core import config as configs
   from paligemma_jax.models import variants
 
-  config = configs.load(args.config, args.overrides)
+  config = configs.load(args.config, args.overrides, allow_code=args.allow_code)
   configs.validate(config, training=True, variants=variants.VARIANTS)
 
   from paligemma_jax.running import devices

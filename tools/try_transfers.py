@@ -32,6 +32,7 @@ import numpy as np
 
 from paligemma_jax import evals
 from paligemma_jax.core import config as configs
+from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
 from paligemma_jax.models import variants
@@ -311,7 +312,7 @@ def main() -> None:
         rows.append(try_one(name, res, folder))
         print(table(rows[-1:]).splitlines()[-1], file=sys.stderr)
         if args.out:  # Now, so that what is done stays if the rest is stopped.
-          args.out.write_text(table(rows), encoding="utf-8")
+          disk.write_atomically(args.out, table(rows))
         jax.clear_caches()
   print(table(rows), end="")
   if any(row.problem for row in rows):

@@ -48,6 +48,11 @@ class Parser(argparse.ArgumentParser):
     )
     self.add_argument("--workdir", metavar="DIR", help="where the run keeps all that it writes")
     self.add_argument(
+        "--allow_code", action="store_true",
+        help="import modules that a saved configuration (a config.json) names: row ops, sources and"
+        " evaluators of your own. Without it a run's folder is data and runs no code",
+    )
+    self.add_argument(
         "--help-config", action=_HelpConfig, nargs="?", metavar="SECTION",
         help="list every key of the configuration with its default and meaning, and exit",
     )

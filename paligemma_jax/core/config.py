@@ -7,7 +7,6 @@ import functools
 import hashlib
 import json
 import os
-import pathlib
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -21,8 +20,11 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import near_keys
 from paligemma_jax.core import schema
 from paligemma_jax.core import spec as specs
+from paligemma_jax.core import strict_json
 from paligemma_jax.core import typed_text
 from paligemma_jax.core import validation
+
+_MAX_BYTES = 16 << 20  # Of a saved configuration; ours have some kilobytes.
 
 validate = validation.validate  # One door: `config.load`, `config.validate`, `config.save`.
 
@@ -65,7 +67,7 @@ def sweepable(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def load(
-    spec: str, overrides: Sequence[str | tuple[str, str]] = ()
+    spec: str, overrides: Sequence[str | tuple[str, str]] = (), *, allow_code: bool = False
 ) -> ml_collections.ConfigDict:
   """The configuration that a file makes, overridden; not yet validated.
 
@@ -73,6 +75,8 @@ def load(
     spec: 'transfers/vqav2.py:res=448,tune=lora', or a 'config.json' that `save` wrote.
     overrides: 'optim.lr=3e-5' or ('optim.lr', '3e-5'), applied in order; typed by the value that
       is there.
+    allow_code: of a 'config.json': import modules that it names and that are not ours. A file
+      with get_config is code, and naming it is consent.
 
   Raises:
     ConfigError: no such file, an error in it (named with its line), an unknown argument or key.
@@ -81,7 +85,7 @@ def load(
   if path.endswith(".json"):
     if text:
       raise errors.ConfigError(f"{path} is a saved configuration; it takes no arguments.")
-    config = read(path)
+    config = read(path, allow_code=allow_code)
   else:
     config = config_file.run(path, text)
     if not isinstance(config, ml_collections.ConfigDict):
@@ -103,21 +107,33 @@ def save(config: ml_collections.ConfigDict, path: str | os.PathLike[str]) -> Non
   disk.write_atomically(path, text)
 
 
-def read(path: str | os.PathLike[str]) -> ml_collections.ConfigDict:
+def read(
+    path: str | os.PathLike[str], *, allow_code: bool = False, keep_unknown: bool = False
+) -> ml_collections.ConfigDict:
   """The configuration that `save` wrote.
 
+  Args:
+    allow_code, keep_unknown: what is done about specs that are not ours, see `spec.from_json`.
+
   Raises:
-    ConfigError: no such file, no JSON, or a key that this version does not know.
+    ConfigError: no such file, no JSON, a key that this version does not know, or code that is not
+      allowed.
   """
   try:
-    data = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-  except (OSError, UnicodeDecodeError) as e:
-    raise errors.ConfigError(f"Cannot read the configuration {str(path)!r}: {e}.") from e
-  except (json.JSONDecodeError, RecursionError) as e:
+    data = strict_json.read_object(path, max_bytes=_MAX_BYTES)
+  except OSError as e:
+    raise errors.ConfigError(
+        f"Cannot read the configuration {str(path)!r}: {strict_json.reason(e)}."
+    ) from None
+  except strict_json.Malformed as e:
     raise errors.ConfigError(f"{path} is not a saved configuration: {e}.") from None
-  if not isinstance(data, dict):
-    raise errors.ConfigError(f"{path} is not a saved configuration: it is no JSON object.")
-  return from_plain(specs.from_json(data), str(path))
+  try:
+    plain = specs.from_json(data, allow_code=allow_code, keep_unknown=keep_unknown)
+  except errors.ConfigError as e:
+    raise errors.ConfigError(f"{path}: {e}") from None
+  if not isinstance(plain, Mapping):
+    raise errors.ConfigError(f"{path} is not a saved configuration: it is a single spec.")
+  return from_plain(plain, str(path))
 
 
 def from_plain(data: Mapping[str, Any], what: str) -> ml_collections.ConfigDict:
@@ -183,5 +199,5 @@ def _shown(value: Any) -> str:
 def _assign(section: ml_collections.ConfigDict, name: str, value: Any, what: str) -> None:
   try:
     section[name] = value
-  except TypeError as e:
+  except (TypeError, ValueError, KeyError, AttributeError) as e:  # Of ml_collections.
     raise errors.ConfigError(f"{what}: {e}.") from None

@@ -1,25 +1,35 @@
-"""Writing so that a crash leaves the old file or the new one, whole and on disk."""
+"""Reading and writing files where others may have set traps: whole, bounded, never through links.
+
+A folder can come from somebody else, with links, pipes and devices under the names that we use.
+So only regular files are read, with a bound, and new files are made where nothing stands: a link
+in a run's folder is never written, made, emptied or deleted through.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
+import shutil
+import stat
+from typing import BinaryIO
+
+from paligemma_jax.core import errors
+
+Path = str | os.PathLike[str]
 
 
-def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
+def write_atomically(path: Path, data: str | bytes) -> None:
   """Writes the file so that a crash leaves the old content or the new, never a part.
 
-  Text is UTF-8. Missing folders above the file are made.
+  Text is UTF-8. Missing folders above the file are made. A link at `path` is replaced.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  # Always the same name: what a killed process left behind is overwritten and cannot pile up.
+  # Always the same name: what a killed process left behind is removed and cannot pile up.
   partial = path.parent / f".{path.name}.partial"
   try:
-    with open(partial, "wb") as f:
-      f.write(data.encode() if isinstance(data, str) else data)
-      f.flush()
-      os.fsync(f.fileno())
+    write_new(partial, data)
     os.replace(partial, path)
   except BaseException as e:
     partial.unlink(missing_ok=True)
@@ -29,10 +39,131 @@ def write_atomically(path: str | os.PathLike[str], data: str | bytes) -> None:
   sync(path.parent)
 
 
-def sync(path: str | os.PathLike[str]) -> None:
+def write_new(path: Path, data: str | bytes) -> None:
+  """Writes a new file in place of whatever has this name, and waits for the disk."""
+  with open_new(path) as f:
+    f.write(data.encode() if isinstance(data, str) else data)
+    f.flush()
+    os.fsync(f.fileno())
+
+
+def open_new(path: Path) -> BinaryIO:
+  """A new empty file in place of whatever has this name, open for writing."""
+  remove(path)
+  flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+  return os.fdopen(os.open(path, flags, 0o666), "wb")
+
+
+def open_own(path: Path, flags: int) -> int:
+  """A descriptor of one of our files in a run's folder, for writing; `flags` as of `os.open`.
+
+  Raises:
+    WorkdirError: a link, a name of a file elsewhere too, or no regular file. It is left alone.
+    OSError: as of `os.open`.
+  """
+  safe = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+  try:
+    _refuse(path, os.lstat(path))
+  except FileNotFoundError:
+    pass
+  descriptor = os.open(path, flags | safe, 0o644)  # It fails if a link was put there since.
+  try:
+    _refuse(path, os.fstat(descriptor))
+  except BaseException:
+    os.close(descriptor)
+    raise
+  return descriptor
+
+
+def make_folder(path: Path, *, below: Path) -> None:
+  """Makes the folder `path` and those between it and `below`, none of which may be a link.
+
+  Raises:
+    WorkdirError: one of them is a link.
+    OSError: as of `os.mkdir`.
+  """
+  path, below = pathlib.Path(path), pathlib.Path(below)
+  at = below
+  for part in path.relative_to(below).parts:
+    at = at / part
+    if at.is_symlink():
+      raise errors.WorkdirError(
+          f"{str(at)!r} is a link, and nothing is written through a link in a run's folder. Remove"
+          " it; to keep the run on another disk, let the whole workdir be a link."
+      )
+    at.mkdir(exist_ok=True)
+
+
+def remove(path: Path) -> None:
+  """Removes what has this name, if anything: a file, a link itself, a folder with all in it."""
+  try:
+    os.unlink(path)
+  except FileNotFoundError:
+    pass
+  except (IsADirectoryError, PermissionError):  # What unlinking a folder gives, by system.
+    if not os.path.isdir(path):
+      raise
+    shutil.rmtree(path)  # Which follows no link.
+
+
+def open_regular(path: Path) -> BinaryIO:
+  """The regular file, perhaps through links, open for reading.
+
+  A pipe, a device, a socket or a folder is not even opened.
+
+  Raises:
+    OSError: with the reason as `strerror`.
+  """
+  _check_regular(path, os.stat(path))
+  descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+  try:
+    _check_regular(path, os.fstat(descriptor))  # Another may stand there by now.
+    return os.fdopen(descriptor, "rb")
+  except BaseException:
+    os.close(descriptor)
+    raise
+
+
+def read(path: Path, *, max_bytes: int) -> bytes:
+  """The content of a regular file of at most `max_bytes`.
+
+  Raises:
+    OSError: with the reason as `strerror`.
+  """
+  with open_regular(path) as f:
+    num_bytes = os.fstat(f.fileno()).st_size
+    if num_bytes > max_bytes:
+      what = f"It has {num_bytes} bytes, the limit is {max_bytes}"
+      raise OSError(errno.EFBIG, what, str(path))
+    return f.read(num_bytes)
+
+
+def sync(path: Path) -> None:
   """Forces the content of a file, or the names in a folder, to the disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
   finally:
     os.close(descriptor)
+
+
+def _check_regular(path: Path, status: os.stat_result) -> None:
+  if stat.S_ISDIR(status.st_mode):
+    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+  if not stat.S_ISREG(status.st_mode):
+    raise OSError(errno.EINVAL, "It is not a regular file", str(path))
+
+
+def _refuse(path: Path, status: os.stat_result) -> None:
+  if stat.S_ISLNK(status.st_mode):
+    what = "a link"
+  elif not stat.S_ISREG(status.st_mode):
+    what = "no regular file"
+  elif status.st_nlink > 1:
+    what = "a hard link, so it is a file elsewhere too"
+  else:
+    return
+  raise errors.WorkdirError(
+      f"{str(path)!r} is {what}; nothing is written through such a name. Remove it, or choose"
+      " another place."
+  )

@@ -81,7 +81,7 @@ def _corners(points: Any) -> np.ndarray:
   """float64[P, 2] of a flat list, checked."""
   try:
     flat = np.array(points, np.float64)
-  except (TypeError, ValueError):
+  except (TypeError, ValueError, OverflowError):
     flat = np.zeros(0)
   if flat.ndim != 1 or flat.size < 6 or flat.size % 2 or flat.size > 2 * _MAX_POINTS:
     raise errors.DataError(

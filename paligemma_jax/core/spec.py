@@ -1,7 +1,8 @@
 """Specs: frozen, printable, picklable records of plain values and other specs.
 
 Sources, row ops and evaluators are specs. A spec can be written to JSON and read back, so a run's
-configuration is a file; reading one constructs only classes that were declared with `@spec`.
+configuration is a file; reading one constructs only classes that were declared with `@spec`. A
+file is data: other code than ours is imported for it only with the reader's consent.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import sys
 from collections.abc import Mapping
 from typing import Any
 from typing import TypeVar
@@ -20,6 +22,17 @@ T = TypeVar("T", bound=type)
 
 _PLAIN = (str, int, float, bool, type(None))
 _KIND = "__spec__"
+_OURS = tuple(f"paligemma_jax.{room}." for room in ("core", "evals", "pp", "sources"))
+# Types by which the fields of our own specs are checked; one of another type is trusted.
+_TYPES = {
+    "str": ((str,), "a text"),
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number"),
+    "bool": ((bool,), "True or False"),
+    "tuple": ((tuple,), "a tuple"),
+    "dict": ((dict,), "a dict"),
+    "None": ((type(None),), "None"),
+}
 
 
 @dataclass_transform(frozen_default=True)
@@ -29,12 +42,30 @@ def spec(cls: T) -> T:
   Adds `.replace(**changes)`. Fields hold plain values, tuples, string-keyed dicts and specs;
   lists are turned into tuples.
 
-  Raises (when an instance is made): ConfigError on an unknown, missing or non-plain field.
+  Raises (when an instance is made): ConfigError on an unknown, missing or non-plain field, and of
+    our own specs on one of another type.
   """
+  what = f"{cls.__module__.removeprefix('paligemma_jax.')}.{cls.__name__}"
+  own_check = getattr(cls, "__post_init__", None)
+
+  def __post_init__(self):
+    settle(self)  # Before the class's own check, which may then count on the types.
+    if own_check:
+      own_check(self)
+      settle(self)
+
+  def settle(self):
+    for name in names:
+      value = _freeze(getattr(self, name), f"{what}.{name}")
+      if name in types:
+        _check_type(value, types[name], f"{what}.{name}")
+      object.__setattr__(self, name, value)
+
+  cls.__post_init__ = __post_init__
   cls = dataclasses.dataclass(frozen=True)(cls)
   names = [f.name for f in dataclasses.fields(cls)]
+  types = _field_types(cls) if cls.__module__.startswith(_OURS) else {}
   plain_init = cls.__init__
-  what = f"{cls.__module__.removeprefix('paligemma_jax.')}.{cls.__name__}"
 
   @functools.wraps(plain_init)
   def __init__(self, *args, **kwargs):
@@ -46,8 +77,6 @@ def spec(cls: T) -> T:
     except TypeError as e:
       reason = str(e).replace(f"{cls.__name__}.__init__()", what)
       raise errors.ConfigError(f"{reason}. Fields: {', '.join(names)}.") from None
-    for name in names:
-      object.__setattr__(self, name, _freeze(getattr(self, name), f"{what}.{name}"))
 
   def replace(self, **changes):
     """A copy with these fields changed."""
@@ -79,30 +108,83 @@ def to_json(value: Any) -> Any:
   raise errors.ConfigError(f"{value!r} is a {type(value).__name__}; configs hold plain values.")
 
 
-def from_json(value: Any) -> Any:
+def from_json(value: Any, *, allow_code: bool = False, keep_unknown: bool = False) -> Any:
   """The inverse of `to_json`; lists come back as tuples.
 
+  Args:
+    allow_code: import the modules of specs that are not ours.
+    keep_unknown: leave specs that cannot be found as the dict they are, to be compared or shown.
+
   Raises:
-    ConfigError: the data names something that is not a class declared with `@spec`.
+    ConfigError: the data names something that is not a class declared with `@spec`, or code that
+      is not ours, is not loaded yet and is not allowed.
   """
+  options = {"allow_code": allow_code, "keep_unknown": keep_unknown}
   if isinstance(value, Mapping):
-    fields = {k: from_json(v) for k, v in value.items() if k != _KIND}
-    return resolve(value[_KIND])(**fields) if _KIND in value else fields
+    fields = {k: from_json(v, **options) for k, v in value.items() if k != _KIND}
+    if _KIND not in value:
+      return fields
+    try:
+      return resolve(value[_KIND], allow_code=allow_code)(**fields)
+    except errors.ConfigError:
+      if keep_unknown:
+        return {_KIND: value[_KIND], **fields}
+      raise
   if isinstance(value, (tuple, list)):
-    return tuple(from_json(v) for v in value)
+    return tuple(from_json(v, **options) for v in value)
   return value
 
 
-def resolve(path: str) -> type:
-  """The spec class named `my_package.module:Thing`; ConfigError when there is none."""
-  module_name, _, name = str(path).partition(":")
-  try:
-    cls = getattr(importlib.import_module(module_name), name)
-  except (ImportError, AttributeError, ValueError) as e:
-    raise errors.ConfigError(f"Cannot find {path!r} (expected 'module:Class'): {e}.") from None
-  if getattr(cls, "__is_spec__", None) is not cls:
+def resolve(path: Any, *, allow_code: bool = False) -> type:
+  """The spec class named `my_package.module:Thing`.
+
+  A module that is loaded already is used; of others only ours are imported.
+
+  Args:
+    allow_code: import any module.
+
+  Raises:
+    ConfigError: no such spec, or code that is not allowed to run.
+  """
+  module_name, _, name = path.partition(":") if isinstance(path, str) else ("", "", "")
+  if not all(part.isidentifier() for part in (*module_name.split("."), name)):
+    raise errors.ConfigError(f"{path!r} names no spec; expected 'module:Class'.")
+  module = sys.modules.get(module_name)
+  if module is None:
+    if not allow_code and not module_name.startswith(_OURS):
+      raise errors.ConfigError(
+          f"{path!r} is code outside of paligemma_jax, and a saved configuration does not make code"
+          " run. Give --config with the config file that it was made by; or, if you trust that"
+          " module, --allow_code (allow_code=True in Python)."
+      )
+    try:
+      module = importlib.import_module(module_name)
+    except Exception as e:  # Of the user's module: any.
+      raise errors.ConfigError(
+          f"Cannot import the module of {path!r}: {type(e).__name__}: {e}."
+      ) from None
+  cls = vars(module).get(name)
+  if not isinstance(cls, type) or vars(cls).get("__is_spec__") is not cls:
     raise errors.ConfigError(f"{path!r} is not a spec: declare the class with @spec.")
   return cls
+
+
+def _field_types(cls: type) -> dict[str, list[tuple[tuple[type, ...], str]]]:
+  """{field: the types it may have} for annotations that name plain types alone."""
+  found = {}
+  for field in dataclasses.fields(cls):
+    kinds = [kind.partition("[")[0].strip() for kind in str(field.type).split("|")]
+    if all(kind in _TYPES for kind in kinds):
+      found[field.name] = [_TYPES[kind] for kind in kinds]
+  return found
+
+
+def _check_type(value: Any, types: list[tuple[tuple[type, ...], str]], where: str) -> None:
+  for classes, _ in types:
+    if isinstance(value, classes) and (bool in classes or not isinstance(value, bool)):
+      return
+  expected = " or ".join(words for _, words in types)
+  raise errors.ConfigError(f"{where} must be {expected}, not {value!r}.")
 
 
 def _freeze(value: Any, where: str) -> Any:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 import sentencepiece
 
+from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 
 PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
@@ -28,7 +29,7 @@ NUM_SEG = 128
 _EXTRA = tuple(f"<loc{i:04d}>" for i in range(NUM_LOC)) + tuple(
     f"<seg{i:03d}>" for i in range(NUM_SEG)
 )
-_MAX_BYTES = 1 << 28
+_MAX_BYTES = 64 << 20
 _PIECES_FIELD = b"\x0a"  # Field 1 of ModelProto, length-delimited; also field 1 of SentencePiece.
 _USER_DEFINED = b"\x15" + struct.pack("<f", 0.0) + b"\x18\x04"  # score = 0, type = USER_DEFINED
 _WHERE_FROM = (
@@ -58,11 +59,11 @@ class Tokenizer:
 
   def __init__(self, path: str | pathlib.Path):
     try:
-      with open(path, "rb") as f:
-        data = f.read(_MAX_BYTES)
-    except OSError as e:
+      data = disk.read(path, max_bytes=_MAX_BYTES)
+    except (OSError, ValueError) as e:
+      why = getattr(e, "strerror", None) or e
       raise errors.ConfigError(
-          f"Cannot read the tokenizer {str(path)!r}: {e.strerror}. {_WHERE_FROM}"
+          f"Cannot read the tokenizer {str(path)!r}: {why}. {_WHERE_FROM}"
       ) from None
     self._load(data, str(path))
 
@@ -157,6 +158,18 @@ class Tokenizer:
 
   def _load(self, data: bytes, path: str) -> None:
     self.path, self.model_bytes = path, data
+    try:
+      self._check_and_extend(data, path)
+    except errors.ConfigError:
+      raise
+    # What sentencepiece and a walk over the fields of a damaged file give: pieces that are no
+    # UTF-8, a field of an unknown kind, the end of the file in the middle of one.
+    except (RuntimeError, ValueError, LookupError, OSError) as e:
+      raise errors.ConfigError(
+          f"{path!r} is a damaged sentencepiece model: {type(e).__name__}. {_WHERE_FROM}"
+      ) from None
+
+  def _check_and_extend(self, data: bytes, path: str) -> None:
     plain = _processor(data, path)
     found = tuple(plain.PieceToId(i) for i in _CONTROL)
     special = (plain.pad_id(), plain.eos_id(), plain.bos_id(), plain.unk_id())
@@ -172,6 +185,7 @@ class Tokenizer:
     self._extra_ids = [self._processor.PieceToId(piece) for piece in _EXTRA]
     self.vocab_size = self._processor.vocab_size()
     self.separator_ids = tuple(self.encode(SEPARATOR))
+    self._processor.IdToPiece(list(range(self.vocab_size)))  # Each must be UTF-8.
 
 
 def _processor(data: bytes, path: str) -> sentencepiece.SentencePieceProcessor:
@@ -179,7 +193,7 @@ def _processor(data: bytes, path: str) -> sentencepiece.SentencePieceProcessor:
     raise errors.ConfigError(f"The tokenizer {path!r} is an empty file. {_WHERE_FROM}")
   try:
     return sentencepiece.SentencePieceProcessor(model_proto=data)
-  except RuntimeError:
+  except (RuntimeError, ValueError):  # Its own error may quote what is no UTF-8.
     raise errors.ConfigError(
         f"{path!r} is not a sentencepiece model ({_looks_like(data)}). {_WHERE_FROM}"
     ) from None

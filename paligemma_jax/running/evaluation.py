@@ -156,7 +156,9 @@ class Runner:
       metrics["num_rejected"] = float(num_rejected)
     if self._folder and jax.process_index() == 0 and hasattr(evaluator, "files"):
       for name, text in evaluator.files(rows, outputs).items():
-        disk.write_atomically(_placed(self._folder, name, step), text)
+        path = _placed(self._folder, name, step)
+        disk.make_folder(path.parent, below=self._folder.parent)
+        disk.write_atomically(path, text)
     images = [image for _, _, image in records if image is not None]
     return Result(metrics, rows, outputs, images)
 

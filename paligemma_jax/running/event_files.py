@@ -15,6 +15,7 @@ from typing import Any
 
 from absl import logging
 
+from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 
 
@@ -27,6 +28,7 @@ class EventFile:
 
   Raises:
     ConfigError: tensorboardX is not installed.
+    WorkdirError: the folder, or something in it, is a link.
   """
 
   def __init__(self, folder: pathlib.Path, resume_step: int):
@@ -44,7 +46,8 @@ class EventFile:
     self._file: Any = None
     purge = resume_step >= 0 or folder.exists()
     try:
-      folder.mkdir(parents=True, exist_ok=True)
+      disk.make_folder(folder, below=folder.parent)
+      _check_links(folder)
       # Without a number of its own a file made within the same second would be overwritten.
       suffix = f".{len(list(folder.glob('*tfevents*'))):04d}"
       self._file = event_file_writer.EventsWriter(str(folder / "events"), suffix)
@@ -85,3 +88,13 @@ class EventFile:
     with contextlib.suppress(OSError):
       self.close()
     self._file = None
+
+
+def _check_links(folder: pathlib.Path) -> None:
+  """Event files have names that can be foretold, and another library opens them."""
+  for path in sorted(folder.glob("*")):
+    if path.is_symlink():
+      raise errors.WorkdirError(
+          f"{str(path)!r} is a link, and nothing is written through a link in a run's folder."
+          " Remove it, or set log.tensorboard=False."
+      )

@@ -10,13 +10,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from paligemma_jax.core import disk
+from paligemma_jax.core import errors
 from paligemma_jax.core import faults
+from paligemma_jax.core import strict_json
+
+_MAX_BYTES = 4 << 30  # Of a file of lines: millions of steps.
 
 
 def to_line(record: Mapping[str, Any]) -> bytes:
   """One strict JSON line; a float that JSON cannot hold becomes 'NaN', 'Infinity', '-Infinity'."""
   plain = {key: _json_float(value) for key, value in record.items()}
-  return json.dumps(plain, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+  return json.dumps(plain, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace") + b"\n"
 
 
 def read_lines(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], int]:
@@ -24,21 +28,22 @@ def read_lines(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], int]
 
   A line is intact when it is a JSON object and ends in a newline; the last line of a process that
   was killed may not be. No file is no lines.
+
+  Raises:
+    WorkdirError: something else than a file stands there, or one that cannot be read.
   """
   try:
-    data = pathlib.Path(path).read_bytes()
+    data = disk.read(path, max_bytes=_MAX_BYTES)
   except FileNotFoundError:
     return [], 0
+  except OSError as e:
+    raise errors.WorkdirError(f"Cannot read {str(path)!r}: {strict_json.reason(e)}.") from None
   *lines, rest = data.split(b"\n")
   records, num_torn = [], int(bool(rest))
   for line in lines:
     try:
-      record = json.loads(line)
-    except (ValueError, RecursionError):
-      record = None
-    if isinstance(record, dict):
-      records.append(record)
-    else:
+      records.append(strict_json.parse_object(line))
+    except strict_json.Malformed:
       num_torn += 1
   return records, num_torn
 
@@ -50,15 +55,18 @@ class LineFile:
     path: the file; made when it is missing.
     keep: the lines it starts with; it is rewritten only when it holds anything else.
     fault: the name of the fault points around an append.
+
+  Raises:
+    WorkdirError: a link, or something else than a file, stands there.
   """
 
   def __init__(self, path: str | os.PathLike[str], keep: Iterable[bytes], *, fault: str):
     self.path = pathlib.Path(path)
     self._fault = fault
     start = b"".join(keep)
-    if not self.path.exists() or self.path.read_bytes() != start:
+    if _content(self.path) != start:
       disk.write_atomically(self.path, start)
-    self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+    self._descriptor = disk.open_own(self.path, os.O_WRONLY | os.O_APPEND)
 
   def append(self, records: Iterable[Mapping[str, Any]]) -> None:
     """Adds the lines in one write, then waits for the disk."""
@@ -81,6 +89,15 @@ class LineFile:
     if self._descriptor >= 0:
       os.close(self._descriptor)
       self._descriptor = -1
+
+
+def _content(path: pathlib.Path) -> bytes | None:
+  """What is in the file; None of one that is to be made anew: absent, a link, of several names."""
+  try:
+    os.close(disk.open_own(path, os.O_WRONLY))
+    return disk.read(path, max_bytes=_MAX_BYTES)
+  except (FileNotFoundError, errors.WorkdirError):
+    return None
 
 
 def _json_float(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pathlib
 from collections.abc import Mapping
 
 import ml_collections
@@ -11,8 +12,11 @@ from absl import logging
 from paligemma_jax.core import config as configs
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
+from paligemma_jax.core import strict_json
 from paligemma_jax.data import fingerprint
 from paligemma_jax.running import workdir as workdirs
+
+_MAX_BYTES = 64 << 20  # Of data.json, which holds the row ops as text.
 
 
 def check_config(
@@ -24,7 +28,7 @@ def check_config(
     ConfigError: a key changed that the rest of the run cannot change.
   """
   if workdir.config.exists():
-    found = configs.changes(configs.read(workdir.config), config)
+    found = configs.changes(configs.read(workdir.config, keep_unknown=True), config)
     if found["refuse"]:
       raise errors.ConfigError(
           f"{workdir.path} holds a run with another configuration: {'; '.join(found['refuse'])}."
@@ -51,7 +55,7 @@ def check_data(
   is_new = not workdir.data.exists()
   if not is_new:
     try:
-      fingerprint.check_same(json.loads(workdir.data.read_text()), now)
+      fingerprint.check_same(_read(workdir.data), now)
     except errors.ConfigError as e:
       if not allow:
         raise errors.ConfigError(
@@ -60,3 +64,12 @@ def check_data(
       logging.warning("%s", e)
   if main and (is_new or allow):
     disk.write_atomically(workdir.data, json.dumps(now, indent=2) + "\n")
+
+
+def _read(path: pathlib.Path) -> dict[str, str]:
+  try:
+    return strict_json.read_object(path, max_bytes=_MAX_BYTES)
+  except (OSError, strict_json.Malformed) as e:
+    raise errors.ConfigError(
+        f"{path.name} does not say what the data of this run were: {strict_json.reason(e)}."
+    ) from None

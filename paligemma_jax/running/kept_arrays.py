@@ -11,15 +11,18 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import time
 import zlib
 from collections.abc import Iterable
 
 import ml_dtypes
 import numpy as np
 
+from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 
 _MAX_HEAD_BYTES = 1024
+_LEFTOVER_SECS = 3600.0  # What is half written for so long is of a process that was killed.
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
@@ -82,6 +85,9 @@ class Folder:
     self._dtype = errors.pick(_DTYPES, dtype, "dtype of kept arrays")
     try:
       self._path.mkdir(parents=True, exist_ok=True)
+      for partial in self._path.glob("*/.*.partial"):
+        if time.time() - partial.lstat().st_mtime > _LEFTOVER_SECS:
+          disk.remove(partial)
       self.num_bytes = sum(_file_sizes(self._path))
     except OSError as e:
       raise errors.WorkdirError(
@@ -91,7 +97,7 @@ class Folder:
   def get(self, key: str) -> np.ndarray | None:
     """The array of the key; None when there is none, or none that is whole."""
     try:
-      with open(self._file(key), "rb") as f:
+      with disk.open_regular(self._file(key)) as f:
         head = f.readline(_MAX_HEAD_BYTES)
         num_bytes = self._dtype.itemsize * int(np.prod(self._shape, dtype=np.int64))
         data = f.read(num_bytes + 1)
@@ -116,8 +122,8 @@ class Folder:
     # Not forced to the disk: what a crash leaves half written has no right checksum.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-      path.parent.mkdir(exist_ok=True)
-      with open(partial, "wb") as f:
+      disk.make_folder(path.parent, below=self._path)
+      with disk.open_new(partial) as f:
         f.write(data)
       os.replace(partial, path)
     except OSError:

@@ -21,6 +21,7 @@ from paligemma_jax.running import workdir as workdirs
 
 # The keys whose values come from a clock; a comparison of two runs leaves them out.
 TIMING_KEYS = ("examples_per_second",)
+_NON_FINITE = ("NaN", "Infinity", "-Infinity")  # As `files.to_line` spells them.
 
 
 class MetricsLog:
@@ -47,7 +48,9 @@ class MetricsLog:
     self._file = self._events = None
     if not main:
       return
-    lines, self.num_torn = files.read_lines(workdir.metrics)
+    found, num_torn = files.read_lines(workdir.metrics)
+    lines = [line for line in found if _is_line(line)]
+    self.num_torn = num_torn + len(found) - len(lines)
     kept = [line for line in _rising(lines) if line["step"] <= resume_step]
     self.num_cut = len(lines) - len(kept)
     self._file = files.LineFile(workdir.metrics, map(files.to_line, kept), fault="metrics")
@@ -101,9 +104,9 @@ class MetricsLog:
 def read(path: str | os.PathLike[str]) -> list[dict[str, float]]:
   """The lines of a metrics.jsonl, also of a run that is under way or was killed, steps rising.
 
-  Non-finite numbers come back as floats.
+  Non-finite numbers come back as floats. A line with anything else than numbers is none of ours.
   """
-  lines, _ = files.read_lines(path)
+  lines = [line for line in files.read_lines(path)[0] if _is_line(line)]
   return [
       {k: float(v) if isinstance(v, str) else v for k, v in line.items()} for line in _rising(lines)
   ]
@@ -123,12 +126,18 @@ def number(value: Any) -> int | float:
   return float(str(array.astype(np.float32)))
 
 
+def _is_line(line: Mapping[str, Any]) -> bool:
+  """A step and numbers alone; somebody may have edited the file."""
+  return type(line.get("step")) is int and all(
+      isinstance(value, (int, float)) or value in _NON_FINITE for value in line.values()
+  )
+
+
 def _rising(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
   """The lines whose step is above that of all lines before."""
   kept, last = [], -1
   for line in lines:
-    step = line.get("step")
-    if isinstance(step, int) and step > last:
+    if line["step"] > last:
       kept.append(line)
-      last = step
+      last = line["step"]
   return kept

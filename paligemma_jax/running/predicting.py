@@ -16,10 +16,12 @@ from typing import Any
 
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
+from paligemma_jax.core import strict_json
 from paligemma_jax.running import workdir as workdirs
 
 OWN_KEYS = ("row", "prompt", "text", "logprob", "error")
 _SETTINGS_SUFFIX, _LOCK_SUFFIX = ".settings.json", ".lock"
+_MAX_LINE_BYTES = 64 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,7 @@ def opened(path: pathlib.Path, settings: Mapping[str, Any]) -> Iterator[Answers]
     settings: what the answers depend on; a file that was begun with others is refused.
 
   Raises:
-    WorkdirError: the file cannot be written, or another process writes to it.
+    WorkdirError: the file cannot be written, is a link, or another process writes to it.
     ConfigError: the file was begun with other settings, or is no file of answers.
   """
   path = path.expanduser().absolute()
@@ -118,9 +120,11 @@ class Answers:
     Raises:
       StateError: they cannot be written; the same command goes on with them.
     """
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     try:
-      with open(self._path, "a", encoding="utf-8") as f:
-        f.write("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+      with os.fdopen(disk.open_own(self._path, flags), "ab") as f:
+        f.write(text.encode("utf-8", "replace"))
         f.flush()
         os.fsync(f.fileno())
     except OSError as e:
@@ -132,24 +136,26 @@ class Answers:
 
   def _count(self) -> int:
     """Whole lines; what follows the last of them is cut off."""
-    if not self._path.exists():
-      return 0
-    count, end = 0, 0
     try:
-      f = open(self._path, "rb+")
+      descriptor = disk.open_own(self._path, os.O_RDWR)
+    except FileNotFoundError:
+      return 0
     except OSError as e:
       raise errors.WorkdirError(
           f"--out {str(self._path)!r} cannot be written: {e.strerror or e}."
       ) from e
-    with f:
-      for line in f:
-        if not line.endswith(b"\n"):
-          break
-        if _row(line) != count:
+    count, end = 0, 0
+    with os.fdopen(descriptor, "rb+") as f:
+      while line := f.readline(_MAX_LINE_BYTES):
+        is_whole = line.endswith(b"\n")
+        begin = f'{{"row": {count}, '.encode()
+        if _row(line) != count if is_whole else not line.startswith(begin[: len(line)]):
           raise errors.ConfigError(
               f"{self._path}:{count + 1}: this is not the answer to row {count}, so it is no file"
               " of ours. Name another."
           )
+        if not is_whole:
+          break
         count, end = count + 1, end + len(line)
       f.truncate(end)
     return count
@@ -219,8 +225,8 @@ def _answered(generate, batch: Sequence[Question], first: int) -> list[Any]:
 def _read_settings(path: pathlib.Path) -> dict[str, Any]:
   """What a file of answers was begun with; {} where that is not known."""
   try:
-    found = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError, RecursionError):
+    found = strict_json.parse_large(disk.read(path, max_bytes=_MAX_LINE_BYTES))
+  except (OSError, strict_json.Malformed):
     return {}
   return found if isinstance(found, dict) else {}
 
@@ -235,6 +241,6 @@ def _is_plain(value: Any) -> bool:
 
 def _row(line: bytes) -> Any:
   try:
-    return json.loads(line)["row"]
-  except (ValueError, KeyError, TypeError):
+    return strict_json.parse_object(line).get("row")
+  except strict_json.Malformed:
     return None

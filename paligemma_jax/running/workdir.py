@@ -17,7 +17,9 @@ import time
 import weakref
 from collections.abc import Iterator
 
+from paligemma_jax.core import disk
 from paligemma_jax.core import errors
+from paligemma_jax.core import strict_json
 
 _WAIT_SECS = 2.0  # A killed process with much memory takes a moment to be gone.
 _POLL_SECS = 0.1
@@ -175,7 +177,7 @@ def locked(path: pathlib.Path, what: str, flag: str) -> Iterator[None]:
     WorkdirError: another process has it, which is named; or there are no locks there.
   """
   try:
-    lock = _Lock(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644))
+    lock = _Lock(disk.open_own(path, os.O_RDWR | os.O_CREAT))
   except OSError as e:
     raise errors.WorkdirError(f"{str(path)!r} cannot be opened: {e.strerror}.") from e
   # A forked child, a loader's worker for instance, has the lock too and might outlive us.
@@ -228,7 +230,7 @@ def _acquire(lock: _Lock, what: str, flag: str) -> None:
 
 def _holder(lock: _Lock) -> str:
   try:
-    record = json.loads(os.pread(lock.descriptor, 4096, 0))
+    record = strict_json.parse_object(os.pread(lock.descriptor, 4096, 0))
     return f"process {record['pid']} on {record['host']} since {record['since']}"
-  except (ValueError, KeyError, TypeError):
+  except (strict_json.Malformed, KeyError):
     return "another process"

@@ -9,9 +9,11 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.core import rle
 from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.core import strict_json
 from paligemma_jax.sources import files
 from paligemma_jax.sources import pictures
 
@@ -130,8 +132,9 @@ class CocoRows:
 
 def _read(path: str) -> bytes:
   try:
-    opened = files.file_system(path).open if files.is_remote(path) else open
-    with opened(path, "rb") as f:
+    if not files.is_remote(path):
+      return disk.read(path, max_bytes=_MAX_BYTES)
+    with files.file_system(path).open(path, "rb") as f:
       data = f.read(_MAX_BYTES + 1)
   except OSError as e:
     raise errors.ConfigError(f"Cannot read {path!r}: {e.strerror or e}.") from None
@@ -142,8 +145,8 @@ def _read(path: str) -> bytes:
 
 def _parsed(data: bytes, path: str) -> Mapping[str, Any]:
   try:
-    content = json.loads(data)
-  except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
+    content = strict_json.parse_large(data)
+  except strict_json.Malformed as e:
     raise errors.DataError(f"{path} is no JSON: {e}.") from None
   if not isinstance(content, dict):
     raise errors.DataError(f"{path}: expected an object with images, annotations and categories.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import json
 import os
 import pathlib
 import zlib
@@ -11,11 +10,14 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
+from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.core import strict_json
 from paligemma_jax.sources import files
 from paligemma_jax.sources import slices
 
+_MAX_JSON_BYTES = 64 << 20
 _IMAGE = {"bytes", "path"}  # The fields of a stored image.
 _SAVE = "datasets.load_dataset(…).save_to_disk(folder)"
 
@@ -62,9 +64,11 @@ class HfDataset:
     root = pathlib.Path(self.path)
     asked = slices.names(self.split)
     if (root / "state.json").is_file():
-      known = {"": root, _read_json(root / "state.json").get("_split") or "": root}
+      name = _read_json(root / "state.json").get("_split")
+      known = {"": root, name if isinstance(name, str) else "": root}
     elif (root / "dataset_dict.json").is_file():
-      splits = _read_json(root / "dataset_dict.json").get("splits", ())
+      splits = _read_json(root / "dataset_dict.json").get("splits")
+      splits = splits if isinstance(splits, (list, dict)) else ()
       known = {name: root / name for name in splits if _is_plain(name)}
     else:
       raise errors.ConfigError(
@@ -126,7 +130,7 @@ class HfRows:
     for _, rows in self._parts:
       self._starts.append(self._starts[-1] + len(rows))
     features = _features(next(iter(self._spec._folders().values())))
-    classes = {name: feature["names"] for name, feature in features.items() if "names" in feature}
+    classes = {name: feature["names"] for name, feature in features.items() if _is_class(feature)}
     what = f"column of class numbers in {self._spec.path!r}"
     self._classes = {name: errors.pick(classes, name, what) for name in self._spec.names}
 
@@ -185,7 +189,8 @@ class _Split:
     self._errors = (pyarrow.ArrowException, ValueError, OSError)
     self._batches, self._starts = [], [0]
     sizes = []
-    for entry in state.get("_data_files") or ():
+    listed = state.get("_data_files") or []
+    for entry in listed if isinstance(listed, list) else [listed]:
       name = entry.get("filename") if isinstance(entry, Mapping) else None
       if not _is_plain(name):
         raise errors.ConfigError(f"{folder / 'state.json'} names the file {name!r}.")
@@ -208,6 +213,7 @@ class _Split:
   def _map(self, pyarrow: Any, path: pathlib.Path) -> int:
     """Adds the file's batches; its size in bytes."""
     try:
+      disk.open_regular(path).close()  # pyarrow would wait at a pipe for ever.
       with pyarrow.memory_map(str(path)) as mapped, pyarrow.ipc.open_stream(mapped) as stream:
         for batch in stream:
           batch.validate()
@@ -226,7 +232,12 @@ def _features(folder: pathlib.Path) -> dict[str, Mapping[str, Any]]:
   """{column: its description, of a list that of its values}; {} when the folder has none."""
   path = folder / "dataset_info.json"
   features = _read_json(path).get("features") if path.is_file() else {}
-  return dict(_described(features or {}))
+  return dict(_described(features)) if isinstance(features, Mapping) else {}
+
+
+def _is_class(feature: Mapping[str, Any]) -> bool:
+  names = feature.get("names")
+  return isinstance(names, list) and all(isinstance(name, str) for name in names)
 
 
 def _described(
@@ -237,12 +248,16 @@ def _described(
     inner = feature.get("feature")
     if feature and "_type" not in feature:
       yield from _described(feature, f"{above}{name}/")
-    elif feature.get("_type") == "Sequence" and inner and "_type" not in inner:
+    elif feature.get("_type") == "Sequence" and _is_nest(inner):
       yield from _described(inner, f"{above}{name}/")  # Stored as lists, one for each field.
     else:
       while isinstance(feature.get("feature"), Mapping):
         feature = feature["feature"]
       yield above + name, feature
+
+
+def _is_nest(inner: Any) -> bool:
+  return isinstance(inner, Mapping) and bool(inner) and "_type" not in inner
 
 
 def _flat(row: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -260,9 +275,6 @@ def _is_plain(name: Any) -> bool:
 
 def _read_json(path: pathlib.Path) -> Mapping[str, Any]:
   try:
-    content = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as e:
-    raise errors.ConfigError(f"Cannot read {str(path)!r}: {e}") from None
-  if not isinstance(content, dict):
-    raise errors.ConfigError(f"{path} holds no JSON object.")
-  return content
+    return strict_json.read_object(path, max_bytes=_MAX_JSON_BYTES)
+  except (OSError, strict_json.Malformed) as e:
+    raise errors.ConfigError(f"Cannot read {str(path)!r}: {strict_json.reason(e)}.") from None

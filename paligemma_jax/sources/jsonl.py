@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import array
-import json
-import math
 import os
 import threading
 import zlib
@@ -14,13 +12,13 @@ from typing import BinaryIO
 
 import numpy as np
 
+from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.core import strict_json
 from paligemma_jax.sources import files
 
 MAX_LINE_BYTES = 1 << 20
-MAX_DEPTH = 32
-MAX_DIGITS = 4300
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -144,79 +142,21 @@ def parse_line(line: bytes) -> dict[str, Any]:
   if len(line) > MAX_LINE_BYTES:
     raise errors.DataError(f"the line has {len(line)} bytes, the limit is {MAX_LINE_BYTES}.")
   try:
-    text = line.rstrip(b"\r\n").decode("utf-8")
-  except UnicodeDecodeError as e:
-    found = line[e.start : e.start + 2]
-    raise errors.DataError(f"not UTF-8 at byte {e.start}: {found!r}.") from None
-  if "\0" in text:
-    raise errors.DataError("the line holds a NUL (UTF-16? only UTF-8 is read).")
-  try:
-    row = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_int)
-  except json.JSONDecodeError as e:
-    raise errors.DataError(f"not JSON: {e.msg} at column {e.colno}.") from None
-  except RecursionError:
-    raise errors.DataError(f"nested deeper than {MAX_DEPTH} levels.") from None
+    row = strict_json.parse(line.rstrip(b"\r\n"))
+  except strict_json.Malformed as e:
+    if b"\0" in line and "UTF-8" not in str(e):
+      raise errors.DataError("the line holds a NUL (UTF-16? only UTF-8 is read).") from None
+    raise errors.DataError(f"{e}.") from None
   if not isinstance(row, dict):
     raise errors.DataError(f"expected one JSON object per line, found a {type(row).__name__}.")
-  _check_values(row)
   return row
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  row = dict(pairs)
-  if len(row) != len(pairs):
-    keys = [k for k, _ in pairs]
-    twice = next(k for k in keys if keys.count(k) > 1)
-    raise errors.DataError(f"the key {twice!r} stands twice in one object.")
-  return row
-
-
-def _no_constant(name: str) -> float:
-  raise errors.DataError(f"{name} is not JSON.")
-
-
-def _int(digits: str) -> int:
-  if len(digits) > MAX_DIGITS:
-    raise errors.DataError(f"a number of {len(digits)} digits, the limit is {MAX_DIGITS}.")
-  return int(digits)
-
-
-def _check_values(row: dict[str, Any]) -> None:
-  """Depth, and values that JSON can spell but nothing downstream can hold."""
-  level: list[Any] = [row]
-  for _ in range(MAX_DEPTH):
-    inside: list[Any] = []
-    for value in level:
-      if isinstance(value, dict):
-        inside += value.keys()
-        inside += value.values()
-      elif isinstance(value, list):
-        inside += value
-      elif isinstance(value, str):
-        _check_text(value)
-      elif isinstance(value, float) and not math.isfinite(value):
-        raise errors.DataError("a number too large for a float.")
-    if not inside:
-      return
-    level = inside
-  raise errors.DataError(f"nested deeper than {MAX_DEPTH} levels.")
-
-
-def _check_text(text: str) -> None:
-  if "\0" in text:
-    raise errors.DataError(f"text with a NUL: {text[:40]!r}.")
-  if not text.isascii():
-    try:
-      text.encode()
-    except UnicodeEncodeError:
-      raise errors.DataError(f"text with half a surrogate pair: {text[:40]!r}.") from None
 
 
 def _open(path: str) -> BinaryIO:
   try:
     if files.is_remote(path):
       return files.file_system(path).open(path, "rb")
-    return open(path, "rb")
+    return disk.open_regular(path)
   except OSError as e:
     raise errors.ConfigError(f"Cannot read {path!r}: {e.strerror or e}.") from None
 

@@ -36,8 +36,6 @@ class Part:
     methods = (getattr(self.source, name, None) for name in ("open", "makes"))
     if not (spec_lib.is_spec(self.source) and all(map(callable, methods))):
       raise errors.ConfigError(f"The source of a part is {self.source!r}, which is no source.")
-    if not isinstance(self.pp, (tuple, list)):
-      raise errors.ConfigError(f"The pp of a part is {self.pp!r}: expected a tuple of row ops.")
     if not math.isfinite(self.weight) or self.weight < 0:
       raise errors.ConfigError(f"The weight of a part is {self.weight!r}: expected 0 or more.")
 

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +23,7 @@ from paligemma_jax.core import errors
 COLUMNS = (
     "image", "image_path", "image_id", "height", "width", "boxes", "labels", "areas", "crowd"
 )  # fmt: skip
+_TOO_LARGE = 1e15
 _OUTSIDE = 1.0  # Pixels that a box may stick out without a word: annotation tools round.
 
 
@@ -113,7 +113,8 @@ def size_of(image: bytes) -> tuple[int, int]:
 
 def number(value: Any, what: str) -> float:
   """A finite number; DataError for anything else."""
-  if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+  # The comparison is false of NaN, and holds for whole numbers that no float can.
+  if type(value) not in (int, float) or not abs(value) < _TOO_LARGE:
     raise errors.DataError(f"{what} is {str(value)[:60]!r}; expected a number.")
   return float(value)
 

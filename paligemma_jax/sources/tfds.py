@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
 import re
@@ -15,7 +14,11 @@ import numpy as np
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.core import strict_json
 
+_MAX_JSON_BYTES = 64 << 20
+_MAX_DEPTH = 64  # A feature takes four levels of its own.
+_CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 
@@ -110,6 +113,12 @@ class TfdsRows:
           " formats cannot be read by index."
       )
     self._crc = zlib.crc32(repr(sizes).encode())
+    known = ", ".join(_splits(folder))
+    for entry in sorted(folder.iterdir()):
+      if not entry.is_file():
+        raise errors.ConfigError(f"{entry} is not a regular file.")
+    if (folder / "features.json").exists():
+      _check_classes(_read_json(folder / "features.json"), str(folder / "features.json"))
     import tensorflow_datasets as tfds  # Half a second that a config does not need.
 
     try:
@@ -117,8 +126,7 @@ class TfdsRows:
       self._images = frozenset(_image_columns(builder.info.features))
       encoded = _nested({name: _undecoded(tfds) for name in self._images})
       self._rows = builder.as_data_source(split=self._spec.split, decoders=encoded)
-    except (ValueError, KeyError, OSError, AssertionError) as e:
-      known = ", ".join(_splits(folder))
+    except Exception as e:  # Of TFDS, protocol buffers and ArrayRecord, on damage: many types.
       raise errors.ConfigError(
           f"Cannot read split {self._spec.split!r} of {folder}, which has {known}: {e}"
       ) from None
@@ -131,17 +139,41 @@ def default_data_dir() -> pathlib.Path:
 
 def _features(folder: pathlib.Path) -> Mapping[str, Any]:
   """The features.json of a dataset, its nesting only: {name: {} or more of the same}."""
-  content = json.loads((folder / "features.json").read_text(encoding="utf-8"))
-  return _nesting(content)
+  return _nesting(_read_json(folder / "features.json"))
 
 
 def _nesting(content: Any) -> Mapping[str, Any]:
   """FeaturesDict, alone or in a Sequence, by the JSON that TFDS writes."""
   content = content if isinstance(content, Mapping) else {}
-  if "sequence" in content:
-    return _nesting(content["sequence"].get("feature", {}))
-  inner = content.get("featuresDict", {}).get("features", {})
+  if isinstance(content.get("sequence"), Mapping):
+    return _nesting(content["sequence"].get("feature"))
+  inner = content.get("featuresDict")
+  inner = inner.get("features") if isinstance(inner, Mapping) else {}
+  inner = inner if isinstance(inner, Mapping) else {}
   return {name: _nesting(value) for name, value in inner.items()}
+
+
+def _check_classes(content: Any, where: str) -> None:
+  """Refuses a description that names classes outside of TFDS, which would import their modules."""
+  if isinstance(content, list):
+    for value in content:
+      _check_classes(value, where)
+  if not isinstance(content, Mapping):
+    return
+  for key, value in content.items():
+    named = key in _CLASS_KEYS and isinstance(value, str)
+    if named and not value.startswith("tensorflow_datasets.core.features."):
+      raise errors.ConfigError(
+          f"{where} names the class {value!r}; only those of tensorflow_datasets are loaded."
+      )
+    _check_classes(value, where)
+
+
+def _read_json(path: pathlib.Path) -> dict[str, Any]:
+  try:
+    return strict_json.read_object(path, max_bytes=_MAX_JSON_BYTES, max_depth=_MAX_DEPTH)
+  except (OSError, strict_json.Malformed) as e:
+    raise errors.ConfigError(f"Cannot read {str(path)!r}: {strict_json.reason(e)}.") from None
 
 
 def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -201,5 +233,6 @@ def _nested(paths: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _splits(folder: pathlib.Path) -> list[str]:
-  info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
-  return [split["name"] for split in info.get("splits", ())]
+  splits = _read_json(folder / "dataset_info.json").get("splits")
+  splits = splits if isinstance(splits, list) else ()
+  return [str(split.get("name")) for split in splits if isinstance(split, Mapping)]

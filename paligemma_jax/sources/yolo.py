@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
+from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.core import rle
 from paligemma_jax.core import spec as spec_lib
@@ -197,13 +198,9 @@ def _class_names(content: dict[str, Any], path: str) -> dict[int, str]:
 
 def _read_yaml(path: str) -> bytes:
   try:
-    with open(path, "rb") as f:
-      data = f.read(_MAX_YAML_BYTES + 1)
+    return disk.read(path, max_bytes=_MAX_YAML_BYTES)
   except OSError as e:
     raise errors.ConfigError(f"Cannot read {path!r}: {e.strerror or e}.") from None
-  if len(data) > _MAX_YAML_BYTES:
-    raise errors.DataError(f"{path}: a data.yaml of more than {_MAX_YAML_BYTES} bytes.")
-  return data
 
 
 def _yaml(data: bytes, path: str) -> dict[str, Any]:

@@ -63,7 +63,8 @@ class Checkpoints:
     self._sealed: set[int] = set()  # Steps known to be intact: saved or verified by this process.
     self.skipped: dict[int, str] = {}  # Steps that `restore` found broken, and why.
     try:
-      self._folder.mkdir(parents=True, exist_ok=True)
+      self._folder.parent.mkdir(parents=True, exist_ok=True)
+      disk.make_folder(self._folder, below=self._folder.parent)
       if self._leads:
         self._clean()
     except OSError as e:
@@ -164,12 +165,12 @@ class Checkpoints:
           " start anew use another --workdir."
       )
     folder = self._folder / str(step)
-    facts, _ = seal.read(folder)
+    facts = layout.read_facts(folder)
     moving = _moving(target)
     layout.check_leaves(folder, facts["leaves"], arrays.table(moving))
     if target.frozen:
       base = self._folder / layout.BASE
-      layout.check_leaves(base, seal.read(base)[0]["leaves"], arrays.table(target.frozen))
+      layout.check_leaves(base, layout.read_facts(base)["leaves"], arrays.table(target.frozen))
     found = arrays.restore(folder / layout.ARRAYS, moving)
     frozen = arrays.restore(self._folder / layout.BASE / layout.ARRAYS, target.frozen)
     if self._leads:
@@ -209,7 +210,7 @@ class Checkpoints:
       if self._leads:
         seal.write(tmp, {"kind": layout.BASE, "leaves": arrays.table(frozen)})
         faults.point("base.after_seal")
-        shutil.rmtree(final, ignore_errors=True)
+        disk.remove(final)
         os.rename(tmp, final)
         disk.sync(self._folder)
         faults.point("base.after_rename")
@@ -219,8 +220,8 @@ class Checkpoints:
 
   def _begin(self, tmp: pathlib.Path, flat: Mapping[str, jax.Array]) -> None:
     if self._leads:
-      shutil.rmtree(tmp, ignore_errors=True)
-    tmp.mkdir(parents=True, exist_ok=True)
+      disk.remove(tmp)
+    disk.make_folder(tmp, below=self._folder)
     faults.point("state.before_arrays")
     arrays.start(self._writer, tmp / layout.ARRAYS, flat)
 
@@ -231,12 +232,12 @@ class Checkpoints:
       faults.point("state.after_arrays")
       if self._leads:
         for name, data in self._files.items():
-          seal.write_bytes(tmp / name, data)
+          disk.write_new(tmp / name, data)
         seal.write(tmp, facts)
         faults.point("state.after_seal")
         final = self._folder / str(step)
         # Only a broken step can stand there: `save` returns early for an intact one.
-        shutil.rmtree(final, ignore_errors=True)
+        disk.remove(final)
         os.rename(tmp, final)
         disk.sync(self._folder)
         faults.point("state.after_rename")
@@ -283,8 +284,9 @@ class Checkpoints:
       try:
         # Under this name it no longer exists, also when the deletion is cut short.
         doomed = self._folder / f"{layout.TMP}old-{step}"
+        disk.remove(doomed)
         os.rename(self._folder / str(step), doomed)
-        shutil.rmtree(doomed)
+        disk.remove(doomed)
       except OSError as e:
         logging.error("cannot delete step %d of %s: %s", step, self._folder, e)
       faults.point("state.after_delete")
@@ -297,7 +299,7 @@ class Checkpoints:
       leftovers += sorted(self._folder.glob(layout.BASE))
     for path in leftovers:
       logging.info("removing %s, left by a save that did not finish", path)
-      shutil.rmtree(path)
+      disk.remove(path)
 
   def _join(self) -> None:
     if self._thread is not None:

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import pathlib
+import re
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
@@ -18,11 +19,12 @@ from paligemma_jax.training import seal
 BASE = "base"
 ARRAYS = "state"
 TMP = ".tmp-"
+_STEP = re.compile(r"0|[1-9][0-9]{0,17}")  # Of one spelling only, so that the name is the step.
 
 
 def steps_in(folder: pathlib.Path) -> list[int]:
   """The steps that have a folder in a `checkpoints/` folder, in no order."""
-  return [int(p.name) for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()]
+  return [int(p.name) for p in folder.iterdir() if _STEP.fullmatch(p.name) and p.is_dir()]
 
 
 def verify_step(folder: pathlib.Path) -> dict[str, Any]:
@@ -31,18 +33,27 @@ def verify_step(folder: pathlib.Path) -> dict[str, Any]:
   Raises:
     seal.Broken: naming the first bad file.
   """
-  facts = seal.verify(folder)
+  facts = _checked(seal.verify(folder))
   if facts["kind"] != "step" or str(facts["step"]) != folder.name:
     raise seal.Broken(f"{seal.SEAL} is of another folder ({facts['kind']} {facts.get('step', '')})")
   if facts["base"]:
     base = folder.parent / BASE
     try:
-      seal.verify(base)
+      _checked(seal.verify(base))
       if seal.seal_crc(base) != facts["base"]:
         raise seal.Broken(f"{seal.SEAL} is of another run")
     except seal.Broken as e:
       raise seal.Broken(f"its frozen parameters in ../{BASE}: {e}") from None
   return facts
+
+
+def read_facts(folder: pathlib.Path) -> dict[str, Any]:
+  """The facts in the seal of a step or of frozen parameters; the files are not looked at.
+
+  Raises:
+    seal.Broken: no seal, or none that says what ours say.
+  """
+  return _checked(seal.read(folder)[0])
 
 
 def best_steps(folder: pathlib.Path, steps: Sequence[int], metric: str, sign: float) -> set[int]:
@@ -53,7 +64,7 @@ def best_steps(folder: pathlib.Path, steps: Sequence[int], metric: str, sign: fl
   scores = {}
   for step in steps if metric else ():
     try:
-      metrics = seal.read(folder / str(step))[0]["metrics"]
+      metrics = read_facts(folder / str(step))["metrics"]
     except seal.Broken:
       continue
     if metric in metrics:
@@ -84,3 +95,27 @@ def check_leaves(
       f"The state in {folder} was saved by a run with other settings (model, freezing or"
       f" optimizer): it {'; it '.join(parts)}. Use the same config, or another --workdir."
   )
+
+
+def _checked(facts: dict[str, Any]) -> dict[str, Any]:
+  """The facts, if they have the form that a save gives them; anybody can write an intact seal."""
+  leaves, kind = facts.get("leaves"), facts.get("kind")
+  good = kind in ("step", BASE) and isinstance(leaves, dict) and all(map(_is_leaf, leaves.values()))
+  if good and kind == "step":
+    metrics = facts.get("metrics")
+    good = (
+        type(facts.get("step")) is int
+        and isinstance(facts.get("base"), str)
+        and isinstance(metrics, dict)
+        and all(type(v) in (int, float) for v in metrics.values())
+    )
+  if not good:
+    raise seal.Broken(f"{seal.SEAL} does not say what the seal of a {kind or 'step'} says")
+  return facts
+
+
+def _is_leaf(value: Any) -> bool:
+  """[dtype, shape], as `arrays.table` makes it."""
+  if not isinstance(value, list) or list(map(type, value)) != [str, list]:
+    return False
+  return all(type(size) is int and 0 <= size < 1 << 48 for size in value[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import pathlib
 from collections.abc import Mapping
@@ -15,6 +14,7 @@ from absl import logging
 
 from paligemma_jax.core import config as configs
 from paligemma_jax.core import errors
+from paligemma_jax.core import strict_json
 from paligemma_jax.models import variants
 from paligemma_jax.training import arrays
 from paligemma_jax.training import layout
@@ -25,6 +25,7 @@ from paligemma_jax.weights import reader
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.model"
+_MAX_CONFIG_BYTES = 16 << 20
 _RESULTS = ("trainable/", "ema/")  # Averages, where a run keeps them, are what it gives.
 
 
@@ -99,23 +100,23 @@ def _open(folder: pathlib.Path, facts: Mapping[str, Any]) -> Native:
   entries: dict[str, reader.Entry] = {}
   tables = [(folder, prefix, facts["leaves"]) for prefix in _RESULTS]
   if facts["base"]:
-    tables.append((base, "", seal.read(base)[0]["leaves"]))
+    tables.append((base, "", layout.read_facts(base)["leaves"]))
   for where, prefix, table in tables:
     for stored, (dtype, shape) in table.items():
       if stored.startswith(prefix):
         name = stored.removeprefix(prefix)
         places[name] = (where / layout.ARRAYS, stored)
-        entries[name] = reader.Entry(tuple(shape), _dtype(dtype))
+        entries[name] = reader.Entry(tuple(shape), _dtype(dtype, folder, name))
   entries = dict(sorted(entries.items()))
   tokenizer = folder / TOKENIZER if (folder / TOKENIZER).exists() else None
-  config = json.loads((folder / CONFIG).read_bytes()) if (folder / CONFIG).exists() else {}
+  config = _config(folder)
   tuned = reader.Weights(
       path=folder,
       kind="run",
       entries=entries,
       sizes={},
       tokenizer=tokenizer,
-      blocks=lambda name: iter((arrays.read_one(*places[name]),)),
+      blocks=lambda name: iter((_read(*places[name], entries[name]),)),
   )
   weights = tuned if merging.is_plain(entries) else merging.weights(model_of(config), tuned)
   sizes = names.sizes_of({name: e.shape for name, e in weights.entries.items()}, str(folder))
@@ -134,5 +135,37 @@ def model_of(config: Mapping[str, Any]) -> variants.ModelConfig:
   return variants.of_run(full.model.to_dict(), full.lora.to_dict())
 
 
-def _dtype(name: str) -> np.dtype:
-  return np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+def _config(folder: pathlib.Path) -> dict[str, Any]:
+  try:
+    return strict_json.read_object(folder / CONFIG, max_bytes=_MAX_CONFIG_BYTES)
+  except FileNotFoundError:
+    return {}
+  except (OSError, strict_json.Malformed) as e:
+    raise errors.StateError(f"Cannot read {folder / CONFIG}: {strict_json.reason(e)}.") from None
+
+
+def _read(folder: pathlib.Path, stored: str, entry: reader.Entry) -> np.ndarray:
+  """One array, which must be what the seal says."""
+  try:
+    array = arrays.read_one(folder, stored)
+  except Exception as e:  # Of orbax and tensorstore on a folder that they did not write: any.
+    why = " ".join(str(e).split())[:200]
+    raise errors.StateError(
+        f"{folder}: {stored} cannot be read: {type(e).__name__}: {why}."
+    ) from None
+  if array.shape != entry.shape or array.dtype != entry.dtype:
+    raise errors.StateError(
+        f"{folder}: {stored} is {array.dtype}{list(array.shape)}, but sealed as"
+        f" {entry.dtype}{list(entry.shape)}."
+    )
+  return array
+
+
+def _dtype(name: str, folder: pathlib.Path, parameter: str) -> np.dtype:
+  try:
+    dtype = np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+  except (TypeError, ValueError, SyntaxError):
+    dtype = np.dtype(object)
+  if dtype.hasobject or dtype.shape or dtype.names:
+    raise errors.StateError(f"{folder}: {parameter} is sealed with the unknown dtype {name!r}.")
+  return dtype

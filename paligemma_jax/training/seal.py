@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from paligemma_jax.core import disk
+from paligemma_jax.core import strict_json
 
 SEAL = "SEAL.json"
 _CHUNK_BYTES = 2**22
@@ -33,7 +34,7 @@ def write(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
   files = {name: _digest(folder / name, sync=True) for name in _listing(folder)}
   for parent in sorted({(folder / name).parent for name in files} | {folder}):
     disk.sync(parent)
-  write_bytes(folder / SEAL, _render({"facts": dict(facts), "files": files}))
+  disk.write_new(folder / SEAL, _render({"facts": dict(facts), "files": files}))
   disk.sync(folder)
 
 
@@ -43,20 +44,21 @@ def read(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, list]]:
   Raises:
     Broken: no seal, or not the bytes that were written.
   """
-  path = folder / SEAL
   try:
-    if path.stat().st_size > _SEAL_BYTES_MAX:
-      raise Broken(f"{SEAL} is larger than any seal")
-    data = path.read_bytes()
-    body = json.loads(data)["body"]
-    facts, files = body["facts"], body["files"]
-    same = data == _render(body)
+    data = disk.read(folder / SEAL, max_bytes=_SEAL_BYTES_MAX)
+    body = strict_json.parse_object(data).get("body")
   except FileNotFoundError:
     raise Broken(f"{SEAL} is missing: it was never finished, or was deleted") from None
-  except (OSError, ValueError, KeyError, TypeError, RecursionError) as e:
-    raise Broken(f"{SEAL} cannot be read ({type(e).__name__}: {e})") from None
-  if not same:
+  except (OSError, strict_json.Malformed) as e:
+    raise Broken(f"{SEAL} cannot be read: {strict_json.reason(e)}") from None
+  if not isinstance(body, dict) or data != _render(body):
     raise Broken(f"{SEAL} is not as it was written")
+  facts, files = body.get("facts"), body.get("files")
+  if not isinstance(facts, dict) or not isinstance(files, dict):
+    raise Broken(f"{SEAL} holds no facts, or no files")
+  for name, sealed in files.items():
+    if not isinstance(sealed, list) or list(map(type, sealed)) != [int, str]:
+      raise Broken(f"{SEAL} says {str(sealed)[:60]!r} of {name}, no size and checksum")
   return facts, files
 
 
@@ -88,16 +90,15 @@ def verify(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def seal_crc(folder: pathlib.Path) -> str:
-  """The CRC-32 of the seal itself, which stands for the whole folder."""
-  return _digest(folder / SEAL, sync=False)[1]
+  """The CRC-32 of the seal itself, which stands for the whole folder.
 
-
-def write_bytes(path: pathlib.Path, data: bytes) -> None:
-  """Writes a new file and syncs it."""
-  with open(path, "wb") as f:
-    f.write(data)
-    f.flush()
-    os.fsync(f.fileno())
+  Raises:
+    Broken: there is none that can be read.
+  """
+  try:
+    return _digest(folder / SEAL, sync=False)[1]
+  except OSError as e:
+    raise Broken(f"{SEAL} cannot be read: {e.strerror or e}") from None
 
 
 def _render(body: Mapping[str, Any]) -> bytes:
@@ -119,7 +120,7 @@ def _listing(folder: pathlib.Path) -> list[str]:
 
 def _digest(path: pathlib.Path, *, sync: bool) -> list:
   crc, size = 0, 0
-  with open(path, "rb") as f:
+  with disk.open_regular(path) as f:
     while block := f.read(_CHUNK_BYTES):
       crc = zlib.crc32(block, crc)
       size += len(block)

@@ -7,7 +7,6 @@ import os
 import pathlib
 import shutil
 import struct
-import uuid
 import zipfile
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -46,7 +45,10 @@ def save_npz(
   for name, array in params.items():
     storable(array.dtype if dtype is None else dtype, name)
   with replacing(path) as partial:
-    with zipfile.ZipFile(partial, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+    with (
+        disk.open_new(partial) as file,
+        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+    ):
       for name in sorted(params):
         _write(archive, names.PREFIX + name, params[name], dtype)
   return path
@@ -67,8 +69,11 @@ def storable(dtype: Any, name: str = "weights") -> np.dtype:
 
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A temporary path beside `path` that takes its place, on disk, when the body succeeds."""
-  partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+  """A temporary path beside `path` that takes its place, on disk, when the body succeeds.
+
+  It is to be opened by `disk.open_new`, which removes what a killed process left of it.
+  """
+  partial = path.with_name(f".{path.name}.partial")
   try:
     yield partial
     disk.sync(partial)
@@ -89,8 +94,9 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """
   if path.exists():
     raise errors.CheckpointError(f"{path}: exists; remove it or save to another name.")
-  partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+  partial = path.with_name(f".{path.name}.partial")
   try:
+    disk.remove(partial)  # What a killed process left.
     partial.mkdir(parents=True)
     yield partial
     disk.sync(partial)

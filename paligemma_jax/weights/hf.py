@@ -21,7 +21,6 @@ from paligemma_jax.weights import safetensors
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_MAX_JSON = 32 << 20
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 # Released embeddings are padded: the row after the vocabulary is the <image> placeholder.
 _PADDED_VOCAB = {257_216: 257_152}
@@ -172,6 +171,4 @@ def _add(found: dict, tensors: Mapping[str, safetensors.Tensor], path: pathlib.P
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  if reader.regular_file(path) > _MAX_JSON:
-    raise errors.CheckpointError(f"{path}: is too large for a configuration file.")
-  return safetensors.parse_json(path.read_bytes(), str(path))
+  return reader.read_json(path)

@@ -47,6 +47,10 @@ _GEMMA2 = {
     "query_pre_attn_scalar": 256,
     "sliding_window": 4096,
 }
+# Far above any model; they bound what is made before the weights themselves are looked at.
+_MAX_LAYERS = 1000
+_MAX_SIZE = 1 << 26
+_MAX_SOFTCAP = 1e6
 _TEXT = {"gemma": _GEMMA, "gemma2": _GEMMA2}
 _ONE_WAY = {  # What our model computes; anything else would be wrong numbers, silently.
     "hidden_act": ("gelu_pytorch_tanh",),
@@ -73,7 +77,7 @@ def sizes_of(config: Mapping[str, Any], where: str) -> dict[str, Any]:
   img = _section(config, "vision_config", _VISION, where)
   text = config.get("text_config")
   kind = text.get("model_type", "gemma") if isinstance(text, dict) else "gemma"
-  if kind not in _TEXT:
+  if not isinstance(kind, str) or kind not in _TEXT:
     raise errors.CheckpointError(
         f"{where}: text_config.model_type is {kind!r}, expected 'gemma' or 'gemma2'."
     )
@@ -183,15 +187,23 @@ def _section(
   section = {**defaults, **{k: rope[k] for k in ("rope_theta",) if k in rope}, **given}
   for key, default in defaults.items():
     value = section[key]
-    if type(default) is int and not (type(value) is int and 0 < value < 1 << 31):
+    most = _MAX_LAYERS if key == "num_hidden_layers" else _MAX_SIZE
+    if type(default) is int and not (type(value) is int and 0 < value <= most):
       if value is not None or key != "sliding_window":
-        raise errors.CheckpointError(f"{where}: {name}.{key} is {value!r}, not a whole number.")
+        raise errors.CheckpointError(
+            f"{where}: {name}.{key} is {value!r}, not a whole number from 1 to {most}."
+        )
     if key in _ONE_WAY and value not in _ONE_WAY[key]:
       raise errors.CheckpointError(
           f"{where}: {name}.{key} is {value!r}; the model computes {_ONE_WAY[key][-1]!r} only."
       )
-    if key.endswith("softcapping") and not (value is None or type(value) in (int, float)):
-      raise errors.CheckpointError(f"{where}: {name}.{key} is {value!r}, not a number or null.")
+    if key.endswith("softcapping") and value is not None:
+      # The comparison is false of NaN too.
+      if type(value) not in (int, float) or not 0 <= value < _MAX_SOFTCAP:
+        raise errors.CheckpointError(
+            f"{where}: {name}.{key} is {value!r}; expected null or a number from 0 to"
+            f" {_MAX_SOFTCAP:g}."
+        )
   return section
 
 
@@ -219,5 +231,6 @@ def _sliding_window(llm: Mapping[str, Any], where: str) -> int:
   if types == [("sliding_attention", "full_attention")[i % 2] for i in range(depth)]:
     return window
   raise errors.CheckpointError(
-      f"{where}: text_config.layer_types is {types}; expected sliding and full attention in turn."
+      f"{where}: text_config.layer_types is {str(types)[:200]}; expected sliding and full attention"
+      f" in turn, {depth} in all."
   )

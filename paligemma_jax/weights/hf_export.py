@@ -66,8 +66,7 @@ def save_hf(
       _write_json(folder / "model.safetensors.index.json", index)
     _write_json(folder / "config.json", hf_config.config_of(sizes, str(stored)))
     if tokenizer:
-      (folder / "tokenizer.model").write_bytes(tokenizer)
-      disk.sync(folder / "tokenizer.model")
+      disk.write_new(folder / "tokenizer.model", tokenizer)
   return path
 
 
@@ -125,5 +124,4 @@ def _shards(tensors: Mapping[str, _Tensor], shard_bytes: int) -> list[list[str]]
 
 
 def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-  path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-  disk.sync(path)
+  disk.write_new(path, json.dumps(content, indent=2, sort_keys=True) + "\n")

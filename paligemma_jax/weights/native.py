@@ -24,14 +24,12 @@ from paligemma_jax.weights import export
 from paligemma_jax.weights import names
 from paligemma_jax.weights import npz
 from paligemma_jax.weights import reader
-from paligemma_jax.weights import safetensors
 
 _FORMAT = "paligemma_jax weights 1"
 _CONFIG = "config.json"
 _PARAMS = "params.npz"
 _TOKENIZER = "tokenizer.model"
 _SEAL = "SEAL.json"
-_MAX_SMALL = 64 << 20  # Gemma's tokenizer is 4 MB.
 
 
 def is_native(path: pathlib.Path) -> bool:
@@ -63,15 +61,15 @@ def save_native(
   with export.new_folder(path) as folder:
     export.save_npz(folder / _PARAMS, params, dtype=dtype)
     config = {"format": _FORMAT, "model": sizes}
-    _write(folder / _CONFIG, json.dumps(config, indent=2, sort_keys=True).encode() + b"\n")
+    disk.write_new(folder / _CONFIG, json.dumps(config, indent=2, sort_keys=True) + "\n")
     if tokenizer:
-      _write(folder / _TOKENIZER, tokenizer)
+      disk.write_new(folder / _TOKENIZER, tokenizer)
     seal = {}
     for file in sorted(folder.iterdir()):
       seal[file.name] = {"bytes": file.stat().st_size}
       if file.name != _PARAMS:  # Its arrays have their own checksums.
         seal[file.name]["crc32"] = zlib.crc32(file.read_bytes())
-    _write(folder / _SEAL, json.dumps({"files": seal, "crc32": _crc(seal)}, indent=2).encode())
+    disk.write_new(folder / _SEAL, json.dumps({"files": seal, "crc32": _crc(seal)}, indent=2))
   return path
 
 
@@ -84,7 +82,7 @@ def open_native(path: str | os.PathLike) -> reader.Weights:
   path = pathlib.Path(path)
   if not (path / _SEAL).exists():
     raise errors.CheckpointError(f"{path}: has no {_SEAL}: not written or copied to the end.")
-  content = _json(path / _SEAL)
+  content = reader.read_json(path / _SEAL)
   files = content.get("files")
   whole = isinstance(files, dict) and {_CONFIG, _PARAMS} <= set(files)
   if not whole or content.get("crc32") != _crc(files):
@@ -93,23 +91,20 @@ def open_native(path: str | os.PathLike) -> reader.Weights:
     found, sealed = reader.regular_file(path / name), files[name]
     if not isinstance(sealed, dict) or sealed.get("bytes") != found:
       raise errors.CheckpointError(f"{path / name}: {found} bytes, but sealed as {sealed}.")
-    if name != _PARAMS and zlib.crc32((path / name).read_bytes()) != sealed.get("crc32"):
+    if name != _PARAMS and zlib.crc32(_small(path / name)) != sealed.get("crc32"):
       raise errors.CheckpointError(f"{path / name}: differs from what was sealed: damaged.")
-  config = _json(path / _CONFIG)
+  config = reader.read_json(path / _CONFIG)
   if config.get("format") != _FORMAT:
     raise errors.CheckpointError(
         f"{path / _CONFIG}: format is {config.get('format')!r}, expected {_FORMAT!r}."
     )
   weights = npz.open_npz(path / _PARAMS)
   found = {name: entry.shape for name, entry in weights.entries.items()}
-  try:
-    expected = names.shapes(config["model"])
-  except (KeyError, TypeError) as e:
-    raise errors.CheckpointError(f"{path / _CONFIG}: damaged model sizes: {e!r}.") from None
-  names.check(found, expected, str(path))
+  sizes = _checked_sizes(config.get("model"), weights.sizes, f"{path / _CONFIG}")
+  names.check(found, names.shapes(sizes), str(path))
   tokenizer = path / _TOKENIZER if _TOKENIZER in files else None
   return dataclasses.replace(
-      weights, path=path, kind="native", sizes=config["model"], tokenizer=tokenizer
+      weights, path=path, kind="native", sizes=sizes, tokenizer=tokenizer
   )
 
 
@@ -117,12 +112,28 @@ def _crc(files: Mapping[str, Any]) -> int:
   return zlib.crc32(json.dumps(files, sort_keys=True).encode())
 
 
-def _json(path: pathlib.Path) -> dict[str, Any]:
-  if reader.regular_file(path) > _MAX_SMALL:
-    raise errors.CheckpointError(f"{path}: is too large for a configuration file.")
-  return safetensors.parse_json(path.read_bytes(), str(path))
+def _checked_sizes(found: Any, like: Mapping[str, Any], where: str) -> dict[str, Any]:
+  """The sizes of config.json, if they have the form of those that the shapes give."""
+  if not isinstance(found, dict) or set(found) != set(like):
+    raise errors.CheckpointError(f"{where}: damaged model sizes: expected {', '.join(like)}.")
+  for tower in ("img", "llm"):
+    if not isinstance(found[tower], dict) or set(found[tower]) != set(like[tower]):
+      raise errors.CheckpointError(
+          f"{where}: damaged model sizes: {tower} must have {', '.join(like[tower])}."
+      )
+  checked = {"res": (found["res"], like["res"])}
+  for tower in ("img", "llm"):
+    checked |= {f"{tower}.{k}": (v, like[tower][k]) for k, v in found[tower].items()}
+  for name, (value, example) in checked.items():
+    number = type(value) in (int, float) and 0 <= value < 1 << 31
+    good = number if isinstance(example, float) else type(value) is type(example)
+    if not good or (type(value) is int and not number):
+      raise errors.CheckpointError(f"{where}: damaged model sizes: {name} is {value!r}.")
+  return found
 
 
-def _write(path: pathlib.Path, content: bytes) -> None:
-  path.write_bytes(content)
-  disk.sync(path)
+def _small(path: pathlib.Path) -> bytes:
+  try:
+    return disk.read(path, max_bytes=reader.MAX_SMALL_BYTES)
+  except OSError as e:
+    raise errors.CheckpointError(f"{path}: cannot be read: {e.strerror or e}.") from None

@@ -15,8 +15,10 @@ import ml_dtypes
 import numpy as np
 
 from paligemma_jax.core import errors
+from paligemma_jax.core import strict_json
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
+MAX_SMALL_BYTES = 64 << 20  # Of a configuration or a tokenizer; Gemma's tokenizer has 4 MB.
 BLOCK_BYTES = 64 << 20  # Host memory that reading takes beside the parameters themselves.
 
 
@@ -69,6 +71,16 @@ class Weights:
 def rows_per_block(shape: tuple[int, ...], itemsize: int) -> int:
   """How many rows (slices along the first dimension) make a block of about BLOCK_BYTES."""
   return max(1, BLOCK_BYTES // max(1, math.prod(shape[1:]) * itemsize))
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """The JSON object in a small file; CheckpointError when it is something else."""
+  try:
+    return strict_json.read_object(path, max_bytes=MAX_SMALL_BYTES)
+  except (OSError, strict_json.Malformed) as e:
+    raise errors.CheckpointError(
+        f"{path}: is no valid JSON object: {strict_json.reason(e)}."
+    ) from None
 
 
 def regular_file(path: pathlib.Path) -> int:

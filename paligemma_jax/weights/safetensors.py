@@ -14,11 +14,13 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
+from paligemma_jax.core import strict_json
 from paligemma_jax.weights import reader
 
 DTYPES = {
@@ -47,7 +49,7 @@ def read_header(path: str | os.PathLike) -> dict[str, Tensor]:
   """
   path = pathlib.Path(path)
   file_bytes = reader.regular_file(path)
-  with open(path, "rb") as file:
+  with _open(path) as file:
     header_len = int.from_bytes(file.read(8), "little")
     if file_bytes < 8 or header_len > min(_MAX_HEADER, file_bytes - 8):
       raise errors.CheckpointError(
@@ -81,7 +83,7 @@ def rows(tensor: Tensor, start: int, stop: int) -> np.ndarray:
   block = np.empty((stop - start, *shape[1:]), tensor.entry.dtype)
   row_bytes = math.prod(shape[1:]) * tensor.entry.dtype.itemsize
   view = memoryview(block.reshape(-1).view(np.uint8))
-  with open(tensor.path, "rb", buffering=0) as file:
+  with _open(tensor.path) as file:
     file.seek(tensor.start + start * row_bytes)
     at = 0
     while at < len(view):
@@ -117,7 +119,7 @@ def write(
     at = end
   raw = json.dumps(header).encode()
   raw += b" " * (-len(raw) % 8)  # So that the data is aligned.
-  with open(path, "wb") as file:
+  with disk.open_new(path) as file:
     file.write(len(raw).to_bytes(8, "little") + raw)
     for _, blocks in tensors.values():
       for block in blocks:
@@ -128,24 +130,20 @@ def write(
 def parse_json(raw: bytes, where: str) -> dict[str, Any]:
   """A JSON object without duplicate keys, or a CheckpointError."""
   try:
-    value = json.loads(raw.decode("utf-8"), object_pairs_hook=_no_duplicates)
-  except (ValueError, RecursionError) as e:
+    return strict_json.parse_object(raw)
+  except strict_json.Malformed as e:
     raise errors.CheckpointError(f"{where}: is no valid JSON object: {e}.") from None
-  if not isinstance(value, dict):
-    raise errors.CheckpointError(f"{where}: is a JSON {type(value).__name__}, expected an object.")
-  return value
+
+
+def _open(path: pathlib.Path) -> BinaryIO:
+  try:
+    return disk.open_regular(path)
+  except OSError as e:
+    raise errors.CheckpointError(f"{path}: cannot be opened: {strict_json.reason(e)}.") from None
 
 
 def _place(item: tuple[str, Tensor]) -> tuple[int, int]:
   return item[1].start, item[1].entry.num_bytes  # Empty tensors come before the one they touch.
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-  table = dict(pairs)
-  if len(table) != len(pairs):
-    keys = [key for key, _ in pairs]
-    raise ValueError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} comes twice")
-  return table
 
 
 def _entry(fields: Any, where: str) -> tuple[reader.Entry, tuple[int, int]]:

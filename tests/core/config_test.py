@@ -10,6 +10,7 @@ import pytest
 from paligemma_jax.core import config
 from paligemma_jax.core import errors
 from paligemma_jax.core import schema
+from paligemma_jax.core import spec
 from tests.core import stand_ins
 
 KEYS = schema.flat()
@@ -166,7 +167,44 @@ def test_a_spec_declared_in_a_config_file_is_found_again_by_its_name(tmp_path, m
   config.save(c, tmp_path / "config.json")
   assert config.read(tmp_path / "config.json").train.pp[0].a == 2
   sys.modules.pop("own_ops_conf")
-  assert config.read(tmp_path / "config.json").train.pp[0].a == 2
+  assert config.read(tmp_path / "config.json", allow_code=True).train.pp[0].a == 2
+
+
+@pytest.mark.parametrize(
+    "where, value",
+    [
+        ("source", {"__spec__": "runs.sent:X"}),
+        ("pp", [{"__spec__": "paligemma_jax.pp.decode:Decode"}, {"__spec__": "runs.sent:X"}]),
+        ("source", {"__spec__": "paligemma_jax.sources.mixture:Mixture",
+                    "parts": [[{"__spec__": "runs.sent:X"}, 1]]}),
+    ],
+)  # fmt: skip
+def test_a_saved_configuration_makes_no_code_run_without_consent(
+    where, value, tmp_path, monkeypatch
+):
+  monkeypatch.syspath_prepend(tmp_path)
+  code = "import pathlib; pathlib.Path(__file__).with_name('ran').touch(); X = 1"
+  (tmp_path / "runs").mkdir()
+  (tmp_path / "runs" / "sent.py").write_text(code)
+  path = tmp_path / "runs" / "config.json"
+  path.write_text(json.dumps({"train": {where: value}}))
+  with pytest.raises(errors.ConfigError, match=r"json: 'runs.sent:X' is code.*--allow_code"):
+    config.load(str(path))
+  assert not (tmp_path / "runs" / "ran").exists()
+  with pytest.raises(errors.ConfigError, match=r"'runs.sent:X' is not a spec"):
+    config.load(str(path), allow_code=True)
+  assert (tmp_path / "runs" / "ran").exists()  # So the first half could have failed.
+  sys.modules.pop("runs.sent")
+  sys.modules.pop("runs")
+
+
+def test_specs_that_are_gone_can_still_be_compared(tmp_path):
+  c = config.default_config()
+  before = {**c.to_dict(), "evals": [{"__spec__": "gone.module:Own", "name": "a"}]}
+  (tmp_path / "config.json").write_text(json.dumps(spec.to_json(before)))
+  old = config.read(tmp_path / "config.json", keep_unknown=True)
+  (change,) = [said for sentences in config.changes(old, c).values() for said in sentences]
+  assert change.startswith("evals: ") and "gone.module:Own" in change
 
 
 def test_loading_needs_no_jax_and_a_quarter_of_a_second(tmp_path):
@@ -231,7 +269,7 @@ def test_an_older_file_without_a_key_gets_the_default(tmp_path):
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("{", "is not a saved configuration"), ("[1]", "no JSON object"),
+        ("{", "is not a saved configuration"), ("[1]", "expected a JSON object"),
         ('{"optim": 3}', "'optim' is a section"), ('{"seed": "x"}', "seed: "),
         ('{"train": {"source": {"__spec__": "os:system"}}}', "not a spec"),
     ],

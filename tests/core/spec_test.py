@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pickle
+import sys
 
 import pytest
 
@@ -83,3 +84,38 @@ def test_a_subclass_is_a_spec_only_when_declared():
 
   assert spec.is_spec(POINT)
   assert not spec.is_spec(Child(1))
+
+
+@pytest.mark.parametrize(
+    "fields, says",
+    [
+        ({"path": 7}, "sources.jsonl.Jsonl.path must be a text, not 7"),
+        ({"path": "a", "columns": 5}, "Jsonl.columns must be a tuple, not 5"),
+        ({"path": "a", "columns": "image"}, "Jsonl.columns must be a tuple, not 'image'"),
+        ({"path": "a", "images": [1]}, r"Jsonl.images must be a text, not \(1,\)"),
+        ({"path": "a", "image_column": None}, "image_column must be a text or a tuple, not None"),
+    ],
+)
+def test_a_field_of_our_own_specs_has_the_type_that_it_is_declared_with(fields, says):
+  with pytest.raises(errors.ConfigError, match=says):
+    spec.from_json({"__spec__": "paligemma_jax.sources.jsonl:Jsonl", **fields})
+
+
+@pytest.mark.parametrize(
+    "path", [5, None, ["a"], ".x:y", "paligemma_jax.core.errors:run_main", "json:JSONDecoder",
+             "paligemma_jax.core.spec:spec", "paligemma_jax.sources.jsonl:parse_line"]
+)  # fmt: skip
+def test_a_name_in_a_file_finds_specs_and_nothing_else(path):
+  with pytest.raises(errors.ConfigError):
+    spec.from_json({"__spec__": path, "a": 1})
+  kept = spec.from_json([{"__spec__": path, "a": [1]}], keep_unknown=True)
+  assert kept == ({"__spec__": path, "a": (1,)},)
+
+
+def test_only_ours_or_what_is_loaded_is_looked_up_without_consent():
+  assert "antigravity" not in sys.modules
+  with pytest.raises(errors.ConfigError, match="--allow_code"):
+    spec.resolve("antigravity:X")
+  assert "antigravity" not in sys.modules
+  with pytest.raises(errors.ConfigError, match="is code outside of paligemma_jax"):
+    spec.resolve("paligemma_jaxx.sources:X")

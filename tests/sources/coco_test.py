@@ -148,8 +148,8 @@ def test_a_file_of_another_format_is_an_error_when_it_is_opened(folder, change, 
 
 
 def test_what_is_no_json_or_not_there_is_named(folder):
-  with pytest.raises(errors.DataError, match=r"ann\.json is no JSON: .*line 1"):
-    _open(folder, '{"images": [')
+  with pytest.raises(errors.DataError, match=r"ann\.json is no JSON: .*line 2"):
+    _open(folder, '{\n"images": [')
   with pytest.raises(errors.DataError, match="no JSON"):
     _open(folder, "[" * 100_000)
   with pytest.raises(errors.ConfigError, match=r"gone\.json"):

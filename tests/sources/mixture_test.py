@@ -227,7 +227,7 @@ def test_rows_survive_pickling_and_the_fingerprint_sees_every_change():
         (lambda: sources.Part(numbered(2), weight=-1.0), "weight of a part is -1"),
         (lambda: sources.Part(numbered(2), weight=float("nan")), "weight of a part is nan"),
         (lambda: sources.Part("rows.jsonl"), "no source"),
-        (lambda: sources.Part(numbered(2), pp.Lower("text")), "tuple of row ops"),
+        (lambda: sources.Part(numbered(2), pp.Lower("text")), "Part.pp must be a tuple"),
         (lambda: sources.Part(numbered(2), wieght=1), "Did you mean 'weight'"),
         (lambda: mixture((5, 5), (1000, 1)).open(), "so small that it has not one of the 10 rows"),
     ],

@@ -36,7 +36,7 @@ def _header(**fields):
         ({**_header(), "b": _header()["a"]}, bytes(16), "overlaps"),
         ({"a": 3}, b"", "damaged header"),
         ({"a": {"dtype": "F32"}}, b"", "damaged header"),
-        ([1], b"", "expected an object"),
+        ([1], b"", "expected a JSON object"),
     ],
 )
 def test_a_hostile_safetensors_header_is_refused(tmp_path, header, data, says):
@@ -55,7 +55,7 @@ def test_a_hostile_safetensors_header_is_refused(tmp_path, header, data, says):
         ((2).to_bytes(8, "little") + b"{[", "no valid JSON"),
         ((4).to_bytes(8, "little") + b"\xff\xfe{}", "no valid JSON"),
         ((20_000).to_bytes(8, "little") + b"[" * 20_000, "no valid JSON"),
-        ((15).to_bytes(8, "little") + b'{"a":1, "a": 2}', "'a' comes twice"),
+        ((15).to_bytes(8, "little") + b'{"a":1, "a": 2}', "'a' stands twice"),
         ((9000).to_bytes(8, "little") + b"[" + b"9" * 8998 + b"]", "no valid JSON"),
     ],
 )

@@ -1,0 +1,137 @@
+"""JSON of strangers: one way to read it, whose every failure is one exception with a reason.
+
+Python's own reader takes NaN, repeated keys and numbers of any length, and fails in four ways.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from typing import Any
+
+from paligemma_jax.core import disk
+
+MAX_DEPTH = 32
+MAX_DIGITS = 300  # Of a whole number; the largest float has 309 digits.
+
+
+class Malformed(ValueError):
+  """Text that is no JSON, or JSON that nothing downstream can hold; the message says why."""
+
+
+def parse(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
+  """The value of a JSON text: finite numbers, whole Unicode, no key twice in one object.
+
+  Raises:
+    Malformed: anything else.
+  """
+  try:
+    value = _loads(data, object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_int)
+    _check_values(value, max_depth)
+  except RecursionError:
+    raise Malformed(f"nested deeper than {max_depth} levels") from None
+  return value
+
+
+def parse_large(data: bytes | str) -> Any:
+  """As `parse` for files of gigabytes: what takes a look at each value by itself is not checked.
+
+  Keys may repeat (the last one counts); numbers may be NaN, infinite or of thousands of digits.
+
+  Raises:
+    Malformed: no JSON.
+  """
+  try:
+    return _loads(data)
+  except RecursionError:
+    raise Malformed("nested too deeply") from None
+
+
+def parse_object(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
+  """As `parse`; Malformed too when it is no object."""
+  value = parse(data, max_depth=max_depth)
+  if not isinstance(value, dict):
+    raise Malformed(f"expected a JSON object, found a {type(value).__name__}")
+  return value
+
+
+def read_object(
+    path: str | os.PathLike[str], *, max_bytes: int, max_depth: int = MAX_DEPTH
+) -> dict[str, Any]:
+  """The JSON object in a regular file of at most `max_bytes`.
+
+  Raises:
+    OSError: the file cannot be read; `strerror` is the reason.
+    Malformed: it holds something else.
+  """
+  return parse_object(disk.read(path, max_bytes=max_bytes), max_depth=max_depth)
+
+
+def reason(error: OSError | ValueError) -> str:
+  """Why reading failed, in words, without the path and without a full stop."""
+  return (getattr(error, "strerror", None) or str(error)).rstrip(".")
+
+
+def _loads(data: bytes | str, **hooks: Any) -> Any:
+  try:
+    return json.loads(data.decode() if isinstance(data, bytes) else data, **hooks)
+  except UnicodeDecodeError as e:
+    raise Malformed(f"not UTF-8 at byte {e.start}: {e.object[e.start : e.start + 2]!r}") from None
+  except json.JSONDecodeError as e:
+    line = f"line {e.lineno}, " if e.lineno > 1 else ""
+    raise Malformed(f"not JSON: {e.msg} at {line}column {e.colno}") from None
+  except (Malformed, RecursionError):
+    raise
+  except ValueError:  # Python refuses to convert more than some thousand digits.
+    raise Malformed("a number of thousands of digits") from None
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  found = dict(pairs)
+  if len(found) != len(pairs):
+    seen: set[str] = set()
+    twice = next(k for k, _ in pairs if k in seen or seen.add(k))
+    raise Malformed(f"the key {twice!r} stands twice in one object")
+  return found
+
+
+def _no_constant(name: str) -> float:
+  raise Malformed(f"{name} is not JSON")
+
+
+def _int(digits: str) -> int:
+  if len(digits) > MAX_DIGITS:
+    raise Malformed(f"a number of {len(digits)} digits, the limit is {MAX_DIGITS}")
+  return int(digits)
+
+
+def _check_values(value: Any, max_depth: int) -> None:
+  """Depth, and values that JSON can spell but nothing downstream can hold."""
+  level: list[Any] = [value]
+  for _ in range(max_depth):
+    inside: list[Any] = []
+    for found in level:
+      if isinstance(found, dict):
+        inside += found.keys()
+        inside += found.values()
+      elif isinstance(found, list):
+        inside += found
+      elif isinstance(found, str):
+        _check_text(found)
+      elif isinstance(found, float) and not math.isfinite(found):
+        raise Malformed("a number too large for a float")
+    if not inside:
+      return
+    level = inside
+  raise Malformed(f"nested deeper than {max_depth} levels")
+
+
+def _check_text(text: str) -> None:
+  if "\0" in text:
+    raise Malformed(f"text with a NUL: {text[:40]!r}")
+  if not text.isascii():
+    try:
+      text.encode()
+    except UnicodeEncodeError:
+      raise Malformed(f"text with half a surrogate pair: {text[:40]!r}") from None

@@ -184,7 +184,8 @@ def _check_type(value: Any, types: list[tuple[tuple[type, ...], str]], where: st
     if isinstance(value, classes) and (bool in classes or not isinstance(value, bool)):
       return
   expected = " or ".join(words for _, words in types)
-  raise errors.ConfigError(f"{where} must be {expected}, not {value!r}.")
+  hint = f"; one alone needs a comma: ({value!r},)" if "tuple" in expected else ""
+  raise errors.ConfigError(f"{where} must be {expected}, not {value!r}{hint}.")
 
 
 def _freeze(value: Any, where: str) -> Any:

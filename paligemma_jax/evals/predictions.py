@@ -26,7 +26,7 @@ class WritePredictions(base.Evaluator):
   keep: tuple[str, ...] = ("suffix",)
 
   def __post_init__(self):
-    if isinstance(self.keep, str) or any(name in _OWN_KEYS for name in self.keep):
+    if any(name in _OWN_KEYS for name in self.keep):
       raise errors.ConfigError(
           f"evals.WritePredictions: keep={self.keep!r} must be a tuple of columns, none of them"
           f" called {', '.join(_OWN_KEYS)}: those are written anyway."

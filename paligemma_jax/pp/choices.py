@@ -34,7 +34,7 @@ class LetterChoices:
 
   def __post_init__(self):
     errors.pick(dict.fromkeys(_ORDERS), self.order, "order of LetterChoices")
-    if isinstance(self.out, str) or len(self.out) != 2:
+    if len(self.out) != 2:
       raise errors.ConfigError(f"LetterChoices: out is {self.out!r}: expected two columns.")
 
   def needs(self) -> tuple[str, ...]:

@@ -131,7 +131,8 @@ def _examples(
 def _predictions(workdir: workdirs.Workdir, name: str, step: int) -> dict[int, str]:
   """{row: text} of an evaluator's prediction file; {} when it wrote none at that step."""
   lines, _ = files.read_lines(workdir.predictions / f"{name}-{step}.jsonl")
-  return {line["row"]: line["text"] for line in lines}
+  ours = [line for line in lines if type(line.get("row")) is int]
+  return {line["row"]: line["text"] for line in ours if isinstance(line.get("text"), str)}
 
 
 def _truth(row: Mapping[str, Any], keep: tuple[str, ...]) -> str:

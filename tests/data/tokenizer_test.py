@@ -1,7 +1,9 @@
 """Both kinds of tokenizer file give the reference's ids; other files are told apart clearly."""
 
 import json
+import os
 import pickle
+import re
 
 import hypothesis
 import pytest
@@ -176,3 +178,34 @@ def test_ends_cut_a_text_into_what_each_token_wrote(text, tokenizer):
   assert len(ends) == len(ids) and ends[-1] == len(tokenizer.decode(ids))
   for i in range(len(ids)):
     assert ends[i] == len(tokenizer.decode(ids[: i + 1]))
+
+
+def _same_piece_twice(data):
+  """Two pieces of one text that is no UTF-8: the library's own error then quotes it."""
+  fields = re.findall(rb"\n\x06[a-z]{6}", data)[:2]
+  for field in fields:
+    data = data.replace(field, b"\n\x06\xff\xfe\xfdabc", 1)
+  return data
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _same_piece_twice,
+        lambda data: data.replace(b"\xe2\x96\x81", b"\xff\xfe\xff", 1),
+        lambda data: data + b"\x0b",  # A group, which no reader of ours knows.
+        lambda data: data + b"\x0a\xff\xff\xff\xff\x0f",
+    ],
+)
+def test_a_damaged_model_is_an_error_of_ours(change, model_path):
+  data = change(model_path.read_bytes())
+  assert data != model_path.read_bytes()
+  with pytest.raises(errors.ConfigError, match="sentencepiece model"):
+    tokenizer_lib.Tokenizer.from_bytes(data, "x.model")
+
+
+def test_only_a_regular_file_is_opened(tmp_path):
+  os.mkfifo(tmp_path / "tokenizer.model")
+  for path in (tmp_path / "tokenizer.model", tmp_path, "/dev/zero", "a\0b"):
+    with pytest.raises(errors.ConfigError, match="Cannot read the tokenizer"):
+      tokenizer_lib.Tokenizer(path)

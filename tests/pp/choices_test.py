@@ -50,5 +50,7 @@ def test_a_number_that_is_none_of_the_choices_rejects_the_row(answer):
 def test_fields_are_checked():
   with pytest.raises(errors.ConfigError, match="Did you mean 'shuffled'"):
     pp.LetterChoices("shufled")
-  with pytest.raises(errors.ConfigError, match="two columns"):
+  with pytest.raises(errors.ConfigError, match=r"out must be a tuple, .* \('letter',\)"):
     pp.LetterChoices("given", out="letter")
+  with pytest.raises(errors.ConfigError, match="two columns"):
+    pp.LetterChoices("given", out=("letter",))

@@ -221,3 +221,56 @@ def _umask():
   mask = os.umask(0)
   os.umask(mask)
   return mask
+
+
+@pytest.mark.parametrize("value", [[1], "a", None, {"a": 1}, True, 10**299, "NaN"])
+def test_a_line_that_was_edited_is_read_or_dropped_and_counted(value, tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  edited = json.dumps({"step": 2, "loss": value})
+  path.write_text(f'{{"step": 1, "loss": 1.0}}\n{edited}\n{{"step": 3, "loss": 9{"0" * 400}}}\n')
+  is_number = value == "NaN" or isinstance(value, int)
+  assert [line["step"] for line in metrics.read(path)] == [1, 2][: 1 + is_number]
+  log = _log(tmp_path, resume_step=3)
+  log.close()
+  assert (log.num_cut, log.num_torn) == (0, 2 - is_number)
+  assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == (
+      [1, 2][: 1 + is_number]
+  )
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "bad_rows.jsonl", "tensorboard", "tensorboard/a"]
+)
+def test_nothing_is_written_through_a_link_in_the_folder(name, tmp_path):
+  outside = tmp_path / "outside"
+  outside.mkdir()
+  (outside / "mine").write_text('{"step": 1}\n')
+  run = tmp_path / "run"
+  (run / name).parent.mkdir(parents=True)
+  (run / name).symlink_to(outside if name == "tensorboard" else outside / "mine")
+  try:
+    _write(run, -1, 4) if "jsonl" in name else _log(run, resume_step=-1, tensorboard="on").close()
+    bad_rows.BadRows(workdir.Workdir(run), main=True).add(1, "a:1", "bad")
+  except errors.WorkdirError as e:
+    assert "is a link" in str(e)
+  assert [p.name for p in outside.iterdir()] == ["mine"]
+  assert (outside / "mine").read_text() == '{"step": 1}\n'
+
+
+def test_a_metrics_file_of_two_names_is_written_anew_under_one(tmp_path):
+  (tmp_path / "mine").write_text('{"step": 1}\n')
+  (tmp_path / "run").mkdir()
+  os.link(tmp_path / "mine", tmp_path / "run" / "metrics.jsonl")
+  _write(tmp_path / "run", 1, 2)
+  assert (tmp_path / "mine").read_text() == '{"step": 1}\n'
+  assert [line["step"] for line in metrics.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "bad_rows.jsonl"])
+def test_a_pipe_or_a_folder_in_place_of_a_file_is_an_error(name, tmp_path):
+  for make in (os.mkfifo, os.mkdir):
+    make(tmp_path / name)
+    with pytest.raises(errors.WorkdirError, match=name):
+      _write(tmp_path, 0, 1)
+      bad_rows.BadRows(workdir.Workdir(tmp_path), main=True)
+    (tmp_path / name).rename(tmp_path / f"was {make.__name__}")

@@ -172,3 +172,42 @@ def test_rows_of_a_file_bring_prompt_and_columns(tmp_path):
     assert isinstance(question.image, errors.DataError) and said in str(question.image)
   (asked,) = predicting.from_rows(opened, "", start=3)
   assert isinstance(asked.image, errors.DataError)
+
+
+@pytest.mark.parametrize("place", ["out.jsonl", ".out.jsonl.settings.json", "both"])
+def test_answers_are_not_written_through_links(place, tmp_path):
+  outside = tmp_path / "outside"
+  outside.mkdir()
+  run = tmp_path / "run"
+  run.mkdir()
+  names = ["out.jsonl", ".out.jsonl.settings.json"] if place == "both" else [place]
+  for name in names:
+    (run / name).symlink_to(outside / name)
+    (outside / name).write_text("mine, cut")
+  try:
+    _ask(run / "out.jsonl", _PATHS, Model())
+  except errors.WorkdirError as e:
+    assert "out.jsonl' is a link" in str(e) and "out.jsonl" in names
+  assert {p.name: p.read_text() for p in outside.iterdir()} == dict.fromkeys(names, "mine, cut")
+
+
+@pytest.mark.parametrize("text", ["{bad", "[1]", "5", "\udcff", "", '{"ckpt": NaN}'])
+def test_damaged_settings_are_other_settings(text, tmp_path):
+  path = tmp_path / "out.jsonl"
+  _ask(path, _PATHS, Model())
+  (tmp_path / ".out.jsonl.settings.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+  with pytest.raises(errors.ConfigError, match=r"another ckpt\. Remove it"):
+    _ask(path, _PATHS, Model())
+
+
+@pytest.mark.parametrize("content", [b"\x89PNG\r", b"a text without an end", b"{", b'{"row": 1'])
+def test_a_file_of_somebody_else_is_not_cut(content, tmp_path):
+  path = tmp_path / "out.jsonl"
+  path.write_bytes(content)
+  if content == b"{":  # As far as that goes it is the beginning of ours.
+    _ask(path, _PATHS, Model())
+    assert len(_lines(path)) == len(_PATHS)
+    return
+  with pytest.raises(errors.ConfigError, match="no file of ours"):
+    _ask(path, _PATHS, Model())
+  assert path.read_bytes() == content

@@ -140,3 +140,24 @@ def test_a_path_that_is_no_local_folder_says_so(path, words):
   with pytest.raises(errors.WorkdirError, match=words):
     with workdir.opened(path, main=True):
       pass
+
+
+@pytest.mark.parametrize("target", ["mine", "new", "folder"])
+def test_the_lock_is_not_opened_through_a_link(target, tmp_path):
+  outside = tmp_path / "outside"
+  (outside / "folder").mkdir(parents=True)
+  (outside / "mine").write_text("mine")
+  (tmp_path / "run").mkdir()
+  (tmp_path / "run" / "lock").symlink_to(outside / target)
+  with pytest.raises(errors.WorkdirError, match="lock' is a link"):
+    with workdir.opened(tmp_path / "run", main=True):
+      pass
+  assert sorted(p.name for p in outside.iterdir()) == ["folder", "mine"]
+  assert (outside / "mine").read_text() == "mine"
+
+
+def test_a_workdir_that_is_a_link_is_the_user_s_choice(tmp_path):
+  (tmp_path / "run").mkdir()
+  (tmp_path / "link").symlink_to(tmp_path / "run")
+  with workdir.opened(tmp_path / "link", main=True):
+    assert (tmp_path / "run" / "lock").is_file()

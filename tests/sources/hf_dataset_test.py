@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import pickle
 import shutil
 
@@ -181,3 +182,40 @@ def test_a_path_in_place_of_a_picture_is_read_under_the_folder_given(tmp_path):
   with pytest.raises(errors.DataError, match="set `images` to the folder"):
     source.replace(images="").open()[0]
   assert source.makes() == ()  # No description beside it: only the data can tell.
+
+
+@pytest.mark.parametrize(
+    "file, change",
+    [
+        ("dataset_dict.json", {"splits": 5}), ("dataset_dict.json", {"splits": [["train"], None]}),
+        ("train/state.json", {"_data_files": 5}), ("train/state.json", {"_data_files": [[1]]}),
+        ("train/state.json", {"_data_files": {"a": 1}}), ("train/state.json", {"_split": ["a"]}),
+        ("train/dataset_info.json", {"features": [1]}),
+        ("train/dataset_info.json", {"features": True}),
+        ("train/dataset_info.json", {"features": {"a": {"_type": "Sequence", "feature": 5}}}),
+        ("train/dataset_info.json", {"features": {"a": {"names": 5}, "b": {"names": [1]}}}),
+        ("train/dataset_info.json", {"features": {"a": {"feature": {"feature": []}}}}),
+    ],
+)  # fmt: skip
+def test_descriptions_with_values_of_another_type_are_read_or_an_error(file, change, copy):
+  path = copy / file
+  path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+  for source in (sources.HfDataset(str(copy), "train"), sources.HfDataset(str(copy / "train"))):
+    try:
+      source.makes()
+      rows = source.open()
+      rows[0]
+    except (errors.ConfigError, errors.DataError):
+      pass
+
+
+@pytest.mark.parametrize("file", ["state.json", "dataset_info.json", "data-00000-of-00002.arrow"])
+def test_a_pipe_in_place_of_a_file_is_not_opened(file, copy):
+  path = copy / "train" / file
+  path.unlink()
+  os.mkfifo(path)
+  try:
+    all_rows(sources.HfDataset(str(copy), "train"))
+    assert file == "dataset_info.json"  # It is as if there were none.
+  except errors.ConfigError as e:
+    assert "egular file" in str(e) or "neither" in str(e)

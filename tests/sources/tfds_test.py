@@ -1,6 +1,8 @@
 """TFDS datasets by index."""
 
 import pickle
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -110,3 +112,19 @@ def test_an_unknown_split_names_those_that_are_there(data_dir):
 def test_the_environment_names_the_folder(data_dir, monkeypatch):
   monkeypatch.setenv("TFDS_DATA_DIR", str(data_dir))
   assert len(sources.Tfds("okvqa", "val").open()) == 2
+
+
+def test_a_description_makes_no_module_run(numbers_dir, tmp_path, monkeypatch):
+  folder = tmp_path / "data"
+  shutil.copytree(numbers_dir, folder)
+  (tmp_path / "sent.py").write_text("import pathlib\npathlib.Path(__file__ + '.ran').touch()\n")
+  monkeypatch.syspath_prepend(tmp_path)
+  path = next(folder.rglob("features.json"))
+  content = path.read_text()
+  assert "tensorflow_datasets.core.features" in content
+  for spelling in ("pythonClassName", "python_class_name"):
+    changed = re.sub(r'"pythonClassName": "[^"]*"', f'"{spelling}": "sent.X"', content)
+    path.write_text(changed)
+    with pytest.raises(errors.ConfigError, match=r"names the class 'sent\.X'"):
+      sources.Tfds("numbers", data_dir=str(folder)).open()
+  assert not (tmp_path / "sent.py.ran").exists()

@@ -317,3 +317,70 @@ def test_every_fault_point_of_state_is_in_the_source_once():
   sources = [p.read_text() for p in pathlib.Path(checkpoints.__file__).parent.glob("*.py")]
   used = re.findall(r'faults\.point\("(.*?)"\)', "".join(sources))
   assert sorted(used) == sorted(p for p in faults.POINTS if p.startswith(("state.", "base.")))
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "checkpoints/.tmp-1", "checkpoints/.tmp-base"])
+def test_links_in_a_run_s_folder_are_not_followed(name, tmp_path):
+  outside = tmp_path / "outside"
+  (outside / "7").mkdir(parents=True)
+  (outside / "7" / "mine").write_text("mine")
+  run = tmp_path / "run"
+  (run / name).parent.mkdir(parents=True, exist_ok=True)
+  (run / name).symlink_to(outside)
+  if name == "checkpoints":
+    with pytest.raises(errors.WorkdirError, match="checkpoints' is a link"):
+      _open(run / "checkpoints")
+  else:
+    opened, _ = _saved(run / "checkpoints", 2)
+    opened.close()
+    assert sorted(layout.steps_in(run / "checkpoints")) == [1, 2]
+  found = [str(p.relative_to(outside)) for p in sorted(outside.rglob("*"))]
+  assert found == ["7", "7/mine"]
+
+
+def _forge(folder, change):
+  """Writes an intact seal that says something else."""
+  body = json.loads((folder / seal.SEAL).read_bytes())["body"]
+  change(body)
+  (folder / seal.SEAL).write_bytes(seal._render(body))
+
+
+def _all_leaves(value):
+  return lambda b: b["facts"]["leaves"].update(dict.fromkeys(b["facts"]["leaves"], value))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *map(_all_leaves, (["float32"], 5, True, ["float32", 5], [["float32"], [2]], None, {})),
+        _all_leaves(["float32", [-1]]), _all_leaves(["float32", [10**30]]),
+        lambda b: b["facts"].pop("leaves"), lambda b: b["facts"].pop("step"),
+        lambda b: b["facts"].pop("base"), lambda b: b["facts"].update(kind=["step"]),
+        lambda b: b["facts"].update(metrics={"a": "1"}), lambda b: b["facts"].update(step=10**200),
+        lambda b: b.update(facts=[1]), lambda b: b.update(files=[]), lambda b: b.pop("files"),
+        lambda b: b.update(files={name: {"a": 1} for name in b["files"]}),
+        lambda b: b.update(files={name: ["x", v[1]] for name, v in b["files"].items()}),
+        lambda b: b.update(files={**b["files"], "../x": [1, "0"]}),
+    ],
+)  # fmt: skip
+def test_a_forged_seal_is_a_broken_step_not_a_crash(change, two_steps, tmp_path):
+  folder = _copy(two_steps, tmp_path)
+  _forge(folder / "2", change)
+  with pytest.raises(seal.Broken):
+    layout.verify_step(folder / "2")
+  with pytest.raises(errors.StateError, match="no intact step"):
+    native.open_native(folder / "2")
+
+
+@pytest.mark.parametrize("dtype", ["object", "O", "no such", "f4,f4", "(2,)f4", "U5", "int8", "V9"])
+def test_a_seal_that_lies_about_dtypes_is_an_error_at_the_latest_when_it_is_read(
+    dtype, two_steps, tmp_path
+):
+  folder = _copy(two_steps, tmp_path)
+  def change(body):
+    leaves = body["facts"]["leaves"]
+    leaves.update({name: [dtype, shape] for name, (_, shape) in leaves.items()})
+  _forge(folder / "2", change)
+  with pytest.raises(errors.PaligemmaError):
+    run = native._open(folder / "2", layout.verify_step(folder / "2"))
+    run.tuned.read(next(iter(run.tuned.entries)))

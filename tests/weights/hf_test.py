@@ -1,6 +1,7 @@
 """Hugging Face directories: both generations, all spellings, and what is refused."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -222,4 +223,40 @@ def test_one_tensor_under_two_spellings_is_refused(tmp_path):
   tensors["model." + _Q] = tensors[_Q]
   makers.write_safetensors(path / "model.safetensors", tensors)
   with pytest.raises(errors.CheckpointError, match="twice, under two spellings"):
+    hf.open_hf(path)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"attn_logit_softcapping": 10**400}, "400 digits|401 digits"),
+        ({"attn_logit_softcapping": 10**200}, "from 0 to 1e"),
+        ({"final_logit_softcapping": -1.0}, "from 0 to 1e"),
+        ({"attn_logit_softcapping": float("nan")}, "NaN is not JSON"),
+        ({"attn_logit_softcapping": float("inf")}, "Infinity is not JSON"),
+        ({"attn_logit_softcapping": True}, "True; expected null"),
+        ({"model_type": ["gemma2"]}, r"model_type is \['gemma2'\]"),
+        ({"num_hidden_layers": 10**9}, "whole number from 1 to 1000"),
+        ({"vocab_size": 1 << 40}, "not a whole number"),
+        ({"head_dim": 2.0}, "not a whole number"),
+        ({"layer_types": 5, "sliding_window": 64}, "layer_types is 5"),
+        ({"rope_scaling": [1]}, "rotary"),
+        ({"hidden_activation": {"a": 1}}, "computes"),
+    ],
+)
+def test_a_hostile_value_in_config_json_is_refused(change, says, tmp_path):
+  path, _, _ = _directory(tmp_path, post_norms=True)
+  config = json.loads((path / "config.json").read_text())
+  config["text_config"].update(change)
+  (path / "config.json").write_text(json.dumps(config))
+  with pytest.raises(errors.CheckpointError, match=says):
+    hf.open_hf(path)
+
+
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
+def test_a_pipe_in_place_of_a_file_is_not_opened(file, tmp_path):
+  path, _, _ = _directory(tmp_path)
+  (path / file).unlink()
+  os.mkfifo(path / file)
+  with pytest.raises(errors.CheckpointError, match="not a regular file"):
     hf.open_hf(path)

@@ -57,7 +57,7 @@ def get_config(
     res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", final: bool = True
 ):
   c = pj.default_config()
-  c.model.update(variant=model, res=res, dropout=0.1)
+  c.model.update(variant=model, res=res, dropout=0.1, attn_logits_softcap=0.0)
   c.init = pj.pretrained(model, res)
 
   parts = {

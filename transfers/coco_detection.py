@@ -46,7 +46,7 @@ def get_config(
     res: int = 448, model: str = "paligemma_3b", tune: str = "full_adam", num_boxes: int = 60
 ):
   c = pj.default_config()
-  c.model.update(variant=model, res=res)
+  c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
   c.init = pj.pretrained(model, res)
 
   train = sources.Tfds("coco_detection", "train")

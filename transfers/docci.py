@@ -38,7 +38,7 @@ def get_config(
     res: int = 448, model: str = "paligemma2_3b", tune: str = "full_adam", final: bool = True
 ):
   c = pj.default_config()
-  c.model.update(variant=model, res=res)
+  c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
   c.init = pj.pretrained(model, res)
 
   train = sources.Tfds("docci", "train" if final else "train[:-5%]")

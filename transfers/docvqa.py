@@ -48,7 +48,7 @@ def get_config(
     res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", final: bool = False
 ):
   c = pj.default_config()
-  c.model.update(variant=model, res=res)
+  c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
   c.init = pj.pretrained(model, res)
 
   train = sources.Tfds("docvqa", "train+val" if final else "train[:-5%]")

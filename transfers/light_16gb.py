@@ -42,7 +42,7 @@ def get_config(
     text_len: int = 128,
 ):
   c = pj.default_config()
-  c.model.update(variant=model, res=res)
+  c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
   c.init = pj.pretrained(model, res)
 
   train = sources.Jsonl(f"{data}/data_train90.jsonl", columns=("image", "suffix"))

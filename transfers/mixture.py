@@ -173,7 +173,7 @@ def get_config(
     codec: str = "vae-oid.npz",
 ):
   c = pj.default_config()
-  c.model.update(variant=model, res=res)
+  c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
   c.init = pj.pretrained(model, res)
 
   def ask(task: str) -> tuple:

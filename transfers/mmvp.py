@@ -27,7 +27,7 @@ def get_config(
     res: int = 224, model: str = "paligemma_3b", prompt: str = "answer en {question}"
 ):
   c = pj.default_config()
-  c.model.update(variant=model, res=res)
+  c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
 
   ask = (pp.Decode(exif=False), pp.Resize(res), pp.Format(prompt))
   answer = dict(pp=ask, batch_size=128, text_len=128, max_len=32)

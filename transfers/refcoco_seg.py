@@ -10,6 +10,9 @@ train sets together (big_vision's README). This page does the same.
 The phrase alone is the prompt; the answer is a box and sixteen codes of the published mask codec:
 download vae-oid.npz (big_vision's README says where) and give its path as `codec`. codec="" is the
 small embedded codec, whose codes mean nothing to the published models.
+
+antialias: False resizes without it in training and evaluation, as for the published scores; True is
+kinder to pictures that shrink a lot, and its scores do not compare with those.
 """
 
 import paligemma_jax as pj
@@ -95,14 +98,15 @@ METRICS = {  # Which of our metrics each measure is.
 def get_config(
     res: int = 448, model: str = "paligemma_3b", tune: str = "full_adam",
     codec: str = "vae-oid.npz",
+    antialias: bool = False,
 ):
   c = pj.default_config()
   best = BEST[res]
-  c.model.update(variant=model, res=res, dropout=best["dropout"])
+  c.model.update(variant=model, res=res, dropout=best["dropout"], attn_logits_softcap=0.0)
   c.init = pj.pretrained(model, res)
 
   train = sources.Tfds("refcoco_seg/combined", "train")
-  look = (pp.Decode(exif=False), pp.Resize(res))
+  look = (pp.Decode(exif=False), pp.Resize(res, antialias=antialias))
   teach = (
       *look,
       # Each object of a picture once before any twice, and one of its phrases.

@@ -57,7 +57,7 @@ METRICS = {  # Which of our metrics each measure is.
 @pj.sweepable
 def get_config(res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam"):
   c = pj.default_config()
-  c.model.update(variant=model, res=res)
+  c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
   c.init = pj.pretrained(model, res)
 
   train = sources.Tfds("tallyqa", "train")

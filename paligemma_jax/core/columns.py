@@ -10,6 +10,7 @@ import ml_collections
 
 from paligemma_jax.core import constraints
 from paligemma_jax.core import errors
+from paligemma_jax.core import schema
 from paligemma_jax.core import spec as specs
 from paligemma_jax.core import value_forms
 
@@ -17,7 +18,10 @@ _TRAIN_COLUMNS = ("image", "prefix", "suffix")
 _EVAL_COLUMNS = {"train": _TRAIN_COLUMNS, "decode": ("image", "prefix")}
 _ENCODINGS = tuple(_EVAL_COLUMNS)
 _LEAST = {"batch_size": 1, "max_len": 1, "text_len": 2, "limit": 0, "best_of": 1, "beam_size": 1}
-_EVALUATOR_FIELDS = ("name", "source", "pp", "every", "sampler", "banned", "constraint", *_LEAST)
+_OVERFLOW = schema.flat()["train.overflow"].choices
+_EVALUATOR_FIELDS = (
+    "name", "source", "pp", "every", "sampler", "banned", "constraint", "overflow", *_LEAST
+)
 
 
 def training(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -54,6 +58,9 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
         yield f"{what}: {field} must be a whole number of at least {low}, not {value!r}."
     if not _are_texts(evaluator.banned):
       yield f"{what}: banned must be a tuple of texts of tokens, not {evaluator.banned!r}."
+    if evaluator.overflow not in _OVERFLOW:
+      known = ", ".join(map(repr, _OVERFLOW))
+      yield f"{what}: overflow must be one of {known}, not {evaluator.overflow!r}."
     if not isinstance(evaluator.sampler, str):
       yield f"{what}: sampler must be a text such as 'greedy', not {evaluator.sampler!r}."
     if not isinstance(evaluator.constraint, (type(None), *constraints.CONSTRAINTS.values())):

@@ -3,6 +3,7 @@
 Every output pixel is a weighted sum of input pixels, whose weights are a kernel around the place
 the output pixel comes from. With antialias the kernel is widened by the factor of shrinking. All of
 it in float32 and in TensorFlow's order of operations, so results agree to about 1e-4 of a level.
+By "area" the weights are the shares of the output pixel that the input pixels cover.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ def matrix(in_len: int, out_len: int, method: str, antialias: bool) -> scipy.spa
   import scipy.sparse  # Takes 0.1 s to import, which configs should not have to wait for.
 
   f32 = np.float32
+  if method == "area":
+    return scipy.sparse.csr_matrix(_shares(in_len, out_len))
   inverse_scale = f32(1.0 / (f32(out_len) / f32(in_len)))
   kernel_scale = max(inverse_scale, f32(1)) if antialias else f32(1)
   radius = f32(_RADIUS[method]) * kernel_scale
@@ -41,6 +44,17 @@ def matrix(in_len: int, out_len: int, method: str, antialias: bool) -> scipy.spa
   used = taps <= last[:, None]
   starts = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
   return scipy.sparse.csr_matrix((weights[used], taps[used], starts), shape=(out_len, in_len))
+
+
+def _shares(in_len: int, out_len: int) -> np.ndarray:
+  """float32[out_len, in_len]: how much of each output pixel's stretch each input pixel covers."""
+  f32 = np.float32
+  scale = f32(in_len) / f32(out_len)
+  begin = (np.arange(out_len, dtype=f32) * scale)[:, None]
+  end = (np.arange(1, out_len + 1, dtype=f32) * scale)[:, None]
+  pixel = np.arange(in_len, dtype=f32)
+  covered = np.minimum(end, pixel + 1) - np.maximum(begin, pixel)
+  return np.maximum(covered, f32(0)) / scale
 
 
 def _kernel(method: str, x: np.ndarray) -> np.ndarray:

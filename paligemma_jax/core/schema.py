@@ -66,6 +66,10 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
         "final_logits_softcap": Key(
             -1.0, "Cap of the final logits, 0 for none; -1: the variant's own.", low=-1
         ),
+        "attn_logits_softcap": Key(
+            -1.0, "Cap of the logits of attention in the decoder, 0 for none; -1: the variant's"
+            " own.", low=-1
+        ),
         "packed": Key(
             "", "Keep matrices that do not train in 4 or 8 bits; '': in the compute dtype.",
             choices=("", "nf4", "int8", "int4"),
@@ -93,8 +97,9 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
         "total": Key("", "Length of the run: '15 epochs', '2000 steps', ….", form="duration"),
         "overflow": Key(
             "error",
-            "What happens to a row longer than text_len.",
-            choices=("error", "truncate", "drop"),
+            "What happens to a row longer than text_len; truncate keeps the end of text, cut does"
+            " not, as in the reference.",
+            choices=("error", "truncate", "cut", "drop"),
         ),
         "bad_rows": Key(
             0, "How many unreadable rows are put up with before the run stops.", low=0,

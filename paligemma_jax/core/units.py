@@ -43,8 +43,8 @@ def to_steps(
 ) -> int:
   """A duration in steps: 0 for never, else at least 1.
 
-  An epoch is `num_examples / batch_size` steps; epochs and examples are rounded up to a whole step
-  (the run sees at least what was asked for), percentages to the nearest step.
+  An epoch is `num_examples / batch_size` steps. Everything is rounded to the nearest step, a half
+  to the even one, as in the reference: the learning rate of each step depends on their number.
 
   Args:
     text: the duration; an int is steps.
@@ -69,5 +69,6 @@ def to_steps(
     return max(1, round(number / 100 * total_steps))
   if unit == "epochs" and not num_examples:
     raise errors.ConfigError(f"{what}: {text!r} needs a source with a known number of rows.")
-  num_rows = number * num_examples if unit == "epochs" else number
-  return max(1, math.ceil(num_rows / batch_size))
+  if unit == "epochs":
+    return max(1, round(number * (num_examples / batch_size)))
+  return max(1, round(number / batch_size))

@@ -92,11 +92,12 @@ def _relations(config: ml_collections.ConfigDict, variants: tuple[str, ...]) -> 
   model, train, optim = config.model, config.train, config.optim
   if variants and model.variant not in variants:
     yield f"Unknown model.variant {model.variant!r}.{errors.did_you_mean(model.variant, variants)}"
-  if model.final_logits_softcap < 0 and model.final_logits_softcap != -1:
-    yield (
-        f"model.final_logits_softcap={model.final_logits_softcap!r}: write 0 for none, -1 for the"
-        " variant's own, or a positive cap."
-    )
+  for key in ("final_logits_softcap", "attn_logits_softcap"):
+    if model[key] < 0 and model[key] != -1:
+      yield (
+          f"model.{key}={model[key]!r}: write 0 for none, -1 for the variant's own, or a positive"
+          " cap."
+      )
   if config.lora.rank and not config.lora.targets:
     yield "lora.rank is set but lora.targets is empty: say which matrices get an adapter."
   if config.lora.rank and not config.lora.alpha:

@@ -40,7 +40,7 @@ class TrainLoader:
     tokenizer: for prefix and suffix.
     batch_size: rows of the global batch; divisible by `process_count`.
     text_len: L; arrays are one longer, see `tokens`.
-    overflow: 'error', 'truncate' or 'drop', for text that does not fit.
+    overflow: 'error', 'truncate', 'cut' or 'drop', for text that does not fit.
     buckets: text lengths to cut a batch down to, the smallest that holds all its rows; () is off.
       With several processes, who would have to agree on it, every batch is `text_len` long.
     seed: decides the order and what random ops do.

@@ -4,9 +4,9 @@
     decode   bos prefix sep | pad                   L long: the model goes on from the separator
 
 Prefix, separator (a newline) and suffix are tokenized one by one, as the reference does it, so a
-prompt has the same ids in training and in decoding. Where the text does not fit, this differs from
-the reference on purpose: it cuts the end off, EOS with it; we raise, or cut the text and keep EOS
-(decoding: the separator), or drop the row, as `overflow` says.
+prompt has the same ids in training and in decoding. Where the text does not fit, `overflow` says
+what happens: "error" raises, "truncate" cuts the text and keeps EOS (decoding: the separator),
+"drop" leaves the row out, and "cut" does as the reference: the end goes, EOS with it.
 
 A suffix is a text, or pieces (text, supervised) of one: the model reads all of them and learns to
 write those that are supervised.
@@ -21,7 +21,7 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.data import tokenizer as tokenizer_lib
 
-OVERFLOW = ("error", "truncate", "drop")
+OVERFLOW = ("error", "truncate", "cut", "drop")
 
 Suffix = str | Sequence[tuple[str, bool]]
 
@@ -92,9 +92,14 @@ def lay_out_train(
   if len(question) + len(answer) > text_len + 1:
     if _drops(overflow, len(question) + len(answer), text_len + 1):
       return None
-    question = question[:text_len]
-    room = text_len - len(question)
-    answer, supervised = [*answer[:room], answer[-1]], [*supervised[:room], supervised[-1]]
+    if overflow == "cut":
+      question = question[: text_len + 1]
+      room = text_len + 1 - len(question)
+      answer, supervised = answer[:room], supervised[:room]
+    else:
+      question = question[:text_len]
+      room = text_len - len(question)
+      answer, supervised = [*answer[:room], answer[-1]], [*supervised[:room], supervised[-1]]
   unlearned = [0] * len(question)
   return {
       "text": _padded("text", question + answer, text_len + 1),
@@ -135,7 +140,10 @@ def lay_out_prompt(
   if len(question) + len(begun) > text_len:
     if _drops(overflow, len(question) + len(begun), text_len):
       return None
-    question = [*question[:-1][: text_len - 1], question[-1]]
+    if overflow == "cut":
+      question = question[:text_len]
+    else:
+      question = [*question[:-1][: text_len - 1], question[-1]]
     begun = begun[: text_len - len(question)]
   num_used = len(question) + len(begun)
   return {
@@ -147,7 +155,8 @@ def lay_out_prompt(
 
 def num_tokens(example: dict[str, np.ndarray]) -> int:
   """How many leading slots of an encoded example hold tokens (both encodings)."""
-  # A training text ends in EOS, which is supervised.
+  # A training text ends in EOS, which is supervised, or was cut: to full length, or in the prompt,
+  # of which nothing is learned.
   mask = example["mask_input" if "mask_input" in example else "mask_loss"]
   used = np.flatnonzero(mask)
   return int(used[-1]) + 1 if used.size else 0
@@ -183,6 +192,6 @@ def _drops(overflow: str, found: int, room: int) -> bool:
   if overflow == "error":
     raise errors.DataError(
         f"The text has {found} tokens but there is room for {room}; raise text_len by"
-        f" {found - room}, or set overflow to 'truncate' or 'drop'."
+        f" {found - room}, or set overflow to 'truncate', 'cut' or 'drop'."
     )
   return overflow == "drop"

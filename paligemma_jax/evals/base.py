@@ -27,6 +27,8 @@ class Evaluator:
     batch_size: rows per batch over all hosts.
     max_len: new tokens at most (decode encoding).
     text_len: tokens of the prompt (decode) or of prompt and answer (train).
+    overflow: what happens to a row whose text is longer, as `train.overflow`: 'error', 'truncate',
+      'cut' or 'drop'; a dropped row is not scored, and counted in `num_rejected`.
     limit: score the first so many rows; 0 means all.
     start_limit: the same before the first step, where a few rows tell enough and a run should come
       to its training; 0 means as many as ever.
@@ -48,6 +50,7 @@ class Evaluator:
   batch_size: int = 32
   max_len: int = 64
   text_len: int = 64
+  overflow: str = "error"
   limit: int = 0
   start_limit: int = 0
   bootstrap: int = 0

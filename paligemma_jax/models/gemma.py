@@ -202,10 +202,11 @@ class Layer(nn.Module):
       y_BTD = RMSNorm(self.dtype, name="post_attention_norm")(y_BTD)
     x_BTD = _last(x_BTD, y_BTD.shape[1]) + self._drop(y_BTD)
     y_BTD = RMSNorm(self.dtype, name="pre_ffw_norm")(x_BTD)
-    y_BTD = Mlp(c, self.dtype, name="mlp")(y_BTD)
+    # The reference drops this branch before its second norm and the other one behind it.
+    y_BTD = self._drop(Mlp(c, self.dtype, name="mlp")(y_BTD))
     if c.post_norms:
       y_BTD = RMSNorm(self.dtype, name="post_ffw_norm")(y_BTD)
-    return x_BTD + self._drop(y_BTD), kv
+    return x_BTD + y_BTD, kv
 
   def _drop(self, y_BTD):
     return nn.Dropout(self.dropout, deterministic=False)(y_BTD) if self.dropout else y_BTD

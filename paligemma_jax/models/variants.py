@@ -191,6 +191,7 @@ def get(
     res: int,
     vocab_size: int = 0,
     final_softcap: float = -1.0,
+    attn_softcap: float = -1.0,
     dropout: float = 0.0,
     dtype: str = "auto",
     remat: str = "auto",
@@ -204,7 +205,8 @@ def get(
 
   Args:
     vocab_size: rows of the embedding table; 0 keeps the variant's.
-    final_softcap: cap of the final logits; 0 is off, negative keeps the variant's.
+    final_softcap, attn_softcap: caps of the final logits and of those of attention; 0 is off,
+      negative keeps the variant's.
     overrides: sizes to change, as {"llm.depth": 2} or {"llm": {"depth": 2}}.
 
   Raises:
@@ -218,8 +220,9 @@ def get(
     fields.update({name: value} if name else value)
   if vocab_size:
     changes["llm"]["vocab_size"] = vocab_size
-  if final_softcap >= 0:
-    changes["llm"]["final_softcap"] = float(final_softcap)
+  for name, cap in (("final_softcap", final_softcap), ("attn_softcap", attn_softcap)):
+    if cap >= 0:
+      changes["llm"][name] = float(cap)
   img, llm = img.replace(**changes["img"]), llm.replace(**changes["llm"])
   return ModelConfig(
       img=img, llm=llm, res=res, dropout=dropout, dtype=dtype, remat=remat, attention=attention,
@@ -234,6 +237,7 @@ def of_run(model: Mapping[str, Any], lora: Mapping[str, Any]) -> ModelConfig:
       res=model["res"],
       vocab_size=model["vocab_size"],
       final_softcap=model["final_logits_softcap"],
+      attn_softcap=model["attn_logits_softcap"],
       dropout=model["dropout"],
       dtype=model["dtype"],
       remat=model["remat"],

@@ -12,7 +12,7 @@ from paligemma_jax.core import resampling
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.pp import columns
 
-METHODS = ("bilinear", "bicubic", "hf_bicubic")
+METHODS = ("bilinear", "bicubic", "area", "hf_bicubic")
 
 _STRIP = 128  # Columns resized together.
 _BLOCK = 32  # Rows turned together.
@@ -22,14 +22,14 @@ _BLOCK = 32  # Rows turned together.
 class Resize:
   """Image to `size`, whatever its shape was before.
 
-  "bilinear" and "bicubic" are the reference's: float32 weights, then clip and truncate (not round)
-  to uint8. "hf_bicubic" is what transformers feeds PaliGemma: Pillow's bicubic.
+  "bilinear", "bicubic" and "area" are the reference's: float32 weights, then clip and truncate (not
+  round) to uint8. "hf_bicubic" is what transformers feeds PaliGemma: Pillow's bicubic.
 
   Attributes:
     size: side of the result, or (height, width).
     method: see METHODS.
-    antialias: widen the kernel when shrinking; the reference's transfers train with it.
-      "hf_bicubic" always does.
+    antialias: widen the kernel when shrinking; half of the reference's transfers do. "hf_bicubic"
+      always does, and "area" has no kernel.
     key: the column: one image, or a list of images, which becomes frames, uint8[F, R, R, 3].
   """
 
@@ -86,7 +86,9 @@ class ResizeSmall:
     image = columns.image(row, self.key)
     height, width = image.shape[-3:-1]
     shorter = min(height, width)
-    size = (round(height * self.size / shorter), round(width * self.size / shorter))
+    # In float32, as in TensorFlow: 3.5 may be a little more or less.
+    factor = np.float32(self.size) / np.float32(shorter)
+    size = tuple(int(np.round(np.float32(side) * factor)) for side in (height, width))
     out = resize(image, size, method=self.method, antialias=self.antialias)
     return {**row, self.key: out}
 

@@ -175,6 +175,7 @@ class Runner:
         # Filled up with rows that are masked out, so that any size works on any mesh.
         batch_size=-(-evaluator.batch_size // num_devices) * num_devices,
         text_len=evaluator.text_len,
+        overflow=evaluator.overflow,
         keep=evaluator.columns(),
         limit=limit,
         buckets=train.buckets,

@@ -50,6 +50,7 @@ class Judge:
   max_len: int = 64
   text_len: int = 64
   limit: int = 0
+  overflow: str = "error"
   sampler: str = "greedy"
   best_of: int = 1
   beam_size: int = 1

@@ -67,6 +67,28 @@ def test_where_the_reference_cuts_eos_off_we_keep_it(cases, tokenizer):
     assert ours["mask_loss"][-1] == 1
 
 
+def test_texts_can_be_cut_as_in_the_reference(cases, tokenizer):
+  cut = [case for case in cases if not fits(case, tokenizer)]
+  assert cut
+  for case in cut:  # The golden files are what the reference's own ops gave.
+    limits = {"text_len": case["text_len"], "overflow": "cut"}
+    example = tokens.encode_train(tokenizer, case["prefix"], case["suffix"], **limits)
+    assert_equal(example, case["train"])
+    prompt = tokens.encode_prompt(tokenizer, case["prefix"], **limits)
+    assert_equal(prompt, case["eval_nosuffix"])
+    assert tokens.num_tokens(example) in (0, case["text_len"] + 1)
+
+
+def test_a_prompt_that_is_cut_loses_its_separator_and_teaches_nothing(tokenizer):
+  limits = {"text_len": 4, "overflow": "cut"}
+  question = tokens.prefix_ids(tokenizer, "caption en a cat")
+  prompt = tokens.encode_prompt(tokenizer, "caption en a cat", **limits)
+  assert prompt["text"].tolist() == question[:4]
+  example = tokens.encode_train(tokenizer, "caption en a cat", "yes", **limits)
+  assert example["text"].tolist() == question[:5]
+  assert not example["mask_loss"].any()
+
+
 def test_dtypes_and_lengths(tokenizer):
   example = tokens.encode_train(tokenizer, "caption en", "a cat", text_len=12, overflow="error")
   assert {k: (v.shape, v.dtype) for k, v in example.items()} == {

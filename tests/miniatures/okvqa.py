@@ -40,7 +40,9 @@ EXPECTED = {
     "okvqa": {
         split: [
             {"question_id": n, "image_id": i, "question": q, "answer_type": "other",
-             "answers": [f"answers {k % 2}" for k in range(10)]}
+             # The official tool scores `answer`, the stems.
+             "answers": [f"answer {k % 2}" for k in range(10)],
+             "raw_answers": [f"answers {k % 2}" for k in range(10)]}
             for i, n, q in rows
         ]
         for split, rows in _ROWS.items()

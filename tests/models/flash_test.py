@@ -12,7 +12,10 @@ import pytest
 
 from paligemma_jax.models import attention
 from paligemma_jax.models import flash
+from paligemma_jax.models import gemma
+from paligemma_jax.models import variants
 from tests import virtual_devices
+from transfers import okvqa
 
 
 def qkv(batch, seq_len, num_heads, num_kv_heads, head_dim):
@@ -141,3 +144,30 @@ def test_cards_have_a_kernel_for_some_cases(
   monkeypatch.setattr(flash.jax, "local_devices", lambda: [card])
   q = jax.ShapeDtypeStruct((1, 64, 2, head_dim), dtype)
   assert flash.has_cudnn_kernel(q, softcap=softcap) is has
+
+
+@pytest.mark.parametrize(("cap", "used"), [(None, "cudnn"), (-1.0, "none"), (50.0, "none")])
+def test_transfers_of_paligemma_2_attend_by_cudnn_unless_the_cap_is_put_back(
+    cap, used, monkeypatch
+):
+  # The kernel takes no cap; Gemma 2's of 50 is off in the paper's transfers (arXiv:2412.03555,
+  # section 3). 1024 image tokens and 32 of text, on a card of compute capability 9.0.
+  config = okvqa.get_config(res=448, model="paligemma2_3b")
+  if cap is not None:
+    config.model.attn_logits_softcap = cap
+  sizes = variants.of_run(config.model, config.lora).llm
+  assert sizes.attn_softcap == (0.0 if cap is None else 50.0)
+  kernels = []
+
+  def kernel(query, *rest, implementation, **options):
+    kernels.append(implementation)
+    return query
+
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  card = types.SimpleNamespace(compute_capability="9.0")
+  monkeypatch.setattr(jax, "local_devices", lambda: [card])
+  monkeypatch.setattr(jax.nn, "dot_product_attention", kernel)
+  model = gemma.Gemma(sizes, jnp.bfloat16)
+  tokens = jax.ShapeDtypeStruct((1, 1024 + 32), jnp.int32)
+  jax.eval_shape(lambda x: model.init(jax.random.key(0), x, method="init_all"), tokens)
+  assert (kernels or ["none"])[0] == used

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from paligemma_jax.core import errors
+from paligemma_jax.models import attention
+from paligemma_jax.models import gemma
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 
@@ -200,6 +202,37 @@ def test_dropout_needs_a_key_and_differs_by_it():
   np.testing.assert_array_equal(run(1), run(1))
   assert np.abs(run(1) - run(2)).max() > 0.1
   assert np.abs(run(1) - off).max() > 0.1
+
+
+def _one_branch(silent, dropout):
+  """What one layer of Gemma 2 adds to its input when the other branch is silent, [B, S, D]."""
+  sizes = variants.get("tiny", res=28, overrides={**_SMALL, "llm": {"post_norms": True}}).llm
+  layer = gemma.Layer(sizes, jnp.float32, dropout, None, "plain")
+  see = attention.prefix_lm(jnp.zeros((2, 7), jnp.int32))
+  rope = gemma.rotary_angles(see.q_pos, sizes.head_dim)
+  x_BSD = jax.random.normal(jax.random.key(0), (2, 7, sizes.width))
+  keys = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
+  variables = layer.init(keys, x_BSD, None, None, see, rope, None)
+  params = jax.tree.map(lambda x: x, variables["params"])
+  module, name = silent
+  params[module][name] = jax.tree.map(jnp.zeros_like, params[module][name])
+  rngs = {"dropout": jax.random.key(3)}
+  out, _ = layer.apply({"params": params}, x_BSD, None, None, see, rope, None, rngs=rngs)
+  return np.asarray(out - x_BSD)
+
+
+# The reference's Block (models/ppp/gemma.py) drops after post_attention_norm, but before
+# post_ffw_norm. A norm with scale 0 gives tokens of root mean square 1: so does what the MLP adds,
+# whatever was dropped, while what attention adds is the undropped branch, doubled or 0.
+def test_dropout_of_gemma_2_stands_where_the_reference_has_it():
+  of_mlp = _one_branch(("attn", "attn_vec_einsum"), dropout=0.5)
+  np.testing.assert_allclose((of_mlp**2).mean(axis=-1), 1.0, rtol=1e-3, atol=0)
+  assert 0.4 < (of_mlp == 0).mean() < 0.6
+  silent = ("mlp", "linear")
+  of_attention, undropped = _one_branch(silent, dropout=0.5), _one_branch(silent, dropout=0.0)
+  kept = of_attention != 0
+  assert 0.4 < kept.mean() < 0.6
+  np.testing.assert_allclose(of_attention[kept], 2 * undropped[kept], rtol=1e-4, atol=1e-5)
 
 
 def test_an_unknown_token_id_poisons_its_row_instead_of_passing_for_another():

@@ -1,4 +1,8 @@
-"""OK-VQA: questions about COCO images that need knowledge from outside, ten answers each."""
+"""OK-VQA: questions about COCO images that need knowledge from outside, ten answers each.
+
+The annotations have each answer twice: as it was typed, and its stem, which the official tool and
+the published scores use.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,14 @@ from tools.prepare import raw as raw_lib
 
 
 def features() -> dict[str, Any]:
-  """The columns."""
+  """The columns: `answers` are stems, `raw_answers` what people typed."""
   return {
       "image": tfds.features.Image(),
       "image_id": tfds.features.Scalar(np.int64),
       "question_id": tfds.features.Scalar(np.int64),
       "question": tfds.features.Text(),
       "answers": tfds.features.Sequence(tfds.features.Text()),
+      "raw_answers": tfds.features.Sequence(tfds.features.Text()),
       "answer_type": tfds.features.Text(),
       "question_type": tfds.features.Text(),
   }
@@ -46,8 +51,8 @@ def _record(
       "image_id": image_id,
       "question_id": question["question_id"],
       "question": question["question"],
-      # Answers as people wrote them; `answer` is their stem, which the metric does not use.
-      "answers": [a["raw_answer"] for a in annotation["answers"]],
+      "answers": [a["answer"] for a in annotation["answers"]],
+      "raw_answers": [a["raw_answer"] for a in annotation["answers"]],
       "answer_type": annotation["answer_type"],
       "question_type": annotation["question_type"],
   }
@@ -64,5 +69,6 @@ DATASETS = (
         ),
         features=features,
         splits=splits,
+        version="1.1.0",  # 1.0.0 had the typed answers in `answers`.
     ),
 )

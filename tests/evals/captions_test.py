@@ -2,7 +2,10 @@
 
 import json
 import math
+import shutil
+import sys
 import time
+import types
 
 import numpy as np
 import pytest
@@ -140,6 +143,20 @@ def test_the_evaluator_scores_and_writes_what_coco_tools_read():
   assert found["cider/low"] <= result["cider"] <= found["cider/high"]
 
 
+def test_the_same_captions_are_scored_against_another_column_beside():
+  rows = [{"written": ["猫在睡觉", "猫。"], "tokenized": ["猫 在 睡觉", "猫 。"], "image_id": 1},
+          {"written": ["狗在跑"], "tokenized": ["狗 在 跑"], "image_id": 2}]  # fmt: skip
+  evaluator = evals.CocoCaption("x", None, truth="written", beside="tokenized")
+  assert evaluator.columns() == ("written", "image_id", "tokenized")
+  said = ["猫 在 睡觉", "狗 在 跑"]
+  found = evaluator.score(rows, [evals.Output(row=i, text=text) for i, text in enumerate(said)])
+  for column, prefix in (("written", ""), ("tokenized", "tokenized/")):
+    alone = evals.score("coco_caption", said, rows, truth=column)
+    assert {name: found[prefix + name] for name in alone} == alone
+  # To the tokenizer for English a written caption is one word, or two with a full stop.
+  assert found["cider"] < 0.5 and found["tokenized/cider"] > 3
+
+
 def test_a_wrong_call_is_one_clear_sentence():
   rows = [{"captions": ["a"]}]
   with pytest.raises(errors.ConfigError, match="cider"):
@@ -159,10 +176,65 @@ def test_without_the_java_tools_the_package_is_named(metric, monkeypatch):
     evals.score("coco_caption", ["a"], [{"captions": ["a"]}], metrics=(metric,))
 
 
-def test_meteor_is_the_tools_own():
+# What METEOR 1.5's program (pycocoevalcap 1.2, Java 17) said of three captions: its counts for
+# each, its score of each, and of the three together the first value of compute_score.
+METEOR_COUNTS = """
+3 3 1 1  2 2 1 1  0 0 0 0  0 0 0 0  0 0 0 0  1 3 3
+1 2 0 1  0 0 0 0  0 0 0 0  0 0 0 0  0 0 0 0  0 0 0
+9 4 4 1  2 2 0 0  0 0 0 0  0 0 0 0  1 1 1 1  2 4 4
+"""
+METEOR_OF_EACH = (1.0, 0.0, 0.3535176353292982)
+METEOR_OF_ALL = 0.3697232520750984
+METEOR_SAID = ("a dog runs", "x", "two dogs lying on the grass near a car")
+METEOR_TRUE = (
+    ["a dog runs", "dogs run quickly"], ["a cat"],
+    ["dogs lie in grass", "the two dog lay on grass by the car"],
+)  # fmt: skip
+
+
+class RecordedMeteor:
+  """The program's answers, for machines without Java."""
+
+  def __init__(self):
+    self.answers = dict(zip(METEOR_SAID, METEOR_COUNTS.strip().splitlines(), strict=True))
+
+  def _stat(self, caption, references):
+    return self.answers[caption]
+
+
+def meteor(places, **options):
+  rows = [{"captions": METEOR_TRUE[i], "kind": "ab"[i > 1]} for i in places]
+  said = [METEOR_SAID[i] for i in places]
+  return evals.score("coco_caption", said, rows, metrics=("meteor",), **options)
+
+
+def check_meteor():
+  for i, of_one in enumerate(METEOR_OF_EACH):
+    assert meteor([i])["meteor"] == pytest.approx(of_one, abs=1e-12)
+  found = meteor([0, 1, 2], bootstrap=50)
+  assert found["meteor"] == pytest.approx(METEOR_OF_ALL, abs=1e-12)
+  assert found["meteor"] < sum(METEOR_OF_EACH) / 3 - 0.05  # Not the mean of the captions' own.
+  assert found["meteor/low"] <= found["meteor"] <= found["meteor/high"]
+  by_kind = meteor([0, 1, 2], group="kind")
+  assert by_kind["meteor/b"] == pytest.approx(METEOR_OF_EACH[2], abs=1e-12)
+  assert by_kind["meteor/a"] == pytest.approx(meteor([0, 1])["meteor"], abs=1e-12)
+
+
+def test_meteor_of_a_set_is_the_tools_own(monkeypatch):
+  module = types.SimpleNamespace(Meteor=RecordedMeteor)
+  monkeypatch.setitem(sys.modules, "pycocoevalcap", types.ModuleType("pycocoevalcap"))
+  package = types.ModuleType("pycocoevalcap.meteor")
+  package.meteor = module
+  monkeypatch.setitem(sys.modules, "pycocoevalcap.meteor", package)
+  monkeypatch.setattr(java_captions.shutil, "which", lambda name: "/usr/bin/java")
+  check_meteor()
+
+
+def test_meteor_of_the_program_itself_is_what_was_recorded():
   pytest.importorskip("pycocoevalcap", reason="METEOR is a Java program that it brings along")
-  scores = java_captions.meteor(["a dog runs", "x"], [["a dog runs", "dogs"], ["a cat"]])
-  assert scores[0] == pytest.approx(1.0, abs=0.05) and scores[1] == 0.0
+  if shutil.which("java") is None:
+    pytest.skip("there is no Java")
+  check_meteor()
 
 
 # A fifth of what must take no more than 10 s; measured 0.8 s. The bound is for busy machines.

@@ -7,8 +7,8 @@ Published: ANLS 28.46 at 224 px, 40.47 at 448 px, 47.75 at 896 px, by the test s
 trained on train and val (big_vision's README). This page trains on train and scores val;
 final=True adds val to the training rows, and test/server writes the file for the server.
 
-The order of an answer's spans does not count on val: the dataset has all orders there. The
-reference permutes whatever has a comma and a space, we only what is marked as several spans.
+The order of an answer's spans does not count on val: the dataset has all orders there of whatever
+has a comma and a space, as the reference's has.
 """
 
 import paligemma_jax as pj
@@ -51,7 +51,7 @@ def get_config(
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
   c.init = pj.pretrained(model, res)
 
-  train = sources.Tfds("infovqa", "train+val" if final else "train")
+  train = sources.Tfds("infovqa", "train+val" if final else "train", version="1.1.0")
   # Infographics are large: those of val have up to 6250 x 9375 pixels, above what Decode lets in.
   decode = pp.Decode(exif=False, max_pixels=200_000_000)
   ask = (decode, pp.Resize(res), pp.Format("answer en {question}"))

@@ -5,7 +5,13 @@
 
 Published: accuracy 87.80 (random), 85.87 (popular), 84.27 (adversarial) at 224 px; 88.23, 86.77,
 85.90 at 448 px, of PaliGemma transferred to VQAv2 (big_vision's README). There is nothing to train
-on; the weights are those that --ckpt names. `prompt` is how the model was asked in training.
+on; the weights are those that --ckpt names. An answer counts if it is a bare yes or no, as in the
+reference; the script of POPE's authors takes any sentence without a no for a yes, which
+wording=sentence does.
+
+prompt: how the model was asked in training. The open code asks '{question}' if nothing is said,
+and a transfer to VQAv2 learned 'answer en {question}'; which one the papers used is not known to
+us.
 
 antialias: False resizes without it, as for the published scores; True is how a transfer to VQAv2
 was trained, and its scores do not compare with those.
@@ -34,13 +40,14 @@ def get_config(
     res: int = 224,
     model: str = "paligemma_3b",
     prompt: str = "answer en {question}",
+    wording: str = "bare",
     antialias: bool = False,
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
 
   ask = (pp.Decode(exif=False), pp.Resize(res, antialias=antialias), pp.Format(prompt))
-  answer = dict(pp=ask, batch_size=256, text_len=48, max_len=32)
+  answer = dict(pp=ask, wording=wording, batch_size=256, text_len=48, max_len=32)
   c.evals = tuple(
       evals.Pope(f"{name}/pope", sources.Tfds(f"pope/{name}", "test"), **answer)
       for name in ("random", "popular", "adversarial")

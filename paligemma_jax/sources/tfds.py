@@ -58,12 +58,16 @@ class Tfds:
 
   def _folder(self) -> pathlib.Path:
     above = pathlib.Path(self.data_dir or default_data_dir()) / self.name
-    if self.version:
-      versions = [self.version] if (above / self.version).is_dir() else []
-    else:
-      found = above.iterdir() if above.is_dir() else ()
-      versions = [p.name for p in found if _VERSION.fullmatch(p.name)]
-    versions = [v for v in versions if (above / v / "dataset_info.json").is_file()]
+    found = above.iterdir() if above.is_dir() else ()
+    there = [p.name for p in found if _VERSION.fullmatch(p.name)]
+    there = [v for v in there if (above / v / "dataset_info.json").is_file()]
+    versions = [v for v in there if v == self.version] if self.version else there
+    if there and not versions:
+      raise errors.ConfigError(
+          f"{above} has {', '.join(sorted(there))} of the dataset {self.name!r}, but version"
+          f" {self.version} is needed: its rows changed. Build it anew: python -m tools.prepare"
+          f" {self.name.partition('/')[0]} says what to download."
+      )
     if not versions:
       raise errors.ConfigError(
           f"There is no dataset {self.name!r} in {above.parent if '/' not in self.name else above}."

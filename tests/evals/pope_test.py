@@ -8,8 +8,9 @@ from paligemma_jax import evals
 from paligemma_jax.core import errors
 
 
-def score(pairs):
-  return evals.score("pope", [said for said, _ in pairs], [{"answer": t} for _, t in pairs])
+def score(pairs, **options):
+  said, rows = [said for said, _ in pairs], [{"answer": t} for _, t in pairs]
+  return evals.score("pope", said, rows, **options)
 
 
 def test_the_confusion_table_by_hand():
@@ -31,6 +32,24 @@ def test_the_confusion_table_by_hand():
 def test_case_and_space_at_the_ends_do_not_count():
   assert score([(" Yes\n", "yes"), ("NO", "No")])["acc"] == 1.0
   assert score([("yes.", "yes")])["acc"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("said", "taken_for"),
+    [
+        ("yes", "yes"), ("no", "no"), ("No, there is none.", "no"), ("There is not.", "no"),
+        ("Yes. There is no dog.", "yes"), ("NO", "yes"), ("no!", "yes"), ("none", "yes"),
+        ("maybe", "yes"), ("", "yes"), ("I do,not see it", "yes"),
+    ],
+)
+def test_sentences_are_read_as_by_the_authors_script(said, taken_for):
+  # By hand, from the evaluate.py that comes with POPE's data: the text before the first full stop,
+  # without commas, parted at blanks; 'No', 'no' or 'not' among its words is a no, all else a yes.
+  assert score([(said, taken_for)], wording="sentence")["acc"] == 1.0
+  assert score([("maybe", "yes")], wording="sentence")["valid_share"] == 0.0
+  assert score([("maybe", "yes")])["acc"] == 0.0
+  with pytest.raises(errors.ConfigError, match="Did you mean 'sentence'"):
+    evals.Pope("x", None, wording="sentences")
 
 
 @pytest.mark.parametrize("said", ["no", "maybe"])

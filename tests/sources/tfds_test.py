@@ -35,6 +35,13 @@ def test_split_arithmetic_counts_as_tfds_does(data_dir):
   assert ids("train[-1:]+val[:50%]") == train[-1:] + val[:1]
 
 
+def test_an_older_build_is_not_taken_for_the_version_that_a_page_wants(data_dir):
+  wanted = sources.Tfds("okvqa", "val", data_dir=str(data_dir), version="9.0.0")
+  with pytest.raises(errors.ConfigError, match=r"has 1\.1\.0 .* 9\.0\.0 is needed.*prepare okvqa"):
+    wanted.open()
+  assert len(wanted.replace(version="1.1.0").open()) == len(wanted.replace(version="").open()) == 2
+
+
 @pytest.fixture(scope="module")
 def numbers_dir(tmp_path_factory):
   """103 rows of train and 30 of val, in shards of 7."""

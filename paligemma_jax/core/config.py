@@ -7,6 +7,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from typing import Any
 import ml_collections
 
 from paligemma_jax.core import config_file
+from paligemma_jax.core import differences
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.core import near_keys
@@ -173,27 +175,37 @@ def changes(
   """What differs between the configuration of a run and the one it is resumed with.
 
   Returns:
-    {"refuse": [...], "warn": [...], "allow": [...]}: by the policy of each key (`Key.resume`),
-    sentences such as "optim.lr: 1e-05 -> 3e-05".
+    {"refuse": [...], "data": [...], "moved": [...], "warn": [...], "allow": [...]}: by the policy
+    of each key (`Key.resume`), sentences such as "train.pp[1].size: 224 -> 448", one for each
+    field. "moved" are the paths of "data": what lies there decides.
   """
-  found: dict[str, list[str]] = {"refuse": [], "warn": [], "allow": []}
+  found: dict[str, list[str]] = {
+      policy: [] for policy in ("refuse", "data", "moved", "warn", "allow")
+  }
   for path, key in schema.flat().items():
     section, _, name = path.rpartition(".")
     before = (old[section] if section else old)[name]
     after = (new[section] if section else new)[name]
-    if fingerprint(before) != fingerprint(after):
-      found[key.resume].append(f"{path}: {_shown(before)} -> {_shown(after)}")
+    for one in differences.between(_plain(before), _plain(after), path):
+      moved = key.resume == "data" and _is_place(one.path)
+      found["moved" if moved else key.resume].append(one.text)
   return found
+
+
+def _plain(value: Any) -> Any:
+  return specs.to_json(value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value)
+
+
+def _is_place(path: str) -> bool:
+  """True of 'train.source.parts[0].source.path': it says where, not what."""
+  field = path.rpartition(".")[2]
+  return path == "tokenizer" or (field in schema.PLACES and "pp" not in re.findall(r"\w+", path))
 
 
 def _default(key: schema.Key) -> Any:
   if key.form == "spec":  # Without a placeholder one class of source could not replace another.
     return ml_collections.config_dict.placeholder(object)
   return copy.copy(key.default)
-
-
-def _shown(value: Any) -> str:
-  return repr(value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value)
 
 
 def _assign(section: ml_collections.ConfigDict, name: str, value: Any, what: str) -> None:

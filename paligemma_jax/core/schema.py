@@ -25,8 +25,9 @@ class Key:
       regex and number >= 0), "axes" (pairs of name and size), "lengths" (rising positive ints),
       "spec" (one, or None), "specs" (a tuple of them), "free" (a dict of any keys), "" for plain.
     resume: what a change between saving and resuming a run does: "refuse" when the rest of the
-      run would no longer be the run that was started, "warn" when that is a thing people do on
-      purpose, "allow" when training is not touched.
+      run would no longer be the run that was started, "data" when it would be with other rows
+      (which --allow_data_change allows), "warn" when that is a thing people do on purpose, "allow"
+      when training is not touched.
   """
 
   default: Any
@@ -37,6 +38,9 @@ class Key:
   form: str = ""
   resume: str = "refuse"
 
+
+# Fields of sources that say where something lies; what lies there decides whether it is the same.
+PLACES = ("path", "images", "videos", "root", "data_dir")
 
 SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
     "seed": Key(0, "Row order, augmentation, dropout and initial weights follow from it.", low=0),
@@ -88,13 +92,22 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
         "targets": Key((), "Matrices that get an adapter.", form="regex"),
     },
     "init": Key("", "Weights to start from: a path or a published name; '': from scratch."),
-    "tokenizer": Key("", "SentencePiece file; '': the one beside init, else the embedded one."),
+    "tokenizer": Key(
+        "", "SentencePiece file; '': the one beside init, else the embedded one.", resume="data"
+    ),
     "train": {
-        "source": Key(None, "The training rows: a spec of paligemma_jax.sources.", form="spec"),
-        "pp": Key((), "Row ops, in order; they end in image, prefix and suffix.", form="specs"),
+        "source": Key(
+            None, "The training rows: a spec of paligemma_jax.sources.", form="spec", resume="data"
+        ),
+        "pp": Key(
+            (), "Row ops, in order; they end in image, prefix and suffix.", form="specs",
+            resume="data",
+        ),
         "text_len": Key(64, "Tokens of prefix and suffix together, per row.", low=2),
         "batch_size": Key(32, "Rows per step over all hosts and devices.", low=1),
-        "total": Key("", "Length of the run: '15 epochs', '2000 steps', ….", form="duration"),
+        "total": Key(
+            "", "Length of the run: '15 epochs', '2000 steps', ….", form="duration", resume="warn"
+        ),
         "overflow": Key(
             "error",
             "What happens to a row longer than text_len; truncate keeps the end of text, cut does"

@@ -116,6 +116,12 @@ def where_is(rows: Any, row: int) -> str:
   return rows.where(row) if hasattr(rows, "where") else f"row {row}"
 
 
+def name_of(rows: Any, row: int) -> str:
+  """'row 22 (train.jsonl:23)', for messages that tell of one row."""
+  where, number = where_is(rows, row), f"row {row}"
+  return where if where.startswith(number) else f"{number} ({where})"
+
+
 def own_ops(rows: Any, row: int) -> tuple[Any, ...]:
   """The ops that a row has of its own, before those for all rows: of a mixture, its part's."""
   return rows.ops(row) if hasattr(rows, "ops") else ()

@@ -199,7 +199,7 @@ class _TrainSlots:
 
   def name_of(self, step: int, slot: int) -> str:
     """'row 22 (train.jsonl:23)', for messages."""
-    return _name_of(self.maker.rows, self.rows_of_step(step)[slot][1])
+    return examples.name_of(self.maker.rows, self.rows_of_step(step)[slot][1])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,13 +218,7 @@ class _EvalSlots:
   def name_of(self, step: int, slot: int) -> str:
     """As of `_TrainSlots`."""
     row = step * self.batch_size + slot
-    return _name_of(self.maker.rows, row) if row < self.num_rows else "the end of the rows"
-
-
-def _name_of(rows: Any, row: int) -> str:
-  where = examples.where_is(rows, row)
-  number = f"row {row}"
-  return where if where.startswith(number) else f"{number} ({where})"
+    return examples.name_of(self.maker.rows, row) if row < self.num_rows else "the end of the rows"
 
 
 class _Register:

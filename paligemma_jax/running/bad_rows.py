@@ -13,13 +13,14 @@ class BadRows:
   Args:
     workdir: of the run.
     main: whether this is the process that writes; the others only remember.
+    anew: forget what stands there: it is of a start that came to nothing.
 
   Attributes:
     known: numbers of the rows that stand in the file.
   """
 
-  def __init__(self, workdir: workdirs.Workdir, *, main: bool):
-    lines, _ = files.read_lines(workdir.bad_rows)
+  def __init__(self, workdir: workdirs.Workdir, *, main: bool, anew: bool = False):
+    lines = [] if anew else files.read_lines(workdir.bad_rows)[0]
     self._file = None
     if main:
       self._file = files.LineFile(workdir.bad_rows, map(files.to_line, lines), fault="bad_rows")

@@ -75,14 +75,21 @@ class _Run:
     self._config = config
     self._workdir = workdir
     self._main = jax.process_index() == 0
-    guard.check_config(config, workdir, main=self._main)
+    allowed = guard.check_config(config, workdir, allow_data_change=allow_data_change)
     self._rows = config.train.source.open()
     if not len(self._rows):
       raise errors.DataError(f"The training source has no rows: {config.train.source}.")
     self._total = setups.total_steps(config, len(self._rows))
     self._setup = setups.prepare(config)
-    data = fingerprint.fingerprint(self._rows, config.train.pp, self._setup.tokenizer)
-    guard.check_data(data, workdir, allow=allow_data_change, main=self._main)
+    self._data = guard.check_data(
+        fingerprint.fingerprint(self._rows, config.train.pp, self._setup.tokenizer),
+        self._rows,
+        self._total,
+        workdir,
+        duration=config.train.total,
+        allowed=allowed,
+        allow_data_change=allow_data_change,
+    )
     sharding.check_batch(
         config.train.batch_size, self._setup.mesh, accum=config.train.accum, what="train.batch_size"
     )
@@ -102,7 +109,9 @@ class _Run:
             "tokenizer.model": self._setup.tokenizer.model_bytes,
         },
     )
-    self._bad_rows = bad_rows.BadRows(workdir, main=self._main)
+    self._bad_rows = bad_rows.BadRows(
+        workdir, main=self._main, anew=not guard.is_begun(workdir)
+    )
     self._evaluation = evaluation.Runner(
         self._setup, workdir.predictions, on_bad_row=self._bad_eval_row
     )
@@ -167,7 +176,13 @@ class _Run:
       self._with_baseline = {
           name for name in self._eval_every if any(m.startswith(f"{name}/baseline/") for m in seen)
       }
+    self._data = guard.claim(
+        self._config, self._data, self._workdir, step=start, main=self._main
+    )
     note(setups.describe(self._setup, self._total, len(self._rows)))
+    length = guard.new_length(self._config, self._data, step=start, path=self._workdir.path)
+    if length:
+      note(length)
     if self._config.train.img_cache:
       self._tower_cache = tower_cache.TowerCache(self._setup, note)
     self._metrics = metrics_lib.MetricsLog(
@@ -260,6 +275,7 @@ class _Run:
         "num_tokens": int(num_tokens),
         "num_rows": int(values["num_rows"]),
         "nonfinite_steps": self._policy.count,
+        **self._data.metrics(),
         # Equal for two runs only if they saw the same rows in the same places.
         "rows_crc32": zlib.crc32(np.ascontiguousarray(rows, np.int64).tobytes()),
     }

@@ -72,6 +72,11 @@ class Workdir:
     return self.path / "data.json"
 
   @property
+  def rows(self) -> pathlib.Path:
+    """Two bytes for each training row, by which a row that was changed is found."""
+    return self.path / "data_rows.bin"
+
+  @property
   def export(self) -> pathlib.Path:
     """The final weights in the published format, when they are asked for."""
     return self.path / "params.npz"

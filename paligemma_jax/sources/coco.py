@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import functools
 import json
 import os
@@ -14,6 +15,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import rle
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
+from paligemma_jax.sources import digests
 from paligemma_jax.sources import files
 from paligemma_jax.sources import pictures
 
@@ -108,6 +110,13 @@ class CocoRows:
   def fingerprint(self) -> str:
     """Of the annotation file's content and of what is read of it."""
     return f"coco:{self._spec.masks:d}{self._spec.crowd:d}:{len(self)} rows:{self._crc:08x}"
+
+  def digests(self) -> array.array:
+    """uint16[rows], of the image's name and size and of its annotations."""
+    return digests.of(
+        json.dumps([image[1:], [kept for _, kept in json.loads(things)]]).encode()
+        for image, things in zip(self._images, self._annotations, strict=True)
+    )
 
   def _thing(self, n: int, annotation: Mapping[str, Any], size: tuple[int, int]) -> pictures.Thing:
     box, area = annotation["bbox"], annotation["area"]

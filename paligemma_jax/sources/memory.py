@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import array
 import json
 import zlib
 from typing import Any
 
 from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.sources import digests
 
 
 @spec_lib.spec
@@ -39,6 +41,11 @@ class InMemoryRows:
 
   def __getitem__(self, i: int) -> dict[str, Any]:
     return dict(self._rows[i])
+
+  def digests(self) -> array.array:
+    """uint16[rows], of what is written down."""
+    texts = (json.dumps(spec_lib.to_json(row), sort_keys=True) for row in self._rows)
+    return digests.of(text.encode("utf-8", "surrogatepass") for text in texts)
 
   def fingerprint(self) -> str:
     text = json.dumps(spec_lib.to_json(self._rows), sort_keys=True)

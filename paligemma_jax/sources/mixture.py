@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from paligemma_jax.core import differences
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
 
@@ -140,12 +141,18 @@ class MixtureRows:
 
   def fingerprint(self) -> str:
     """Of the parts' content, ops and shares."""
-    ops = json.dumps(spec_lib.to_json(tuple(self._ops)), sort_keys=True)
+    plain = differences.nameless(spec_lib.to_json(tuple(self._ops)))
+    ops = json.dumps(plain, sort_keys=True)
     each = " + ".join(
         f"{quota} of {rows.fingerprint()}"
         for rows, quota in zip(self._rows, self._quotas, strict=True)
     )
     return f"mixture:{zlib.crc32(ops.encode('utf-8', 'surrogatepass')):08x}: {each}"
+
+  def digests(self) -> np.ndarray | None:
+    """uint16[rows], those of the parts; None when a part has none."""
+    each = [rows.digests() if hasattr(rows, "digests") else None for rows in self._rows]
+    return None if any(digests is None for digests in each) else np.concatenate(each)
 
   def _find(self, i: int) -> tuple[Any, tuple[Any, ...], int]:
     if not 0 <= i < len(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import math
 import os
 from typing import Any
@@ -104,6 +105,10 @@ class VideoRows:
   def fingerprint(self) -> str:
     """Of the .jsonl file's content. Videos are not read for it."""
     return f"video:{self._spec.num}x{self._spec.stride}:{self._lines.fingerprint()}"
+
+  def digests(self) -> array.array:
+    """uint16[rows], of the lines of the .jsonl file."""
+    return self._lines.digests()
 
   def _of_folder(self, name: str, inside: list[str], part: dict[str, float]) -> list[bytes]:
     if any(part.values()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import functools
 import io
 import os
@@ -14,6 +15,7 @@ import numpy as np
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.sources import digests
 from paligemma_jax.sources import files
 from paligemma_jax.sources import pictures
 
@@ -104,6 +106,10 @@ class VocRows:
   def fingerprint(self) -> str:
     """Of the split's list; the files of the rows are not read for it."""
     return f"voc:{self._spec.masks:d}{self._spec.first_pixel}:{len(self)} rows:{self._crc:08x}"
+
+  def digests(self) -> array.array:
+    """uint16[rows], of the names of the images alone."""
+    return digests.of(name.encode("utf-8", "surrogatepass") for name in self._names)
 
   def _xml(self, i: int) -> str:
     return f"{self._spec.annotations}/{self._names[i]}.xml"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import os
 import zlib
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.core import rle
 from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.sources import digests
 from paligemma_jax.sources import files
 from paligemma_jax.sources import pictures
 
@@ -102,6 +104,10 @@ class YoloRows:
   def fingerprint(self) -> str:
     """Of the data.yaml and the names of the images; label files are not read for it."""
     return f"yolo:{self._spec.masks:d}:{self._spec.split}:{len(self)} rows:{self._crc:08x}"
+
+  def digests(self) -> array.array:
+    """uint16[rows], of the names of the images alone."""
+    return digests.of(name.encode("utf-8", "surrogatepass") for name in self._images)
 
   def _labels(self, name: str) -> Iterator[tuple[list[float], str]]:
     """(numbers, 'labels/a.txt:3') of each line of an image's label file."""

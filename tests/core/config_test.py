@@ -234,7 +234,7 @@ def test_a_saved_configuration_reads_back_equal(tmp_path):
   back = config.read(tmp_path / "config.json")
   assert back.to_dict() == c.to_dict()
   assert config.fingerprint(back) == config.fingerprint(c)
-  assert config.changes(c, back) == {"refuse": [], "warn": [], "allow": []}
+  assert not any(config.changes(c, back).values())
   assert config.load(str(tmp_path / "config.json"), ["seed=5"]).seed == 5
   assert os.listdir(tmp_path) == ["config.json"]  # No temporary file is left.
 
@@ -290,8 +290,9 @@ def test_the_fingerprint_depends_on_values_and_not_on_their_order():
     "key, value, policy",
     [
         ("seed", 1, "refuse"), ("model.variant", "paligemma_3b", "refuse"), ("init", "x", "refuse"),
-        ("train.batch_size", 64, "refuse"), ("train.source", stand_ins.Rows(("a",)), "refuse"),
-        ("train.pp", (), "refuse"), ("optim.name", "sgd", "refuse"), ("optim.freeze", (), "refuse"),
+        ("train.batch_size", 64, "refuse"), ("train.source", stand_ins.Rows(("a",)), "data"),
+        ("train.pp", (), "data"), ("tokenizer", "x", "moved"), ("train.total", "9 epochs", "warn"),
+        ("optim.name", "sgd", "refuse"), ("optim.freeze", (), "refuse"),
         ("optim.lr", 1.0, "warn"), ("optim.wd", 1.0, "warn"), ("ckpt.keep", 5, "allow"),
         ("log.every", "1 step", "allow"), ("evals", (), "allow"), ("mesh.shape", (), "allow"),
         ("model.overrides", {}, "refuse"),
@@ -303,4 +304,4 @@ def test_a_change_between_save_and_resume_is_sorted_by_what_it_does(key, value, 
   (changed[section] if section else changed)[name] = value
   found = config.changes(stand_ins.full_config(), changed)
   assert [policy for policy, lines in found.items() if lines] == [policy]
-  assert found[policy][0].startswith(f"{key}: ")
+  assert found[policy][0].startswith(key)

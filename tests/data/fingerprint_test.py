@@ -3,7 +3,7 @@
 import pytest
 
 from paligemma_jax import pp
-from paligemma_jax.core import errors
+from paligemma_jax import sources
 from paligemma_jax.data import fingerprint
 from paligemma_jax.data import tokenizer as tokenizer_lib
 from tests import golden_files
@@ -19,21 +19,36 @@ def test_equal_data_has_equal_fingerprints(tokenizer):
   make = lambda: fingerprint.fingerprint(  # noqa: E731
       rows_and_ops.Rows(5), (pp.Resize(8),), tokenizer, seed=1, buckets=(4, 8)
   )
-  fingerprint.check_same(make(), make())
+  assert fingerprint.changes(make(), make()) == {}
   assert "Pillow" in make()["image decoder"]
 
 
 @pytest.mark.parametrize(
     "rows, ops, settings, named",
     [
-        (rows_and_ops.Rows(6), (pp.Resize(8),), {"seed": 1}, "rows: was 5"),
-        (rows_and_ops.Rows(5), (pp.Resize(9),), {"seed": 1}, "ops: was"),
-        (rows_and_ops.Rows(5), (pp.Resize(8),), {"seed": 2}, "seed: was 1, is 2"),
-        (rows_and_ops.Rows(5), (pp.Resize(8),), {}, r"seed: was 1, is \(absent\)"),
+        (rows_and_ops.Rows(6), (pp.Resize(8),), {"seed": 1}, "rows: '5 []' -> '6 []'"),
+        (rows_and_ops.Rows(5), (pp.Resize(9),), {"seed": 1}, "ops[0].size: 8 -> 9"),
+        (rows_and_ops.Rows(5), (pp.Resize(8),), {"seed": 2}, "seed: '1' -> '2'"),
+        (rows_and_ops.Rows(5), (pp.Resize(8),), {}, "seed: '1' -> '(absent)'"),
     ],
 )
 def test_what_changed_is_named(rows, ops, settings, named, tokenizer):
   before = fingerprint.fingerprint(rows_and_ops.Rows(5), (pp.Resize(8),), tokenizer, seed=1)
   now = fingerprint.fingerprint(rows, ops, tokenizer, **settings)
-  with pytest.raises(errors.ConfigError, match=named):
-    fingerprint.check_same(before, now)
+  assert list(fingerprint.changes(before, now).values()) == [[named]]
+
+
+@pytest.mark.parametrize("num", [1, 7, 8, 9, 100])
+def test_many_rows_have_few_digests_and_the_first_that_differs_is_among_them(num, monkeypatch):
+  monkeypatch.setattr(fingerprint, "MAX_DIGESTS", 8)
+  make = lambda changed: sources.InMemory(  # noqa: E731
+      tuple({"suffix": "x" if i == changed else str(i)} for i in range(num))
+  ).open()
+  before = fingerprint.digests(make(-1))
+  assert len(before) <= 8
+  size = fingerprint.rows_each(num)
+  for changed in range(num):
+    rows = make(changed)
+    text = fingerprint.row_changes(before, fingerprint.digests(rows), num, rows)
+    first = changed // size * size
+    assert f"row {first}" in text

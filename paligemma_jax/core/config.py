@@ -104,8 +104,15 @@ def load(
 
 
 def save(config: ml_collections.ConfigDict, path: str | os.PathLike[str]) -> None:
-  """Writes the configuration as JSON, atomically; `read` gives back an equal one."""
+  """Writes the configuration as JSON, atomically; `read` gives back an equal one.
+
+  Where config files lie whose specs it holds is written beside it, for `read` with consent.
+  """
   text = json.dumps(specs.to_json(config.to_dict()), indent=2, allow_nan=False) + "\n"
+  ran = config_file.ran()
+  files = {name: file for name, file in ran.items() if f'"__spec__": "{name}:' in text}
+  if files:
+    disk.write_atomically(_files_beside(path), json.dumps(files, indent=2) + "\n")
   disk.write_atomically(path, text)
 
 
@@ -129,6 +136,8 @@ def read(
     ) from None
   except strict_json.Malformed as e:
     raise errors.ConfigError(f"{path} is not a saved configuration: {e}.") from None
+  if allow_code:
+    config_file.find_again(_read_files(_files_beside(path)))
   try:
     plain = specs.from_json(data, allow_code=allow_code, keep_unknown=keep_unknown)
   except errors.ConfigError as e:
@@ -190,6 +199,19 @@ def changes(
       moved = key.resume == "data" and _is_place(one.path)
       found["moved" if moved else key.resume].append(one.text)
   return found
+
+
+def _files_beside(path: str | os.PathLike[str]) -> str:
+  return os.path.join(os.path.dirname(path), "config_files.json")
+
+
+def _read_files(path: str) -> dict[str, str]:
+  """{module: config file}; {} when none were written or they are of no use."""
+  try:
+    files = strict_json.read_object(path, max_bytes=_MAX_BYTES)
+  except (OSError, strict_json.Malformed):
+    return {}
+  return {name: file for name, file in files.items() if isinstance(file, str)}
 
 
 def _plain(value: Any) -> Any:

@@ -143,7 +143,8 @@ class _Finder(importlib.abc.MetaPathFinder):
       self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
   ) -> importlib.machinery.ModuleSpec | None:
     del path, target
-    return _module_spec(name, self._files[name]) if name in self._files else None
+    file = self._files.get(name, "")
+    return _module_spec(name, file) if pathlib.Path(file).is_file() else None
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 _END_SECS = 5.0
+_TIDY_SECS = 2.0
 
 
 class PaligemmaError(Exception):
@@ -142,8 +143,9 @@ def run_main(main: Callable[[], Any]) -> None:
       raise  # A mistake of ours: its traceback is wanted.
     code = error.exit_code
     print(f"error: {error}", file=sys.stderr)
-    if isinstance(error.__cause__, PaligemmaError):
-      print(f"  because: {error.__cause__}", file=sys.stderr)
+    cause = error.__cause__
+    if isinstance(cause, PaligemmaError) and str(cause) not in str(error):
+      print(f"  because: {cause}", file=sys.stderr)
     sys.stderr.flush()
     if isinstance(error, StallError):
       _end_now(code)
@@ -160,11 +162,15 @@ def _end_late(code: int) -> None:
 
 
 def _end_now(code: int) -> NoReturn:
-  """Ends the process and its children; no thread is waited for and nothing is tidied up."""
-  import multiprocessing  # Takes 10 ms, which --help need not wait.
+  """Ends the process and its children; no thread is waited for."""
+  import multiprocessing.util  # Takes 10 ms, which --help need not wait.
 
   for process in multiprocessing.active_children():
     process.kill()
+  # It gives back semaphores, of which a warning is printed otherwise; a dead worker may block it.
+  tidy = threading.Thread(target=multiprocessing.util._exit_function, name="tidy", daemon=True)
+  tidy.start()
+  tidy.join(timeout=_TIDY_SECS)
   for stream in (sys.stdout, sys.stderr):
     with contextlib.suppress(OSError, ValueError):
       stream.flush()

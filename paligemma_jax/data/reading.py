@@ -153,7 +153,7 @@ class _Reading:
     if dead:
       self._stalled = True
       raise errors.StallError(
-          f"{dead} while {self._awaited()} was waited for. The kernel kills processes when memory"
+          f"{dead} while {self._row()} was waited for. The kernel kills processes when memory"
           " runs out: fewer train.num_workers or a smaller train.prefetch need less."
       )
 
@@ -177,9 +177,11 @@ class _Reading:
 
   def _awaited(self) -> str:
     """'row 22 (train.jsonl:23), which worker process 1 (pid 4711) makes'."""
-    row = self._name_of(*self._flat.place(self._index))
     who = self._workers.name_of(self._index - self._start)
-    return f"{row}, which {who} makes" if who else row
+    return f"{self._row()}, which {who} makes" if who else self._row()
+
+  def _row(self) -> str:
+    return self._name_of(*self._flat.place(self._index))
 
   def _gather(self, source: Any) -> None:
     """Runs in the thread: slots to groups; an exception is handed on in their place."""

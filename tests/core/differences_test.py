@@ -35,7 +35,8 @@ def test_the_least_parts_that_differ_are_named(before, after, expected):
 
 
 def test_an_op_that_was_added_or_taken_out_is_named_alone():
-  before, after = (pp.Decode(), pp.Resize(224)), (pp.Decode(), pp.Format("caption en"), pp.Resize(224))
+  before = (pp.Decode(), pp.Resize(224))
+  after = (pp.Decode(), pp.Format("caption en"), pp.Resize(224))
   (added,) = _texts(before, after)
   assert added.startswith("train.pp[1]: Format(")
   assert added.endswith("is new")

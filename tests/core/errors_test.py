@@ -1,6 +1,9 @@
 """Errors: what people read, and what a command exits with."""
 
 import os
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -44,6 +47,23 @@ def test_a_command_that_ends_well_exits_with_0():
   with pytest.raises(SystemExit) as exit_info:
     errors.run_main(lambda: None)
   assert exit_info.value.code == os.EX_OK
+
+
+@pytest.mark.parametrize(("error", "code"), [("StallError", 66), ("DataError", 65), ("", 0)])
+def test_a_command_ends_also_when_a_thread_of_it_never_does(error, code):
+  raised = f"raise errors.{error}('the sentence.')" if error else "print('done')"
+  script = (
+      "import threading\nfrom paligemma_jax.core import errors\n"
+      "def main():\n  threading.Thread(target=threading.Event().wait).start()\n"
+      f"  {raised}\nerrors.run_main(main)\n"
+  )
+  start = time.monotonic()
+  done = subprocess.run(
+      [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+  )
+  assert done.returncode == code
+  assert (done.stdout, done.stderr) == (("", "error: the sentence.\n") if error else ("done\n", ""))
+  assert time.monotonic() - start < 20
 
 
 def test_our_own_mistakes_keep_their_traceback():

@@ -1,11 +1,13 @@
 """Batches depend on the step alone: not on threads, hosts or restarts."""
 
+import logging
 import time
 
 import numpy as np
 import pytest
 
 from paligemma_jax.core import errors
+from paligemma_jax.data import reading
 from tests.data import loading
 from tests.data import rows_and_ops
 
@@ -105,6 +107,17 @@ def test_a_hanging_op_is_an_error_not_a_hang(tokenizer):
   with pytest.raises(errors.StallError, match=named):
     loading.take(loading.make(tokenizer, ops=ops, stall_secs=1.0, num_threads=0), 5)
   assert time.monotonic() - start < 8
+
+
+def test_a_wait_is_told_of_with_the_row_and_seldom(tokenizer, caplog, monkeypatch):
+  monkeypatch.setattr(reading, "_SAY_SECS", 0.5)
+  ops = (*loading.OPS, rows_and_ops.Sleep(at=9, secs=5))
+  with caplog.at_level(logging.WARNING):
+    loading.take(loading.make(tokenizer, ops=ops, num_threads=1, prefetch=1), 5)
+  told = [r.getMessage() for r in caplog.records if "waiting for" in r.getMessage()]
+  assert 4 <= len(told) <= 8  # In each of two epochs after 0.5, 1, 2 and 4 s.
+  assert all("waiting for row 9 (rows.txt:10) since" in text for text in told)
+  assert "train.stall_secs=60 s" in told[0]
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(tokenizer):

@@ -161,8 +161,8 @@ def resolve(path: Any, *, allow_code: bool = False) -> type:
       module = importlib.import_module(module_name)
     except Exception as e:  # Of the user's module: any.
       raise errors.ConfigError(
-          f"Cannot import the module of {path!r}: {type(e).__name__}: {e}. If it is of a config file"
-          " that has moved, give that with --config."
+          f"Cannot import the module of {path!r}: {type(e).__name__}: {e}. If it is of a config"
+          " file that has moved, give that with --config."
       ) from None
   cls = vars(module).get(name)
   if not isinstance(cls, type) or vars(cls).get("__is_spec__") is not cls:

@@ -90,8 +90,14 @@ class TfdsRows:
   def __getitem__(self, i: int) -> dict[str, Any]:
     if not 0 <= i < len(self):
       raise IndexError(f"row {i} of {len(self)}")
-    row = _flat(self._rows[i])
-    return {name: _images(v) if name in self._images else _plain(v) for name, v in row}
+    try:
+      row = _flat(self._rows[i])
+      return {name: _images(v) if name in self._images else _plain(v) for name, v in row}
+    except Exception as e:  # Of TFDS, protocol buffers and ArrayRecord, on damage: many types.
+      why = " ".join(str(e).split())[:300]
+      raise errors.DataError(
+          f"{self.where(i)}: cannot be read: {type(e).__name__}: {why}."
+      ) from None
 
   def where(self, i: int) -> str:
     """What to call a row in a message."""
@@ -110,6 +116,9 @@ class TfdsRows:
 
   def _connect(self) -> None:
     folder = self._spec._folder()
+    for entry in sorted(folder.iterdir()):
+      if not (entry.is_file() or entry.is_dir()):
+        raise errors.ConfigError(f"{entry} is not a regular file.")
     sizes = sorted((p.name, p.stat().st_size) for p in folder.iterdir() if "array_record" in p.name)
     if not sizes:
       raise errors.ConfigError(
@@ -118,9 +127,6 @@ class TfdsRows:
       )
     self._crc = zlib.crc32(repr(sizes).encode())
     known = ", ".join(_splits(folder))
-    for entry in sorted(folder.iterdir()):
-      if not entry.is_file():
-        raise errors.ConfigError(f"{entry} is not a regular file.")
     if (folder / "features.json").exists():
       _check_classes(_read_json(folder / "features.json"), str(folder / "features.json"))
     import tensorflow_datasets as tfds  # Half a second that a config does not need.

@@ -13,6 +13,7 @@ from PIL import features
 
 from paligemma_jax.core import differences
 from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.core import strict_json
 from paligemma_jax.data import examples
 from paligemma_jax.data import tokenizer as tokenizer_lib
 
@@ -124,8 +125,8 @@ def _named(rows: Any, row: int, size: int) -> str:
 def _value(text: str, name: str) -> Any:
   """The specs of the ops, to be compared field by field; the text itself of all else."""
   try:
-    return json.loads(text) if name == "ops" else text
-  except ValueError:
+    return strict_json.parse(text) if name == "ops" else text
+  except strict_json.Malformed:
     return text
 
 

@@ -85,12 +85,12 @@ def _members(path: pathlib.Path) -> dict[str, _Member]:
   """{name as stored: member} after every check that needs no data."""
   file_bytes = reader.regular_file(path)
   try:
-    with zipfile.ZipFile(path) as archive:
+    with reader.open_file(path) as file, zipfile.ZipFile(file) as archive:
       infos = archive.infolist()
   except _BAD_ZIP as e:
     raise errors.CheckpointError(f"{path}: is no intact npz (zip) file: {e}.") from None
   members: dict[str, _Member] = {}
-  with open(path, "rb") as file:
+  with reader.open_file(path) as file:
     for info in infos:
       name = info.filename.removesuffix(".npy")
       where = f"{path}: {info.filename!r}"
@@ -188,7 +188,7 @@ def _blocks(path: pathlib.Path, member: _Member) -> Iterator[np.ndarray]:
   """The array in blocks of whole rows; the checksum is verified before the iterator ends."""
   entry = member.entry
   shape = entry.shape if entry.shape else (1,)
-  with open(path, "rb") as file:
+  with reader.open_file(path) as file:
     chunks = _chunks(file, member, f"{path}: {member.name!r}")
     stream = _Stream(chunks)
     stream.fill(memoryview(bytearray(member.header_bytes)))

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
+from typing import BinaryIO
 
 import ml_dtypes
 import numpy as np
 
+from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.core import strict_json
 
@@ -81,6 +83,14 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
     raise errors.CheckpointError(
         f"{path}: is no valid JSON object: {strict_json.reason(e)}."
     ) from None
+
+
+def open_file(path: pathlib.Path) -> BinaryIO:
+  """The regular file `path`, open for reading; CheckpointError when it is something else."""
+  try:
+    return disk.open_regular(path)
+  except OSError as e:
+    raise errors.CheckpointError(f"{path}: cannot be opened: {strict_json.reason(e)}.") from None
 
 
 def regular_file(path: pathlib.Path) -> int:

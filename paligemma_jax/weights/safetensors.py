@@ -14,7 +14,6 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
-from typing import BinaryIO
 
 import numpy as np
 
@@ -49,7 +48,7 @@ def read_header(path: str | os.PathLike) -> dict[str, Tensor]:
   """
   path = pathlib.Path(path)
   file_bytes = reader.regular_file(path)
-  with _open(path) as file:
+  with reader.open_file(path) as file:
     header_len = int.from_bytes(file.read(8), "little")
     if file_bytes < 8 or header_len > min(_MAX_HEADER, file_bytes - 8):
       raise errors.CheckpointError(
@@ -83,7 +82,7 @@ def rows(tensor: Tensor, start: int, stop: int) -> np.ndarray:
   block = np.empty((stop - start, *shape[1:]), tensor.entry.dtype)
   row_bytes = math.prod(shape[1:]) * tensor.entry.dtype.itemsize
   view = memoryview(block.reshape(-1).view(np.uint8))
-  with _open(tensor.path) as file:
+  with reader.open_file(tensor.path) as file:
     file.seek(tensor.start + start * row_bytes)
     at = 0
     while at < len(view):
@@ -133,13 +132,6 @@ def parse_json(raw: bytes, where: str) -> dict[str, Any]:
     return strict_json.parse_object(raw)
   except strict_json.Malformed as e:
     raise errors.CheckpointError(f"{where}: is no valid JSON object: {e}.") from None
-
-
-def _open(path: pathlib.Path) -> BinaryIO:
-  try:
-    return disk.open_regular(path)
-  except OSError as e:
-    raise errors.CheckpointError(f"{path}: cannot be opened: {strict_json.reason(e)}.") from None
 
 
 def _place(item: tuple[str, Tensor]) -> tuple[int, int]:

@@ -135,6 +135,11 @@ def _lines(path, records):
   path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
+def _parts():
+  ops = '[{"__spec__": "paligemma_jax.pp.resize:Resize", "size": 28}]'
+  return {"rows": "jsonl:3", "seed": "0", "ops": ops}
+
+
 def _settings():
   return {"ckpt": "a", "rows": ["a.png"]}
 
@@ -143,7 +148,10 @@ def _make_lines(folder):
   _lines(folder / "metrics.jsonl", [{"step": i, "loss": 0.5 / i, "val/a": "NaN"} for i in (1, 2)])
   _lines(folder / "bad_rows.jsonl", [{"row": 3, "where": "a:3", "reason": "bad"}])
   _lines(folder / "predictions" / "val" / "pred-2.jsonl", [{"row": 0, "prompt": "q", "text": "a"}])
-  (folder / "data.json").write_text(json.dumps({"rows": "jsonl:3", "seed": "0"}))
+  data = {**_parts(), "num_rows": 3, "total": 2, "changes": [{"step": 1, "what": ["rows"]}]}
+  (folder / "data.json").write_text(json.dumps(data))
+  (folder / "data_rows.bin").write_bytes(bytes(6))
+  (folder / "report.html").write_text("so the run was begun")
   answers = [{"row": i, "image": "a.png", "prompt": "q", "text": "a"} for i in range(2)]
   _lines(folder / "out.jsonl", answers)
   (folder / ".out.jsonl.settings.json").write_text(json.dumps(_settings()))
@@ -163,10 +171,11 @@ def _read_lines(folder, changed):
       assert all(isinstance(value, (int, float)) for value in line.values()), line
     ending._predictions(workdir, "val/pred", 2)
     metrics.MetricsLog(workdir, resume_step=2, tensorboard="off", main=True).close()
-    rows = bad_rows.BadRows(workdir, main=True)
-    rows.add(4, "a:4", "bad")
-    rows.close()
-    guard.check_data({"rows": "jsonl:3", "seed": "0"}, workdir, allow=False, main=True)
+    rejected = bad_rows.BadRows(workdir, main=True)
+    rejected.add(4, "a:4", "bad")
+    rejected.close()
+    rows = range(3)
+    guard.check_data(_parts(), rows, 2, workdir, duration="2 steps", allow_data_change=False)
     with predicting.opened(folder / "out.jsonl", _settings()) as answers:
       answers.append([{"row": answers.num_done, "text": "b"}])
 

@@ -24,7 +24,8 @@ def main(argv: Sequence[str]) -> None:
   parser.add_argument(
       "--allow_data_change",
       action="store_true",
-      help="go on although the training rows are not those that the run was started with",
+      help="go on although the training rows, or the row ops, are not those that the run was"
+      " started with; the change is counted in metrics.jsonl",
   )
   args = parser.parse_args(argv)
   parser.require(args, "config", "workdir")

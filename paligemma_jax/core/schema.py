@@ -246,7 +246,10 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
         "every": Key("50 steps", "How often metrics are written.", form="duration", resume="allow"),
         "tensorboard": Key(True, "Write TensorBoard files too.", resume="allow"),
     },
-    "evals": Key((), "Evaluators: specs of paligemma_jax.evals.", form="specs", resume="allow"),
+    "evals": Key(
+        (), "Evaluators: specs of paligemma_jax.evals; --config.evals='()' switches them off.",
+        form="specs", resume="allow",
+    ),
 }
 
 

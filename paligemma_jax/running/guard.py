@@ -92,7 +92,7 @@ def check_config(
   for change in found["warn"]:
     logging.warning("this run was started with another value: %s", change)
   for change in found["moved"]:
-    logging.warning("%s: the run goes on, for what lies there is the same", change)
+    logging.warning("%s: the run goes on if the rows there are the same", change)
   return found["data"]
 
 

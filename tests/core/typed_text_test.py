@@ -46,7 +46,8 @@ def test_any_text_after_the_colon_is_arguments_or_a_config_error(text):
         ("optim.lr_mults=[['img/.*', 0.1]]", (("img/.*", 0.1),)), ("optim.freeze=()", ()),
         ("mesh.shape=(('data', 2), ('fsdp', -1))", (("data", 2), ("fsdp", -1))),
         ("train.source.path=b.jsonl", "b.jsonl"), ("evals.0.limit=100", 100),
-        ("evals.0.source.names=('a',)", ("a",)),
+        ("evals.0.source.names=('a',)", ("a",)), ("evals=()", ()),
+        ("evals=None", ()), ("evals=", ()),
     ],
 )
 def test_an_override_has_the_type_of_the_present_value(tmp_path, override, expected):
@@ -72,6 +73,7 @@ def test_an_override_has_the_type_of_the_present_value(tmp_path, override, expec
         ("optim.freeze", "3", "is not a tuple"),
         ("optim", "3", "'optim' is a section.*optim.lr"),
         ("optim.lr.x", "3", r"optim\.lr is .*; it has no parts"),
+        ("train.source", "()", r"train\.source holds specs"),
         ("train.source", "x", r"train\.source holds specs"),
         ("train.source.pth", "x", r"train\.source has no field 'pth'. Did you mean 'path'"),
         ("evals.3.limit", "1", r"evals\.3: evals has 1 elements"),

@@ -10,6 +10,9 @@ asked, the model may say neither noise nor end, and a box's confidence is the li
 class. What the paper leaves open is ours: the learning rate, the batch, the number of boxes
 (`num_boxes`, in training and in answers), the kinds of noise.
 
+val/map also gives the average precision of each class, and writes predictions/val/map-<step>.json,
+a results file as COCO's tools and server read it.
+
 For data of your own, put another source in the place of Tfds: docs/detection.md.
 """
 
@@ -36,6 +39,29 @@ PUBLISHED = {
     },
 }
 METRICS = {"mAP (val)": "val/map/map"}  # Which of our metrics each measure is.
+
+# COCO's 80 classes by their ids, which have gaps; for the results file that its server takes.
+CLASSES = {
+    1: "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light,"
+       " fire hydrant",
+    13: "stop sign, parking meter, bench, bird, cat, dog, horse, sheep, cow, elephant, bear, zebra,"
+        " giraffe",
+    27: "backpack, umbrella",
+    31: "handbag, tie, suitcase, frisbee, skis, snowboard, sports ball, kite, baseball bat,"
+        " baseball glove, skateboard, surfboard, tennis racket, bottle",
+    46: "wine glass, cup, fork, knife, spoon, bowl, banana, apple, sandwich, orange, broccoli,"
+        " carrot, hot dog, pizza, donut, cake, chair, couch, potted plant, bed",
+    67: "dining table",
+    70: "toilet",
+    72: "tv, laptop, mouse, remote, keyboard, cell phone, microwave, oven, toaster, sink,"
+        " refrigerator",
+    84: "book, clock, vase, scissors, teddy bear, hair drier, toothbrush",
+}  # fmt: skip
+CATEGORIES = tuple(
+    (name, i)
+    for first, names in CLASSES.items()
+    for i, name in enumerate(names.split(", "), start=first)
+)
 
 BINS = 1024  # Of loc tokens, in training and in the metric: nothing published says which.
 _TOKENS = 8  # Of a box in Gemma's tokens: four of place, one to three of class, one or two between.
@@ -65,6 +91,7 @@ def get_config(
   c.evals = (
       evals.CocoDetection(
           "val/map", val, ask, crowd="crowd", areas="areas", bins=BINS, every="10%",
+          by_class=True, image_id="image_id", categories=CATEGORIES,
           banned=(noise_boxes.NOISE, "<eos>"), batch_size=256, text_len=16, max_len=text_len - 16,
       ),
       evals.Perplexity("val/pplx", val, teach, every="5%", text_len=text_len, limit=1024),

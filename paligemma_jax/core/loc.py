@@ -71,7 +71,7 @@ def format_boxes(boxes: Sequence[Sequence[float]], labels: Sequence[str], *, bin
     raise errors.DataError(f"{len(boxes)} boxes but {len(labels)} labels; each box needs one.")
   parts = []
   for box, label in zip(boxes, labels, strict=True):
-    y_min, x_min, y_max, x_max = _checked(box)
+    y_min, x_min, y_max, x_max = checked(box)
     if not isinstance(label, str) or ";" in label or "<loc" in label:
       raise errors.DataError(f"The label {label!r} must be text without ';' and '<loc'.")
     tokens = "".join(f"<loc{to_token(v, bins=bins):04d}>" for v in (y_min, x_min, y_max, x_max))
@@ -104,13 +104,12 @@ def parse_boxes(text: str, *, bins: int) -> Parsed:
   return Parsed(tuple(boxes), tuple(labels), num_invalid)
 
 
-def check_bins(bins: int) -> None:
-  """Raises a ConfigError unless `bins` is one of the two conventions."""
-  if bins not in (1023, 1024):
-    raise errors.ConfigError(f"bins is {bins!r}; the two conventions are 1023 and 1024.")
+def checked(box: Sequence[float]) -> Box:
+  """The box, if it is one.
 
-
-def _checked(box: Sequence[float]) -> Box:
+  Raises:
+    DataError: it is outside the image, inside out, or no four numbers.
+  """
   try:
     values = Box(*(float(v) for v in box))
   except (TypeError, ValueError):
@@ -124,3 +123,9 @@ def _checked(box: Sequence[float]) -> Box:
         " as shares of the image's height and width from 0 to 1."
     )
   return values
+
+
+def check_bins(bins: int) -> None:
+  """Raises a ConfigError unless `bins` is one of the two conventions."""
+  if bins not in (1023, 1024):
+    raise errors.ConfigError(f"bins is {bins!r}; the two conventions are 1023 and 1024.")

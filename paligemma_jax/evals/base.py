@@ -89,6 +89,22 @@ def answers_of(value: Any, name: str, i: int) -> tuple[str, ...]:
   )
 
 
+def plain_id(value: Any, name: str) -> Any:
+  """The id in a column as JSON can hold it.
+
+  Raises:
+    DataError: it is neither a text nor a number.
+  """
+  value = value.item() if hasattr(value, "item") else value
+  value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
+  if not isinstance(value, (str, int, float)):
+    raise errors.DataError(
+        f"The column {name!r} is no id: it holds a {type(value).__name__}; name another one by"
+        " `image_id`."
+    )
+  return value
+
+
 def mean(values: Iterable[float]) -> float:
   """The correctly rounded mean, whatever the order of the values; 0.0 of none."""
   values = list(values)

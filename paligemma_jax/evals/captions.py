@@ -212,6 +212,8 @@ class CocoCaption(base.Evaluator):
     truth, metrics, tokens, group: as in `coco_caption`.
     beside: another column of true captions, such as the tokenized ones, against which the same
       captions are scored too; their metrics are called '<beside>/cider' and so on.
+    parts: a column by which each part of the rows is scored once more, as if it were alone:
+      'cider/<part>' and so on, beside the metrics of all rows.
     image_id: the column that tells the images apart in the results file; '' writes no file.
   """
 
@@ -221,6 +223,7 @@ class CocoCaption(base.Evaluator):
   tokens: str = "ptb"
   group: str = ""
   beside: str = ""
+  parts: str = ""
 
   metric = "coco_caption"
 
@@ -233,26 +236,34 @@ class CocoCaption(base.Evaluator):
     for name in self.metrics:
       errors.pick(COLUMNS, name, "metric of evals.CocoCaption")
     errors.pick(TOKENS, self.tokens, "tokens of evals.CocoCaption")
+    if self.group and self.parts:
+      raise errors.ConfigError(
+          f"evals.CocoCaption: group={self.group!r} and parts={self.parts!r} both part the rows;"
+          " give one of them."
+      )
 
   def columns(self) -> tuple[str, ...]:
-    """The columns of the true captions, of the image's id and of the group."""
-    names = (self.truth, self.image_id, self.group, self.beside)
+    """The columns of true captions, of the image's id, of the group and of the part."""
+    names = (self.truth, self.image_id, self.group, self.beside, self.parts)
     return tuple(dict.fromkeys(name for name in names if name))
 
   def table(
       self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
   ) -> tables.Table:
     """What each row adds."""
-    return self._table(rows, outputs, self.truth)
+    return self._table(rows, outputs)
 
   def score(
       self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
   ) -> dict[str, float]:
-    """The metrics of `coco_caption`, and those beside them."""
+    """The metrics of `coco_caption`, those beside them, and those of parts."""
     found = summary(self.table(rows, outputs))
     if self.beside:
-      others = summary(self._table(rows, outputs, self.beside))
+      others = summary(self._table(rows, outputs, truth=self.beside))
       found |= {f"{self.beside}/{name}": value for name, value in others.items()}
+    if self.parts:
+      by_part = summary(self._table(rows, outputs, group=self.parts))
+      found |= {name: value for name, value in by_part.items() if "/" in name}
     return found
 
   def files(
@@ -263,20 +274,15 @@ class CocoCaption(base.Evaluator):
       return {}
     results = []
     for i, (row, out) in enumerate(zip(rows, outputs, strict=True)):
-      image_id = base.column(row, self.image_id, i)
-      image_id = image_id.item() if hasattr(image_id, "item") else image_id
-      if isinstance(image_id, bytes):
-        image_id = image_id.decode("utf-8", "replace")
+      image_id = base.plain_id(base.column(row, self.image_id, i), self.image_id)
       results.append({"image_id": image_id, "caption": out.text})
-    try:
-      return {f"{self.name}.json": json.dumps(results, ensure_ascii=False)}
-    except TypeError as e:
-      raise errors.DataError(
-          f"The column {self.image_id!r} is no id: {e}; name another one by `image_id`."
-      ) from None
+    return {f"{self.name}.json": json.dumps(results, ensure_ascii=False)}
 
   def _table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output], truth: str
+      self,
+      rows: Sequence[Mapping[str, Any]],
+      outputs: Sequence[output.Output],
+      **changes: str,
   ) -> tables.Table:
-    options = dict(metrics=self.metrics, tokens=self.tokens, group=self.group)
-    return table([o.text for o in outputs], rows, truth=truth, **options)
+    options = dict(truth=self.truth, metrics=self.metrics, tokens=self.tokens, group=self.group)
+    return table([o.text for o in outputs], rows, **{**options, **changes})

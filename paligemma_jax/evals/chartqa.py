@@ -9,11 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
 from paligemma_jax.evals import output
 from paligemma_jax.evals import tables
 
+_METRICS = ("acc", "relaxed_acc")
 _TOLERANCE = 0.05  # arXiv:2203.10244, section 5.1.
 
 
@@ -23,8 +25,9 @@ def table(
     *,
     truth: str = "answer",
     lower: bool = False,
+    part: str = "",
 ) -> tables.Table:
-  """acc and relaxed_acc of each row; see `relaxed_accuracy`."""
+  """acc and relaxed_acc of each row, and again by part; see `relaxed_accuracy`."""
   exact, relaxed = [], []
   for i, (prediction, row) in enumerate(zip(predictions, rows, strict=True)):
     answers = base.answers_of(base.column(row, truth, i), truth, i)
@@ -32,13 +35,23 @@ def table(
     wanted = [_plain(answer, lower) for answer in answers]
     exact.append(float(said in wanted))
     relaxed.append(float(any(relaxed_match(said, answer) for answer in wanted)))
-  return tables.make({"acc": exact, "relaxed_acc": relaxed})
+  found = tables.make({"acc": exact, "relaxed_acc": relaxed})
+  names = [_part(row, part, i) for i, row in enumerate(rows)] if part else []
+  for name in sorted(set(names)):
+    of_part = np.array([n == name for n in names])
+    for metric in _METRICS:
+      found[f"{metric}/{name}"] = np.where(of_part, found[metric], tables.NONE)
+  return found
 
 
 def summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
   """The metrics of `relaxed_accuracy`."""
-  means = {name: tables.mean(table[name]) for name in ("acc", "relaxed_acc")}
-  return {**means, "num": float(len(table["acc"]))}
+  found = {name: tables.mean(table[name]) for name in _METRICS}
+  for metric in _METRICS:
+    of_parts = tables.parts(table, metric)
+    means = [value for name, value in of_parts.items() if name.startswith(f"{metric}/")]
+    found |= of_parts | ({f"{metric}_avg": base.mean(means)} if means else {})
+  return {**found, "num": float(len(table["acc"]))}
 
 
 def relaxed_accuracy(
@@ -47,6 +60,7 @@ def relaxed_accuracy(
     *,
     truth: str = "answer",
     lower: bool = False,
+    part: str = "",
 ) -> dict[str, float]:
   """`acc`, `relaxed_acc` (see `relaxed_match`) and `num`, the rows scored.
 
@@ -55,8 +69,11 @@ def relaxed_accuracy(
     rows: each has the column `truth`: a text, or a list of texts of which the best one counts.
     truth: the name of that column.
     lower: compare without case.
+    part: the column that says which part of the benchmark a row is of, as 'human' or 'augmented';
+      then there are `acc/<part>`, `relaxed_acc/<part>`, `num/<part>`, and the means over parts,
+      whatever their sizes: `acc_avg` and `relaxed_acc_avg`, the number that papers print.
   """
-  return summary(table(predictions, rows, truth=truth, lower=lower))
+  return summary(table(predictions, rows, truth=truth, lower=lower, part=part))
 
 
 def relaxed_match(prediction: str, truth: str) -> bool:
@@ -77,18 +94,20 @@ class ChartQa(base.Evaluator):
 
   truth: str = "answer"
   lower: bool = False
+  part: str = ""
 
   metric = "chartqa"
 
   def columns(self) -> tuple[str, ...]:
-    """The column of the true answers."""
-    return (self.truth,)
+    """The columns of the true answers and of the part."""
+    return (self.truth, self.part) if self.part else (self.truth,)
 
   def table(
       self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
   ) -> tables.Table:
     """The scores of each row."""
-    return table([o.text for o in outputs], rows, truth=self.truth, lower=self.lower)
+    options = dict(truth=self.truth, lower=self.lower, part=self.part)
+    return table([o.text for o in outputs], rows, **options)
 
   def score(
       self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
@@ -104,6 +123,15 @@ def _number(text: str) -> float | None:
   except ValueError:
     return None
   return value if math.isfinite(value) else None
+
+
+def _part(row: Mapping[str, Any], name: str, i: int) -> str:
+  value = base.column(row, name, i)
+  if not isinstance(value, str) or not value:
+    raise errors.DataError(
+        f"Row {i} of those to score: column {name!r} holds {value!r}; expected the name of a part."
+    )
+  return value
 
 
 def _plain(text: str, lower: bool) -> str:

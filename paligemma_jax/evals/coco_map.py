@@ -62,17 +62,20 @@ class _Matched(NamedTuple):
 
 def mean_average_precision(
     pictures: Sequence[Mapping[str, tuple[Truth, Detections]]],
+    *,
+    by_class: bool = False,
 ) -> dict[str, float]:
   """The twelve numbers of the COCO evaluation; -1 where there is nothing to measure.
 
   Args:
     pictures: for each, in the order of their ids (ties between scores are settled by it), what is
       there and what was found of each class that is there or was found.
+    by_class: also give the average precision of each class that is there.
 
   Returns:
     map (mean over IoUs 0.5 to 0.95), map50, map75, map_small, map_medium, map_large, and the
     recalls ar1, ar10, ar100 (by the number of detections per picture and class), ar_small,
-    ar_medium, ar_large.
+    ar_medium, ar_large; by class ap/<class> and ap50/<class>, of all areas.
   """
   classes = sorted({name for picture in pictures for name in picture})
   areas, num_t = list(AREAS), len(IOUS)
@@ -93,6 +96,13 @@ def mean_average_precision(
           precision[:, :, k, a] = curve
   at = {area: i for i, area in enumerate(areas)}
   fifty, three_quarters = (int(np.argmin(abs(IOUS - t))) for t in (0.5, 0.75))
+  of_classes = {}
+  if by_class:
+    there = [k for k in range(len(classes)) if (precision[:, :, k, at["all"]] > -1).any()]
+    of_classes = {
+        f"{name}/{classes[k]}": _mean(precision[which, :, k, at["all"]])
+        for name, which in (("ap", slice(None)), ("ap50", fifty)) for k in there
+    }  # fmt: skip
   return {
       "map": _mean(precision[..., at["all"]]),
       "map50": _mean(precision[fifty, ..., at["all"]]),
@@ -100,6 +110,7 @@ def mean_average_precision(
       **{f"map_{area}": _mean(precision[..., at[area]]) for area in areas[1:]},
       **{f"ar{most}": _mean(recall[..., at["all"], m]) for m, most in enumerate(MOST)},
       **{f"ar_{area}": _mean(recall[..., at[area], -1]) for area in areas[1:]},
+      **of_classes,
   }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ def coco_detection(
     height: str = "height",
     width: str = "width",
     bins: int = 1024,
+    by_class: bool = False,
     scores: Sequence[Sequence[float]] | None = None,
 ) -> dict[str, float]:
   """The COCO numbers of texts of boxes, '<loc0012>… cat ; …'.
@@ -44,12 +46,14 @@ def coco_detection(
     areas: the column with the area of each true object in square pixels; '' takes the boxes'.
     height, width: the columns with the size of the picture in pixels.
     bins: 1023 or 1024, how loc tokens become coordinates.
+    by_class: also give the average precision of each label that is true of any box.
     scores: per prediction one confidence for each of its readable boxes; None has confidence fall
       from each box of a text to the next.
 
   Returns:
     map, map50, map75, map_small, map_medium, map_large, ar1, ar10, ar100, ar_small, ar_medium,
     ar_large: see `evals.coco_map`; -1 where there is nothing to measure.
+    ap/<label>, ap50/<label>: by class, if asked for; map is the mean of the ap/<label>.
     invalid: parts of texts that were not readable.
     num, num_boxes, num_predicted: rows, true boxes (crowds too) and predicted boxes.
 
@@ -80,7 +84,7 @@ def coco_detection(
     num_boxes += len(true_labels)
     num_predicted += len(said.boxes)
   return {
-      **coco_map.mean_average_precision(pictures),
+      **coco_map.mean_average_precision(pictures, by_class=by_class),
       "invalid": float(num_invalid),
       "num": float(len(pictures)),
       "num_boxes": float(num_boxes),
@@ -95,7 +99,13 @@ class CocoDetection(base.Evaluator):
   The confidence is what the model gave to the tokens of the label when it wrote them (PaliGemma 2's
   recipe, arXiv 2412.03555): give `banned` the tokens of noise and of the end, so that the model
   goes on naming boxes up to `max_len`; their probability is still missing from the labels'.
-  The other fields are the options of the metric `coco_detection`.
+  The fields from `boxes` to `by_class` are the options of the metric `coco_detection`.
+
+  Attributes:
+    image_id: the column that tells the pictures apart, for a results file as COCO's tools read it
+      (image_id, category_id, bbox in pixels, score); '' writes none.
+    categories: for that file, (label, id) of each class; a box with any other label is left out
+      and counted as `unknown`. () gives no ids but the labels, as `category`.
   """
 
   boxes: str = "boxes"
@@ -105,20 +115,30 @@ class CocoDetection(base.Evaluator):
   height: str = "height"
   width: str = "width"
   bins: int = 1024
+  by_class: bool = False
+  image_id: str = ""
+  categories: tuple = ()
 
   def __post_init__(self):
     loc.check_bins(self.bins)
+    for pair in self.categories:
+      good = isinstance(pair, tuple) and len(pair) == 2
+      if not good or not isinstance(pair[0], str) or type(pair[1]) is not int:
+        raise errors.ConfigError(
+            f"evals.CocoDetection: categories holds {pair!r}; expected pairs of a label and a"
+            " whole number, as in ('person', 1)."
+        )
 
   def columns(self) -> tuple[str, ...]:
-    """The columns of the true boxes and of the size of the picture."""
+    """The columns of the true boxes, of the size of the picture, and of its id."""
     names = (self.boxes, self.labels, self.crowd, self.areas, self.height, self.width)
-    return tuple(name for name in names if name)
+    return tuple(name for name in (*names, self.image_id) if name)
 
   def score(
       self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
   ) -> dict[str, float]:
-    """The metrics of `coco_detection`."""
-    return coco_detection(
+    """The metrics of `coco_detection`, and how many boxes have an `unknown` label."""
+    found = coco_detection(
         [o.text for o in outputs],
         rows,
         boxes=self.boxes,
@@ -128,8 +148,39 @@ class CocoDetection(base.Evaluator):
         height=self.height,
         width=self.width,
         bins=self.bins,
+        by_class=self.by_class,
         scores=[label_likelihoods(o, bins=self.bins) for o in outputs],
     )
+    if self.categories:
+      known = {label for label, _ in self.categories}
+      said = [label for o in outputs for label in loc.parse_boxes(o.text, bins=self.bins).labels]
+      found["unknown"] = float(sum(label not in known for label in said))
+    return found
+
+  def files(
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+  ) -> dict[str, str]:
+    """{name below `predictions/`: a COCO results file}."""
+    if not self.image_id:
+      return {}
+    ids = dict(self.categories)
+    results = []
+    for i, (row, out) in enumerate(zip(rows, outputs, strict=True)):
+      image_id = base.plain_id(base.column(row, self.image_id, i), self.image_id)
+      size = _size(row, i, self.height, self.width)
+      said = loc.parse_boxes(out.text, bins=self.bins)
+      scores = label_likelihoods(out, bins=self.bins)
+      boxes = _pixels(said.boxes, size).tolist()
+      for box, label, score in zip(boxes, said.labels, scores, strict=True):
+        if not ids:
+          category = {"category": label}
+        elif label in ids:
+          category = {"category_id": ids[label]}
+        else:
+          continue
+        bbox = [round(v, 3) for v in box]
+        results.append({"image_id": image_id, **category, "bbox": bbox, "score": score})
+    return {f"{self.name}.json": json.dumps(results, ensure_ascii=False)}
 
 
 def label_likelihoods(said: output.Output, *, bins: int) -> list[float]:
@@ -167,9 +218,14 @@ def _truth(
 ) -> tuple[list[str], coco_map.Truth, tuple[float, float]]:
   """Labels, boxes and size of the picture in a row to score."""
   boxes, labels, crowd, areas, height, width = columns
-  size = tuple(_number(base.column(row, name, i), name, i) for name in (height, width))
+  size = _size(row, i, height, width)
   names = [v.strip() for v in base.answers_of(base.column(row, labels, i), labels, i)]
   corners = _numbers(base.column(row, boxes, i), boxes, i, (len(names), 4))
+  for box in corners.tolist():
+    try:
+      loc.checked(box)
+    except errors.DataError as e:
+      raise errors.DataError(f"Row {i} of those to score: column {boxes!r}: {e}") from None
   pixels = _pixels(corners, size)
   of_crowd = np.zeros(len(names), bool)
   if crowd:
@@ -179,6 +235,11 @@ def _truth(
   else:
     sizes = pixels[:, 2] * pixels[:, 3]
   return names, coco_map.Truth(pixels, of_crowd, sizes), size
+
+
+def _size(row: Mapping[str, Any], i: int, height: str, width: str) -> tuple[float, float]:
+  """Height and width of the picture."""
+  return tuple(_number(base.column(row, name, i), name, i) for name in (height, width))
 
 
 def _places(labels: Sequence[str], names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -28,11 +28,11 @@ def table(
     codec: str = "",
     bins: int = 1023,
 ) -> tables.Table:
-  """iou and box_iou of each row, and whether it is invalid; see `segmentation`."""
+  """iou and box_iou of each row, its mask's pixels, whether it is invalid; see `segmentation`."""
   model = mask_codec.open_codec(codec)
   segments = [seg.parse(text, codec=model, bins=bins) for text in predictions]
   squares = iter(_decoded([s.codes for s in segments if s is not None], model))
-  mask_ious, box_ious, invalid = [], [], []
+  box_ious, common, either, invalid = [], [], [], []
   for i, (segment, row) in enumerate(zip(segments, rows, strict=True)):
     true_mask = _true_mask(row, mask, i)
     true_box = _true_box(row, box, true_mask, i)
@@ -40,15 +40,19 @@ def table(
     if segment is not None:
       painted = seg.paint(next(squares), segment.box, *true_mask.shape)
     box_ious.append(0.0 if segment is None else boxes.iou(segment.box, true_box))
-    mask_ious.append(0.0 if painted is None else _mask_iou(painted, true_mask, segment.box))
+    for places, count in zip((common, either), _pixels(painted, true_mask, segment), strict=True):
+      places.append(count)
     invalid.append(painted is None)
-  return tables.make({"iou": mask_ious, "box_iou": box_ious, "invalid": invalid})
+  ious = [c / e if e else 0.0 for c, e in zip(common, either, strict=True)]
+  columns = {"iou": ious, "box_iou": box_ious, "common": common, "either": either}
+  return tables.make({**columns, "invalid": invalid})
 
 
 def summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
   """The metrics of `segmentation`."""
   return {
       "miou": tables.mean(table["iou"]),
+      "ciou": float(table["common"].sum() / max(table["either"].sum(), 1.0)),
       "boxacc/0.5": tables.mean(table["box_iou"] >= 0.5),
       "boxacc/0.75": tables.mean(table["box_iou"] >= 0.75),
       "invalid": float(table["invalid"].sum()),
@@ -84,6 +88,9 @@ def segmentation(
 
   Returns:
     miou: mean overlap (IoU) of predicted and true masks; 0 for an invalid prediction.
+    ciou: the sum of the overlaps' pixels by that of the unions', also called oIoU, which papers on
+      referring segmentation print: a large object counts more. An invalid prediction adds its true
+      mask to the unions.
     boxacc/0.5, boxacc/0.75: share of the predicted boxes that overlap the true one at least so.
     invalid: number of predictions without a readable mask, or with a box smaller than a pixel
       (whose box still counts).
@@ -148,12 +155,16 @@ def _decoded(codes: list[tuple[int, ...]], model: mask_codec.MaskCodec) -> np.nd
   return model.decode(distinct)[which.reshape(-1)]
 
 
-def _mask_iou(painted: np.ndarray, true_mask: np.ndarray, box: loc.Box) -> float:
-  """Overlap of a mask painted into its pixel box with one of the whole picture; 0 of two empty."""
-  y_min, x_min, y_max, x_max = seg.pixel_box(box, *true_mask.shape)
+def _pixels(
+    painted: np.ndarray | None, true_mask: np.ndarray, segment: seg.Segment | None
+) -> tuple[int, int]:
+  """How many pixels both masks have, and either: one painted into its box, and one of the whole."""
+  num_true = int(true_mask.sum())
+  if painted is None:
+    return 0, num_true
+  y_min, x_min, y_max, x_max = seg.pixel_box(segment.box, *true_mask.shape)
   common = int((true_mask[y_min:y_max, x_min:x_max] & painted).sum())
-  either = int(true_mask.sum()) + int(painted.sum()) - common
-  return common / either if either else 0.0
+  return common, num_true + int(painted.sum()) - common
 
 
 def _true_mask(row: Mapping[str, Any], name: str, i: int) -> np.ndarray:

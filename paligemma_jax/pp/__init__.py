@@ -12,6 +12,7 @@ has these methods.
 """
 
 from paligemma_jax.pp.boxes import Boxes
+from paligemma_jax.pp.boxes import ParseBoxes
 from paligemma_jax.pp.choices import LetterChoices
 from paligemma_jax.pp.crops import InceptionCrop
 from paligemma_jax.pp.crops import RandomCrop
@@ -46,6 +47,7 @@ OPS = {
     "Majority": Majority,
     "MaskToText": MaskToText,
     "NoiseBoxes": NoiseBoxes,
+    "ParseBoxes": ParseBoxes,
     "RandomCrop": RandomCrop,
     "Resize": Resize,
     "ResizeSmall": ResizeSmall,
@@ -69,6 +71,7 @@ __all__ = [
     "Majority",
     "MaskToText",
     "NoiseBoxes",
+    "ParseBoxes",
     "RandomCrop",
     "Resize",
     "ResizeSmall",

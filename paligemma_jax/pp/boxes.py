@@ -1,4 +1,4 @@
-"""Boxes of a row to the text the model learns to write; see `core.loc` for the conventions."""
+"""Boxes of a row to the text the model learns to write, and back; see `core.loc`."""
 
 from __future__ import annotations
 
@@ -75,3 +75,53 @@ class Boxes:
     elif self.order == "xyxy":
       a, b, c, d = b, a, d, c
     return a / height, b / width, c / height, d / width
+
+
+@spec_lib.spec
+class ParseBoxes:
+  """A suffix of boxes, '<loc0012>… cat ; …', to the columns that mAP is scored against.
+
+  For data whose answers are written already: `evals.CocoDetection` and `score("coco_detection")`
+  want the true boxes as numbers.
+
+  Attributes:
+    bins: 1023 or 1024, as the suffix was written with; see Boxes.
+    key: the column with the text; an empty text is no object.
+    boxes: the column of the result, (y_min, x_min, y_max, x_max) as shares of the picture.
+    labels: the column of their labels.
+    height, width: the columns of the picture's size in pixels. Where the row has none, they are
+      those of its image: the op then stands between Decode and Resize.
+    image: the column of the image.
+  """
+
+  bins: int
+  key: str = "suffix"
+  boxes: str = "boxes"
+  labels: str = "labels"
+  height: str = "height"
+  width: str = "width"
+  image: str = "image"
+
+  def __post_init__(self):
+    loc.check_bins(self.bins)
+
+  def needs(self) -> tuple[str, ...]:
+    return (self.key, self.image)
+
+  def makes(self) -> tuple[str, ...]:
+    return (self.boxes, self.labels, self.height, self.width)
+
+  def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    text = columns.text(row, self.key)
+    found = loc.parse_boxes(text, bins=self.bins)
+    if found.num_invalid:
+      raise columns.wrong(
+          self.key, "boxes as in '<loc0012><loc0034><loc0056><loc0078> cat ; …'", text
+      )
+    size = {}
+    if not (self.height in row and self.width in row):
+      size = dict(
+          zip((self.height, self.width), columns.image(row, self.image).shape[-3:-1], strict=True)
+      )
+    boxes, labels = list(found.boxes), list(found.labels)
+    return {**row, **size, self.boxes: boxes, self.labels: labels}

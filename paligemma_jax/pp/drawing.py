@@ -19,14 +19,14 @@ class DrawBox:
 
   Pixels are those of TensorFlow's draw_bounding_boxes: corners are scaled by height - 1 and
   width - 1 and truncated, edges outside of the image are left away, and of a box that ends before
-  it begins nothing is drawn.
+  it begins, or lies outside as a whole, nothing is drawn.
 
   Attributes:
     key: the column with the box: (y_min, x_min, y_max, x_max) as shares of height and width.
     color: red, green and blue, 0 to 255.
     image: the column of the image, of which all frames get the box.
 
-  Notes: box_inverted.
+  Notes: box_inverted, box_outside.
   """
 
   key: str = "bbox"
@@ -49,6 +49,8 @@ class DrawBox:
     top, left, bottom, right = self._corners(row, height, width)
     if top > bottom or left > right:
       return {**row, columns.NOTES: columns.with_notes(row, ("box_inverted",))}
+    if bottom < 0 or right < 0 or top >= height or left >= width:
+      return {**row, columns.NOTES: columns.with_notes(row, ("box_outside",))}
     ys = slice(max(top, 0), min(bottom, height - 1) + 1)
     xs = slice(max(left, 0), min(right, width - 1) + 1)
     for y in {top, bottom} & set(range(height)):

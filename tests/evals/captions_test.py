@@ -157,6 +157,28 @@ def test_the_same_captions_are_scored_against_another_column_beside():
   assert found["cider"] < 0.5 and found["tokenized/cider"] > 3
 
 
+def test_parts_are_scored_beside_all_rows():
+  # As NoCaps prints them: overall, and each domain by the official tool on its pictures alone.
+  said = ["a cat sleeps", "a dog runs fast", "a red bus", "a blue bus"]
+  rows = [
+      {"captions": [text, "a thing"], "domain": domain, "image_id": i}
+      for i, (text, domain) in enumerate(
+          [("a cat sleeps", "in-domain"), ("a dog sits", "in-domain"), ("a red bus", "out-domain"),
+           ("two green buses", "out-domain")])
+  ]  # fmt: skip
+  evaluator = evals.CocoCaption("x", None, parts="domain")
+  assert evaluator.columns() == ("captions", "image_id", "domain")
+  found = evaluator.score(rows, [evals.Output(row=i, text=text) for i, text in enumerate(said)])
+  of_all = evals.score("coco_caption", said, rows)
+  assert {name: found[name] for name in of_all} == of_all
+  for domain, part in (("in-domain", slice(0, 2)), ("out-domain", slice(2, 4))):
+    alone = evals.score("coco_caption", said[part], rows[part])
+    assert found[f"cider/{domain}"] == alone["cider"] and found[f"num/{domain}"] == 2
+  assert "cider_avg" not in found
+  with pytest.raises(errors.ConfigError, match="give one of them"):
+    evaluator.replace(group="domain")
+
+
 def test_a_wrong_call_is_one_clear_sentence():
   rows = [{"captions": ["a"]}]
   with pytest.raises(errors.ConfigError, match="cider"):

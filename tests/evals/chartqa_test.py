@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from paligemma_jax import evals
+from paligemma_jax.core import errors
 from paligemma_jax.evals import chartqa
 
 
@@ -59,6 +60,25 @@ def test_equal_texts_match_and_nothing_raises(a, b):
   assert chartqa.relaxed_match(a, a)
   if chartqa._number(a) is None or chartqa._number(b) is None:
     assert chartqa.relaxed_match(a, b) == (a == b)
+
+
+def test_the_mean_of_parts_weighs_them_alike():
+  # Three rows of people, one right (1/3); one of a model, right within a twentieth: (1/3 + 1) / 2,
+  # where all rows alike have 2/4.
+  pairs = [
+      ("1", "1", "human"), ("2", "1", "human"), ("x", "y", "human"), ("103", "100", "augmented")
+  ]  # fmt: skip
+  rows = [{"answer": truth, "part": part} for _, truth, part in pairs]
+  found = evals.score("chartqa", [said for said, _, _ in pairs], rows, part="part")
+  assert found == {
+      "acc": 0.25, "relaxed_acc": 0.5, "acc/human": pytest.approx(1 / 3), "acc/augmented": 0.0,
+      "relaxed_acc/human": pytest.approx(1 / 3), "relaxed_acc/augmented": 1.0,
+      "acc_avg": pytest.approx(1 / 6), "relaxed_acc_avg": pytest.approx(2 / 3),
+      "num/human": 3.0, "num/augmented": 1.0, "num": 4.0,
+  }  # fmt: skip
+  assert evals.ChartQa("x", None, part="part").columns() == ("answer", "part")
+  with pytest.raises(errors.DataError, match="'part' holds 3"):
+    evals.score("chartqa", ["a"], [{"answer": "a", "part": 3}], part="part")
 
 
 def test_the_evaluator_scores_as_the_metric_does():

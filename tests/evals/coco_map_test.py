@@ -46,6 +46,20 @@ def test_every_number_equals_that_of_pycocotools(name):
     assert found[key] == pytest.approx(value, rel=0, abs=1e-6), key
 
 
+@pytest.mark.parametrize("name", list(_GOLDEN))
+def test_the_mean_over_classes_is_that_of_pycocotools(name):
+  # pycocotools' AP of a class is the mean over precision[:, :, k]; all classes that are there have
+  # equally many entries, so the mean of these means is its AP of all.
+  case = _GOLDEN[name]
+  found = coco_map.mean_average_precision(_pictures(case), by_class=True)
+  for all_of, of_class in (("map", "ap/"), ("map50", "ap50/")):
+    values = [value for key, value in found.items() if key.startswith(of_class)]
+    true = {t[1] for t in case["truths"] if not t[3]}
+    assert len(values) == len(true) or case["expected"][all_of] == -1
+    if values:
+      assert np.mean(values) == pytest.approx(case["expected"][all_of], rel=0, abs=1e-6)
+
+
 def _single(true, found, scores, crowd=()):
   crowd = np.array(crowd or [False] * len(true), bool)
   true, found = (np.array(b, float).reshape(-1, 4) for b in (true, found))

@@ -1,11 +1,13 @@
 """Detection from texts: the right numbers, the right confidences, and wrong truths named."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 
 from paligemma_jax import evals
+from paligemma_jax import pp
 from paligemma_jax.core import errors
 from paligemma_jax.core import loc
 from paligemma_jax.evals import detection
@@ -94,6 +96,72 @@ def test_the_evaluator_ranks_by_the_model_s_own_likelihood():
 
 def _tokens(box):
   return [(f"<loc{loc.to_token(v, bins=1024):04d}>", 0.5) for v in box]
+
+
+def test_each_class_has_its_own_precision_if_asked_for():
+  texts = [_text((_LEFT, "cat"), (_LEFT, "dog"), (_LEFT, "bird"))]
+  found = evals.score("coco_detection", texts, [_ROW], by_class=True)
+  # The cat is found; the dog is elsewhere; there is no bird.
+  assert {k: v for k, v in found.items() if k.startswith("ap")} == {
+      "ap/cat": pytest.approx(1), "ap/dog": 0.0, "ap50/cat": pytest.approx(1), "ap50/dog": 0.0,
+  }
+  assert found["map"] == pytest.approx(0.5)
+  assert not any(k.startswith("ap") for k in evals.score("coco_detection", texts, [_ROW]))
+
+
+def test_a_results_file_is_as_coco_s_tools_read_it():
+  evaluator = evals.CocoDetection(
+      "val/map", source=None, image_id="id", categories=(("cat", 17), ("dog", 18))
+  )
+  assert evaluator.columns() == ("boxes", "labels", "height", "width", "id")
+  rows = [{**_ROW, "id": np.int64(139)}, {**_ROW, "id": 285}]
+  said = _output([
+      *_tokens((0.25, 0.5, 0.75, 1.0)), (" dog", 0.25), (" ; ", 1.0),
+      *_tokens(_LEFT), (" cta", 0.5),
+  ])  # fmt: skip
+  outputs = [said, evals.Output(1, text="")]
+  assert evaluator.score(rows, outputs)["unknown"] == 1
+  (text,) = evaluator.files(rows, outputs).values()
+  # x, y, width, height in a picture of 100 x 200; the last token is 1023, of 1024 bins.
+  (result,) = json.loads(text)
+  assert {k: result[k] for k in ("image_id", "category_id", "score")} == {
+      "image_id": 139, "category_id": 18, "score": pytest.approx(0.25),
+  }
+  assert result["bbox"] == pytest.approx([100, 25, 100 - 200 / 1024, 50], abs=1e-3)
+  plain = evaluator.replace(categories=())
+  assert [r["category"] for r in json.loads(*plain.files(rows, outputs).values())] == ["dog", "cta"]
+  assert "unknown" not in plain.score(rows, outputs)
+  assert evaluator.replace(image_id="").files(rows, outputs) == {}
+  with pytest.raises(errors.ConfigError, match=r"pairs of a label and a whole number"):
+    evaluator.replace(categories=("cat",))
+
+
+@pytest.mark.parametrize(
+    "box",
+    [(10, 10, 50, 50), (0.5, 0.5, 0.1, 0.1), (0.1, 0.5, 0.5, 0.1), (-0.1, 0, 1, 1), (0, 0, 1, 1.1)],
+)
+def test_true_boxes_in_pixels_or_upside_down_are_refused(box):
+  row = {**_ROW, "boxes": [_LEFT, box]}
+  with pytest.raises(errors.DataError, match=r"Row 0.*'boxes': The box .* must be \(y_min, x_min"):
+    evals.score("coco_detection", [""], [row])
+
+
+def test_boxes_of_a_suffix_score_as_the_columns_do():
+  # The suffix is the truth: a perfect prediction has map 1, one without its second object 0.5.
+  suffix = _text((_LEFT, "cat"), (_RIGHT, "dog"))
+  image = np.zeros((100, 200, 3), np.uint8)
+  row = pp.ParseBoxes(bins=1024)({"image": image, "suffix": suffix}, None)
+  assert (row["height"], row["width"], row["labels"]) == (100, 200, ["cat", "dog"])
+  assert evals.score("coco_detection", [suffix], [row])["map"] == pytest.approx(1)
+  assert evals.score("coco_detection", [_text((_LEFT, "cat"))], [row])["map"] == pytest.approx(0.5)
+  known = {"image": image, "suffix": "", "height": 7, "width": 9}
+  row = pp.ParseBoxes(bins=1024)(known, None)
+  assert (row["height"], row["width"], row["boxes"], row["labels"]) == (7, 9, [], [])
+  for wrong in ("cat", "<loc0900><loc0000><loc0001><loc0001> cat", "<loc0001><loc0002> cat"):
+    with pytest.raises(errors.DataError, match="column 'suffix': expected boxes as in"):
+      pp.ParseBoxes(bins=1024)({"image": image, "suffix": wrong}, None)
+  with pytest.raises(errors.ConfigError, match="1023 and 1024"):
+    pp.ParseBoxes(bins=1000)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,27 @@ def test_an_invalid_text_scores_nothing_and_is_counted(text, boxacc):
   assert result["boxacc/0.5"] == (1 + boxacc) / 2
 
 
+def _num_painted(text):
+  segment = seg.parse(text, codec=_CODEC, bins=1023)
+  square = _CODEC.decode(np.array([segment.codes]))[0]
+  return int(seg.paint(square, segment.box, 100, 200).sum())
+
+
+def test_ciou_is_the_ratio_of_sums():
+  # As papers on RefCOCO sum up: what is common in all rows by what is in either mask in all rows,
+  # an unreadable prediction being an empty mask. True masks of 40 x 100, 40 x 100 and 50 x 200
+  # pixels: the first is met but for what the codec loses, all within it; the second is not met at
+  # all; for the third there is no prediction.
+  rows = [_row(20, 50, 60, 150), _row(0, 0, 40, 100), _row(50, 0, 100, 200)]
+  near = "<loc0205><loc0256><loc0614><loc0767>" + _FULL
+  far = "<loc0512><loc0512><loc1023><loc1023>" + _FULL
+  result = evals.score("segmentation", [near, far, "nothing"], rows)
+  either = 4000 + (4000 + _num_painted(far)) + 10_000
+  assert result["ciou"] == pytest.approx(_num_painted(near) / either, rel=1e-12)
+  alone = evals.score("segmentation", [near], rows[:1])
+  assert alone["ciou"] == alone["miou"] == pytest.approx(_num_painted(near) / 4000, rel=1e-12)
+
+
 def test_a_mask_may_be_a_file_and_its_box_may_be_left_to_it():
   row = _row(20, 50, 60, 150)
   buffer = io.BytesIO()

@@ -33,7 +33,31 @@ def test_the_corners_are_scaled_by_the_last_pixel_and_truncated():
 
 def test_edges_outside_are_left_away_and_the_others_cut():
   assert outline((-0.5, 0.4, 0.5, 1.5)) == ["..#....", "..#....", "..#####", ".......", "......."]
-  assert set("".join(outline((1.5, 1.5, 2, 2)))) == {"."}
+
+
+# By TensorFlow's kernel: corners are truncated towards 0, so that -0.2 of the 4 steps between 5
+# rows is row 0; a box of which no row or no column is in the image is not drawn at all.
+@pytest.mark.parametrize(
+    ("box", "lines"),
+    [
+        ((1.5, 1.5, 2, 2), []), ((-2, -2, -1.5, -1.5), []), ((-3, 0, -1, 1), []),
+        ((0, -3, 1, -1), []), ((0.2, -2, 0.8, -0.5), []), ((-2, 0.2, -0.5, 0.8), []),
+        ((1.3, 0, 2, 1), []), ((0, 1.2, 1, 2), []),
+        ((-2, -2, 2, 2), []),  # All four edges are outside.
+        ((-0.2, -0.1, 0.5, 0.5), ["####...", "#..#...", "####..."]),
+        ((-2, 0, 0.5, 0.5), ["#..#...", "#..#...", "####..."]),
+        ((-2, 0.5, -0.2, 2), ["...####"]),
+    ],
+)
+def test_boxes_outside_are_drawn_as_by_tensorflow(box, lines):
+  assert outline(box) == lines + ["......."] * (5 - len(lines))
+
+
+@pytest.mark.parametrize("box", [(-3, 0, -1, 1), (0, -3, 1, -1), (1.5, 0, 2, 1), (0, 1.5, 1, 2)])
+def test_a_box_that_is_outside_as_a_whole_is_noted(box):
+  image = np.full((5, 7, 3), 9, np.uint8)
+  row = pp.DrawBox()({"image": image, "bbox": box}, None)
+  assert (row["image"] == 9).all() and row["_notes"] == ("box_outside",)
 
 
 def test_a_box_without_area_is_a_line_or_a_point():

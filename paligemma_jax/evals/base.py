@@ -28,7 +28,8 @@ class Evaluator:
     max_len: new tokens at most (decode encoding).
     text_len: tokens of the prompt (decode) or of prompt and answer (train).
     overflow: what happens to a row whose text is longer, as `train.overflow`: 'error', 'truncate',
-      'cut' or 'drop'; a dropped row is not scored, and counted in `num_rejected`.
+      'cut' or 'drop'; a dropped row is not scored and counts in `num_rejected`, a row that was cut
+      is scored and counts in `num_truncated`.
     limit: score the first so many rows; 0 means all.
     start_limit: the same before the first step, where a few rows tell enough and a run should come
       to its training; 0 means as many as ever.

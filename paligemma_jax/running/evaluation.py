@@ -154,6 +154,9 @@ class Runner:
     metrics |= evals.intervals(evaluator, rows, outputs, seed=self._setup.config.seed)
     if num_rejected:
       metrics["num_rejected"] = float(num_rejected)
+    num_truncated = sum("_truncated" in row for row in rows)
+    if num_truncated:
+      metrics["num_truncated"] = float(num_truncated)
     if self._folder and jax.process_index() == 0 and hasattr(evaluator, "files"):
       for name, text in evaluator.files(rows, outputs).items():
         path = _placed(self._folder, name, step)

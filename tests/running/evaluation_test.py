@@ -62,6 +62,7 @@ def run(tmp_path_factory):
   """Five rows in batches of 4, so the last is filled up; to the model all tokens are alike."""
   rows, bad = evaluation_run.source(5), []
   broken = (dict(grey=1, prefix="a", suffix="b"), dict(grey=-1, prefix="a", suffix="b"))
+  long = tuple(dict(grey=1, prefix=text, suffix="b") for text in ("a", "what is 3?", "b"))
   made = evaluation_run.setup(
       evals.Perplexity("val/loss", rows, _PAINT, batch_size=4),
       evals.Perplexity("val/few", rows, _PAINT, batch_size=4, start_limit=3),
@@ -74,6 +75,13 @@ def run(tmp_path_factory):
           constraint=constraints.OneOf(("two fish", "cat")),
       ),
       evals.Perplexity("broken", sources.InMemory(broken), _PAINT, batch_size=4),
+      *(
+          evals.ExactMatch(
+              f"long/{overflow}", sources.InMemory(long), _PAINT, batch_size=4, max_len=2,
+              overflow=overflow, text_len=6,
+          )
+          for overflow in ("error", "truncate", "cut", "drop")
+      ),
       *(Failing(kind, rows, _PAINT, batch_size=4, kind=kind) for kind in ("bug", "text", "escape")),
   )
   place = workdir.Workdir(tmp_path_factory.mktemp("run"))
@@ -193,6 +201,17 @@ def test_a_row_beyond_the_budget_ends_the_evaluation_and_within_it_is_counted(ru
   run.made.config.train.bad_rows = 0
   assert (metrics["num"], metrics["num_rejected"]) == (1, 1)
   assert [row for row, _, _ in run.bad] == [1, 1]
+
+
+def test_a_prompt_that_is_too_long_does_as_the_evaluator_says(run):
+  # The second of three prompts has 7 tokens with BOS and separator; 6 fit.
+  with pytest.raises(errors.DataError, match="raise text_len by 1, or set overflow to 'truncate'"):
+    run.runner.run(run.params, 1, names=["long/error"])
+  for overflow in ("truncate", "cut"):
+    metrics = run.runner.run(run.params, 1, names=[f"long/{overflow}"])[f"long/{overflow}"].metrics
+    assert (metrics["num"], metrics["num_truncated"]) == (3, 1) and "num_rejected" not in metrics
+  metrics = run.runner.run(run.params, 1, names=["long/drop"])["long/drop"].metrics
+  assert (metrics["num"], metrics["num_rejected"]) == (2, 1) and "num_truncated" not in metrics
 
 
 def test_an_unknown_evaluator_is_refused_with_the_near_one(run):

@@ -69,7 +69,8 @@ def check() -> None:
     jax.devices()
   except (RuntimeError, AssertionError) as e:
     asked = os.environ.get(_PLATFORMS_VARIABLE, "") or str(jax.config.jax_platforms or "")
-    reason = " ".join((str(e).splitlines() or ["no such device or plug-in"])[0].split())[:200]
+    said = str(e).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0]
+    reason = said[:200].removesuffix(".") or "no such device or plug-in"
     if not asked:
       raise errors.ConfigError(f"JAX cannot bring up a device: {reason}.") from e
     names = [name for name in asked.split(",") if name not in _INSTALLS]
@@ -120,8 +121,8 @@ def _quiet_libraries() -> None:
   first = os.environ.get("JAX_PROCESS_ID", "0") == "0"
 
   def wanted(record: std_logging.LogRecord) -> bool:
-    # Orbax raises the same where the save is waited for; one sentence is enough.
-    if record.exc_info and ("orbax" in record.pathname or "orbax" in record.getMessage()):
+    # Orbax, the only one that uses asyncio here, raises the same where the save is waited for.
+    if record.exc_info and (record.name == "asyncio" or "orbax" in record.pathname):
       return False
     if not first:
       return record.levelno >= std_logging.ERROR

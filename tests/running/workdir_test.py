@@ -1,5 +1,6 @@
 """The workdir: who may write, who has it, and what happens when that one dies."""
 
+import errno
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import pytest
 
 from paligemma_jax.core import errors
 from paligemma_jax.running import workdir
+from tests import small_disk
 
 _HOLD = """
 import sys, time
@@ -161,3 +163,27 @@ def test_a_workdir_that_is_a_link_is_the_user_s_choice(tmp_path):
   (tmp_path / "link").symlink_to(tmp_path / "run")
   with workdir.opened(tmp_path / "link", main=True):
     assert (tmp_path / "run" / "lock").is_file()
+
+
+def test_a_file_system_that_cannot_rename_folders_is_refused_at_the_start(tmp_path, monkeypatch):
+  rename = os.rename
+
+  def files_only(source, target, **kwargs):
+    if os.path.isdir(source) and any(entry.is_dir() for entry in os.scandir(source)):
+      raise OSError(errno.EMFILE, "Too many open files", str(source))
+    rename(source, target, **kwargs)
+
+  monkeypatch.setattr(os, "rename", files_only)
+  told = "cannot rename folders .*mounted buckets"
+  with pytest.raises(errors.WorkdirError, match=told), workdir.opened(tmp_path / "w", main=True):
+    pass
+  assert [p.name for p in (tmp_path / "w").iterdir()] == ["lock"]
+
+
+def test_a_full_disk_is_refused_at_the_start_and_nothing_is_left(tmp_path):
+  with small_disk.mounted(tmp_path / "disk", size="64k") as disk:
+    small_disk.fill(disk)
+    told = "cannot be written: No space left"
+    with pytest.raises(errors.WorkdirError, match=told), workdir.opened(disk, main=True):
+      pass
+    assert [p.name for p in disk.iterdir()] == [small_disk.FILLER]

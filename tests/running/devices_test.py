@@ -1,0 +1,81 @@
+"""What a command says when JAX has no device, or no folder for compiled programs."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from tests import run_train
+from tests import small_disk
+
+_START = """
+import sys
+from paligemma_jax.core import errors
+from paligemma_jax.running import devices
+def main():
+  devices.start()
+  import jax
+  import jax.numpy as jnp
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  for i in range(1, 4):
+    jax.jit(lambda x: jnp.tanh(x + i))(jnp.zeros(i)).block_until_ready()
+errors.run_main(main)
+"""
+
+
+def _start(wrap=(), **env):
+  env = {**os.environ, **env}
+  return subprocess.run(
+      [*wrap, sys.executable, "-c", _START], cwd=run_train.ROOT, text=True, capture_output=True,
+      env={k: v for k, v in env.items() if v is not None}, timeout=120, check=False,
+  )
+
+
+@pytest.mark.parametrize(
+    "platform, told",
+    [
+        ("cuda", "pip install 'jax[cuda12]'"),
+        ("cuda,cpu", "pip install 'jax[cuda12]'"),
+        ("tpu", "pip install 'jax[tpu]'"),
+        ("cdua", "Did you mean 'cuda'"),
+    ],
+)
+def test_a_platform_that_is_not_here_is_one_sentence_at_the_start(platform, told):
+  done = _start(JAX_PLATFORMS=platform, TPU_SKIP_MDS_QUERY="1")
+  if done.returncode == 0:
+    pytest.skip(f"there is such a device here, or JAX takes another: {platform}")
+  assert done.returncode == 78 and "Traceback" not in done.stderr
+  assert f"error: JAX_PLATFORMS={platform!r} asks for a device" in done.stderr
+  assert told in done.stderr
+
+
+def test_a_cache_folder_that_cannot_be_used_is_said_once_and_ends_nothing(tmp_path):
+  (tmp_path / "file").write_text("")
+  for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+    done = _start(JAX_COMPILATION_CACHE_DIR=str(folder))
+    assert done.returncode == 0
+    assert done.stderr.count("compiled programs are not kept") == 1, done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_full_cache_disk_is_said_once_and_ends_nothing(tmp_path):
+  with small_disk.mounted(tmp_path / "cache", size="16k") as disk:
+    done = _start(JAX_COMPILATION_CACHE_DIR=str(disk))
+  assert done.returncode == 0
+  assert done.stderr.count("compiled programs are not kept") == 1, done.stderr
+  assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_without_a_home_folder_nothing_is_cached():
+  if os.getuid() or pathlib.Path("/usr/bin/setpriv").exists() is False:
+    pytest.skip("only root can become a user without a home")
+  done = _start(
+      ["setpriv", "--reuid=54321", "--clear-groups"], HOME=None, XDG_CACHE_HOME=None,
+      JAX_COMPILATION_CACHE_DIR=None, PYTHONDONTWRITEBYTECODE="1",
+  )
+  if "Permission denied" in done.stderr or "can't open" in done.stderr:
+    pytest.skip("another user cannot read this clone or its Python")
+  assert done.returncode == 0, done.stderr
+  assert "compiled programs are not kept: there is no home folder" in done.stderr

@@ -62,6 +62,7 @@ def _note(text: str) -> None:
 
 def _folder_of_files(evaluators: Sequence[Any], workdir: str, out: str) -> pathlib.Path | None:
   """Where evaluators put their files; None for nowhere, which is said."""
+  from paligemma_jax.core import disk
   from paligemma_jax.running import workdir as workdirs
 
   if out:
@@ -72,6 +73,8 @@ def _folder_of_files(evaluators: Sequence[Any], workdir: str, out: str) -> pathl
     return None
   folder = workdirs.Workdir(pathlib.Path(workdir).absolute()).predictions
   try:
+    workdirs.make_writable(folder.parent, "workdir", "--out")
+    disk.make_folder(folder, below=folder.parent)
     workdirs.make_writable(folder, "folder", "--out")
   except errors.WorkdirError as e:
     _note(f"evaluators write no files: {e}")
@@ -118,7 +121,7 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
     weights, setup, params = opening.read_steadily(ckpt, read)
   step = int(weights.path.name) if weights.kind == "run" else 0
   _note(f"evaluating {weights.path}")
-  results = evaluation.Runner(setup, folder).run(params, step)
+  results = evaluation.Runner(setup, folder, alone=False).run(params, step)
   metrics = evaluation.merged(results)
   if jax.process_index() == 0:
     _note(reports.text(reports.scores_table("Scores", {"value": metrics})))

@@ -64,17 +64,17 @@ def main(argv: Sequence[str]) -> None:
   from paligemma_jax.planning import targets
 
   target = targets.get(args.on)
-  config = configs.load(args.config, args.overrides)
+  start = search.Change(args.config, args.overrides, allow_code=args.allow_code)
+  config = start.load()
   configs.validate(config, training=True, variants=variants.VARIANTS)
   num_rows, frames = _look_at_data(config)
   size = dict(frames=args.frames or frames, num_supervised=args.supervised)
 
   def ask(changes: Sequence[search.Change], compiled: bool) -> list[dict[str, Any]]:
-    loaded = [configs.load(change.path, change.overrides) for change in changes]
+    loaded = [change.load() for change in changes]
     jobs = [runs.job(c, args.on, compiled=compiled, **size) for c in loaded]
     return runs.ask(jobs, args.on, effort=args.effort, timeout_secs=args.timeout)
 
-  start = search.Change(args.config, args.overrides)
   found = ask([start], True)[0]
   if "refused" in found:
     raise errors.ConfigError(found["refused"])

@@ -48,7 +48,8 @@ def main(argv: Sequence[str]) -> None:
   from paligemma_jax.running import memory
 
   def remedies() -> list[str]:
-    changes = search.remedies(args.config, args.overrides, num_row_shards=jax.device_count())
+    start = search.Change(args.config, args.overrides, allow_code=args.allow_code)
+    changes = search.remedies(start, num_row_shards=jax.device_count())
     return [*changes, f"`{_PLAN} --config {args.config}` looks for the first that fits"]
 
   with memory.explained(remedies):

@@ -19,15 +19,18 @@ from paligemma_jax.core import errors
 Path = str | os.PathLike[str]
 
 
-def write_atomically(path: Path, data: str | bytes) -> None:
+def write_atomically(path: Path, data: str | bytes, *, alone: bool = True) -> None:
   """Writes the file so that a crash leaves the old content or the new, never a part.
 
   Text is UTF-8. Missing folders above the file are made. A link at `path` is replaced.
+
+  Args:
+    alone: no other process writes this file, so what a killed one left behind is removed.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  # Always the same name: what a killed process left behind is removed and cannot pile up.
-  partial = path.parent / f".{path.name}.partial"
+  # Always the same name: what a killed process left behind cannot pile up.
+  partial = path.parent / f".{path.name}{'' if alone else f'.{os.getpid()}'}.partial"
   try:
     write_new(partial, data)
     os.replace(partial, path)

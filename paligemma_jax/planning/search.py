@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
+import ml_collections
+
 from paligemma_jax.core import config as configs
 from paligemma_jax.core import errors
 
@@ -41,19 +43,25 @@ _MARGIN = 0.97  # Of the memory: what is predicted to need more is not tried.
 class Change:
   """Another configuration to try.
 
-  path, overrides: what makes it, as on the command line.
+  path, overrides, allow_code: what makes it, as on the command line.
   words: the change, for people.
   """
 
   path: str
   overrides: tuple[Override, ...]
   words: tuple[str, ...] = ()
+  allow_code: bool = False
+
+  def load(self) -> ml_collections.ConfigDict:
+    """The configuration."""
+    return configs.load(self.path, self.overrides, allow_code=self.allow_code)
 
   def and_set(self, key: str, value: Any) -> Change:
     """The same with one more key set."""
     rest = tuple(pair for pair in self.overrides if pair[0] != key)
     pair = (key, str(value))
-    return Change(self.path, (*rest, pair), (*self.words, f"{key}={value}"))
+    words = (*self.words, f"{key}={value}")
+    return dataclasses.replace(self, overrides=(*rest, pair), words=words)
 
   @property
   def flags(self) -> list[str]:
@@ -106,15 +114,14 @@ def search(
   return fitting
 
 
-def remedies(path: str, overrides: Sequence[Override], *, num_row_shards: int) -> list[str]:
+def remedies(start: Change, *, num_row_shards: int) -> list[str]:
   """What `search` would try of a configuration, in its order, where nothing is measured: flags.
 
   Args:
-    path, overrides: of the configuration that does not fit.
+    start: what does not fit.
     num_row_shards: parts that a batch is cut into; micro-batches must be too.
   """
-  start = Change(path, tuple(overrides))
-  config = configs.load(path, start.overrides)
+  config = start.load()
   batch_size, accum = config.train.batch_size, config.train.accum
   words = []
   if config.model.remat in _LESS_REMAT:
@@ -122,8 +129,8 @@ def remedies(path: str, overrides: Sequence[Override], *, num_row_shards: int) -
   if batch_size % (2 * accum * num_row_shards) == 0:
     words.append(f"--config.train.accum={2 * accum}")
   bases = list(_other_bases(start))
-  words += [" ".join(map(_as_flag, b.words)) for b in bases if b.path == path]
-  if tuned := [b for b in bases if b.path != path]:
+  words += [" ".join(map(_as_flag, b.words)) for b in bases if b.path == start.path]
+  if tuned := [b for b in bases if b.path != start.path]:
     others = [word.removeprefix("tune=") for b in tuned[1:] for word in b.words]
     words.append(f"--config {tuned[0].path}" + (f" (then {', '.join(others)})" if others else ""))
   if batch_size % (2 * accum * num_row_shards) == 0:
@@ -138,7 +145,7 @@ def _as_flag(word: str) -> str:
 
 def _other_bases(start: Change) -> Iterator[Change]:
   """Other meshes and other ways to tune, without regard to batch and micro-batches."""
-  config = configs.load(start.path, start.overrides)
+  config = start.load()
   if config.mesh.shape:
     yield start.and_set("mesh.shape", "()")
   path, _, text = start.path.partition(":")
@@ -146,9 +153,10 @@ def _other_bases(start: Change) -> Iterator[Change]:
   has_tune = False
   for tune in _TUNES:
     word = f"tune={tune}"
-    change = Change(f"{path}:{','.join([*kept, word])}", start.overrides, (word,))
+    path_with = f"{path}:{','.join([*kept, word])}"
+    change = dataclasses.replace(start, path=path_with, words=(word,))
     try:
-      other = configs.load(change.path, change.overrides)
+      other = change.load()
     except errors.ConfigError:
       continue
     has_tune = True
@@ -164,7 +172,7 @@ def _other_bases(start: Change) -> Iterator[Change]:
 
 def _variants(base: Change, start: Change, found: Found, state: Found) -> Iterator[Change]:
   """The base itself and with less in memory at a time, as far as each is likely to fit."""
-  config = configs.load(base.path, base.overrides)
+  config = base.load()
   batch_size, accum = config.train.batch_size, config.train.accum
   # What grows with the rows that are worked on at a time.
   rows_bytes = max(found["bytes"]["temporaries"] - found["parts"]["gradients"], 0)

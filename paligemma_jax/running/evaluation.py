@@ -51,6 +51,7 @@ class Runner:
     setup: model, tokenizer, mesh and the config whose `evals` are run.
     folder: of the prediction files; None writes nothing.
     on_bad_row: told of each row that cannot be read, as in `data.loader`.
+    alone: no other process writes to the folder.
 
   Raises:
     ConfigError: two evaluators have one name, or one's decoding options are wrong.
@@ -62,9 +63,10 @@ class Runner:
       folder: pathlib.Path | None,
       *,
       on_bad_row: Callable[[int, str, str], None] | None = None,
+      alone: bool = True,
   ):
     self._setup = setup
-    self._folder = folder
+    self._folder, self._alone = folder, alone
     self._on_bad_row = on_bad_row
     self._evaluators: dict[str, evals.Evaluator] = {}
     for evaluator in setup.config.evals:
@@ -161,7 +163,8 @@ class Runner:
       for name, text in evaluator.files(rows, outputs).items():
         path = _placed(self._folder, name, step)
         disk.make_folder(path.parent, below=self._folder.parent)
-        disk.write_atomically(path, text)
+        # A run that is under way may write the same file as an evaluation of it.
+        disk.write_atomically(path, text, alone=self._alone)
     images = [image for _, _, image in records if image is not None]
     return Result(metrics, rows, outputs, images)
 

@@ -136,13 +136,15 @@ def test_a_mesh_that_keeps_parameters_whole_is_given_up(config):
 
 
 def test_remedies_are_the_changes_in_the_order_of_the_search_where_nothing_is_measured(config):
-  assert search.remedies(str(config), (("model.remat", "none"),), num_row_shards=8) == [
+  def remedies(remat, num_row_shards):
+    start = search.Change(str(config), (("model.remat", remat),))
+    return search.remedies(start, num_row_shards=num_row_shards)
+
+  assert remedies("none", 8) == [
       "--config.model.remat=full",
       "--config.train.accum=2",
       f"--config {config}:tune=lora",
       "--config.train.batch_size=32",
   ]
   # 64 rows in 64 parts leave nothing to cut further.
-  assert search.remedies(str(config), (("model.remat", "full"),), num_row_shards=64) == [
-      f"--config {config}:tune=lora"
-  ]
+  assert remedies("full", 64) == [f"--config {config}:tune=lora"]

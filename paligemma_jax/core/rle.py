@@ -9,43 +9,122 @@ import numpy as np
 
 from paligemma_jax.core import errors
 
+MAX_WORK = 1_000_000_000  # Of all masks of a row: about two seconds.
+
 _SCALE = 5  # COCO draws the edges of polygons on a grid five times as fine.
 _MAX_PIXELS = 50_000_000
 _MAX_POINTS = 100_000
+_MAX_RUNS = 5_000_000
+_STEP_WORK = 20  # A step of an outline, or a run, takes as long as this many pixels.
+_STEPS_AT_ONCE = 1 << 20
 
 
-def decode(segmentation: Any, height: int, width: int) -> np.ndarray:
+class Budget:
+  """What drawing the masks of one row may still cost, in pixels; `decode` takes from it."""
+
+  def __init__(self, work: int = MAX_WORK):
+    self._left = work
+
+  def spend(self, work: int) -> None:
+    """Raises DataError where the row has used up its budget."""
+    self._left -= work
+    if self._left < 0:
+      raise errors.DataError(
+          "the outlines or run lengths of the row take far longer to draw than any picture's:"
+          " damaged, or made to."
+      )
+
+
+def decode(
+    segmentation: Any, height: int, width: int, budget: Budget | None = None
+) -> np.ndarray:
   """bool[height, width] of a `segmentation` of COCO's format.
 
   Args:
     segmentation: polygons [[x, y, x, y, …], …] in pixels, of which the union is meant, or
       {"size": [height, width], "counts": …} with the run lengths as a list or as a text.
     height, width: of the image.
+    budget: shared by the masks of a row; None is one of its own.
 
   Raises:
-    DataError: anything else, or run lengths of an image of another size.
+    DataError: anything else, run lengths of an image of another size, or more than the budget.
   """
+  budget = budget or Budget()
   if height * width > _MAX_PIXELS:
     raise errors.DataError(f"a mask of {height} x {width} pixels, more than {_MAX_PIXELS}.")
   if isinstance(segmentation, dict):
-    return _from_runs(segmentation, height, width)
+    return _from_runs(segmentation, height, width, budget)
   if isinstance(segmentation, (list, tuple)) and segmentation:
-    mask = np.zeros((height, width), bool)
+    budget.spend(height * width)
+    mask = np.zeros(width * height, bool)  # Column after column.
     for polygon in segmentation:
-      mask |= fill_polygon(polygon, height, width)
-    return mask
+      _fill(mask, polygon, height, width, budget)
+    return mask.reshape(width, height).T
   raise errors.DataError(f"expected polygons or run lengths, found {str(segmentation)[:60]!r}.")
 
 
-def fill_polygon(points: Sequence[float], height: int, width: int) -> np.ndarray:
-  """bool[height, width]: the inside of x, y, x, y, … in pixels.
+def fill_polygon(
+    points: Sequence[float], height: int, width: int, budget: Budget | None = None
+) -> np.ndarray:
+  """bool[height, width]: the inside of x, y, x, y, … in pixels; see `decode`."""
+  return decode([points], height, width, budget)
+
+
+def _fill(mask: np.ndarray, points: Any, height: int, width: int, budget: Budget) -> None:
+  """Sets the inside of x, y, x, y, … in `mask`, bool[width * height].
 
   As COCO's own tools draw it: edges are traced on a finer grid; where a trace steps from column to
   column it toggles the pixels below it, so that what lies between two edges is set.
   """
   corners = _corners(points)
-  fine = np.trunc(corners * _SCALE + 0.5).astype(np.int64)  # [P, 2]: x, y; cut as C casts.
-  trace = np.concatenate([_line(*pair) for pair in zip(fine, np.roll(fine, -1, 0), strict=True)])
+  start = np.trunc(corners * _SCALE + 0.5).astype(np.int64)  # [P, 2]: x, y; cut as C casts.
+  end = np.roll(start, -1, 0)
+  lengths = np.abs(end - start).max(axis=1) + 1
+  budget.spend(int(lengths.sum()) * _STEP_WORK)
+  toggles = []
+  last = start[:1]
+  ends = np.cumsum(lengths)
+  first = 0
+  while first < len(start):  # Some edges at a time: a long outline would take gigabytes at once.
+    stop = int(np.searchsorted(ends, ends[first] - lengths[first] + _STEPS_AT_ONCE, "right"))
+    stop = max(stop, first + 1)
+    trace = np.concatenate([last, _traced(start[first:stop], end[first:stop], lengths[first:stop])])
+    toggles.append(_toggled(trace, height, width))
+    last, first = trace[-1:], stop
+  places = np.sort(np.concatenate(toggles))
+  places = places[places < height * width]
+  if len(places) % 2:
+    places = np.append(places, height * width)
+  if not len(places):
+    return
+  budget.spend(int(places[-1] - places[0]))
+  runs = np.diff(places)
+  inside = np.arange(len(runs)) % 2 == 0
+  mask[places[0] : places[-1]] |= np.repeat(inside, runs)
+
+
+def _traced(start: np.ndarray, end: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+  """int64[N, 2]: grid points from each corner to the next, one per step along the longer side."""
+  delta = np.abs(end - start)
+  flat = delta[:, 0] >= delta[:, 1]  # Steps go along x.
+  along, across = np.where(flat, 0, 1), np.where(flat, 1, 0)
+  edges = np.arange(len(start))
+  flip = start[edges, along] > end[edges, along]
+  low = np.where(flip[:, None], end, start)
+  high = np.where(flip[:, None], start, end)
+  run = delta[edges, along]
+  slope = (high[edges, across] - low[edges, across]) / np.maximum(run, 1)
+  edge = np.repeat(edges, lengths)
+  step = np.arange(len(edge)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+  step = np.where(flip[edge], lengths[edge] - 1 - step, step)
+  # Cut towards zero after a half was added, as above.
+  slow = np.trunc(low[edges, across][edge] + slope[edge] * step + 0.5).astype(np.int64)
+  fast = step + low[edges, along][edge]
+  return np.where(flat[edge][:, None], np.stack([fast, slow], 1), np.stack([slow, fast], 1))
+
+
+def _toggled(trace: np.ndarray, height: int, width: int) -> np.ndarray:
+  """int64[K]: the places, column after column, below which a trace toggles the pixels."""
   before, after = trace[:-1], trace[1:]
   steps = before[:, 0] != after[:, 0]
   before, after = before[steps], after[steps]
@@ -54,27 +133,7 @@ def fill_polygon(points: Sequence[float], height: int, width: int) -> np.ndarray
   on_grid = (np.floor(x) == x) & (x >= 0) & (x <= width - 1)
   y = (np.minimum(before[:, 1], after[:, 1]) + 0.5) / _SCALE - 0.5
   y = np.ceil(np.clip(y, 0, height))
-  starts = (x[on_grid] * height + y[on_grid]).astype(np.int64)
-  toggles = np.bincount(starts, minlength=height * width + 1)[: height * width]
-  return (np.cumsum(toggles) % 2 == 1).reshape(width, height).T
-
-
-def _line(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-  """int64[N, 2]: grid points from one corner to the next, one per step along the longer side."""
-  (xs, ys), (xe, ye) = start.tolist(), end.tolist()
-  dx, dy = abs(xe - xs), abs(ye - ys)
-  flip = xs > xe if dx >= dy else ys > ye
-  if flip:
-    xs, xe, ys, ye = xe, xs, ye, ys
-  steps = np.arange(max(dx, dy) + 1)
-  if flip:
-    steps = steps[::-1]
-  # Cut towards zero after a half was added, as above.
-  if dx >= dy:
-    slope = (ye - ys) / dx if dx else 0.0
-    return np.stack([steps + xs, np.trunc(ys + slope * steps + 0.5).astype(np.int64)], axis=1)
-  slope = (xe - xs) / dy
-  return np.stack([np.trunc(xs + slope * steps + 0.5).astype(np.int64), steps + ys], axis=1)
+  return (x[on_grid] * height + y[on_grid]).astype(np.int64)
 
 
 def _corners(points: Any) -> np.ndarray:
@@ -92,10 +151,16 @@ def _corners(points: Any) -> np.ndarray:
   return flat.reshape(-1, 2)
 
 
-def _from_runs(value: dict[str, Any], height: int, width: int) -> np.ndarray:
+def _from_runs(
+    value: dict[str, Any], height: int, width: int, budget: Budget
+) -> np.ndarray:
   counts, size = value.get("counts"), value.get("size")
   if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
     raise errors.DataError(f"run lengths of the size {size!r}; the image has {[height, width]}.")
+  if isinstance(counts, (str, bytes, list)):
+    if len(counts) > min(_MAX_RUNS, 8 * (height * width + 1)):
+      raise errors.DataError(f"{len(counts)} run lengths for {height} x {width} pixels.")
+    budget.spend(len(counts) * _STEP_WORK + height * width)
   runs = _packed(counts) if isinstance(counts, (str, bytes)) else counts
   good = isinstance(runs, list) and all(type(n) is int and n >= 0 for n in runs)
   if not good or sum(runs) != height * width:

@@ -9,7 +9,6 @@ mean.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -20,9 +19,9 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.core import loc
 from paligemma_jax.core import mask_codec
+from paligemma_jax.core import png_mask
 from paligemma_jax.core import resampling
 
-_MAX_PIXELS = 50_000_000
 _LOC_LEN = 4 * len("<loc0000>")
 _OBJECT = re.compile(
     r"<loc([0-9]{4})>" * 4 + r"<seg([0-9]{3})>" * mask_codec.NUM_CODES + r"(.*)", re.DOTALL
@@ -223,7 +222,10 @@ def as_mask(value: Any) -> np.ndarray:
     DataError: anything else.
   """
   if isinstance(value, bytes):
-    value = _png(value)
+    try:
+      value = png_mask.pixels(value)
+    except errors.DataError as e:
+      raise errors.DataError(f"the mask is {e}") from None
   if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[-1]:
     value = value[..., 0]
   if not isinstance(value, np.ndarray) or value.ndim != 2 or value.dtype.kind not in "buif":
@@ -236,22 +238,6 @@ def as_mask(value: Any) -> np.ndarray:
   if not value.size:
     raise errors.DataError(f"a mask without pixels, {list(value.shape)}.")
   return value > 0 if value.dtype != bool else value
-
-
-def _png(data: bytes) -> np.ndarray:
-  from PIL import Image  # Here, so that configs need not wait for it.
-
-  try:
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-      if image.width * image.height > _MAX_PIXELS:
-        raise errors.DataError(f"the mask has more than {_MAX_PIXELS} pixels.")
-      return np.asarray(image)
-  except errors.DataError:
-    raise
-  except MemoryError:
-    raise
-  except Exception as e:  # Whatever Pillow's reader raises on damaged files: many types.
-    raise errors.DataError(f"the mask is no intact PNG: {type(e).__name__}: {e}.") from None
 
 
 def _cut_out(mask: np.ndarray, box: Sequence[float]) -> np.ndarray:

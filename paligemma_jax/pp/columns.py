@@ -10,6 +10,9 @@ import numpy as np
 from paligemma_jax.core import errors
 
 NOTES = "_notes"
+MAX_ROW_ITEMS = 1000  # Images or masks of one row.
+MAX_ROW_PIXELS = 75_000_000  # Of all its images.
+MAX_MASK_PIXELS = 256_000_000  # Of all its masks.
 
 
 def get(row: Mapping[str, Any], name: str) -> Any:

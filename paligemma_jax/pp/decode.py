@@ -9,30 +9,39 @@ other formats are Pillow's, and JPEGs that simplejpeg does not take (CMYK, odd b
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import simplejpeg
 from PIL import Image
 
+from paligemma_jax.core import complete
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.pp import columns
-from paligemma_jax.pp import complete
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 1 << 15
 
+# What the row of a file may cost: Pillow reads packed BMPs in Python, and WebPs into four copies.
+_MAX_PACKED_PIXELS = 4_000_000
+_MAX_PACKED_BYTES = 16 << 20
+_WEBP_SHARE = 2
+_STRIP_PIXELS = 4_000_000  # Converted at a time, so that no second copy of all pixels is made.
+_LOST = ("premature end", "bad huffman", "bad arithmetic", "instead of rst")  # What libjpeg says.
+
 _EXIF_ORIENTATION = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda pixels: pixels[:, ::-1],
+    3: lambda pixels: pixels[::-1, ::-1],
+    4: lambda pixels: pixels[::-1],
+    5: lambda pixels: pixels.swapaxes(0, 1),
+    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
+    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
+    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
 }
 _ALPHA = ("drop", "white", "black")
 _DCT = ("fast", "accurate")
@@ -50,7 +59,9 @@ class Decode:
     exif: turn the picture upright as its EXIF says; False leaves it as stored, as the reference
       does, for runs that reproduce published numbers.
     alpha: "drop" ignores transparency as the reference does; "white" or "black" paints that behind.
-    max_pixels: larger pictures are rejected from their header, before memory is taken.
+    max_pixels: larger pictures are rejected from their header, before memory is taken; a WebP has
+      half of it, as its decoder takes more memory for each.
+    max_row_pixels: of all pictures in a list.
     dct: of JPEGs: "fast" has the reference's pixels in bits, "accurate" those of its
       `decode(precise=True)` and of transformers.
 
@@ -61,6 +72,7 @@ class Decode:
   exif: bool = True
   alpha: str = "drop"
   max_pixels: int = MAX_PIXELS
+  max_row_pixels: int = columns.MAX_ROW_PIXELS
   dct: str = "fast"
 
   def __post_init__(self):
@@ -80,7 +92,7 @@ class Decode:
       if isinstance(value, (list, tuple)):
         if not value:
           raise errors.DataError("an empty list of images.")
-        pixels: Any = [self._decode(item, notes) for item in value]
+        pixels: Any = self._decode_all(value, notes)
       else:
         pixels = self._decode(value, notes)
     except errors.DataError as e:
@@ -92,7 +104,20 @@ class Decode:
       out[columns.NOTES] = columns.with_notes(row, tuple(dict.fromkeys(notes)))
     return out
 
-  def _decode(self, value: Any, notes: list[str]) -> np.ndarray:
+  def _decode_all(self, values: Sequence[Any], notes: list[str]) -> list[np.ndarray]:
+    if len(values) > columns.MAX_ROW_ITEMS:
+      raise errors.DataError(f"{len(values)} images; a row may have {columns.MAX_ROW_ITEMS}.")
+    left = max(self.max_row_pixels, self.max_pixels)
+    out = []
+    for n, value in enumerate(values, 1):
+      try:
+        out.append(self._decode(value, notes, left))
+      except errors.DataError as e:
+        raise errors.DataError(f"image {n} of {len(values)}: {e}") from None
+      left = max(1, left - out[-1].size // 3)
+    return out
+
+  def _decode(self, value: Any, notes: list[str], left: int = 0) -> np.ndarray:
     if isinstance(value, bytes):
       return decode_image(
           value,
@@ -101,6 +126,7 @@ class Decode:
           max_pixels=self.max_pixels,
           dct=self.dct,
           notes=notes,
+          left=left,
       )
     if isinstance(value, np.ndarray):
       return from_pixels(value, alpha=self.alpha, notes=notes)
@@ -119,11 +145,13 @@ def decode_image(
     max_pixels: int = MAX_PIXELS,
     dct: str = "fast",
     notes: list[str] | None = None,
+    left: int = 0,
 ) -> np.ndarray:
   """uint8[H, W, 3] from the bytes of an image file; arguments as those of `Decode`.
 
   Args:
     notes: remarks on what had to be decided are appended to it.
+    left: how many pixels the row may still have; 0 is as many as `max_pixels`.
 
   Raises:
     DataError: no complete image of a format in FORMATS, or one that is too large.
@@ -132,27 +160,25 @@ def decode_image(
   try:
     complete.check(data)
     with Image.open(io.BytesIO(data), formats=FORMATS) as im:
-      _check_size(im.size, max_pixels)
+      _check_size(im, len(data), max_pixels, left or max_pixels)
       if getattr(im, "is_animated", False) and im.format in ("GIF", "WEBP", "PNG"):
         notes.append("animation_first_frame")
       pixels = None
-      if im.format == "JPEG" and im.mode in ("RGB", "L"):
-        pixels = _jpeg(data, im.size, dct)
+      if im.format in ("JPEG", "MPO"):  # An MPO is a JPEG with more of them behind it.
+        pixels = _jpeg(data, im.size, dct if im.format == "JPEG" else "accurate", im.mode)
       if pixels is None:
         im.load()  # First: of a PNG, asking for EXIF loads too, and would hide what is damaged.
+        _check_rows(im, data)
       turn = _upright(im, notes) if exif else None
       if pixels is None:
-        pixels = np.asarray(_to_rgb(im, alpha, notes))
-      if turn is None:
-        return pixels
-      return np.asarray(Image.fromarray(pixels).transpose(turn))
+        pixels = _rgb_pixels(im, alpha, notes)
+    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
   except errors.DataError:
     raise
   except Image.DecompressionBombError:
     raise errors.DataError(f"the image has more than {max_pixels} pixels.") from None
   except Image.UnidentifiedImageError:
-    start = data[:12]
-    raise errors.DataError(f"no image of {', '.join(FORMATS)}: starts with {start!r}.") from None
+    raise errors.DataError(_unknown(data)) from None
   except MemoryError:
     raise
   except Exception as e:  # Whatever Pillow's readers raise on damaged files: many types.
@@ -183,29 +209,84 @@ def from_pixels(
   return _over(pixels, alpha)
 
 
-def _jpeg(data: bytes, size: tuple[int, int], dct: str) -> np.ndarray | None:
-  """uint8[H, W, 3] of a JPEG without Pillow's copies of it; None where Pillow has to say."""
-  out = np.empty((size[1], size[0], 3), np.uint8)  # No more memory than the header was checked for.
+def _jpeg(
+    data: bytes, size: tuple[int, int], dct: str, mode: str = "RGB"
+) -> np.ndarray | None:
+  """uint8[H, W, 3] of a JPEG without Pillow's copies of it; None where Pillow has to say.
+
+  Raises:
+    DataError: a part of the picture is lost. Pillow would paint it grey, without a word.
+  """
+  cmyk = mode == "CMYK"
+  # No more memory than the header was checked for.
+  out = np.empty((size[1], size[0], 4 if cmyk else 3), np.uint8)
   try:
-    pixels = simplejpeg.decode_jpeg(data, "RGB", fastdct=dct == "fast", buffer=out)
-  except ValueError:  # Also what Pillow forgives, such as odd bytes between segments.
+    pixels = simplejpeg.decode_jpeg(
+        data, "CMYK" if cmyk else "RGB", fastdct=dct == "fast" and not cmyk, buffer=out
+    )
+  except ValueError as e:  # Also what Pillow forgives, such as odd bytes between segments.
+    if any(lost in str(e).lower() for lost in _LOST):
+      raise errors.DataError(f"the image is damaged: {e}.") from None
     return None
-  return pixels if pixels.shape == out.shape else None
+  if pixels.shape != out.shape:
+    return None
+  if cmyk:  # Stored as Adobe does, the other way round.
+    return _rgb_pixels(Image.fromarray(np.invert(out, out=out), "CMYK"), "drop", [])
+  return pixels
 
 
-def _check_size(size: tuple[int, int], max_pixels: int) -> None:
-  width, height = size
-  if width * height > max_pixels or max(size) > MAX_SIDE:
+def _check_size(im: Image.Image, num_bytes: int, max_pixels: int, left: int) -> None:
+  width, height = im.size
+  note = ""
+  if im.format == "WEBP":
+    max_pixels, note = max_pixels // _WEBP_SHARE, " of a WebP"
+  elif im.format == "BMP" and im.info.get("compression") in (1, 2):
+    if num_bytes > _MAX_PACKED_BYTES:
+      raise errors.DataError(f"a packed BMP of more than {_MAX_PACKED_BYTES} bytes.")
+    max_pixels, note = min(max_pixels, _MAX_PACKED_PIXELS), " of a packed BMP"
+  if width * height > max_pixels or max(im.size) > MAX_SIDE:
     raise errors.DataError(
-        f"the image is {width} x {height}; the limits are {max_pixels} pixels and sides of"
+        f"the image is {width} x {height}; the limits{note} are {max_pixels} pixels and sides of"
         f" {MAX_SIDE}."
+    )
+  if width * height > left:
+    raise errors.DataError(
+        f"the image is {width} x {height}, but the images of the row before it leave {left} pixels"
+        " of what a row may have in all (Decode.max_row_pixels)."
     )
   if not width or not height:
     raise errors.DataError(f"an image without pixels, {width} x {height}.")
 
 
-def _upright(im: Image.Image, notes: list[str]) -> Image.Transpose | None:
+def _check_rows(im: Image.Image, data: bytes) -> None:
+  """DataError where a PNG's data end early: the rows that are missing are blank.
+
+  Looking at the last row is enough to pass nearly every file; others are counted.
+  """
+  if im.format != "PNG":
+    return
+  last = im.crop((0, im.height - 1, im.width, im.height)).tobytes()
+  blank = last.count(0) == len(last)
+  if (blank or im.info.get("interlace")) and not complete.png_holds_all_rows(data):
+    raise errors.DataError("the image is damaged: the data end before the last row.")
+
+
+def _unknown(data: bytes) -> str:
+  """What is wrong with a file of no format of ours."""
+  known = ", ".join(FORMATS)
+  if data[:4] in (b"II*\0", b"MM\0*"):
+    return (
+        f"a TIFF file; expected {known}. Convert it before: image.convert('RGB').save('….png'), or,"
+        " in a Hugging Face dataset, map the column to image.convert('RGB') before save_to_disk."
+    )
+  return f"no image of {known}: starts with {data[:12]!r}."
+
+
+def _upright(im: Image.Image, notes: list[str]) -> Callable[[np.ndarray], np.ndarray] | None:
   try:
+    raw = im.info.get("Raw profile type exif") if "exif" not in im.info else None
+    if raw is not None:  # As ImageMagick writes it: in hexadecimal, below three lines.
+      complete.check_tags(bytes.fromhex("".join(raw.split("\n")[3:])))
     orientation = im.getexif().get(_EXIF_ORIENTATION, 1)
   except Exception:  # A damaged EXIF block says nothing about the pixels.
     notes.append("exif_unreadable")
@@ -214,6 +295,18 @@ def _upright(im: Image.Image, notes: list[str]) -> Image.Transpose | None:
   if turn is not None:
     notes.append("exif_rotated")
   return turn
+
+
+def _rgb_pixels(im: Image.Image, alpha: str, notes: list[str]) -> np.ndarray:
+  """uint8[H, W, 3], strip by strip: a conversion of the whole would take as much memory again."""
+  rows = max(1, _STRIP_PIXELS // im.width)
+  if rows >= im.height:
+    return np.asarray(_to_rgb(im, alpha, notes))
+  out = np.empty((im.height, im.width, 3), np.uint8)
+  for y in range(0, im.height, rows):
+    strip = im.crop((0, y, im.width, min(y + rows, im.height)))
+    out[y : y + rows] = np.asarray(_to_rgb(strip, alpha, notes))
+  return out
 
 
 def _to_rgb(im: Image.Image, alpha: str, notes: list[str]) -> Image.Image:

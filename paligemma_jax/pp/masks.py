@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -56,7 +57,7 @@ class MaskToText:
     value = columns.get(row, self.mask)
     several = isinstance(value, (list, tuple))
     try:
-      masks = [seg.as_mask(v) for v in (value if several else [value])]
+      masks = _masks(value if several else [value])
     except errors.DataError as e:
       raise errors.DataError(f"column {self.mask!r}: {e}") from None
     boxes: list[Any] = [None] * len(masks)
@@ -72,3 +73,19 @@ class MaskToText:
     codec = mask_codec.open_codec(self.codec)
     text = seg.masks_to_text(masks, boxes, labels, codec=codec, bins=self.bins)
     return {**row, self.out: text}
+
+
+def _masks(values: Sequence[Any]) -> list[np.ndarray]:
+  """bool[H, W] each; a row may have MAX_ROW_ITEMS of them, of MAX_MASK_PIXELS in all."""
+  if len(values) > columns.MAX_ROW_ITEMS:
+    raise errors.DataError(f"{len(values)} masks; a row may have {columns.MAX_ROW_ITEMS}.")
+  out, left = [], columns.MAX_MASK_PIXELS
+  for value in values:
+    out.append(seg.as_mask(value))
+    left -= out[-1].size
+    if left < 0:
+      raise errors.DataError(
+          f"the {len(values)} masks of the row have more than {columns.MAX_MASK_PIXELS} pixels in"
+          " all."
+      )
+  return out

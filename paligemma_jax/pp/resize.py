@@ -55,6 +55,7 @@ class Resize:
     options = {"method": self.method, "antialias": self.antialias}
     if isinstance(value, (list, tuple)) and value:
       frames = [columns.image({self.key: item}, self.key) for item in value]
+      _check_size(_pair(self.size), len(frames))
       return {**row, self.key: np.stack([resize(f, _pair(self.size), **options) for f in frames])}
     return {**row, self.key: resize(columns.image(row, self.key), _pair(self.size), **options)}
 
@@ -89,6 +90,7 @@ class ResizeSmall:
     # In float32, as in TensorFlow: 3.5 may be a little more or less.
     factor = np.float32(self.size) / np.float32(shorter)
     size = tuple(int(np.round(np.float32(side) * factor)) for side in (height, width))
+    _check_size(size, image.shape[0] if image.ndim == 4 else 1)
     out = resize(image, size, method=self.method, antialias=self.antialias)
     return {**row, self.key: out}
 
@@ -155,6 +157,15 @@ def _turn(x: np.ndarray, out: np.ndarray) -> None:
   for top in range(0, len(x), _BLOCK):
     for channel in range(3):
       out[:, top : top + _BLOCK, channel] = x[top : top + _BLOCK, :, channel].T
+
+
+def _check_size(size: tuple[int, int], num: int) -> None:
+  """DataError where `num` images of the size would be more than a row may hold."""
+  if num * size[0] * size[1] > columns.MAX_ROW_PIXELS:
+    raise errors.DataError(
+        f"{num} of {size[1]} x {size[0]} pixels after the resize; a row may have"
+        f" {columns.MAX_ROW_PIXELS} pixels in all."
+    )
 
 
 def _pair(size: int | tuple) -> tuple[int, int]:

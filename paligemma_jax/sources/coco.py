@@ -97,7 +97,8 @@ class CocoRows:
             f"the file is {size[1]} x {size[0]} pixels, the annotations are for {said[1]} x"
             f" {said[0]}."
         )
-      things = [self._thing(n, a, size) for n, a in json.loads(self._annotations[i])]
+      budget = rle.Budget()
+      things = [self._thing(n, a, size, budget) for n, a in json.loads(self._annotations[i])]
       return pictures.row(data, name, image_id, size, things, masks=self._spec.masks)
     except errors.DataError as e:
       raise errors.DataError(f"{self.where(i)}: {e}") from None
@@ -118,7 +119,9 @@ class CocoRows:
         for image, things in zip(self._images, self._annotations, strict=True)
     )
 
-  def _thing(self, n: int, annotation: Mapping[str, Any], size: tuple[int, int]) -> pictures.Thing:
+  def _thing(
+      self, n: int, annotation: Mapping[str, Any], size: tuple[int, int], budget: rle.Budget
+  ) -> pictures.Thing:
     box, area = annotation["bbox"], annotation["area"]
     where = f"annotations[{n}]"
     if not isinstance(box, list) or len(box) != 4:
@@ -129,7 +132,7 @@ class CocoRows:
       raise errors.DataError(f"{where}: category_id {category!r} is no category's id.")
     mask = None
     if annotation.get("segmentation"):
-      mask = functools.partial(rle.decode, annotation["segmentation"], *size)
+      mask = functools.partial(rle.decode, annotation["segmentation"], *size, budget)
     return pictures.Thing(
         self._names[category],
         (x, y, x + width, y + height),

@@ -6,14 +6,19 @@ gives, and is looked at before it is opened: opening a fifo hangs, opening a dev
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
+from collections.abc import Sequence
 from typing import Any
+from typing import BinaryIO
 
 from paligemma_jax.core import errors
 
 MAX_IMAGE_BYTES = 64 << 20
+MAX_ROW_BYTES = 96 << 20  # Of all files of a row.
+MAX_ROW_FILES = 1000
 
 _PIP_PACKAGE = {"gs": "gcsfs", "s3": "s3fs"}
 
@@ -50,9 +55,38 @@ def read_under(root: str, name: Any, *, max_bytes: int = MAX_IMAGE_BYTES) -> byt
     DataError: the name leads out of the root (by '..', as an absolute path or by a symlink), is
       not a regular file or larger than `max_bytes`. The file is then not opened.
   """
+  with open_under(root, name, max_bytes=max_bytes) as f:
+    data = f.read(max_bytes + 1)
+  if len(data) > max_bytes:
+    raise errors.DataError(f"file {name!r} grew over the limit of {max_bytes} bytes.")
+  return data
+
+
+def read_all_under(root: str, names: Sequence[Any]) -> list[bytes]:
+  """The contents of the files that a row calls `names`; one that is named again is read once.
+
+  Raises:
+    DataError: as `read_under`; or the row has more files or bytes than any example needs.
+  """
+  if len(names) > MAX_ROW_FILES:
+    raise errors.DataError(f"the row names {len(names)} files; the limit is {MAX_ROW_FILES}.")
+  found: dict[Any, bytes] = {}
+  left = MAX_ROW_BYTES
+  for name in names:
+    if not isinstance(name, str) or name not in found:
+      data = read_under(root, name)
+      found[name] = data
+      left -= len(data)
+      if left < 0:
+        raise errors.DataError(f"the row's files have more than {MAX_ROW_BYTES} bytes in all.")
+  return [found[name] for name in names]
+
+
+def open_under(root: str, name: Any, *, max_bytes: int) -> BinaryIO:
+  """The file that a row calls `name`, opened for reading; see `read_under`."""
   name = _checked_name(root, name)
   if is_remote(root):
-    return _read_remote(f"{root.rstrip('/')}/{name}", max_bytes)
+    return io.BytesIO(_read_remote(f"{root.rstrip('/')}/{name}", max_bytes))
   path = _real_path(root, name)
   try:
     _check_status(os.stat(path, follow_symlinks=False), name, max_bytes)
@@ -62,12 +96,13 @@ def read_under(root: str, name: Any, *, max_bytes: int = MAX_IMAGE_BYTES) -> byt
     raise errors.DataError(f"file {name!r} is not in {root!r}.") from None
   except OSError as e:
     raise errors.DataError(f"file {name!r} cannot be read: {e.strerror}.") from None
-  with os.fdopen(fd, "rb") as f:
+  file = os.fdopen(fd, "rb")
+  try:
     _check_status(os.fstat(fd), name, max_bytes)
-    data = f.read(max_bytes + 1)
-  if len(data) > max_bytes:
-    raise errors.DataError(f"file {name!r} grew over the limit of {max_bytes} bytes.")
-  return data
+  except errors.DataError:
+    file.close()
+    raise
+  return file
 
 
 def names_under(root: str, name: Any) -> list[str] | None:

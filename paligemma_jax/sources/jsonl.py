@@ -135,7 +135,7 @@ class JsonlRows:
   def _read_images(self, column: str, value: Any) -> bytes | list[bytes]:
     try:
       if isinstance(value, list):
-        return [files.read_under(self._images, name) for name in value]
+        return files.read_all_under(self._images, value)
       return files.read_under(self._images, value)
     except errors.DataError as e:
       raise errors.DataError(f"column {column!r}: {e}") from None

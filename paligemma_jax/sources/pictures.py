@@ -18,7 +18,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from paligemma_jax.core import complete
 from paligemma_jax.core import errors
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # What `pp.Decode` reads.
+MAX_MASK_PIXELS = 256_000_000  # Of all masks of a row; one byte each.
 
 COLUMNS = (
     "image", "image_path", "image_id", "height", "width", "boxes", "labels", "areas", "crowd"
@@ -61,8 +65,14 @@ def row(
   """The row; `size` is (height, width).
 
   Raises:
-    DataError: a box that is none or lies outside of the picture, or no mask where one is asked for.
+    DataError: a box that is none or lies outside of the picture, no mask where one is asked for, or
+      masks of more than MAX_MASK_PIXELS.
   """
+  if masks and len(things) * size[0] * size[1] > MAX_MASK_PIXELS:
+    raise errors.DataError(
+        f"{len(things)} masks of {size[1]} x {size[0]} pixels; a row may have {MAX_MASK_PIXELS}"
+        " pixels of masks in all. Make the picture smaller, or set masks=False."
+    )
   clipped = False
   boxes, areas, found = [], [], []
   for n, thing in enumerate(things, 1):
@@ -98,12 +108,13 @@ def size_of(image: bytes) -> tuple[int, int]:
   """(height, width) of an image file, from its header.
 
   Raises:
-    DataError: no image.
+    DataError: no image of a format in FORMATS, or a damaged one.
   """
   from PIL import Image  # Here, so that configs need not wait for it.
 
+  complete.check(image)
   try:
-    with Image.open(io.BytesIO(image)) as opened:
+    with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
       return opened.height, opened.width
   except MemoryError:
     raise

@@ -117,8 +117,7 @@ class VideoRows:
     if not there:
       raise errors.DataError(f"folder {name!r} has no images ({', '.join(_FRAME_ENDINGS)}).")
     chosen = frames.positions(len(there), self._spec.num, self._spec.stride)
-    read = {k: files.read_under(self._root, f"{name}/{there[k]}") for k in set(chosen)}
-    return [read[k] for k in chosen]
+    return files.read_all_under(self._root, [f"{name}/{there[k]}" for k in chosen])
 
 
 def _seconds(row: dict[str, Any], column: str) -> float:

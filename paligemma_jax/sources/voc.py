@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import array
 import functools
-import io
 import os
 import zlib
 from collections.abc import Iterator
@@ -14,12 +13,14 @@ from xml.parsers import expat
 import numpy as np
 
 from paligemma_jax.core import errors
+from paligemma_jax.core import png_mask
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.sources import digests
 from paligemma_jax.sources import files
 from paligemma_jax.sources import pictures
 
-_MAX_XML_BYTES = 16 << 20
+_MAX_XML_BYTES = 4 << 20
+_MAX_ELEMENTS = 100_000
 _MAX_LIST_BYTES = 64 << 20
 _MAX_DEPTH = 16
 _BORDER = 255  # Of masks: pixels that belong to nobody.
@@ -135,15 +136,11 @@ class VocRows:
 
   def _numbers(self, name: str) -> np.ndarray:
     """uint8[H, W]: at each pixel the number of its object, from 1 on."""
-    from PIL import Image  # Here, so that configs need not wait for it.
-
     path = f"SegmentationObject/{name}.png"
-    data = files.read_under(self._spec.path, path)
     try:
-      with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-        numbers = np.asarray(image)
-    except Exception as e:  # Whatever Pillow's reader raises on damaged files: many types.
-      raise errors.DataError(f"{path}: no intact PNG: {type(e).__name__}: {e}.") from None
+      numbers = png_mask.pixels(files.read_under(self._spec.path, path))
+    except errors.DataError as e:
+      raise errors.DataError(f"{path}: {e}") from None
     if numbers.ndim != 2 or numbers.dtype != np.uint8:
       raise errors.DataError(f"{path}: expected a PNG with a palette, a number at each pixel.")
     return np.where(numbers == _BORDER, 0, numbers)
@@ -152,21 +149,29 @@ class VocRows:
 class Node:
   """An element: its name, its text, its children and the line it begins at."""
 
-  __slots__ = ("children", "line", "name", "text")
+  __slots__ = ("children", "line", "name", "pieces")
 
   def __init__(self, name: str, line: int):
-    self.name, self.line, self.text = name, line, ""
+    self.name, self.line = name, line
+    self.pieces: list[str] = []
     self.children: list[Node] = []
+
+  @property
+  def text(self) -> str:
+    """What stands in it and not in its children."""
+    return "".join(self.pieces)
 
 
 def parse(data: bytes) -> Node:
   """The tree of an XML document. One with a document type is refused: entities are declared there,
-  which can stand for gigabytes or for other files.
+  which can stand for gigabytes or for other files. The time it takes grows with the document.
 
   Raises:
-    DataError: no XML, a document type, or too deep a nest; says at which line.
+    DataError: no XML, a document type, too deep a nest or too many elements; says at which line.
   """
   parser = expat.ParserCreate()
+  parser.buffer_text = True
+  number = 0
   top = Node("", 0)
   stack = [top]
 
@@ -176,17 +181,21 @@ def parse(data: bytes) -> Node:
     )
 
   def start(name: str, _: Any) -> None:
+    nonlocal number
+    number += 1
     node = Node(name, parser.CurrentLineNumber)
     stack[-1].children.append(node)
     stack.append(node)
     if len(stack) > _MAX_DEPTH:
       raise errors.DataError(f"line {node.line}: elements nested deeper than {_MAX_DEPTH}.")
+    if number > _MAX_ELEMENTS:
+      raise errors.DataError(f"line {node.line}: more than {_MAX_ELEMENTS} elements.")
 
   def end(_: str) -> None:
     stack.pop()
 
   def text(data: str) -> None:
-    stack[-1].text += data
+    stack[-1].pieces.append(data)
 
   parser.StartDoctypeDeclHandler = refuse
   parser.StartElementHandler = start

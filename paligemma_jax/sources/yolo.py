@@ -19,7 +19,8 @@ from paligemma_jax.sources import pictures
 
 _ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _MAX_YAML_BYTES = 1 << 20
-_MAX_LABEL_BYTES = 16 << 20
+_MAX_LABEL_BYTES = 4 << 20
+_MAX_LIST_BYTES = 64 << 20
 _MAX_DEPTH = 8
 
 
@@ -92,7 +93,8 @@ class YoloRows:
     try:
       data = files.read_under(self._root, name)
       size = pictures.size_of(data)
-      things = [self._thing(values, size, where) for values, where in self._labels(name)]
+      budget = rle.Budget()
+      things = [self._thing(values, size, where, budget) for values, where in self._labels(name)]
       return pictures.row(data, name, name, size, things, masks=self._spec.masks)
     except errors.DataError as e:
       raise errors.DataError(f"{self.where(i)}: {e}") from None
@@ -123,7 +125,7 @@ class YoloRows:
           raise errors.DataError(f"{path}:{n}: {line[:60]!r} holds what is no number.") from None
 
   def _thing(
-      self, values: Sequence[float], size: tuple[int, int], where: str
+      self, values: Sequence[float], size: tuple[int, int], where: str, budget: rle.Budget
   ) -> pictures.Thing:
     height, width = size
     number, *shares = values
@@ -144,7 +146,7 @@ class YoloRows:
     sides = (width, height) * (len(shares) // 2)
     points = [v * side for v, side in zip(shares, sides, strict=True)]
     box = (min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2]))
-    return pictures.Thing(label, box, mask=lambda: rle.fill_polygon(points, height, width))
+    return pictures.Thing(label, box, mask=lambda: rle.fill_polygon(points, *size, budget))
 
 
 def _label_path(name: str) -> str:
@@ -167,7 +169,7 @@ def _images(root: str, place: Any) -> list[str]:
   if inside is not None:
     above = "" if place == "." else f"{os.path.normpath(place)}/"
     return [f"{above}{name}" for name in inside if name.lower().endswith(_ENDINGS)]
-  lines = files.read_under(root, place, max_bytes=_MAX_LABEL_BYTES)
+  lines = files.read_under(root, place, max_bytes=_MAX_LIST_BYTES)
   try:
     names = [line.strip() for line in lines.decode().splitlines()]
   except UnicodeDecodeError:

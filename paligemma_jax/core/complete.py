@@ -1,0 +1,220 @@
+"""Is this image file all there, and is it cheap to read? Looked at before any decoder sees it.
+
+Decoders forgive a cut end or a wrong checksum; labels do not. And a small file can ask a decoder
+for hours: by thousands of scans of a JPEG, by millions of empty parts, by EXIF entries that all
+mean the same bytes. Only containers are walked here, from length field to length field, in time
+that grows with the file; pixels are the decoder's business.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+
+from paligemma_jax.core import errors
+
+MAX_SCANS = 64  # Of a JPEG. Encoders write 10 to 20; each scan costs a pass over the picture.
+MAX_PARTS = 50_000  # PNG chunks, JPEG segments or WebP chunks.
+MAX_GIF_BLOCKS = 500_000  # Of up to 255 bytes each.
+_MAX_EXIF_BYTES = 1 << 20  # Of a JPEG; a segment has 64 KiB at most.
+_MAX_TAG_BYTES = 16 << 20  # What the entries of an EXIF block may hold in all.
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_EXIF = b"Exif\0\0"
+# A marker begins a segment; stuffed zeros, fill bytes and restarts are none.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+_TAG_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8}
+_PASSES = (  # Of an interlaced PNG: first column and row, and the steps between them.
+    (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
+)  # fmt: skip
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+_INFLATE_BYTES = 1 << 20
+
+
+def check(data: bytes) -> None:
+  """Passes complete files and whatever is no image at all (which the decoder will say).
+
+  Bytes after the end of the image are harmless and pass.
+
+  Raises:
+    DataError: the file ends early, a PNG chunk has a wrong checksum, or decoding it would take time
+      or memory that its pixels do not explain.
+  """
+  if not data:
+    raise errors.DataError("the image file is empty.")
+  try:
+    if data.startswith(_PNG):
+      _png(data)
+    elif data.startswith(b"\xff\xd8"):
+      _jpeg(data)
+    elif data[:6] in (b"GIF87a", b"GIF89a"):
+      _gif(data)
+    elif data.startswith(b"RIFF"):
+      _riff(data)
+    elif data.startswith(b"BM"):
+      _bmp(data)
+  except (IndexError, struct.error):
+    raise errors.DataError(f"the image file is cut short after {len(data)} bytes.") from None
+
+
+def check_tags(block: bytes) -> None:
+  """Passes EXIF blocks whose entries hold no more than a file of such a kind can.
+
+  A damaged block passes: the decoder will say so, or do without.
+
+  Raises:
+    DataError: the entries claim more bytes than any camera writes; they would all be copied.
+  """
+  block = block.removeprefix(_EXIF)
+  order = {b"II": "<", b"MM": ">"}.get(block[:2], "")
+  claimed = 0
+  try:
+    magic, start = struct.unpack_from(f"{order}HI", block, 2)
+    if magic == 43:  # BigTIFF, which counts otherwise.
+      raise errors.DataError("an EXIF block of a kind that no camera writes (BigTIFF).")
+    (number,) = struct.unpack_from(f"{order}H", block, start)
+    for at in range(start + 2, start + 2 + 12 * number, 12):
+      _, kind, count = struct.unpack_from(f"{order}HHI", block, at)
+      claimed += count * _TAG_SIZES.get(kind, 0)
+  except struct.error:  # It is cut; what came before was counted.
+    pass
+  if claimed > _MAX_TAG_BYTES:
+    raise errors.DataError(f"an EXIF block of {len(block)} bytes that claims to hold {claimed}.")
+
+
+def png_holds_all_rows(data: bytes) -> bool:
+  """Whether the compressed data of an intact PNG file hold every row of the picture.
+
+  Decoders leave the missing rows of such a file blank. Stops as soon as enough bytes came out.
+  """
+  header, body = {}, []
+  for kind, start, end in _chunks(data):
+    if kind == b"IHDR":
+      header = struct.unpack_from(">IIBBxxB", data, start)
+    elif kind == b"IDAT":
+      body.append((start, end))
+  width, height, depth, color, interlaced = header
+  bits = depth * _PNG_CHANNELS[color]
+  needed = 0
+  for x, y, step_x, step_y in _PASSES if interlaced else ((0, 0, 1, 1),):
+    columns, rows = -(-(width - x) // step_x), -(-(height - y) // step_y)
+    if columns > 0 and rows > 0:
+      needed += rows * (1 + (columns * bits + 7) // 8)
+  inflate = zlib.decompressobj()
+  try:
+    for start, end in body:
+      piece: bytes | memoryview = memoryview(data)[start:end]
+      while piece and needed > 0:
+        needed -= len(inflate.decompress(piece, _INFLATE_BYTES))
+        piece = inflate.unconsumed_tail
+    return needed <= 0 or needed <= len(inflate.flush())
+  except zlib.error:
+    return False
+
+
+def _png(data: bytes) -> None:
+  for kind, start, end in _chunks(data):
+    (crc,) = struct.unpack_from(">I", data, end)
+    if zlib.crc32(memoryview(data)[start - 4 : end]) != crc:
+      raise errors.DataError(f"the PNG chunk {kind!r} at byte {start - 8} has a wrong checksum.")
+    if kind == b"eXIf":
+      check_tags(data[start:end])
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+  """(kind, start, end) of the content of each chunk of a PNG file, the last one included."""
+  pos = len(_PNG)
+  for _ in range(MAX_PARTS):
+    size, kind = struct.unpack_from(">I4s", data, pos)
+    yield kind, pos + 8, pos + 8 + size
+    if kind == b"IEND":
+      return
+    pos += 12 + size
+  raise errors.DataError(f"a PNG of more than {MAX_PARTS} chunks.")
+
+
+def _jpeg(data: bytes) -> None:
+  """Walks the segments to each scan, and from there to the next marker, up to the end marker."""
+  pos, scans, components, lossless, exif = 2, 0, 0, False, b""
+  seen: set[int] = set()  # The components whose picture was sent, in whatever detail.
+  for _ in range(MAX_PARTS):
+    found = _MARKER.search(data, pos)
+    if found is None:
+      raise IndexError
+    pos = found.end()
+    marker = data[pos - 1]
+    if marker == 0xD9:
+      break
+    if marker in (0x01, 0xD8):
+      continue
+    (size,) = struct.unpack_from(">H", data, pos)
+    body = data[pos + 2 : pos + size]
+    if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+      components, lossless = body[5], marker & 3 == 3
+    elif marker == 0xDA:
+      scans += 1
+      if scans > MAX_SCANS:
+        raise errors.DataError(
+            f"a JPEG of more than {MAX_SCANS} scans; each costs a pass over the whole picture."
+        )
+      if lossless or body[1 + 2 * body[0]] == 0:  # It begins with the mean of each block.
+        seen.update(body[1 : 1 + 2 * body[0] : 2])
+    elif marker == 0xE1 and body.startswith(_EXIF):
+      exif += body if not exif else body[len(_EXIF) :]  # As Pillow joins them.
+      if len(exif) > _MAX_EXIF_BYTES:
+        raise errors.DataError(f"a JPEG with more than {_MAX_EXIF_BYTES} bytes of EXIF.")
+    elif marker == 0xE2 and body.startswith(b"MPF\0"):
+      check_tags(body[4:])
+    pos += size
+  else:
+    raise errors.DataError(f"a JPEG of more than {MAX_PARTS} segments.")
+  check_tags(exif)
+  if scans and len(seen) < components:
+    raise errors.DataError(
+        f"the JPEG ends before every one of its {components} components was sent: cut short."
+    )
+
+
+def _gif(data: bytes) -> None:
+  flags = data[10]
+  pos = 13 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
+  blocks = 0
+  while data[pos] != 0x3B:
+    if data[pos] == 0x2C:
+      flags = data[pos + 9]
+      pos += 11 + (3 << ((flags & 7) + 1) if flags & 0x80 else 0)
+    elif data[pos] == 0x21:
+      pos += 2
+    else:
+      raise errors.DataError(f"the GIF has no block at byte {pos}.")
+    blocks += 1
+    while data[pos]:
+      pos += 1 + data[pos]
+      blocks += 1
+      if blocks > MAX_GIF_BLOCKS:
+        raise errors.DataError(f"a GIF of more than {MAX_GIF_BLOCKS} blocks.")
+    pos += 1
+
+
+def _riff(data: bytes) -> None:
+  (size,) = struct.unpack_from("<I", data, 4)
+  if len(data) < 8 + size:
+    raise IndexError
+  pos, end = 12, 8 + size
+  for _ in range(MAX_PARTS):
+    if pos + 8 > end:
+      return
+    kind, length = struct.unpack_from("<4sI", data, pos)
+    if kind == b"EXIF":
+      check_tags(data[pos + 8 : pos + 8 + length])
+    pos += 8 + length + length % 2
+  raise errors.DataError(f"a WebP of more than {MAX_PARTS} chunks.")
+
+
+def _bmp(data: bytes) -> None:
+  """The size in the file header; some writers leave it 0."""
+  (size,) = struct.unpack_from("<I", data, 2)
+  if len(data) < size:
+    raise IndexError

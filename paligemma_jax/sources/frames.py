@@ -1,18 +1,54 @@
-"""Which frames of a video are seen, and decoding those alone.
+"""Which frames of a video are seen, and decoding those alone, in bounded time and memory.
 
 The rule is the reference's in evaluation: frames 0, stride, 2 stride, … of the clip at the video's
 own rate, as many as the recipe has. A clip that is too short begins anew, as often as it takes.
 Instead of a stride, frames can be spread evenly over the clip, whatever its length.
+
+A video is somebody else's program for a large decoder. FFmpeg is told which container it is, may
+open nothing but the file that it is given, uses known codecs only and one thread: other rows are
+read meanwhile, and each thread would hold frames of its own.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import io
+import time
+from collections.abc import Iterator
 from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 
+from paligemma_jax.core import complete
 from paligemma_jax.core import errors
+from paligemma_jax.sources import containers
+
+MAX_FRAME_PIXELS = 4096 * 2176
+MAX_KEPT_PIXELS = 75_000_000
+MAX_STREAMS = 32
+MAX_DECODED = 1_500_000_000  # About five seconds of a core.
+MAX_SECS = 10.0
+
+CODECS = (
+    "h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "mpeg4", "mpeg1video", "mpeg2video", "h263",
+    "msmpeg4v1", "msmpeg4v2", "msmpeg4", "msmpeg4v3", "wmv1", "wmv2", "flv", "theora", "mjpeg",
+    "prores", "dvvideo", "gif",
+)  # fmt: skip
+_LEAST_PIXELS = 100_000  # What any frame costs.
+_BYTE_PIXELS = 40  # Reading a byte of a stream takes as long as this many pixels.
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+  """What the frames of one row may cost.
+
+  decoded: pixels of all frames that must be decoded, among them those that are not kept.
+  secs: of one core, whatever it is that takes them.
+  """
+
+  decoded: int = MAX_DECODED
+  secs: float = MAX_SECS
 
 
 def positions(total: int, num: int, stride: int) -> list[int]:
@@ -27,28 +63,42 @@ def positions(total: int, num: int, stride: int) -> list[int]:
 
 
 def decode(
-    data: bytes, what: str, *, num: int, stride: int, start: float = 0.0, end: float = 0.0
+    data: bytes | BinaryIO,
+    what: str,
+    *,
+    num: int,
+    stride: int,
+    start: float = 0.0,
+    end: float = 0.0,
+    limits: Limits = Limits(),
 ) -> list[np.ndarray]:
   """`num` frames, uint8[H, W, 3], of a video file's content.
 
   Args:
+    data: the content, or the file opened for reading.
     what: the video's name in errors.
     stride: how far apart, in frames of the video; 0 spreads them evenly.
     start, end: seconds; an end of 0 is the video's. A part in which no frame begins is the last
       frame before it.
+    limits: what it may cost.
 
   Raises:
     ConfigError: PyAV is not installed.
-    DataError: not a video, or one without frames.
+    DataError: not a video of a known kind, one without frames, or one that exceeds the limits.
   """
   av = _library()
+  video = _Video(av, io.BytesIO(data) if isinstance(data, bytes) else data, limits)
   total = (num - 1) * stride + 1  # Later frames need not be decoded.
   try:
     if not stride:
-      total = _count(av, data, start, end)
+      total = video.count(start, end)
     wanted = positions(max(total, 1), num, stride)
-    kept, seen = _kept(av, data, set(wanted), start, end)
-  except (av.error.FFmpegError, IndexError, ValueError) as e:
+    kept, seen = video.kept(set(wanted), start, end)
+  except MemoryError:
+    raise
+  except errors.DataError as e:
+    raise errors.DataError(f"{what} {e}") from None
+  except Exception as e:  # Whatever PyAV raises on damaged files: many types.
     raise errors.DataError(f"{what} is no video that can be decoded: {e}") from None
   if not kept:
     raise errors.DataError(f"{what} has no frames.")
@@ -68,39 +118,145 @@ def _library() -> Any:
     raise errors.ConfigError("Reading videos needs PyAV: pip install av") from e
 
 
-def _kept(
-    av: Any, data: bytes, wanted: set[int], start: float, end: float
-) -> tuple[dict[int, np.ndarray], int]:
-  """({position: frame} for those of `wanted` that are there, frames seen) from start to end."""
-  found: dict[int, np.ndarray] = {}
-  seen, before = 0, None
-  with av.open(io.BytesIO(data)) as container:
-    stream = container.streams.video[0]
-    stream.thread_type = "AUTO"
-    if start:
-      container.seek(int(start * av.time_base))  # To the key frame before it.
-    for frame in container.decode(stream):
-      time = frame.time or 0.0
-      if time < start:
+class _Video:
+  """A video file, and what of its limits is left. Made for one row and one thread."""
+
+  def __init__(self, av: Any, file: BinaryIO, limits: Limits):
+    self._av, self._file, self._limits = av, file, limits
+    self._decoded = 0
+    self._until = time.thread_time() + limits.secs
+    self._format = ""
+
+  def count(self, start: float, end: float) -> int:
+    """How many frames begin from start to end; nothing is decoded for it."""
+    number = 0
+    for packet in self._packets(0.0):
+      if packet.size:
+        at = packet.pts if packet.pts is not None else packet.dts or 0
+        seconds = float(at * packet.time_base)
+        number += start <= seconds and (not end or seconds < end)
+    return number
+
+  def kept(
+      self, wanted: set[int], start: float, end: float
+  ) -> tuple[dict[int, np.ndarray], int]:
+    """({position: frame} for those of `wanted` that are there, frames seen) from start to end."""
+    found: dict[int, np.ndarray] = {}
+    seen, before, left = 0, None, MAX_KEPT_PIXELS
+    for frame in self._frames(start):
+      seconds = frame.time or 0.0
+      if seconds < start:
         before = frame
         continue
-      if seen > max(wanted) or (end and time >= end):
+      if seen > max(wanted) or (end and seconds >= end):
         break
       if seen in wanted:
+        left -= frame.width * frame.height
+        if left < 0:
+          raise errors.DataError(
+              f"has {len(wanted)} frames of {frame.width} x {frame.height} pixels; a row may have"
+              f" {MAX_KEPT_PIXELS} pixels in all. Make the video smaller."
+          )
         found[seen] = frame.to_ndarray(format="rgb24")
       seen += 1
     if not seen and before is not None:
       found[0] = before.to_ndarray(format="rgb24")
-  return found, seen
+    return found, seen
+
+  def _frames(self, start: float) -> Iterator[Any]:
+    for packet in self._packets(start):
+      self._spend(_BYTE_PIXELS * packet.size)
+      if packet.stream.codec_context.name == "mjpeg":
+        self._check_scans(packet)
+      for frame in packet.decode():
+        self._check_frame(frame.width, frame.height)
+        self._spend(max(frame.width * frame.height, _LEAST_PIXELS))
+        yield frame
+
+  def _packets(self, start: float) -> Iterator[Any]:
+    """The packets of the first video stream, from the key frame before `start`."""
+    self._file.seek(0)
+    self._format = self._format or containers.find(self._file)
+    self._file.seek(0)
+    options = {
+        "format_whitelist": self._format,
+        "codec_whitelist": ",".join(CODECS),
+        "protocol_whitelist": "none",
+        "max_streams": str(MAX_STREAMS),
+        "max_pixels": str(MAX_FRAME_PIXELS),
+    }
+    if self._format == containers.MOV:
+      options |= {"enable_drefs": "0", "use_absolute_path": "0"}
+    with self._av.open(
+        _Watched(self._file, self._check_time),
+        format=self._format.split(",")[0],
+        options=options,
+        metadata_errors="replace",
+        io_open=_open_nothing,
+    ) as container:
+      stream = container.streams.video[0]
+      codec = stream.codec_context
+      if codec is None or codec.name not in CODECS:
+        name = "unknown" if codec is None else codec.name
+        raise errors.DataError(
+            f"has the codec {name!r}, which is none of {', '.join(CODECS)}. Convert it to H.264"
+            " before."
+        )
+      self._check_frame(codec.width, codec.height)
+      codec.thread_count = 1
+      codec.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
+      if start:
+        container.seek(int(start * self._av.time_base))  # To the key frame before it.
+      for packet in container.demux(stream):
+        self._check_time()
+        yield packet
+
+  def _check_frame(self, width: int, height: int) -> None:
+    if width * height > MAX_FRAME_PIXELS:
+      raise errors.DataError(
+          f"has frames of {width} x {height}; the limit is {MAX_FRAME_PIXELS} pixels. Make it"
+          " smaller before."
+      )
+
+  def _check_scans(self, packet: Any) -> None:
+    if bytes(packet).count(b"\xff\xda") > complete.MAX_SCANS:
+      raise errors.DataError(f"has a JPEG frame of more than {complete.MAX_SCANS} scans.")
+
+  def _spend(self, pixels: int) -> None:
+    self._decoded += pixels
+    if self._decoded > self._limits.decoded:
+      raise errors.DataError(
+          f"has its frames behind more than {self._limits.decoded} pixels to decode. Cut it"
+          " before, store its frames as images, or raise Video.max_decoded."
+      )
+
+  def _check_time(self) -> None:
+    if time.thread_time() > self._until:
+      raise errors.DataError(
+          f"takes more than {self._limits.secs:g} s of a core to decode. Cut it before, store its"
+          " frames as images, or raise Video.max_secs."
+      )
 
 
-def _count(av: Any, data: bytes, start: float, end: float) -> int:
-  """How many frames begin from start to end; nothing is decoded for it."""
-  with av.open(io.BytesIO(data)) as container:
-    stream = container.streams.video[0]
-    times = [
-        float((packet.pts if packet.pts is not None else packet.dts or 0) * packet.time_base)
-        for packet in container.demux(stream)
-        if packet.size
-    ]
-  return sum(start <= time and (not end or time < end) for time in times)
+class _Watched:
+  """A file for FFmpeg to read: nothing else of it can be used, and time is looked at meanwhile."""
+
+  def __init__(self, file: BinaryIO, check: Any):
+    self._file, self._check = file, check
+
+  def read(self, size: int) -> bytes:
+    """At most `size` bytes from where it stands."""
+    self._check()
+    return self._file.read(size)
+
+  def seek(self, offset: int, whence: int = 0) -> int:
+    """Where it stands then."""
+    return self._file.seek(offset, whence)
+
+  def tell(self) -> int:
+    """Where it stands."""
+    return self._file.tell()
+
+
+def _open_nothing(url: str, flags: int, options: dict[str, str]) -> Any:
+  raise errors.DataError(f"refers to another file, {url[:80]!r}, which is never opened.")

@@ -31,9 +31,13 @@ class Video:
     stride: how far apart, in frames of the video; 0 spreads them evenly over it.
     videos: the folder that the rows' names are relative to; '' is that of `path`.
     columns: the columns that every row must have, as in Jsonl.
-    video: the column with the name of the video file (mp4 and whatever else FFmpeg reads) or of the
-      folder, whose images are frames in the order of their names, numbers in them counted.
+    video: the column with the name of the video file or of the folder, whose images are frames in
+      the order of their names, numbers in them counted. Files are MP4, MOV, Matroska, WebM, AVI,
+      MPEG and GIF, by content and not by name; nothing that they refer to is opened.
     start, end: columns with the part of the video in seconds, where a row has them; '' is none.
+    max_decoded: a row is refused when its frames lie behind more pixels to decode, a byte of the
+      stream counted as 40; the default is about two minutes of 640 x 480.
+    max_secs: a row is refused when decoding takes more seconds of a core.
   """
 
   path: str
@@ -44,12 +48,16 @@ class Video:
   video: str = "video"
   start: str = "start"
   end: str = "end"
+  max_decoded: int = frames.MAX_DECODED
+  max_secs: float = frames.MAX_SECS
 
   def __post_init__(self):
-    for name, least in (("num", 1), ("stride", 0)):
+    for name, least in (("num", 1), ("stride", 0), ("max_decoded", 1)):
       value = getattr(self, name)
       if type(value) is not int or value < least:
         raise errors.ConfigError(f"{name} of Video is {value!r}: expected {least} or more.")
+    if not self.max_secs > 0:
+      raise errors.ConfigError(f"max_secs of Video is {self.max_secs!r}: expected seconds.")
 
   def open(self) -> VideoRows:
     """Opens the .jsonl file; no video is looked at.
@@ -92,8 +100,12 @@ class VideoRows:
       inside = files.names_under(self._root, name)
       if inside is not None:
         return {**row, "frames": self._of_folder(name, inside, part)}
-      data = files.read_under(self._root, name, max_bytes=MAX_VIDEO_BYTES)
-      found = frames.decode(data, repr(name), num=self._spec.num, stride=self._spec.stride, **part)
+      s = self._spec
+      limits = frames.Limits(decoded=s.max_decoded, secs=s.max_secs)
+      with files.open_under(self._root, name, max_bytes=MAX_VIDEO_BYTES) as file:
+        found = frames.decode(
+            file, repr(name), num=s.num, stride=s.stride, limits=limits, **part
+        )
       return {**row, "frames": found}
     except errors.DataError as e:
       raise errors.DataError(f"{self.where(i)}: column {self._spec.video!r}: {e}") from None

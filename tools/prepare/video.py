@@ -23,6 +23,8 @@ from tools.prepare import raw as raw_lib
 _MAX_SHORTER_SIDE = 480
 _JPEG_QUALITY = 92
 _ENDINGS = (".mp4", ".avi", ".mkv", ".webm")
+# Each row is decoded once, so it may take long.
+_LIMITS = frames.Limits(decoded=100_000_000_000, secs=600)
 # All of MSR-VTT's videos; with 16 frames of 320 x 240 pixels that is 2 GB.
 _KEPT_CLIPS = 10_000
 
@@ -62,7 +64,9 @@ class Clip(raw_lib.RawFile):
   def _decoded(self) -> list[bytes]:
     num, stride, start, end = self._what
     data = super().read()
-    found = frames.decode(data, str(self), num=num, stride=stride, start=start, end=end)
+    found = frames.decode(
+        data, str(self), num=num, stride=stride, start=start, end=end, limits=_LIMITS
+    )
     jpegs = {id(pixels): _jpeg(pixels) for pixels in found}  # A short clip has frames twice.
     return [jpegs[id(pixels)] for pixels in found]
 

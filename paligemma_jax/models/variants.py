@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from paligemma_jax.core import errors
+from paligemma_jax.core import sizes as sizes_lib
 from paligemma_jax.core import spec
 
 DTYPES = ("auto", "float32", "bfloat16")
@@ -71,8 +72,9 @@ class Gemma:
       raise errors.ConfigError(f"llm.head_dim={self.head_dim} is odd; rotary needs two halves.")
     _check_option("llm.query_scale", self.query_scale, QUERY_SCALES)
     for name in ("attn_softcap", "final_softcap", "sliding_window"):
-      if getattr(self, name) < 0:
-        raise errors.ConfigError(f"llm.{name}={getattr(self, name)!r} is negative; 0 is off.")
+      wrong = sizes_lib.wrong_number(getattr(self, name))
+      if wrong:
+        raise errors.ConfigError(f"llm.{name}={getattr(self, name)!r} {wrong}.")
 
 
 @spec.spec
@@ -121,7 +123,9 @@ class ModelConfig:
     _check_option("model.attention", self.attention, ATTENTIONS)
     if not 0 <= self.dropout < 1:
       raise errors.ConfigError(f"model.dropout={self.dropout!r} is not in [0, 1).")
-    if self.res <= 0 or self.res % self.img.patch_size:
+    if sizes_lib.wrong("res", self.res):
+      raise errors.ConfigError(f"model.res={self.res!r} {sizes_lib.wrong('res', self.res)}.")
+    if self.res % self.img.patch_size:
       raise errors.ConfigError(
           f"model.res={self.res!r} is not a positive multiple of the patch size"
           f" {self.img.patch_size}."
@@ -142,9 +146,9 @@ class ModelConfig:
 
 def _check_positive(tower: str, sizes: Any, names: tuple[str, ...]) -> None:
   for name in names:
-    value = getattr(sizes, name)
-    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-      raise errors.ConfigError(f"{tower}.{name}={value!r} is not a positive whole number.")
+    wrong = sizes_lib.wrong(name, getattr(sizes, name))
+    if wrong:
+      raise errors.ConfigError(f"{tower}.{name}={getattr(sizes, name)!r} {wrong}.")
 
 
 def _check_option(key: str, value: str, options: tuple[str, ...]) -> None:
@@ -221,7 +225,7 @@ def get(
   if vocab_size:
     changes["llm"]["vocab_size"] = vocab_size
   for name, cap in (("final_softcap", final_softcap), ("attn_softcap", attn_softcap)):
-    if cap >= 0:
+    if not cap < 0:  # NaN too, which is refused below.
       changes["llm"][name] = float(cap)
   img, llm = img.replace(**changes["img"]), llm.replace(**changes["llm"])
   return ModelConfig(

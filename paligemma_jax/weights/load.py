@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from paligemma_jax.core import errors
+from paligemma_jax.weights import finite
 from paligemma_jax.weights import hf
 from paligemma_jax.weights import names
 from paligemma_jax.weights import native
@@ -75,7 +76,7 @@ def load_params(
 
   Raises:
     CheckpointError: a name is missing, surplus or of another shape (all are listed, before any data
-      is read), or the data is damaged.
+      is read), the data is damaged, or it holds NaN or infinity.
   """
   if not isinstance(weights, reader.Weights):
     weights = open_weights(weights)
@@ -89,6 +90,7 @@ def load_params(
   )
   default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   params = {}
+  bad: list[str] = []  # Parameters with numbers that are not finite.
   for name, shape in shapes.items():
     blocks = weights.blocks(name)
     if resample and name == names.POS_EMBEDDING:
@@ -96,47 +98,71 @@ def load_params(
       if log:
         old, new = found[name][1], shape[1]
         log(f"{weights.path}: resampled {name} from {old} to {new} image tokens (bilinear)")
-    parts = repack(name, blocks) if repack else None
+    parts = repack(name, _checked(blocks, name, bad)) if repack else None
     if parts is not None:
       for part, array in parts.items():
         place = default if shardings is None else shardings[part]
-        params[part] = _put(iter([array]), array.shape, array.dtype, place)
+        params[part] = _put(iter([array]), array.shape, array.dtype, place)[0]
       continue
     target = dtype(name) if callable(dtype) and not isinstance(dtype, type) else dtype
     target = np.dtype(weights.entries[name].dtype if target is None else target)
-    params[name] = _put(blocks, shape, target, default if shardings is None else shardings[name])
+    place = default if shardings is None else shardings[name]
+    params[name], good = _put(blocks, shape, target, place)
+    if not good:
+      bad.append(name)
+  finite.refuse(weights.path, bad, len(shapes))
   return params
+
+
+def _checked(
+    blocks: Iterator[np.ndarray], name: str, bad: list[str]
+) -> Iterator[np.ndarray]:
+  """The blocks; `name` is added to `bad` when one holds NaN or infinity."""
+  for block in blocks:
+    if name not in bad and not finite.check(block):
+      bad.append(name)
+    yield block
 
 
 def _put(
     blocks: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, sharding: Any
-) -> jax.Array:
-  """One array on its devices."""
-  shards = _host_shards(blocks, shape, dtype, sharding)
+) -> tuple[jax.Array, bool]:
+  """One array on its devices, and whether all of it are finite numbers."""
+  shards, good = _host_shards(blocks, shape, dtype, sharding)
   arrays = [jax.device_put(buffer, device) for buffer, devices in shards for device in devices]
   # Waits, because host buffers of accelerators are freed only when their copy is done.
-  return jax.block_until_ready(jax.make_array_from_single_device_arrays(shape, sharding, arrays))
+  array = jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+  return jax.block_until_ready(array), good
 
 
 def _host_shards(
     blocks: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, sharding: Any
-) -> list[tuple[np.ndarray, list[jax.Device]]]:
-  """One host buffer per distinct shard, with its devices, filled as the blocks arrive."""
+) -> tuple[list[tuple[np.ndarray, list[jax.Device]]], bool]:
+  """One host buffer per distinct shard, with its devices, filled as the blocks arrive; and whether
+  all numbers are finite.
+  """
   shards: dict[tuple, tuple[np.ndarray, list]] = {}
   for device, index in sharding.addressable_devices_indices_map(shape).items():
     bounds = tuple(s.indices(size)[:2] for s, size in zip(index, shape, strict=True))
     if bounds not in shards:
       shards[bounds] = (_aligned(tuple(stop - start for start, stop in bounds), dtype), [])
     shards[bounds][1].append(device)
-  row = 0
+  row, good = 0, True
+  whole = list(shards) == [tuple((0, size) for size in shape)]
   for block in blocks:
+    if whole:  # Looked at while it is copied.
+      ((buffer, _),) = shards.values()
+      good &= finite.copy(buffer[row : row + len(block)], block)
+      row += len(block)
+      continue
+    good &= finite.check(block)
     for ((first, last), *rest), (buffer, _) in shards.items():
       start, stop = max(first, row), min(last, row + len(block))
       if start < stop:
         part = (slice(start - row, stop - row), *(slice(*bounds) for bounds in rest))
         buffer[start - first : stop - first] = block[part]
     row += len(block)
-  return list(shards.values())
+  return list(shards.values()), good
 
 
 def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:

@@ -82,6 +82,16 @@ def test_published_transfers_have_no_final_softcap_and_gemma_2_caps_attention():
         (dict(overrides={"llm.depth": 0}), "not a positive whole number"),
         (dict(overrides={"img.num_heads": 5}), "does not divide img.width=128"),
         (dict(overrides={"llm.query_scale": "head"}), "Did you mean 'head_dim'"),
+        (dict(overrides={"llm.depth": 10**9}), "llm.depth=1000000000 is more than any model has"),
+        (dict(overrides={"img.width": 1 << 40}), "img.width="),
+        (dict(vocab_size=1 << 40), "llm.vocab_size="),
+        (dict(res=14 << 20), "model.res=14680064 is more than any model has"),
+        (dict(overrides={"llm.depth": True}), "llm.depth=True is not a positive whole number"),
+        (dict(overrides={"llm.depth": 2.0}), "llm.depth=2.0 is not a positive whole number"),
+        (dict(overrides={"llm.attn_softcap": float("nan")}), "llm.attn_softcap=nan is not a"),
+        (dict(overrides={"llm.final_softcap": float("inf")}), "llm.final_softcap=inf is not"),
+        (dict(overrides={"llm.final_softcap": -1.0}), "llm.final_softcap=-1.0 is negative"),
+        (dict(final_softcap=float("nan")), "llm.final_softcap=nan is not a finite number"),
     ],
 )
 def test_what_does_not_fit_is_named(changes, said):

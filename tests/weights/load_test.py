@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import zipfile
+import zlib
 
 import jax
 import numpy as np
@@ -192,6 +193,33 @@ def _native(tmp_path):
   model["llm"] = {**model["llm"], "final_softcap": 7.5}
   truth = makers.params(model)
   return native.save_native(tmp_path / "n", truth, model, tokenizer=b"tokens"), truth, model
+
+
+@pytest.mark.parametrize(
+    "tower, name, value",
+    [
+        ("llm", "attn_softcap", float("nan")), ("llm", "final_softcap", float("inf")),
+        ("llm", "final_softcap", -1.0), ("llm", "sliding_window", True),
+        ("llm", "width", 10**400), ("img", "depth", 3.0), ("llm", "post_norms", 1),
+    ],
+)
+def test_a_native_directory_with_an_impossible_size_is_refused_by_name(
+    tmp_path, tower, name, value
+):
+  path, _, model = _native(tmp_path)
+  model[tower][name] = value
+  _reseal(path, {**json.loads((path / "config.json").read_bytes()), "model": model})
+  with pytest.raises(errors.CheckpointError, match=rf"{tower}\.{name} is "):
+    load.open_weights(path)
+
+
+def _reseal(path, config):
+  """Writes another config.json, and the seal that belongs to it."""
+  raw = json.dumps(config).encode()
+  (path / "config.json").write_bytes(raw)
+  files = json.loads((path / "SEAL.json").read_bytes())["files"]
+  files["config.json"] = {"bytes": len(raw), "crc32": zlib.crc32(raw)}
+  (path / "SEAL.json").write_text(json.dumps({"files": files, "crc32": native._crc(files)}))
 
 
 def test_a_native_directory_keeps_sizes_and_tokenizer(tmp_path):

@@ -26,10 +26,11 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 1 << 15
 
-# What the row of a file may cost: Pillow reads packed BMPs in Python, and WebPs into four copies.
+# Pillow reads packed BMPs in Python. WebPs are read into four copies of the picture, and four
+# channels of a progressive JPEG are kept as coefficients, twice as large as pixels.
 _MAX_PACKED_PIXELS = 4_000_000
 _MAX_PACKED_BYTES = 16 << 20
-_WEBP_SHARE = 2
+_HALF = 2
 _STRIP_PIXELS = 4_000_000  # Converted at a time, so that no second copy of all pixels is made.
 _LOST = ("premature end", "bad huffman", "bad arithmetic", "instead of rst")  # What libjpeg says.
 
@@ -59,8 +60,8 @@ class Decode:
     exif: turn the picture upright as its EXIF says; False leaves it as stored, as the reference
       does, for runs that reproduce published numbers.
     alpha: "drop" ignores transparency as the reference does; "white" or "black" paints that behind.
-    max_pixels: larger pictures are rejected from their header, before memory is taken; a WebP has
-      half of it, as its decoder takes more memory for each.
+    max_pixels: larger pictures are rejected from their header, before memory is taken; a WebP and
+      a progressive JPEG in CMYK have half of it, as they take more memory for each.
     max_row_pixels: of all pictures in a list.
     dct: of JPEGs: "fast" has the reference's pixels in bits, "accurate" those of its
       `decode(precise=True)` and of transformers.
@@ -239,7 +240,9 @@ def _check_size(im: Image.Image, num_bytes: int, max_pixels: int, left: int) -> 
   width, height = im.size
   note = ""
   if im.format == "WEBP":
-    max_pixels, note = max_pixels // _WEBP_SHARE, " of a WebP"
+    max_pixels, note = max_pixels // _HALF, " of a WebP"
+  elif im.mode == "CMYK" and im.info.get("progressive"):
+    max_pixels, note = max_pixels // _HALF, " of a progressive JPEG in CMYK"
   elif im.format == "BMP" and im.info.get("compression") in (1, 2):
     if num_bytes > _MAX_PACKED_BYTES:
       raise errors.DataError(f"a packed BMP of more than {_MAX_PACKED_BYTES} bytes.")

@@ -94,11 +94,11 @@ def decode(
       total = video.count(start, end)
     wanted = positions(max(total, 1), num, stride)
     kept, seen = video.kept(set(wanted), start, end)
-  except MemoryError:
-    raise
   except errors.DataError as e:
     raise errors.DataError(f"{what} {e}") from None
   except Exception as e:  # Whatever PyAV raises on damaged files: many types.
+    if isinstance(e, MemoryError) and not isinstance(e, av.error.FFmpegError):
+      raise  # Ours has run out; FFmpeg's own is what a limit of streams ends in.
     raise errors.DataError(f"{what} is no video that can be decoded: {e}") from None
   if not kept:
     raise errors.DataError(f"{what} has no frames.")

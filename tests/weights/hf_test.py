@@ -139,7 +139,7 @@ def test_all_differences_are_in_one_error(tmp_path):
         ({"text_config": {"num_hidden_layers": True}}, "num_hidden_layers is True, not a whole"),
         ({"text_config": {"num_hidden_layers": -1}}, "num_hidden_layers is -1, not a whole"),
         ({"text_config": {"hidden_size": 8.0}}, "hidden_size is 8.0, not a whole number"),
-        ({"text_config": {"hidden_size": float("nan")}}, "hidden_size is nan, not a whole number"),
+        ({"text_config": {"hidden_size": float("nan")}}, "NaN"),
         ({"text_config": {"hidden_size": 1 << 30}}, "hidden_size is 1073741824, not a whole"),
         ({"text_config": {"model_type": []}}, r"model_type is \[\], expected"),
         ({"vision_config": {"num_hidden_layers": 10**9}}, "layers is 1000000000, not a whole"),
@@ -150,8 +150,10 @@ def test_all_differences_are_in_one_error(tmp_path):
                 f"{which}_logit_softcapping is .*; expected null or a number from 0",
             )
             for which in ("attn", "final")
-            for value in (float("nan"), float("inf"), 10**400, -30.0, True, "50")
+            for value in (10**30, -30.0, True, "50")
         ],
+        ({"text_config": {"attn_logit_softcapping": float("nan")}}, "NaN"),
+        ({"text_config": {"final_logit_softcapping": float("inf")}}, "Infinity"),
         ({"text_config": {"hidden_activation": "relu"}}, "hidden_activation is 'relu'"),
         ({"text_config": {"rms_norm_eps": 1e-5}}, "rms_norm_eps is 1e-05"),
         ({"text_config": {"rope_theta": 5e5}}, "rope_theta is 500000"),

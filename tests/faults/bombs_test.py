@@ -1,0 +1,62 @@
+"""No single row takes more than 512 MB over the idle process, or 5 seconds of a core."""
+
+import json
+import pathlib
+import pickle
+import subprocess
+import sys
+
+import pytest
+
+from tests.hostile import bombs
+from tests.hostile import movies
+
+_ROOT = pathlib.Path(__file__).parents[2]
+_MOST_MB, _MOST_SECS = 512, 5.0
+
+
+def _measured(kind, folder):
+  """{name: (decision, MB over idle, seconds, what was said)} of the files in the folder."""
+  done = subprocess.run(
+      [sys.executable, "-m", "tests.hostile.measure", kind, str(folder)],
+      cwd=_ROOT, capture_output=True, text=True, timeout=900,
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr[-2000:]
+  return {name: rest for name, *rest in map(json.loads, done.stdout.splitlines())}
+
+
+def _check(table, found):
+  """Every input was decided as the table says, and within the limits."""
+  assert set(found) == set(table)
+  wrong = []
+  for name, (_, expected) in table.items():
+    decision, mb, secs, said = found[name]
+    print(f"{name}: {decision}, {mb} MB, {secs} s, {said[:120]}")
+    decided = decision == expected if expected else decision in (bombs.ACCEPT, bombs.REJECT)
+    if not decided or mb > _MOST_MB or secs > _MOST_SECS:
+      wrong.append(f"{name}: {decision} ({expected}), {mb} MB, {secs} s, {said}")
+  assert not wrong, "\n".join(wrong)
+
+
+def test_images(tmp_path):
+  assert len(bombs.IMAGES) >= 40
+  for name, (make, _) in bombs.IMAGES.items():
+    (tmp_path / name).write_bytes(make())
+  _check(bombs.IMAGES, _measured("images", tmp_path))
+
+
+def test_videos(tmp_path):
+  pytest.importorskip("av", reason="videos are made and read with PyAV")
+  assert len(movies.VIDEOS) >= 20
+  for name, (make, _) in movies.VIDEOS.items():
+    (tmp_path / name).write_bytes(make())
+  _check(movies.VIDEOS, _measured("videos", tmp_path))
+
+
+def test_annotations(tmp_path):
+  assert len(bombs.ANNOTATIONS) >= 25
+  (tmp_path / "sources").mkdir()
+  for i, (name, (make, _)) in enumerate(bombs.ANNOTATIONS.items()):
+    source = make(tmp_path / str(i))
+    (tmp_path / "sources" / name).write_bytes(pickle.dumps(source))
+  _check(bombs.ANNOTATIONS, _measured("rows", tmp_path / "sources"))

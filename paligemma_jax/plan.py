@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import sys
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -55,6 +56,12 @@ def main(argv: Sequence[str]) -> None:
   )
   args = parser.parse_args(argv)
   parser.require(args, "config")
+  if min(args.frames, args.supervised, args.suggest, args.tries) < 0:
+    parser.error("--frames, --supervised, --suggest and --tries are at least 0.")
+  if not -1 <= args.effort <= 1:
+    parser.error(f"--effort is from -1 to 1; got {args.effort}.")
+  if not 0 < args.timeout < threading.TIMEOUT_MAX:
+    parser.error(f"--timeout is a number of seconds above 0; got {args.timeout}.")
 
   from paligemma_jax.core import config as configs
   from paligemma_jax.models import variants

@@ -34,6 +34,8 @@ def main(argv: Sequence[str]) -> None:
     raise errors.ConfigError("Name images, or --rows FILE.jsonl: one of the two.")
   if args.images and not args.prompt:
     raise errors.ConfigError("Images given by name need a --prompt.")
+  if not 0 <= args.seed < 2**63:
+    raise errors.ConfigError(f"--seed is a whole number from 0 to 2**63 - 1; got {args.seed}.")
   if min(args.max_new_tokens, args.batch_size) < 1:
     raise errors.ConfigError("--max_new_tokens and --batch_size must be at least 1.")
 

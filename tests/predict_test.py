@@ -37,6 +37,7 @@ def test_help_and_wrong_calls_cost_no_jax():
       (["--ckpt=a", "--out=b"], 78, "Name images, or --rows"),
       (["--ckpt=a", "--out=b", "c.png"], 78, "need a --prompt"),
       (["--ckpt=a", "c.png"], 2, "--out"),
+      (["--ckpt=a", "--out=b", "--prompt=p", "--seed=-1", "c.png"], 78, "--seed is a whole number"),
   ):
     done = _predict(*args)
     assert done.returncode == code and said in done.stderr

@@ -43,7 +43,10 @@ class Key:
 PLACES = ("path", "images", "videos", "root", "data_dir")
 
 SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
-    "seed": Key(0, "Row order, augmentation, dropout and initial weights follow from it.", low=0),
+    "seed": Key(
+        0, "Row order, augmentation, dropout and initial weights follow from it.", low=0,
+        high=2**63 - 1,
+    ),
     "model": {
         "variant": Key("tiny", "Which model; the sizes of a name are in models/variants.py."),
         "res": Key(112, "Side of the square image in pixels; a multiple of the patch.", low=1),

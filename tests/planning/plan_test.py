@@ -91,3 +91,14 @@ def test_the_step_compiles_for_tpu_chips_that_are_not_there(config, capsys):
   assert found["fits"] and found["num_devices"] == 8 and "v5" in found["device_kind"]
   assert found["memory_bytes"] == round(15.75 * 2**30)
   assert found["collectives"]
+
+
+@pytest.mark.parametrize(
+    "flag", ["--timeout=nan", "--timeout=0", "--effort=7", "--frames=-1", "--tries=-1"]
+)
+def test_a_number_that_means_nothing_is_a_usage_error_before_anything_is_compiled(
+    flag, config, capsys
+):
+  with pytest.raises(SystemExit) as exit_info:
+    plan.main(["--config", config, flag])
+  assert exit_info.value.code == 2 and flag.partition("=")[0] in capsys.readouterr().err

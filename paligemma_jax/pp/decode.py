@@ -115,10 +115,10 @@ class Decode:
         out.append(self._decode(value, notes, left))
       except errors.DataError as e:
         raise errors.DataError(f"image {n} of {len(values)}: {e}") from None
-      left = max(1, left - out[-1].size // 3)
+      left -= out[-1].size // 3
     return out
 
-  def _decode(self, value: Any, notes: list[str], left: int = 0) -> np.ndarray:
+  def _decode(self, value: Any, notes: list[str], left: int = MAX_SIDE**2) -> np.ndarray:
     if isinstance(value, bytes):
       return decode_image(
           value,
@@ -146,13 +146,13 @@ def decode_image(
     max_pixels: int = MAX_PIXELS,
     dct: str = "fast",
     notes: list[str] | None = None,
-    left: int = 0,
+    left: int = MAX_SIDE**2,
 ) -> np.ndarray:
   """uint8[H, W, 3] from the bytes of an image file; arguments as those of `Decode`.
 
   Args:
     notes: remarks on what had to be decided are appended to it.
-    left: how many pixels the row may still have; 0 is as many as `max_pixels`.
+    left: how many pixels the row may still have.
 
   Raises:
     DataError: no complete image of a format in FORMATS, or one that is too large.
@@ -161,7 +161,7 @@ def decode_image(
   try:
     complete.check(data)
     with Image.open(io.BytesIO(data), formats=FORMATS) as im:
-      _check_size(im, len(data), max_pixels, left or max_pixels)
+      _check_size(im, len(data), max_pixels, left)
       if getattr(im, "is_animated", False) and im.format in ("GIF", "WEBP", "PNG"):
         notes.append("animation_first_frame")
       pixels = None

@@ -206,6 +206,10 @@ class _Split:
     one = self._batches[i].slice(k - self._starts[i], 1)
     try:
       one.validate(full=True)
+      if one.nbytes > files.MAX_ROW_BYTES:
+        raise errors.DataError(
+            f"the row has {one.nbytes} bytes; the limit is {files.MAX_ROW_BYTES}."
+        )
       return one.to_pylist()[0]
     except self._errors as e:
       raise errors.DataError(f"the row cannot be read: {e}") from None

@@ -32,6 +32,7 @@ DTYPES = {
 MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 10_000  # numpy's own limit; ours are below 200 bytes.
 _CHUNK = 4 << 20
+_PIECE = 1 << 20  # Read and checked together, while it is in the processor's cache.
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 # Float weights deflate by 1.1 to 1.4, one that is mostly zeros by a few times; more is a bomb.
 _MAX_INFLATION = 20
@@ -189,8 +190,11 @@ def _blocks(path: pathlib.Path, member: _Member) -> Iterator[np.ndarray]:
   entry = member.entry
   shape = entry.shape if entry.shape else (1,)
   with reader.open_file(path) as file:
-    chunks = _chunks(file, member, f"{path}: {member.name!r}")
-    stream = _Stream(chunks)
+    where = f"{path}: {member.name!r}"
+    if member.deflated:
+      stream: _Stream | _Stored = _Stream(_chunks(file, member, where))
+    else:
+      stream = _Stored(file, member, where)
     stream.fill(memoryview(bytearray(member.header_bytes)))
     if member.fortran:  # Its rows are not contiguous: the whole array is one block.
       whole = np.empty(shape[::-1], entry.dtype)
@@ -205,6 +209,37 @@ def _blocks(path: pathlib.Path, member: _Member) -> Iterator[np.ndarray]:
       stream.fill(memoryview(part.reshape(-1).view(np.uint8)))
       yield part
     stream.finish()
+
+
+class _Stored:
+  """Fills buffers one after the other from bytes that are not deflated, with no copy between."""
+
+  def __init__(self, file, member: _Member, where: str):
+    self._file, self._member, self._where = file, member, where
+    self._left, self._crc = member.num_bytes, 0
+    file.seek(member.start)
+
+  def fill(self, view: memoryview) -> None:
+    """Reads the next len(view) bytes into `view`."""
+    for start in range(0, len(view), _PIECE):
+      piece = view[start : start + _PIECE]
+      while len(piece):
+        try:
+          num_read = self._file.readinto(piece)
+        except OSError as e:
+          raise errors.CheckpointError(f"{self._where} cannot be read: {e}.") from None
+        if not num_read:
+          raise errors.CheckpointError(
+              f"{self._where} ends {self._left} bytes early: truncated or damaged."
+          )
+        self._crc = zlib.crc32(piece[:num_read], self._crc)
+        self._left -= num_read
+        piece = piece[num_read:]
+
+  def finish(self) -> None:
+    """Compares the checksum."""
+    if self._left or self._crc != self._member.crc:
+      raise errors.CheckpointError(f"{self._where} fails its checksum: the file is damaged.")
 
 
 class _Stream:
@@ -233,24 +268,19 @@ class _Stream:
 
 def _chunks(file, member: _Member, where: str) -> Iterator[memoryview]:
   """The inflated bytes of the member, exactly `num_bytes` of them; raises if anything differs."""
-  inflate = zlib.decompressobj(-15) if member.deflated else None
-  buffer = memoryview(bytearray(min(_CHUNK, max(1, member.stored_bytes))))
+  inflate = zlib.decompressobj(-15)
   file.seek(member.start)
   to_read, to_give, crc = member.stored_bytes, member.num_bytes, 0
   while to_give:
     try:
-      if inflate is None:
-        num_read = file.readinto(buffer[: min(len(buffer), to_read)])
-        chunk, to_read = buffer[:num_read], to_read - num_read
-      else:
-        packed = inflate.unconsumed_tail
-        if not packed and to_read:
-          packed = file.read(min(_CHUNK, to_read))
-          to_read -= len(packed)
-        chunk = memoryview(inflate.decompress(packed, min(_CHUNK, to_give)))
+      packed = inflate.unconsumed_tail
+      if not packed and to_read:
+        packed = file.read(min(_CHUNK, to_read))
+        to_read -= len(packed)
+      chunk = memoryview(inflate.decompress(packed, min(_CHUNK, to_give)))
     except (OSError, zlib.error) as e:
       raise errors.CheckpointError(f"{where} cannot be read: {e}.") from None
-    if not len(chunk) and not to_read and (inflate is None or not inflate.unconsumed_tail):
+    if not len(chunk) and not to_read and not inflate.unconsumed_tail:
       raise errors.CheckpointError(f"{where} ends {to_give} bytes early: truncated or damaged.")
     crc = zlib.crc32(chunk, crc)
     to_give -= len(chunk)

@@ -136,3 +136,33 @@ def test_from_files_to_batches_with_one_broken_picture_among_good_ones(tmp_path,
   assert "cut short" in reason
   expected = ops[1](ops[0]({"image": images.rgb("PNG")}, None), None)["image"]
   np.testing.assert_array_equal(batch["image"][0], expected)
+
+
+def test_every_kind_of_hostile_picture_among_good_ones_is_decided_and_moves_none(
+    tmp_path, tokenizer
+):
+  good = images.rgb("PNG")
+  kinds = list(images.MAKERS.items())
+  lines, rejected = [], set()
+  for i, (_, (make, decision, _)) in enumerate(kinds):
+    for name, data in ((f"good{i}.png", good), (f"odd{i}", make())):
+      if decision == images.REJECT and name.startswith("odd"):
+        rejected.add(len(lines))
+      (tmp_path / name).write_bytes(data)
+      lines.append(f'{{"image": "{name}", "question": "q{i}", "answers": ["a"]}}')
+  while len(lines) % 8:
+    lines.append(lines[0])
+  (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+  rows = sources.Jsonl(str(tmp_path / "rows.jsonl"), columns=("image", "question")).open()
+  ops = (pp.Decode(), pp.Resize(14), pp.Format("answer en {question}"), pp.Choice("answers"))
+  reported = []
+  batches = loading.take(
+      loading.make(tokenizer, rows, ops, shuffle=False, batch_size=8, bad_rows=len(rejected),
+           on_bad_row=lambda *r: reported.append(r[0])), len(lines) // 8)  # fmt: skip
+  assert set(reported) == rejected
+  expected = ops[1](ops[0]({"image": good}, None), None)["image"]
+  for batch in batches:
+    for row, kept, image in zip(batch["_row"], batch["_mask"], batch["image"], strict=True):
+      assert kept == (row not in rejected)
+      if lines[row].startswith('{"image": "good'):
+        np.testing.assert_array_equal(image, expected)

@@ -209,3 +209,34 @@ def encoded_at(size):
   out = io.BytesIO()
   Image.new("RGB", size, "red").save(out, "PNG")
   return out.getvalue()
+
+
+def test_the_pictures_of_a_row_share_a_limit():
+  picture = images.rgb("PNG")
+  num = images.HEIGHT * images.WIDTH
+  op = pp.Decode(max_pixels=num, max_row_pixels=3 * num)
+  assert len(op({"image": [picture] * 3}, RNG)["image"]) == 3
+  with pytest.raises(errors.DataError, match=r"image 4 of 4: .* leave 0 pixels .*max_row_pixels"):
+    op({"image": [picture] * 4}, RNG)
+  with pytest.raises(errors.DataError, match="1001 images; a row may have 1000"):
+    op({"image": [picture] * 1001}, RNG)
+  with pytest.raises(errors.DataError, match="a row may have 75000000 pixels in all"):
+    pp.Resize(1000)({"image": [images.picture()] * 76}, RNG)
+  with pytest.raises(errors.DataError, match="after the resize"):
+    pp.ResizeSmall(3000)({"image": np.zeros((1, 9, 3), np.uint8)}, RNG)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "GIF", "WEBP", "BMP"])
+def test_a_cut_file_with_a_forged_end_is_rejected_or_whole(file_format):
+  data = images.rgb(file_format, **({"quality": 95} if file_format == "JPEG" else {}))
+  whole = decode.decode_image(data)
+  ends = {"JPEG": b"\xff\xd9", "PNG": images.chunk(b"IEND", b""), "GIF": b"\0;"}
+  for size in range(20, len(data), max(1, len(data) // 200)):
+    cut = bytearray(data[:size] + ends.get(file_format, b""))
+    if file_format in ("WEBP", "BMP"):  # The size in the header is made to fit.
+      struct.pack_into("<I", cut, 4 if file_format == "WEBP" else 2, size - 8)
+    try:
+      found = decode.decode_image(bytes(cut))
+    except errors.DataError:
+      continue
+    np.testing.assert_array_equal(found, whole)

@@ -124,8 +124,8 @@ class _Reading:
         if now - since > say_secs:
           say_secs *= 2
           logging.warning(
-              "waiting for %s since %.0f s; without a row for train.stall_secs=%g s the run ends",
-              self._awaited(), now - since, self._options.stall_secs,
+              "waited %.0f s for %s; after train.stall_secs=%g s without a row the run ends",
+              now - since, self._awaited(), self._options.stall_secs,
           )
     if isinstance(item, BaseException):
       self._check_workers()

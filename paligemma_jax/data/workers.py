@@ -59,7 +59,7 @@ class Workers:
     pid = self._pids.get(position % self._num)
     try:
       with open(os.path.join(self._folder.name, f"at-{pid}"), "rb") as f:
-        return dict(json.loads(f.read(_AT_BYTES))).get(index)
+        return dict(json.loads(f.readline(_AT_BYTES))).get(index)
     except (OSError, ValueError):  # It is being written.
       return None
 
@@ -172,8 +172,8 @@ class Timed:
       return
     if self._descriptor < 0:
       self._descriptor = os.open(os.path.join(self._folder, f"at-{os.getpid()}"), _WRITE, 0o600)
-    text = json.dumps(list(self._began.values())).encode()
-    os.pwrite(self._descriptor, text.ljust(_AT_BYTES), 0)
+    text = json.dumps(list(self._began.values()))
+    os.pwrite(self._descriptor, f"{text}\n".encode(), 0)  # What is left behind it is not read.
 
 
 def is_death(error: BaseException) -> bool:

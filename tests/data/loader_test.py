@@ -114,9 +114,9 @@ def test_a_wait_is_told_of_with_the_row_and_seldom(tokenizer, caplog, monkeypatc
   ops = (*loading.OPS, rows_and_ops.Sleep(at=9, secs=5))
   with caplog.at_level(logging.WARNING):
     loading.take(loading.make(tokenizer, ops=ops, num_threads=1, prefetch=1), 5)
-  told = [r.getMessage() for r in caplog.records if "waiting for" in r.getMessage()]
+  told = [r.getMessage() for r in caplog.records if "waited" in r.getMessage()]
   assert 4 <= len(told) <= 8  # In each of two epochs after 0.5, 1, 2 and 4 s.
-  assert all("waiting for row 9 (rows.txt:10) since" in text for text in told)
+  assert all("s for row 9 (rows.txt:10); after" in text for text in told)
   assert "train.stall_secs=60 s" in told[0]
 
 

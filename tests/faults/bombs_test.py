@@ -38,6 +38,7 @@ def _check(table, found):
   assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.slow  # 45 files of up to 49 million pixels, 30 s.
 def test_images(tmp_path):
   assert len(bombs.IMAGES) >= 40
   for name, (make, _) in bombs.IMAGES.items():
@@ -45,6 +46,7 @@ def test_images(tmp_path):
   _check(bombs.IMAGES, _measured("images", tmp_path))
 
 
+@pytest.mark.slow  # 40 files are encoded and read, 20 s.
 def test_videos(tmp_path):
   pytest.importorskip("av", reason="videos are made and read with PyAV")
   assert len(movies.VIDEOS) >= 20
@@ -53,6 +55,7 @@ def test_videos(tmp_path):
   _check(movies.VIDEOS, _measured("videos", tmp_path))
 
 
+@pytest.mark.slow  # 29 folders are written and read, 20 s.
 def test_annotations(tmp_path):
   assert len(bombs.ANNOTATIONS) >= 25
   (tmp_path / "sources").mkdir()

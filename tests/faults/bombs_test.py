@@ -38,7 +38,7 @@ def _check(table, found):
   assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.slow  # 45 files of up to 49 million pixels, 30 s.
+@pytest.mark.slow  # 43 files of up to 49 million pixels, 30 s.
 def test_images(tmp_path):
   assert len(bombs.IMAGES) >= 40
   for name, (make, _) in bombs.IMAGES.items():
@@ -46,7 +46,7 @@ def test_images(tmp_path):
   _check(bombs.IMAGES, _measured("images", tmp_path))
 
 
-@pytest.mark.slow  # 40 files are encoded and read, 20 s.
+@pytest.mark.slow  # 38 files are encoded and read, 20 s.
 def test_videos(tmp_path):
   pytest.importorskip("av", reason="videos are made and read with PyAV")
   assert len(movies.VIDEOS) >= 20

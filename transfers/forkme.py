@@ -19,7 +19,8 @@ def get_config(res: int = 112, text_len: int = 48, freeze_img: bool = False):
   c = pj.default_config()  # Holds every legal key; a misspelt one raises, naming the near match.
 
   # EDIT 1: the model to start from. For the released PaliGemma 2 of 3 billion parameters:
-  #   c.model.update(variant="paligemma2_3b", res=res)   with res 224, 448 or 896
+  #   c.model.update(variant="paligemma2_3b", res=res, attn_logits_softcap=0.0)
+  #   with res 224, 448 or 896, and without a softcap, as in the paper's transfers;
   #   c.init = f"pt_3b_{res}"   or a path: a run of ours, an .npz, a Hugging Face directory.
   c.model.update(variant="tiny", res=res)
   c.init = "tiny_112"

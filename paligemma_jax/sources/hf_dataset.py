@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import os
 import pathlib
+import struct
 import zlib
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -18,6 +19,9 @@ from paligemma_jax.sources import files
 from paligemma_jax.sources import slices
 
 _MAX_JSON_BYTES = 64 << 20
+_LEAST_PYARROW = 15
+_MAX_VALUES = 4_000_000  # Of a row: an image of 1100 x 1100 pixels in lists.
+_RECORD_BATCH, _DICTIONARY_BATCH = 3, 2  # Of Arrow's MessageHeader.
 _IMAGE = {"bytes", "path"}  # The fields of a stored image.
 _SAVE = "datasets.load_dataset(…).save_to_disk(folder)"
 
@@ -180,6 +184,12 @@ class _Split:
       import pyarrow
     except ImportError as e:
       raise errors.ConfigError("Reading a saved dataset needs pyarrow: pip install pyarrow") from e
+    if int(pyarrow.__version__.partition(".")[0]) < _LEAST_PYARROW:
+      raise errors.ConfigError(
+          f"pyarrow {pyarrow.__version__} runs code that a file holds (CVE-2023-47248): pip install"
+          f" 'pyarrow>={_LEAST_PYARROW}'"
+      )
+    self._pyarrow = pyarrow
     state = _read_json(folder / "state.json")
     if state.get("_indices_data_files"):
       raise errors.ConfigError(
@@ -194,7 +204,7 @@ class _Split:
       name = entry.get("filename") if isinstance(entry, Mapping) else None
       if not _is_plain(name):
         raise errors.ConfigError(f"{folder / 'state.json'} names the file {name!r}.")
-      sizes.append((name, self._map(pyarrow, folder / name)))
+      sizes.append((name, self._map(folder / name)))
     self.mark = (state.get("_fingerprint"), tuple(sizes))
 
   def __len__(self) -> int:
@@ -210,15 +220,26 @@ class _Split:
         raise errors.DataError(
             f"the row has {one.nbytes} bytes; the limit is {files.MAX_ROW_BYTES}."
         )
+      num = sum(_num_values(self._pyarrow, column) for column in one.columns)
+      if num > _MAX_VALUES:
+        raise errors.DataError(f"the row has {num} values, the limit is {_MAX_VALUES}.")
       return one.to_pylist()[0]
     except self._errors as e:
       raise errors.DataError(f"the row cannot be read: {e}") from None
 
-  def _map(self, pyarrow: Any, path: pathlib.Path) -> int:
+  def _map(self, path: pathlib.Path) -> int:
     """Adds the file's batches; its size in bytes."""
+    ipc, memory_map = self._pyarrow.ipc, self._pyarrow.memory_map
     try:
       disk.open_regular(path).close()  # pyarrow would wait at a pipe for ever.
-      with pyarrow.memory_map(str(path)) as mapped, pyarrow.ipc.open_stream(mapped) as stream:
+      with memory_map(str(path)) as mapped:
+        for message in ipc.MessageReader.open_stream(mapped):
+          if _is_compressed(memoryview(message.metadata)):
+            raise errors.ConfigError(
+                f"{path} is compressed, which a saved dataset never is; a small file can then mean"
+                f" gigabytes. Save it again: {_SAVE}."
+            )
+      with memory_map(str(path)) as mapped, ipc.open_stream(mapped) as stream:
         for batch in stream:
           batch.validate()
           self._batches.append(batch)
@@ -230,6 +251,52 @@ class _Split:
       ) from None
     except self._errors as e:
       raise errors.ConfigError(f"{path} is no Arrow file of a saved dataset: {e}") from None
+
+
+def _is_compressed(message: memoryview) -> bool:
+  """Whether the buffers of an Arrow message, given by its flatbuffer, are compressed.
+
+  Raises:
+    ValueError: the message is damaged.
+  """
+  try:
+    table = _reference(message, 0)
+    kind = message[at] if (at := _field(message, table, 1)) else 0
+    if kind not in (_RECORD_BATCH, _DICTIONARY_BATCH):
+      return False
+    header = _reference(message, _field(message, table, 2))
+    if kind == _DICTIONARY_BATCH:
+      header = _reference(message, _field(message, header, 1))
+    return bool(_field(message, header, 3))
+  except (struct.error, IndexError):
+    raise ValueError("a damaged message") from None
+
+
+def _field(data: memoryview, table: int, number: int) -> int:
+  """Where a field of a flatbuffer's table lies; 0 when it is absent."""
+  slots = table - struct.unpack_from("<i", data, table)[0]
+  at = 4 + 2 * number
+  if slots < 0 or at >= struct.unpack_from("<H", data, slots)[0]:
+    return 0
+  offset = struct.unpack_from("<H", data, slots + at)[0]
+  return table + offset if offset else 0
+
+
+def _reference(data: memoryview, at: int) -> int:
+  return at + struct.unpack_from("<I", data, at)[0]
+
+
+def _num_values(pyarrow: Any, array: Any) -> int:
+  """How many Python values an array becomes; of a list of nulls the file's size does not tell."""
+  types = pyarrow.types
+  if types.is_struct(array.type):
+    return len(array) + sum(_num_values(pyarrow, part) for part in array.flatten())
+  if types.is_map(array.type):
+    return len(array) + _num_values(pyarrow, array.keys) + _num_values(pyarrow, array.items)
+  lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+  if any(is_list(array.type) for is_list in lists):
+    return len(array) + _num_values(pyarrow, array.flatten())
+  return len(array)
 
 
 def _features(folder: pathlib.Path) -> dict[str, Mapping[str, Any]]:

@@ -219,3 +219,38 @@ def test_a_pipe_in_place_of_a_file_is_not_opened(file, copy):
     assert file == "dataset_info.json"  # It is as if there were none.
   except errors.ConfigError as e:
     assert "egular file" in str(e) or "neither" in str(e)
+
+
+def _write(path, table, **options):
+  with pa.ipc.new_stream(path, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as stream:
+    stream.write_table(table)
+
+
+@pytest.mark.parametrize("dictionary", [False, True])
+def test_a_compressed_file_is_refused_before_it_is_inflated(dictionary, copy):
+  column = pa.array([b"\0" * (1 << 20)] * 64)
+  table = pa.table({"a": column.dictionary_encode() if dictionary else column})
+  path = copy / "val" / "data-00000-of-00001.arrow"
+  before = pa.total_allocated_bytes()
+  for compression in ("zstd", "lz4"):
+    _write(path, table, compression=compression)
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(errors.ConfigError, match="is compressed"):
+      sources.HfDataset(str(copy), "val").open()
+  assert pa.total_allocated_bytes() - before < 1 << 20
+  _write(path, table)
+  assert len(sources.HfDataset(str(copy), "val").open()[0]["a"]) == 1 << 20
+
+
+def test_a_row_of_endless_nulls_is_refused(copy):
+  nulls = pa.ListArray.from_arrays(pa.array([0, 2**31 - 2], pa.int32()), pa.nulls(2**31 - 2))
+  _write(copy / "val" / "data-00000-of-00001.arrow", pa.table({"a": nulls, "b": [1]}))
+  rows = sources.HfDataset(str(copy), "val").open()
+  with pytest.raises(errors.DataError, match="2147483648 values, the limit is 4000000"):
+    rows[0]
+
+
+def test_an_old_pyarrow_that_unpickles_is_refused(copy, monkeypatch):
+  monkeypatch.setattr(pa, "__version__", "14.0.0")
+  with pytest.raises(errors.ConfigError, match="pyarrow>=15"):
+    sources.HfDataset(str(copy), "val").open()

@@ -26,8 +26,6 @@ from paligemma_jax.core import strict_json
 from paligemma_jax.core import typed_text
 from paligemma_jax.core import validation
 
-_MAX_BYTES = 16 << 20  # Of a saved configuration; ours have some kilobytes.
-
 validate = validation.validate  # One door: `config.load`, `config.validate`, `config.save`.
 
 
@@ -129,7 +127,7 @@ def read(
       allowed.
   """
   try:
-    data = strict_json.read_object(path, max_bytes=_MAX_BYTES)
+    data = strict_json.read_object(path)
   except OSError as e:
     raise errors.ConfigError(
         f"Cannot read the configuration {str(path)!r}: {strict_json.reason(e)}."
@@ -208,7 +206,7 @@ def _files_beside(path: str | os.PathLike[str]) -> str:
 def _read_files(path: str) -> dict[str, str]:
   """{module: config file}; {} when none were written or they are of no use."""
   try:
-    files = strict_json.read_object(path, max_bytes=_MAX_BYTES)
+    files = strict_json.read_object(path)
   except (OSError, strict_json.Malformed):
     return {}
   return {name: file for name, file in files.items() if isinstance(file, str)}

@@ -29,7 +29,7 @@ NUM_SEG = 128
 _EXTRA = tuple(f"<loc{i:04d}>" for i in range(NUM_LOC)) + tuple(
     f"<seg{i:03d}>" for i in range(NUM_SEG)
 )
-_MAX_BYTES = 64 << 20
+_MAX_BYTES = 16 << 20  # Gemma's has 4 MB.
 _PIECES_FIELD = b"\x0a"  # Field 1 of ModelProto, length-delimited; also field 1 of SentencePiece.
 _USER_DEFINED = b"\x15" + struct.pack("<f", 0.0) + b"\x18\x04"  # score = 0, type = USER_DEFINED
 _WHERE_FROM = (

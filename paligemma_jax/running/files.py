@@ -14,7 +14,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import faults
 from paligemma_jax.core import strict_json
 
-_MAX_BYTES = 4 << 30  # Of a file of lines: millions of steps.
+_MAX_BYTES = 1 << 30  # Of a file of lines: millions of steps.
 
 
 def to_line(record: Mapping[str, Any]) -> bytes:
@@ -42,6 +42,8 @@ def read_lines(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], int]
   records, num_torn = [], int(bool(rest))
   for line in lines:
     try:
+      if len(line) > strict_json.MAX_BYTES:
+        raise strict_json.Malformed("longer than any line of ours")
       records.append(strict_json.parse_object(line))
     except strict_json.Malformed:
       num_torn += 1

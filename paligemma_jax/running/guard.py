@@ -26,7 +26,6 @@ from paligemma_jax.training import layout
 from paligemma_jax.training import optimizers
 
 _NUM_SHOWN = 20
-_MAX_BYTES = 64 << 20  # Of data.json, which holds the row ops as text.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -224,7 +223,7 @@ def _read(workdir: workdirs.Workdir) -> Data | None:
   if not workdir.data.exists():
     return None
   try:
-    found = strict_json.read_object(workdir.data, max_bytes=_MAX_BYTES)
+    found = strict_json.read_object(workdir.data)
     facts = {name: found.pop(name, 0) for name in ("num_rows", "total")}
     changes = tuple(found.pop("changes", ()))
     good = all(isinstance(v, str) for v in found.values())

@@ -21,7 +21,7 @@ from paligemma_jax.running import workdir as workdirs
 
 OWN_KEYS = ("row", "prompt", "text", "logprob", "error")
 _SETTINGS_SUFFIX, _LOCK_SUFFIX = ".settings.json", ".lock"
-_MAX_LINE_BYTES = 64 << 20
+_MAX_LINE_BYTES = 8 << 20
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,7 +18,6 @@ from paligemma_jax.core import strict_json
 from paligemma_jax.sources import files
 from paligemma_jax.sources import slices
 
-_MAX_JSON_BYTES = 64 << 20
 _LEAST_PYARROW = 15
 _MAX_VALUES = 4_000_000  # Of a row: an image of 1100 x 1100 pixels in lists.
 _RECORD_BATCH, _DICTIONARY_BATCH = 3, 2  # Of Arrow's MessageHeader.
@@ -346,6 +345,6 @@ def _is_plain(name: Any) -> bool:
 
 def _read_json(path: pathlib.Path) -> Mapping[str, Any]:
   try:
-    return strict_json.read_object(path, max_bytes=_MAX_JSON_BYTES)
+    return strict_json.read_object(path)
   except (OSError, strict_json.Malformed) as e:
     raise errors.ConfigError(f"Cannot read {str(path)!r}: {strict_json.reason(e)}.") from None

@@ -16,7 +16,6 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
 
-_MAX_JSON_BYTES = 64 << 20
 _MAX_DEPTH = 64  # A feature takes four levels of its own.
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
@@ -181,7 +180,7 @@ def _check_classes(content: Any, where: str) -> None:
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
   try:
-    return strict_json.read_object(path, max_bytes=_MAX_JSON_BYTES, max_depth=_MAX_DEPTH)
+    return strict_json.read_object(path, max_depth=_MAX_DEPTH)
   except (OSError, strict_json.Malformed) as e:
     raise errors.ConfigError(f"Cannot read {str(path)!r}: {strict_json.reason(e)}.") from None
 

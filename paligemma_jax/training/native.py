@@ -25,7 +25,6 @@ from paligemma_jax.weights import reader
 
 CONFIG = "config.json"
 TOKENIZER = "tokenizer.model"
-_MAX_CONFIG_BYTES = 16 << 20
 _RESULTS = ("trainable/", "ema/")  # Averages, where a run keeps them, are what it gives.
 
 
@@ -137,7 +136,7 @@ def model_of(config: Mapping[str, Any]) -> variants.ModelConfig:
 
 def _config(folder: pathlib.Path) -> dict[str, Any]:
   try:
-    return strict_json.read_object(folder / CONFIG, max_bytes=_MAX_CONFIG_BYTES)
+    return strict_json.read_object(folder / CONFIG)
   except FileNotFoundError:
     return {}
   except (OSError, strict_json.Malformed) as e:
@@ -153,10 +152,11 @@ def _read(folder: pathlib.Path, stored: str, entry: reader.Entry) -> np.ndarray:
     raise errors.StateError(
         f"{folder}: {stored} cannot be read: {type(e).__name__}: {why}."
     ) from None
-  if array.shape != entry.shape or array.dtype != entry.dtype:
+  # By its own description it may be a plain number.
+  found = (getattr(array, "dtype", None), getattr(array, "shape", None))
+  if found != (entry.dtype, entry.shape):
     raise errors.StateError(
-        f"{folder}: {stored} is {array.dtype}{list(array.shape)}, but sealed as"
-        f" {entry.dtype}{list(entry.shape)}."
+        f"{folder}: {stored} is {found[0]} {found[1]}, but sealed as {entry.dtype} {entry.shape}."
     )
   return array
 

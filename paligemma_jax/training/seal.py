@@ -18,7 +18,6 @@ from paligemma_jax.core import strict_json
 
 SEAL = "SEAL.json"
 _CHUNK_BYTES = 2**22
-_SEAL_BYTES_MAX = 2**26
 
 
 class Broken(Exception):
@@ -45,7 +44,7 @@ def read(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, list]]:
     Broken: no seal, or not the bytes that were written.
   """
   try:
-    data = disk.read(folder / SEAL, max_bytes=_SEAL_BYTES_MAX)
+    data = disk.read(folder / SEAL, max_bytes=strict_json.MAX_BYTES)
     body = strict_json.parse_object(data).get("body")
   except FileNotFoundError:
     raise Broken(f"{SEAL} is missing: it was never finished, or was deleted") from None

@@ -20,7 +20,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import strict_json
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-MAX_SMALL_BYTES = 64 << 20  # Of a configuration or a tokenizer; Gemma's tokenizer has 4 MB.
+MAX_SMALL_BYTES = 16 << 20  # Of a tokenizer, say; Gemma's has 4 MB.
 BLOCK_BYTES = 64 << 20  # Host memory that reading takes beside the parameters themselves.
 
 
@@ -78,7 +78,7 @@ def rows_per_block(shape: tuple[int, ...], itemsize: int) -> int:
 def read_json(path: pathlib.Path) -> dict[str, Any]:
   """The JSON object in a small file; CheckpointError when it is something else."""
   try:
-    return strict_json.read_object(path, max_bytes=MAX_SMALL_BYTES)
+    return strict_json.read_object(path)
   except (OSError, strict_json.Malformed) as e:
     raise errors.CheckpointError(
         f"{path}: is no valid JSON object: {strict_json.reason(e)}."

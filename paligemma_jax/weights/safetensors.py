@@ -27,7 +27,7 @@ DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": reader.BFLOAT16,
 }
-_MAX_HEADER = 32 << 20  # A 28B model's is below 1 MB.
+_MAX_HEADER = strict_json.MAX_BYTES  # A 28B model's is below 1 MB.
 _METADATA = "__metadata__"
 
 

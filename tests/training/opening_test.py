@@ -1,5 +1,8 @@
 """A run's directory is weights like any other."""
 
+import json
+import shutil
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,13 +10,16 @@ import pytest
 
 import paligemma_jax as pj
 from paligemma_jax.core import config as config_lib
+from paligemma_jax.core import errors
 from paligemma_jax.core import trees
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 from paligemma_jax.running import setup
 from paligemma_jax.training import checkpoints
+from paligemma_jax.training import layout
 from paligemma_jax.training import opening
 from paligemma_jax.training import optimizers
+from paligemma_jax.training import seal
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
 
@@ -93,3 +99,52 @@ def test_sizes_and_config_are_inverse():
     config = variants.get(variant, res=448, dtype="bfloat16", remat="none")
     assert opening.config_of(opening.sizes_of(config), dtype="bfloat16") == config
   assert trees.flatten(opening.sizes_of(config))["llm/query_scale"] == "width_per_head"
+
+
+@pytest.fixture
+def forged(run, tmp_path):
+  """(folder of a step to change, what seals it again)."""
+  shutil.copytree(run[0], tmp_path / "run")
+  (folder,) = (tmp_path / "run" / "checkpoints").glob("[0-9]*")
+
+  def reseal(change):
+    body = json.loads((folder / seal.SEAL).read_bytes())["body"]
+    change(body)
+    (folder / seal.SEAL).write_bytes(seal._render(body))
+
+  return folder, reseal
+
+
+@pytest.mark.parametrize("dtype", ["object", "O", "no such", "f4,f4", "(2,)f4", "U5", "int8", "V9"])
+def test_a_seal_that_lies_about_dtypes_is_an_error_at_the_latest_when_it_is_read(dtype, forged):
+  folder, reseal = forged
+  def change(body):
+    leaves = body["facts"]["leaves"]
+    leaves.update({name: [dtype, shape] for name, (_, shape) in leaves.items()})
+
+  reseal(change)
+  with pytest.raises(errors.StateError, match=r"the unknown dtype|but sealed as"):
+    opening.open_weights(folder).read("llm/final_norm/scale")
+
+
+def test_an_array_that_is_missing_behind_an_intact_seal_is_an_error(forged):
+  folder, reseal = forged
+  path = folder / layout.ARRAYS / "_METADATA"
+  changed = path.read_text().replace("final_norm", "final_norx")
+  assert changed != path.read_text()
+  path.write_text(changed)
+  name = f"{layout.ARRAYS}/_METADATA"
+  reseal(lambda body: body["files"].update({name: seal._digest(path, sync=False)}))
+  weights = opening.open_weights(folder)
+  with pytest.raises(errors.StateError, match=r"final_norm/scale is None None, but sealed as"):
+    weights.read("llm/final_norm/scale")
+
+
+def test_a_damaged_configuration_under_an_intact_seal_is_an_error(forged):
+  folder, reseal = forged
+  for text in ("{bad", "[1]", '{"model": 5}', '{"model": {"res": {}}}', "9" * 5000):
+    (folder / "config.json").write_text(text)
+    digest = seal._digest(folder / "config.json", sync=False)
+    reseal(lambda body, digest=digest: body["files"].update({"config.json": digest}))
+    with pytest.raises((errors.StateError, errors.ConfigError)):
+      opening.open_weights(folder)

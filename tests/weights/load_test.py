@@ -295,3 +295,28 @@ def test_loaded_arrays_are_on_their_device(tmp_path):
   path = makers.write_npz(tmp_path / "w.npz", makers.params(makers.sizes()))
   params = load.load_params(path, names.shapes(makers.sizes()), dtype=np.float32)
   assert all(p.devices() == {jax.local_devices()[0]} for p in params.values())
+
+
+@pytest.mark.parametrize("name", ["w.npz", "native"])
+def test_weights_are_not_written_through_links_and_leftovers_are_removed(name, tmp_path):
+  model, outside = makers.sizes(), tmp_path / "outside"
+  outside.mkdir()
+  (outside / "mine").write_text("mine")
+
+  def save(path):
+    if name == "w.npz":
+      export.save_npz(path, makers.params(model))
+    else:
+      native.save_native(path, makers.params(model), model)
+
+  partial = tmp_path / f".{name}.partial"
+  partial.symlink_to(outside / "mine" if name == "w.npz" else outside)
+  save(tmp_path / name)
+  (tmp_path / "again").mkdir()
+  leftover = tmp_path / "again" / f".{name}.partial"
+  leftover.write_text("half") if name == "w.npz" else (leftover / "half").mkdir(parents=True)
+  save(tmp_path / "again" / name)
+  assert [p.name for p in outside.iterdir()] == ["mine"]
+  assert (outside / "mine").read_text() == "mine"
+  assert [p.name for p in (tmp_path / "again").iterdir()] == [name]
+  assert sorted(p.name for p in tmp_path.iterdir()) == sorted(["again", "outside", name])

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from paligemma_jax.core import command
+from paligemma_jax.core import early_stop
 from paligemma_jax.core import errors
 from paligemma_jax.core import huge_pages
 
@@ -26,6 +27,13 @@ def main(argv: Sequence[str]) -> None:
       action="store_true",
       help="go on although the training rows, or the row ops, are not those that the run was"
       " started with; the change is counted in metrics.jsonl",
+  )
+  parser.add_argument(
+      "--resume_step",
+      type=int,
+      default=0,
+      metavar="N",
+      help="go back to the saved step N; what was written after it is set aside in the workdir",
   )
   args = parser.parse_args(argv)
   parser.require(args, "config", "workdir")
@@ -53,9 +61,16 @@ def main(argv: Sequence[str]) -> None:
     return [*changes, f"`{_PLAN} --config {args.config}` looks for the first that fits"]
 
   with memory.explained(remedies):
-    loop.train(config, args.workdir, allow_data_change=args.allow_data_change)
+    loop.train(
+        config,
+        args.workdir,
+        allow_data_change=args.allow_data_change,
+        resume_step=args.resume_step,
+    )
+
 
 
 if __name__ == "__main__":
+  early_stop.listen()
   huge_pages.use()
   errors.run_main(lambda: main(sys.argv[1:]))

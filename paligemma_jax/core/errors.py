@@ -15,6 +15,8 @@ from typing import Any
 from typing import NoReturn
 from typing import TypeVar
 
+from paligemma_jax.core import background
+
 T = TypeVar("T")
 
 _END_SECS = 5.0
@@ -123,7 +125,7 @@ def run_main(main: Callable[[], Any]) -> None:
   """Runs `main` and exits: 0, or a clear sentence on stderr and the error's exit code.
 
   The process ends, also when a thread or a worker process of it never will: it is not waited for
-  after a StallError, and for 5 s in every other case.
+  after a StallError or when work was left in the background, and for 5 s in every other case.
   """
   code = 1
   try:
@@ -147,7 +149,7 @@ def run_main(main: Callable[[], Any]) -> None:
     if isinstance(cause, PaligemmaError) and str(cause) not in str(error):
       print(f"  because: {cause}", file=sys.stderr)
     sys.stderr.flush()
-    if isinstance(error, StallError):
+    if isinstance(error, StallError) or background.is_at_work():
       _end_now(code)
   finally:
     threading.Thread(target=_end_late, args=(code,), name="ending", daemon=True).start()

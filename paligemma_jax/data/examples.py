@@ -99,6 +99,34 @@ class Maker:
       doing = doing if isinstance(doing, str) else f"op {doing!r}"
       return Slot(row, failed=f"{where}: {doing} failed: {type(e).__name__}: {e}", where=where)
 
+  def glance(self, row: int) -> str:
+    """Why the row is bad as far as that can be told with no image decoded; '' if it is not seen.
+
+    Ops that work on pixels are left out, and what they would make is not looked at.
+    """
+    where = where_is(self.rows, row)
+    ops = (*own_ops(self.rows, row), *self.ops)
+    try:
+      columns = dict(self.rows[row])
+      columns.update(_seed=self.seed, _epoch=0, _row=row)
+      pictured = {name for name, value in columns.items() if _is_picture(value)}
+      rng = order.row_rng(self.seed, 0, row)
+      for op in ops:
+        if pictured.isdisjoint(op.needs()):
+          columns = op(columns, rng)
+          continue
+        if hasattr(op, "glance"):
+          op.glance(columns)
+        pictured.update(op.makes())
+      texts = ("prefix",) if self.encoding == "decode" else ("prefix", "suffix")
+      if pictured.isdisjoint(texts) and all(name in columns for name in texts):
+        self._lay_out(columns, ops)
+    except errors.DataError as e:
+      return str(e).removeprefix(f"{where}: ")
+    except Exception:  # An op of the user's, or the config, is at fault: told when the row is used.
+      return ""
+    return ""
+
   def _lay_out(
       self, columns: dict[str, Any], ops: Sequence[Any]
   ) -> tuple[dict[str, np.ndarray] | None, bool]:
@@ -125,6 +153,12 @@ def name_of(rows: Any, row: int) -> str:
 def own_ops(rows: Any, row: int) -> tuple[Any, ...]:
   """The ops that a row has of its own, before those for all rows: of a mixture, its part's."""
   return rows.ops(row) if hasattr(rows, "ops") else ()
+
+
+def _is_picture(value: Any) -> bool:
+  """Whether a column of a source holds images: files, pixels, or lists of them."""
+  first = value[0] if isinstance(value, (list, tuple)) and value else value
+  return isinstance(first, (bytes, np.ndarray))
 
 
 def _column(columns: dict[str, Any], name: str, ops: Sequence[Any]) -> Any:

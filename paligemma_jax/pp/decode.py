@@ -105,6 +105,18 @@ class Decode:
       out[columns.NOTES] = columns.with_notes(row, tuple(dict.fromkeys(notes)))
     return out
 
+  def glance(self, row: dict[str, Any]) -> None:
+    """Raises a DataError for a file whose header tells that it cannot be decoded."""
+    value = columns.get(row, self.key)
+    for item in value if isinstance(value, (list, tuple)) else [value]:
+      if isinstance(item, bytes):
+        try:
+          check_header(item, max_pixels=self.max_pixels)
+        except errors.DataError as e:
+          path = row.get(f"{self.key}_path")
+          named = f"column {self.key!r}" + (f", {path!r}" if path else "")
+          raise errors.DataError(f"{named}: {e}") from None
+
   def _decode_all(self, values: Sequence[Any], notes: list[str]) -> list[np.ndarray]:
     if len(values) > columns.MAX_ROW_ITEMS:
       raise errors.DataError(f"{len(values)} images; a row may have {columns.MAX_ROW_ITEMS}.")
@@ -184,6 +196,15 @@ def decode_image(
     raise
   except Exception as e:  # Whatever Pillow's readers raise on damaged files: many types.
     raise errors.DataError(f"the image is damaged: {type(e).__name__}: {e}.") from None
+
+
+def check_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> None:
+  """Raises a DataError for a file that is no image, or too large; its pixels are not looked at."""
+  try:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as im:
+      _check_size(im, len(data), max_pixels, max_pixels)
+  except Image.UnidentifiedImageError:
+    raise errors.DataError(_unknown(data)) from None
 
 
 def from_pixels(

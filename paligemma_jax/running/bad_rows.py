@@ -15,8 +15,7 @@ class BadRows:
     main: whether this is the process that writes; the others only remember.
     anew: forget what stands there: it is of a start that came to nothing.
 
-  Attributes:
-    known: numbers of the rows that stand in the file.
+  A row of an evaluator stands there under its name, as "evaluator".
   """
 
   def __init__(self, workdir: workdirs.Workdir, *, main: bool, anew: bool = False):
@@ -24,26 +23,36 @@ class BadRows:
     self._file = None
     if main:
       self._file = files.LineFile(workdir.bad_rows, map(files.to_line, lines), fault="bad_rows")
-    self.known = {line["row"] for line in lines if isinstance(line.get("row"), int)}
+    self._known = {
+        (str(line.get("evaluator", "")), line["row"])
+        for line in lines
+        if isinstance(line.get("row"), int)
+    }
 
-  def add(self, row: int, where: str, reason: str) -> None:
+  def of(self, evaluator: str) -> set[int]:
+    """The numbers of the rows that stand in the file: of an evaluator, or with '' of training."""
+    return {row for name, row in self._known if name == evaluator}
+
+  def add(self, row: int, where: str, reason: str, *, evaluator: str = "") -> None:
     """Notes a row, unless it stands there already.
 
     Args:
       row: its number in the source.
       where: 'file:line' where that is known.
       reason: one sentence.
+      evaluator: whose row it is; '' for a row of training.
 
     Raises:
       StateError: the file cannot be written.
     """
-    if row in self.known:
+    if (evaluator, row) in self._known:
       return
-    self.known.add(row)
+    self._known.add((evaluator, row))
     if self._file is None:
       return
     try:
-      self._file.append([dict(row=row, where=where, reason=reason)])
+      whose = {"evaluator": evaluator} if evaluator else {}
+      self._file.append([dict(row=row, where=where, reason=reason, **whose)])
     except OSError as e:
       raise errors.StateError(f"{self._file.path} cannot be written: {e.strerror or e}.") from e
 

@@ -15,8 +15,10 @@ from paligemma_jax.running import files
 from paligemma_jax.running import gallery
 from paligemma_jax.running import metrics as metrics_lib
 from paligemma_jax.running import reports
+from paligemma_jax.running import row_counts
 from paligemma_jax.running import setup as setups
 from paligemma_jax.running import workdir as workdirs
+from paligemma_jax.training import layout
 from paligemma_jax.training import merging
 from paligemma_jax.weights import export as exports
 
@@ -25,20 +27,27 @@ _BASELINE = "baseline/"
 
 
 def write(
-    setup: setups.Setup, workdir: workdirs.Workdir, *, main: bool, note: Callable[[str], None]
+    setup: setups.Setup,
+    params: Mapping[str, jax.Array],
+    workdir: workdirs.Workdir,
+    *,
+    main: bool,
+    note: Callable[[str], None],
 ) -> None:
-  """Prints the table of scores, writes gallery.html and report.html. Only process 0 does anything.
+  """Exports the weights if asked for; prints the table of scores, writes gallery and report.
 
-  Everything is read from the workdir, so a run that is started again when it is complete does the
-  same once more.
+  The pages come from the workdir, so a run that is started again when it is complete writes the
+  same once more. Only process 0 writes pages.
   """
+  if setup.config.ckpt.export and not _is_exported(workdir):
+    export(setup, params, workdir, note=note)
   if not main:
     return
   lines = metrics_lib.read(workdir.metrics)
   names = [evaluator.name for evaluator in setup.config.evals]
   table = scores(lines, names)
   title = f"{setup.config.model.variant}, {workdir.path.name}"
-  tables = [table] if table else []
+  tables = [t for t in (table, row_counts.table(lines)) if t]
   if table:
     note("\n" + reports.text(table) + "\n")
   reports.write_report(workdir.report, title, tables=tables, lines=lines)
@@ -88,6 +97,13 @@ def export(
   """Writes the weights as `params.npz` in the published format, adapters in their matrices."""
   path = exports.save_npz(workdir.export, merging.published(setup.cfg, params))
   note(f"weights: {path}")
+
+
+def _is_exported(workdir: workdirs.Workdir) -> bool:
+  """Whether the weights were written after the newest state was sealed."""
+  folders = [workdir.checkpoints / str(step) for step in layout.steps_in(workdir.checkpoints)]
+  newest = max((p.stat().st_mtime for p in folders), default=0.0)
+  return workdir.export.exists() and workdir.export.stat().st_mtime >= newest
 
 
 def _examples(

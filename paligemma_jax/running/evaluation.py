@@ -8,6 +8,7 @@ from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -50,7 +51,8 @@ class Runner:
   Args:
     setup: model, tokenizer, mesh and the config whose `evals` are run.
     folder: of the prediction files; None writes nothing.
-    on_bad_row: told of each row that cannot be read, as in `data.loader`.
+    on_bad_row: told of each row that cannot be read, as in `data.loader`, with the evaluator's name
+      before it.
     alone: no other process writes to the folder.
 
   Raises:
@@ -62,7 +64,7 @@ class Runner:
       setup: setups.Setup,
       folder: pathlib.Path | None,
       *,
-      on_bad_row: Callable[[int, str, str], None] | None = None,
+      on_bad_row: Callable[[str, int, str, str], None] | None = None,
       alone: bool = True,
   ):
     self._setup = setup
@@ -76,6 +78,26 @@ class Runner:
     self._generate = decoders.programs(list(self._evaluators.values()), setup)
     self._opened: list[tuple[Any, Any]] = []
     self._compiled: dict[tuple[Any, ...], Any] = {}
+    self._with_baseline: set[str] = set()
+
+  def note_baselines(self, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Reads in the lines of metrics.jsonl whose baselines need not be scored again."""
+    for name in self._evaluators:
+      if any(metric.startswith(f"{name}/baseline/") for line in lines for metric in line):
+        self._with_baseline.add(name)
+
+  def metrics(self, params: Params, step: int, names: Sequence[str]) -> dict[str, float]:
+    """What these evaluators find in the course of a run, as {'<eval name>/<metric>': value}.
+
+    What needs no model is scored once: when an evaluator first sees all its rows.
+    """
+    at_start = step == 0
+    few = {name for name, e in self._evaluators.items() if at_start and e.start_limit}
+    baseline = [name for name in names if name not in self._with_baseline | few]
+    self._with_baseline.update(baseline)
+    found = self.run(params, step, names=baseline, baseline=True, at_start=at_start)
+    rest = [name for name in names if name not in baseline]
+    return merged({**found, **self.run(params, step, names=rest, at_start=at_start)})
 
   def run(
       self,
@@ -130,6 +152,20 @@ class Runner:
     device = self._setup.mesh.local_devices[0]
     return {"remedies": remedies, "memory_bytes": memory.of_device(device)}
 
+  @property
+  def setup(self) -> setups.Setup:
+    """What it was made with."""
+    return self._setup
+
+  def rows(self, source: Any) -> Any:
+    """The rows of a source, which is opened once."""
+    for opened_source, rows in self._opened:
+      if opened_source == source:
+        return rows
+    rows = source.open()
+    self._opened.append((source, rows))
+    return rows
+
   def _run_one(
       self, evaluator: evals.Evaluator, params: Params, step: int, limit: int, keep_images: int
   ) -> Result:
@@ -140,7 +176,7 @@ class Runner:
       nonlocal num_rejected
       num_rejected += 1
       if self._on_bad_row:
-        self._on_bad_row(row, where, reason)
+        self._on_bad_row(evaluator.name, row, where, reason)
 
     for batch, kept in self._batches(evaluator, limit, on_bad_row):
       outputs = self._outputs(evaluator, params, batch)
@@ -174,7 +210,7 @@ class Runner:
     train = self._setup.config.train
     num_devices = sharding.num_row_shards(self._setup.mesh)
     return loader.eval_batches(
-        self._rows(evaluator.source),
+        self.rows(evaluator.source),
         evaluator.pp,
         self._setup.tokenizer,
         encoding=evaluator.encoding,
@@ -194,14 +230,6 @@ class Runner:
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-
-  def _rows(self, source: Any) -> Any:
-    for opened_source, rows in self._opened:
-      if opened_source == source:
-        return rows
-    rows = source.open()
-    self._opened.append((source, rows))
-    return rows
 
   def _outputs(
       self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
@@ -257,6 +285,16 @@ def merged(results: Mapping[str, Result]) -> dict[str, float]:
       for name, result in results.items()
       for metric, value in result.metrics.items()
   }
+
+
+def listed(
+    evaluators: Iterable[evals.Evaluator], step: int, metrics: Mapping[str, float]
+) -> Iterator[str]:
+  """What the evaluators found, one line each, for the log."""
+  for name in [e.name for e in evaluators]:
+    found = {k.removeprefix(f"{name}/"): v for k, v in metrics.items() if k.startswith(f"{name}/")}
+    if found:
+      yield f"  {name} at step {step}: {', '.join(f'{k} {v:.4g}' for k, v in found.items())}"
 
 
 def _gathered(records: list[Any], num_rejected: int) -> tuple[list[Any], int]:

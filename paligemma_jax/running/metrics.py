@@ -2,13 +2,16 @@
 
 Each step stands in metrics.jsonl exactly once, also after a crash, and a run that was killed and
 started again leaves the same bytes as one that was not, but for the values of TIMING_KEYS. The
-order that makes it so is the caller's: all that belongs to steps up to s, evaluations included, is
-added and flushed *before* the checkpoint of s is saved; on a restart from s, later lines are cut.
+order that makes it so is the caller's: all that belongs to steps before s is added and flushed
+*before* the checkpoint of s is saved; on a restart from s later lines are cut, and what belongs to
+s is added if it was not.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,9 +110,44 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, float]]:
   Non-finite numbers come back as floats. A line with anything else than numbers is none of ours.
   """
   lines = [line for line in files.read_lines(path)[0] if _is_line(line)]
-  return [
-      {k: float(v) if isinstance(v, str) else v for k, v in line.items()} for line in _rising(lines)
-  ]
+  return [parsed(line) for line in _rising(lines)]
+
+
+def plain(values: Mapping[str, int | float]) -> dict[str, Any]:
+  """The values as JSON holds them: a float that it has no number for is a text."""
+  return json.loads(files.to_line(values))
+
+
+def parsed(line: Mapping[str, Any]) -> dict[str, Any]:
+  """The inverse of `plain`: non-finite numbers are floats again."""
+  return {k: float(v) if isinstance(v, str) else v for k, v in line.items()}
+
+
+def of_step(
+    numbers: Mapping[str, np.ndarray], rows: np.ndarray, more: Mapping[str, int]
+) -> dict[str, int | float]:
+  """What a line says of a training step.
+
+  Args:
+    numbers: the `sums` of the step; see `training.step`.
+    rows: int64[b], the row numbers of its batch.
+    more: what else the line says.
+  """
+  num_tokens = float(numbers["num_tokens"])
+  values = {
+      "loss": numbers["loss"],
+      "lr": numbers["lr"],
+      "grad_norm": numbers["grad_norm"],
+      "update_norm": numbers["update_norm"],
+      "token_accuracy": float(numbers["num_correct"]) / max(num_tokens, 1.0),
+      "num_tokens": int(num_tokens),
+      "num_rows": int(numbers["num_rows"]),
+      **more,
+      # Equal for two runs only if they saw the same rows in the same places.
+      "rows_crc32": zlib.crc32(np.ascontiguousarray(rows, np.int64).tobytes()),
+  }
+  return {name: number(value) for name, value in values.items()}
+
 
 
 def number(value: Any) -> int | float:

@@ -7,15 +7,18 @@ import functools
 import math
 import pathlib
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import ml_collections
+from absl import logging
 from jax.sharding import Mesh
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import units
+from paligemma_jax.data import loader
 from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
@@ -179,6 +182,38 @@ def train_step(
   )
 
 
+def train_loader(
+    setup: Setup, rows: Any, on_bad_row: loader.OnBadRow, *, known_bad: Iterable[int]
+) -> loader.TrainLoader:
+  """The batches of the run, as its config says.
+
+  Args:
+    rows: of the training source.
+    on_bad_row, known_bad: as in `data.loader`.
+  """
+  train = setup.config.train
+  return loader.TrainLoader(
+      rows,
+      train.pp,
+      setup.tokenizer,
+      batch_size=train.batch_size,
+      text_len=train.text_len,
+      overflow=train.overflow,
+      buckets=train.buckets,
+      seed=setup.config.seed,
+      shuffle=train.shuffle,
+      bad_rows=train.bad_rows,
+      on_bad_row=on_bad_row,
+      num_threads=train.num_threads,
+      num_workers=train.num_workers,
+      stall_secs=train.stall_secs,
+      prefetch=train.prefetch,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      known_bad=sorted(known_bad),
+  )
+
+
 def without_recomputation(setup: Setup) -> Setup:
   """The same run, working nothing out twice for the backward pass: to be counted, not to be run."""
   return dataclasses.replace(setup, cfg=setup.cfg.replace(remat="none", attention="plain"))
@@ -195,6 +230,19 @@ def describe(setup: Setup, total: int, num_rows: int) -> str:
       f" {total * train.batch_size / num_rows:.3g} epochs = {total} steps of {train.batch_size} on"
       f" {setup.mesh.size} {setup.mesh.devices.flat[0].device_kind} device(s)"
   )
+
+
+def warn_of_warmup(setup: Setup, optimizer: optimizers.Optimizer, total: int) -> None:
+  """Logs that a run of one or two steps has a learning rate of 0 at half of them or more."""
+  if total > 2:
+    return
+  idle = sum(float(optimizer.schedule(step)) == 0 for step in range(total))
+  if 2 * idle >= total:
+    logging.warning(
+        "the learning rate is 0 at %d of the %d steps, where warm-up (optim.warmup=%r) begins: they"
+        " learn nothing; train longer (train.total), or set optim.schedule_start=1",
+        idle, total, setup.config.optim.warmup,
+    )
 
 
 def num_params(setup: Setup) -> int:

@@ -34,8 +34,8 @@ class Checkpoints:
   Args:
     folder: made when absent; leftovers of unfinished saves in it are removed.
     keep: how many of the newest steps stay; 0 keeps all.
-    best: name of the metric by which one more step stays, or ''.
-    best_mode: 'max' or 'min'.
+    best_mode: 'max' or 'min': which of the scores that `score` is told of is best. The best step
+      stays too.
     async_save: write and seal in a background thread.
     files: name -> bytes, copied into every step (config.json, tokenizer.model).
   """
@@ -45,14 +45,12 @@ class Checkpoints:
       folder: pathlib.Path,
       *,
       keep: int,
-      best: str,
       best_mode: str,
       async_save: bool,
       files: Mapping[str, bytes],
   ):
     self._folder = pathlib.Path(folder).absolute()
     self._keep = keep
-    self._best = best
     self._sign = errors.pick({"max": 1.0, "min": -1.0}, best_mode, "ckpt.best_mode")
     self._async_save = async_save
     self._files = dict(files)
@@ -61,6 +59,8 @@ class Checkpoints:
     self._thread: threading.Thread | None = None
     self._failures: list[str] = []  # In a row, oldest first.
     self._sealed: set[int] = set()  # Steps known to be intact: saved or verified by this process.
+    self._scores: dict[int, float] = {}
+    self.facts: dict[str, Any] = {}  # What was saved beside the state that `restore` gave.
     self.skipped: dict[int, str] = {}  # Steps that `restore` found broken, and why.
     try:
       self._folder.parent.mkdir(parents=True, exist_ok=True)
@@ -70,14 +70,14 @@ class Checkpoints:
     except OSError as e:
       raise errors.WorkdirError(f"Cannot write to {self._folder}: {e}.") from e
 
-  def save(self, state: states.TrainState, metrics: Mapping[str, float] | None = None) -> None:
+  def save(self, state: states.TrainState, facts: Mapping[str, Any] | None = None) -> None:
     """Saves `state` under its step; the arrays may be donated once this returns.
 
     A save that fails is logged by step and reason when it fails, leaves no files behind, and does
     not touch older steps; the third failure in a row is raised (here, or by `check` or `wait`).
 
     Args:
-      metrics: of this step, by full name; the one called `best` decides what is kept.
+      facts: plain JSON data to keep beside the state.
 
     Raises:
       NumericsError: the state holds a non-finite number; it is never sealed.
@@ -91,25 +91,53 @@ class Checkpoints:
     if step in self._sealed:
       return
     moving = _moving(state)
-    facts = {
+    seal_facts = {
         "kind": "step",
         "step": step,
-        "metrics": {k: float(v) for k, v in (metrics or {}).items() if math.isfinite(v)},
+        "run": dict(facts or {}),
         "leaves": arrays.table(moving),
     }
     tmp = self._folder / f"{layout.TMP}{step}"
     try:
-      facts["base"] = self._save_base(state.frozen)
+      seal_facts["base"] = self._save_base(state.frozen)
       self._begin(tmp, moving)
     except Exception as e:  # Reported by `_failed`; the run goes on from intact state.
       self._failed(step, tmp, e)
       self.check()
       return
-    self._thread = threading.Thread(target=self._finish, args=(step, tmp, facts), name="save")
+    self._thread = threading.Thread(target=self._finish, args=(step, tmp, seal_facts), name="save")
     self._thread.start()
     if not self._async_save:
       self._join()
       self.check()
+
+  def take_scores(self, scores: Mapping[int, float]) -> None:
+    """Notes what steps were worth before a restart, by step."""
+    self._scores.update({step: v for step, v in scores.items() if math.isfinite(v)})
+
+  def score(self, step: int, value: float) -> bool:
+    """Notes what a step is worth; whether that is better than any step before it.
+
+    Steps that are kept no longer, now that another one is the best, are deleted.
+    """
+    if not math.isfinite(value):
+      return False
+    before = [old for s, old in self._scores.items() if s < step]
+    is_best = all(self._sign * value > self._sign * old for old in before)
+    self._scores[step] = value
+    self._join()
+    if self._leads and self._sealed:
+      self._retire(max(self._sealed))
+    return is_best
+
+  def best_step(self) -> int:
+    """The saved step with the best score, of equals the latest; 0 when none has a score."""
+    known = [step for step in self._scores if step in self._sealed]
+    return max(known, key=lambda s: (self._sign * self._scores[s], s), default=0)
+
+  def is_saved(self, step: int) -> bool:
+    """Whether the step is sealed on disk; that of a save that is under way is not."""
+    return step in self._sealed
 
   def check(self) -> None:
     """Raises StateError when saves have failed three times in a row; cheap."""
@@ -166,6 +194,7 @@ class Checkpoints:
       )
     folder = self._folder / str(step)
     facts = layout.read_facts(folder)
+    self.facts = facts.get("run", {})
     moving = _moving(target)
     layout.check_leaves(folder, facts["leaves"], arrays.table(moving))
     if target.frozen:
@@ -274,8 +303,7 @@ class Checkpoints:
     if not self._keep:
       return
     intact = sorted(s for s in self.steps() if s in self._sealed)
-    best = layout.best_steps(self._folder, intact, self._best, self._sign)
-    stay = best | set(intact[-self._keep :])
+    stay = {self.best_step(), *intact[-self._keep :]}
     for step in self.steps():
       # A broken step newer than this one is evidence until it is written again.
       if step in stay or step > newest:

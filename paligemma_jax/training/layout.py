@@ -10,7 +10,6 @@ from __future__ import annotations
 import pathlib
 import re
 from collections.abc import Mapping
-from collections.abc import Sequence
 from typing import Any
 
 from paligemma_jax.core import errors
@@ -19,6 +18,8 @@ from paligemma_jax.training import seal
 BASE = "base"
 ARRAYS = "state"
 TMP = ".tmp-"
+_NON_FINITE = ("NaN", "Infinity", "-Infinity")  # In a line, for what JSON has no number for.
+_NONFINITE = {"count", "streak", "forgiven"}  # Of skipped steps.
 _STEP = re.compile(r"0|[1-9][0-9]{0,17}")  # Of one spelling only, so that the name is the step.
 
 
@@ -56,22 +57,6 @@ def read_facts(folder: pathlib.Path) -> dict[str, Any]:
   return _checked(seal.read(folder)[0])
 
 
-def best_steps(folder: pathlib.Path, steps: Sequence[int], metric: str, sign: float) -> set[int]:
-  """The one step whose sealed metrics have the highest `sign * metric` (the later of equals).
-
-  Empty when `metric` is '' or no step has it.
-  """
-  scores = {}
-  for step in steps if metric else ():
-    try:
-      metrics = read_facts(folder / str(step))["metrics"]
-    except seal.Broken:
-      continue
-    if metric in metrics:
-      scores[step] = (sign * metrics[metric], step)
-  return {max(scores, key=scores.get)} if scores else set()
-
-
 def check_leaves(
     folder: pathlib.Path, found: Mapping[str, list], wanted: Mapping[str, list]
 ) -> None:
@@ -102,12 +87,10 @@ def _checked(facts: dict[str, Any]) -> dict[str, Any]:
   leaves, kind = facts.get("leaves"), facts.get("kind")
   good = kind in ("step", BASE) and isinstance(leaves, dict) and all(map(_is_leaf, leaves.values()))
   if good and kind == "step":
-    metrics = facts.get("metrics")
     good = (
         type(facts.get("step")) is int
         and isinstance(facts.get("base"), str)
-        and isinstance(metrics, dict)
-        and all(type(v) in (int, float) for v in metrics.values())
+        and _is_of_run(facts.get("run", {}))  # Runs of earlier versions have none.
     )
   if not good:
     raise seal.Broken(f"{seal.SEAL} does not say what the seal of a {kind or 'step'} says")
@@ -119,3 +102,16 @@ def _is_leaf(value: Any) -> bool:
   if not isinstance(value, list) or list(map(type, value)) != [str, list]:
     return False
   return all(type(size) is int and 0 <= size < 1 << 48 for size in value[1])
+
+
+def _is_of_run(value: Any) -> bool:
+  """What a run saves beside its state: its line in metrics.jsonl, and counts, or nothing."""
+  if not isinstance(value, dict) or not all(isinstance(part, dict) for part in value.values()):
+    return False
+  counts = [count for name in ("rows", "nonfinite") for count in value.get(name, {}).values()]
+  numbers = value.get("line", {}).values()
+  return (
+      all(type(count) is int and count >= 0 for count in counts)
+      and all(type(n) in (int, float) or n in _NON_FINITE for n in numbers)
+      and set(value.get("nonfinite", _NONFINITE)) == _NONFINITE
+  )

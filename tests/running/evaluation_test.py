@@ -200,7 +200,7 @@ def test_a_row_beyond_the_budget_ends_the_evaluation_and_within_it_is_counted(ru
   metrics = run.runner.run(run.params, 1, names=["broken"])["broken"].metrics
   run.made.config.train.bad_rows = 0
   assert (metrics["num"], metrics["num_rejected"]) == (1, 1)
-  assert [row for row, _, _ in run.bad] == [1, 1]
+  assert [(name, row) for name, row, _, _ in run.bad] == [("broken", 1)] * 2
 
 
 def test_a_prompt_that_is_too_long_does_as_the_evaluator_says(run):

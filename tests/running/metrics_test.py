@@ -189,15 +189,19 @@ def test_each_bad_row_is_noted_once_also_after_a_restart(tmp_path):
   with open(place.bad_rows, "ab") as f:
     f.write(b'{"row": 9')  # A killed process's last write.
   again = bad_rows.BadRows(place, main=True)
-  assert again.known == {3}
+  assert again.of("") == {3}
   again.add(3, "train.jsonl:4", "no image")
   again.add(9, "train.jsonl:10", "half an image")
+  again.add(3, "val.jsonl:4", "no image", evaluator="val/acc")
   again.close()
+  third = bad_rows.BadRows(place, main=False)
+  assert third.of("") == {3, 9} and third.of("val/acc") == {3}
   lines, num_torn = files.read_lines(place.bad_rows)
   assert num_torn == 0
   assert lines == [
       {"row": 3, "where": "train.jsonl:4", "reason": "no image"},
       {"row": 9, "where": "train.jsonl:10", "reason": "half an image"},
+      {"row": 3, "where": "val.jsonl:4", "reason": "no image", "evaluator": "val/acc"},
   ]
 
 

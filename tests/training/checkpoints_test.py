@@ -23,7 +23,7 @@ _FILES = {"config.json": b'{"seed": 0}', "tokenizer.model": b"pieces"}
 
 
 def _open(folder, **options):
-  defaults = dict(keep=2, best="", best_mode="max", async_save=True, files=_FILES)
+  defaults = dict(keep=2, best_mode="max", async_save=True, files=_FILES)
   return checkpoints.Checkpoints(folder, **{**defaults, **options})
 
 
@@ -193,23 +193,57 @@ def test_frozen_parameters_are_stored_once(two_steps):
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
-  opened, state = _open(tmp_path, keep=2, best="val/acc"), toy_state.make()
-  for score in (0.1, 0.9, 0.3, float("nan"), 0.5):
+  opened, state = _open(tmp_path, keep=2), toy_state.make()
+  better = []
+  for step, score in enumerate((0.1, 0.9, 0.3, float("nan"), 0.5), 1):
     state = toy_state.advance(state)
-    opened.save(state, {"val/acc": score, "val/other": 1.0})
+    opened.save(state)  # What it is worth is known only after that.
+    better.append(opened.score(step, score))
   opened.wait()
   assert opened.steps() == [2, 4, 5]
+  assert better == [True, True, False, False, False] and opened.best_step() == 2
   opened.close()
 
 
-def test_the_best_may_be_the_smallest(tmp_path):
-  opened, state = _open(tmp_path, keep=1, best="loss", best_mode="min"), toy_state.make()
-  for score in (0.4, 0.2, 0.3):
+def test_the_best_may_be_the_smallest_and_is_known_after_a_restart(tmp_path):
+  opened, state = _open(tmp_path, keep=1, best_mode="min"), toy_state.make()
+  for step, score in enumerate((0.4, 0.2, 0.3), 1):
     state = toy_state.advance(state)
-    opened.save(state, {"loss": score})
+    opened.save(state)
+    opened.score(step, score)
   opened.wait()
   assert opened.steps() == [2, 3]
   opened.close()
+  again = _open(tmp_path, keep=1, best_mode="min")
+  state = again.restore(toy_state.target())
+  again.take_scores({1: 0.4, 2: 0.2, 3: 0.3})
+  again.save(toy_state.advance(state))
+  assert not again.score(4, 0.25)
+  again.wait()
+  assert again.steps() == [2, 4] and again.best_step() == 2
+  again.close()
+
+
+def test_a_better_step_replaces_the_best_at_once(tmp_path):
+  opened, state = _open(tmp_path, keep=1), toy_state.make()
+  for step, score in enumerate((0.1, 0.5), 1):
+    state = toy_state.advance(state)
+    opened.save(state)
+    assert opened.score(step, score)
+  opened.wait()
+  assert opened.steps() == [2]
+  opened.close()
+
+
+def test_what_was_saved_beside_a_state_comes_back(tmp_path):
+  opened, state = _open(tmp_path), toy_state.advance(toy_state.make())
+  opened.save(state, {"line": {"loss": 0.5}})
+  opened.wait()
+  opened.close()
+  again = _open(tmp_path)
+  again.restore(toy_state.target())
+  assert again.facts == {"line": {"loss": 0.5}}
+  again.close()
 
 
 def test_keep_0_keeps_all(tmp_path):

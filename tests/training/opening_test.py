@@ -47,7 +47,6 @@ def run(tmp_path_factory):
   saver = checkpoints.Checkpoints(
       workdir / "checkpoints",
       keep=1,
-      best="",
       best_mode="max",
       async_save=False,
       files=files,
@@ -65,7 +64,7 @@ def test_of_a_run_with_averages_they_are_what_is_loaded(run, tmp_path):
   frozen = {name: jnp.asarray(array) for name, array in truth.items() if name not in names}
   state = states.TrainState(jnp.int32(1), moving, frozen, {}, ema)
   saver = checkpoints.Checkpoints(
-      tmp_path, keep=1, best="", best_mode="max", async_save=False, files={}
+      tmp_path, keep=1, best_mode="max", async_save=False, files={}
   )
   saver.save(state)
   saver.close()

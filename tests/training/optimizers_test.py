@@ -158,7 +158,7 @@ def test_adam8bit_writes_over_its_state_and_no_leaf_is_there_in_float32(monkeypa
 def test_the_state_is_saved_and_goes_on_in_bits(kind, tmp_path):
   changes = _NEW[kind]
   saved = toy_state.advance(toy_state.make(**changes), 2, **changes)
-  options = dict(keep=1, best="", best_mode="max", async_save=False, files={})
+  options = dict(keep=1, best_mode="max", async_save=False, files={})
   opened = checkpoints.Checkpoints(tmp_path, **options)
   opened.save(saved)
   restored = opened.restore(toy_state.target(**changes))
@@ -170,7 +170,7 @@ def test_the_state_is_saved_and_goes_on_in_bits(kind, tmp_path):
 
 
 def test_averages_that_were_not_kept_before_are_named(tmp_path):
-  options = dict(keep=1, best="", best_mode="max", async_save=False, files={})
+  options = dict(keep=1, best_mode="max", async_save=False, files={})
   opened = checkpoints.Checkpoints(tmp_path, **options)
   opened.save(toy_state.make())
   with pytest.raises(errors.ConfigError, match=r"other settings.*it lacks ema/llm"):

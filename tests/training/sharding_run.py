@@ -59,7 +59,7 @@ def _product_dims(hlo):
 
 def _restored_elsewhere(folder):
   """True where the state saved on 8 devices comes back bit-equal on another mesh."""
-  options = dict(keep=1, best="", best_mode="max", async_save=True, files={})
+  options = dict(keep=1, best_mode="max", async_save=True, files={})
   eight = toy_state.mesh(jax.devices())
   saved = toy_state.advance(toy_state.make(eight))
   opened = checkpoints.Checkpoints(folder, **options)

@@ -2,7 +2,7 @@
 
 PJ_FAULT is `point`, `point:action` or `point:action@n`: at the n-th visit (default: the first) of
 that point the process exits with code 9 as if killed (`exit`, the default), hangs (`sleep`), meets
-a full disk (`enospc`) or gets a SIGTERM (`sigterm`).
+a full disk (`enospc`) or gets a signal (`sigterm`, `sigint`).
 """
 
 from __future__ import annotations
@@ -56,4 +56,5 @@ _ACTIONS = {
     "sleep": lambda name: time.sleep(3600),
     "enospc": _enospc,
     "sigterm": lambda name: os.kill(os.getpid(), signal.SIGTERM),
+    "sigint": lambda name: os.kill(os.getpid(), signal.SIGINT),
 }

@@ -311,8 +311,13 @@ class _Assembler:
 
   def _probe(self) -> tuple[int, ...]:
     """The image shape of the first usable row, for a batch in which there is none."""
+    num_dropped = 0
     for row in range(len(self._maker.rows)):
       slot = self._maker(0, row)
       if slot.arrays is not None:
         return slot.arrays["image"].shape
-    raise errors.DataError("No row of the source can be used; every one was rejected or dropped.")
+      num_dropped += slot.dropped
+    raise errors.DataError(
+        f"No row of the source can be used: of {len(self._maker.rows)} rows {num_dropped} are"
+        f" longer than text_len={self._maker.text_len} and dropped (overflow), the others are bad."
+    )

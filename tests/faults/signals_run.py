@@ -1,0 +1,208 @@
+"""Stops a run by signals at 15 moments, each by SIGTERM and by SIGINT, and says what became of it.
+
+    python -m tests.faults.signals_run [--jobs 2] [--only eval] [--go_on]
+
+Right is: exit code 75 within 30 s of the signal, the newest saved state intact and of the last step
+that was finished, or no step finished. A second signal ends the process at once. --go_on also goes
+on with each run to its end and compares its metrics with those of a run that nobody stopped.
+"""
+
+import argparse
+import collections
+import concurrent.futures
+import dataclasses
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from paligemma_jax.training import layout
+from tests import run_train
+
+CONFIG = "tests/faults/slow_config.py"
+LIMIT_SECS = 30.0
+_START_SECS = 400.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+  """When a signal comes: `secs` after a line of the log, or at a fault point in the process.
+
+  slow: value of SLOW. arguments: of the config. fault: 'point', with '@visit'.
+  kill_first: the run is killed there once before, so that the signal meets one that goes on.
+  """
+
+  after: str = ""
+  secs: float = 0.0
+  slow: str = ""
+  arguments: str = ""
+  fault: str = ""
+  second: bool = False
+  kill_first: str = ""
+
+
+MOMENTS = {
+    "import": Moment(secs=1.0),
+    "start": Moment(after="initial weights"),
+    "evaluation at step 0": Moment(after="rows looked at", secs=1.0, slow="eval"),
+    "compiling": Moment(after="device\\(s\\)", secs=0.7, arguments="evaluate=0"),
+    "step": Moment(after="step 2/"),
+    "data stall": Moment(after="step 3/", secs=2.0, slow="train", arguments="evaluate=0"),
+    "evaluation, a row": Moment(after="step 3/", secs=1.0, slow="eval"),
+    "evaluation, the score": Moment(after="step 3/", secs=2.0, slow="score"),
+    "evaluation, state saved": Moment("step 3/", 1.0, slow="eval", arguments="save=3 steps"),
+    "evaluation, going on": Moment(
+        after="going on from step 3", secs=2.0, slow="score", arguments="save=3 steps",
+        kill_first="step 3/",
+    ),
+    "save": Moment(fault="state.after_arrays@1", arguments="save=2 steps"),
+    "last save": Moment(fault="state.after_arrays@2", arguments="save=3 steps"),
+    "line of metrics": Moment(fault="metrics.before_append@3"),
+    "report": Moment(fault="metrics.after_append@7"),
+    "second signal": Moment(after="step 3/", secs=1.0, slow="eval", second=True),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+  """What became of a run: its exit code, seconds since the signal, last finished and saved step."""
+
+  code: int
+  secs: float
+  finished: int
+  saved: int
+  expected: int
+  text: str
+
+  @property
+  def is_right(self) -> bool:
+    saved = self.saved >= self.finished or self.expected != os.EX_TEMPFAIL
+    return self.code == self.expected and self.secs < LIMIT_SECS and saved
+
+
+def stop(name: str, number: signal.Signals, workdir: pathlib.Path) -> Outcome:
+  """Runs the training and sends the signal at the moment."""
+  moment = MOMENTS[name]
+  if moment.kill_first:
+    with _started(moment, workdir) as process:
+      seen = _seen(process, workdir, moment.kill_first)
+      time.sleep(3.0)  # The state of that step is written beside the evaluation.
+      process.kill()
+      assert seen, _text(workdir)
+  fault = ""
+  if moment.fault:
+    point, _, visit = moment.fault.partition("@")
+    fault = f"{point}:{number.name.lower()}@{visit}"
+  elif moment.second:
+    fault = "state.before_arrays:sleep"  # The first signal is taken, and nothing comes of it.
+  with _started(moment, workdir, PJ_FAULT=fault) as process:
+    if fault and not moment.second:
+      _seen(process, workdir, f"{number.name}: stopping")
+    else:
+      _seen(process, workdir, moment.after)
+      time.sleep(moment.secs)
+      process.send_signal(number)
+    begin = time.monotonic()
+    if moment.second:
+      time.sleep(2.0)
+      begin = time.monotonic()
+      process.send_signal(number)
+    try:
+      process.wait(2 * LIMIT_SECS)
+    except subprocess.TimeoutExpired:
+      process.kill()
+    code, secs = process.wait(), time.monotonic() - begin
+  finished = max(map(int, re.findall(r"^step (\d+)/", _text(workdir), re.MULTILINE)), default=0)
+  expected = 128 + number if moment.second else os.EX_TEMPFAIL
+  return Outcome(code, secs, finished, newest_intact(workdir), expected, _text(workdir))
+
+
+def newest_intact(workdir: pathlib.Path) -> int:
+  """The newest saved step, which must be intact; 0 for none."""
+  folder = workdir / "checkpoints"
+  newest = max(layout.steps_in(folder), default=0) if folder.is_dir() else 0
+  if newest:
+    layout.verify_step(folder / str(newest))
+  return newest
+
+
+def go_on(name: str, workdir: pathlib.Path) -> list[str]:
+  """Ends the run with nothing slow; its lines of metrics, without what comes from a clock."""
+  done = run_train.run(_config(MOMENTS[name]), workdir)
+  assert done.returncode == 0, done.stderr
+  return run_train.metric_lines(workdir)
+
+
+def _config(moment: Moment) -> str:
+  return f"{CONFIG}:{moment.arguments}" if moment.arguments else CONFIG
+
+
+def _started(moment: Moment, workdir: pathlib.Path, **env: str) -> subprocess.Popen:
+  with open(f"{workdir}.log", "wb") as log:
+    return subprocess.Popen(
+        run_train.command(_config(moment), workdir), cwd=run_train.ROOT, stdout=log, stderr=log,
+        env={**os.environ, "SLOW": moment.slow, **env},
+    )
+
+
+def _seen(process: subprocess.Popen, workdir: pathlib.Path, pattern: str) -> bool:
+  """Waits for a line of the log; False when the process ended without it."""
+  end = time.monotonic() + _START_SECS
+  while not re.search(pattern, _text(workdir)):
+    if process.poll() is not None or time.monotonic() > end:
+      return False
+    time.sleep(0.05)
+  return True
+
+
+def _text(workdir: pathlib.Path) -> str:
+  return pathlib.Path(f"{workdir}.log").read_text(errors="replace")
+
+
+def main() -> None:
+  """Prints a line for each case and what they come to; exits with 1 when one is not right."""
+  parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+  parser.add_argument("--jobs", type=int, default=2)
+  parser.add_argument("--only", default="", help="moments whose name holds this")
+  parser.add_argument("--go_on", action="store_true")
+  args = parser.parse_args()
+  names = [name for name in MOMENTS if args.only in name]
+  with (
+      tempfile.TemporaryDirectory() as folder,
+      concurrent.futures.ThreadPoolExecutor(args.jobs) as pool,
+  ):
+    root = pathlib.Path(folder)
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(root / "cache"))
+    cases = [(name, n) for name in names for n in (signal.SIGTERM, signal.SIGINT)]
+    places = {case: root / f"{i}" for i, case in enumerate(cases)}
+    found = pool.map(lambda case: stop(*case, places[case]), cases)
+    wrong = 0
+    whole: dict[str, list[str]] = collections.defaultdict(list)
+    for (name, number), outcome in zip(cases, found, strict=True):
+      said = ""
+      if args.go_on:
+        arguments = MOMENTS[name].arguments
+        if not whole[arguments]:
+          whole[arguments] = go_on(name, root / f"whole {name}")
+        same = go_on(name, places[name, number]) == whole[arguments]
+        said = "same metrics" if same else "OTHER METRICS"
+        wrong += not same
+      wrong += not outcome.is_right
+      print(
+          f"{name:26}{number.name:9}exit {outcome.code:4} {outcome.secs:5.1f} s  finished"
+          f" {outcome.finished} saved {outcome.saved}  {said}"
+          f"{'' if outcome.is_right else 'NOT RIGHT'}",
+          flush=True,
+      )
+      if not outcome.is_right:
+        print(outcome.text[-1500:], flush=True)
+    print(f"{len(cases)} cases, {wrong} not right")
+  sys.exit(bool(wrong))
+
+
+if __name__ == "__main__":
+  main()

@@ -71,6 +71,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-  early_stop.listen()
+  early_stop.hold()  # Until a program with huge pages has taken this one's place.
   huge_pages.use()
+  early_stop.listen()
   errors.run_main(lambda: main(sys.argv[1:]))

@@ -7,10 +7,19 @@ import signal
 import sys
 
 
+_NUMBERS = (signal.SIGTERM, signal.SIGINT)
+
+
+def hold() -> None:
+  """From now on both wait until `listen`, also in a program that takes this one's place."""
+  signal.pthread_sigmask(signal.SIG_BLOCK, _NUMBERS)
+
+
 def listen() -> None:
   """From now on both end the process with the code of an interrupted run, until others listen."""
-  for number in (signal.SIGTERM, signal.SIGINT):
+  for number in _NUMBERS:
     signal.signal(number, _end)
+  signal.pthread_sigmask(signal.SIG_UNBLOCK, _NUMBERS)
 
 
 def _end(number: int, frame: object) -> None:

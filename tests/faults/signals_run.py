@@ -46,7 +46,7 @@ class Moment:
 
 
 MOMENTS = {
-    "import": Moment(secs=1.0),
+    "import": Moment(secs=0.5),
     "start": Moment(after="initial weights"),
     "evaluation at step 0": Moment(after="rows looked at", secs=1.0, slow="eval"),
     "compiling": Moment(after="device\\(s\\)", secs=0.7, arguments="evaluate=0"),
@@ -103,6 +103,7 @@ def stop(name: str, number: signal.Signals, workdir: pathlib.Path) -> Outcome:
     if fault and not moment.second:
       _seen(process, workdir, f"{number.name}: stopping")
     else:
+      _heard(process)
       _seen(process, workdir, moment.after)
       time.sleep(moment.secs)
       process.send_signal(number)
@@ -157,6 +158,17 @@ def _seen(process: subprocess.Popen, workdir: pathlib.Path, pattern: str) -> boo
       return False
     time.sleep(0.05)
   return True
+
+
+def _heard(process: subprocess.Popen) -> None:
+  """Waits until the process has come so far that a signal no longer ends it as any program."""
+  bit = 1 << (signal.SIGTERM - 1)
+  while process.poll() is None:
+    status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+    masks = re.findall(r"^Sig(?:Blk|Cgt):\s*(\w+)", status, re.MULTILINE)
+    if any(int(mask, 16) & bit for mask in masks):
+      return
+    time.sleep(0.01)
 
 
 def _text(workdir: pathlib.Path) -> str:

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 
-
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
 

@@ -24,6 +24,7 @@ from paligemma_jax.decoding import options as options_lib
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 from paligemma_jax.running import memory
+from paligemma_jax.training import hf_files
 from paligemma_jax.training import opening
 from paligemma_jax.training import sharding
 from paligemma_jax.weights import export
@@ -31,6 +32,7 @@ from paligemma_jax.weights import hf_export
 from paligemma_jax.weights import load as load_lib
 from paligemma_jax.weights import native
 from paligemma_jax.weights import published
+from paligemma_jax.weights import reader
 
 # A program is compiled per (rows, prompt length, new tokens). Prompts are padded to a power of two,
 # at least this, and so are fewer rows than a batch.
@@ -61,6 +63,9 @@ class PaliGemma:
     config: models.variants.ModelConfig.
     params: {published name: jax.Array}.
     tokenizer: data.tokenizer.Tokenizer, or None.
+
+  Args:
+    source: what the parameters were read from, whose own files an export carries over.
   """
 
   def __init__(
@@ -68,6 +73,7 @@ class PaliGemma:
       config: variants.ModelConfig,
       params: Mapping[str, jax.Array],
       tokenizer: tokenizer_lib.Tokenizer | None = None,
+      source: reader.Weights | None = None,
   ):
     if tokenizer and tokenizer.vocab_size > config.llm.vocab_size:
       raise errors.ConfigError(
@@ -77,6 +83,7 @@ class PaliGemma:
     self.config = config
     self.params = dict(params)
     self.tokenizer = tokenizer
+    self._source = source
     self._logits = jax.jit(functools.partial(_logits, config))
     self._programs: dict[options_lib.Options, Callable] = {}
 
@@ -171,8 +178,9 @@ class PaliGemma:
     """Writes the weights; nothing is at `path` until they are complete.
 
     Args:
-      format: "native", a directory with sizes and tokenizer; "npz", the published format; or "hf",
-        a directory that transformers loads.
+      format: "native", a directory with sizes and tokenizer; "npz", the published format (sizes
+        that it cannot hold go into a small file beside it); or "hf", a directory that transformers
+        loads, with processor, tokenizer and a model card.
       dtype: "float32", "bfloat16" or "float16"; None keeps what is loaded.
 
     Returns:
@@ -182,17 +190,21 @@ class PaliGemma:
     return errors.pick(savers, format, "format")(path, dtype)
 
   def _save_hf(self, path: str | os.PathLike, dtype: str | None) -> pathlib.Path:
-    return hf_export.save_hf(path, self.params, **self._beside_params(), dtype=dtype)
+    sizes = opening.sizes_of(self.config)
+    image_token, files = hf_files.make(sizes, self.tokenizer, self._source)
+    return hf_export.save_hf(
+        path, self.params, sizes, dtype=dtype, image_token=image_token, files=files
+    )
 
   def _save_native(self, path: str | os.PathLike, dtype: str | None) -> pathlib.Path:
-    return native.save_native(path, self.params, **self._beside_params(), dtype=dtype)
-
-  def _beside_params(self) -> dict[str, Any]:
-    content = self.tokenizer.model_bytes if self.tokenizer else b""
-    return {"sizes": opening.sizes_of(self.config), "tokenizer": content}
+    sizes, content = opening.sizes_of(self.config), b""
+    if self.tokenizer:
+      content = self.tokenizer.model_bytes
+    return native.save_native(path, self.params, sizes, tokenizer=content, dtype=dtype)
 
   def _save_npz(self, path: str | os.PathLike, dtype: str | None) -> pathlib.Path:
-    return export.save_npz(path, self.params, dtype=dtype)
+    sizes = opening.sizes_of(self.config)
+    return export.save_npz(path, self.params, dtype=dtype, sizes=sizes)
 
   def _program(self, how: options_lib.Options) -> Callable:
     if how not in self._programs:
@@ -286,7 +298,7 @@ def load(
     found = weights.tokenizer if tokenizer is None else tokenizer
     if found is not None and not isinstance(found, tokenizer_lib.Tokenizer):
       found = tokenizer_lib.Tokenizer(found)
-    return PaliGemma(config, params, found)
+    return PaliGemma(config, params, found, weights)
 
   with memory.explained(lambda: _to_load_in_less(dtype, mesh)):
     return opening.read_steadily(path, read)

@@ -185,7 +185,7 @@ def test_what_is_saved_loads_as_the_same_model(tiny, tmp_path, kind):
   has_tokenizer = kind != "npz"
   assert (again.tokenizer is not None) == has_tokenizer
   if has_tokenizer:
-    assert again.tokenizer.model_bytes == tiny.tokenizer.model_bytes
+    assert again.tokenizer.whole_bytes == tiny.tokenizer.whole_bytes
 
 
 def test_saving_in_another_dtype_and_loading_it(tiny, tmp_path):

@@ -4,6 +4,9 @@ Both kinds of file are read: PaliGemma's own, in which `<loc0000>`…`<loc1023>`
 `<seg000>`…`<seg127>` are pieces already, and a plain Gemma file, which is extended on loading the
 way the reference does it: pieces that are there are redeclared in place and keep their id, the
 others are appended in this order. The file on disk is never changed.
+
+Hugging Face's tokenizer.json is read too, as the sentencepiece model that it was made from. Tokens
+that somebody added to a tokenizer.model, which a file beside it names, follow its own.
 """
 
 from __future__ import annotations
@@ -11,14 +14,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import pathlib
-import struct
-from collections.abc import Iterator
 from collections.abc import Sequence
 
 import sentencepiece
 
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
+from paligemma_jax.core import strict_json
+from paligemma_jax.data import sentencepiece_file
+from paligemma_jax.data import tokenizer_json
 
 PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
 _CONTROL = ("<pad>", "<eos>", "<bos>", "<unk>")  # In the order of their ids.
@@ -30,8 +34,8 @@ _EXTRA = tuple(f"<loc{i:04d}>" for i in range(NUM_LOC)) + tuple(
     f"<seg{i:03d}>" for i in range(NUM_SEG)
 )
 _MAX_BYTES = 16 << 20  # Gemma's has 4 MB.
-_PIECES_FIELD = b"\x0a"  # Field 1 of ModelProto, length-delimited; also field 1 of SentencePiece.
-_USER_DEFINED = b"\x15" + struct.pack("<f", 0.0) + b"\x18\x04"  # score = 0, type = USER_DEFINED
+_MAX_JSON_BYTES = 40 << 20  # Gemma's tokenizer.json has 17 to 35 MB.
+_ADDED_TOKENS = "added_tokens.json"
 _WHERE_FROM = (
     "The tokenizer comes with the licensed weights (tokenizer.model or paligemma_tokenizer.model);"
     " set `tokenizer` to its path."
@@ -42,11 +46,12 @@ class Tokenizer:
   """Text to token ids and back. Picklable, safe to use from several threads.
 
   Args:
-    path: a sentencepiece model file.
+    path: a sentencepiece model file, or a tokenizer.json.
 
   Attributes:
     path: where it was read from, '' when made from bytes.
-    model_bytes: the file's content, as it is on disk.
+    model_bytes: the sentencepiece file's content, as it is on disk.
+    whole_bytes: the same with all that was added on loading.
     vocab_size: number of ids, the location and segmentation tokens included.
     pad_id, eos_id, bos_id, unk_id: 0, 1, 2, 3.
     separator_ids: the ids of the newline that stands between prefix and suffix.
@@ -58,14 +63,17 @@ class Tokenizer:
   pad_id, eos_id, bos_id, unk_id = PAD_ID, EOS_ID, BOS_ID, UNK_ID
 
   def __init__(self, path: str | pathlib.Path):
+    is_json = pathlib.Path(path).suffix == ".json"
     try:
-      data = disk.read(path, max_bytes=_MAX_BYTES)
+      data = disk.read(path, max_bytes=_MAX_JSON_BYTES if is_json else _MAX_BYTES)
     except (OSError, ValueError) as e:
       why = getattr(e, "strerror", None) or e
       raise errors.ConfigError(
           f"Cannot read the tokenizer {str(path)!r}: {why}. {_WHERE_FROM}"
       ) from None
-    self._load(data, str(path))
+    if is_json or data.lstrip()[:1] == b"{":
+      data = tokenizer_json.to_model(data, str(path))
+    self._load(_with_added(data, pathlib.Path(path)), str(path))
 
   @classmethod
   def from_bytes(cls, data: bytes, path: str = "") -> Tokenizer:
@@ -178,10 +186,11 @@ class Tokenizer:
           f"{path!r} is not a Gemma tokenizer: pad, eos, bos and unk are {special}, expected"
           f" (0, 1, 2, 3); pieces of these names have the ids {found}. {_WHERE_FROM}"
       )
-    self._processor = plain
+    self._processor, self.whole_bytes = plain, data
     if not all(_is_whole(plain, piece) for piece in _EXTRA):
       known = {piece for piece in _EXTRA if plain.PieceToId(piece) != UNK_ID}
-      self._processor = _processor(_extended(data, known), path)
+      self.whole_bytes = _extended(data, known)
+      self._processor = _processor(self.whole_bytes, path)
     self._extra_ids = [self._processor.PieceToId(piece) for piece in _EXTRA]
     self.vocab_size = self._processor.vocab_size()
     self.separator_ids = tuple(self.encode(SEPARATOR))
@@ -209,63 +218,41 @@ def _looks_like(data: bytes) -> str:
   if data.startswith(b"version https://git-lfs"):
     return "it is a git-lfs pointer: the real file was not downloaded"
   if data.lstrip()[:1] == b"{":
-    return "it looks like JSON; tokenizer.json is another format"
+    return "it looks like JSON"
   if data.lstrip()[:1] == b"<":
     return "it looks like a web page"
   return f"it starts with {data[:8]!r} and has {len(data)} bytes"
 
 
 def _extended(data: bytes, known: set[str]) -> bytes:
-  """The model with every extra piece declared; `known` names those it has in some form already.
-
-  A repeated field of a protocol buffer may be continued anywhere, so new pieces are appended.
-  """
+  """The model with every extra piece declared; `known` names those it has in some form already."""
   if known:
-    data = b"".join(_redeclared(data, known))
-  return data + b"".join(_piece_field(p) for p in _EXTRA if p not in known)
+    data = sentencepiece_file.redeclared(data, known)
+  return data + b"".join(sentencepiece_file.piece_field(p) for p in _EXTRA if p not in known)
 
 
-def _redeclared(data: bytes, known: set[str]) -> Iterator[bytes]:
-  """The model's fields in order, the `known` pieces replaced by user-defined ones."""
-  as_bytes = {piece.encode(): piece for piece in known}
-  start = 0
-  while start < len(data):
-    tag, pos = _read_varint(data, start)
-    kind = tag & 7
-    if kind == 2:
-      size, body = _read_varint(data, pos)
-      pos = body + size
-    elif kind == 0:
-      pos = _read_varint(data, pos)[1]
-    else:
-      pos += {1: 8, 5: 4}[kind]
-    piece = None
-    if tag == _PIECES_FIELD[0] and data[body : body + 1] == _PIECES_FIELD:
-      size, text = _read_varint(data, body + 1)
-      piece = as_bytes.get(data[text : text + size])
-    yield data[start:pos] if piece is None else _piece_field(piece)
-    start = pos
-
-
-def _piece_field(piece: str) -> bytes:
-  text = piece.encode()
-  body = _PIECES_FIELD + _varint(len(text)) + text + _USER_DEFINED
-  return _PIECES_FIELD + _varint(len(body)) + body
-
-
-def _varint(n: int) -> bytes:
-  out = bytearray()
-  while n > 0x7F:
-    out.append(n & 0x7F | 0x80)
-    n >>= 7
-  return bytes(out) + bytes([n])
-
-
-def _read_varint(data: bytes, pos: int) -> tuple[int, int]:
-  value = shift = 0
-  while True:
-    byte = data[pos]
-    value |= (byte & 0x7F) << shift
-    pos, shift = pos + 1, shift + 7
-    if byte < 0x80:
-      return value, pos
+def _with_added(data: bytes, path: pathlib.Path) -> bytes:
+  """The model with the tokens that a file beside it adds at its end, if they follow its own."""
+  beside = path.with_name(_ADDED_TOKENS)
+  if path.name != "tokenizer.model" or not beside.is_file():
+    return data
+  try:
+    named = strict_json.read_object(beside, max_bytes=_MAX_BYTES)
+  except (OSError, strict_json.Malformed) as e:
+    raise errors.ConfigError(
+        f"{str(beside)!r} is no valid JSON object: {strict_json.reason(e)}."
+    ) from None
+  size = _processor(data, str(path)).vocab_size()
+  added = sorted((i, text) for text, i in named.items() if type(i) is int and i >= size)
+  if [i for i, _ in added] != list(range(size, size + len(added))):
+    raise errors.ConfigError(
+        f"{str(beside)!r} adds tokens with the ids {[i for i, _ in added][:5]} to a tokenizer of"
+        f" {size}; expected ids that follow without a gap."
+    )
+  while added and added[-1][1] == tokenizer_json.IMAGE:
+    added.pop()  # No text holds it.
+  control, user = sentencepiece_file.CONTROL, sentencepiece_file.USER_DEFINED
+  return data + b"".join(
+      sentencepiece_file.piece_field(text, kind=control if text == tokenizer_json.IMAGE else user)
+      for _, text in added
+  )

@@ -20,6 +20,7 @@ from paligemma_jax.running import setup as setups
 from paligemma_jax.running import workdir as workdirs
 from paligemma_jax.training import layout
 from paligemma_jax.training import merging
+from paligemma_jax.training import opening
 from paligemma_jax.weights import export as exports
 
 _NUM_EXAMPLES = 24  # In the gallery, shared out among the evaluators that write predictions.
@@ -95,7 +96,8 @@ def export(
     note: Callable[[str], None],
 ) -> None:
   """Writes the weights as `params.npz` in the published format, adapters in their matrices."""
-  path = exports.save_npz(workdir.export, merging.published(setup.cfg, params))
+  published = merging.published(setup.cfg, params)
+  path = exports.save_npz(workdir.export, published, sizes=opening.sizes_of(setup.cfg))
   note(f"weights: {path}")
 
 

@@ -18,6 +18,7 @@ from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.weights import names
 from paligemma_jax.weights import npz
+from paligemma_jax.weights import npz_sizes
 from paligemma_jax.weights import reader
 
 _DESCR = {np.dtype(np.float32): "<f4", np.dtype(np.float16): "<f2", reader.BFLOAT16: "|V2"}
@@ -25,7 +26,11 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # No time in the file: equal weights make equal b
 
 
 def save_npz(
-    path: str | os.PathLike, params: Mapping[str, Any], *, dtype: Any = None
+    path: str | os.PathLike,
+    params: Mapping[str, Any],
+    *,
+    dtype: Any = None,
+    sizes: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
   """Writes {published name: array} as a big_vision npz, with `params/` names, uncompressed.
 
@@ -35,13 +40,15 @@ def save_npz(
   Args:
     params: numpy or JAX arrays by name; exactly the names and shapes of one PaliGemma.
     dtype: float32, bfloat16 or float16 for all of them; None keeps each one's own.
+    sizes: of the model, as in `names.sizes_of`; what the format cannot hold of them goes into a
+      file beside it, see `npz_sizes`. None: nothing is known but names and shapes.
 
   Raises:
-    CheckpointError: names or shapes of no PaliGemma, a dtype that the format has not, or the file
-      cannot be written.
+    CheckpointError: names or shapes of no PaliGemma, a dtype that the format or a number has no
+      place in, or the file cannot be written.
   """
   path = pathlib.Path(path)
-  names.sizes_of({name: tuple(array.shape) for name, array in params.items()}, str(path))
+  told = names.sizes_of({name: tuple(array.shape) for name, array in params.items()}, str(path))
   for name, array in params.items():
     storable(array.dtype if dtype is None else dtype, name)
   with replacing(path) as partial:
@@ -50,7 +57,9 @@ def save_npz(
         zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
     ):
       for name in sorted(params):
-        _write(archive, names.PREFIX + name, params[name], dtype)
+        _write(archive, name, params[name], dtype)
+    if sizes is not None:
+      npz_sizes.write(path, sizes, told)
   return path
 
 
@@ -65,6 +74,28 @@ def storable(dtype: Any, name: str = "weights") -> np.dtype:
         f"{name}: cannot be stored as {dtype}; expected float32, bfloat16 or float16."
     )
   return target
+
+
+def as_stored(block: Any, target: np.dtype, name: str) -> np.ndarray:
+  """The block in the dtype that it is stored in.
+
+  Raises:
+    CheckpointError: float16 has no place for one of its numbers.
+  """
+  block = np.asarray(block)
+  if block.dtype == target:
+    return block
+  if target != np.float16:
+    return block.astype(target)
+  with np.errstate(over="ignore"):
+    narrow = block.astype(target)
+  lost = np.isinf(narrow) & ~np.isinf(block.astype(np.float32))
+  if lost.any():
+    raise errors.CheckpointError(
+        f"{name}: {float(block[lost][0]):g} does not fit float16, whose largest number is 65504;"
+        " nothing was written. Store the weights as bfloat16, which has float32's range."
+    )
+  return narrow
 
 
 @contextlib.contextmanager
@@ -110,13 +141,14 @@ def new_folder(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _write(archive: zipfile.ZipFile, name: str, array: Any, dtype: Any) -> None:
   target = storable(array.dtype if dtype is None else dtype, name)
-  with archive.open(zipfile.ZipInfo(f"{name}.npy", _DATE), "w", force_zip64=True) as file:
+  member = zipfile.ZipInfo(f"{names.PREFIX}{name}.npy", _DATE)
+  with archive.open(member, "w", force_zip64=True) as file:
     file.write(_header(tuple(array.shape), target))
     step = reader.rows_per_block(tuple(array.shape), array.dtype.itemsize)
     whole = np.asarray(array) if _on_host(array) else None
     for row in range(0, array.shape[0], step):
       part = array[row : row + step] if whole is None else whole[row : row + step]
-      block = np.ascontiguousarray(np.asarray(part).astype(target, copy=False))
+      block = np.ascontiguousarray(as_stored(part, target, name))
       file.write(memoryview(block.reshape(-1).view(np.uint8)))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pathlib
-import re
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
@@ -14,16 +13,12 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.weights import hf_config
 from paligemma_jax.weights import hf_names
+from paligemma_jax.weights import hf_tensors
+from paligemma_jax.weights import hf_vocabulary
 from paligemma_jax.weights import names
 from paligemma_jax.weights import published
 from paligemma_jax.weights import reader
 from paligemma_jax.weights import safetensors
-
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
-_SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
-# Released embeddings are padded: the row after the vocabulary is the <image> placeholder.
-_PADDED_VOCAB = {257_216: 257_152}
 
 
 def open_hf(path: str | os.PathLike) -> reader.Weights:
@@ -33,22 +28,17 @@ def open_hf(path: str | os.PathLike) -> reader.Weights:
     CheckpointError: a file is missing, damaged or of another model; all differences are listed.
   """
   path = pathlib.Path(path)
-  config = _read_json(path / "config.json")
+  config = reader.read_json(path / "config.json")
   sizes = hf_config.sizes_of(config, str(path / "config.json"))
   llm = sizes["llm"]
-  stored_vocab = llm["vocab_size"]
-  found = _tensors(path)
-  if hf_names.EMBEDDING in found and found[hf_names.EMBEDDING].entry.shape:
-    # config.json is not always told about the padding.
-    num_rows = found[hf_names.EMBEDDING].entry.shape[0]
-    if _PADDED_VOCAB.get(num_rows, num_rows) == _PADDED_VOCAB.get(stored_vocab, stored_vocab):
-      stored_vocab = num_rows
-  llm["vocab_size"] = _PADDED_VOCAB.get(stored_vocab, stored_vocab)
-  dims = names.dims_of(sizes)
   table = hf_names.table(
       fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
   )
-  _check(found, table, {**dims, "V": stored_vocab, "q": dims["p"]}, str(path))
+  dims = names.dims_of(sizes)
+  found = hf_tensors.find(
+      path, lambda tensors: _check(tensors, table, _stored(dims, tensors), str(path))
+  )
+  llm["vocab_size"] = hf_vocabulary.num_words(path, config, found[hf_names.EMBEDDING])
   layouts = {
       name: _Layout(theirs, pattern, {**dims, "q": dims["p"]}, found)
       for name, (theirs, pattern) in table.items()
@@ -61,7 +51,26 @@ def open_hf(path: str | os.PathLike) -> reader.Weights:
       sizes=sizes,
       tokenizer=published.find_tokenizer(path),
       blocks=lambda name: layouts[name].blocks(shapes[name]),
+      image_token=_image_token(config),
+      folder=path,
   )
+
+
+def _stored(dims: Mapping[str, int], found: hf_tensors.Tensors) -> dict[str, int]:
+  """The dims that the stored tensors should have; config.json is not always told of padding."""
+  told, words = dims["V"], hf_vocabulary.RELEASED
+  embedding = found.get(hf_names.EMBEDDING)
+  rows = embedding.entry.shape[0] if embedding is not None and embedding.entry.shape else told
+  both = {words, hf_vocabulary.num_rows(words, words)}
+  return {**dims, "V": rows if {told, rows} == both else told, "q": dims["p"]}
+
+
+def _image_token(config: Mapping[str, Any]) -> int:
+  """The id that stands for image tokens, under either name; 0 where config.json has none."""
+  for key in ("image_token_index", "image_token_id"):
+    if type(config.get(key)) is int and config[key] > 0:
+      return config[key]
+  return 0
 
 
 class _Layout:
@@ -126,49 +135,3 @@ def _check(
   if hf_names.LM_HEAD in found:
     expected[hf_names.LM_HEAD] = expected[hf_names.EMBEDDING]
   names.check({name: tensor.entry.shape for name, tensor in found.items()}, expected, where)
-
-
-def _tensors(path: pathlib.Path) -> dict[str, safetensors.Tensor]:
-  """{canonical name: tensor} of the single file, or of all shards of the index."""
-  found: dict[str, safetensors.Tensor] = {}
-  if (path / _SINGLE).exists():
-    _add(found, safetensors.read_header(path / _SINGLE), path)
-    return found
-  if not (path / _INDEX).exists():
-    raise errors.CheckpointError(
-        f"{path}: holds neither {_SINGLE} nor {_INDEX}; weights in other formats (*.bin are"
-        " pickles) are not read."
-    )
-  weight_map = _read_json(path / _INDEX).get("weight_map")
-  if not isinstance(weight_map, dict) or not weight_map:
-    raise errors.CheckpointError(f"{path / _INDEX}: has no 'weight_map'.")
-  shards: dict[str, set[str]] = {}
-  for name, shard in weight_map.items():
-    # A plain name cannot leave the directory; the file itself may be a link, as in the hub's cache.
-    if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard):
-      raise errors.CheckpointError(
-          f"{path / _INDEX}: {name!r} lies in {shard!r}; expected the plain name of a .safetensors"
-          " file in the same directory."
-      )
-    shards.setdefault(shard, set()).add(name)
-  for shard, listed in sorted(shards.items()):
-    tensors = safetensors.read_header(path / shard)
-    if set(tensors) != listed:
-      odd = sorted(set(tensors) ^ listed)
-      raise errors.CheckpointError(
-          f"{path / shard}: differs from {_INDEX} in {len(odd)} names, the first is {odd[0]!r}."
-      )
-    _add(found, tensors, path)
-  return found
-
-
-def _add(found: dict, tensors: Mapping[str, safetensors.Tensor], path: pathlib.Path) -> None:
-  for name, tensor in tensors.items():
-    key = hf_names.canonical(name)
-    if key in found:
-      raise errors.CheckpointError(f"{path}: {name!r} is there twice, under two spellings.")
-    found[key] = tensor
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  return reader.read_json(path)

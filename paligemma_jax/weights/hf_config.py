@@ -114,9 +114,17 @@ def sizes_of(config: Mapping[str, Any], where: str) -> dict[str, Any]:
   }
 
 
-def config_of(sizes: Mapping[str, Any], dtype: str) -> dict[str, Any]:
-  """The config.json of a model with these sizes: what `sizes_of` reads them from."""
+def config_of(sizes: Mapping[str, Any], dtype: str, image_token: int, rows: int) -> dict[str, Any]:
+  """The config.json of a model with these sizes: what `sizes_of` reads them from.
+
+  It has the keys of released files too, which older versions of transformers and keras-hub read.
+
+  Args:
+    image_token: the id that stands for image tokens.
+    rows: of the stored embedding.
+  """
   img, llm = sizes["img"], sizes["llm"]
+  num_image_tokens = (sizes["res"] // img["patch_size"]) ** 2
   text = {
       "model_type": "gemma2" if llm["post_norms"] else "gemma",
       "hidden_size": llm["width"],
@@ -125,9 +133,10 @@ def config_of(sizes: Mapping[str, Any], dtype: str) -> dict[str, Any]:
       "num_attention_heads": llm["num_heads"],
       "num_key_value_heads": llm["num_kv_heads"],
       "head_dim": llm["head_dim"],
-      "vocab_size": llm["vocab_size"],
+      "vocab_size": rows,
+      "num_image_tokens": num_image_tokens,
       "hidden_activation": "gelu_pytorch_tanh",
-      "dtype": dtype,
+      "torch_dtype": dtype,
       "pad_token_id": 0,
       "eos_token_id": 1,
       "bos_token_id": 2,
@@ -154,17 +163,20 @@ def config_of(sizes: Mapping[str, Any], dtype: str) -> dict[str, Any]:
       "num_attention_heads": img["num_heads"],
       "patch_size": img["patch_size"],
       "image_size": sizes["res"],
+      "num_image_tokens": num_image_tokens,
       "projection_dim": llm["width"],
       "vision_use_head": False,
-      "dtype": dtype,
+      "torch_dtype": dtype,
   }
   return {
       "architectures": ["PaliGemmaForConditionalGeneration"],
       "model_type": "paligemma",
       "dtype": dtype,
+      "torch_dtype": dtype,
       "hidden_size": llm["width"],
       "projection_dim": llm["width"],
-      "image_token_index": llm["vocab_size"],
+      "image_token_index": image_token,
+      "_vocab_size": llm["vocab_size"],
       "tie_word_embeddings": True,
       "pad_token_id": 0,
       "eos_token_id": 1,

@@ -15,6 +15,7 @@ from paligemma_jax.core import disk
 from paligemma_jax.weights import export
 from paligemma_jax.weights import hf_config
 from paligemma_jax.weights import hf_names
+from paligemma_jax.weights import hf_vocabulary
 from paligemma_jax.weights import names
 from paligemma_jax.weights import reader
 from paligemma_jax.weights import safetensors
@@ -28,20 +29,22 @@ def save_hf(
     sizes: Mapping[str, Any],
     *,
     dtype: Any = None,
-    tokenizer: bytes = b"",
+    image_token: int = 0,
+    files: Mapping[str, bytes] | None = None,
     shard_bytes: int = _SHARD_BYTES,
 ) -> pathlib.Path:
   """Writes the directory `path`, which must not exist; it appears complete or not at all.
 
-  It holds config.json, one or several safetensors under the names of the hub's files, and
-  tokenizer.model. The embedding has as many rows as the model, without the padding of the released
-  files; the <image> placeholder is the id after the last row.
+  It holds config.json and one or several safetensors under the names of the hub's files, and what
+  the caller puts beside them. As in released files the embedding is padded to a multiple of 64 by
+  its mean row, which is never the most probable token, so that the id of image tokens has a row.
 
   Args:
     params: {published name: array}.
     sizes: as in `names.sizes_of`.
     dtype: float32, bfloat16 or float16 of all of them; None keeps each one's own.
-    tokenizer: content of the SentencePiece file; empty for none.
+    image_token: the id that stands for image tokens; 0: the one of released files.
+    files: content of further files, by their names.
     shard_bytes: a file is ended before it grows beyond this.
 
   Raises:
@@ -49,7 +52,9 @@ def save_hf(
   """
   path = pathlib.Path(path)
   names.check({n: tuple(a.shape) for n, a in params.items()}, names.shapes(sizes), str(path))
-  tensors = _tensors(params, sizes, dtype)
+  image_token = image_token or default_image_token(sizes["llm"]["vocab_size"])
+  rows = hf_vocabulary.num_rows(sizes["llm"]["vocab_size"], image_token)
+  tensors = _tensors(params, sizes, dtype, rows)
   stored = np.result_type(*{t.entry.dtype for t in tensors.values()})
   with export.new_folder(path) as folder:
     shards = _shards(tensors, shard_bytes)
@@ -64,17 +69,23 @@ def save_hf(
       total = sum(t.entry.num_bytes for t in tensors.values())
       index = {"metadata": {"total_size": total}, "weight_map": weight_map}
       _write_json(folder / "model.safetensors.index.json", index)
-    _write_json(folder / "config.json", hf_config.config_of(sizes, str(stored)))
-    if tokenizer:
-      disk.write_new(folder / "tokenizer.model", tokenizer)
+    config = hf_config.config_of(sizes, str(stored), image_token, rows)
+    _write_json(folder / "config.json", config)
+    for name, content in (files or {}).items():
+      disk.write_new(folder / name, content)
   return path
+
+
+def default_image_token(num_words: int) -> int:
+  """The id of image tokens where nothing says it: the released one, or the one behind the last."""
+  return min(num_words, hf_vocabulary.RELEASED)
 
 
 class _Tensor:
   """One of their tensors, made from a part of one of ours when it is written."""
 
-  def __init__(self, array, layer, part, pattern, dims, dtype):
-    self._array, self._layer, self._part = array, layer, part
+  def __init__(self, name, array, layer, part, pattern, dims, dtype):
+    self._name, self._array, self._layer, self._part = name, array, layer, part
     self._pattern, self._dims = pattern, dims
     shape = hf_names.their_shape(pattern, dims)
     self.entry = reader.Entry(shape, export.storable(array.dtype if dtype is None else dtype))
@@ -83,24 +94,34 @@ class _Tensor:
     """Its rows, in order."""
     ours = self._array
     if self._pattern == "V D -> V D":
-      step = reader.rows_per_block(tuple(ours.shape), ours.dtype.itemsize)
-      for row in range(0, ours.shape[0], step):
-        yield np.asarray(ours[row : row + step]).astype(self.entry.dtype, copy=False)
+      yield from self._embedding()
       return
     ours = ours if self._layer is None else ours[self._layer]
     ours = np.asarray(ours if self._part is None else ours[self._part])
     theirs = hf_names.to_theirs(ours, self._pattern, self._dims)
-    yield theirs.astype(self.entry.dtype, copy=False)
+    yield export.as_stored(theirs, self.entry.dtype, self._name)
+
+  def _embedding(self) -> Iterator[np.ndarray]:
+    """The table in blocks, and then its mean as often as rows are to be filled up."""
+    ours, total = self._array, 0.0
+    step = reader.rows_per_block(tuple(ours.shape), ours.dtype.itemsize)
+    for row in range(0, ours.shape[0], step):
+      block = np.asarray(ours[row : row + step])
+      total = total + block.sum(axis=0, dtype=np.float64)
+      yield export.as_stored(block, self.entry.dtype, self._name)
+    spare = self.entry.shape[0] - ours.shape[0]
+    mean = np.asarray(total / ours.shape[0], np.float32)[None]
+    yield np.repeat(export.as_stored(mean, self.entry.dtype, self._name), spare, axis=0)
 
 
-def _tensors(params, sizes, dtype) -> dict[str, _Tensor]:
-  """{their name: _Tensor}."""
+def _tensors(params, sizes, dtype, rows) -> dict[str, _Tensor]:
+  """{their name: _Tensor}; the embedding has `rows`."""
   llm = sizes["llm"]
   table = hf_names.table(
       fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
   )
   dims = names.dims_of(sizes)
-  dims["q"] = dims["p"]
+  dims |= {"q": dims["p"], "V": rows}
   tensors = {}
   for name, (theirs, pattern) in table.items():
     array = params[name]
@@ -108,7 +129,9 @@ def _tensors(params, sizes, dtype) -> dict[str, _Tensor]:
     for layer in layers:
       for part, their in enumerate(theirs):
         index = part if len(theirs) > 1 else None
-        tensors[their.format(i=layer)] = _Tensor(array, layer, index, pattern, dims, dtype)
+        tensors[their.format(i=layer)] = _Tensor(
+            name, array, layer, index, pattern, dims, dtype
+        )
   return tensors
 
 

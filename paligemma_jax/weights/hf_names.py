@@ -22,6 +22,8 @@ _ATTN = f"{_BLOCK}/MultiHeadDotProductAttention_0"
 
 EMBEDDING = f"{_TEXT}.embed_tokens.weight"
 LM_HEAD = "language_model.lm_head.weight"  # Absent, or a copy of the tied embedding.
+# Numbers that follow from the sizes, which some versions saved among the parameters.
+BUFFER = re.compile(r"(^|\.)(position_ids|inv_freq|original_inv_freq)$")
 
 _BASE = {
     "img/embedding/kernel": (

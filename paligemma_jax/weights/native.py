@@ -98,7 +98,7 @@ def open_native(path: str | os.PathLike) -> reader.Weights:
     raise errors.CheckpointError(
         f"{path / _CONFIG}: format is {config.get('format')!r}, expected {_FORMAT!r}."
     )
-  weights = npz.open_npz(path / _PARAMS)
+  weights = npz.open_npz(path / _PARAMS, alone=False)
   found = {name: entry.shape for name, entry in weights.entries.items()}
   sizes = _checked_sizes(config.get("model"), weights.sizes, f"{path / _CONFIG}")
   names.check(found, names.shapes(sizes), str(path))

@@ -19,6 +19,7 @@ import numpy as np
 
 from paligemma_jax.core import errors
 from paligemma_jax.weights import names
+from paligemma_jax.weights import npz_sizes
 from paligemma_jax.weights import published
 from paligemma_jax.weights import reader
 
@@ -63,8 +64,11 @@ class _Member:
   fortran: bool = False
 
 
-def open_npz(path: str | os.PathLike) -> reader.Weights:
+def open_npz(path: str | os.PathLike, *, alone: bool = True) -> reader.Weights:
   """Opens a big_vision npz and checks every header; f32, bf16 or f16, with or without `params/`.
+
+  Args:
+    alone: False where the caller knows the sizes that names and shapes cannot tell.
 
   Raises:
     CheckpointError: no such file, a damaged or hostile one, or names and shapes of no PaliGemma.
@@ -72,11 +76,12 @@ def open_npz(path: str | os.PathLike) -> reader.Weights:
   path = pathlib.Path(path)
   members = names.strip_prefix(_members(path), str(path))
   entries = {name: member.entry for name, member in members.items()}
+  told = names.sizes_of({name: entry.shape for name, entry in entries.items()}, str(path))
   return reader.Weights(
       path=path,
       kind="npz",
       entries=entries,
-      sizes=names.sizes_of({name: entry.shape for name, entry in entries.items()}, str(path)),
+      sizes=npz_sizes.read(path, told) if alone else told,
       tokenizer=published.find_tokenizer(path),
       blocks=lambda name: _blocks(path, members[name]),
   )

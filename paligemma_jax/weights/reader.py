@@ -43,13 +43,15 @@ class Weights:
 
   Attributes:
     path: what was opened.
-    kind: "npz", "hf" or "native".
+    kind: "npz", "hf", "native", or "run".
     entries: {our parameter name: Entry}.
     sizes: {"img": …, "llm": …, "res": …}, see `names.sizes_of`.
     tokenizer: the SentencePiece file found with the weights, or None.
     blocks: name -> iterator over consecutive blocks of the array along its first dimension, in
       order, in the stored dtype. A block is valid only until the next one is asked for. Raises
       CheckpointError on damaged data, at the latest when the iterator ends.
+    image_token: the id that stands for image tokens in a Hugging Face directory; 0: not said.
+    folder: that directory, whose small files an export carries over; or None.
   """
 
   path: pathlib.Path
@@ -58,6 +60,8 @@ class Weights:
   sizes: Mapping[str, Any]
   tokenizer: pathlib.Path | None
   blocks: Callable[[str], Iterator[np.ndarray]]
+  image_token: int = 0
+  folder: pathlib.Path | None = None
 
   def read(self, name: str) -> np.ndarray:
     """The whole array `name` in its stored dtype."""

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
@@ -27,6 +28,12 @@ DTYPES = {
     "F16": np.dtype(np.float16),
     "BF16": reader.BFLOAT16,
 }
+_OF_BUFFERS = {
+    **DTYPES,
+    **{f"{k}{8 * n}": np.dtype(f"{k.lower()}{n}") for k in "IU" for n in (1, 2, 4, 8)},
+    "F64": np.dtype(np.float64),
+    "BOOL": np.dtype(np.bool_),
+}
 _MAX_HEADER = strict_json.MAX_BYTES  # A 28B model's is below 1 MB.
 _METADATA = "__metadata__"
 
@@ -40,8 +47,13 @@ class Tensor:
   entry: reader.Entry
 
 
-def read_header(path: str | os.PathLike) -> dict[str, Tensor]:
+def read_header(
+    path: str | os.PathLike, *, buffers: re.Pattern[str] | None = None
+) -> dict[str, Tensor]:
   """{name: Tensor} of one file; its data is not read.
+
+  Args:
+    buffers: tensors whose name this finds are left out; they may have other dtypes.
 
   Raises:
     CheckpointError: the header is damaged, of an unknown dtype, or does not cover the file exactly.
@@ -61,7 +73,9 @@ def read_header(path: str | os.PathLike) -> dict[str, Tensor]:
   data_start = 8 + header_len
   tensors = {}
   for name, fields in header.items():
-    entry, (start, end) = _entry(fields, f"{path}: {name!r}")
+    is_buffer = buffers is not None and buffers.search(name)
+    dtypes = _OF_BUFFERS if is_buffer else DTYPES
+    entry, (start, end) = _entry(fields, f"{path}: {name!r}", dtypes)
     if end > file_bytes - data_start:
       raise errors.CheckpointError(f"{path}: {name!r} reaches beyond the end: truncated.")
     tensors[name] = Tensor(path, data_start + start, entry)
@@ -73,7 +87,7 @@ def read_header(path: str | os.PathLike) -> dict[str, Tensor]:
     at += tensor.entry.num_bytes
   if at != file_bytes:
     raise errors.CheckpointError(f"{path}: {file_bytes - at} bytes at its end belong to no tensor.")
-  return tensors
+  return {n: t for n, t in tensors.items() if buffers is None or not buffers.search(n)}
 
 
 def rows(tensor: Tensor, start: int, stop: int) -> np.ndarray:
@@ -138,17 +152,19 @@ def _place(item: tuple[str, Tensor]) -> tuple[int, int]:
   return item[1].start, item[1].entry.num_bytes  # Empty tensors come before the one they touch.
 
 
-def _entry(fields: Any, where: str) -> tuple[reader.Entry, tuple[int, int]]:
+def _entry(
+    fields: Any, where: str, dtypes: Mapping[str, np.dtype]
+) -> tuple[reader.Entry, tuple[int, int]]:
   if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
     raise errors.CheckpointError(f"{where} has a damaged header: {str(fields)[:100]}.")
   dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
-  if not isinstance(dtype, str) or dtype not in DTYPES:
+  if not isinstance(dtype, str) or dtype not in dtypes:
     raise errors.CheckpointError(f"{where} has dtype {dtype!r}; weights are F32, BF16 or F16.")
   for numbers in (shape, offsets):
     whole = isinstance(numbers, list) and all(type(n) is int for n in numbers)
     if not whole or not all(0 <= n < 1 << 48 for n in numbers):
       raise errors.CheckpointError(f"{where} has a damaged header: {str(fields)[:100]}.")
-  entry = reader.Entry(tuple(shape), DTYPES[dtype])
+  entry = reader.Entry(tuple(shape), dtypes[dtype])
   if len(offsets) != 2 or offsets[1] - offsets[0] != entry.num_bytes:
     raise errors.CheckpointError(
         f"{where} is {dtype}{shape}, that is {entry.num_bytes} bytes, but lies at {offsets}."

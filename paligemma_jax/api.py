@@ -270,17 +270,21 @@ def load(
     mesh: jax.sharding.Mesh | None = None,
     res: int = 0,
     overrides: Mapping[str, Any] | None = None,
+    base: str | os.PathLike = "",
 ) -> PaliGemma:
   """The model in a checkpoint, its sizes inferred.
 
   Args:
     path: one of our run, checkpoint or weight directories, a big_vision npz, a Hugging Face
-      directory, or a published name ('pt_224'; see weights.published).
+      directory, a directory of PEFT adapters (merged into their base), a published name ('pt_224';
+      see weights.published), or an id on the Hugging Face hub ('google/paligemma2-3b-pt-224').
     dtype: "bfloat16" or "float32", of parameters and matrix products.
-    tokenizer: a SentencePiece file or a Tokenizer; None takes the one that lies with the weights.
+    tokenizer: a SentencePiece file, a tokenizer.json, or a Tokenizer; None takes the one that lies
+      with the weights.
     mesh: parameters are cut over its "fsdp" axis; None puts all on the first device.
     res: pixels; another than the weights' resamples the position embedding; 0 keeps theirs.
     overrides: sizes that the file cannot tell, as {"llm.final_softcap": 30.0}.
+    base: of PEFT adapters; "" takes the one that they name.
 
   Raises:
     CheckpointError: nothing at `path`, damaged or hostile files, or weights of another model.
@@ -288,7 +292,7 @@ def load(
   """
 
   def read() -> PaliGemma:
-    weights = opening.open_weights(path)
+    weights = opening.open_weights(path, base=base)
     config = opening.config_of(weights.sizes, dtype=dtype, res=res, overrides=overrides)
     shapes = paligemma.param_shapes(config)
     shardings = None if mesh is None else sharding.param_shardings(shapes, mesh)

@@ -1,9 +1,10 @@
 """Weights from any format we read into one we write: python tools/convert.py SRC DST --format npz
 
-SRC is a run, one of its checkpoints/<step>, a big_vision npz, a Hugging Face directory, a directory
-that `save` wrote, or a published name. Values are kept to the bit unless --dtype asks otherwise.
-Of a run with adapters these are merged into their matrices, in float32; `--format peft` writes the
-adapters alone, as Hugging Face PEFT opens them.
+SRC is a run, one of its checkpoints/<step>, a big_vision npz, a Hugging Face directory, one that
+`save` wrote, one of PEFT adapters, a published name, or an id on the Hugging Face hub. Values are
+kept to the bit unless --dtype asks otherwise. Adapters are merged into their matrices, in
+float32; `--format peft` writes those of a run, with all else that it trained, as PEFT opens them,
+and `--format hf --without_adapters` the base that they belong to.
 """
 
 from __future__ import annotations
@@ -29,12 +30,23 @@ def main() -> None:
       choices=("float32", "bfloat16", "float16"),
       help="of the result (default: as stored)",
   )
+  parser.add_argument("--tokenizer", default="", help="default: the one with the weights")
+  parser.add_argument(
+      "--base",
+      default="",
+      help="of PEFT adapters: what they are adapters of; written by --format peft, read from SRC",
+  )
+  parser.add_argument(
+      "--without_adapters", action="store_true", help="of a run: the base alone, nothing packed"
+  )
   args = parser.parse_args()
 
   from paligemma_jax.running import devices
 
   devices.start()
 
+  from paligemma_jax.data import tokenizer as tokenizers
+  from paligemma_jax.training import hf_files
   from paligemma_jax.training import opening
   from paligemma_jax.weights import export
   from paligemma_jax.weights import hf_export
@@ -44,22 +56,31 @@ def main() -> None:
   if args.dst.exists():
     raise errors.ConfigError(f"{args.dst} exists; nothing was changed. Name a new file or folder.")
   if args.format == "peft":
-    opening.save_peft(args.src, args.dst)
+    opening.save_peft(args.src, args.dst, base=args.base, log=print)
     print(f"wrote {args.dst}")
     return
 
   def read():
-    weights = opening.open_weights(args.src)
+    if args.without_adapters:
+      weights = opening.open_base(args.src)
+    else:
+      weights = opening.open_weights(args.src, base=args.base)
     shapes = {name: entry.shape for name, entry in weights.entries.items()}
     return weights, load.load_params(weights, shapes, dtype=None, log=print)
 
   weights, params = opening.read_steadily(args.src, read)
+  found = args.tokenizer or weights.tokenizer
+  tokenizer = tokenizers.Tokenizer(found) if found else None
   if args.format == "npz":
-    export.save_npz(args.dst, params, dtype=args.dtype)
+    export.save_npz(args.dst, params, dtype=args.dtype, sizes=weights.sizes)
+  elif args.format == "native":
+    content = tokenizer.model_bytes if tokenizer else b""
+    native.save_native(args.dst, params, weights.sizes, dtype=args.dtype, tokenizer=content)
   else:
-    save = {"native": native.save_native, "hf": hf_export.save_hf}[args.format]
-    content = weights.tokenizer.read_bytes() if weights.tokenizer else b""
-    save(args.dst, params, weights.sizes, dtype=args.dtype, tokenizer=content)
+    image_token, files = hf_files.make(weights.sizes, tokenizer, weights)
+    hf_export.save_hf(
+        args.dst, params, weights.sizes, dtype=args.dtype, image_token=image_token, files=files
+    )
   print(f"wrote {args.dst}")
 
 

@@ -94,7 +94,9 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
         "dropout": Key(0.0, "Share of an adapter's inputs dropped.", low=0, high=0.99),
         "targets": Key((), "Matrices that get an adapter.", form="regex"),
     },
-    "init": Key("", "Weights to start from: a path or a published name; '': from scratch."),
+    "init": Key(
+        "", "Weights to start from: a path, a published name, an id on the hub; '': from scratch."
+    ),
     "tokenizer": Key(
         "", "SentencePiece file; '': the one beside init, else the embedded one.", resume="data"
     ),

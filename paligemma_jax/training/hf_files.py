@@ -24,6 +24,7 @@ from paligemma_jax.weights import reader
 
 _CARRIED = (".json", ".model", ".txt", ".md", ".jinja")
 _BY_NAME = ("LICENSE", "NOTICE")
+_MAX_BYTES = 64 << 20  # Of one that is carried over; Gemma's tokenizer.json has up to 35 MB.
 _MADE_ANEW = ("config.json", "SEAL.json", "adapter_config.json", "training_args.json")
 _TOKENIZER = (
     "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
@@ -87,7 +88,7 @@ def _carried(folder: pathlib.Path) -> dict[str, bytes]:
     made = path.name in _MADE_ANEW or path.name.endswith(".index.json")
     if known and not made and not path.name.startswith(".") and path.is_file():
       try:
-        files[path.name] = disk.read(path, max_bytes=reader.MAX_SMALL_BYTES)
+        files[path.name] = disk.read(path, max_bytes=_MAX_BYTES)
       except (OSError, ValueError) as e:
         logging.warning("%s: is not carried over: %s", path, strict_json.reason(e))
   return files

@@ -38,6 +38,7 @@ class Native:
   config: the run's config as plain data (core.config.from_plain makes it a config).
   tokenizer: the SentencePiece file, or None when the run saved none.
   step: how many steps it had trained.
+  trained: the names in `tuned` of what trained.
   """
 
   weights: reader.Weights
@@ -45,6 +46,7 @@ class Native:
   config: Mapping[str, Any]
   tokenizer: pathlib.Path | None
   step: int
+  trained: frozenset[str]
 
 
 def is_run(path: str | os.PathLike) -> bool:
@@ -106,6 +108,7 @@ def _open(folder: pathlib.Path, facts: Mapping[str, Any]) -> Native:
         name = stored.removeprefix(prefix)
         places[name] = (where / layout.ARRAYS, stored)
         entries[name] = reader.Entry(tuple(shape), _dtype(dtype, folder, name))
+  trained = frozenset(name for name, (where, _) in places.items() if where.parent == folder)
   entries = dict(sorted(entries.items()))
   tokenizer = folder / TOKENIZER if (folder / TOKENIZER).exists() else None
   config = _config(folder)
@@ -125,6 +128,7 @@ def _open(folder: pathlib.Path, facts: Mapping[str, Any]) -> Native:
       config,
       tokenizer,
       facts["step"],
+      trained,
   )
 
 

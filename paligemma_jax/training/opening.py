@@ -13,28 +13,45 @@ from typing import TypeVar
 from absl import logging
 
 from paligemma_jax.core import errors
+from paligemma_jax.models import lora
 from paligemma_jax.models import matrices
 from paligemma_jax.models import variants
+from paligemma_jax.training import merging
 from paligemma_jax.training import native
+from paligemma_jax.weights import hub
 from paligemma_jax.weights import load
 from paligemma_jax.weights import peft
+from paligemma_jax.weights import peft_in
 from paligemma_jax.weights import published
 from paligemma_jax.weights import reader
 
 T = TypeVar("T")
+_BASE = ":base="  # Between a directory of PEFT adapters and what they are adapters of.
 _TRIES = 3  # Of reading a run whose steps come and go.
 
 
-def open_weights(path: str | os.PathLike) -> reader.Weights:
+def open_weights(path: str | os.PathLike, *, base: str | os.PathLike = "") -> reader.Weights:
   """Opens weights of any kind, a run's newest intact step among them; no data is read.
 
-  A run's sizes are those of its config, with softcaps and all that shapes cannot tell.
+  A run's sizes are those of its config, with softcaps and all that shapes cannot tell. Adapters of
+  PEFT are merged into their base; "DIRECTORY:base=PATH" names another one than they do.
+
+  Args:
+    base: the same as a keyword.
 
   Raises:
     CheckpointError: nothing at `path`, or damaged, hostile or unfit files.
     StateError: a run without any intact step.
   """
-  path = published.find(path)
+  path, _, named = str(path).partition(_BASE)
+  path, base = published.find(path), str(base or named)
+  if peft_in.is_adapter(path):
+    beneath = published.find(base or peft_in.base_of(path))
+    if peft_in.is_adapter(beneath):
+      raise errors.CheckpointError(f"{path}: its base {beneath} is a directory of adapters, too.")
+    return peft_in.open_adapter(path, open_weights(beneath))
+  if base:
+    raise errors.ConfigError(f"{path}: is no directory of PEFT adapters, so base={base!r} is odd.")
   if not native.is_run(path):
     return load.open_weights(path)
   run = native.open_native(path)
@@ -48,19 +65,50 @@ def read_steadily(path: str | os.PathLike, read: Callable[[], T]) -> T:
 
   A run that is under way deletes its older steps, also the one that is being read.
   """
+  place = published.find(str(path).partition(_BASE)[0])
   for _ in range(_TRIES):
-    before = native.step_folders(published.find(path))
+    before = native.step_folders(place)
     try:
       return read()
     except Exception as e:
-      if native.step_folders(published.find(path)) == before:
+      if native.step_folders(place) == before:
         raise
       logging.info("%s changed while it was read, so it is read again: %s", path, e)
   return read()
 
 
-def save_peft(path: str | os.PathLike, to: str | os.PathLike) -> pathlib.Path:
+def open_base(path: str | os.PathLike) -> reader.Weights:
+  """What the adapters of a run belong to: its weights without them, with nothing packed.
+
+  Raises:
+    CheckpointError: `path` is no run, or it has no adapters.
+  """
+  if not native.is_run(path):
+    raise errors.CheckpointError(f"{path}: is no run of ours; only those hold adapters.")
+  run = native.open_native(path)
+  plain = {name: e for name, e in run.tuned.entries.items() if not lora.is_adapter(name)}
+  if len(plain) == len(run.tuned.entries):
+    raise errors.CheckpointError(f"{path}: the run has no adapters.")
+  cfg = native.model_of(run.config)
+  without = dataclasses.replace(run.tuned, entries=plain)
+  return dataclasses.replace(merging.weights(cfg, without), sizes=sizes_of(cfg))
+
+
+def save_peft(
+    path: str | os.PathLike,
+    to: str | os.PathLike,
+    *,
+    base: str = "",
+    log: Callable[[str], None] = logging.warning,
+) -> pathlib.Path:
   """Writes the adapters of a run, or of one step of it, as a PEFT directory; gives that back.
+
+  What else trained is in it, too.
+
+  Args:
+    base: the directory of transformers, or the hub's id, that they are adapters of; '': the one
+      that the run began with.
+    log: is called with each sentence that whoever uses the adapters should know.
 
   Raises:
     CheckpointError: `path` is no run or has no adapters, or `to` exists.
@@ -74,17 +122,58 @@ def save_peft(path: str | os.PathLike, to: str | os.PathLike) -> pathlib.Path:
     found = {p: run.tuned.read(n) for p, n in parts.items() if n in run.tuned.entries}
     if found:
       adapters[name] = found
-  lora = native.model_of(run.config).lora
+  cfg = native.model_of(run.config)
+  sizes, spec = sizes_of(cfg), cfg.lora
+  base, _, revision = (base or _base_of(str(run.config.get("init") or ""))).partition("@")
+  remarks = _remarks(cfg, base)
+  for sentence in remarks:
+    log(f"{path}: {sentence}")
+  trained = {name for name in run.trained if not lora.is_adapter(name)}
   return peft.save_peft(
       to,
       adapters,
-      run.tuned.sizes,
-      rank=lora.rank,
-      alpha=lora.alpha,
-      rslora=lora.rslora,
-      dora=lora.dora,
-      dropout=lora.dropout,
+      sizes,
+      rank=spec.rank,
+      alpha=spec.alpha,
+      rslora=spec.rslora,
+      dora=spec.dora,
+      dropout=spec.dropout,
+      trained={name: run.weights.read(name) for name in sorted(peft.modules_of(trained, sizes))},
+      base=base,
+      revision=revision,
+      remarks=" ".join(remarks),
   )
+
+
+def _base_of(init: str) -> str:
+  """What transformers opens of the weights that a run began with: a directory, an id, or ''."""
+  path = pathlib.Path(init)
+  if init and (path / "config.json").exists() and not (path / "params.npz").exists():
+    return str(path.absolute())
+  return init if hub.looks_like_an_id(init) else published.hub_id(init)
+
+
+def _remarks(cfg: variants.ModelConfig, base: str) -> list[str]:
+  """What to know of the base of a run's adapters."""
+  remarks = [f"The base is a model at {cfg.res} px."]
+  if not base:
+    remarks = [
+        "adapter_config.json names no base, because the run's init is nothing that transformers"
+        f" opens; it is a model at {cfg.res} px. Write it with `--format hf --without_adapters`"
+        " and name it with `--base`."
+    ]
+  if cfg.llm.post_norms:
+    caps = [f"{cfg.llm.attn_softcap:g} (attention)", f"{cfg.llm.final_softcap:g} (final)"]
+    remarks.append(
+        f"Its config.json must have the softcaps that the run had: {', '.join(caps)}; 0 is null."
+    )
+  if cfg.packed:
+    remarks.append(
+        f"The run kept its base packed as {cfg.packed}, so the adapters belong to that one; over"
+        " the base in full precision answers differ a little. `--format hf --without_adapters`"
+        " writes the base as the run saw it."
+    )
+  return remarks
 
 
 def config_of(

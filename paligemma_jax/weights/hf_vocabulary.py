@@ -24,6 +24,7 @@ RELEASED = 257_152
 MULTIPLE = 64
 KEY = "_vocab_size"  # Of config.json, as in released files.
 _ALIKE = 0.5  # Of the spread of ordinary rows; released rows are within 0.02 of it.
+_MAX_JSON_BYTES = 40 << 20  # Gemma's tokenizer.json has 17 to 35 MB.
 _MAX_SAMPLE = 4096  # Rows.
 
 
@@ -45,7 +46,7 @@ def num_words(path: pathlib.Path, config: Mapping[str, Any], table: safetensors.
         "%s: keeps all %d rows of the embedding: %r is token %d", path, rows, *_first(named)
     )
     return rows
-  if not _alike(table, words):
+  if not alike(table, words):
     logging.info(
         "%s: keeps all %d rows of the embedding: those from %d on differ from each other, so they"
         " have been trained", path, rows, words,
@@ -72,7 +73,8 @@ def added_tokens(path: pathlib.Path) -> dict[int, str]:
       text = token.get("content") if isinstance(token, dict) else token
       _add(found, int(i) if str(i).isdecimal() else i, text, path / "tokenizer_config.json")
   if not found and (path / "tokenizer.json").is_file():
-    tokens = reader.read_json(path / "tokenizer.json").get("added_tokens") or []
+    tokens = reader.read_json(path / "tokenizer.json", max_bytes=_MAX_JSON_BYTES)
+    tokens = tokens.get("added_tokens") or []
     for token in tokens if isinstance(tokens, list) else ():
       token = token if isinstance(token, dict) else {}
       _add(found, token.get("id"), token.get("content"), path / "tokenizer.json")
@@ -85,7 +87,8 @@ def _without_padding(config: Mapping[str, Any], rows: int) -> int:
   return words if padded else rows
 
 
-def _alike(table: safetensors.Tensor, words: int) -> bool:
+def alike(table: safetensors.Tensor, words: int) -> bool:
+  """Whether the rows from `words` on are as alike as rows that nobody trained."""
   rows = table.entry.shape[0]
   spare = safetensors.rows(table, words, rows).astype(np.float32)
   sample = safetensors.rows(table, 0, min(words, _MAX_SAMPLE)).astype(np.float32)

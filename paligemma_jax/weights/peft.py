@@ -1,6 +1,8 @@
 """Adapters out, as a directory that Hugging Face PEFT opens over transformers' PaliGemma.
 
-Module names are those of transformers 5; the decoder's have been the same since 4.52.
+Module names are those of transformers 4.52 and later. The vision tower lost one part of its names
+in transformers 5.4, so its tensors are stored under both; whichever is not there is passed over.
+What trained beside the adapters is stored whole, as PEFT's `modules_to_save`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,15 +19,23 @@ import numpy as np
 
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
+from paligemma_jax.weights import export
+from paligemma_jax.weights import hf_export
 from paligemma_jax.weights import hf_names
+from paligemma_jax.weights import hf_vocabulary
+from paligemma_jax.weights import names
 from paligemma_jax.weights import reader
 from paligemma_jax.weights import safetensors
 
+CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
 _PARTS = {
     "lora_a": "lora_A.weight",
     "lora_b": "lora_B.weight",
     "lora_magnitude": "lora_magnitude_vector",
 }
+_OLD_VISION, _VISION = "model.vision_tower.vision_model.", "model.vision_tower."
+_HEAD = "lm_head"
 
 
 def save_peft(
@@ -37,27 +48,34 @@ def save_peft(
     rslora: bool,
     dora: bool,
     dropout: float,
+    trained: Mapping[str, np.ndarray] | None = None,
+    base: str = "",
+    revision: str = "",
+    remarks: str = "",
 ) -> pathlib.Path:
-  """Writes adapter_config.json and adapter_model.safetensors into the new directory `path`.
+  """Writes the directory `path`, which must not exist; it appears complete or not at all.
 
   Args:
     adapters: {published name of a matrix: {"lora_a": …, "lora_b": …, and for DoRA
       "lora_magnitude": …}}, each with the matrix's stack in front.
     sizes: of the model, as in `names.sizes_of`.
     rank, alpha, rslora, dora, dropout: that they were trained with.
+    trained: {published name: array} of all of the modules of which something else trained, see
+      `modules_of`.
+    base: what they are adapters of: a directory of transformers or an id of the hub; '': unknown.
+    revision: of the hub's id.
+    remarks: sentences for README.md.
 
   Raises:
-    CheckpointError: `path` exists or cannot be written, or there are no adapters.
+    CheckpointError: `path` exists or cannot be written, there are no adapters, or a module has an
+      adapter and trained itself, too.
   """
   path = pathlib.Path(path)
   if path.exists():
     raise errors.CheckpointError(f"{path}: exists; remove it or save to another name.")
   if not adapters:
     raise errors.CheckpointError(f"{path}: there are no adapters to save: the run has none.")
-  llm = sizes["llm"]
-  table = hf_names.table(
-      fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
-  )
+  table = _table(sizes)
   tensors: dict[str, np.ndarray] = {}
   modules: set[str] = set()
   for name, parts in adapters.items():
@@ -66,11 +84,27 @@ def save_peft(
     for part, suffix in _PARTS.items():
       if part in parts:
         for module, array in _modules(theirs, part, parts[part]):
-          tensors[f"base_model.model.{module}.{suffix}"] = array
+          tensors[f"{module}.{suffix}"] = array
+  saved: set[str] = set()
+  for name, array in (trained or {}).items():
+    if twice := {_module(their) for their in table[name][0]} & modules:
+      raise errors.CheckpointError(
+          f"{path}: {name} trained although its module {min(twice)} has an adapter; PEFT's format"
+          " cannot hold both. Export the merged model, with --format hf."
+      )
+    for their, part in _whole(name, array, sizes):
+      tensors[their] = part
+      saved.add(their.rpartition(".")[0])
   config = {
       "peft_type": "LORA",
+      # A task would keep AutoPeftModel from opening it; the class of the base says more.
       "task_type": None,
-      "base_model_name_or_path": None,
+      "auto_mapping": {
+          "base_model_class": "PaliGemmaForConditionalGeneration",
+          "parent_library": "transformers.models.paligemma.modeling_paligemma",
+      },
+      "base_model_name_or_path": base or None,
+      "revision": revision or None,
       "inference_mode": True,
       "r": rank,
       "lora_alpha": alpha,
@@ -80,30 +114,97 @@ def save_peft(
       "bias": "none",
       "fan_in_fan_out": False,
       "target_modules": "|".join(_regex(module) for module in sorted(modules)),
+      "modules_to_save": sorted(_ending(module) for module in saved) or None,
   }
-  try:
-    path.mkdir(parents=True)
+  tensors = {PREFIX + key: x for name, x in tensors.items() for key in _spellings(name)}
+  with export.new_folder(path) as folder:
     safetensors.write(
-        path / "adapter_model.safetensors",
+        folder / TENSORS,
         {n: (reader.Entry(x.shape, x.dtype), [x]) for n, x in sorted(tensors.items())},
     )
-    disk.write_atomically(path / "adapter_config.json", json.dumps(config, indent=2) + "\n")
-  except OSError as e:
-    raise errors.CheckpointError(f"{path}: cannot be written: {e}.") from e
+    disk.write_new(folder / CONFIG, json.dumps(config, indent=2) + "\n")
+    disk.write_new(folder / "README.md", _card(base, remarks))
   return path
+
+
+def modules_of(trained: set[str], sizes: Mapping[str, Any]) -> set[str]:
+  """The published names of all that lies in the modules in which one of `trained` lies."""
+  table = _table(sizes)
+  modules = {n: {their.rpartition(".")[0] for their in theirs} for n, (theirs, _) in table.items()}
+  touched = set().union(*(modules[name] for name in trained)) if trained else set()
+  return {name for name, own in modules.items() if own & touched}
+
+
+def _table(sizes: Mapping[str, Any]) -> dict[str, tuple[list[str], str]]:
+  llm = sizes["llm"]
+  return hf_names.table(
+      fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
+  )
 
 
 def _module(their: str) -> str:
   """The module's name in transformers, with {i} for the layer."""
-  name = their.removesuffix(".weight")
-  name = name.replace("language_model.model.", "language_model.", 1)
-  name = name.replace("vision_tower.vision_model.", "vision_tower.", 1)
-  return f"model.{name}"
+  return _in_memory(their).rpartition(".")[0]
+
+
+def _in_memory(their: str) -> str:
+  """A canonical name as transformers 5.4 and later call it."""
+  name = their.replace("language_model.model.", "language_model.", 1)
+  return "model." + name.replace("vision_tower.vision_model.", "vision_tower.", 1)
+
+
+def _spellings(name: str) -> list[str]:
+  """The names of a tensor in all versions."""
+  old = name.replace(_VISION, _OLD_VISION, 1) if name.startswith(_VISION) else name
+  return [*dict.fromkeys((name, old))]
 
 
 def _regex(module: str) -> str:
-  """Matches the module of every layer."""
-  return r"\d+".join(re.escape(part) for part in module.split("{i}"))
+  """Matches the module of every layer, in every version."""
+  regex = r"\d+".join(re.escape(part) for part in module.split("{i}"))
+  return regex.replace(re.escape(_VISION), re.escape(_VISION) + r"(?:vision_model\.)?", 1)
+
+
+def _ending(module: str) -> str:
+  """The end of a module's name that is the same in all versions and no other module's."""
+  return module.removeprefix(_VISION).removeprefix("model.")
+
+
+def _whole(
+    name: str, array: np.ndarray, sizes: Mapping[str, Any]
+) -> Iterator[tuple[str, np.ndarray]]:
+  """(their name, float32 tensor) of a parameter; of the token table also the head tied to it."""
+  theirs, pattern = _table(sizes)[name]
+  dims = names.dims_of(sizes)
+  array = np.asarray(array, np.float32)
+  if name == names.INPUT_EMBEDDING:
+    rows = hf_vocabulary.num_rows(dims["V"], hf_export.default_image_token(dims["V"]))
+    spare = np.repeat(array.mean(axis=0, keepdims=True), rows - len(array), axis=0)
+    array = np.concatenate([array, spare])
+    dims["V"] = rows
+    yield f"{_HEAD}.weight", array
+  layered = "{i}" in theirs[0]
+  for i, layer in enumerate(array if layered else array[None]):
+    for part, their in zip(layer if len(theirs) > 1 else layer[None], theirs, strict=True):
+      whole = hf_names.to_theirs(part, pattern, {**dims, "q": dims["p"]})
+      yield _in_memory(their.format(i=i)), np.ascontiguousarray(whole)
+
+
+def _card(base: str, remarks: str) -> str:
+  head = f"base_model: {base}\n" if re.fullmatch(r"[\w.-]+/[\w.-]+", base) else ""
+  return f"""---
+library_name: peft
+{head}---
+# Adapters of a PaliGemma
+
+Written by paligemma_jax. {remarks}
+
+```python
+from peft import AutoPeftModel
+
+model = AutoPeftModel.from_pretrained(".")  # This folder.
+```
+"""
 
 
 def _modules(theirs: list[str], part: str, array: np.ndarray):

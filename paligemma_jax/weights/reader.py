@@ -43,7 +43,7 @@ class Weights:
 
   Attributes:
     path: what was opened.
-    kind: "npz", "hf", "native", or "run".
+    kind: "npz", "hf", "native", "run" or "peft".
     entries: {our parameter name: Entry}.
     sizes: {"img": …, "llm": …, "res": …}, see `names.sizes_of`.
     tokenizer: the SentencePiece file found with the weights, or None.
@@ -79,10 +79,10 @@ def rows_per_block(shape: tuple[int, ...], itemsize: int) -> int:
   return max(1, BLOCK_BYTES // max(1, math.prod(shape[1:]) * itemsize))
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
+def read_json(path: pathlib.Path, *, max_bytes: int = strict_json.MAX_BYTES) -> dict[str, Any]:
   """The JSON object in a small file; CheckpointError when it is something else."""
   try:
-    return strict_json.read_object(path)
+    return strict_json.read_object(path, max_bytes=max_bytes)
   except (OSError, strict_json.Malformed) as e:
     raise errors.CheckpointError(
         f"{path}: is no valid JSON object: {strict_json.reason(e)}."

@@ -180,10 +180,19 @@ def steps_of(workdir, other):
   return zip(lines, others, strict=True)
 
 
-def test_a_second_run_in_the_same_workdir_with_another_seed_is_refused(tmp_path):
-  (tmp_path / "w").mkdir()
-  flags = ["--config.train.source.num_rows=0"]
-  first = run_train.run(TINY, tmp_path / "w", *flags)
+def test_a_start_that_fails_does_not_take_the_workdir(tmp_path):
+  first = run_train.run(TINY, tmp_path / "w", "--config.train.source.num_rows=0")
   assert_one_clear_sentence(first, 65, "no rows")
-  second = run_train.run(TINY, tmp_path / "w", *flags, "--config.seed=1")
+  # Another configuration comes as far as the first one did: nothing else is in its way.
+  flags = ["--config.train.source.num_rows=0", "--config.seed=1"]
+  second = run_train.run(TINY, tmp_path / "w", *flags)
+  assert_one_clear_sentence(second, 65, "no rows")
+
+
+@pytest.mark.slow  # After a run of the command.
+def test_a_second_run_in_the_same_workdir_with_another_seed_is_refused(finished_run):
+  before = run_train.files_under(finished_run)
+  second = run_train.run(TINY, finished_run, "--config.seed=1")
   assert_one_clear_sentence(second, 78, "seed: 0 -> 1", "--workdir")
+  after = run_train.files_under(finished_run)
+  assert after == {**before, "lock": after["lock"]}  # Which says who held it last.

@@ -12,7 +12,9 @@ from __future__ import annotations
 import json
 import os
 import zlib
+from collections.abc import Iterable
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -110,17 +112,20 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, float]]:
   Non-finite numbers come back as floats. A line with anything else than numbers is none of ours.
   """
   lines = [line for line in files.read_lines(path)[0] if _is_line(line)]
-  return [parsed(line) for line in _rising(lines)]
+  return [parsed(line.items()) for line in _rising(lines)]
 
 
-def plain(values: Mapping[str, int | float]) -> dict[str, Any]:
-  """The values as JSON holds them: a float that it has no number for is a text."""
-  return json.loads(files.to_line(values))
+def plain(values: Mapping[str, int | float]) -> list[list[Any]]:
+  """Names and values as JSON holds them: a float that it has no number for is a text.
+
+  Pairs keep their order in a file whose keys are sorted.
+  """
+  return [[name, value] for name, value in json.loads(files.to_line(values)).items()]
 
 
-def parsed(line: Mapping[str, Any]) -> dict[str, Any]:
+def parsed(pairs: Iterable[Sequence[Any]]) -> dict[str, Any]:
   """The inverse of `plain`: non-finite numbers are floats again."""
-  return {k: float(v) if isinstance(v, str) else v for k, v in line.items()}
+  return {name: float(v) if isinstance(v, str) else v for name, v in pairs}
 
 
 def of_step(
@@ -147,7 +152,6 @@ def of_step(
       "rows_crc32": zlib.crc32(np.ascontiguousarray(rows, np.int64).tobytes()),
   }
   return {name: number(value) for name, value in values.items()}
-
 
 
 def number(value: Any) -> int | float:

@@ -106,12 +106,23 @@ def _is_leaf(value: Any) -> bool:
 
 def _is_of_run(value: Any) -> bool:
   """What a run saves beside its state: its line in metrics.jsonl, and counts, or nothing."""
-  if not isinstance(value, dict) or not all(isinstance(part, dict) for part in value.values()):
+  if not isinstance(value, dict):
     return False
-  counts = [count for name in ("rows", "nonfinite") for count in value.get(name, {}).values()]
-  numbers = value.get("line", {}).values()
+  line, rows = value.get("line", []), value.get("rows", {})
+  nonfinite = value.get("nonfinite", dict.fromkeys(_NONFINITE, 0))
+  if list(map(type, (line, rows, nonfinite))) != [list, dict, dict]:
+    return False
+  counts = [*rows.values(), *nonfinite.values()]
   return (
       all(type(count) is int and count >= 0 for count in counts)
-      and all(type(n) in (int, float) or n in _NON_FINITE for n in numbers)
-      and set(value.get("nonfinite", _NONFINITE)) == _NONFINITE
+      and set(nonfinite) == _NONFINITE
+      and all(map(_is_of_line, line))
   )
+
+
+def _is_of_line(value: Any) -> bool:
+  """[name, number], as `running.metrics.plain` makes it."""
+  if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], str):
+    return False
+  number = value[1]
+  return type(number) in (int, float) or (isinstance(number, str) and number in _NON_FINITE)

@@ -237,12 +237,12 @@ def test_a_better_step_replaces_the_best_at_once(tmp_path):
 
 def test_what_was_saved_beside_a_state_comes_back(tmp_path):
   opened, state = _open(tmp_path), toy_state.advance(toy_state.make())
-  opened.save(state, {"line": {"loss": 0.5}})
+  opened.save(state, {"line": [["loss", 0.5]]})
   opened.wait()
   opened.close()
   again = _open(tmp_path)
   again.restore(toy_state.target())
-  assert again.facts == {"line": {"loss": 0.5}}
+  assert again.facts == {"line": [["loss", 0.5]]}
   again.close()
 
 
@@ -392,7 +392,10 @@ def _all_leaves(value):
         lambda b: b["facts"].pop("base"), lambda b: b["facts"].update(kind=["step"]),
         lambda b: b["facts"].update(step=10**200), lambda b: b["facts"].update(run=[1]),
         lambda b: b["facts"].update(run={"rows": {"dropped": "1"}}),
-        lambda b: b["facts"].update(run={"line": {"loss": [1]}}),
+        lambda b: b["facts"].update(run={"line": {"loss": 1}}),
+        lambda b: b["facts"].update(run={"line": [["loss", [1]]]}),
+        lambda b: b["facts"].update(run={"line": [[["loss"], 1]]}),
+        lambda b: b["facts"].update(run={"line": ["loss"]}),
         lambda b: b["facts"].update(run={"nonfinite": {"count": 1}}),
         lambda b: b.update(facts=[1]), lambda b: b.update(files=[]), lambda b: b.pop("files"),
         lambda b: b.update(files={name: {"a": 1} for name in b["files"]}),

@@ -50,10 +50,15 @@ def main(argv: Sequence[str]) -> None:
 
   folder = _folder_of_files(config.evals, args.workdir, args.out)
 
+  from paligemma_jax.running import agreement
   from paligemma_jax.running import devices
+  from paligemma_jax.running import hosts
 
-  devices.start()
-  _evaluate(config, args.workdir, args.ckpt, folder)
+  team = devices.start(join_secs=args.hosts_join_secs, stall_secs=args.hosts_stall_secs)
+  with hosts.ending_together(team):
+    agreement.check(team, "code", agreement.of_code())
+    agreement.check(team, "configuration", agreement.of_config(config))
+    _evaluate(config, args.workdir, args.ckpt, folder)
 
 
 def _note(text: str) -> None:

@@ -75,7 +75,7 @@ def _answer(
   from paligemma_jax import api
   from paligemma_jax.running import devices
 
-  devices.start()
+  devices.start(alone=True)
   pg = api.load(args.ckpt, dtype=args.dtype, tokenizer=args.tokenizer or None, res=args.res)
   num_bad = predicting.run(
       functools.partial(pg.generate, batch_size=args.batch_size, **decoding),

@@ -45,9 +45,13 @@ def main(argv: Sequence[str]) -> None:
   config = configs.load(args.config, args.overrides, allow_code=args.allow_code)
   configs.validate(config, training=True, variants=variants.VARIANTS)
 
+  from paligemma_jax.running import agreement
   from paligemma_jax.running import devices
+  from paligemma_jax.running import hosts
 
-  devices.start()
+  team = devices.start(join_secs=args.hosts_join_secs, stall_secs=args.hosts_stall_secs)
+  if team is not None:
+    early_stop.listen(lambda text: team.fail(errors.Interrupted(text)))
 
   import jax
 
@@ -60,13 +64,11 @@ def main(argv: Sequence[str]) -> None:
     changes = search.remedies(start, num_row_shards=jax.device_count())
     return [*changes, f"`{_PLAN} --config {args.config}` looks for the first that fits"]
 
-  with memory.explained(remedies):
-    loop.train(
-        config,
-        args.workdir,
-        allow_data_change=args.allow_data_change,
-        resume_step=args.resume_step,
-    )
+  with hosts.ending_together(team), memory.explained(remedies):
+    agreement.check(team, "code", agreement.of_code())
+    flags = {name: getattr(args, name) for name in ("allow_data_change", "resume_step")}
+    agreement.check(team, "configuration", agreement.of_config(config) | flags)
+    loop.train(config, args.workdir, team=team, **flags)
 
 
 

@@ -43,7 +43,7 @@ def main() -> None:
 
   from paligemma_jax.running import devices
 
-  devices.start()
+  devices.start(alone=True)
 
   from paligemma_jax.data import tokenizer as tokenizers
   from paligemma_jax.training import hf_files

@@ -302,7 +302,7 @@ def main() -> None:
 
   from paligemma_jax.running import devices
 
-  devices.start()
+  devices.start(alone=True)
   rows = []
   with tempfile.TemporaryDirectory() as temporary:
     folder = pathlib.Path(temporary)

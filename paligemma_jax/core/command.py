@@ -47,6 +47,21 @@ class Parser(argparse.ArgumentParser):
         help="override one key of the configuration: --config.optim.lr=3e-5 (any number of times)",
     )
     self.add_argument("--workdir", metavar="DIR", help="where the run keeps all that it writes")
+    several = self.add_argument_group(
+        "several hosts",
+        "Start the same command on every host, with one --workdir that all of them see. The hosts\n"
+        "are found on Cloud TPU VMs, GKE, Slurm, Open MPI and Kubernetes, or named by\n"
+        "JAX_COORDINATOR_ADDRESS (name:port of host 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.\n"
+        "JAX_NUM_PROCESSES=1 runs on this host alone. docs/several_hosts.md says more.",
+    )
+    several.add_argument(
+        "--hosts_join_secs", type=float, default=300.0, metavar="SECS",
+        help="how long to wait for the other hosts at the start (default 300)",
+    )
+    several.add_argument(
+        "--hosts_stall_secs", type=float, default=1800.0, metavar="SECS",
+        help="end all hosts when none of them makes progress for so long (default 1800)",
+    )
     self.add_argument(
         "--allow_code", action="store_true",
         help="import modules that a saved configuration (a config.json) names: row ops, sources and"

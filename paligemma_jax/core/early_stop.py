@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import sys
+from collections.abc import Callable
 
 _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
@@ -14,19 +16,26 @@ def hold() -> None:
   signal.pthread_sigmask(signal.SIG_BLOCK, _NUMBERS)
 
 
-def listen() -> None:
-  """From now on both end the process with the code of an interrupted run, until others listen."""
+def listen(end: Callable[[str], None] | None = None) -> None:
+  """From now on both end the process with the code of an interrupted run, until others listen.
+
+  Args:
+    end: called with the sentence, ends the process; None says it and exits.
+  """
+  handler = functools.partial(_end, end or _exit)
   for number in _NUMBERS:
-    signal.signal(number, _end)
+    signal.signal(number, handler)
   signal.pthread_sigmask(signal.SIG_UNBLOCK, _NUMBERS)
 
 
-def _end(number: int, frame: object) -> None:
+def _end(end: Callable[[str], None], number: int, frame: object) -> None:
   del frame
-  name = signal.Signals(number).name
-  print(
-      f"error: {name}: ended while no step was under way. The same command goes on from what is"
-      " saved.",
-      file=sys.stderr, flush=True,
+  end(
+      f"{signal.Signals(number).name}: ended while no step was under way. The same command goes on"
+      " from what is saved."
   )
+
+
+def _exit(text: str) -> None:
+  print(f"error: {text}", file=sys.stderr, flush=True)
   os._exit(os.EX_TEMPFAIL)

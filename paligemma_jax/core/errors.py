@@ -121,6 +121,26 @@ def pick(table: Mapping[str, T], key: str, what: str) -> T:
     raise ConfigError(f"Unknown {what} {key!r}.{did_you_mean(key, table)}") from None
 
 
+def code_and_text(error: BaseException) -> tuple[int, str]:
+  """The exit code of a command that `error` ends, and the sentence that it says.
+
+  The code is 1 for a mistake of ours, or of a user's code: its traceback is wanted.
+  """
+  if isinstance(error, Exception) and not isinstance(error, PaligemmaError):
+    from paligemma_jax.core import system_errors  # It imports this module.
+
+    error = system_errors.translated(error) or error
+  if isinstance(error, PaligemmaError):
+    cause = error.__cause__
+    is_news = isinstance(cause, PaligemmaError) and str(cause) not in str(error)
+    return error.exit_code, f"{error}\n  because: {cause}" if is_news else str(error)
+  if isinstance(error, KeyboardInterrupt):
+    return 130, "interrupted from the keyboard."
+  if isinstance(error, SystemExit):
+    return (error.code if isinstance(error.code, int) else 1), "the process was asked to exit."
+  return 1, f"{type(error).__name__}: {error}"
+
+
 def run_main(main: Callable[[], Any]) -> None:
   """Runs `main` and exits: 0, or a clear sentence on stderr and the error's exit code.
 
@@ -131,25 +151,15 @@ def run_main(main: Callable[[], Any]) -> None:
   try:
     main()
     code = os.EX_OK
-  except KeyboardInterrupt:
-    code = 130
-    print("error: interrupted from the keyboard.", file=sys.stderr)
   except SystemExit as e:
-    code = e.code if isinstance(e.code, int) else 1
+    code, _ = code_and_text(e)
     raise
-  except Exception as e:
-    from paligemma_jax.core import system_errors  # It imports this module.
-
-    error = system_errors.translated(e)
-    if error is None:
-      raise  # A mistake of ours: its traceback is wanted.
-    code = error.exit_code
-    print(f"error: {error}", file=sys.stderr)
-    cause = error.__cause__
-    if isinstance(cause, PaligemmaError) and str(cause) not in str(error):
-      print(f"  because: {cause}", file=sys.stderr)
-    sys.stderr.flush()
-    if isinstance(error, StallError) or background.is_at_work():
+  except (Exception, KeyboardInterrupt) as e:
+    code, text = code_and_text(e)
+    if code == 1:
+      raise
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    if code == StallError.exit_code or background.is_at_work():
       _end_now(code)
   finally:
     threading.Thread(target=_end_late, args=(code,), name="ending", daemon=True).start()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from paligemma_jax.core import errors
 from paligemma_jax.running import files
+from paligemma_jax.running import hosts
 from paligemma_jax.running import workdir as workdirs
 
 
@@ -12,22 +15,25 @@ class BadRows:
 
   Args:
     workdir: of the run.
-    main: whether this is the process that writes; the others only remember.
+    team: the hosts of the run, None for one alone; host 0 writes what all of them reject.
     anew: forget what stands there: it is of a start that came to nothing.
 
   A row of an evaluator stands there under its name, as "evaluator".
   """
 
-  def __init__(self, workdir: workdirs.Workdir, *, main: bool, anew: bool = False):
+  def __init__(self, workdir: workdirs.Workdir, team: hosts.Team | None, *, anew: bool = False):
     lines = [] if anew else files.read_lines(workdir.bad_rows)[0]
     self._file = None
-    if main:
+    self._team = team
+    if team is None or not team.index:
       self._file = files.LineFile(workdir.bad_rows, map(files.to_line, lines), fault="bad_rows")
     self._known = {
         (str(line.get("evaluator", "")), line["row"])
         for line in lines
         if isinstance(line.get("row"), int)
     }
+    if team is not None and not team.index:
+      team.take_bad_rows(self._take)
 
   def of(self, evaluator: str) -> set[int]:
     """The numbers of the rows that stand in the file: of an evaluator, or with '' of training."""
@@ -48,11 +54,13 @@ class BadRows:
     if (evaluator, row) in self._known:
       return
     self._known.add((evaluator, row))
+    whose = {"evaluator": evaluator} if evaluator else {}
+    record = dict(row=row, where=where, reason=reason, **whose)
     if self._file is None:
+      self._team.send_bad_row(record)
       return
     try:
-      whose = {"evaluator": evaluator} if evaluator else {}
-      self._file.append([dict(row=row, where=where, reason=reason, **whose)])
+      self._file.append([record])
     except OSError as e:
       raise errors.StateError(f"{self._file.path} cannot be written: {e.strerror or e}.") from e
 
@@ -60,3 +68,8 @@ class BadRows:
     """Closes the file."""
     if self._file is not None:
       self._file.close()
+
+  def _take(self, records: list[dict[str, Any]]) -> None:
+    """Notes rows of other hosts."""
+    for record in records:
+      self.add(**record)

@@ -17,6 +17,8 @@ from absl import logging
 
 from paligemma_jax.core import errors
 from paligemma_jax.running import compile_cache
+from paligemma_jax.running import hosts
+from paligemma_jax.running import joining
 
 _PLATFORMS_VARIABLE = "JAX_PLATFORMS"
 # What brings JAX's part for a platform.
@@ -29,34 +31,39 @@ _THREADS_OF_SEVERAL_DEVICES = 64
 _LONG_COMPILE_SECS = 1.0
 
 
-def start() -> None:
-  """Joins the other hosts if there are any and turns on the compilation cache.
+def start(
+    *,
+    alone: bool = False,
+    join_secs: float = hosts.JOIN_SECS,
+    stall_secs: float = hosts.STALL_SECS,
+) -> hosts.Team | None:
+  """Joins the other hosts, if there are any, and turns on the compilation cache.
 
-  Several hosts are found by JAX itself on a TPU pod, or named by JAX_COORDINATOR_ADDRESS,
-  JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+  The hosts are found by JAX (Cloud TPU VMs, GKE, Slurm, Open MPI, Kubernetes), or named by
+  JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. docs/several_hosts.md says more.
+
+  Args:
+    alone: for a command that is no run: do not look for other hosts.
+    join_secs: how long to wait for the others.
+    stall_secs: after so long without progress on any host all of them end.
+
+  Returns:
+    The team of hosts; None for a process alone.
 
   Raises:
-    ConfigError: the hosts did not find each other, or JAX has no device.
+    ConfigError: the hosts do not fit together, or JAX has no device.
+    HostError: some hosts did not come.
   """
   _quiet_libraries()
-  _choose_threads()
   jax.monitoring.register_event_duration_secs_listener(_give_back_memory)
   compile_cache.use()
-  if "JAX_COORDINATOR_ADDRESS" in os.environ:
-    try:
-      jax.distributed.initialize(
-          os.environ["JAX_COORDINATOR_ADDRESS"],
-          int(os.environ["JAX_NUM_PROCESSES"]),
-          int(os.environ["JAX_PROCESS_ID"]),
-      )
-    except (KeyError, ValueError, RuntimeError) as e:
-      raise errors.ConfigError(
-          "JAX_COORDINATOR_ADDRESS is set, so JAX_NUM_PROCESSES and JAX_PROCESS_ID must be too, and"
-          f" all processes must start: {e}."
-      ) from e
-  elif int(os.environ.get("TPU_WORKER_HOSTNAMES", "").count(",")) > 0:
-    jax.distributed.initialize()
-  check()
+  team = None if alone else joining.join(join_secs, stall_secs)
+  if team is not None and team.index:
+    logging.get_absl_handler().addFilter(_only_errors)
+  _choose_threads(several_hosts=team is not None)
+  with hosts.failing_together(team):
+    check()
+  return team
 
 
 def check() -> None:
@@ -96,7 +103,7 @@ def _give_back_memory(event: str, secs: float, **_: Any) -> None:
       trim(0)
 
 
-def _choose_threads() -> None:
+def _choose_threads(*, several_hosts: bool) -> None:
   """Sets the threads of XLA:CPU where CPU devices talk to each other.
 
   A device runs independent collectives of a program at once, as far as there are threads. Those of
@@ -111,21 +118,18 @@ def _choose_threads() -> None:
     several = os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1"
   if several:
     os.environ.setdefault(_THREADS_VARIABLE, str(_THREADS_OF_SEVERAL_DEVICES))
-  elif "JAX_COORDINATOR_ADDRESS" in os.environ:
+  elif several_hosts:
     os.environ.setdefault(_THREADS_VARIABLE, "1")
 
 
 def _quiet_libraries() -> None:
-  """Our own log lines and everybody's warnings; of other processes than the first only errors."""
+  """Our own log lines and everybody's warnings."""
   ours = str(pathlib.Path(__file__).parent.parent)
-  first = os.environ.get("JAX_PROCESS_ID", "0") == "0"
 
   def wanted(record: std_logging.LogRecord) -> bool:
     # Orbax, the only one that uses asyncio here, raises the same where the save is waited for.
     if record.exc_info and (record.name == "asyncio" or "orbax" in record.pathname):
       return False
-    if not first:
-      return record.levelno >= std_logging.ERROR
     return record.levelno >= std_logging.WARNING or record.pathname.startswith(ours)
 
   flags.FLAGS.mark_as_parsed()  # We have none; absl warns on stderr when they are not parsed.
@@ -145,3 +149,8 @@ def _but_for_late_writes(show: Callable[[Any], None], unraisable: Any) -> None:
   """
   if str(unraisable.exc_value) != "Event loop is closed":
     show(unraisable)
+
+
+def _only_errors(record: std_logging.LogRecord) -> bool:
+  """What a host other than the first logs: all of them would say the same."""
+  return record.levelno >= std_logging.ERROR

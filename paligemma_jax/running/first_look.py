@@ -73,13 +73,22 @@ def look(runner: evaluation.Runner, *, secs: float = SECS) -> list[Found]:
 
 
 def judge(
-    found: Sequence[Found], budget: int, on_bad_row: Callable[[str, int, str, str], None]
+    found: Sequence[Found],
+    budget: int,
+    on_bad_row: Callable[[str, int, str, str], None],
+    note: Callable[[str], None],
 ) -> None:
-  """Reports bad rows, each to `on_bad_row` with the evaluator's name before it.
+  """Says what was looked at, and reports bad rows.
+
+  Args:
+    on_bad_row: called for each, with the evaluator's name before it.
+    note: writes a line into the log.
 
   Raises:
     DataError: an evaluator has more of them than `budget`.
   """
+  if found:
+    note(_summary(found))
   for one in found:
     for name in one.names if one.bad else ():
       for row in one.bad:
@@ -87,7 +96,7 @@ def judge(
       _check_budget(name, one.bad, budget)
 
 
-def summary(found: Sequence[Found]) -> str:
+def _summary(found: Sequence[Found]) -> str:
   """One line on what was looked at."""
   said = (f"{', '.join(f.names)}: {f.num_looked} of {f.num_rows}" for f in found)
   return f"rows looked at before the first step: {'; '.join(said)}"

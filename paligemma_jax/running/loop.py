@@ -36,6 +36,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
 from paligemma_jax.data import fingerprint
 from paligemma_jax.data import loader
+from paligemma_jax.running import agreement
 from paligemma_jax.running import bad_rows
 from paligemma_jax.running import best
 from paligemma_jax.running import calendar
@@ -44,6 +45,7 @@ from paligemma_jax.running import evaluation
 from paligemma_jax.running import first_look
 from paligemma_jax.running import going_back
 from paligemma_jax.running import guard
+from paligemma_jax.running import hosts
 from paligemma_jax.running import metrics as metrics_lib
 from paligemma_jax.running import nonfinite
 from paligemma_jax.running import progress as progress_lib
@@ -64,6 +66,7 @@ def train(
     config: ml_collections.ConfigDict,
     path: str | os.PathLike,
     *,
+    team: hosts.Team | None = None,
     allow_data_change: bool = False,
     resume_step: int = 0,
 ) -> None:
@@ -72,6 +75,7 @@ def train(
   Args:
     config: valid for training (`core.config.validate`).
     path: the workdir.
+    team: the hosts of the run; None when this is the only one.
     allow_data_change: go on although the rows are not those that the run was started with.
     resume_step: go back to this saved step first, once; see `going_back`. 0: do not.
 
@@ -80,9 +84,9 @@ def train(
     ConfigError, DataError, WorkdirError, StateError, NumericsError: as their names say.
   """
   main = jax.process_index() == 0
-  with signals.StopRequest() as stop, workdirs.opened(path, main=main) as workdir:
+  with signals.StopRequest(team) as stop, workdirs.opened(path, main=main) as workdir:
     run = None
-    make = functools.partial(_Run, config, workdir, stop, allow_data_change, resume_step)
+    make = functools.partial(_Run, config, workdir, team, stop, allow_data_change, resume_step)
     try:
       run = stop.leaving(make)
       run.go()
@@ -116,15 +120,18 @@ class _Run:
       self,
       config: ml_collections.ConfigDict,
       workdir: workdirs.Workdir,
+      team: hosts.Team | None,
       stop: signals.StopRequest,
       allow_data_change: bool,
       resume_step: int,
   ):
     self._config = config
     self._workdir = workdir
+    self._team = team
     self._stop = stop
     self._resume_step = resume_step
     self._main = jax.process_index() == 0
+    agreement.check_folder(team, workdir.path)
     best.check_name(config)
     allowed = guard.check_config(config, workdir, allow_data_change=allow_data_change)
     self._rows = config.train.source.open()
@@ -132,8 +139,10 @@ class _Run:
       raise errors.DataError(f"The training source has no rows: {config.train.source}.")
     self._total = setups.total_steps(config, len(self._rows))
     self._setup = setups.prepare(config)
+    data = fingerprint.fingerprint(self._rows, config.train.pp, self._setup.tokenizer)
+    agreement.check(team, "training data", {"number of rows": len(self._rows), **data})
     self._data = guard.check_data(
-        fingerprint.fingerprint(self._rows, config.train.pp, self._setup.tokenizer),
+        data,
         self._rows,
         self._total,
         workdir,
@@ -152,13 +161,14 @@ class _Run:
         keep=config.ckpt.keep,
         best_mode=config.ckpt.best_mode,
         async_save=config.ckpt.async_save,
+        gather=team.gather if team else None,
         files={
             "config.json": json.dumps(specs.to_json(config.to_dict()), indent=2).encode(),
             "tokenizer.model": self._setup.tokenizer.model_bytes,
         },
     )
     anew = not guard.is_begun(workdir)
-    self._bad_rows = bad_rows.BadRows(workdir, main=self._main, anew=anew)
+    self._bad_rows = bad_rows.BadRows(workdir, team, anew=anew)
     self._evaluation = evaluation.Runner(
         self._setup, workdir.predictions, on_bad_row=self._bad_eval_row
     )
@@ -223,13 +233,19 @@ class _Run:
     facts = self._checkpoints.facts
     start = self._start_step = 0 if state is None else int(state.step)
     self._progress = progress_lib.Progress(
-        self._total, batch_size=self._config.train.batch_size, start_step=start, main=self._main
+        self._total,
+        batch_size=self._config.train.batch_size,
+        start_step=start,
+        main=self._main,
+        on_part=self._team.doing if self._team else None,
     )
+    agreement.check(self._team, "state", {"step to go on from": start})
     note = self._progress.note
     if went_back:
       note(went_back)
     lines = [m for m in metrics_lib.read(self._workdir.metrics) if m["step"] <= start]
     if state is None:
+      agreement.check_weights(self._team, self._config.init)
       state = setups.initial_state(self._setup, self._optimizer, note)
       setups.warn_of_warmup(self._setup, self._optimizer, self._total)
     else:
@@ -238,7 +254,7 @@ class _Run:
       self._evaluation.note_baselines(lines)
     if "nonfinite" in facts:
       self._policy.restore(facts["nonfinite"], anew=start == self._resume_step)
-    self._row_counts = row_counts.RowCounts(facts.get("rows", {}), note)
+    self._row_counts = row_counts.RowCounts(facts.get("rows", {}), note, self._team)
     self._data = guard.claim(self._config, self._data, self._workdir, step=start, main=self._main)
     note(setups.describe(self._setup, self._total, len(self._rows)))
     length = guard.new_length(self._config, self._data, step=start, path=self._workdir.path)
@@ -265,9 +281,7 @@ class _Run:
     if look:
       self._stop.leaving(functools.partial(futures.wait, [look], first_look.SECS))
       found = look.result() if look.done() else []
-    if found:
-      self._progress.note(first_look.summary(found))
-    first_look.judge(found, self._config.train.bad_rows, self._bad_eval_row)
+    first_look.judge(found, self._config.train.bad_rows, self._bad_eval_row, self._progress.note)
 
   def _get_ready(
       self, train_step: Any, state: states.TrainState, batches: Iterator[dict[str, np.ndarray]]
@@ -279,7 +293,7 @@ class _Run:
     if self._tower_cache is None and jax.process_count() == 1:
       on_device = sharding.put(batch, self._setup.mesh)
       num_supervised = loss.num_supervised(batch["mask_loss"])
-      return batch, _compiled(train_step, state, on_device, num_supervised)
+      return batch, setups.compiled(train_step, state, on_device, num_supervised)
     return batch, None
 
   def _steps_from(
@@ -316,8 +330,9 @@ class _Run:
         if is_new:
           with self._progress.part("compile"):
             programs[key] = program or self._stop.leaving(
-                functools.partial(_compiled, train_step, state, on_device, num_supervised)
+                functools.partial(setups.compiled, train_step, state, on_device, num_supervised)
             )
+        self._stop.check()
       except (signals.Left, Exception) as e:
         self._rescue(state, self._look_at(*waiting) if waiting else finished, e)
         raise
@@ -330,11 +345,9 @@ class _Run:
       if waiting:
         self._look_at(*waiting)
       waiting = (step, sums, batch["_row"], counts)
-      asked = self._stop.reason(step)
-      if not asked and not self._calendar.is_line(step):
-        continue
-      finished, waiting = self._look_at(*waiting), None
-      self._finish(state, finished, asked)
+      if self._calendar.is_line(step):
+        finished, waiting = self._look_at(*waiting), None
+        self._finish(state, finished)
     return state
 
   def _look_at(
@@ -346,44 +359,39 @@ class _Run:
     more = {"nonfinite_steps": self._policy.count, **self._data.metrics()}
     return _Finished(step, metrics_lib.of_step(numbers, rows, more), counts)
 
-  def _finish(self, state: states.TrainState, finished: _Finished, asked: str) -> None:
-    """What comes after a step at which a line is due, or a stop; 2 to 4 of the order of events.
+  def _finish(self, state: states.TrainState, finished: _Finished) -> None:
+    """What comes after a step at which a line is due; 2 to 4 of the order of events.
 
     Raises:
       signals.Left: a stop is asked; the state is saved.
     """
-    step = finished.step
+    step, names = finished.step, self._calendar.evals(finished.step)
     counts = self._row_counts.upto(finished.counts)
-    is_due, names = self._calendar.is_line(step), self._calendar.evals(step)
-    if is_due:
-      self._row_counts.tell(step, counts)
-      shown = {name: float(finished.values[name]) for name in _SHOWN}
-      rates = self._progress.log(step, shown)
-      finished.values["examples_per_second"] = round(rates["examples_per_second"], 2)
+    self._row_counts.tell(step, counts)
+    shown = {name: float(finished.values[name]) for name in _SHOWN}
+    rates = self._progress.log(step, shown)
+    finished.values["examples_per_second"] = round(rates["examples_per_second"], 2)
     finished.values.update({row_counts.PREFIX + name: n for name, n in counts.items()})
-    # Several processes cannot leave an evaluation, in which they wait for each other.
-    if self._calendar.is_save(step) or asked or (names and jax.process_count() > 1):
+    # Several hosts that leave an evaluation, in which they wait for each other, cannot save then.
+    if self._calendar.is_save(step) or (names and self._team):
       self._save(state, finished)
     results = {}
-    if names and not asked:
+    if names:
       try:
         results = self._stop.leaving(functools.partial(self._evaluate, state, step, names))
       except (signals.Left, Exception) as e:
         self._rescue(state, finished, e)
         raise
-    if is_due and not (names and asked):
-      self._report(step, finished.values, results)
+    self._report(step, finished.values, results)
     if self._score(step, results):
       self._save(state, finished)
     self._checkpoints.check()
-    if asked:
-      self._checkpoints.wait()
-      raise signals.Left
 
   def _rescue(self, state: states.TrainState, finished: _Finished | None, error: Exception) -> None:
     """Saves a finished state because of `error`, after which the run ends; logs if that fails."""
-    # Nothing is known of other processes, and a save takes all of them.
-    if finished is None or finished.step <= self._start_step or jax.process_count() > 1:
+    # A save takes all hosts, which an error of one does not bring together.
+    alone = self._team is None or isinstance(error, signals.Left)
+    if finished is None or finished.step <= self._start_step or not alone:
       return
     counts = self._row_counts.upto(finished.counts)
     finished.values.update({row_counts.PREFIX + name: n for name, n in counts.items()})
@@ -414,12 +422,11 @@ class _Run:
   def _end(self, state: states.TrainState) -> None:
     """What a finished run leaves for people; its state is on disk."""
     self._checkpoints.wait()
-    if self._tower_cache is not None:
-      self._progress.note(self._tower_cache.summary())
-    if self._config.ckpt.best:
-      saved = self._checkpoints.best_step()
-      self._progress.note(best.summary(self._config.ckpt, self._workdir, saved))
     note, main = self._progress.note, self._main
+    if self._tower_cache is not None:
+      note(self._tower_cache.summary())
+    if self._config.ckpt.best:
+      note(best.summary(self._config.ckpt, self._workdir, self._checkpoints.best_step()))
     work = functools.partial(ending.write, self._setup, state.result, self._workdir)
     self._stop.leaving(functools.partial(work, main=main, note=note))
 
@@ -441,8 +448,3 @@ class _Run:
   def _bad_eval_row(self, name: str, row: int, where: str, reason: str) -> None:
     self._bad_rows.add(row, where, reason, evaluator=name)
     self._progress.note(f"  not evaluated by {name}: row {row} ({where}): {reason}")
-
-
-def _compiled(train_step: Any, state: Any, on_device: Any, num_supervised: int) -> Any:
-  """The program of the step; called, it takes all but `num_supervised`."""
-  return train_step.lower(state, on_device, num_supervised).compile()

@@ -26,6 +26,7 @@ class Progress:
     stream: where to write; stderr by default.
     main: whether this process writes; the others only measure.
     clock: seconds, monotonic.
+    on_part: told of each part that begins.
   """
 
   def __init__(
@@ -37,6 +38,7 @@ class Progress:
       main: bool,
       stream: TextIO | None = None,
       clock: Callable[[], float] = time.monotonic,
+      on_part: Callable[[str], None] | None = None,
   ):
     self._total = total
     self._batch_size = batch_size
@@ -44,6 +46,7 @@ class Progress:
     self._stream = (stream or sys.stderr) if main else None
     self._is_terminal = bool(self._stream and self._stream.isatty())
     self._clock = clock
+    self._on_part = on_part
     self._stack = ["step"]
     self._secs = dict.fromkeys(PARTS, 0.0)
     self._since = clock()
@@ -57,6 +60,8 @@ class Progress:
     assert name in PARTS, name
     self._settle()
     self._stack.append(name)
+    if self._on_part:
+      self._on_part(name)
     try:
       yield
     finally:

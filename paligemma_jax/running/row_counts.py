@@ -11,7 +11,7 @@ from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
-from paligemma_jax.running import between_processes
+from paligemma_jax.running import hosts
 from paligemma_jax.running import reports
 
 PREFIX = "rows/"
@@ -30,14 +30,18 @@ _MEANING = {
 
 
 class RowCounts:
-  """Counts over all steps and processes.
+  """Counts over all steps and hosts.
 
   Args:
     before: the counts at the step that the run goes on from.
     note: writes a line into the log.
+    team: the hosts of the run; None for one alone.
   """
 
-  def __init__(self, before: Mapping[str, int], note: Callable[[str], None]):
+  def __init__(
+      self, before: Mapping[str, int], note: Callable[[str], None], team: hosts.Team | None = None
+  ):
+    self._team = team
     self._before = collections.Counter(before)
     self._note = note
     self._told = set(before)
@@ -49,7 +53,8 @@ class RowCounts:
       counts: of this process since the run went on, as `TrainLoader.counts` was at that step.
     """
     total = self._before.copy()
-    for part in between_processes.gather(dict(counts)):
+    mine = dict(counts)
+    for part in self._team.gather("its counts of rows", mine) if self._team else [mine]:
       total.update(part)
     return {name: total[name] for name in sorted(total) if total[name] and name != "rows"}
 

@@ -214,6 +214,11 @@ def train_loader(
   )
 
 
+def compiled(train_step: Any, state: Any, on_device: Any, num_supervised: int) -> Any:
+  """The program of the step; called, it takes all but `num_supervised`."""
+  return train_step.lower(state, on_device, num_supervised).compile()
+
+
 def without_recomputation(setup: Setup) -> Setup:
   """The same run, working nothing out twice for the backward pass: to be counted, not to be run."""
   return dataclasses.replace(setup, cfg=setup.cfg.replace(remat="none", attention="plain"))

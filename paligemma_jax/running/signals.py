@@ -12,11 +12,10 @@ from collections.abc import Callable
 from concurrent import futures
 from typing import TypeVar
 
-import jax
 from absl import logging
-from jax.experimental import multihost_utils
 
 from paligemma_jax.core import background
+from paligemma_jax.running import hosts
 
 T = TypeVar("T")
 
@@ -34,12 +33,15 @@ class StopRequest:
   the compiler, or waiting for a device. Outside the main thread, where Python lets nobody listen
   to signals, there is nothing to be heard.
 
-  Attributes:
-    asked: the name of the signal, '' as long as there was none; can be looked at at any moment.
+  Several hosts stop at the same place in the order of events, whichever of them was asked.
+
+  Args:
+    team: the hosts of the run; None for one alone.
   """
 
-  def __init__(self):
-    self.asked = ""
+  def __init__(self, team: hosts.Team | None = None):
+    self._team = team
+    self._asked = ""
     self._before: dict[int, object] = {}
     self._ends: tuple[socket.socket, socket.socket] | None = None
     self._listener: threading.Thread | None = None
@@ -54,9 +56,7 @@ class StopRequest:
     self._listener = threading.Thread(target=self._listen, name="signals", daemon=True)
     self._listener.start()
     for number in (signal.SIGTERM, signal.SIGINT):
-      # With several processes JAX's own handler of SIGTERM spreads the word; it must stay.
-      if jax.process_count() == 1 or number == signal.SIGINT:
-        self._before[number] = signal.signal(number, _heard_elsewhere)
+      self._before[number] = signal.signal(number, _heard_elsewhere)
     return self
 
   def __exit__(self, *_) -> None:
@@ -69,25 +69,33 @@ class StopRequest:
     self._listener.join()
     self._ends[0].close()
 
-  def reason(self, step: int) -> str:
-    """The name of the signal when the run must stop after `step`, else ''.
+  @property
+  def asked(self) -> str:
+    """The name of the signal, '' as long as there was none; can be looked at at any moment."""
+    return self._asked or (self._team.asked if self._team else "")
 
-    With several processes all of them get the same answer, whichever was asked.
+  def check(self) -> None:
+    """A place at which a run may end: all finished steps can be saved, and nothing is under way.
+
+    All hosts come to such places in the same order.
+
+    Raises:
+      Left: a stop is asked.
     """
-    if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
-      return "SIGTERM"
-    return self.asked
+    if self._team.stop_here() if self._team else self._asked:
+      raise Left
 
   def result(self, future: futures.Future[T]) -> T:
     """Waits for the result, but not longer than until a stop is asked.
 
-    Several processes, which wait for each other in what they do, wait for the result in any case.
+    With several hosts, which may need each other for what they do, it is waited for unless all of
+    them stop at the next place at which they may.
 
     Raises:
       Left: a stop is asked, and the result is not there.
     """
     while not future.done():
-      if self.asked and jax.process_count() == 1:
+      if self._team.stops_next() if self._team else self._asked:
         raise Left
       futures.wait([future], timeout=_POLL_SECS)
     return future.result()
@@ -108,13 +116,18 @@ class StopRequest:
 
   def _take(self, number: int) -> None:
     name = signal.Signals(number).name
-    if not self.asked:
-      self.asked = name
+    if not self._asked:
+      self._asked = name
       logging.warning("%s: stopping as soon as the step under way is saved", name)
+      if self._team:
+        self._team.ask_stop(name)
       return
-    print(f"error: {name} once more: ended at once.", file=sys.stderr, flush=True)
+    text = f"{name} once more: ended at once."
+    print(f"error: {text}", file=sys.stderr, flush=True)
     for child in multiprocessing.active_children():
       child.kill()
+    if self._team:
+      self._team.leave(128 + number, text)
     os._exit(128 + number)
 
 

@@ -8,12 +8,12 @@ import os
 import pathlib
 import shutil
 import threading
+from collections.abc import Callable
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 from absl import logging
-from jax.experimental import multihost_utils
 
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
@@ -38,6 +38,8 @@ class Checkpoints:
       stays too.
     async_save: write and seal in a background thread.
     files: name -> bytes, copied into every step (config.json, tokenizer.model).
+    gather: the values of all hosts of (what, value); None for one host alone. Devices take no part
+      in it, so that they may be busy.
   """
 
   def __init__(
@@ -48,16 +50,20 @@ class Checkpoints:
       best_mode: str,
       async_save: bool,
       files: Mapping[str, bytes],
+      gather: Callable[[str, Any], list[Any]] | None = None,
   ):
     self._folder = pathlib.Path(folder).absolute()
     self._keep = keep
     self._sign = errors.pick({"max": 1.0, "min": -1.0}, best_mode, "ckpt.best_mode")
     self._async_save = async_save
     self._files = dict(files)
+    self._gather = gather
     self._leads = jax.process_index() == 0
     self._writer = arrays.checkpointer()
     self._thread: threading.Thread | None = None
     self._failures: list[str] = []  # In a row, oldest first.
+    self._is_settled = True
+    self._last = (0, "")  # The step that was saved last, and why that failed.
     self._sealed: set[int] = set()  # Steps known to be intact: saved or verified by this process.
     self._scores: dict[int, float] = {}
     self.facts: dict[str, Any] = {}  # What was saved beside the state that `restore` gave.
@@ -83,13 +89,14 @@ class Checkpoints:
       NumericsError: the state holds a non-finite number; it is never sealed.
       StateError: saving failed three times in a row.
     """
-    self._join()
+    self._settle()
     self.check()
     step = int(state.step)
+    # Host 0 decides: the others do not know which steps were verified or deleted.
+    if self._of_all("whether the step is saved", step in self._sealed)[0]:
+      return
     if name := states.first_non_finite(state):
       raise errors.NumericsError(f"Not saving step {step}: {name} holds a non-finite number.")
-    if step in self._sealed:
-      return
     moving = _moving(state)
     seal_facts = {
         "kind": "step",
@@ -103,12 +110,15 @@ class Checkpoints:
       self._begin(tmp, moving)
     except Exception as e:  # Reported by `_failed`; the run goes on from intact state.
       self._failed(step, tmp, e)
+      self._is_settled = False
+      self._settle()
       self.check()
       return
+    self._is_settled = False
     self._thread = threading.Thread(target=self._finish, args=(step, tmp, seal_facts), name="save")
     self._thread.start()
     if not self._async_save:
-      self._join()
+      self._settle()
       self.check()
 
   def take_scores(self, scores: Mapping[int, float]) -> None:
@@ -153,11 +163,9 @@ class Checkpoints:
     Raises:
       StateError: that save failed.
     """
-    self._join()
+    self._settle()
     if self._failures:
       raise errors.StateError(self._failures[-1])
-    if jax.process_count() > 1:
-      multihost_utils.sync_global_devices("checkpoints.wait")
 
   def close(self) -> None:
     """Lets the running save finish and frees the writer; failures have been logged."""
@@ -181,8 +189,7 @@ class Checkpoints:
       ConfigError: the state is of other parameters or of another optimizer.
     """
     step = self._newest_intact() if self._leads else 0
-    if jax.process_count() > 1:
-      step = int(multihost_utils.broadcast_one_to_all(jax.numpy.int32(step)))
+    step = self._of_all("the newest intact step", step)[0]
     if step == _NOTHING:
       return None
     if step == _NONE_INTACT:
@@ -234,18 +241,29 @@ class Checkpoints:
       return ""
     final, tmp = self._folder / layout.BASE, self._folder / f"{layout.TMP}{layout.BASE}"
     if not (final / seal.SEAL).exists():
-      self._begin(tmp, frozen)
-      self._writer.wait_until_finished()
-      if self._leads:
-        seal.write(tmp, {"kind": layout.BASE, "leaves": arrays.table(frozen)})
-        faults.point("base.after_seal")
-        disk.remove(final)
-        os.rename(tmp, final)
-        disk.sync(self._folder)
-        faults.point("base.after_rename")
-      if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("checkpoints.base")
+      failure = None
+      try:
+        self._write_base(tmp, final, frozen)
+      except Exception as e:  # The other hosts must hear of it.
+        failure = e
+      failures = self._of_all("how the frozen parameters were saved", str(failure or ""))
+      if failure or any(failures):
+        raise failure or OSError(next(text for text in failures if text))
     return seal.seal_crc(final)
+
+  def _write_base(
+      self, tmp: pathlib.Path, final: pathlib.Path, frozen: Mapping[str, jax.Array]
+  ) -> None:
+    self._begin(tmp, frozen)
+    self._writer.wait_until_finished()
+    if not self._leads:
+      return
+    seal.write(tmp, {"kind": layout.BASE, "leaves": arrays.table(frozen)})
+    faults.point("base.after_seal")
+    disk.remove(final)
+    os.rename(tmp, final)
+    disk.sync(self._folder)
+    faults.point("base.after_rename")
 
   def _begin(self, tmp: pathlib.Path, flat: Mapping[str, jax.Array]) -> None:
     if self._leads:
@@ -272,6 +290,7 @@ class Checkpoints:
         faults.point("state.after_rename")
       self._failures.clear()
       self._sealed.add(step)
+      self._last = (step, "")
       self.skipped.pop(step, None)
     except Exception as e:  # Any failure of a save is the same news: that step is not on disk.
       self._failed(step, tmp, e)
@@ -284,6 +303,7 @@ class Checkpoints:
     message = f"saving step {step} to {self._folder} failed: {reason}"
     logging.error("%s", message)
     self._failures.append(message)
+    self._last = (step, message)
     # A writer that failed may fail again for ever; what it left would keep a full disk full.
     self._writer = arrays.checkpointer()
     if self._leads:
@@ -328,6 +348,23 @@ class Checkpoints:
     for path in leftovers:
       logging.info("removing %s, left by a save that did not finish", path)
       disk.remove(path)
+
+  def _settle(self) -> None:
+    """Waits for the last save, and makes it a failure on all hosts if it failed on one."""
+    self._join()
+    if self._is_settled:
+      return
+    self._is_settled = True
+    step, failure = self._last
+    failures = self._of_all(f"how the save of step {step} went", failure)
+    if any(failures) and not failure:
+      host = next(i for i, text in enumerate(failures) if text)
+      self._failures.append(f"{failures[host]} (on host {host})")
+      self._sealed.discard(step)
+
+  def _of_all(self, what: str, value: Any) -> list[Any]:
+    """The values of all hosts; without effect when there is one."""
+    return self._gather(what, value) if self._gather else [value]
 
   def _join(self) -> None:
     if self._thread is not None:

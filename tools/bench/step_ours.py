@@ -44,7 +44,7 @@ def config_of(args: argparse.Namespace) -> ml_collections.ConfigDict:
 def prepare():
   """Loads and compiles; the task is one step, from a batch on the host to the loss on the host."""
   args = step.parser().parse_args()
-  devices.start()
+  devices.start(alone=True)
   setup = setups.lay_out(config_of(args))
   optimizer = setups.optimizer(setup, _TOTAL, args.batch_size)
   batch = step.batch(args)

@@ -1,0 +1,420 @@
+"""Messages between the hosts of a run: a star of TCP connections with host 0 in the middle.
+
+JAX gives a program no say when a host is missing or dies: its client of the coordination service
+waits in silence, then aborts the process with a C++ stack. So all hosts meet here first, on the
+coordinator's port, and JAX is joined when everyone is there. JAX's own connections run through the
+same port: when host 0 dies they go silent instead of breaking, so that this module is the first to
+know and the run ends with a sentence.
+
+A message is one line of JSON. Nothing in it can run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from collections.abc import Coroutine
+from collections.abc import Mapping
+from typing import Any
+
+from paligemma_jax.core import errors
+
+Message = dict[str, Any]
+
+_VERSION = 1
+_MAX_LINE_BYTES = 2**26
+_RETRY_SECS = 0.5
+_BLOCK_BYTES = 2**16
+# A host whose machine vanished sends no reset; the others notice its silence.
+BEAT_SECS = 2.0
+SILENT_SECS = 30.0
+
+
+class Channel:
+  """What the two ends have in common: an event loop in a thread, and how messages are told.
+
+  Args:
+    index: of this host.
+    count: of all hosts.
+    name: of this host, for messages to people.
+    on_message: called in the channel's thread with (host, message); must not block.
+    on_lost: called in the channel's thread with (host, why) when a host is gone without a goodbye.
+
+  Attributes:
+    names: of all hosts; complete when `meet` has returned.
+    jax_port: of this machine; leads to JAX's coordination service, which runs beside host 0.
+  """
+
+  def __init__(
+      self,
+      index: int,
+      count: int,
+      name: str,
+      *,
+      on_message: Callable[[int, Message], None],
+      on_lost: Callable[[int, str], None],
+  ):
+    self.index = index
+    self.count = count
+    self.names = {index: name}
+    self.jax_port = 0
+    self._on_message = on_message
+    self._on_lost = on_lost
+    self._loop = asyncio.new_event_loop()
+    self._thread = threading.Thread(target=self._loop.run_forever, name="hosts", daemon=True)
+    self._thread.start()
+    self._all_here = threading.Event()
+    self._refused = ""
+    self._closing = False
+    self._heard: dict[int, float] = {}
+    self._servers: list[asyncio.Server] = []
+
+  def meet(self, timeout_secs: float, on_wait: Callable[[str], None]) -> None:
+    """Returns when all hosts are there.
+
+    Args:
+      on_wait: called now and then, from this thread, with who is missing.
+
+    Raises:
+      HostError: not all hosts came in time; the missing ones are named as far as they are known.
+      ConfigError: the hosts were not started as parts of one run.
+    """
+    deadline = time.monotonic() + timeout_secs
+    self._call(self._open(deadline))
+    while not self._all_here.wait(1.0):
+      if self._refused:
+        raise errors.ConfigError(self._refused)
+      if time.monotonic() > deadline:
+        raise errors.HostError(f"After {timeout_secs:.0f} s {self._missing()}.")
+      on_wait(self._missing())
+    self._start(self._beats())
+
+  def send(self, message: Message) -> None:
+    """Sends a message to all other hosts; returns at once. Safe in any thread."""
+    raise NotImplementedError
+
+  def close(self) -> None:
+    """Says goodbye and ends the thread; from now on nobody's end is reported."""
+    self._closing = True
+    self.send({"kind": "bye"})
+    self._call(self._drain())
+    self._loop.call_soon_threadsafe(self._loop.stop)
+    self._thread.join(timeout=5.0)
+
+  def leave(self, secs: float) -> None:
+    """Gives the others up to `secs` to hear what was sent last; the process then ends."""
+    self._closing = True
+    with contextlib.suppress(Exception):
+      asyncio.run_coroutine_threadsafe(self._heard_out(), self._loop).result(secs)
+
+  async def _open(self, deadline: float) -> None:
+    raise NotImplementedError
+
+  async def _heard_out(self) -> None:
+    """Returns when the others have what was sent."""
+    raise NotImplementedError
+
+  async def _drain(self) -> None:
+    raise NotImplementedError
+
+  def _missing(self) -> str:
+    raise NotImplementedError
+
+  def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+  def _start(self, work: Coroutine[Any, Any, Any]) -> None:
+    asyncio.run_coroutine_threadsafe(work, self._loop)
+
+  async def _beats(self) -> None:
+    """Shows that this host is alive, and looks whether those it hears directly are."""
+    self._heard = dict.fromkeys(self._heard, time.monotonic())
+    while not self._closing:
+      self.send({"kind": "beat"})
+      await asyncio.sleep(BEAT_SECS)
+      now = time.monotonic()
+      for host, heard in list(self._heard.items()):
+        if now - heard > SILENT_SECS:
+          self._lose(host, f"nothing was heard of it for {now - heard:.0f} s")
+
+  def _lose(self, host: int, why: str) -> None:
+    self._heard.pop(host, None)
+    if not self._closing:
+      self._on_lost(host, why)
+
+
+class Hub(Channel):
+  """Host 0's end: it accepts the others and passes on what they say.
+
+  Args:
+    port: the coordinator's port, on which all hosts find this one.
+  """
+
+  def __init__(self, port: int, count: int, name: str, **callbacks: Any):
+    super().__init__(0, count, name, **callbacks)
+    self._port = port
+    self._writers: dict[int, asyncio.StreamWriter] = {}
+    self.jax_port = free_port()
+
+  def send(self, message: Message, *, origin: int = 0) -> None:
+    line = _line({"from": origin, **message})
+
+    def write() -> None:
+      for host, writer in self._writers.items():
+        if host != origin:
+          writer.write(line)
+
+    self._loop.call_soon_threadsafe(write)
+
+  async def _open(self, deadline: float) -> None:
+    del deadline
+    try:
+      server = await asyncio.start_server(self._accept, None, self._port, limit=_MAX_LINE_BYTES)
+    except OSError as e:
+      raise errors.HostError(
+          f"Host 0 cannot listen on port {self._port} of {self.names[0]}, where the other hosts"
+          f" look for it: {e.strerror or e}. Is another run using it? Name another port in"
+          " JAX_COORDINATOR_ADDRESS (or in JAX_COORDINATOR_PORT)."
+      ) from None
+    self._servers.append(server)
+    self._look_around()
+
+  async def _heard_out(self) -> None:
+    while self._writers:  # Each host ends when it has heard; host 0 is the last.
+      await asyncio.sleep(0.1)
+
+  async def _drain(self) -> None:
+    for writer in list(self._writers.values()):
+      with contextlib.suppress(OSError):
+        await asyncio.wait_for(writer.drain(), 2.0)
+        writer.close()
+
+  def _missing(self) -> str:
+    gone = [str(i) for i in range(self.count) if i not in self.names]
+    return (
+        f"{len(gone)} of {self.count} hosts are missing: {_listed(gone)} (host 0 waits for them on"
+        f" {self.names[0]}, port {self._port})"
+    )
+
+  def _look_around(self) -> None:
+    """Tells the others who is there; when all are, everyone may go on."""
+    self.send({"kind": "here", "names": {str(i): name for i, name in self.names.items()}})
+    if len(self.names) == self.count:
+      self._heard = dict.fromkeys(self._writers, time.monotonic())
+      self._all_here.set()
+
+  async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+      hello = _read(await reader.readline())
+    except (OSError, ValueError):
+      writer.close()
+      return
+    if hello.get("kind") == "relay":
+      await _pipe_to(reader, writer, "127.0.0.1", self.jax_port)
+      writer.close()
+      return
+    host = hello.get("host")
+    if problem := self._unfit(hello):
+      writer.write(_line({"from": 0, "kind": "refused", "why": problem}))
+      await writer.drain()
+      writer.close()
+      return
+    self.names[host] = str(hello["name"])[:200]
+    self._writers[host] = writer
+    self._look_around()
+    try:
+      while line := await reader.readline():
+        self._heard[host] = time.monotonic()
+        self._take(host, _read(line))
+    except (OSError, ValueError):
+      pass
+    self._writers.pop(host, None)
+    if not self._all_here.is_set():
+      self.names.pop(host, None)  # It gave up, or is started again.
+    elif host in self._heard:
+      self._lose(host, "its connection broke: the process, or its machine, has ended")
+
+  def _take(self, host: int, message: Message) -> None:
+    if message.get("kind") == "bye":
+      self._heard.pop(host, None)
+    elif message.get("kind") != "beat":
+      self._on_message(host, message)
+      if not message.get("private"):
+        self.send(message, origin=host)
+
+  def _unfit(self, hello: Message) -> str:
+    host, count = hello.get("host"), hello.get("count")
+    if hello.get("kind") != "hello" or hello.get("version") != _VERSION:
+      return "Host 0 runs another version of paligemma_jax; install the same one on all hosts."
+    if count != self.count:
+      return (
+          f"Host {host} was started as one of {count} hosts, host 0 as one of {self.count}; start"
+          " all with the same number (JAX_NUM_PROCESSES, or the launcher's number of tasks)."
+      )
+    if not isinstance(host, int) or not 0 < host < self.count:
+      return f"{host!r} is no number of a host; expected 1 to {self.count - 1}."
+    if host in self.names:
+      return (
+          f"Host {host} is there already ({self.names[host]}); each host needs a number of its own"
+          " (JAX_PROCESS_ID). Or is an earlier start of this run still there?"
+      )
+    return ""
+
+
+class Spoke(Channel):
+  """The end of every host but 0.
+
+  Args:
+    address: (name, port) of host 0.
+  """
+
+  def __init__(self, address: tuple[str, int], index: int, count: int, name: str, **callbacks: Any):
+    super().__init__(index, count, name, **callbacks)
+    self._address = address
+    self._writer: asyncio.StreamWriter | None = None
+    self._trouble = ""
+
+  def send(self, message: Message) -> None:
+    line = _line(message)
+
+    def write() -> None:
+      if self._writer is not None:
+        self._writer.write(line)
+
+    self._loop.call_soon_threadsafe(write)
+
+  async def _open(self, deadline: float) -> None:
+    relay = await asyncio.start_server(self._relay, "127.0.0.1", 0)
+    self._servers.append(relay)
+    self.jax_port = relay.sockets[0].getsockname()[1]
+    self._start(self._connect(deadline))
+
+  async def _heard_out(self) -> None:
+    await self._drain()
+    await asyncio.sleep(1.0)
+
+  async def _drain(self) -> None:
+    if self._writer is not None:
+      with contextlib.suppress(OSError, asyncio.TimeoutError):
+        await asyncio.wait_for(self._writer.drain(), 2.0)
+        self._writer.close()
+
+  def _missing(self) -> str:
+    where = f"{self._address[0]} port {self._address[1]}"
+    if self._writer is None:
+      return f"host 0 cannot be reached at {where} ({self._trouble or 'no answer'})"
+    gone = [str(i) for i in range(self.count) if i not in self.names]
+    return f"{len(gone)} of {self.count} hosts are missing: {_listed(gone)}"
+
+  async def _connect(self, deadline: float) -> None:
+    hello = {
+        "kind": "hello", "version": _VERSION, "host": self.index, "count": self.count,
+        "name": self.names[self.index],
+    }
+    while not self._all_here.is_set() and not self._refused and time.monotonic() < deadline:
+      try:
+        reader, writer = await asyncio.open_connection(*self._address, limit=_MAX_LINE_BYTES)
+      except OSError as e:
+        self._trouble = e.strerror or str(e)
+        await asyncio.sleep(_RETRY_SECS)
+        continue
+      writer.write(_line(hello))
+      self._writer = writer
+      await self._listen(reader)
+      self._writer = None
+      await asyncio.sleep(_RETRY_SECS)
+
+  async def _listen(self, reader: asyncio.StreamReader) -> None:
+    try:
+      while line := await reader.readline():
+        message = _read(line)
+        if 0 in self._heard:
+          self._heard[0] = time.monotonic()
+        self._take(message.pop("from", 0), message)
+    except (OSError, ValueError):
+      pass
+    if 0 in self._heard:
+      self._lose(0, "its connection broke: the process, or its machine, has ended")
+
+  def _take(self, host: int, message: Message) -> None:
+    kind = message.get("kind")
+    if kind == "here":
+      self.names = {int(i): name for i, name in message["names"].items()}
+      if len(self.names) == self.count:
+        self._heard = {0: time.monotonic()}
+        self._all_here.set()
+    elif kind == "refused":
+      self._refused = str(message["why"])
+    elif kind == "bye":
+      self._heard.pop(host, None)
+    elif kind != "beat":
+      self._on_message(host, message)
+
+  async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    await _pipe_to(reader, writer, *self._address, hello={"kind": "relay"})
+    # Host 0's end broke. JAX would abort the process if this end did too: it goes silent.
+    with contextlib.suppress(OSError):
+      while await reader.read(_BLOCK_BYTES):
+        pass
+    writer.close()
+
+
+def free_port() -> int:
+  """A port of this machine that nobody uses now."""
+  with socket.socket() as s:
+    s.bind(("127.0.0.1", 0))
+    return s.getsockname()[1]
+
+
+def _line(message: Mapping[str, Any]) -> bytes:
+  return json.dumps(message).encode() + b"\n"
+
+
+def _read(line: bytes) -> Message:
+  message = json.loads(line)
+  if not isinstance(message, dict):
+    raise ValueError("a message is an object")
+  return message
+
+
+def _listed(hosts: list[str]) -> str:
+  more = f" and {len(hosts) - 8} more" if len(hosts) > 8 else ""
+  return f"host {', '.join(hosts[:8])}{more}"
+
+
+async def _pipe_to(
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    host: str,
+    port: int,
+    *,
+    hello: Message | None = None,
+) -> None:
+  """Copies bytes both ways between a connection and a new one to (host, port), until one breaks."""
+  try:
+    there_reader, there_writer = await asyncio.open_connection(host, port)
+  except OSError:
+    return
+  if hello:
+    there_writer.write(_line(hello))
+  tasks = [
+      asyncio.ensure_future(_copy(reader, there_writer)),
+      asyncio.ensure_future(_copy(there_reader, writer)),
+  ]
+  await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+  for task in tasks:
+    task.cancel()
+  await asyncio.wait(tasks)
+  there_writer.close()
+
+
+async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+  with contextlib.suppress(OSError):
+    while block := await reader.read(_BLOCK_BYTES):
+      writer.write(block)
+      await writer.drain()

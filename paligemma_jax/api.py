@@ -110,8 +110,8 @@ class PaliGemma:
 
   def generate(
       self,
-      images: Sequence[Any],
-      prompts: Sequence[str | Sequence[int]],
+      images: Any,
+      prompts: str | Sequence[str | Sequence[int]],
       *,
       max_new_tokens: int = 64,
       sampler: str = "greedy",
@@ -122,14 +122,20 @@ class PaliGemma:
       banned: Sequence[str | int] = (),
       constraint: Any = None,
       rows: Sequence[int] = (),
+      temperature: float | None = None,
+      top_k: int = 0,
+      top_p: float = 1.0,
+      repetition_penalty: float = 1.0,
+      stop: str | Sequence[str] = (),
   ) -> list[Prediction]:
     """One Prediction per image and prompt, in order.
 
     Args:
-      images: per prompt a path, encoded bytes, a PIL image, uint8[H, W, 3] of any size, or float in
-        [-1, 1] at the model's resolution; for a model of several images a list of those.
+      images: per prompt a path, encoded bytes, an open file, a PIL image, uint8[H, W, 3] of any
+        size, or float in [-1, 1] at the model's resolution; for a model of several images a list of
+        those; None for text alone. One image, or None, in place of the list goes with each prompt.
       prompts: per image a text, or a list of token ids that is used as it is (BOS and separator are
-        then the caller's).
+        then the caller's). One text in place of the list goes with each image.
       max_new_tokens: after so many the answer is cut.
       sampler: see decoding.sampling.parse.
       seed: of the samplers that draw; a prompt's draws depend on it and on its place in the list.
@@ -139,6 +145,13 @@ class PaliGemma:
       beam_size: above 1 a beam search, see decoding.beam.
       banned: tokens that no answer holds: texts of one token each ('<eos>' too), or ids.
       constraint: what an answer may look like, as `constraints.OneOf(("yes", "no"))`; None: any.
+      temperature: draws from softmax(logits / temperature); 0 is greedy, None is 1 where top_k or
+        top_p is set. Together with `top_k` and `top_p` in place of `sampler`, which says the same.
+      top_k: only so many most likely tokens; 0: all.
+      top_p: only the fewest most likely tokens that have this probability; 1: all.
+      repetition_penalty: above 1 what the prompt or the answer holds becomes less likely, see
+        decoding.draw; log-probabilities are the model's own.
+      stop: texts before which an answer ends; `tokens` hold the one that was met.
 
     Raises:
       ConfigError: as many images as prompts are not there, text without a tokenizer, or options
@@ -146,6 +159,7 @@ class PaliGemma:
       DataError: an image cannot be read.
       OutOfMemoryError: the device has too little memory.
     """
+    images, prompts = _paired(images, prompts)
     prompts = [self._prompt_ids(prompt) for prompt in prompts]
     if len(images) != len(prompts):
       raise errors.ConfigError(f"There are {len(images)} images but {len(prompts)} prompts.")
@@ -157,20 +171,27 @@ class PaliGemma:
     if len(places) != len(prompts):
       raise errors.ConfigError(f"There are {len(places)} rows but {len(prompts)} prompts.")
     text_len = _bucket(max(map(len, prompts)), _MIN_PROMPT)
-    num_rows = min(batch_size, _bucket(len(prompts), 1))
+    sampler = options_lib.sampler(sampler, temperature, top_k, top_p)
+    stop = (stop,) if isinstance(stop, str) else tuple(stop)
     how = options_lib.Options(
-        max_new_tokens, sampler, best_of, beam_size, tuple(banned), constraint
-    )
+        max_new_tokens, sampler, best_of, beam_size, tuple(banned), constraint, stop,
+        repetition_penalty,
+    )  # fmt: skip
     run = self._program(how)
-    predictions = []
-    for start in range(0, len(prompts), num_rows):
-      part = slice(start, start + num_rows)
-      batch = self._batch(images[part], prompts[part], num_rows, text_len)
-      batch["_row"] = np.resize(places[part], num_rows)
-      with memory.explained(lambda: _smaller(num_rows, max_new_tokens, max(best_of, beam_size))):
-        out = jax.device_get(run(self.params, batch, jax.random.key(seed)))
-      predictions += [self._prediction(out, row) for row in range(len(prompts[part]))]
-    return predictions
+    predictions: dict[int, Prediction] = {}
+    for alike in _alike(images):
+      num_rows = min(batch_size, _bucket(len(alike), 1))
+      for start in range(0, len(alike), num_rows):
+        part = alike[start : start + num_rows]
+        batch = self._batch(
+            [images[i] for i in part], [prompts[i] for i in part], num_rows, text_len
+        )
+        batch["_row"] = np.resize(places[part], num_rows)
+        smaller = functools.partial(_smaller, num_rows, max_new_tokens, max(best_of, beam_size))
+        with memory.explained(smaller):
+          out = jax.device_get(run(self.params, batch, jax.random.key(seed)))
+        predictions |= {i: self._prediction(out, row, stop) for row, i in enumerate(part)}
+    return [predictions[i] for i in range(len(prompts))]
 
   def save(
       self, path: str | os.PathLike, format: str = "native", dtype: str | None = None
@@ -235,29 +256,31 @@ class PaliGemma:
   def _batch(
       self, images: Sequence[Any], prompts: list[list[int]], num_rows: int, text_len: int
   ) -> dict[str, np.ndarray]:
-    pixels = [image_input.read(image, self.config.res) for image in images]
-    shapes = {(p.shape, p.dtype) for p in pixels}
-    if len(shapes) > 1:
-      raise errors.ConfigError(
-          f"Images of one call must be alike; found {sorted(map(str, shapes))}."
-      )
     rows = [
         tokens_lib.lay_out_prompt(ids, [], text_len=text_len, overflow="error") for ids in prompts
     ]
     spare = num_rows - len(prompts)
     # Spare rows repeat the last: a row without any token has no well-defined logits.
     batch = {name: np.stack([r[name] for r in rows + rows[-1:] * spare]) for name in rows[0]}
-    batch["image"] = np.stack(pixels + pixels[-1:] * spare)
+    if images[0] is not None:
+      pixels = [image_input.read(image, self.config.res) for image in images]
+      batch["image"] = np.stack(pixels + pixels[-1:] * spare)
     batch["_mask"] = np.arange(num_rows) < len(prompts)
     return batch
 
-  def _prediction(self, out: Mapping[str, np.ndarray], row: int) -> Prediction:
-    num = int(out["lengths"][row])
-    ids = tuple(out["tokens"][row, :num].tolist())
+  def _prediction(
+      self, out: Mapping[str, np.ndarray], row: int, stop: Sequence[str]
+  ) -> Prediction:
+    num, logprob = int(out["lengths"][row]), float(out["logprob"][row])
+    ids, text = out["tokens"][row, :num].tolist(), ""
+    if self.tokenizer:
+      text, num_kept = options_lib.until(self.tokenizer, ids, stop)
+      if num_kept < num:
+        num, logprob = num_kept, float(out["token_logprob"][row, :num_kept].sum())
     return Prediction(
-        text=self.tokenizer.decode(ids) if self.tokenizer else "",
-        tokens=ids,
-        logprob=float(out["logprob"][row]),
+        text=text,
+        tokens=tuple(ids[:num]),
+        logprob=logprob,
         token_logprobs=tuple(out["token_logprob"][row, :num].tolist()),
     )
 
@@ -306,6 +329,24 @@ def load(
 
   with memory.explained(lambda: _to_load_in_less(dtype, mesh)):
     return opening.read_steadily(path, read)
+
+
+def _paired(images: Any, prompts: Any) -> tuple[Sequence[Any], Sequence[Any]]:
+  """Lists of both; one image or one text in place of a list goes with each of the others."""
+  one_image = images is None or image_input.is_one(images)
+  if isinstance(prompts, str):
+    prompts = [prompts] * (1 if one_image else len(images))
+  if one_image:
+    images = [images] * len(prompts)
+  return images, prompts
+
+
+def _alike(images: Sequence[Any]) -> list[list[int]]:
+  """The places of images that can be in one batch: as many per prompt, in the same form."""
+  groups: dict[tuple, list[int]] = {}
+  for i, image in enumerate(images):
+    groups.setdefault(image_input.form(image), []).append(i)
+  return list(groups.values())
 
 
 def _to_load_in_less(dtype: str, mesh: jax.sharding.Mesh | None) -> list[str]:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL import ImageFile
+from PIL import ImageOps
 
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
@@ -24,8 +26,9 @@ def read(value: Any, res: int) -> np.ndarray:
   """uint8[R, R, 3], or [F, R, R, 3] from a list or a 4-D array; floats stay float32.
 
   Args:
-    value: a path, the bytes of an image file, a PIL image, uint8[H, W, 3] of any size (resized as
-      in training), float[R, R, 3] in [-1, 1], or several of those.
+    value: a path, the bytes of an image file, an open binary file, a PIL image, uint8[H, W, 3] of
+      any size (resized as in training), float[R, R, 3] in [-1, 1], or several of those. What has
+      an EXIF orientation is turned upright.
     res: R, pixels.
 
   Raises:
@@ -34,19 +37,48 @@ def read(value: Any, res: int) -> np.ndarray:
   if isinstance(value, (list, tuple)):
     if not value:
       raise errors.DataError("An empty list of images.")
-    return np.stack([read(item, res) for item in value])
+    images = [read(item, res) for item in value]
+    if len({image.dtype for image in images}) > 1:
+      images = [x if x.dtype != np.uint8 else x.astype(np.float32) / 127.5 - 1 for x in images]
+    return np.stack(images)
   if isinstance(value, (str, os.PathLike)):
     pixels = _file(pathlib.Path(value))
   elif isinstance(value, (bytes, bytearray, memoryview)):
     pixels = decode.decode_image(bytes(value))
   elif isinstance(value, Image.Image):
     pixels = _pil(value)
+  elif hasattr(value, "read"):
+    pixels = decode.decode_image(_content(value))
   else:
     array = np.asarray(value)
     if np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16":
       return _floats(array, res)
     pixels = decode.from_pixels(array)
   return resize.resize(pixels, (res, res), method="bilinear", antialias=True)
+
+
+def is_one(value: Any) -> bool:
+  """True for what is an image by itself, and no list of images (an array of four dims is one)."""
+  if isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)):
+    return True
+  return hasattr(value, "read") or getattr(value, "ndim", 0) in (2, 3)
+
+
+def form(value: Any) -> tuple[int, bool]:
+  """(number of images, whether they come as float pixels), by which a batch's rows are alike.
+
+  The number is 0 for None and -1 for one image that is no list; nothing is read.
+  """
+  if value is None:
+    return 0, False
+  if isinstance(value, (list, tuple)):
+    return len(value), any(form(item)[1] for item in value)
+  is_array = not is_one(value) or hasattr(value, "dtype")
+  array = np.asarray(value) if is_array else None
+  if array is None or array.dtype == object:
+    return -1, False
+  num_images = array.shape[0] if array.ndim == 4 else -1
+  return num_images, np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16"
 
 
 def check_range(image: np.ndarray) -> np.ndarray:
@@ -75,7 +107,33 @@ def _file(path: pathlib.Path) -> np.ndarray:
     raise errors.DataError(f"{path}: {e}") from None
 
 
+def _content(file: Any) -> bytes:
+  """The bytes of an open file from where it stands."""
+  try:
+    data = file.read(_MAX_FILE_BYTES + 1)
+  except (OSError, ValueError) as e:
+    raise errors.DataError(f"The image file {file!r} cannot be read: {e}.") from None
+  if not isinstance(data, bytes):
+    raise errors.DataError(f"The image file {file!r} is no binary one; open it with 'rb'.")
+  if len(data) > _MAX_FILE_BYTES:
+    raise errors.DataError(f"The image file {file!r} has more than {_MAX_FILE_BYTES} bytes.")
+  return data
+
+
 def _pil(image: Image.Image) -> np.ndarray:
+  if isinstance(image, ImageFile.ImageFile) and image.format in decode.FORMATS:
+    file, first = image.fp, not getattr(image, "is_animated", False)
+    if file is not None and image.tile and first:  # Not decoded yet: as the file itself.
+      start = file.tell()
+      file.seek(0)
+      try:
+        return decode.decode_image(_content(file))
+      finally:
+        file.seek(start)
+  try:
+    image = ImageOps.exif_transpose(image)
+  except Exception:  # A damaged EXIF block says nothing about the pixels.
+    image = image.copy()
   if image.mode in ("RGB", "L"):
     return decode.from_pixels(np.asarray(image))
   if image.mode in _NO_PNG:

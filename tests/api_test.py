@@ -118,6 +118,145 @@ def test_every_form_of_an_image_is_the_same_image(tmp_path, pixels):
   assert np.array_equal(image_input.read(floats, 28), floats)
 
 
+def _turned(pixels):
+  """The bytes of a JPEG that says in its EXIF how to hold it."""
+  exif = Image.Exif()
+  exif[0x112] = 6
+  buffer = io.BytesIO()
+  Image.fromarray(pixels).save(buffer, "JPEG", quality=95, exif=exif)
+  return buffer.getvalue()
+
+
+def test_a_photo_is_upright_in_every_form(tmp_path, pixels):
+  data = _turned(pixels)
+  (tmp_path / "a.jpg").write_bytes(data)
+  expected = image_input.read(data, 28)
+  opened = Image.open(io.BytesIO(data))
+  with open(tmp_path / "a.jpg", "rb") as file:
+    again = Image.open(tmp_path / "a.jpg")
+    for form in (tmp_path / "a.jpg", file, io.BytesIO(data), opened, again):
+      assert np.array_equal(image_input.read(form, 28), expected), form
+  assert opened.size == (60, 40)  # It is still as it was.
+  opened.load()  # Now its pixels are Pillow's own: the same but for the decoder's rounding.
+  off = image_input.read(opened, 28).astype(int) - expected
+  assert np.abs(off).max() <= 4
+  plain = image_input.read(np.asarray(opened), 28).astype(int)
+  assert np.abs(plain - expected).max() > 20
+
+
+def test_a_list_of_levels_and_floats_is_all_floats(pixels):
+  levels = image_input.read(pixels, 28)
+  floats = levels.astype(np.float32) / 127.5 - 1
+  both = image_input.read([levels, floats], 28)
+  np.testing.assert_allclose(both, np.stack([floats, floats]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("file", "says"),
+    [(io.StringIO("text"), "no binary one"), (io.BytesIO(b"<html>"), "no image")],
+)
+def test_an_open_file_that_is_no_image_is_named(file, says):
+  with pytest.raises(pj.DataError, match=says):
+    image_input.read(file, 28)
+
+
+def test_one_image_and_one_text_need_no_lists(tiny, pixels):
+  (want,) = tiny.generate([pixels], ["caption en"], max_new_tokens=3)
+  assert tiny.generate(pixels, "caption en", max_new_tokens=3) == [want]
+  assert tiny.generate(Image.fromarray(pixels), "caption en", max_new_tokens=3) == [want]
+  other = np.roll(pixels, 9, axis=0)
+  pair = tiny.generate([pixels, other], ["caption en"] * 2, max_new_tokens=3)
+  assert tiny.generate([pixels, other], "caption en", max_new_tokens=3) == pair
+  both = tiny.generate([pixels] * 2, ["a", "b c"], max_new_tokens=3)
+  assert tiny.generate(pixels, ["a", "b c"], max_new_tokens=3) == both
+
+
+def test_text_without_an_image_is_what_logits_say(tiny):
+  (prediction,) = tiny.generate([None], ["caption en"], max_new_tokens=4)
+  assert tiny.generate(None, "caption en", max_new_tokens=4) == [prediction]
+  prompt = [2, *tiny.tokenizer.encode("caption en"), *tiny.tokenizer.separator_ids]
+  text = np.array([[*prompt, *prediction.tokens]])
+  mask_ar = np.array([[0] * len(prompt) + [1] * len(prediction.tokens)])
+  logits = np.asarray(tiny.logits(None, text, mask_ar))[0]
+  assert logits[len(prompt) - 1 : -1].argmax(1).tolist() == list(prediction.tokens)
+
+
+def test_rows_of_unequal_numbers_of_images_go_together(tiny, pixels):
+  other = np.roll(pixels, 9, axis=0)
+  images = [pixels, [pixels, other], None, [other], other, [other, pixels]]
+  prompts = ["caption en", "what is there?", "caption en", "a", "count dog", "b"]
+  whole = tiny.generate(images, prompts, max_new_tokens=3, temperature=1.0)
+  for i, prediction in enumerate(whole):
+    (alone,) = tiny.generate(
+        images[i : i + 1], prompts[i : i + 1], max_new_tokens=3, temperature=1.0, rows=[i]
+    )
+    assert alone.tokens == prediction.tokens
+  frames = np.stack([pixels, other])  # An array of four dims in place of the list.
+  assert tiny.generate([frames], ["b"], max_new_tokens=3) == tiny.generate(
+      [[pixels, other]], ["b"], max_new_tokens=3
+  )
+
+
+def test_stop_strings_cut_the_answer_and_its_log_probability(tiny, pixels):
+  ask = functools.partial(tiny.generate, [pixels], ["caption en"], banned=["<eos>"])
+  (free,) = ask(max_new_tokens=12)
+  ends = tiny.tokenizer.ends(free.tokens)
+  stop = free.text[ends[-1] - 1 :]
+  at = free.text.find(stop)
+  (cut,) = ask(max_new_tokens=12, stop=["never met", stop])
+  num = next(i + 1 for i, end in enumerate(ends) if end >= at + len(stop))
+  assert cut.text == free.text[:at] and cut.tokens == free.tokens[:num]
+  assert cut.logprob == pytest.approx(sum(free.token_logprobs[:num]), rel=1e-5)
+  assert ask(max_new_tokens=12, stop=stop) == [cut]
+  over = free.text[: ends[2]]  # Over the borders of tokens.
+  assert ends[2] > ends[1] or ends[1] > ends[0]
+  (cut,) = ask(max_new_tokens=12, stop=over)
+  assert cut.text == "" and len(cut.tokens) <= 3
+  with pytest.raises(pj.ConfigError, match="expected texts that are not empty"):
+    ask(stop=[""])
+
+
+def test_temperature_top_k_and_top_p_are_samplers(tiny, pixels):
+  ask = functools.partial(tiny.generate, pixels, ["caption en"] * 4, max_new_tokens=4)
+  assert ask(temperature=0.7) == ask(sampler="temperature(0.7)")
+  assert ask(top_k=5) == ask(sampler="top_k(5, 1)")
+  assert ask(top_p=0.6, temperature=1.5) == ask(sampler="nucleus(0.6, 1.5)")
+  greedy = ask()
+  assert ask(temperature=0) == ask(temperature=0, top_p=0.5) == ask(top_k=1) == greedy
+  drawn = ask(temperature=3.0, top_k=50, top_p=0.9)
+  assert drawn == ask(sampler="draw(50, 0.9, 3)") and len({p.tokens for p in drawn}) > 1
+  for wrong in ({"top_p": 0}, {"top_p": 1.5}, {"top_k": 2.5}, {"temperature": -1}, {"top_k": "5"}):
+    with pytest.raises(pj.ConfigError):
+      ask(**wrong)
+  with pytest.raises(pj.ConfigError, match="choose one of the two ways"):
+    ask(sampler="top_k(5)", top_p=0.5)
+
+
+def test_a_penalty_on_repetition_is_that_of_transformers(tiny, pixels):
+  """Greedy by hand: logits of seen tokens divided where positive, multiplied where negative."""
+  penalty = 1.8
+  prompt = [2, *tiny.tokenizer.encode("caption en"), *tiny.tokenizer.separator_ids]
+  image, tokens = image_input.read(pixels, 28)[None], []
+  for _ in range(6):
+    text = np.array([[*prompt, *tokens]])
+    mask_ar = np.array([[0] * len(prompt) + [1] * len(tokens)])
+    logits = np.asarray(tiny.logits(image, text, mask_ar))[0, -1].copy()
+    seen = sorted({*prompt, *tokens})
+    logits[seen] = np.where(logits[seen] > 0, logits[seen] / penalty, logits[seen] * penalty)
+    tokens.append(int(logits.argmax()))
+    if tokens[-1] == _EOS:
+      break
+  ask = functools.partial(tiny.generate, pixels, "caption en", max_new_tokens=6)
+  (prediction,) = ask(repetition_penalty=penalty)
+  assert list(prediction.tokens) == tokens
+  assert ask(repetition_penalty=1.0) == ask() != [prediction]
+  assert ask(repetition_penalty=penalty, temperature=1.0, best_of=2)[0].logprob < 0
+  with pytest.raises(pj.ConfigError, match="above 0"):
+    ask(repetition_penalty=0)
+  with pytest.raises(pj.ConfigError, match="choose one"):
+    ask(repetition_penalty=1.2, beam_size=2)
+
+
 @pytest.mark.parametrize(
     ("image", "says"),
     [

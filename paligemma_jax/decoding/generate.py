@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from paligemma_jax.core import errors
 from paligemma_jax.decoding import beam
@@ -37,6 +38,8 @@ def make_generate(
     beam_size: int = 1,
     banned: Sequence[int] = (),
     automaton: rules_lib.Automaton | None = None,
+    ends: Sequence[int] = (),
+    repetition_penalty: float = 1.0,
     cache_dtype: Any = None,
 ) -> Generate:
   """`generate(params, batch, key=None)`, one compiled program per batch shape.
@@ -62,18 +65,22 @@ def make_generate(
     beam_size: above 1 a beam search, see `beam`; needs the greedy sampler.
     banned: ids that never come.
     automaton: what the answer may look like, see `constraints`.
+    ends: further tokens that end an answer as EOS does; a beam search knows only of EOS.
+    repetition_penalty: see `draw.make`; a beam search knows none.
     cache_dtype: of cached keys and values; None is the compute dtype.
 
   Raises:
     ConfigError: no such sampler, or options that exclude each other.
   """
-  _check(sampler, best_of, beam_size)
+  _check(sampler, best_of, beam_size, repetition_penalty)
+  ends = (eos_id,) if beam_size > 1 else (eos_id, *ends)
   rules = rules_lib.Rules(banned, automaton)
   num_answers = max(best_of, beam_size)
   if beam_size > 1:
     search = beam.make(rules, eos_id, beam_size)
   else:
-    search = draw.make(rules, eos_id, best_of, sampling.parse(sampler))
+    choose = sampling.parse(sampler)
+    search = draw.make(rules, ends, best_of, choose, repetition_penalty=repetition_penalty)
 
   @jax.jit
   def run(params, batch, key):
@@ -101,6 +108,7 @@ def make_generate(
         cache=cache,
         real_B=jnp.ones(batch_size, bool) if mask_B is None else mask_B.astype(bool),
         keys_B=jax.vmap(jax.random.fold_in, (None, 0))(key, rows_B),
+        seen_BV=_seen(text_BT, mask_input_BT, logits_BV) if repetition_penalty != 1.0 else None,
     )
 
     ready = paligemma.ready_to_extend(cfg, params)
@@ -114,7 +122,7 @@ def make_generate(
     tokens_BN, logprob_BN = search(prompt, extend, max_new_tokens)
     return {
         "tokens": tokens_BN,
-        "lengths": _lengths(tokens_BN, eos_id, prompt.real_B),
+        "lengths": _lengths(tokens_BN, ends, prompt.real_B),
         "token_logprob": logprob_BN,
         "logprob": jnp.sum(logprob_BN, axis=1),
     }
@@ -129,7 +137,11 @@ def make_generate(
   return generate
 
 
-def _check(sampler: str, best_of: int, beam_size: int) -> None:
+def _check(sampler: str, best_of: int, beam_size: int, repetition_penalty: float) -> None:
+  if type(repetition_penalty) not in (int, float) or not 0 < repetition_penalty < 1e6:
+    raise errors.ConfigError(f"{repetition_penalty=!r} must be a number above 0; 1 is none.")
+  if beam_size > 1 and repetition_penalty != 1.0:
+    raise errors.ConfigError(f"{beam_size=} searches without {repetition_penalty=}: choose one.")
   for name, value in (("best_of", best_of), ("beam_size", beam_size)):
     if type(value) is not int or value < 1:
       raise errors.ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
@@ -145,9 +157,16 @@ def _check(sampler: str, best_of: int, beam_size: int) -> None:
     )
 
 
-def _lengths(tokens_BN: jax.Array, eos_id: int, real_B: jax.Array) -> jax.Array:
-  """int32[B]: up to and with the first EOS; all where there is none."""
-  is_eos_BN = tokens_BN == eos_id
+def _seen(text_BT: jax.Array, mask_input_BT: jax.Array, logits_BV: jax.Array) -> jax.Array:
+  """bool[B, V]: the tokens that the prompts hold."""
+  rows_B1 = jnp.arange(len(text_BT))[:, None]
+  empty_BV = jnp.zeros(logits_BV.shape, bool)
+  return empty_BV.at[rows_B1, text_BT].max(mask_input_BT.astype(bool))
+
+
+def _lengths(tokens_BN: jax.Array, ends: Sequence[int], real_B: jax.Array) -> jax.Array:
+  """int32[B]: up to and with the first token that ends an answer; all where there is none."""
+  is_end_BN = jnp.isin(tokens_BN, np.asarray(ends, np.int32))
   num_tokens = tokens_BN.shape[1]
-  length_B = jnp.where(is_eos_BN.any(1), jnp.argmax(is_eos_BN, axis=1) + 1, num_tokens)
+  length_B = jnp.where(is_end_BN.any(1), jnp.argmax(is_end_BN, axis=1) + 1, num_tokens)
   return jnp.where(real_B, length_B, 0).astype(jnp.int32)

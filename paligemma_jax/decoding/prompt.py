@@ -22,9 +22,11 @@ class Prompt(NamedTuple):
     cache: the keys and values of the prompts, with room for the answers.
     real_B: bool[B]; False marks rows that only fill up the batch.
     keys_B: one random key per row.
+    seen_BV: bool[B, V]: tokens that the prompts hold; None where nobody asks.
   """
 
   logits_BV: jax.Array
   cache: gemma.Cache
   real_B: jax.Array
   keys_B: jax.Array
+  seen_BV: jax.Array | None = None

@@ -27,6 +27,7 @@ def parse(text: str) -> Sampler:
     "top_k(k, t)"         the same among the k most likely tokens; t may be left out: 1
     "nucleus(p, t)"       the same among the fewest most likely tokens that have probability p at
                           temperature t (top-p)
+    "draw(k, p, t)"       the same among those of the k most likely ones; k of 0: all, p of 1: all
 
   Raises:
     ConfigError: no such sampler, or a number out of its range.
@@ -60,12 +61,10 @@ def _temperature(text: str, temperature: float) -> Sampler:
 
 
 def _top_k(text: str, k: float, temperature: float = 1.0) -> Sampler:
-  if k < 1 or k != int(k):
-    raise errors.ConfigError(f"sampler {text!r}: k must be a whole number of at least 1.")
+  _check_k(text, k, least=1)
 
   def sample(logits_BV, keys_B):
-    lowest_B1 = jax.lax.top_k(logits_BV, min(int(k), logits_BV.shape[-1]))[0][:, -1:]
-    return _draw(jnp.where(logits_BV >= lowest_B1, logits_BV / temperature, -jnp.inf), keys_B)
+    return _draw(_without_unlikely(logits_BV, int(k)) / temperature, keys_B)
 
   return sample
 
@@ -86,6 +85,30 @@ def _nucleus(text: str, p: float, temperature: float = 1.0) -> Sampler:
   return sample
 
 
+def _top_k_and_p(text: str, k: float, p: float = 1.0, temperature: float = 1.0) -> Sampler:
+  _check_k(text, k, least=0)
+  if not 0 < p <= 1:
+    raise errors.ConfigError(f"sampler {text!r}: p must be in (0, 1].")
+
+  def sample(logits_BV, keys_B):
+    logits_BV = logits_BV / temperature
+    if k:
+      logits_BV = _without_unlikely(logits_BV, int(k))
+    return _nucleus(text, p)(logits_BV, keys_B) if p < 1 else _draw(logits_BV, keys_B)
+
+  return sample
+
+
+def _check_k(text: str, k: float, *, least: int) -> None:
+  if not (least <= k < 1 << 31) or k != int(k):
+    raise errors.ConfigError(f"sampler {text!r}: k must be a whole number of at least {least}.")
+
+
+def _without_unlikely(logits_BV: jax.Array, k: int) -> jax.Array:
+  lowest_B1 = jax.lax.top_k(logits_BV, min(k, logits_BV.shape[-1]))[0][:, -1:]
+  return jnp.where(logits_BV >= lowest_B1, logits_BV, -jnp.inf)
+
+
 def _draw(logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
   return jax.vmap(jax.random.categorical)(keys_B, logits_BV).astype(jnp.int32)
 
@@ -96,4 +119,5 @@ _SAMPLERS = {
     "temperature": (_temperature, 1),
     "top_k": (_top_k, 2),
     "nucleus": (_nucleus, 2),
+    "draw": (_top_k_and_p, 3),
 }

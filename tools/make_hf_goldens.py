@@ -1,24 +1,33 @@
-"""Makes tests/golden/peft: adapters that PEFT saved over a small model, and what PEFT computes.
+"""Makes tests/golden/peft and tests/golden/tokenizers.json: what PEFT and tokenizers compute.
 
-    rivals/bin/python tools/make_peft_goldens.py     # with requirements-bench.txt
+    rivals/bin/python tools/make_hf_goldens.py     # with requirements-bench.txt
 
-Each folder is one kind of adapter with random numbers in it, as `save_pretrained` writes it, and
-`expected.npz`: of the first row of the base's own golden.npz the logits at its text, and of its
+tokenizers.json: the ids that the package gives, with the demo's tokenizer.json, to texts that are
+hard to cut up. Each folder of peft is one kind of adapter with random numbers in it, as
+`save_pretrained` writes it, and `expected.npz`: of the first row of the base's own golden.npz the logits at its text, and of its
 prompt the greedy tokens.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import pathlib
+import random
 import shutil
+import sys
 
 import numpy as np
 
-GOLDEN = pathlib.Path(__file__).resolve().parent.parent / "tests" / "golden"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # So that it runs from a clone, from any folder.
+
+GOLDEN = ROOT / "tests" / "golden"
 BASE = GOLDEN / "hf_paligemma2"
 _NUM_IMAGE_TOKENS = 16
+_CHARACTERS = "aábßçéfgæØ ñ😀🐯👨‍👩‍👧한국어日本語العربيةहि\t\r\n\u200b\u00a0\u2028"
+_CHARACTERS += "\ufeff▁<>0123456789.,;:!?'-_/"
 _VISION_OR_TEXT = r".*\.(q_proj|v_proj|o_proj|out_proj|down_proj|fc1)"
 
 KINDS = {
@@ -42,6 +51,7 @@ KINDS = {
 def main() -> None:
   """Writes the folders anew."""
   argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+  _tokenizers()
   import peft
   import torch
   import transformers
@@ -83,6 +93,35 @@ def main() -> None:
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
     np.savez_compressed(folder / "expected.npz", logits=logits, generated=tokens)
     print(name, sum(p.stat().st_size for p in folder.iterdir()), "bytes", tokens)
+
+
+def _tokenizers() -> None:
+  """Seeded random texts of scripts, blanks, newlines, <loc…> and <seg…>, and their ids."""
+  import tokenizers
+
+  from paligemma_jax.data import tokenizer
+  from paligemma_jax.data import tokenizer_json
+
+  ours = tokenizer.Tokenizer(ROOT / "paligemma_jax" / "assets" / "demo" / "tokenizer.model")
+  text = tokenizer_json.from_model(ours.whole_bytes, num_ids=2176, image_token=2176)
+  theirs = tokenizers.Tokenizer.from_str(text)
+  rng = random.Random(0)
+  parts = [
+      lambda: "".join(rng.choice(_CHARACTERS) for _ in range(rng.randrange(1, 8))),
+      lambda: rng.choice(("two tigers", " cat", "caption en\n", "detect", "<mask>", "▁▁ x")),
+      lambda: f"<loc{rng.randrange(1100):04d}>",
+      lambda: f"<seg{rng.randrange(140):03d}>",
+      lambda: "\n" * rng.randrange(1, 7),
+      lambda: " " * rng.randrange(1, 9),
+      lambda: chr(rng.choice((rng.randrange(1, 0xD7FF), rng.randrange(0xE000, 0x10FFFF)))),
+  ]
+  texts = ["".join(rng.choice(parts)() for _ in range(rng.randrange(9))) for _ in range(300)]
+  ids = [theirs.encode(x, add_special_tokens=False).ids for x in texts]
+  digest = hashlib.sha256(text.encode()).hexdigest()
+  content = {"version": tokenizers.__version__, "sha256": digest, "texts": texts, "ids": ids}
+  (GOLDEN / "tokenizers.json").write_text(json.dumps(content, separators=(",", ":")) + "\n")
+  wrong = sum(ours.encode(x) != y for x, y in zip(texts, ids, strict=True))
+  print(f"tokenizers.json: {len(texts)} texts, {wrong} of them other than ours")
 
 
 if __name__ == "__main__":

@@ -4,8 +4,8 @@
 
 tokenizers.json: the ids that the package gives, with the demo's tokenizer.json, to texts that are
 hard to cut up. Each folder of peft is one kind of adapter with random numbers in it, as
-`save_pretrained` writes it, and `expected.npz`: of the first row of the base's own golden.npz the logits at its text, and of its
-prompt the greedy tokens.
+`save_pretrained` writes it, and `expected.npz`: of the first row of the base's own golden.npz the
+logits at its text, and of its prompt the greedy tokens.
 """
 
 from __future__ import annotations

@@ -5,22 +5,18 @@ seconds, and whether that is what docs/several_hosts.md promises. Exits with 1 i
 
   python -m tests.faults.several_hosts                 # all stories
   python -m tests.faults.several_hosts kill1 differ_lr # some
-  python -m tests.faults.several_hosts --kills 20      # kills of either host; compares bits
 """
 
 import argparse
 import json
 import os
 import pathlib
-import random
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-
-import numpy as np
 
 from tests import run_train
 from tests.faults import several
@@ -374,83 +370,13 @@ STORIES = {
 }
 
 
-def kills(folder, num, seed):
-  """Kills either host `num` times in one run after another; what differs in the end, or ''."""
-  rng = random.Random(seed)
-  story = Story(folder)
-  steps = 40
-  args = story.args(total=f"{steps} steps", save="4 steps", ev=True)
-
-  def start(workdir, **options):
-    return story.start(config_of=lambda i: args, workdir_of=lambda i: workdir, **options)
-
-  reference = folder / "reference"
-  with start(reference) as run:
-    ended, _ = run.end(600.0)
-  assert [e.code for e in ended] == [0, 0], [e.text[-2000:] for e in ended]
-  points = ("state.before_arrays", "state.after_arrays", "state.after_seal", "state.after_rename")
-  where, done, round_i, differences = [], 0, 0, []
-  while done < num:
-    workdir = folder / f"killed{round_i}"
-    round_i += 1
-    for _ in range(min(5, num - done)):
-      who = rng.randrange(2)
-      if rng.random() < 0.6:  # Inside a save. Only host 0 seals and renames.
-        point = rng.choice(points if who == 0 else points[:2])
-        fault = f"{point}:exit@{rng.randrange(1, 3)}"
-        envs = [{}, {}]
-        envs[who] = {"PJ_FAULT": fault}
-        with start(workdir, env_of=envs.__getitem__) as run:
-          ended, secs = run.end(300.0)
-        place = f"host {who} {fault}"
-      else:
-        step = run_train.last_step(workdir) + rng.randrange(1, 7)
-        with start(workdir) as run:
-          run.wait_for_step(step, workdir)
-          run.signal(who, signal.SIGKILL)
-          ended, secs = run.end(90.0)
-        place = f"host {who} SIGKILL at step {run_train.last_step(workdir)}"
-      codes = [e.code for e in ended]
-      done += 1
-      where.append(place)
-      print(f"  kill {done}: {place}: exit codes {codes}, {secs:.0f} s", flush=True)
-      if codes[1 - who] not in (69, 0):
-        differences.append(f"{place}: the other host ended with {codes[1 - who]}")
-    with start(workdir) as run:
-      ended, _ = run.end(600.0)
-    if [e.code for e in ended] != [0, 0]:
-      differences.append(f"the last start ended with {[e.code for e in ended]}")
-    elif what := unlike(workdir, reference):
-      differences.append(what)
-  in_saves = sum("state." in place for place in where)
-  print(f"{done} kills, {in_saves} of them inside a save, in {round_i} runs")
-  return "; ".join(differences)
-
-
-def unlike(workdir, reference):
-  """What differs between two finished runs, or ''."""
-  if run_train.metric_lines(workdir) != run_train.metric_lines(reference):
-    return f"{workdir.name}: other metrics"
-  state, expected = run_train.state_arrays(workdir), run_train.state_arrays(reference)
-  if state.keys() != expected.keys():
-    return f"{workdir.name}: other arrays"
-  names = [n for n in expected if not np.array_equal(state[n], expected[n])]
-  return f"{workdir.name}: {names[0]} differs" if names else ""
-
-
 def main():
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("stories", nargs="*", help=", ".join(STORIES))
-  parser.add_argument("--kills", type=int, default=0)
-  parser.add_argument("--seed", type=int, default=0)
   args = parser.parse_args()
   num_wrong = 0
   with tempfile.TemporaryDirectory() as top:
-    if args.kills:
-      what = kills(pathlib.Path(top) / "kills", args.kills, args.seed)
-      print(what or "all runs ended with the bits of the undisturbed one")
-      num_wrong += bool(what)
-    for name in args.stories or ([] if args.kills else STORIES):
+    for name in args.stories or STORIES:
       ended, secs, wrong = STORIES[name](Story(pathlib.Path(top) / name))
       num_wrong += bool(wrong)
       told = next((line for e in ended for line in e.errors), "")

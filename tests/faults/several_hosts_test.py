@@ -1,11 +1,12 @@
 """Two real hosts: an error, a death and a stop on one end both, and no bit is lost.
 
-The short form for every change; `python -m tests.faults.several_hosts` has all stories, and with
-`--kills 20` as many deaths.
+The short form for every change; `python -m tests.faults.several_hosts` has all stories, and
+`python -m tests.faults.host_kills` more deaths.
 """
 
 import pytest
 
+from tests.faults import host_kills
 from tests.faults import several_hosts
 
 
@@ -18,4 +19,4 @@ def test_two_hosts_end_as_promised(name, tmp_path):
 
 @pytest.mark.slow  # Four times two processes, 100 s on two cores.
 def test_killed_twice_two_hosts_end_with_the_same_bits(tmp_path):
-  assert several_hosts.kills(tmp_path, num=2, seed=3) == ""
+  assert host_kills.kills(tmp_path, num=2, seed=3) == ""

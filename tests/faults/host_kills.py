@@ -1,7 +1,7 @@
 """Kills one of two hosts again and again: `python -m tests.faults.host_kills --kills 20`.
 
-Prints where each kill landed and how both hosts ended. Exits with 1 if the other host did not end by
-itself, or if a run that was killed leaves other bits than one that was not.
+Prints where each kill landed and how both hosts ended. Exits with 1 if the other host did not end
+by itself, or if a run that was killed leaves other bits than one that was not.
 """
 
 import argparse

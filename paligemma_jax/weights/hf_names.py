@@ -20,6 +20,7 @@ _VIT = _VISION + ".encoder.layers.{i}"
 _BLOCK = "img/Transformer/encoderblock"
 _ATTN = f"{_BLOCK}/MultiHeadDotProductAttention_0"
 
+POSITIONS = f"{_VISION}.embeddings.position_embedding.weight"
 EMBEDDING = f"{_TEXT}.embed_tokens.weight"
 LM_HEAD = "language_model.lm_head.weight"  # Absent, or a copy of the tied embedding.
 # Numbers that follow from the sizes, which some versions saved among the parameters.
@@ -31,7 +32,7 @@ _BASE = {
         "d 3 p q -> p q 3 d",
     ),
     "img/embedding/bias": ([f"{_VISION}.embeddings.patch_embedding.bias"], "d -> d"),
-    "img/pos_embedding": ([f"{_VISION}.embeddings.position_embedding.weight"], "s d -> 1 s d"),
+    "img/pos_embedding": ([POSITIONS], "s d -> 1 s d"),
     f"{_BLOCK}/LayerNorm_0/scale": ([f"{_VIT}.layer_norm1.weight"], "d -> d"),
     f"{_BLOCK}/LayerNorm_0/bias": ([f"{_VIT}.layer_norm1.bias"], "d -> d"),
     f"{_BLOCK}/LayerNorm_1/scale": ([f"{_VIT}.layer_norm2.weight"], "d -> d"),

@@ -293,17 +293,25 @@ def _same(a: safetensors.Tensor, b: safetensors.Tensor) -> bool:
 
 
 def _sizes(sizes: Mapping[str, Any], changes: dict[str, _Change]) -> dict[str, Any]:
-  """Of the base, with the vocabulary of an embedding that was saved whole, its padding cut off."""
-  change, words = changes.get(hf_names.EMBEDDING), sizes["llm"]["vocab_size"]
-  if change is None or "whole" not in change.parts:
-    return dict(sizes)
-  table = change.parts["whole"]
-  rows, *width = table.entry.shape or (0,)
-  if rows == hf_vocabulary.num_rows(words, words) and hf_vocabulary.alike(table, words):
-    entry = reader.Entry((words, *width), table.entry.dtype)
-    change.parts["whole"] = dataclasses.replace(table, entry=entry)
-    rows = words
-  return {**sizes, "llm": {**sizes["llm"], "vocab_size": rows}}
+  """Of the base, with the vocabulary and the resolution of embeddings that were saved whole."""
+  table, positions = _whole(changes, hf_names.EMBEDDING), _whole(changes, hf_names.POSITIONS)
+  res, words = sizes["res"], sizes["llm"]["vocab_size"]
+  if positions is not None:
+    side = math.isqrt(positions.entry.shape[0])
+    res = side * sizes["img"]["patch_size"] if side**2 == positions.entry.shape[0] else res
+  if table is not None:
+    rows, *width = table.entry.shape
+    if rows == hf_vocabulary.num_rows(words, words) and hf_vocabulary.alike(table, words):
+      entry = reader.Entry((words, *width), table.entry.dtype)  # The rest only pads it.
+      changes[hf_names.EMBEDDING].parts["whole"] = dataclasses.replace(table, entry=entry)
+    else:
+      words = rows
+  return {**sizes, "llm": {**sizes["llm"], "vocab_size": words}, "res": res}
+
+
+def _whole(changes: Mapping[str, _Change], name: str) -> safetensors.Tensor | None:
+  tensor = changes[name].parts.get("whole") if name in changes else None
+  return tensor if tensor is not None and tensor.entry.shape else None
 
 
 def _check_settings(settings: Mapping[str, Any], path: pathlib.Path) -> None:

@@ -21,6 +21,7 @@ from paligemma_jax.running import loop
 from paligemma_jax.running import setup as setups
 from paligemma_jax.training import native
 from paligemma_jax.training import opening
+from paligemma_jax.weights import hf_export
 from paligemma_jax.weights import safetensors
 from tests import run_train
 
@@ -112,6 +113,54 @@ def test_its_adapters_are_written_for_peft(workdir, tmp_path):
   name = "base_model.model.model.language_model.layers.3.mlp.down_proj.lora_A.weight"
   assert tensors[name].entry.shape == (8, 512)
   assert len(tensors) == 4 * 7 * 2
+
+
+def _base_and_adapters(workdir, tmp_path):
+  """The run's base as transformers opens it, its adapters over that, and what was said."""
+  weights = opening.open_base(workdir)
+  params = {name: weights.read(name) for name in weights.entries}
+  base = hf_export.save_hf(tmp_path / "base", params, weights.sizes)
+  said = []
+  adapters = opening.save_peft(workdir, tmp_path / "own", base=str(base), log=said.append)
+  return base, adapters, said
+
+
+def _assert_is_the_run(adapters, workdir):
+  found, run = opening.open_weights(adapters), native.open_native(workdir)
+  for name in run.weights.entries:
+    np.testing.assert_allclose(
+        found.read(name), run.weights.read(name), rtol=1e-5, atol=1e-6, err_msg=name
+    )
+
+
+@pytest.mark.slow
+def test_adapters_over_the_base_as_the_run_saw_it_are_the_run(workdir, tmp_path):
+  base, adapters, said = _base_and_adapters(workdir, tmp_path)
+  settings = json.loads((adapters / "adapter_config.json").read_text())
+  assert settings["base_model_name_or_path"] == str(base) and not settings["modules_to_save"]
+  assert settings["auto_mapping"]["base_model_class"] == "PaliGemmaForConditionalGeneration"
+  assert any("packed as nf4" in sentence for sentence in said)
+  assert "packed as nf4" in (adapters / "README.md").read_text()
+  _assert_is_the_run(adapters, workdir)
+  unnamed = opening.save_peft(workdir, tmp_path / "unnamed", log=said.append)
+  with pytest.raises(errors.CheckpointError, match="names no base"):
+    opening.open_weights(unnamed)  # The demo's weights are nothing that transformers opens.
+
+
+@pytest.mark.slow  # Four steps; 25 s.
+def test_all_that_trained_is_in_an_export_for_peft(tmp_path):
+  c = _config("lora")
+  c.evals, c.ckpt.export = (), ""
+  c.optim.update(train_only=(".*lora_.*", "llm/.*norm/scale", "img/head/.*", "img/pos_embedding"))
+  c.optim.update(lr=1e-2, lr_mults=())
+  loop.train(c, tmp_path / "run")
+  _, adapters, _ = _base_and_adapters(tmp_path / "run", tmp_path)
+  saved = json.loads((adapters / "adapter_config.json").read_text())["modules_to_save"]
+  assert {"multi_modal_projector.linear", "language_model.norm", "embeddings.position_embedding",
+          "language_model.layers.3.input_layernorm"} <= set(saved)  # fmt: skip
+  _assert_is_the_run(adapters, tmp_path / "run")
+  # Over the weights that the run began with, the export alone gives all that it learned.
+  _assert_is_the_run(f"{adapters}:base=tiny_112", tmp_path / "run")
 
 
 @pytest.mark.slow  # One command; 20 s.

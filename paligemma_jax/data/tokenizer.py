@@ -188,8 +188,7 @@ class Tokenizer:
       )
     self._processor, self.whole_bytes = plain, data
     if not all(_is_whole(plain, piece) for piece in _EXTRA):
-      known = {piece for piece in _EXTRA if plain.PieceToId(piece) != UNK_ID}
-      self.whole_bytes = _extended(data, known)
+      self.whole_bytes = _extended(data, plain)
       self._processor = _processor(self.whole_bytes, path)
     self._extra_ids = [self._processor.PieceToId(piece) for piece in _EXTRA]
     self.vocab_size = self._processor.vocab_size()
@@ -224,8 +223,9 @@ def _looks_like(data: bytes) -> str:
   return f"it starts with {data[:8]!r} and has {len(data)} bytes"
 
 
-def _extended(data: bytes, known: set[str]) -> bytes:
-  """The model with every extra piece declared; `known` names those it has in some form already."""
+def _extended(data: bytes, plain: sentencepiece.SentencePieceProcessor) -> bytes:
+  """The model with every extra piece declared, those that `plain` has in some form in place."""
+  known = {piece for piece in _EXTRA if plain.PieceToId(piece) != UNK_ID}
   if known:
     data = sentencepiece_file.redeclared(data, known)
   return data + b"".join(sentencepiece_file.piece_field(p) for p in _EXTRA if p not in known)
@@ -242,15 +242,19 @@ def _with_added(data: bytes, path: pathlib.Path) -> bytes:
     raise errors.ConfigError(
         f"{str(beside)!r} is no valid JSON object: {strict_json.reason(e)}."
     ) from None
-  size = _processor(data, str(path)).vocab_size()
+  plain = _processor(data, str(path))
+  size = plain.vocab_size()
   added = sorted((i, text) for text, i in named.items() if type(i) is int and i >= size)
+  while added and added[-1][1] == tokenizer_json.IMAGE:
+    added.pop()  # No text holds it.
+  if added and added[0][0] != size and not all(_is_whole(plain, piece) for piece in _EXTRA):
+    data = _extended(data, plain)  # They follow <loc…> and <seg…>.
+    size = _processor(data, str(path)).vocab_size()
   if [i for i, _ in added] != list(range(size, size + len(added))):
     raise errors.ConfigError(
         f"{str(beside)!r} adds tokens with the ids {[i for i, _ in added][:5]} to a tokenizer of"
         f" {size}; expected ids that follow without a gap."
     )
-  while added and added[-1][1] == tokenizer_json.IMAGE:
-    added.pop()  # No text holds it.
   control, user = sentencepiece_file.CONTROL, sentencepiece_file.USER_DEFINED
   return data + b"".join(
       sentencepiece_file.piece_field(text, kind=control if text == tokenizer_json.IMAGE else user)

@@ -182,6 +182,8 @@ def check(
     line = f"  shape of {name}: {_show(found[name])} in the file, {_show(expected[name])} expected"
     if sorted(map(str, found[name])) == sorted(map(str, expected[name])):
       line += " (transposed?)"
+    elif name == INPUT_EMBEDDING and tuple(found[name][1:]) == tuple(expected[name][1:]):
+      line += f" (a run takes all rows with model.vocab_size={found[name][0]})"
     lines.append(line)
   raise errors.CheckpointError(
       f"{where}: the weights do not fit: {len(missing)} missing, {len(surplus)} surplus,"

@@ -93,6 +93,21 @@ def test_added_tokens_follow_the_vocabulary(tokenizer, tmp_path):
     tokenizer_lib.Tokenizer(tmp_path / "tokenizer.model")
 
 
+def test_added_tokens_follow_loc_and_seg_that_the_file_lacks(tmp_path):
+  from paligemma_jax.running import setup
+
+  plain = tokenizer_lib.Tokenizer(setup.DEMO_TOKENIZER)  # A file of 1024 pieces.
+  assert plain.whole_bytes != plain.model_bytes
+  (tmp_path / "tokenizer.model").write_bytes(plain.model_bytes)
+  size = plain.vocab_size
+  for named, more in (({"<image>": size}, 0), ({"<image>": size, "<mine>": size + 1}, 2)):
+    (tmp_path / "added_tokens.json").write_text(json.dumps(named))
+    again = tokenizer_lib.Tokenizer(tmp_path / "tokenizer.model")
+    assert again.vocab_size == size + more
+    assert again.encode("<loc0003> <seg001>") == plain.encode("<loc0003> <seg001>")
+  assert again.encode("<mine>") == [size + 1]
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

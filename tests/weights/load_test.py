@@ -136,6 +136,14 @@ def test_what_the_model_needs_is_compared_before_data_is_read(tmp_path):
   assert "llm/layers/mlp/linear: [3, 10, 8] in the file, [3, 12, 8] expected" in str(caught.value)
 
 
+def test_another_vocabulary_says_how_a_run_takes_it(tmp_path):
+  model = makers.sizes()
+  path = makers.write_npz(tmp_path / "w.npz", makers.params(model))
+  shapes = names.shapes({**model, "llm": {**model["llm"], "vocab_size": 9}})
+  with pytest.raises(errors.CheckpointError, match=r"all rows with model\.vocab_size=11"):
+    load.load_params(path, shapes, dtype=None)
+
+
 def test_position_embeddings_are_resampled_as_the_reference_does_and_it_says_so():
   weights = load.open_weights(golden_files.path("bv/tiny.npz"))
   said = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 from paligemma_jax.core import errors
@@ -24,6 +25,7 @@ class BadRows:
   def __init__(self, workdir: workdirs.Workdir, team: hosts.Team | None, *, anew: bool = False):
     lines = [] if anew else files.read_lines(workdir.bad_rows)[0]
     self._file = None
+    self._lock = threading.Lock()  # Rows of other hosts come in a thread of their own.
     self._team = team
     if team is None or not team.index:
       self._file = files.LineFile(workdir.bad_rows, map(files.to_line, lines), fault="bad_rows")
@@ -51,16 +53,18 @@ class BadRows:
     Raises:
       StateError: the file cannot be written.
     """
-    if (evaluator, row) in self._known:
-      return
-    self._known.add((evaluator, row))
+    with self._lock:
+      if (evaluator, row) in self._known:
+        return
+      self._known.add((evaluator, row))
     whose = {"evaluator": evaluator} if evaluator else {}
     record = dict(row=row, where=where, reason=reason, **whose)
     if self._file is None:
       self._team.send_bad_row(record)
       return
     try:
-      self._file.append([record])
+      with self._lock:
+        self._file.append([record])
     except OSError as e:
       raise errors.StateError(f"{self._file.path} cannot be written: {e.strerror or e}.") from e
 

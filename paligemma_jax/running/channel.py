@@ -227,12 +227,10 @@ class Hub(Channel):
     self.names[host] = str(hello["name"])[:200]
     self._writers[host] = writer
     self._look_around()
-    try:
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
       while line := await reader.readline():
         self._heard[host] = time.monotonic()
         self._take(host, _read(line))
-    except (OSError, ValueError):
-      pass
     self._writers.pop(host, None)
     if not self._all_here.is_set():
       self.names.pop(host, None)  # It gave up, or is started again.
@@ -299,10 +297,10 @@ class Spoke(Channel):
     await asyncio.sleep(1.0)
 
   async def _drain(self) -> None:
-    if self._writer is not None:
-      with contextlib.suppress(OSError, asyncio.TimeoutError):
-        await asyncio.wait_for(self._writer.drain(), 2.0)
-        self._writer.close()
+    if (writer := self._writer) is not None:
+      with contextlib.suppress(OSError):
+        await asyncio.wait_for(writer.drain(), 2.0)
+        writer.close()
 
   def _missing(self) -> str:
     where = f"{self._address[0]} port {self._address[1]}"
@@ -330,14 +328,12 @@ class Spoke(Channel):
       await asyncio.sleep(_RETRY_SECS)
 
   async def _listen(self, reader: asyncio.StreamReader) -> None:
-    try:
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
       while line := await reader.readline():
         message = _read(line)
         if 0 in self._heard:
           self._heard[0] = time.monotonic()
         self._take(message.pop("from", 0), message)
-    except (OSError, ValueError):
-      pass
     if 0 in self._heard:
       self._lose(0, "its connection broke: the process, or its machine, has ended")
 

@@ -70,12 +70,10 @@ class Team:
     stall_secs: with no progress on any host for so long all of them end.
 
   Attributes:
-    on_failure: called before the process ends because of another host.
     on_finish: called when all hosts are done.
   """
 
   def __init__(self, connect: Callable[..., channel.Channel], *, stall_secs: float):
-    self.on_failure: list[Callable[[], None]] = []
     self.on_finish: list[Callable[[], None]] = []
     self._write_bad_rows: Callable[[list[dict[str, Any]]], None] | None = None
     self._stall_secs = stall_secs
@@ -271,12 +269,7 @@ class Team:
       self._end(Failure(int(message["code"]), str(message["text"])))
       return
     if kind == "bad_rows":
-      with self._changed:
-        write = self._write_bad_rows
-        if write is None:
-          self._early_rows += message["rows"]
-      if write is not None:
-        write(message["rows"])
+      self._take_bad_rows(message["rows"])
       return
     with self._changed:
       if kind == "value":
@@ -297,6 +290,17 @@ class Team:
       if self._stop_at is None and len(positions) == self.count:
         self._stop_at = max(positions.values()) + 1
       self._changed.notify_all()
+
+  def _take_bad_rows(self, rows: list[dict[str, Any]]) -> None:
+    with self._changed:
+      write = self._write_bad_rows
+      if write is None:
+        self._early_rows += rows
+        return
+    try:
+      write(rows)
+    except Exception as e:  # The disk is full, say; this thread must go on.
+      threading.Thread(target=self.fail, args=(e,), name="ending", daemon=True).start()
 
   def _lost(self, host: int, why: str) -> None:
     """A host is gone; in the channel's thread."""
@@ -358,9 +362,6 @@ class Team:
 
     def leave() -> None:
       print(f"error: {failure.text}", file=sys.stderr, flush=True)
-      for call in self.on_failure:
-        with contextlib.suppress(Exception):
-          call()
       self._leave(failure.code)
 
     threading.Thread(target=leave, name="ending", daemon=True).start()

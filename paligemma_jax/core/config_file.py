@@ -185,7 +185,25 @@ def _reason(error: Exception) -> str:
     expected = "a section" if default is None else f"of type {type(default).__name__}"
     found = f"{kinds[1]} is {kinds[2]}" if kinds else str(error)
     return f"{path} must be {expected}, but {found}."
-  return f"{type(error).__name__}: {error}"
+  close = errors.near(*_missing(error))
+  hint = f". Did you mean {' or '.join(map(repr, close))}?" if close else ""
+  return f"{type(error).__name__}: {error}{hint}"
+
+
+def _missing(error: Exception) -> tuple[str, list[str]]:
+  """A name that does not exist, and those that do in its place; '' and none for other errors."""
+  text = str(error)
+  of_module = re.match(r"module '([\w.]+)' has no attribute '(\w+)'", text)
+  if of_import := re.match(r"cannot import name '(\w+)' from '([\w.]+)'", text):
+    name, module = of_import.groups()
+  elif of_module:
+    module, name = of_module.groups()
+  elif isinstance(error, NameError) and error.name:
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return error.name, [*frames[-1].f_locals, *frames[-1].f_globals]
+  else:
+    return "", []
+  return name, [known for known in dir(sys.modules.get(module)) if not known.startswith("_")]
 
 
 def _section(error: Exception) -> str | None:

@@ -186,6 +186,8 @@ class _Reading:
   def _gather(self, source: Any) -> None:
     """Runs in the thread: slots to groups; an exception is handed on in their place."""
     try:
+      if self._options.num_workers:
+        workers_lib.shield()
       group = []
       while not self._stopped.is_set():
         try:

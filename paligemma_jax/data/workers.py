@@ -18,6 +18,7 @@ import threading
 import time
 from collections.abc import Callable
 from collections.abc import Mapping
+from multiprocessing import resource_tracker
 from typing import Any
 
 from paligemma_jax.core import config_file
@@ -174,6 +175,16 @@ class Timed:
       self._descriptor = os.open(os.path.join(self._folder, f"at-{os.getpid()}"), _WRITE, 0o600)
     text = json.dumps(list(self._began.values()))
     os.pwrite(self._descriptor, f"{text}\n".encode(), 0)  # What is left behind it is not read.
+
+
+def shield() -> None:
+  """Workers that this thread starts from now on do not hear Ctrl-C.
+
+  In a terminal all processes get it, and it is this one that says when they end. A process begins
+  with the signals blocked that are blocked in the thread that starts it.
+  """
+  resource_tracker.ensure_running()  # When it starts it unblocks them.
+  signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
 
 
 def is_death(error: BaseException) -> bool:

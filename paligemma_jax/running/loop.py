@@ -341,6 +341,7 @@ class _Run:
         if is_new:
           # Loading a program from the cache ends with its first step, not before.
           jax.block_until_ready(sums)
+        self._checkpoints.get_ready(state)
       # The step before is looked at only now that this one is under way: no gap on the device.
       if waiting:
         self._look_at(*waiting)

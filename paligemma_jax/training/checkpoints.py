@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import pathlib
@@ -15,6 +16,7 @@ from typing import Any
 import jax
 from absl import logging
 
+from paligemma_jax.core import background
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
 from paligemma_jax.core import faults
@@ -120,6 +122,14 @@ class Checkpoints:
     if not self._async_save:
       self._settle()
       self.check()
+
+  def get_ready(self, state: states.TrainState) -> None:
+    """Begins to compile what `save` runs: one that is asked for by a signal has no time for it.
+
+    That goes on in the background, while the state may be donated.
+    """
+    if jax.process_count() == 1:
+      background.started(functools.partial(states.compile_look, state))
 
   def take_scores(self, scores: Mapping[int, float]) -> None:
     """Notes what steps were worth before a restart, by step."""

@@ -157,12 +157,20 @@ def shardings(state: TrainState) -> TrainState:
 
 def first_non_finite(state: TrainState) -> str:
   """The name of a trainable parameter or optimizer leaf that holds a NaN or infinity, or ''."""
-  moving = {"trainable": state.trainable, "opt_state": state.opt_state, "ema": state.ema}
-  flags, _ = jax.tree_util.tree_flatten_with_path(_all_finite(moving))
+  flags, _ = jax.tree_util.tree_flatten_with_path(_all_finite(_looked_at(state)))
   for path, flag in flags:
     if not flag:
       return "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
   return ""
+
+
+def compile_look(state: TrainState) -> None:
+  """Compiles what `first_non_finite` runs, which takes seconds; the state may be gone by then."""
+  _all_finite.lower(_looked_at(state)).compile()
+
+
+def _looked_at(state: TrainState) -> dict[str, Any]:
+  return {"trainable": state.trainable, "opt_state": state.opt_state, "ema": state.ema}
 
 
 @jax.jit

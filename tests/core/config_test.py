@@ -106,6 +106,10 @@ def test_a_missing_file_is_named_with_the_files_that_are_near(tmp_path, monkeypa
         ("x = 3", "has no function get_config"),
         ("def get_config():\n  return 3", "get_config returned int"),
         ("def get_config():\n  y = 3\n  return x", r"conf\.py:3: NameError"),
+        ("rows = 1\nprint(rwos)", r"conf\.py:2: NameError: .*\. Did you mean 'rows'"),
+        ("from paligemma_jax import pp\npp.Resiz(28)", r":2: .*'Resiz'\. Did you mean 'Resize'"),
+        ("from paligemma_jax.pp import Decod", r":1: ImportError: .*Did you mean 'Decode'"),
+        ("import paligemma_jax as pj\npj.default_confg()", r":2: .*Did you mean 'default_config'"),
     ],
 )
 def test_an_error_in_the_file_is_one_sentence_with_its_line(tmp_path, body, message):

@@ -4,6 +4,7 @@ import pytest
 
 from paligemma_jax.core import config
 from paligemma_jax.core import errors
+from paligemma_jax.core import near_keys
 from paligemma_jax.core import schema
 from paligemma_jax.core import typed_text
 from tests.core import stand_ins
@@ -89,3 +90,20 @@ def test_every_misspelt_section_is_named(section):
 def test_a_key_in_the_wrong_section_is_found_in_the_right_one():
   with pytest.raises(errors.ConfigError, match=r"'train\.lr'. Did you mean 'optim\.lr'"):
     typed_text.override(config.default_config(), "train.lr", "1")
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("optim.learning_rate", "optim.lr"), ("learning_rate", "optim.lr"),
+        ("optim.learningrate", "optim.lr"), ("train.num_epochs", "train.total"),
+        ("optim.weight_decay", "optim.wd"), ("model.resolution", "model.res"),
+    ],
+)  # fmt: skip
+def test_the_name_that_other_libraries_give_a_key_is_understood(written, meant):
+  with pytest.raises(errors.ConfigError, match=f"'{written}'. Did you mean '{meant}'"):
+    typed_text.override(config.default_config(), written, "1")
+
+
+def test_all_names_of_other_libraries_mean_a_key_that_exists():
+  assert set(near_keys._ELSEWHERE.values()) <= set(KEYS)

@@ -3,8 +3,10 @@
     python -m tests.faults.signals_run [--jobs 2] [--only eval] [--go_on]
 
 Right is: exit code 75 within 30 s of the signal, the newest saved state intact and of the last step
-that was finished, or no step finished. A second signal ends the process at once. --go_on also goes
-on with each run to its end and compares its metrics with those of a run that nobody stopped.
+that was finished, or no step finished; or exit code 0 when all was done before it was heard. A
+second signal ends the process at once. A run that does not come to the moment is not right either,
+and gets no signal. --go_on also goes on with each run to its end and compares its metrics with
+those of a run that nobody stopped.
 """
 
 import argparse
@@ -25,6 +27,7 @@ from tests import run_train
 
 CONFIG = "tests/faults/slow_config.py"
 LIMIT_SECS = 30.0
+NUM_STEPS = 6
 _START_SECS = 400.0
 
 
@@ -69,8 +72,12 @@ MOMENTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-  """What became of a run: its exit code, seconds since the signal, last finished and saved step."""
+  """What became of a run: its exit code, seconds since the signal, last finished and saved step.
 
+  met: whether the run came to the moment; without, it got no signal.
+  """
+
+  met: bool
   code: int
   secs: float
   finished: int
@@ -81,18 +88,19 @@ class Outcome:
   @property
   def is_right(self) -> bool:
     saved = self.saved >= self.finished or self.expected != os.EX_TEMPFAIL
-    return self.code == self.expected and self.secs < LIMIT_SECS and saved
+    is_done = self.code == 0 and self.saved == NUM_STEPS and "\nreport: " in self.text
+    ended = self.code == self.expected or (is_done and self.expected == os.EX_TEMPFAIL)
+    return self.met and ended and self.secs < LIMIT_SECS and saved
 
 
 def stop(name: str, number: signal.Signals, workdir: pathlib.Path) -> Outcome:
   """Runs the training and sends the signal at the moment."""
-  moment = MOMENTS[name]
+  moment, met = MOMENTS[name], True
   if moment.kill_first:
     with _started(moment, workdir) as process:
-      seen = _seen(process, workdir, moment.kill_first)
+      met = _seen(process, workdir, moment.kill_first)
       time.sleep(3.0)  # The state of that step is written beside the evaluation.
       process.kill()
-      assert seen, _text(workdir)
   fault = ""
   if moment.fault:
     point, _, visit = moment.fault.partition("@")
@@ -101,25 +109,27 @@ def stop(name: str, number: signal.Signals, workdir: pathlib.Path) -> Outcome:
     fault = "state.before_arrays:sleep"  # The first signal is taken, and nothing comes of it.
   with _started(moment, workdir, PJ_FAULT=fault) as process:
     if fault and not moment.second:
-      _seen(process, workdir, f"{number.name}: stopping")
+      met = _seen(process, workdir, f"{number.name}: stopping") and met
     else:
       _heard(process)
-      _seen(process, workdir, moment.after)
+      met = _seen(process, workdir, moment.after) and met
       time.sleep(moment.secs)
-      process.send_signal(number)
+      met = process.poll() is None and met
+      if met:
+        process.send_signal(number)
     begin = time.monotonic()
-    if moment.second:
+    if moment.second and met:
       time.sleep(2.0)
       begin = time.monotonic()
       process.send_signal(number)
     try:
-      process.wait(2 * LIMIT_SECS)
+      process.wait(2 * LIMIT_SECS if met else 0)
     except subprocess.TimeoutExpired:
-      process.kill()
+      process.send_signal(signal.SIGABRT)  # The log then says where each thread was.
     code, secs = process.wait(), time.monotonic() - begin
   finished = max(map(int, re.findall(r"^step (\d+)/", _text(workdir), re.MULTILINE)), default=0)
   expected = 128 + number if moment.second else os.EX_TEMPFAIL
-  return Outcome(code, secs, finished, newest_intact(workdir), expected, _text(workdir))
+  return Outcome(met, code, secs, finished, newest_intact(workdir), expected, _text(workdir))
 
 
 def newest_intact(workdir: pathlib.Path) -> int:
@@ -146,7 +156,7 @@ def _started(moment: Moment, workdir: pathlib.Path, **env: str) -> subprocess.Po
   with open(f"{workdir}.log", "wb") as log:
     return subprocess.Popen(
         run_train.command(_config(moment), workdir), cwd=run_train.ROOT, stdout=log, stderr=log,
-        env={**os.environ, "SLOW": moment.slow, **env},
+        env={**os.environ, "PYTHONFAULTHANDLER": "1", "SLOW": moment.slow, **env},
     )
 
 
@@ -207,11 +217,11 @@ def main() -> None:
       print(
           f"{name:26}{number.name:9}exit {outcome.code:4} {outcome.secs:5.1f} s  finished"
           f" {outcome.finished} saved {outcome.saved}  {said}"
-          f"{'' if outcome.is_right else 'NOT RIGHT'}",
+          f"{'' if outcome.is_right else 'NOT RIGHT'}{'' if outcome.met else ': MOMENT NOT MET'}",
           flush=True,
       )
       if not outcome.is_right:
-        print(outcome.text[-1500:], flush=True)
+        print(outcome.text[-8000:], flush=True)
     print(f"{len(cases)} cases, {wrong} not right")
   sys.exit(bool(wrong))
 

@@ -164,6 +164,8 @@ def test_rows_cut_are_counted_alike_however_far_is_read_ahead_and_after_a_restar
   assert run_train.metric_lines(tmp_path / "many") == lines
   loop.train(config, tmp_path / "many", resume_step=4)
   assert run_train.metric_lines(tmp_path / "many") == lines
+  for name, array in run_train.state_arrays(tmp_path / "one").items():
+    np.testing.assert_array_equal(run_train.state_arrays(tmp_path / "many")[name], array)
   (aside,) = (tmp_path / "many" / "set_aside").iterdir()
   assert _saved(aside) == [6]
   assert run_train.metric_lines(aside) == lines

@@ -3,6 +3,7 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -46,3 +47,18 @@ def test_nothing_else_changes():
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
     assert a.dtype == b.dtype
     np.testing.assert_array_equal(a, b)
+
+
+def test_the_look_at_a_state_is_not_compiled_again_when_it_was_before():
+  def make():
+    params = {name: jnp.ones(size) for name, size in (("a", 1237), ("b", 1249))}
+    return states.TrainState(jnp.int32(1), params, {}, {"mu": dict(params)})
+
+  donated, kept, compiled = make(), make(), []
+  jax.tree.map(lambda leaf: leaf.delete(), donated)
+  jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+  states.compile_look(donated)
+  assert any("backend_compile" in name for name in compiled)
+  compiled.clear()
+  assert states.first_non_finite(kept) == ""
+  assert not any("backend_compile" in name for name in compiled)

@@ -341,7 +341,7 @@ class _Run:
         if is_new:
           # Loading a program from the cache ends with its first step, not before.
           jax.block_until_ready(sums)
-        self._checkpoints.get_ready(state)
+          self._checkpoints.get_ready(state)
       # The step before is looked at only now that this one is under way: no gap on the device.
       if waiting:
         self._look_at(*waiting)
@@ -369,8 +369,7 @@ class _Run:
     step, names = finished.step, self._calendar.evals(finished.step)
     counts = self._row_counts.upto(finished.counts)
     self._row_counts.tell(step, counts)
-    shown = {name: float(finished.values[name]) for name in _SHOWN}
-    rates = self._progress.log(step, shown)
+    rates = self._progress.log(step, {name: float(finished.values[name]) for name in _SHOWN})
     finished.values["examples_per_second"] = round(rates["examples_per_second"], 2)
     finished.values.update({row_counts.PREFIX + name: n for name, n in counts.items()})
     # Several hosts that leave an evaluation, in which they wait for each other, cannot save then.

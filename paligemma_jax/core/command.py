@@ -20,7 +20,7 @@ _EXIT_CODES = """exit codes:
   0 done · 2 usage · 65 data worse than its budget · 66 input stopped coming · 69 another host is
   missing or died · 70 numbers broken · 71 out of memory · 73 workdir locked or not writable · 74
   state cannot be written or none intact · 75 interrupted and saved, run the same command again ·
-  78 configuration
+  78 configuration · 130, 143 a second Ctrl-C or SIGTERM
 """
 
 

@@ -8,6 +8,7 @@ that grows with the file; pixels are the decoder's business.
 
 from __future__ import annotations
 
+import math
 import re
 import struct
 import zlib
@@ -29,8 +30,15 @@ _TAG_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4
 _PASSES = (  # Of an interlaced PNG: first column and row, and the steps between them.
     (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
 )  # fmt: skip
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_TURNS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # Texts that may turn a picture.
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _INFLATE_BYTES = 1 << 20
+_TIFF_TAGS = (256, 257, 258, 259, 273, 277, 279, 322, 323, 324, 325)
+_MAX_PAGES = 1000  # Of a TIFF; the first is read.
+_MAX_TILE_PIXELS = 1 << 22  # A decoder takes memory for a whole tile.
+_PLAIN = 1  # Of a TIFF's compressions: none. The others: fax, LZW, deflate, packed bits.
+_COMPRESSIONS = (_PLAIN, 2, 3, 4, 5, 8, 32773, 32946)
 
 
 def check(data: bytes) -> None:
@@ -55,6 +63,8 @@ def check(data: bytes) -> None:
       _riff(data)
     elif data.startswith(b"BM"):
       _bmp(data)
+    elif data.startswith((b"II*\0", b"MM\0*")):
+      _tiff(data)
   except (IndexError, struct.error):
     raise errors.DataError(f"the image file is cut short after {len(data)} bytes.") from None
 
@@ -112,6 +122,33 @@ def png_holds_all_rows(data: bytes) -> bool:
     return needed <= 0 or needed <= len(inflate.flush())
   except zlib.error:
     return False
+
+
+def without_texts(data: bytes) -> bytes:
+  """An intact PNG file without its texts and color profile; any other file as it is.
+
+  Texts that say which way up the picture is stay.
+  """
+  if not data.startswith(_PNG):
+    return data
+  chunks = list(_chunks(data))
+  if not any(_is_text(data, *chunk) for chunk in chunks):
+    return data
+  kept = [chunk for chunk in chunks if not _is_text(data, *chunk)]
+  return b"".join((_PNG, *(data[start - 8 : end + 4] for _, start, end in kept)))
+
+
+def png_says_orientation(data: bytes) -> bool:
+  """Whether an intact PNG file has a part that may say which way up it is."""
+  return any(kind == b"eXIf" or _is_turn(data, kind, start) for kind, start, _ in _chunks(data))
+
+
+def _is_text(data: bytes, kind: bytes, start: int, end: int) -> bool:
+  return kind == b"iCCP" or (kind in _TEXTS and not _is_turn(data, kind, start))
+
+
+def _is_turn(data: bytes, kind: bytes, start: int) -> bool:
+  return kind in _TEXTS and data.startswith(_TURNS, start)
 
 
 def _png(data: bytes) -> None:
@@ -218,3 +255,57 @@ def _bmp(data: bytes) -> None:
   (size,) = struct.unpack_from("<I", data, 2)
   if len(data) < size:
     raise IndexError
+
+
+def _tiff(data: bytes) -> None:
+  """The first page's data must lie in the file, and be as many as its pixels need."""
+  check_tags(data)
+  order = "<" if data.startswith(b"II") else ">"
+  (start,) = struct.unpack_from(f"{order}I", data, 4)
+  tags, later = _page(data, order, start)
+  pages = 1
+  while later:
+    pages += 1
+    if pages > _MAX_PAGES:
+      raise errors.DataError(f"a TIFF of more than {_MAX_PAGES} pages.")
+    _, later = _page(data, order, later, tags=False)
+  (width,), (height,) = tags.get(256, (0,)), tags.get(257, (0,))
+  compression = tags.get(259, (_PLAIN,))[0]
+  if compression not in _COMPRESSIONS:
+    raise errors.DataError(
+        f"a TIFF that is compressed by method {compression}, which is not read. Convert it before:"
+        " image.convert('RGB').save('….png') with Pillow does."
+    )
+  if math.prod(tags.get(tag, (0,))[0] for tag in (322, 323)) > _MAX_TILE_PIXELS:
+    raise errors.DataError(f"a TIFF with tiles of more than {_MAX_TILE_PIXELS} pixels.")
+  places = tags.get(273) or tags.get(324) or ()
+  sizes = tags.get(279) or tags.get(325) or ()
+  if len(places) != len(sizes) or not places or sum(sizes) > len(data):
+    raise errors.DataError("a TIFF whose list of strips is damaged.")
+  if any(place + size > len(data) for place, size in zip(places, sizes, strict=True)):
+    raise IndexError
+  depths, samples = tags.get(258, (1,)), tags.get(277, (1,))[0]
+  bits = sum(depths) if len(depths) == samples else depths[0] * samples
+  if compression == _PLAIN and sum(sizes) < height * ((width * bits + 7) // 8):
+    raise IndexError
+
+
+def _page(
+    data: bytes, order: str, start: int, *, tags: bool = True
+) -> tuple[dict[int, tuple[int, ...]], int]:
+  """{tag of _TIFF_TAGS: whole numbers} of a TIFF's page, and where the next is; 0 after the last."""
+  (number,) = struct.unpack_from(f"{order}H", data, start)
+  (later,) = struct.unpack_from(f"{order}I", data, start + 2 + 12 * number)
+  found = {}
+  for at in range(start + 2, start + 2 + 12 * number, 12) if tags else ():
+    tag, kind, count = struct.unpack_from(f"{order}HHI", data, at)
+    letter = {3: "H", 4: "I"}.get(kind)
+    if letter is None or tag not in _TIFF_TAGS or not count:
+      continue
+    if count > MAX_PARTS:
+      raise errors.DataError(f"a TIFF of more than {MAX_PARTS} strips.")
+    place = at + 8
+    if count * struct.calcsize(letter) > 4:
+      (place,) = struct.unpack_from(f"{order}I", data, place)
+    found[tag] = struct.unpack_from(f"{order}{count}{letter}", data, place)
+  return found, later

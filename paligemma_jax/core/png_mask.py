@@ -22,7 +22,7 @@ def pixels(data: bytes) -> np.ndarray:
 
   try:
     complete.check(data)
-    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+    with Image.open(io.BytesIO(complete.without_texts(data)), formats=("PNG",)) as image:
       if image.width * image.height > _MAX_PIXELS:
         raise errors.DataError(f"it has more than {_MAX_PIXELS} pixels.")
       found = np.asarray(image)

@@ -81,6 +81,7 @@ def masks_to_text(
     *,
     codec: mask_codec.MaskCodec,
     bins: int,
+    tiny: list[int] | None = None,
 ) -> str:
   """The text of these objects in the order given, joined by ' ; '.
 
@@ -92,35 +93,63 @@ def masks_to_text(
     boxes: (y_min, x_min, y_max, x_max) as shares of the image; None is the mask's least box.
     labels: one per mask; an empty label leaves the tokens alone.
     bins: 1023 or 1024, the convention of `core.loc`.
+    tiny: objects for which no mask can be written are left out, and their places are added to it;
+      None: they are an error.
 
   Raises:
     DataError: a mask without a pixel, a box that is none or cuts out no pixel or could not be read
-      back, or a label that could not.
+      back, or a label that could not; of objects of which all are so small.
   """
   if not len(masks) == len(boxes) == len(labels):
     raise errors.DataError(
         f"{len(masks)} masks, {len(boxes)} boxes and {len(labels)} labels; expected equally many."
     )
   used, squares = [], []
-  for mask, given, label in zip(masks, boxes, labels, strict=True):
-    box = least_box(mask) if given is None else given
-    text = loc.format_boxes([box], [label], bins=bins)
-    (read_back,) = loc.parse_boxes(text, bins=bins).boxes
-    part = _cut_out(mask, box)
-    if not part.size or read_back.y_min >= read_back.y_max or read_back.x_min >= read_back.x_max:
-      raise errors.DataError(
-          f"The box {tuple(box)} is thinner than a pixel or than a loc token can say; no mask can"
-          " be written for it."
-      )
-    used.append(box)
+  for i, (mask, given, label) in enumerate(zip(masks, boxes, labels, strict=True)):
+    try:
+      box, part = _boxed(mask, given, label, bins)
+    except _TinyError as e:
+      if tiny is None or len(masks) == 1:
+        raise errors.DataError(f"mask {i + 1} of {len(masks)} ({label!r}): {e}") from None
+      tiny.append(i)
+      continue
+    used.append((box, label))
     squares.append(to_square(part))
+  if masks and not used:
+    raise errors.DataError(
+        f"all {len(masks)} masks are thinner than a pixel or than a loc token can say."
+    )
   if not used:
     return ""
   codes = codec.encode(np.stack(squares)).tolist()
   return loc.SEPARATOR.join(
       format_segment(box, row, label, bins=bins)
-      for box, row, label in zip(used, codes, labels, strict=True)
+      for (box, label), row in zip(used, codes, strict=True)
   )
+
+
+class _TinyError(errors.DataError):
+  """No mask can be written for an object."""
+
+
+def _boxed(
+    mask: np.ndarray, given: Sequence[float] | None, label: str, bins: int
+) -> tuple[Sequence[float], np.ndarray]:
+  """The box of an object, and its mask inside of it."""
+  if given is None and not mask.any():
+    raise _TinyError("The mask has no pixel that is set.")
+  box = least_box(mask) if given is None else given
+  text = loc.format_boxes([box], [label], bins=bins)
+  (read_back,) = loc.parse_boxes(text, bins=bins).boxes
+  part = _cut_out(mask, box)
+  if not part.size or read_back.y_min >= read_back.y_max or read_back.x_min >= read_back.x_max:
+    raise _TinyError(
+        f"The box {tuple(box)} is thinner than a pixel or than a loc token can say; no mask can"
+        " be written for it. Leave the object out."
+    )
+  if not part.any():
+    raise _TinyError(f"The mask has no pixel in its box {tuple(box)}. Leave the object out.")
+  return box, part
 
 
 def text_to_mask(

@@ -5,6 +5,7 @@ Python's own reader takes NaN, repeated keys and numbers of any length, and fail
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -44,7 +45,7 @@ def parse_large(data: bytes | str) -> Any:
     Malformed: no JSON.
   """
   try:
-    return _loads(data)
+    return _loads(_whole(data) if isinstance(data, bytes) else data)
   except RecursionError:
     raise Malformed("nested too deeply") from None
 
@@ -66,12 +67,17 @@ def read_object(
     OSError: the file cannot be read; `strerror` is the reason.
     Malformed: it holds something else.
   """
-  return parse_object(disk.read(path, max_bytes=max_bytes), max_depth=max_depth)
+  return parse_object(_whole(disk.read(path, max_bytes=max_bytes)), max_depth=max_depth)
 
 
 def reason(error: OSError | ValueError) -> str:
   """Why reading failed, in words, without the path and without a full stop."""
   return (getattr(error, "strerror", None) or str(error)).rstrip(".")
+
+
+def _whole(file: bytes) -> bytes:
+  """The content of a file without the mark that Windows puts before UTF-8."""
+  return file.removeprefix(codecs.BOM_UTF8)
 
 
 def _loads(data: bytes | str, **hooks: Any) -> Any:

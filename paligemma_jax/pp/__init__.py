@@ -14,6 +14,7 @@ has these methods.
 from paligemma_jax.pp.boxes import Boxes
 from paligemma_jax.pp.boxes import ParseBoxes
 from paligemma_jax.pp.choices import LetterChoices
+from paligemma_jax.pp.classes import KeepClasses
 from paligemma_jax.pp.crops import InceptionCrop
 from paligemma_jax.pp.crops import RandomCrop
 from paligemma_jax.pp.decode import Decode
@@ -42,6 +43,7 @@ OPS = {
     "GetIndex": GetIndex,
     "InceptionCrop": InceptionCrop,
     "Join": Join,
+    "KeepClasses": KeepClasses,
     "LetterChoices": LetterChoices,
     "Lower": Lower,
     "Majority": Majority,
@@ -66,6 +68,7 @@ __all__ = [
     "GetIndex",
     "InceptionCrop",
     "Join",
+    "KeepClasses",
     "LetterChoices",
     "Lower",
     "Majority",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.pp import columns
 
 _ORDERS = ("yxyx", "xyxy", "xywh")
+_OUTSIDE = ("error", "cut")
+_SHARE_SLACK = 1e-3  # Shares are often rounded to three digits.
+_LEAST_SIDE = 8  # Of smaller pictures, boxes of a pixel are no sign of a wrong unit.
 
 
 @spec_lib.spec
@@ -24,13 +28,18 @@ class Boxes:
     order: what the four numbers of a box are: "yxyx" (y_min, x_min, y_max, x_max), "xyxy", or
       "xywh" (x_min, y_min, width, height: COCO).
     pixels: True when they are pixels of the picture: the op must then stand between Decode and
-      Resize, and boxes of a picture that EXIF turns must be those of the upright one. False when
-      they are shares of the picture's height and width, 0 to 1.
+      Resize, and the boxes must be of the picture that Decode gives: the upright one, or with
+      Decode(exif=False) the stored one. False when they are shares of the picture's height and
+      width, 0 to 1.
     key: the column with the list of boxes; an empty list gives an empty text.
     labels: the column with one label per box, or one label for all of them.
     image: the column of the picture, read when `pixels`.
     shuffle: True lists the boxes in another order in every epoch.
+    outside: what becomes of a box that sticks out of the picture by more than rounding (a pixel):
+      "error", or "cut" at its edge, which is noted. One that lies outside as a whole is an error.
     out: the column of the result.
+
+  Notes: boxes_clipped.
   """
 
   bins: int
@@ -40,9 +49,11 @@ class Boxes:
   labels: str = "labels"
   image: str = "image"
   shuffle: bool = False
+  outside: str = "error"
   out: str = "suffix"
 
   def __post_init__(self):
+    errors.pick(dict.fromkeys(_OUTSIDE), self.outside, "outside of Boxes")
     loc.from_token(0, bins=self.bins)  # Checks the convention.
     errors.pick(dict.fromkeys(_ORDERS), self.order, "order of Boxes")
 
@@ -54,27 +65,67 @@ class Boxes:
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     boxes = columns.entries(columns.get(row, self.key), self.key)
-    labels = columns.get(row, self.labels)
+    labels = columns.listed(columns.get(row, self.labels))
     if isinstance(labels, (str, bytes)):
       labels = [labels] * len(boxes)
     labels = [columns.as_text(v, self.labels) for v in columns.entries(labels, self.labels)]
     height, width = columns.image(row, self.image).shape[-3:-1] if self.pixels else (1, 1)
-    shares = [self._shares(box, height, width) for box in boxes]
+    self._check_unit(boxes, height, width)
+    notes: list[str] = []
+    shares = [self._shares(box, height, width, notes) for box in boxes]
     if self.shuffle and len(labels) == len(shares):
       order = rng.permutation(len(shares))
       shares, labels = [shares[i] for i in order], [labels[i] for i in order]
-    return {**row, self.out: loc.format_boxes(shares, labels, bins=self.bins)}
+    out = {**row, self.out: loc.format_boxes(shares, labels, bins=self.bins)}
+    if notes:
+      out[columns.NOTES] = columns.with_notes(row, tuple(dict.fromkeys(notes)))
+    return out
 
-  def _shares(self, box: Any, height: int, width: int) -> tuple[float, float, float, float]:
+  def _numbers(self, box: Any) -> tuple[float, ...]:
     try:
-      a, b, c, d = (float(v) for v in box)
+      numbers = tuple(float(v) for v in columns.listed(box))
     except (TypeError, ValueError):
-      raise columns.wrong(self.key, "boxes of four numbers", box) from None
+      numbers = ()
+    if len(numbers) != 4:
+      raise columns.wrong(self.key, "boxes of four numbers", box)
+    return numbers
+
+  def _check_unit(self, boxes: Sequence[Any], height: int, width: int) -> None:
+    """DataError where boxes in pixels look like shares."""
+    if not (self.pixels and boxes and min(height, width) > _LEAST_SIDE):
+      return
+    numbers = [v for box in boxes for v in self._numbers(box)]
+    if all(0 <= v <= 1 for v in numbers) and any(v != int(v) for v in numbers):
+      raise errors.DataError(
+          f"column {self.key!r}: all boxes, as {tuple(boxes[0])!r}, have numbers from 0 to 1, like"
+          " shares of the picture; set Boxes(pixels=False)."
+      )
+
+  def _shares(
+      self, box: Any, height: int, width: int, notes: list[str]
+  ) -> tuple[float, float, float, float]:
+    """(y_min, x_min, y_max, x_max), cut at the picture's edge as far as `outside` allows."""
+    a, b, c, d = self._numbers(box)
     if self.order == "xywh":
       a, b, c, d = b, a, b + d, a + c
     elif self.order == "xyxy":
       a, b, c, d = b, a, d, c
-    return a / height, b / width, c / height, d / width
+    found = (a / height, b / width, c / height, d / width)
+    inside = tuple(min(max(v, 0.0), 1.0) for v in found)
+    slack = (1 / height, 1 / width) * 2 if self.pixels else (_SHARE_SLACK,) * 4
+    if all(abs(v - w) <= more for v, w, more in zip(found, inside, slack, strict=True)):
+      return inside if a <= c and b <= d else found  # `core.loc` says what is wrong.
+    overlaps = 0 <= found[2] and 0 <= found[3] and found[0] <= 1 and found[1] <= 1
+    if self.outside == "cut" and a <= c and b <= d and overlaps:  # False of NaN.
+      notes.append("boxes_clipped")
+      return inside
+    if not self.pixels:
+      return found
+    raise errors.DataError(
+        f"column {self.key!r}: the box {box!r}, read as {self.order}, does not lie in the picture of"
+        f" {width} x {height} pixels. Is `order` right, or Decode's `exif`? Boxes(outside='cut')"
+        " cuts boxes at the edge."
+    )
 
 
 @spec_lib.spec

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from paligemma_jax.core import errors
+from paligemma_jax.core import strict_json
 
 NOTES = "_notes"
 MAX_ROW_ITEMS = 1000  # Images or masks of one row.
 MAX_ROW_PIXELS = 75_000_000  # Of all its images.
 MAX_MASK_PIXELS = 256_000_000  # Of all its masks.
+_MAX_LIST_TEXT = 1 << 20  # Characters of a list that is written as a text.
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 def get(row: Mapping[str, Any], name: str) -> Any:
@@ -44,9 +48,20 @@ def as_text(value: Any, name: str) -> str:
   raise wrong(name, "text", value)
 
 
+def listed(value: Any) -> Any:
+  """The value; a list that is written as a JSON text, as CSV files have it, as a list."""
+  if isinstance(value, str) and value.lstrip().startswith("[") and len(value) < _MAX_LIST_TEXT:
+    try:
+      found = strict_json.parse(value)
+    except strict_json.Malformed:
+      return value
+    return found if isinstance(found, list) else value
+  return value
+
+
 def options(row: Mapping[str, Any], name: str) -> list[Any]:
   """The column's list; DataError when it is no list or empty."""
-  value = get(row, name)
+  value = listed(get(row, name))
   if isinstance(value, np.ndarray) and value.ndim:
     value = list(value)
   if not isinstance(value, (list, tuple)):
@@ -58,9 +73,24 @@ def options(row: Mapping[str, Any], name: str) -> list[Any]:
 
 def entries(value: Any, name: str) -> list[Any]:
   """The entries of a list in column `name`, none of an empty one; DataError when it is no list."""
+  value = listed(value)
   if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
     return list(value)
+  if isinstance(value, str) and value.lstrip().startswith("["):
+    raise wrong(name, "a list, or one that is written as JSON", value)
   raise wrong(name, "a list", value)
+
+
+def whole(value: Any, name: str) -> int:
+  """A whole number, also one that is written as 2.0 or "2"; DataError for anything else."""
+  found = value
+  if isinstance(value, str) and _WHOLE.fullmatch(value):
+    found = int(value)
+  if isinstance(found, (float, np.floating)) and float(found).is_integer():
+    found = int(found)
+  if not isinstance(found, (int, np.integer)) or isinstance(found, bool):
+    raise wrong(name, "a whole number", value)
+  return int(found)
 
 
 def image(row: Mapping[str, Any], name: str) -> np.ndarray:

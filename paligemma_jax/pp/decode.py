@@ -8,8 +8,6 @@ other formats are Pillow's, and JPEGs that simplejpeg does not take (CMYK, odd b
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,10 +17,10 @@ from PIL import Image
 
 from paligemma_jax.core import complete
 from paligemma_jax.core import errors
+from paligemma_jax.core import image_files
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.pp import columns
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 1 << 15
 
@@ -34,16 +32,7 @@ _HALF = 2
 _STRIP_PIXELS = 4_000_000  # Converted at a time, so that no second copy of all pixels is made.
 _LOST = ("premature end", "bad huffman", "bad arithmetic", "instead of rst")  # What libjpeg says.
 
-_EXIF_ORIENTATION = 0x0112
-_UPRIGHT: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    2: lambda pixels: pixels[:, ::-1],
-    3: lambda pixels: pixels[::-1, ::-1],
-    4: lambda pixels: pixels[::-1],
-    5: lambda pixels: pixels.swapaxes(0, 1),
-    6: lambda pixels: pixels[::-1].swapaxes(0, 1),
-    7: lambda pixels: pixels[::-1, ::-1].swapaxes(0, 1),
-    8: lambda pixels: pixels[:, ::-1].swapaxes(0, 1),
-}
+EXIF = "_exif"  # What the source of a row says: its boxes and masks are of the upright picture.
 _ALPHA = ("drop", "white", "black")
 _DCT = ("fast", "accurate")
 
@@ -58,10 +47,11 @@ class Decode:
   Attributes:
     key: the column.
     exif: turn the picture upright as its EXIF says; False leaves it as stored, as the reference
-      does, for runs that reproduce published numbers.
+      does, for runs that reproduce published numbers. Where the row comes from a source that has
+      an `exif` of its own (Coco, Yolo, Voc), that one counts: boxes, masks and pixels must agree.
     alpha: "drop" ignores transparency as the reference does; "white" or "black" paints that behind.
-    max_pixels: larger pictures are rejected from their header, before memory is taken; a WebP and
-      a progressive JPEG in CMYK have half of it, as they take more memory for each.
+    max_pixels: larger pictures are rejected from their header, before memory is taken; a WebP, a
+      TIFF and a progressive JPEG in CMYK have half of it, as they take more memory for each.
     max_row_pixels: of all pictures in a list.
     dct: of JPEGs: "fast" has the reference's pixels in bits, "accurate" those of its
       `decode(precise=True)` and of transformers.
@@ -88,14 +78,15 @@ class Decode:
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     value = columns.get(row, self.key)
+    exif = row.get(EXIF, self.exif)
     notes: list[str] = []
     try:
       if isinstance(value, (list, tuple)):
         if not value:
           raise errors.DataError("an empty list of images.")
-        pixels: Any = self._decode_all(value, notes)
+        pixels: Any = self._decode_all(value, exif, notes)
       else:
-        pixels = self._decode(value, notes)
+        pixels = self._decode(value, exif, notes)
     except errors.DataError as e:
       path = row.get(f"{self.key}_path")  # Sources that read files say here which.
       named = f"column {self.key!r}" + (f", {path!r}" if path else "")
@@ -117,24 +108,28 @@ class Decode:
           named = f"column {self.key!r}" + (f", {path!r}" if path else "")
           raise errors.DataError(f"{named}: {e}") from None
 
-  def _decode_all(self, values: Sequence[Any], notes: list[str]) -> list[np.ndarray]:
+  def _decode_all(
+      self, values: Sequence[Any], exif: bool, notes: list[str]
+  ) -> list[np.ndarray]:
     if len(values) > columns.MAX_ROW_ITEMS:
       raise errors.DataError(f"{len(values)} images; a row may have {columns.MAX_ROW_ITEMS}.")
     left = max(self.max_row_pixels, self.max_pixels)
     out = []
     for n, value in enumerate(values, 1):
       try:
-        out.append(self._decode(value, notes, left))
+        out.append(self._decode(value, exif, notes, left))
       except errors.DataError as e:
         raise errors.DataError(f"image {n} of {len(values)}: {e}") from None
       left -= out[-1].size // 3
     return out
 
-  def _decode(self, value: Any, notes: list[str], left: int = MAX_SIDE**2) -> np.ndarray:
+  def _decode(
+      self, value: Any, exif: bool, notes: list[str], left: int = MAX_SIDE**2
+  ) -> np.ndarray:
     if isinstance(value, bytes):
       return decode_image(
           value,
-          exif=self.exif,
+          exif=exif,
           alpha=self.alpha,
           max_pixels=self.max_pixels,
           dct=self.dct,
@@ -171,27 +166,35 @@ def decode_image(
   """
   notes = [] if notes is None else notes
   try:
-    complete.check(data)
-    with Image.open(io.BytesIO(data), formats=FORMATS) as im:
+    with image_files.opened(data) as im:
       _check_size(im, len(data), max_pixels, left)
-      if getattr(im, "is_animated", False) and im.format in ("GIF", "WEBP", "PNG"):
+      if im.format in ("GIF", "WEBP", "PNG") and getattr(im, "is_animated", False):
         notes.append("animation_first_frame")
+      # Before it is decoded: Pillow turns a TIFF while it decodes it.
+      found = image_files.orientation(im, data) if im.format == "TIFF" else None
       pixels = None
       if im.format in ("JPEG", "MPO"):  # An MPO is a JPEG with more of them behind it.
         pixels = _jpeg(data, im.size, dct if im.format == "JPEG" else "accurate", im.mode)
       if pixels is None:
-        im.load()  # First: of a PNG, asking for EXIF loads too, and would hide what is damaged.
+        im.load()  # First: of a PNG, asking for EXIF may load too, and would hide what is damaged.
         _check_rows(im, data)
-      turn = _upright(im, notes) if exif else None
+      if im.format != "TIFF":
+        found = image_files.orientation(im, data) if exif else 1
+      if found is None:
+        notes.append("exif_unreadable")
+      elif exif and found > 1:
+        notes.append("exif_rotated")
       if pixels is None:
         pixels = _rgb_pixels(im, alpha, notes)
-    return pixels if turn is None else np.ascontiguousarray(turn(pixels))
+      if im.format == "TIFF":
+        turned = pixels if exif else image_files.turned_back(pixels, found or 1)
+      else:
+        turned = image_files.turned(pixels, found or 1)
+    return np.ascontiguousarray(turned)
   except errors.DataError:
     raise
   except Image.DecompressionBombError:
     raise errors.DataError(f"the image has more than {max_pixels} pixels.") from None
-  except Image.UnidentifiedImageError:
-    raise errors.DataError(_unknown(data)) from None
   except MemoryError:
     raise
   except Exception as e:  # Whatever Pillow's readers raise on damaged files: many types.
@@ -201,10 +204,12 @@ def decode_image(
 def check_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> None:
   """Raises a DataError for a file that is no image, or too large; its pixels are not looked at."""
   try:
-    with Image.open(io.BytesIO(data), formats=FORMATS) as im:
+    with image_files.opened(data) as im:
       _check_size(im, len(data), max_pixels, max_pixels)
-  except Image.UnidentifiedImageError:
-    raise errors.DataError(_unknown(data)) from None
+  except (errors.DataError, MemoryError):
+    raise
+  except Exception as e:  # Of Pillow's readers: many types.
+    raise errors.DataError(f"the image is damaged: {type(e).__name__}: {e}.") from None
 
 
 def from_pixels(
@@ -260,8 +265,8 @@ def _jpeg(
 def _check_size(im: Image.Image, num_bytes: int, max_pixels: int, left: int) -> None:
   width, height = im.size
   note = ""
-  if im.format == "WEBP":
-    max_pixels, note = max_pixels // _HALF, " of a WebP"
+  if im.format in ("WEBP", "TIFF"):
+    max_pixels, note = max_pixels // _HALF, f" of a {im.format}"
   elif im.mode == "CMYK" and im.info.get("progressive"):
     max_pixels, note = max_pixels // _HALF, " of a progressive JPEG in CMYK"
   elif im.format == "BMP" and im.info.get("compression") in (1, 2):
@@ -295,32 +300,6 @@ def _check_rows(im: Image.Image, data: bytes) -> None:
     raise errors.DataError("the image is damaged: the data end before the last row.")
 
 
-def _unknown(data: bytes) -> str:
-  """What is wrong with a file of no format of ours."""
-  known = ", ".join(FORMATS)
-  if data[:4] in (b"II*\0", b"MM\0*"):
-    return (
-        f"a TIFF file; expected {known}. Convert it before: image.convert('RGB').save('….png'), or,"
-        " in a Hugging Face dataset, map the column to image.convert('RGB') before save_to_disk."
-    )
-  return f"no image of {known}: starts with {data[:12]!r}."
-
-
-def _upright(im: Image.Image, notes: list[str]) -> Callable[[np.ndarray], np.ndarray] | None:
-  try:
-    raw = im.info.get("Raw profile type exif") if "exif" not in im.info else None
-    if raw is not None:  # As ImageMagick writes it: in hexadecimal, below three lines.
-      complete.check_tags(bytes.fromhex("".join(raw.split("\n")[3:])))
-    orientation = im.getexif().get(_EXIF_ORIENTATION, 1)
-  except Exception:  # A damaged EXIF block says nothing about the pixels.
-    notes.append("exif_unreadable")
-    return None
-  turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-  if turn is not None:
-    notes.append("exif_rotated")
-  return turn
-
-
 def _rgb_pixels(im: Image.Image, alpha: str, notes: list[str]) -> np.ndarray:
   """uint8[H, W, 3], strip by strip: a conversion of the whole would take as much memory again."""
   rows = max(1, _STRIP_PIXELS // im.width)
@@ -340,13 +319,25 @@ def _to_rgb(im: Image.Image, alpha: str, notes: list[str]) -> Image.Image:
   if im.mode.startswith("I;16"):
     return Image.fromarray((np.asarray(im) >> 8).astype(np.uint8)).convert("RGB")
   if im.mode in ("I", "F"):
-    raise errors.DataError(f"pixels of mode {im.mode!r} have no known range of values.")
+    raise errors.DataError(
+        f"pixels of mode {im.mode!r} have no known range of values. Save them as 8 or 16 bits"
+        " before, as in Image.fromarray(levels.astype('uint8'))."
+    )
+  if im.mode == "LAB":
+    return _from_lab(im)
   has_alpha = im.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in im.info
   if has_alpha and alpha != "drop":
     return Image.fromarray(_over(np.asarray(im.convert("RGBA")), alpha))
   if has_alpha:
     notes.append("alpha_dropped")
   return im.convert("RGB")
+
+
+def _from_lab(im: Image.Image) -> Image.Image:
+  from PIL import ImageCms  # Not every build of Pillow has it.
+
+  lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+  return ImageCms.applyTransform(im, ImageCms.buildTransform(lab, rgb, "LAB", "RGB"))
 
 
 def _over(pixels: np.ndarray, background: str) -> np.ndarray:

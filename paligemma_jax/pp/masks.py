@@ -14,6 +14,8 @@ from paligemma_jax.core import seg
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.pp import columns
 
+_TINY = ("drop", "error")
+
 
 @spec_lib.spec
 class MaskToText:
@@ -34,7 +36,11 @@ class MaskToText:
       the picture's height and width; '' takes the least box that holds the mask.
     labels: the column with one label, or one per mask, written behind the tokens; '' writes none.
     bins: 1023 (the reference) or 1024: how a coordinate becomes a loc token, see `core.loc`.
+    tiny: an object that is thinner than a pixel or than a loc token can say: "drop" leaves it out
+      of a text of several, "error" rejects the row. A row with none that is larger is rejected.
     out: the column of the result.
+
+  Notes: tiny_masks_dropped.
   """
 
   codec: str = ""
@@ -42,9 +48,11 @@ class MaskToText:
   box: str = "box"
   labels: str = ""
   bins: int = 1023
+  tiny: str = "drop"
   out: str = "suffix"
 
   def __post_init__(self):
+    errors.pick(dict.fromkeys(_TINY), self.tiny, "tiny of MaskToText")
     loc.check_bins(self.bins)
 
   def needs(self) -> tuple[str, ...]:
@@ -71,8 +79,10 @@ class MaskToText:
       said = [said] * len(masks) if one else columns.entries(said, self.labels)
       labels = [columns.as_text(v, self.labels) for v in said]
     codec = mask_codec.open_codec(self.codec)
-    text = seg.masks_to_text(masks, boxes, labels, codec=codec, bins=self.bins)
-    return {**row, self.out: text}
+    tiny: list[int] | None = [] if self.tiny == "drop" else None
+    text = seg.masks_to_text(masks, boxes, labels, codec=codec, bins=self.bins, tiny=tiny)
+    notes = {columns.NOTES: columns.with_notes(row, ("tiny_masks_dropped",))} if tiny else {}
+    return {**row, self.out: text, **notes}
 
 
 def _masks(values: Sequence[Any]) -> list[np.ndarray]:

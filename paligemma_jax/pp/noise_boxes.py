@@ -18,6 +18,7 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.core import loc
 from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.core import yes_no
 from paligemma_jax.pp import columns
 
 # One token, which every PaliGemma tokenizer has and which detection has no other use for; a text as
@@ -74,7 +75,7 @@ class NoiseBoxes:
       crowd = columns.entries(columns.get(row, self.crowd), self.crowd)
       if len(crowd) != len(boxes):
         raise errors.DataError(f"{len(boxes)} boxes but {len(crowd)} marks of crowds.")
-      kept = [i for i, skip in enumerate(crowd) if not skip]
+      kept = [i for i, skip in enumerate(crowd) if not yes_no.read(skip, self.crowd)]
       boxes, labels = [boxes[i] for i in kept], [labels[i] for i in kept]
     order = rng.permutation(len(boxes))
     texts = [loc.format_boxes([boxes[i]], [labels[i]], bins=self.bins) for i in order]

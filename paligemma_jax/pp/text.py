@@ -207,14 +207,13 @@ class GetIndex:
     return (self.out,)
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    values, index = columns.options(row, self.key), columns.get(row, self.index_key)
-    if not isinstance(index, (int, np.integer)) or isinstance(index, bool):
-      raise columns.wrong(self.index_key, "a whole number", index)
+    values = columns.options(row, self.key)
+    index = columns.whole(columns.get(row, self.index_key), self.index_key)
     if not 0 <= index < len(values):
       raise errors.DataError(
           f"column {self.index_key!r} is {index}, but {self.key!r} has {len(values)} values."
       )
-    return {**row, self.out: values[int(index)]}
+    return {**row, self.out: values[index]}
 
 
 @spec_lib.spec

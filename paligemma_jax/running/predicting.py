@@ -62,8 +62,10 @@ def from_rows(
       if pixels is None or not isinstance(asked, str) or not asked:
         what = image if pixels is None else f"{prefix}, and --prompt is not given"
         raise errors.DataError(f"{rows.where(i)}: there is no {what}.")
-      kept = {k: v for k, v in {image: path, **row}.items() if _is_plain(v)}
-      yield Question(pixels, asked, {k: v for k, v in kept.items() if k not in OWN_KEYS})
+      kept = {k: v for k, v in {image: path, **row}.items() if _is_plain(v) and k not in OWN_KEYS}
+      # What is called 'objects/bbox' stands in 'objects', too.
+      inner = {k for k in kept if k.partition("/")[1] and k.partition("/")[0] in kept}
+      yield Question(pixels, asked, {k: v for k, v in kept.items() if k not in inner})
     except errors.DataError as e:
       yield Question(e, prompt, {})
 

@@ -26,6 +26,8 @@ _MEANING = {
     "animation_first_frame": "the first frame of an animation was taken",
     "boxes_clipped": "boxes cut at the border of the image",
     "box_inverted": "a box whose corners are swapped",
+    "annotations_skipped": "without annotations that are wrong (bad_annotations='skip')",
+    "tiny_masks_dropped": "without objects thinner than a pixel, for which no mask can be written",
 }
 
 

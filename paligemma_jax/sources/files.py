@@ -15,11 +15,13 @@ from typing import Any
 from typing import BinaryIO
 
 from paligemma_jax.core import errors
+from paligemma_jax.sources import finding
 
 MAX_IMAGE_BYTES = 64 << 20
 MAX_ROW_BYTES = 96 << 20  # Of all files of a row.
 MAX_ROW_FILES = 1000
 
+_DRIVE = re.compile(r"[A-Za-z]:[\\/]")  # Of Windows.
 _PIP_PACKAGE = {"gs": "gcsfs", "s3": "s3fs"}
 
 
@@ -83,11 +85,13 @@ def read_all_under(root: str, names: Sequence[Any]) -> list[bytes]:
 
 
 def open_under(root: str, name: Any, *, max_bytes: int) -> BinaryIO:
-  """The file that a row calls `name`, opened for reading; see `read_under`."""
+  """The file that a row calls `name`, opened for reading; see `read_under` and `finding`."""
   name = _checked_name(root, name)
   if is_remote(root):
     return io.BytesIO(_read_remote(f"{root.rstrip('/')}/{name}", max_bytes))
   path = _real_path(root, name)
+  if not os.path.lexists(path):
+    path = _real_path(root, _same(root, name))
   try:
     _check_status(os.stat(path, follow_symlinks=False), name, max_bytes)
     # NONBLOCK and NOFOLLOW: the path may have been replaced since it was looked at.
@@ -124,13 +128,59 @@ def names_under(root: str, name: Any) -> list[str] | None:
     if not os.path.isdir(path):
       return None
     found = os.listdir(path)
-  return sorted(found, key=_by_number)
+  return sorted(found, key=finding.order)
 
 
-def _by_number(name: str) -> tuple[list[tuple[int, str]], str]:
-  """Digits by their value, then the rest; the name itself decides between 'f1' and 'f01'."""
-  pieces = re.split(r"([0-9]+)", name)
-  return [(int(p), "") if i % 2 else (-1, p) for i, p in enumerate(pieces)], name
+def paths_under(root: str, name: Any) -> tuple[str, list[str]] | None:
+  """The folder that a config or a row calls `name`, and all files in it and in its folders.
+
+  Returns:
+    its path below `root` ('' is `root`) and the files' paths below it; None of what is no folder.
+
+  Raises:
+    DataError: as `read_under`.
+  """
+  name = _checked_name(root, name)
+  if is_remote(root):
+    fs, path = file_system(root), f"{root.rstrip('/')}/{name}".rstrip("/")
+    if not fs.isdir(path):
+      return None
+    bare = path.partition("://")[2]
+    found = [n.partition("://")[2] or n for n in fs.find(path)]
+    return name, sorted((n.removeprefix(f"{bare}/") for n in found), key=finding.order)
+  _real_path(root, name)
+  there = finding.same(root, name)
+  if there is None:
+    return None
+  there = os.path.normpath(there)
+  inside = finding.below(root, there)
+  return None if inside is None else ("" if there == "." else there, inside)
+
+
+def find_under(root: str, name: str) -> str | None:
+  """The path below `root` of the file that is meant by `name`; None where there is none.
+
+  It is not opened, and may yet be refused: see `read_under`.
+  """
+  if ".." in name.replace("\\", "/").split("/") or "\0" in name:
+    return None
+  if is_remote(root):
+    return name if file_system(root).exists(f"{root.rstrip('/')}/{name}") else None
+  return finding.same(root, name)
+
+
+def _same(root: str, name: str) -> str:
+  """As `find_under` in a local root.
+
+  Raises:
+    DataError: there is none; names those that differ in the ending alone.
+  """
+  found = finding.same(root, name)
+  if found is None:
+    beside = finding.near(root, name)[:3]
+    hint = f" There is {', '.join(map(repr, beside))}." if beside else ""
+    raise errors.DataError(f"file {name!r} is not in {root!r}.{hint}")
+  return found
 
 
 def _real_path(root: str, name: str) -> str:
@@ -153,7 +203,7 @@ def _checked_name(root: str, name: Any) -> str:
           f"file {name!r}: a row names files relative to {root!r}, no addresses."
       )
     name = name.removeprefix(inside)
-  if os.path.isabs(name) or ".." in name.replace("\\", "/").split("/"):
+  if os.path.isabs(name) or _DRIVE.match(name) or ".." in name.replace("\\", "/").split("/"):
     raise errors.DataError(f"file {name!r}: the path must be relative to {root!r}, without '..'.")
   try:
     os.fsencode(name)

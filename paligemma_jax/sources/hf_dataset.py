@@ -16,12 +16,13 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
 from paligemma_jax.sources import files
+from paligemma_jax.sources import nesting
 from paligemma_jax.sources import slices
 
 _LEAST_PYARROW = 15
 _MAX_VALUES = 4_000_000  # Of a row: an image of 1100 x 1100 pixels in lists.
 _RECORD_BATCH, _DICTIONARY_BATCH = 3, 2  # Of Arrow's MessageHeader.
-_IMAGE = {"bytes", "path"}  # The fields of a stored image.
+_LISTS = ("List", "LargeList")
 _SAVE = "datasets.load_dataset(…).save_to_disk(folder)"
 
 
@@ -29,8 +30,9 @@ _SAVE = "datasets.load_dataset(…).save_to_disk(folder)"
 class HfDataset:
   """Rows of a `datasets.Dataset` or `DatasetDict` saved to disk; `datasets` is not needed to read.
 
-  Columns are the dataset's, those of nested ones under 'outer/inner'. An image becomes its encoded
-  bytes, a list of images a list of those, everything else what it is in Python.
+  Columns are the dataset's, those of nested ones under 'outer/inner' (of a list of records, too: a
+  list for each field). An image becomes its encoded bytes, a list of images a list of those,
+  everything else what it is in Python.
 
   Attributes:
     path: the folder that `save_to_disk` wrote.
@@ -101,7 +103,10 @@ class HfRows:
   def __getitem__(self, i: int) -> dict[str, Any]:
     name, k = self._find(i)
     try:
-      row = dict(_flat(self._splits[name].row(k)))
+      row = dict(nesting.flat(self._splits[name].row(k)))
+      for column in self._fields:  # A list of no records does not show its fields.
+        if column not in row and row.get(column.rpartition("/")[0], ()) == []:
+          row[column] = []
       for column in self._spec.names:
         row[column] = self._class_name(column, row[column])
       return {column: self._plain(column, value) for column, value in row.items()}
@@ -133,6 +138,7 @@ class HfRows:
     for _, rows in self._parts:
       self._starts.append(self._starts[-1] + len(rows))
     features = _features(next(iter(self._spec._folders().values())))
+    self._fields = tuple(name for name in features if "/" in name)
     classes = {name: feature["names"] for name, feature in features.items() if _is_class(feature)}
     what = f"column of class numbers in {self._spec.path!r}"
     self._classes = {name: errors.pick(classes, name, what) for name in self._spec.names}
@@ -148,6 +154,8 @@ class HfRows:
     if isinstance(value, list):
       return [self._class_name(column, v) for v in value]
     names = self._classes[column]
+    if isinstance(value, float) and value.is_integer():
+      value = int(value)
     if isinstance(value, int) and 0 <= value < len(names):
       return names[value]
     if value is None or value == -1:  # Both stand for no label.
@@ -158,7 +166,7 @@ class HfRows:
     """Images as bytes, in lists too."""
     if isinstance(value, list):
       return [self._plain(column, v) for v in value]
-    if not (isinstance(value, dict) and value.keys() == _IMAGE):
+    if not (isinstance(value, dict) and value.keys() == nesting.IMAGE):
       return value
     if value["bytes"] is not None:
       return value["bytes"]
@@ -314,12 +322,17 @@ def _described(
     features: Mapping[str, Any], above: str = ""
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
   for name, feature in features.items():
+    if isinstance(feature, list) and len(feature) == 1:  # A list of records, or of values.
+      feature = {"_type": "List", "feature": feature[0]}
     feature = feature if isinstance(feature, Mapping) else {}
     inner = feature.get("feature")
     if feature and "_type" not in feature:
       yield from _described(feature, f"{above}{name}/")
     elif feature.get("_type") == "Sequence" and _is_nest(inner):
       yield from _described(inner, f"{above}{name}/")  # Stored as lists, one for each field.
+    elif feature.get("_type") in _LISTS and _is_nest(inner):
+      yield above + name, {}
+      yield from _described(inner, f"{above}{name}/")  # Stored as a list of records.
     else:
       while isinstance(feature.get("feature"), Mapping):
         feature = feature["feature"]
@@ -328,14 +341,6 @@ def _described(
 
 def _is_nest(inner: Any) -> bool:
   return isinstance(inner, Mapping) and bool(inner) and "_type" not in inner
-
-
-def _flat(row: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-  for name, value in row.items():
-    if isinstance(value, dict) and value and value.keys() != _IMAGE:
-      yield from _flat(value, f"{above}{name}/")
-    else:
-      yield above + name, value
 
 
 def _is_plain(name: Any) -> bool:

@@ -17,6 +17,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
 from paligemma_jax.sources import files
+from paligemma_jax.sources import nesting
 
 MAX_LINE_BYTES = 1 << 20
 
@@ -26,6 +27,9 @@ _BOM = b"\xef\xbb\xbf"
 @spec_lib.spec
 class Jsonl:
   """Rows of a .jsonl file.
+
+  What stands in nested objects is also given as 'outer/inner', of a list of objects as a list for
+  each field: of {"objects": {"bbox": …}} there is a column objects/bbox.
 
   Attributes:
     path: the file: local, gs:// or s3://.
@@ -86,6 +90,7 @@ class JsonlRows:
       raise IndexError(f"row {i} of {len(self)}")
     try:
       row = parse_line(self._line(i))
+      row = {**dict(nesting.flat(row)), **row}
       for column in self._columns:
         if row.get(column) is None:
           found = "null" if column in row else "columns " + ", ".join(map(repr, row))

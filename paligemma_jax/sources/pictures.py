@@ -1,33 +1,43 @@
 """Rows of annotated pictures: the columns that Coco, Yolo and Voc have in common.
 
     image       bytes of the file            image_path   relative to the folder of images
-    image_id    the format's own             height, width   in pixels, as stored (EXIF not applied)
+    image_id    the format's own             height, width   in pixels
     boxes       [(y_min, x_min, y_max, x_max), …] as shares of the picture
     labels      [text, …]                    areas        [square pixels, …]
     crowd       [bool, …]: what evaluation is to skip (COCO's crowds, VOC's difficult objects)
     masks       [bool[height, width], …], where they are asked for
+
+A picture whose EXIF says that the camera was turned is two: as stored, and upright. The source
+knows which one the annotations are of (its `exif`); size, boxes and masks are of that one, and
+`pp.Decode` gives its pixels.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
 
-from paligemma_jax.core import complete
 from paligemma_jax.core import errors
+from paligemma_jax.core import image_files
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")  # What `pp.Decode` reads.
+EXIF = "_exif"  # The column that tells `pp.Decode` which picture the annotations are of.
+BAD_ANNOTATIONS = ("error", "skip")
 MAX_MASK_PIXELS = 256_000_000  # Of all masks of a row; one byte each.
 
 COLUMNS = (
     "image", "image_path", "image_id", "height", "width", "boxes", "labels", "areas", "crowd"
 )  # fmt: skip
 _TOO_LARGE = 1e15
+_MAX_DIGITS = 40  # Of a number that is written as a text.
+_NUM_LOOKED = 4  # Places that a message names.
+_NUM_NAMED = 5  # Annotations left out are named in the log so often, in each process.
+_SIDES = ("height", "width")
+_LEAST_SIDE = 8  # Of smaller pictures, boxes of a pixel are no sign of a wrong unit.
 _OUTSIDE = 1.0  # Pixels that a box may stick out without a word: annotation tools round.
 
 
@@ -53,81 +63,210 @@ def names(masks: bool) -> tuple[str, ...]:
   return (*COLUMNS, "masks") if masks else COLUMNS
 
 
+class Picture(NamedTuple):
+  """The file of a picture, and the size of what the annotations are of.
+
+  exif: whether they are of the picture that EXIF sets upright; None where that is the stored one.
+  """
+
+  data: bytes
+  height: int
+  width: int
+  exif: bool | None
+
+  @property
+  def size(self) -> tuple[int, int]:
+    """(height, width)"""
+    return self.height, self.width
+
+
+def picture(
+    data: bytes, *, exif: bool | str, said: tuple[Any, Any] = (None, None), what: str = ""
+) -> Picture:
+  """The picture in an image file.
+
+  Args:
+    exif: True: the annotations are of the upright picture; False: of the stored one; "auto": of the
+      one that `said` fits, and of the upright one where both do.
+    said: height and width as the annotations have them; None or 0 where they do not say.
+    what: says `said`, as "its <size>".
+
+  Raises:
+    DataError: no image, or of another size than is said; names EXIF where the picture is turned.
+  """
+  found = image_files.header(data)
+  upright, stored = found.size(exif=True), found.size(exif=False)
+  height, width = (_side(v, f"{what}: {name}") for v, name in zip(said, _SIDES, strict=True))
+
+  def fits(size: tuple[int, int]) -> bool:
+    return height in (0, size[0]) and width in (0, size[1])
+
+  chosen = (fits(upright) or not fits(stored)) if exif == "auto" else bool(exif)
+  size = upright if chosen else stored
+  if fits(size):
+    return Picture(data, *size, chosen if found.orientation > 1 else None)
+  told = f"{what} says {width} x {height} pixels (width x height)"
+  if found.orientation >= 5:
+    raise errors.DataError(
+        f"{told}, but the file has {stored[1]} x {stored[0]} as stored and {upright[1]} x"
+        f" {upright[0]} upright (EXIF orientation {found.orientation}), and exif={exif!r} takes the"
+        f" {'upright' if chosen else 'stored'} one."
+    )
+  swapped = " The sides are swapped." if fits(size[::-1]) else ""
+  raise errors.DataError(f"{told}, but the file has {size[1]} x {size[0]}.{swapped}")
+
+
+def _side(value: Any, what: str) -> int:
+  """A whole number of pixels; 0 where there is none."""
+  side = 0 if value is None or value == "" else number(value, what)
+  if side < 0 or side != int(side):
+    raise errors.DataError(f"{what} is {str(value)[:60]!r}; expected a whole number of pixels.")
+  return int(side)
+
+
+class Things(NamedTuple):
+  """The objects of a picture, as good as they are.
+
+  bad: "error": one that is wrong is an error; "skip": it is left out, counted and named.
+  where: the row, for the log.
+  """
+
+  make: Iterable[Callable[[], Thing]]
+  bad: str
+  where: str
+
+
 def row(
-    image: bytes,
-    path: str,
-    image_id: Any,
-    size: tuple[int, int],
-    things: Sequence[Thing],
-    *,
-    masks: bool,
+    picture: Picture, path: str, image_id: Any, things: Things, *, masks: bool
 ) -> dict[str, Any]:
-  """The row; `size` is (height, width).
+  """The row.
 
   Raises:
     DataError: a box that is none or lies outside of the picture, no mask where one is asked for, or
       masks of more than MAX_MASK_PIXELS.
   """
-  if masks and len(things) * size[0] * size[1] > MAX_MASK_PIXELS:
-    raise errors.DataError(
-        f"{len(things)} masks of {size[1]} x {size[0]} pixels; a row may have {MAX_MASK_PIXELS}"
-        " pixels of masks in all. Make the picture smaller, or set masks=False."
-    )
-  clipped = False
-  boxes, areas, found = [], [], []
-  for n, thing in enumerate(things, 1):
+  size = picture.size
+  boxes, labels, areas, crowd, found = [], [], [], [], []
+  notes = []
+  for n, make in enumerate(things.make, 1):
     try:
-      inside, cut = _inside(thing.box, *size)
-      clipped |= cut
-      y_min, x_min, y_max, x_max = inside
-      boxes.append((y_min / size[0], x_min / size[1], y_max / size[0], x_max / size[1]))
-      areas.append(float(thing.area or (y_max - y_min) * (x_max - x_min)))
-      if masks:
-        found.append(_mask(thing, size))
+      if masks and (len(found) + 1) * size[0] * size[1] > MAX_MASK_PIXELS:
+        raise _TooManyError(n, size)
+      thing = make()
+      try:
+        inside, cut = _inside(thing.box, *size)
+        mask = _mask(thing, size) if masks else None
+      except errors.DataError as e:
+        raise errors.DataError(f"object {n} ({thing.label!r}): {e}") from None
+    except _TooManyError as e:
+      raise errors.DataError(str(e)) from None
     except errors.DataError as e:
-      raise errors.DataError(f"object {n} ({thing.label!r}): {e}") from None
+      if things.bad == "error":
+        raise
+      notes.append("annotations_skipped")
+      _name(things.where, e)
+      continue
+    if cut:
+      notes.append("boxes_clipped")
+    y_min, x_min, y_max, x_max = inside
+    boxes.append((y_min / size[0], x_min / size[1], y_max / size[0], x_max / size[1]))
+    labels.append(thing.label)
+    areas.append(float(thing.area or (y_max - y_min) * (x_max - x_min)))
+    crowd.append(thing.crowd)
+    found.append(mask)
   out = {
-      "image": image,
+      "image": picture.data,
       "image_path": path,
       "image_id": image_id,
       "height": size[0],
       "width": size[1],
       "boxes": boxes,
-      "labels": [thing.label for thing in things],
+      "labels": labels,
       "areas": areas,
-      "crowd": [thing.crowd for thing in things],
+      "crowd": crowd,
   }
   if masks:
     out["masks"] = found
-  if clipped:
-    out["_notes"] = ("boxes_clipped",)
-  return out
+  if notes:
+    out["_notes"] = tuple(dict.fromkeys(notes))
+  return out if picture.exif is None else {**out, EXIF: picture.exif}
 
 
-def size_of(image: bytes) -> tuple[int, int]:
-  """(height, width) of an image file, from its header.
+class _TooManyError(errors.DataError):
+  """Not to be skipped: each of the masks may be good."""
 
-  Raises:
-    DataError: no image of a format in FORMATS, or a damaged one.
+  def __init__(self, n: int, size: tuple[int, int]):
+    super().__init__(
+        f"{n} masks of {size[1]} x {size[0]} pixels; a row may have {MAX_MASK_PIXELS} pixels of"
+        " masks in all. Make the picture smaller, or set masks=False."
+    )
+
+
+_named: list[str] = []  # What was said in this process, so that it is not said in every epoch.
+
+
+def _name(where: str, error: errors.DataError) -> None:
+  said = f"{where}: {error}"
+  if len(_named) < _NUM_NAMED and said not in _named:
+    _named.append(said)
+    more = " (more are counted, but not named)" if len(_named) == _NUM_NAMED else ""
+    logging.warning("annotation left out (bad_annotations='skip'): %s%s", said, more)
+
+
+def check_policy(what: str, bad: str) -> None:
+  """ConfigError unless `bad` is one of BAD_ANNOTATIONS."""
+  errors.pick(dict.fromkeys(BAD_ANNOTATIONS), bad, f"{what}.bad_annotations")
+
+
+def check_exif(what: str, exif: Any) -> None:
+  """ConfigError unless `exif` is True, False or 'auto'."""
+  if exif is not True and exif is not False and exif != "auto":
+    raise errors.ConfigError(f"{what}.exif is {exif!r}; expected True, False or 'auto'.")
+
+
+def check_found(num_found: int, num: int, what: str, looked: Iterable[str], remedy: str) -> None:
+  """DataError where less than half of the annotations of a data set are found.
+
+  Args:
+    what: names what is missing, as "pictures of a/b have a label file".
+    looked: paths that were looked for, of which the first are named.
+    remedy: one sentence.
   """
-  from PIL import Image  # Here, so that configs need not wait for it.
+  if num and 2 * num_found < num:
+    places = ", ".join(map(repr, list(looked)[:_NUM_LOOKED]))
+    raise errors.DataError(
+        f"{num_found or 'none'} of the {num} {what}; looked for {places}. {remedy}"
+    )
 
-  complete.check(image)
-  try:
-    with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
-      return opened.height, opened.width
-  except MemoryError:
-    raise
-  except Exception as e:  # Whatever Pillow's readers raise on damaged files: many types.
-    raise errors.DataError(f"the image cannot be read: {type(e).__name__}: {e}.") from None
+
+def check_unit(boxes: Iterable[tuple[float, ...]], size: tuple[int, int], what: str) -> None:
+  """DataError where boxes that should be in pixels look like shares of the picture.
+
+  Args:
+    boxes: numbers as they are written.
+    size: of the picture.
+    what: says the unit, as "COCO's boxes are in pixels".
+  """
+  boxes = list(boxes)
+  small = min(size) > _LEAST_SIDE and all(0 <= v <= 1 for box in boxes for v in box)
+  if boxes and small and any(v != int(v) for box in boxes for v in box):
+    raise errors.DataError(
+        f"all boxes, as {boxes[0]}, have numbers from 0 to 1, like shares of the picture; {what}."
+    )
 
 
 def number(value: Any, what: str) -> float:
-  """A finite number; DataError for anything else."""
+  """A finite number, also one that is written as a text; DataError for anything else."""
+  found = value
+  if isinstance(value, str):
+    try:
+      found = float(value) if len(value) < _MAX_DIGITS and "_" not in value else None
+    except ValueError:
+      found = None
   # The comparison is false of NaN, and holds for whole numbers that no float can.
-  if type(value) not in (int, float) or not abs(value) < _TOO_LARGE:
+  if type(found) not in (int, float) or not abs(found) < _TOO_LARGE:
     raise errors.DataError(f"{what} is {str(value)[:60]!r}; expected a number.")
-  return float(value)
+  return float(found)
 
 
 def _inside(
@@ -146,7 +285,9 @@ def _inside(
 
 def _mask(thing: Thing, size: tuple[int, int]) -> np.ndarray:
   if thing.mask is None:
-    raise errors.DataError("has no mask; set masks=False, or leave such pictures out.")
+    raise errors.DataError(
+        "has no mask; set masks=False, or bad_annotations='skip' to leave such objects out."
+    )
   mask = thing.mask()
   if mask.shape != size:
     raise errors.DataError(f"its mask is {list(mask.shape)}, the picture {list(size)}.")

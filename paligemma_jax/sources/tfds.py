@@ -8,6 +8,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -33,12 +34,14 @@ class Tfds:
     split: a split, or TFDS arithmetic as in 'train[:98%]+restval'.
     data_dir: the folder above the dataset's; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets.
     version: '' is the newest there.
+    names: columns of class numbers to read as the names of the classes.
   """
 
   name: str
   split: str = "train"
   data_dir: str = ""
   version: str = ""
+  names: tuple = ()
 
   def open(self) -> TfdsRows:
     """Opens the files.
@@ -91,7 +94,12 @@ class TfdsRows:
       raise IndexError(f"row {i} of {len(self)}")
     try:
       row = _flat(self._rows[i])
-      return {name: _images(v) if name in self._images else _plain(v) for name, v in row}
+      found = {name: _images(v) if name in self._images else _plain(v) for name, v in row}
+      for name in self._spec.names:
+        found[name] = _class_names(name, found[name], self._classes[name])
+      return found
+    except errors.DataError as e:
+      raise errors.DataError(f"{self.where(i)}: {e}") from None
     except Exception as e:  # Of TFDS, protocol buffers and ArrayRecord, on damage: many types.
       why = " ".join(str(e).split())[:300]
       raise errors.DataError(
@@ -133,12 +141,27 @@ class TfdsRows:
     try:
       builder = tfds.builder_from_directory(folder)
       self._images = frozenset(_image_columns(builder.info.features))
+      classes = dict(_class_columns(builder.info.features))
       encoded = _nested({name: _undecoded(tfds) for name in self._images})
       self._rows = builder.as_data_source(split=self._spec.split, decoders=encoded)
     except Exception as e:  # Of TFDS, protocol buffers and ArrayRecord, on damage: many types.
       raise errors.ConfigError(
           f"Cannot read split {self._spec.split!r} of {folder}, which has {known}: {e}"
       ) from None
+    what = f"column of class numbers in {folder}"
+    self._classes = {name: errors.pick(classes, name, what) for name in self._spec.names}
+
+
+def _class_names(column: str, value: Any, names: Sequence[str]) -> Any:
+  """The names of the classes whose numbers a column holds; -1 stands for no label."""
+  if isinstance(value, (list, np.ndarray)):
+    return [_class_names(column, v, names) for v in value]
+  number = int(value)
+  if number == -1:
+    return None
+  if not 0 <= number < len(names):
+    raise errors.DataError(f"column {column!r} is {number}, but there are {len(names)} classes.")
+  return names[number]
 
 
 def default_data_dir() -> pathlib.Path:
@@ -220,6 +243,16 @@ def _image_columns(features: Any, above: str = "") -> Iterator[str]:
       yield from _image_columns(feature, f"{above}/{name}" if above else name)
   elif type(inner).__name__ == "Image":
     yield above
+
+
+def _class_columns(features: Any, above: str = "") -> Iterator[tuple[str, Sequence[str]]]:
+  """(column, names of its classes) of columns of class numbers, and of sequences of those."""
+  inner = getattr(features, "feature", features)
+  if type(inner).__name__ == "FeaturesDict":
+    for name, feature in inner.items():
+      yield from _class_columns(feature, f"{above}/{name}" if above else name)
+  elif type(inner).__name__ == "ClassLabel":
+    yield above, inner.names
 
 
 def _undecoded(tfds: Any) -> Any:

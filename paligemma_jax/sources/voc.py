@@ -13,16 +13,21 @@ from xml.parsers import expat
 import numpy as np
 
 from paligemma_jax.core import errors
+from paligemma_jax.core import image_files
 from paligemma_jax.core import png_mask
 from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.core import yes_no
 from paligemma_jax.sources import digests
 from paligemma_jax.sources import files
+from paligemma_jax.sources import finding
 from paligemma_jax.sources import pictures
 
 _MAX_XML_BYTES = 4 << 20
 _MAX_ELEMENTS = 100_000
 _MAX_LIST_BYTES = 64 << 20
 _MAX_DEPTH = 16
+_MASKS = "SegmentationObject"
+_BOM = b"\xef\xbb\xbf"
 _BORDER = 255  # Of masks: pixels that belong to nobody.
 
 
@@ -36,11 +41,17 @@ class Voc:
   Attributes:
     path: the folder with Annotations, JPEGImages and ImageSets, as VOCdevkit/VOC2012.
     split: the name of a list in ImageSets, as "Main/train" or "Segmentation/val"; without a folder
-      it is one of Main. '' takes every file of Annotations.
-    annotations, images: names of those folders.
+      it is one of Main. '' takes every file of Annotations and of the folders in it.
+    annotations, images: names of those folders. A picture is the file that <filename> names, or the
+      one of the XML file's name with any ending.
     first_pixel: 1 where pixels are counted from 1 and the last one is inside the box (VOC itself),
       0 for coordinates of edges, counted from 0.
     masks: True adds the masks, out of SegmentationObject.
+    exif: the annotations are of the pictures that EXIF sets upright (True), of the stored ones
+      (False), or of those that <size> fits ("auto"; upright where both fit). It counts for
+      `pp.Decode`, too.
+    bad_annotations: "error": an object that is wrong rejects its row; "skip": it is left out,
+      counted and named in the log.
   """
 
   path: str
@@ -49,8 +60,12 @@ class Voc:
   images: str = "JPEGImages"
   first_pixel: int = 1
   masks: bool = False
+  exif: bool | str = "auto"
+  bad_annotations: str = "error"
 
   def __post_init__(self):
+    pictures.check_exif("Voc", self.exif)
+    pictures.check_policy("Voc", self.bad_annotations)
     if self.first_pixel not in (0, 1):
       raise errors.ConfigError(f"Voc.first_pixel is {self.first_pixel!r}; expected 0 or 1.")
 
@@ -59,6 +74,7 @@ class Voc:
 
     Raises:
       ConfigError: there is no such folder or list.
+      DataError: fewer than half of the names of the list have an annotation file.
     """
     return VocRows(self)
 
@@ -73,9 +89,19 @@ class VocRows:
   def __init__(self, source: Voc):
     self._spec = source
     try:
-      self._names = list(_listed(source) if source.split else _all(source))
+      paths = list(_listed(source) if source.split else _all(source))
     except errors.DataError as e:
       raise errors.ConfigError(f"Voc({source.path!r}): {e}") from None
+    pictures.check_found(
+        sum(found for _, found in paths),
+        len(paths),
+        f"names of Voc({source.path!r}, {source.split!r}) have an annotation file",
+        [path for path, found in paths if not found],
+        "Name the folder with Voc.annotations.",
+    )
+    # Of the XML files, and the names that they give the rows.
+    self._xmls = [path for path, _ in paths]
+    self._names = [os.path.splitext(_rest(source.annotations, p))[0] for p in self._xmls]
     self._crc = zlib.crc32("\n".join(self._names).encode("utf-8", "surrogatepass"))
 
   def __len__(self) -> int:
@@ -86,23 +112,24 @@ class VocRows:
       raise IndexError(f"row {i} of {len(self)}")
     name, s = self._names[i], self._spec
     try:
-      tree = parse(files.read_under(s.path, self._xml(i), max_bytes=_MAX_XML_BYTES))
-      # Many tools write a path of their own machine in <filename>; the list's name is what counts.
-      image = next(
-          (n for n in (_text(tree, "filename"), f"{name}.jpg") if n and self._has(n)), f"{name}.jpg"
-      )
+      tree = parse(files.read_under(s.path, self._xmls[i], max_bytes=_MAX_XML_BYTES))
+      image = self._image(name, tree)
       data = files.read_under(s.path, f"{s.images}/{image}")
-      size = pictures.size_of(data)
+      size = _child(tree, "size")
+      said = [_text(size, side) if size else "" for side in ("height", "width")]
+      picture = pictures.picture(data, exif=s.exif, said=tuple(said), what="<size>")
       objects = [child for child in tree.children if child.name == "object"]
+      pictures.check_unit(filter(None, map(_written, objects)), picture.size, "VOC has pixels")
       numbers = self._numbers(name) if s.masks else None
-      things = [self._thing(n, o, numbers) for n, o in enumerate(objects, 1)]
-      return pictures.row(data, image, name, size, things, masks=s.masks)
+      make = [functools.partial(self._thing, n, o, numbers) for n, o in enumerate(objects, 1)]
+      things = pictures.Things(make, s.bad_annotations, self.where(i))
+      return pictures.row(picture, image, name, things, masks=s.masks)
     except errors.DataError as e:
       raise errors.DataError(f"{self.where(i)}: {e}") from None
 
   def where(self, i: int) -> str:
     """The file with a row's annotations."""
-    return os.path.join(self._spec.path, self._xml(i))
+    return os.path.join(self._spec.path, self._xmls[i])
 
   def fingerprint(self) -> str:
     """Of the split's list; the files of the rows are not read for it."""
@@ -112,12 +139,31 @@ class VocRows:
     """uint16[rows], of the names of the images alone."""
     return digests.of(name.encode("utf-8", "surrogatepass") for name in self._names)
 
-  def _xml(self, i: int) -> str:
-    return f"{self._spec.annotations}/{self._names[i]}.xml"
+  def _image(self, name: str, tree: Node) -> str:
+    """The picture's path below the folder of images.
 
-  def _has(self, image: str) -> bool:
-    plain = os.path.basename(image) == image
-    return plain and os.path.exists(os.path.join(self._spec.path, self._spec.images, image))
+    Many tools write a path of their own machine in <filename>, or none; the XML file's name is then
+    what counts.
+    """
+    s, said = self._spec, _text(tree, "filename").replace("\\", "/").rpartition("/")[2]
+    above = name.rpartition("/")[0]
+    tries = [f"{above}/{said}" if above else said, said] if said else []
+    for path in tries:
+      if path not in ("", ".", "..") and (found := files.find_under(s.path, f"{s.images}/{path}")):
+        return _rest(s.images, found)
+    stems = [name, name.rpartition("/")[2], os.path.splitext(said)[0]]
+    for stem in filter(None, stems):
+      beside = finding.by_stem(s.path, f"{s.images}/{stem}", image_files.ENDINGS)
+      if len(beside) > 1:
+        raise errors.DataError(
+            f"which picture is meant, {' or '.join(map(repr, beside))}? <filename> is {said!r}."
+        )
+      if beside:
+        return _rest(s.images, beside[0])
+    looked = ", ".join(map(repr, dict.fromkeys([*tries, f"{name}.jpg"])))
+    raise errors.DataError(
+        f"there is no picture {looked} in {s.images!r}, nor {name!r} with another ending."
+    )
 
   def _thing(self, n: int, node: Node, numbers: np.ndarray | None) -> pictures.Thing:
     where = f"line {node.line}: object {n}"
@@ -128,7 +174,7 @@ class VocRows:
         _number(box, key, where) for key in ("xmin", "ymin", "xmax", "ymax")
     )
     first = self._spec.first_pixel
-    difficult = (_text(node, "difficult") or "0").strip() not in ("0", "")
+    difficult = yes_no.read(_text(node, "difficult"), f"{where}: difficult")
     mask = None if numbers is None else functools.partial(np.equal, numbers, n)
     return pictures.Thing(
         label.strip(), (x_min - first, y_min - first, x_max, y_max), crowd=difficult, mask=mask
@@ -136,7 +182,7 @@ class VocRows:
 
   def _numbers(self, name: str) -> np.ndarray:
     """uint8[H, W]: at each pixel the number of its object, from 1 on."""
-    path = f"SegmentationObject/{name}.png"
+    path = f"{_MASKS}/{name}.png"
     try:
       numbers = png_mask.pixels(files.read_under(self._spec.path, path))
     except errors.DataError as e:
@@ -210,23 +256,64 @@ def parse(data: bytes) -> Node:
   return top.children[0]
 
 
-def _listed(source: Voc) -> Iterator[str]:
-  """The names of a split's list; a number behind a name (1, 0 or -1 for a class) must not be -1."""
+def _listed(source: Voc) -> Iterator[tuple[str, bool]]:
+  """(path of an XML file, whether it is there) for the names of a split's list.
+
+  A number behind a name (1, 0 or -1 for a class) must not be -1; a name may hold blanks.
+  """
   split = source.split if "/" in source.split else f"Main/{source.split}"
-  data = files.read_under(source.path, f"ImageSets/{split}.txt", max_bytes=_MAX_LIST_BYTES)
-  for n, line in enumerate(data.split(b"\n"), 1):
-    words = line.decode("utf-8", "replace").split()
-    if len(words) > 2:
-      raise errors.DataError(f"ImageSets/{split}.txt:{n}: expected a name, found {line[:60]!r}.")
-    if words and words[1:] != ["-1"]:
-      yield words[0]
+  path = f"ImageSets/{split}.txt"
+  data = files.read_under(source.path, path, max_bytes=_MAX_LIST_BYTES).removeprefix(_BOM)
+  for line in data.split(b"\n"):
+    # Names of files need not be UTF-8.
+    name = line.decode("utf-8", "surrogateescape").strip().replace("\\", "/")
+    if not name:
+      continue
+    words = name.rsplit(None, 1)
+    found = _xml(source, name) if len(words) > 1 else None
+    if found is None and len(words) > 1 and words[1] in ("1", "0", "-1"):
+      if words[1] == "-1":
+        continue
+      name = words[0].strip()
+    found = found or _xml(source, name)
+    yield found or f"{source.annotations}/{name}.xml", found is not None
 
 
-def _all(source: Voc) -> Iterator[str]:
-  inside = files.names_under(source.path, source.annotations)
+def _xml(source: Voc, name: str) -> str | None:
+  """The annotation file of a name of a list, which some tools write with the picture's ending."""
+  stem, ending = os.path.splitext(name)
+  names = [name, *([stem] if ending.lower() in image_files.ENDINGS else [])]
+  paths = (f"{source.annotations}/{name}.xml" for name in names)
+  found = next(filter(None, (files.find_under(source.path, path) for path in paths)), None)
+  return found and f"{source.annotations}/{_rest(source.annotations, found)}"
+
+
+def _rest(folder: str, path: str) -> str:
+  """A path in a folder without the folder, whose letters may be of another case in it."""
+  if path.startswith(f"{folder}/"):
+    return path.removeprefix(f"{folder}/")
+  depth = sum(part not in ("", ".") for part in folder.split("/"))
+  return "/".join(path.split("/")[depth:])
+
+
+def _all(source: Voc) -> Iterator[tuple[str, bool]]:
+  inside = files.paths_under(source.path, source.annotations)
   if inside is None:
     raise errors.DataError(f"there is no folder {source.annotations!r}.")
-  return (name.removesuffix(".xml") for name in inside if name.endswith(".xml"))
+  _, paths = inside
+  names = [name for name in paths if name.lower().endswith(".xml")]
+  if not names:
+    raise errors.DataError(f"the folder {source.annotations!r} holds no XML file.")
+  return ((f"{source.annotations}/{name}", True) for name in names)
+
+
+def _written(node: Node) -> tuple[float, ...] | None:
+  """The numbers of an object's box; None where they are no box, which is told of elsewhere."""
+  box = _child(node, "bndbox")
+  try:
+    return box and tuple(float(_text(box, key)) for key in ("xmin", "ymin", "xmax", "ymax"))
+  except ValueError:
+    return None
 
 
 def _child(node: Node, name: str) -> Node | None:

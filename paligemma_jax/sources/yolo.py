@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import array
+import functools
 import os
 import zlib
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any
 
+from absl import logging
+
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
+from paligemma_jax.core import image_files
 from paligemma_jax.core import rle
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.sources import digests
 from paligemma_jax.sources import files
 from paligemma_jax.sources import pictures
 
-_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 _MAX_YAML_BYTES = 1 << 19  # 20 000 classes.
 _MAX_LABEL_BYTES = 4 << 20
 _MAX_LIST_BYTES = 64 << 20
 _MAX_DEPTH = 8
+_BOM = b"\xef\xbb\xbf"
+_UNLABELLED = ("few", "empty")
+_TAGS = ("!", "tag:yaml.org,2002:python/")
 
 
 @spec_lib.spec
@@ -29,30 +35,45 @@ class Yolo:
   """One row for each image of a split, in the order of the names, numbers in them counted.
 
   Columns: see `sources.pictures`. Labels are read as detection ("class x y width height", centre
-  and sides as shares of the picture) or as segmentation ("class x y x y x y …", an outline). An
-  image without a label file, or with an empty one, has empty lists.
+  and sides as shares of the picture), as segmentation ("class x y x y x y …", an outline), or,
+  where the data.yaml has a `kpt_shape`, as a box with keypoints behind it, which are left out.
 
   Attributes:
     path: the data.yaml: `names` (list, or numbers to texts), and for each split the folder of its
-      images, a .txt file that lists them, or several of those. Labels are where the last part
-      "images" of an image's path reads "labels".
+      images (and the folders in it), a .txt file that lists them, or several of those. Labels are
+      where the last part "images" of an image's path reads "labels"; else in a folder "labels"
+      in place of another part, or beside the image.
     split: train, val, test or whatever the file has.
     root: the folder that the file's paths are relative to; '' is the file's own folder, and below
       it the file's `path`, if that is a relative one. Nothing outside is read.
     masks: True adds the masks; every object must then have an outline.
+    exif: the labels are of the pictures that EXIF sets upright, as tools show them; False: of the
+      stored ones. It counts for `pp.Decode`, too.
+    bad_annotations: "error": a label that is wrong rejects its row; "skip": it is left out, counted
+      and named in the log.
+    unlabelled: what images without a label file are: "few": pictures without objects, but where
+      more than half are, opening is an error; "empty": pictures without objects, however many.
   """
 
   path: str
   split: str = "train"
   root: str = ""
   masks: bool = False
+  exif: bool = True
+  bad_annotations: str = "error"
+  unlabelled: str = "few"
+
+  def __post_init__(self):
+    pictures.check_policy("Yolo", self.bad_annotations)
+    errors.pick(dict.fromkeys(_UNLABELLED), self.unlabelled, "Yolo.unlabelled")
 
   def open(self) -> YoloRows:
     """Reads the file and lists the images.
 
     Raises:
       ConfigError: the file cannot be read, or it has no such split.
-      DataError: it is no data.yaml, or names a folder that is not there or lies outside.
+      DataError: it is no data.yaml, names a folder that is not there or lies outside, or fewer
+        than half of the images have a label file.
     """
     return YoloRows(self)
 
@@ -69,17 +90,21 @@ class YoloRows:
     data = _read_yaml(source.path)
     content = _yaml(data, source.path)
     self._names = _class_names(content, source.path)
-    self._root = _root(source, content)
+    self._root, above = _root(source, content)
     splits = {k: v for k, v in content.items() if k not in ("names", "nc", "path")}
     places = errors.pick(splits, source.split, f"split of {source.path}")
     if not places:
       raise errors.ConfigError(f"{source.path}: the split {source.split!r} is empty.")
+    self._points = _num_points(content, source.path)
     self._images: list[str] = []
     for place in places if isinstance(places, list) else [places]:
       try:
-        self._images += _images(self._root, place)
+        self._images += _images(self._root, place, above)
       except errors.DataError as e:
         raise errors.DataError(f"{source.path}: {source.split}: {e}") from None
+    self._labels = [_label_path(self._root, name) for name in self._images]
+    if source.unlabelled == "few":
+      self._check_labels(places)
     listed = "\n".join(self._images).encode("utf-8", "surrogatepass")
     self._crc = zlib.crc32(listed, zlib.crc32(data))
 
@@ -89,13 +114,16 @@ class YoloRows:
   def __getitem__(self, i: int) -> dict[str, Any]:
     if not 0 <= i < len(self):
       raise IndexError(f"row {i} of {len(self)}")
-    name = self._images[i]
+    name, s = self._images[i], self._spec
     try:
-      data = files.read_under(self._root, name)
-      size = pictures.size_of(data)
+      picture = pictures.picture(files.read_under(self._root, name), exif=s.exif)
       budget = rle.Budget()
-      things = [self._thing(values, size, where, budget) for values, where in self._labels(name)]
-      return pictures.row(data, name, name, size, things, masks=self._spec.masks)
+      things = [
+          functools.partial(self._thing, words, picture.size, where, budget)
+          for words, where in self._lines(self._labels[i])
+      ]
+      things = pictures.Things(things, s.bad_annotations, self.where(i))
+      return pictures.row(picture, name, name, things, masks=s.masks)
     except errors.DataError as e:
       raise errors.DataError(f"{self.where(i)}: {e}") from None
 
@@ -111,28 +139,50 @@ class YoloRows:
     """uint16[rows], of the names of the images alone."""
     return digests.of(name.encode("utf-8", "surrogatepass") for name in self._images)
 
-  def _labels(self, name: str) -> Iterator[tuple[list[float], str]]:
-    """(numbers, 'labels/a.txt:3') of each line of an image's label file."""
-    path = _label_path(name)
-    if not os.path.lexists(os.path.join(self._root, path)):
+  def _check_labels(self, places: Any) -> None:
+    missing = [n for n, path in zip(self._images, self._labels, strict=True) if not path]
+    num = len(self._images)
+    pictures.check_found(
+        num - len(missing),
+        num,
+        f"pictures of {self._spec.path}, {self._spec.split}: {places}, have a label file; there is"
+        f" none for {', '.join(map(repr, missing[:3]))}",
+        [path for name in missing[:1] for path in _label_paths(name)],
+        "Where these pictures do hold no object, set Yolo.unlabelled='empty'.",
+    )
+
+  def _lines(self, path: str) -> Iterator[tuple[list[bytes], str]]:
+    """(words, 'labels/a.txt:3') of each line of a label file."""
+    if not path:
       return
     data = files.read_under(self._root, path, max_bytes=_MAX_LABEL_BYTES)
-    for n, line in enumerate(data.split(b"\n"), 1):
+    for n, line in enumerate(data.removeprefix(_BOM).split(b"\n"), 1):
       if line.strip():
-        try:
-          yield [float(word) for word in line.split()], f"{path}:{n}"
-        except ValueError:
-          raise errors.DataError(f"{path}:{n}: {line[:60]!r} holds what is no number.") from None
+        yield line.split(), f"{path}:{n}"
 
   def _thing(
-      self, values: Sequence[float], size: tuple[int, int], where: str, budget: rle.Budget
+      self, words: Sequence[bytes], size: tuple[int, int], where: str, budget: rle.Budget
   ) -> pictures.Thing:
     height, width = size
-    number, *shares = values
+    try:
+      number, *shares = (float(word) for word in words)
+    except ValueError:
+      said = b" ".join(words)[:60]
+      raise errors.DataError(f"{where}: {said!r} holds what is no number.") from None
     if number not in self._names:
       raise errors.DataError(f"{where}: class {number:g} is not among the names of the data.yaml.")
+    if self._points:
+      if len(shares) != 4 + self._points:
+        raise errors.DataError(
+            f"{where}: {len(shares)} numbers after the class; kpt_shape of the data.yaml asks for 4"
+            f" of a box and {self._points} of keypoints."
+        )
+      shares = shares[:4]
     if not all(-0.01 <= v <= 1.01 for v in shares):  # NaN too.
-      raise errors.DataError(f"{where}: coordinates must be shares of the picture, 0 to 1.")
+      raise errors.DataError(
+          f"{where}: coordinates must be shares of the picture, 0 to 1 (those in pixels are divided"
+          " by its width and height)."
+      )
     label = self._names[int(number)]
     if len(shares) == 4:
       x, y, w, h = shares
@@ -141,7 +191,7 @@ class YoloRows:
     if len(shares) < 6 or len(shares) % 2:
       raise errors.DataError(
           f"{where}: {len(shares)} numbers after the class; expected 4 of a box, or x y of three"
-          " points or more."
+          " points or more (of keypoints the data.yaml says kpt_shape)."
       )
     sides = (width, height) * (len(shares) // 2)
     points = [v * side for v, side in zip(shares, sides, strict=True)]
@@ -149,37 +199,66 @@ class YoloRows:
     return pictures.Thing(label, box, mask=lambda: rle.fill_polygon(points, *size, budget))
 
 
-def _label_path(name: str) -> str:
-  """'labels/train/a.txt' of 'images/train/a.jpg'."""
-  parts = os.path.splitext(name)[0].split("/")
-  places = [i for i, part in enumerate(parts[:-1]) if part == "images"]
-  if places:
-    parts[places[-1]] = "labels"
-  return "/".join(parts) + ".txt"
+def _label_path(root: str, name: str) -> str:
+  """The label file of an image, a path below `root`; '' where there is none."""
+  found = (files.find_under(root, path) for path in _label_paths(name))
+  return next((path for path in found if path), "")
 
 
-def _images(root: str, place: Any) -> list[str]:
-  """The images that an entry of the data.yaml stands for, as paths below `root`."""
+def _label_paths(name: str) -> list[str]:
+  """Where the labels of an image may be: of 'images/train/a.jpg' in 'labels/train/a.txt', …"""
+  *above, last = os.path.splitext(name)[0].split("/")
+  usual = [i for i, part in enumerate(above) if part.lower() == "images"][-1:]
+  places = [*usual, *(i for i in range(len(above) - 1, -1, -1) if i not in usual)]
+  swapped = [[*above[:i], "labels", *above[i + 1 :]] for i in places]
+  return ["/".join([*folder, f"{last}.txt"]) for folder in (*swapped, above)]
+
+
+def _images(root: str, place: Any, above: str) -> list[str]:
+  """The images that an entry of the data.yaml stands for, as paths below `root`.
+
+  Args:
+    above: a folder in `root` that the entry is relative to; '' is `root`.
+  """
   if not isinstance(place, str):
     raise errors.DataError(f"expected the path of a folder or of a list, found {place!r}.")
-  place = place.rstrip("/")
+  place = place.replace("\\", "/").rstrip("/")
   if place.startswith("../") and not os.path.exists(os.path.join(root, place)):
     place = place.removeprefix("../")  # As some tools write it, who mean the file's own folder.
-  inside = files.names_under(root, place)
-  if inside is not None:
-    above = "" if place == "." else f"{os.path.normpath(place)}/"
-    return [f"{above}{name}" for name in inside if name.lower().endswith(_ENDINGS)]
-  lines = files.read_under(root, place, max_bytes=_MAX_LIST_BYTES)
-  try:
-    names = [line.strip() for line in lines.decode().splitlines()]
-  except UnicodeDecodeError:
-    raise errors.DataError(f"{place!r} is no list of paths: not UTF-8.") from None
-  return [name.removeprefix("./") for name in names if name]
+  place = f"{above}/{place}" if above and not place.startswith("/") else place
+  inside = files.paths_under(root, place)
+  if inside is None:
+    return _listed(root, place)
+  folder, paths = inside
+  other = [path for path in paths if path.lower().endswith(image_files.OTHER_ENDINGS)]
+  if other:
+    logging.warning(
+        "%s: %d pictures are left out, of formats that are not read: %s%s; convert them to PNG or"
+        " JPEG",
+        os.path.join(root, folder), len(other), ", ".join(other[:3]),
+        ", …" if len(other) > 3 else "",
+    )
+  paths = [path for path in paths if path.lower().endswith(image_files.ENDINGS)]
+  if not paths:
+    known = ", ".join(image_files.FORMATS)
+    raise errors.DataError(f"the folder {place!r} holds no image ({known}).")
+  return [f"{folder}/{path}" if folder else path for path in paths]
 
 
-def _root(source: Yolo, content: dict[str, Any]) -> str:
+def _listed(root: str, place: str) -> list[str]:
+  data = files.read_under(root, place, max_bytes=_MAX_LIST_BYTES).removeprefix(_BOM)
+  if b"\0" in data:
+    raise errors.DataError(f"{place!r} is no list of paths: it holds a NUL (UTF-16?).")
+  # Names of files need not be UTF-8.
+  lines = data.decode("utf-8", "surrogateescape").split("\n")
+  names = [line.strip().replace("\\", "/").removeprefix("./") for line in lines]
+  return [name for name in names if name]
+
+
+def _root(source: Yolo, content: dict[str, Any]) -> tuple[str, str]:
+  """The folder that holds images and labels, and the one in it that paths are relative to."""
   if source.root:
-    return source.root
+    return source.root, ""
   own = os.path.dirname(source.path) or "."
   below = content.get("path") or "."
   if not isinstance(below, str):
@@ -191,17 +270,35 @@ def _root(source: Yolo, content: dict[str, Any]) -> str:
         f"{source.path}: its path {below!r} is no folder below {own!r}. Set Yolo.root to the folder"
         " that its paths are relative to."
     )
-  return root
+  parts = os.path.normpath(below).split("/")
+  at = next((i for i, part in enumerate(parts) if part.lower() == "images"), 0)
+  if at or parts[0].lower() == "images":  # The labels are beside it, not in it.
+    return os.path.normpath(os.path.join(own, *parts[:at])), "/".join(parts[at:])
+  return root, ""
 
 
 def _class_names(content: dict[str, Any], path: str) -> dict[int, str]:
   names = content.get("names")
   if isinstance(names, list):
-    names = dict(enumerate(names))
+    names = {str(i): name for i, name in enumerate(names)}
   good = isinstance(names, dict) and names
-  if not good or not all(type(k) is int and isinstance(v, (str, int)) for k, v in names.items()):
+  if not good or not all(_is_number(k) and isinstance(v, str) for k, v in names.items()):
     raise errors.DataError(f"{path}: names must be a list of class names, or numbers with names.")
-  return {k: str(v) for k, v in names.items()}
+  return {int(k): v for k, v in names.items()}
+
+
+def _is_number(text: Any) -> bool:
+  return isinstance(text, str) and text.isascii() and text.isdigit() and len(text) < 10
+
+
+def _num_points(content: dict[str, Any], path: str) -> int:
+  """How many numbers of keypoints stand behind each box; 0 of data without any."""
+  shape = content.get("kpt_shape")
+  if not shape:
+    return 0
+  if not isinstance(shape, list) or len(shape) != 2 or not all(map(_is_number, shape)):
+    raise errors.DataError(f"{path}: kpt_shape is {shape!r}; expected two numbers, as in [17, 3].")
+  return int(shape[0]) * int(shape[1])
 
 
 def _read_yaml(path: str) -> bytes:
@@ -212,23 +309,27 @@ def _read_yaml(path: str) -> bytes:
 
 
 def _yaml(data: bytes, path: str) -> dict[str, Any]:
-  """Lists, dicts, texts and numbers only: tags that would make objects are refused, and aliases,
-  of which a few lines can mean gigabytes.
+  """Lists, dicts and texts only: a class may be called no, on or 010, which YAML takes for values.
+
+  Tags that would make objects are refused, and aliases, of which a few lines can mean gigabytes.
   """
   import yaml  # Comes with ml_collections.
 
-  loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # The C one is 10 times as fast.
+  loader = getattr(yaml, "CBaseLoader", yaml.BaseLoader)  # The C one is 10 times as fast.
   try:
     depth = 0
     for event in yaml.parse(data, Loader=loader):
       depth += isinstance(event, yaml.CollectionStartEvent)
       depth -= isinstance(event, yaml.CollectionEndEvent)
+      line = event.start_mark.line + 1
       if isinstance(event, yaml.AliasEvent) or depth > _MAX_DEPTH:
-        raise errors.DataError(f"{path}:{event.start_mark.line + 1}: an alias, or too deep a nest.")
+        raise errors.DataError(f"{path}:{line}: an alias, or too deep a nest.")
+      if getattr(event, "tag", None) and event.tag.startswith(_TAGS):
+        raise errors.DataError(f"{path} is no data.yaml: line {line} has the tag {event.tag!r}.")
     content = yaml.load(data, Loader=loader)
   except errors.DataError:
     raise
-  except Exception as e:  # Its constructors of dates and numbers raise many types.
+  except Exception as e:  # Its readers raise many types.
     raise errors.DataError(f"{path} is no data.yaml: {e}".replace("\n", " ")) from None
   if not isinstance(content, dict) or not all(isinstance(k, str) for k in content):
     raise errors.DataError(f"{path}: expected a data.yaml with names, train and val.")

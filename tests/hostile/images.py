@@ -125,6 +125,22 @@ def tiff():
   return rgb("TIFF")
 
 
+def as_tiff(mode):
+  return encode(Image.fromarray(picture()).convert(mode), "TIFF")
+
+
+def tiff_16_bit():
+  return encode(Image.fromarray(picture()[..., 0].astype(np.uint16) * 256), "TIFF")
+
+
+def with_chunk(kind, size):
+  """A PNG with a compressed text or profile that is larger than Pillow reads."""
+  plain = rgb("PNG")
+  at = plain.index(b"IHDR") + 4 + 13 + 4
+  body = b"Name\0\0" + zlib.compress(bytes(range(256)) * (size // 256))
+  return plain[:at] + chunk(kind, body) + plain[at:]
+
+
 def float_tiff():
   return encode(Image.fromarray(picture()[..., 0].astype(np.float32)), "TIFF")
 
@@ -171,7 +187,17 @@ MAKERS = {
     "one byte": (lambda: b"\xff", REJECT, ()),
     "html": (lambda: HTML, REJECT, ()),
     "svg": (lambda: SVG, REJECT, ()),
-    "tiff": (tiff, REJECT, ()),
+    "tiff": (tiff, ACCEPT, ()),
+    "tiff lzw": (lambda: rgb("TIFF", compression="tiff_lzw"), ACCEPT, ()),
+    "tiff deflate": (lambda: rgb("TIFF", compression="tiff_adobe_deflate"), ACCEPT, ()),
+    "tiff cmyk": (lambda: as_tiff("CMYK"), ACCEPT, ()),
+    "tiff palette": (lambda: as_tiff("P"), ACCEPT, ()),
+    "tiff ycbcr": (lambda: as_tiff("YCbCr"), ACCEPT, ()),
+    "tiff 16 bit": (tiff_16_bit, ACCEPT, ()),
+    "tiff jpeg": (lambda: rgb("TIFF", compression="jpeg"), REJECT, ()),
+    "tiff lzw half": (lambda: half(rgb("TIFF", compression="tiff_lzw")), REJECT, ()),
+    "png text of 3 MB": (lambda: with_chunk(b"zTXt", 3 << 20), ACCEPT, ()),
+    "png profile of 2 MB": (lambda: with_chunk(b"iCCP", 2 << 20), ACCEPT, ()),
     "tiff float": (float_tiff, REJECT, ()),
     "ico": (lambda: rgb("ICO"), REJECT, ()),
     "pdf": (lambda: rgb("PDF"), REJECT, ()),

@@ -18,7 +18,7 @@ from tests import golden_files
 from tests.hostile import images
 
 RNG = np.random.default_rng(0)
-ENDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+ENDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 
 @pytest.mark.parametrize("name", sorted(images.MAKERS))
@@ -101,6 +101,70 @@ def test_a_turned_picture_is_set_upright_unless_asked_not_to():
   np.testing.assert_array_equal(decode.decode_image(images.exif(6)), np.rot90(stored, -1))
   np.testing.assert_array_equal(decode.decode_image(images.exif(8)), np.rot90(stored, 1))
   np.testing.assert_array_equal(decode.decode_image(images.exif(6), exif=False), stored)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(
+    ("file_format", "options"),
+    [
+        ("PNG", {}),
+        ("WEBP", dict(lossless=True)),
+        ("TIFF", {}),
+        ("TIFF", dict(compression="tiff_lzw")),
+    ],
+    ids=str,
+)
+def test_every_orientation_of_every_format_is_the_same_picture(file_format, options, orientation):
+  exif = Image.Exif()
+  exif[0x112] = orientation
+  stored = Image.fromarray(images.picture())
+  transposed = {
+      2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+      4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+      6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90,
+  }  # fmt: skip
+  data = images.encode(stored, file_format, exif=exif, **options)
+  upright = stored.transpose(transposed[orientation]) if orientation > 1 else stored
+  notes = []
+  np.testing.assert_array_equal(decode.decode_image(data, notes=notes), np.asarray(upright))
+  assert notes == (["exif_rotated"] if orientation > 1 else [])
+  np.testing.assert_array_equal(decode.decode_image(data, exif=False), images.picture())
+
+
+def test_texts_and_profiles_of_a_png_change_no_pixel():
+  for kind in (b"zTXt", b"iCCP"):
+    found = decode.decode_image(images.with_chunk(kind, 3 << 20))
+    np.testing.assert_array_equal(found, images.picture())
+
+
+def test_tiffs_as_hugging_face_s_library_writes_them_are_the_same_pixels():
+  np.testing.assert_array_equal(
+      decode.decode_image(images.tiff_16_bit()), np.repeat(images.picture()[..., :1], 3, -1)
+  )
+  for mode in ("CMYK", "P", "YCbCr"):
+    image = Image.fromarray(images.picture()).convert(mode)
+    expected = np.asarray(image.convert("RGB"))
+    np.testing.assert_array_equal(decode.decode_image(images.as_tiff(mode)), expected)
+
+
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [
+        (b"\0\0\0 ftypavif\0\0\0\0avifmif1" + b"\0" * 99, "an AVIF file; .*Convert"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 99, "a HEIC file; .*pillow-heif"),
+        (images.SVG, "an SVG drawing.*Convert"),
+        (images.HTML, "an HTML page.*Download"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "git-lfs pointer.*git lfs pull"),
+        (b'{"error": "not found"}', "JSON text"),
+        (b"\0\0\0\x0cJXL \r\n", "JPEG XL"),
+        (b"\0\0\0 ftypisom\0\0\0\0", "a video.*sources.Video"),
+    ],
+)  # fmt: skip
+def test_what_is_no_image_is_named_with_a_remedy(data, hint):
+  with pytest.raises(errors.DataError, match=f"(?s){hint}"):
+    decode.decode_image(data)
+  with pytest.raises(errors.DataError, match=f"(?s){hint}"):
+    decode.check_header(data)
 
 
 def test_a_damaged_exif_block_says_nothing_about_the_pixels():

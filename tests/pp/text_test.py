@@ -113,7 +113,7 @@ def test_the_small_ops():
   assert row == {"a": ["X", "Y", "X"], "i": 1, "s": "ÄB"}
 
 
-@pytest.mark.parametrize("index", [3, -1, "1", True, None])
+@pytest.mark.parametrize("index", [3, -1, 1.5, "one", True, None])
 def test_an_index_outside_the_list_rejects_the_row(index):
   with pytest.raises(errors.DataError, match="'i'"):
     pp.GetIndex("a", "i")({"a": ["x"] * 3, "i": index}, RNG)

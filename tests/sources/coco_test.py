@@ -101,7 +101,7 @@ def _put(path, value):
     ("change", "hint"),
     [
         (_put(["annotations", 0, "bbox"], [1, 2, 3]), r"image 7 \('a.jpg'\): annotations\[0\]: "),
-        (_put(["annotations", 0, "bbox"], [1, 2, 3, "4"]), "expected a number"),
+        (_put(["annotations", 0, "bbox"], [1, 2, 3, "four"]), "expected a number"),
         (_put(["annotations", 0, "bbox"], [1, 2, float("nan"), 4]), "expected a number"),
         (_put(["annotations", 0, "bbox"], [1, 2, -3, 4]), "minimum above"),
         (_put(["annotations", 0, "bbox"], [100, 2, 3, 4]), "outside of the picture"),
@@ -111,7 +111,7 @@ def _put(path, value):
         (_put(["annotations", 0, "segmentation"], [[1, 2]]), "three points"),
         (_put(["annotations", 1, "segmentation"], {"size": [9, 20], "counts": [9]}), "run lengths"),
         (_put(["annotations", 0, "segmentation"], None), "no mask"),
-        (_put(["images", 0, "width"], 21), "annotations are for 21 x 10"),
+        (_put(["images", 0, "width"], 21), "says 21 x 10 pixels .*file has 20 x 10"),
         (_put(["images", 0, "file_name"], "../ann.json"), "without '..'"),
         (_put(["images", 0, "file_name"], "/etc/passwd"), "must be relative"),
         (_put(["images", 0, "file_name"], "sub"), "not a regular file"),
@@ -132,7 +132,8 @@ def test_a_bad_row_is_rejected_with_its_place(folder, change, hint):
 @pytest.mark.parametrize(
     ("change", "hint"),
     [
-        (_put(["annotations", 0, "image_id"], 8), r"annotations\[0\] is of image_id 8"),
+        (lambda c: [a.update(image_id=8) for a in c["annotations"]],
+         r"none of the 2 annotations .*annotations\[0\] is of image_id 8"),
         (_put(["images", 1, "id"], 7), r"images\[1\] has id 7"),
         (_put(["categories", 1, "name"], None), r"categories\[1\]"),
         (_put(["annotations"], {}), "expected a list 'annotations', found dict"),

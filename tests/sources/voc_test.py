@@ -110,7 +110,7 @@ def test_a_bad_or_hostile_annotation_is_named(folder, content, hint):
 def test_a_file_name_cannot_lead_out_of_the_images(folder):
   images.write(folder / "Annotations" / "a.xml", _xml(filename="../Annotations/a.xml"))
   assert sources.Voc(str(folder)).open()[1]["image_path"] == "a.jpg"
-  images.write(folder / "ImageSets" / "Main" / "bad.txt", b"../../secret\n")
+  images.write(folder / "ImageSets" / "Main" / "bad.txt", b"../../secret\na\n")
   with pytest.raises(errors.DataError, match=r"without '\.\.'"):
     sources.Voc(str(folder), "bad").open()[0]
 

@@ -72,9 +72,7 @@ def test_outlines_become_masks_and_boxes_alone_do_not(folder):
 )
 def test_the_ways_tools_write_a_data_yaml(folder, yaml):
   rows = _rows(folder, yaml)
-  assert len(rows) == 2
-  if "path: images" not in yaml:  # There the labels would be found beside the images.
-    assert rows[0]["labels"] == ["dog", "cat"]
+  assert len(rows) == 2 and rows[0]["labels"] == ["dog", "cat"]
 
 
 def test_a_root_of_one_s_own_takes_the_place_of_the_file_s_path(folder):
@@ -92,7 +90,7 @@ def test_a_root_of_one_s_own_takes_the_place_of_the_file_s_path(folder):
         ("train: /etc\nnames: [a]", "must be relative"),
         ("train: ../../etc\nnames: [a]", "without '..'"),
         ("train: gone\nnames: [a]", "'gone' is not in"),
-        ("train: 3\nnames: [a]", "expected the path"),
+        ("train: [[3]]\nnames: [a]", "expected the path"),
         ("path: /etc\ntrain: x\nnames: [a]", "Set Yolo.root"),
         ("path: ..\ntrain: x\nnames: [a]", "Set Yolo.root"),
         ("[1, 2]", "expected a data.yaml"),
@@ -146,7 +144,11 @@ def test_links_and_lists_do_not_lead_out(folder, tmp_path_factory):
   (outside / "x.jpg").write_bytes(images.jpeg(0, (4, 4)))
   (folder / "images" / "train" / "a1.jpg").symlink_to(outside / "x.jpg")
   with pytest.raises(errors.DataError, match="symlink"):
-    _rows(folder)[0]
+    _rows(folder, unlabelled="empty")[0]
+  (folder / "images" / "train" / "a1.jpg").unlink()
+  (folder / "images" / "train" / "more").symlink_to(outside)
+  with pytest.raises(errors.DataError, match="symlink"):
+    _rows(folder)
   (folder / "extra.txt").write_text(f"{outside}/x.jpg\n")
   with pytest.raises(errors.DataError, match="must be relative"):
     _rows(folder, split="val")[1]

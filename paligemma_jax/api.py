@@ -18,6 +18,7 @@ from absl import logging
 
 from paligemma_jax import image_input
 from paligemma_jax.core import errors
+from paligemma_jax.core import markers
 from paligemma_jax.data import tokenizer as tokenizer_lib
 from paligemma_jax.data import tokens as tokens_lib
 from paligemma_jax.decoding import options as options_lib
@@ -84,6 +85,7 @@ class PaliGemma:
     self.params = dict(params)
     self.tokenizer = tokenizer
     self._source = source
+    self._warned = False
     self._logits = jax.jit(functools.partial(_logits, config))
     self._programs: dict[options_lib.Options, Callable] = {}
 
@@ -160,6 +162,7 @@ class PaliGemma:
       OutOfMemoryError: the device has too little memory.
     """
     images, prompts = _paired(images, prompts)
+    self._warn_of_markers(prompts)
     prompts = [self._prompt_ids(prompt) for prompt in prompts]
     if len(images) != len(prompts):
       raise errors.ConfigError(f"There are {len(images)} images but {len(prompts)} prompts.")
@@ -231,6 +234,13 @@ class PaliGemma:
     if how not in self._programs:
       self._programs[how] = options_lib.make_generate(self.config, how, self.tokenizer)
     return self._programs[how]
+
+  def _warn_of_markers(self, prompts: Sequence[str | Sequence[int]]) -> None:
+    """Says once that prompts hold what other programs take for markers."""
+    found = [w for p in prompts if isinstance(p, str) and (w := markers.warning(p))]
+    if found and not self._warned:
+      self._warned = True
+      logging.warning("%s (%d of %d prompts)", found[0], len(found), len(prompts))
 
   def _prompt_ids(self, prompt: str | Sequence[int]) -> list[int]:
     if isinstance(prompt, str):

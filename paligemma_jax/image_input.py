@@ -9,16 +9,19 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from PIL import ImageFile
 from PIL import ImageOps
 
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
+from paligemma_jax.core import image_files
 from paligemma_jax.pp import decode
 from paligemma_jax.pp import resize
 
 _MAX_FILE_BYTES = 64 << 20
-_NO_PNG = ("CMYK", "YCbCr", "HSV", "LAB")  # Modes of PIL that PNG cannot keep.
+_PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+_NOT_IN_FILES = {  # Modes of PIL that no file keeps, and what they become.
+    "HSV": "RGB", "La": "LA", "PA": "RGBA", "RGBX": "RGB", "RGBa": "RGBA"
+}  # fmt: skip
 _SLACK = 1e-3  # How far floats may leave [-1, 1] by rounding.
 
 
@@ -26,9 +29,9 @@ def read(value: Any, res: int) -> np.ndarray:
   """uint8[R, R, 3], or [F, R, R, 3] from a list or a 4-D array; floats stay float32.
 
   Args:
-    value: a path, the bytes of an image file, an open binary file, a PIL image, uint8[H, W, 3] of
-      any size (resized as in training), float[R, R, 3] in [-1, 1], or several of those. What has
-      an EXIF orientation is turned upright.
+    value: a path, the bytes of an image file, an open binary file, a PIL image of any
+      mode, uint8[H, W, 3] of any size (resized as in training), float[R, R, 3] in [-1, 1], or
+      several of those. What has an EXIF orientation is turned upright.
     res: R, pixels.
 
   Raises:
@@ -108,9 +111,12 @@ def _file(path: pathlib.Path) -> np.ndarray:
 
 
 def _content(file: Any) -> bytes:
-  """The bytes of an open file from where it stands."""
+  """The bytes of an open file from where it stands; of one that was read to its end all of it."""
   try:
     data = file.read(_MAX_FILE_BYTES + 1)
+    if not data and hasattr(file, "seek"):
+      file.seek(0)
+      data = file.read(_MAX_FILE_BYTES + 1)
   except (OSError, ValueError) as e:
     raise errors.DataError(f"The image file {file!r} cannot be read: {e}.") from None
   if not isinstance(data, bytes):
@@ -121,27 +127,52 @@ def _content(file: Any) -> bytes:
 
 
 def _pil(image: Image.Image) -> np.ndarray:
-  if isinstance(image, ImageFile.ImageFile) and image.format in decode.FORMATS:
-    file, first = image.fp, not getattr(image, "is_animated", False)
-    if file is not None and image.tile and first:  # Not decoded yet: as the file itself.
-      start = file.tell()
-      file.seek(0)
-      try:
-        return decode.decode_image(_content(file))
-      finally:
-        file.seek(start)
+  if (data := _unread(image)) is not None:
+    return decode.decode_image(data)
+  try:
+    image.load()
+  except (OSError, ValueError, SyntaxError) as e:  # From a damaged file.
+    raise errors.DataError(f"{image!r} cannot be read: {type(e).__name__}: {e}.") from None
   try:
     image = ImageOps.exif_transpose(image)
   except Exception:  # A damaged EXIF block says nothing about the pixels.
     image = image.copy()
   if image.mode in ("RGB", "L"):
     return decode.from_pixels(np.asarray(image))
-  if image.mode in _NO_PNG:
-    return np.asarray(image.convert("RGB"))
+  if image.mode.startswith("I;16"):  # Of any order of bytes; Pillow's own conversion would clip.
+    return decode.from_pixels(np.asarray(image).astype(np.uint16))
   # Through the one decoder, so that alpha, palettes and 16 bits mean what they mean in files.
+  image.info.pop("exif", None)
   buffer = io.BytesIO()
-  image.save(buffer, "PNG")
+  try:
+    if image.mode in _NOT_IN_FILES:
+      image = image.convert(_NOT_IN_FILES[image.mode])
+    image.save(buffer, "PNG" if image.mode in _PNG_MODES else "TIFF")
+  except (OSError, ValueError) as e:
+    raise errors.DataError(
+        f"A PIL image of mode {image.mode!r} cannot be read ({e}); pass image.convert('RGB')."
+    ) from None
   return decode.decode_image(buffer.getvalue())
+
+
+def _unread(image: Image.Image) -> bytes | None:
+  """The file of a PIL image whose pixels were not read yet; None where they were.
+
+  Pillow's own pixels of a JPEG are other ones than those that `decode` gives, and training has.
+  """
+  file = getattr(image, "fp", None)
+  if file is None or not getattr(image, "tile", None) or getattr(image, "_im", None) is not None:
+    return None
+  if image.format not in image_files.FORMATS or (hasattr(image, "tell") and image.tell()):
+    return None
+  try:
+    place = file.tell()
+    file.seek(0)
+    data = file.read(_MAX_FILE_BYTES + 1)
+    file.seek(place)
+  except (OSError, ValueError, AttributeError):
+    return None
+  return data if len(data) <= _MAX_FILE_BYTES else None
 
 
 def _floats(array: np.ndarray, res: int) -> np.ndarray:

@@ -293,7 +293,7 @@ def _tiff(data: bytes) -> None:
 def _page(
     data: bytes, order: str, start: int, *, tags: bool = True
 ) -> tuple[dict[int, tuple[int, ...]], int]:
-  """{tag of _TIFF_TAGS: whole numbers} of a TIFF's page, and where the next is; 0 after the last."""
+  """{tag of _TIFF_TAGS: whole numbers} of a TIFF's page, and where the next one is (0: nowhere)."""
   (number,) = struct.unpack_from(f"{order}H", data, start)
   (later,) = struct.unpack_from(f"{order}I", data, start + 2 + 12 * number)
   found = {}

@@ -1,4 +1,4 @@
-"""A yes or no as the files of data sets write it: 0 and 1, true and false, as values or as texts."""
+"""A yes or no as files of data sets write it: 0 and 1, true and false, as values or as texts."""
 
 from __future__ import annotations
 

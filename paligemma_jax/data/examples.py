@@ -7,12 +7,14 @@ and out of turn: the slot carries the reason, and the loader acts on it when the
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from paligemma_jax.core import errors
+from paligemma_jax.core import markers
 from paligemma_jax.data import order
 from paligemma_jax.data import tokenizer as tokenizer_lib
 from paligemma_jax.data import tokens
@@ -82,7 +84,7 @@ class Maker:
         doing = op
         columns = op(columns, rng)
       doing = "making the example"
-      notes = tuple(columns.get(NOTES, ()))
+      notes = (*columns.get(NOTES, ()), *_text_notes(columns, self.encoding))
       image = _checked_image(_column(columns, "image", ops))
       laid_out, cut = self._lay_out(columns, ops)
       if laid_out is None:
@@ -159,6 +161,14 @@ def _is_picture(value: Any) -> bool:
   """Whether a column of a source holds images: files, pixels, or lists of them."""
   first = value[0] if isinstance(value, (list, tuple)) and value else value
   return isinstance(first, (bytes, np.ndarray))
+
+
+def _text_notes(columns: Mapping[str, Any], encoding: str) -> tuple[str, ...]:
+  """What is odd about the texts of a row."""
+  texts = [columns.get("prefix"), columns.get("suffix") if encoding == "train" else ""]
+  if isinstance(texts[1], (list, tuple)):
+    texts[1] = "".join(str(piece[0]) for piece in texts[1] if piece)
+  return markers.notes(*(text if isinstance(text, str) else "" for text in texts))
 
 
 def _column(columns: dict[str, Any], name: str, ops: Sequence[Any]) -> Any:

@@ -122,7 +122,7 @@ class Boxes:
     if not self.pixels:
       return found
     raise errors.DataError(
-        f"column {self.key!r}: the box {box!r}, read as {self.order}, does not lie in the picture of"
+        f"column {self.key!r}: the box {box!r}, read as {self.order}, does not lie in the picture,"
         f" {width} x {height} pixels. Is `order` right, or Decode's `exif`? Boxes(outside='cut')"
         " cuts boxes at the edge."
     )

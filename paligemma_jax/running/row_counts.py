@@ -25,6 +25,10 @@ _MEANING = {
     "alpha_dropped": "taken without the transparency of the image",
     "animation_first_frame": "the first frame of an animation was taken",
     "boxes_clipped": "boxes cut at the border of the image",
+    "marker_in_text": "with <image>, <bos>, <eos> or <pad> in the text, which are no markers here"
+    " but ordinary text: take them out of the data (BOS, EOS and the image are added anyway)",
+    "newline_at_end": "whose prompt or answer ends in a line break (newline): take it out of the"
+    " data (one is added after every prompt)",
     "box_inverted": "a box whose corners are swapped",
     "annotations_skipped": "without annotations that are wrong (bad_annotations='skip')",
     "tiny_masks_dropped": "without objects thinner than a pixel, for which no mask can be written",

@@ -20,6 +20,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import units
 from paligemma_jax.data import loader
 from paligemma_jax.data import tokenizer as tokenizers
+from paligemma_jax.data import unread
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 from paligemma_jax.training import opening
@@ -192,6 +193,9 @@ def train_loader(
     on_bad_row, known_bad: as in `data.loader`.
   """
   train = setup.config.train
+  if jax.process_index() == 0:
+    for warning in unread.warnings(rows, train.pp, setup.config.evals):
+      logging.warning("%s", warning)
   return loader.TrainLoader(
       rows,
       train.pp,

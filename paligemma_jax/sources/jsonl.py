@@ -17,6 +17,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
 from paligemma_jax.sources import files
+from paligemma_jax.sources import json_shapes
 from paligemma_jax.sources import nesting
 
 MAX_LINE_BYTES = 1 << 20
@@ -51,6 +52,7 @@ class Jsonl:
 
     Raises:
       ConfigError: the file cannot be read.
+      DataError: it is not one JSON object a line, but an array, a table or another format.
     """
     return JsonlRows(self.path, self._images(), tuple(self.columns), self._image_columns())
 
@@ -78,6 +80,8 @@ class JsonlRows:
     files.is_remote(images)  # An address of another scheme is an error now, not at the first row.
     self._connect()
     try:
+      json_shapes.check(self._file.read(json_shapes.HEAD_BYTES), path, self._columns)
+      self._file.seek(0)
       self._starts, self._sizes, self._lines, self._digests, self._crc = _index(self._file)
     except OSError as e:
       raise errors.ConfigError(f"Cannot read {path!r}: {e.strerror or e}.") from None
@@ -94,7 +98,8 @@ class JsonlRows:
       for column in self._columns:
         if row.get(column) is None:
           found = "null" if column in row else "columns " + ", ".join(map(repr, row))
-          raise errors.DataError(f"column {column!r} is missing: found {found}.")
+          hint = json_shapes.chat_hint(row, self._path)
+          raise errors.DataError(f"column {column!r} is missing: found {found}.{hint}")
       for column in self._image_columns:
         if row.get(column) is not None:
           row[f"{column}_path"] = row[column]

@@ -6,9 +6,11 @@ import pickle
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from paligemma_jax import sources
 from paligemma_jax.core import errors
+from paligemma_jax.sources import pictures
 from tests.miniatures import images
 
 _RUNS = {"size": [10, 20], "counts": [0, 50, 150]}
@@ -155,3 +157,94 @@ def test_what_is_no_json_or_not_there_is_named(folder):
     _open(folder, "[" * 100_000)
   with pytest.raises(errors.ConfigError, match=r"gone\.json"):
     sources.Coco(str(folder / "gone.json")).open()
+
+
+def test_annotations_of_images_that_are_not_in_the_file_are_left_out_with_a_warning(folder, caplog):
+  content = _content()
+  content["annotations"].append({**content["annotations"][0], "id": 3, "image_id": 99})
+  rows = _open(folder, content)
+  assert rows[0]["labels"] == ["traffic light", "cat"]
+  assert "1 of 3 annotations are left out" in caplog.text and "image_id 99" in caplog.text
+
+
+def test_ids_numbers_flags_and_lists_that_are_written_as_texts(folder):
+  plain = _open(folder, _content(), masks=True)[0]
+  content = json.loads(json.dumps(_content()))
+  for annotation in content["annotations"]:
+    for key in ("image_id", "category_id", "iscrowd", "area"):
+      annotation[key] = str(annotation[key])
+    for key in ("bbox", "segmentation"):
+      annotation[key] = json.dumps(annotation[key])
+  content["images"][0].update(height="10", width=20.0)
+  rows = _open(folder, "\ufeff" + json.dumps(content), masks=True)
+  np.testing.assert_equal(rows[0], plain)
+  assert _open(folder, content, crowd=False)[0]["labels"] == ["traffic light"]
+  content["annotations"][1]["iscrowd"] = "perhaps"
+  with pytest.raises(errors.DataError, match=r"annotations\[1\]: iscrowd is 'perhaps'; expected 0"):
+    _open(folder, content)[0]
+
+
+def test_lvis_names_images_by_their_url(folder):
+  content = _content()
+  content["images"][0]["coco_url"] = "http://example.org/val2017/" + content["images"][0].pop(
+      "file_name"
+  )
+  assert _open(folder, content)[0]["image_path"] == "a.jpg"
+
+
+def test_run_lengths_in_a_list_and_a_polygon_that_is_no_list_of_polygons(folder):
+  plain = _open(folder, _content(), masks=True)[0]["masks"]
+  content = _content()
+  content["annotations"][0]["segmentation"] = content["annotations"][0]["segmentation"][0]
+  content["annotations"][1]["segmentation"] = [_RUNS]
+  np.testing.assert_array_equal(_open(folder, content, masks=True)[0]["masks"], plain)
+  content["annotations"][1]["segmentation"] = [_RUNS, _RUNS]
+  with pytest.raises(errors.DataError, match="a list of 2 run lengths"):
+    _open(folder, content, masks=True)[0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _put(["annotations", 0, "bbox"], [1, 2, -3, 4]),
+        _put(["annotations", 0, "bbox"], None),
+        _put(["annotations", 0, "category_id"], 5),
+        _put(["annotations", 0, "segmentation"], [[1, 2]]),
+        _put(["annotations", 0, "segmentation"], []),
+    ],
+)
+def test_one_bad_annotation_can_be_left_out_counted_and_named(folder, change, caplog):
+  pictures._named.clear()
+  content = _content()
+  change(content)
+  row = _open(folder, content, masks=True, bad_annotations="skip")[0]
+  assert row["labels"] == ["cat"] and len(row["boxes"]) == len(row["masks"]) == 1
+  assert row["_notes"] == ("annotations_skipped",)
+  assert "image 7 ('a.jpg')" in caplog.text
+  with pytest.raises(errors.ConfigError, match="bad_annotations"):
+    _open(folder, content, bad_annotations="ignore")
+
+
+def test_what_the_file_says_of_the_picture_must_be_so(folder):
+  content = _content()
+  content["images"][0].update(height=20, width=10)
+  with pytest.raises(errors.DataError, match=r"says 10 x 20 .* The sides are swapped"):
+    _open(folder, content)[0]
+  content["images"][0].update(height=None, width=0)  # Says nothing.
+  assert _open(folder, content)[0]["height"] == 10
+  for annotation in content["annotations"]:
+    annotation["bbox"] = [0.1, 0.2, 0.5, 0.5]
+  with pytest.raises(errors.DataError, match="like shares of the picture; COCO has pixels"):
+    _open(folder, content)[0]
+
+
+def test_a_size_that_fits_the_picture_in_no_way_names_exif(folder):
+  exif = Image.Exif()
+  exif[0x112] = 6
+  Image.new("RGB", (20, 10)).save(folder / "images" / "a.jpg", exif=exif)
+  stored = _open(folder, _content())  # Its file says 20 x 10: as stored.
+  assert (stored[0]["width"], stored[0]["_exif"]) == (20, False)
+  with pytest.raises(errors.DataError, match=r"20 x 10 as stored.*EXIF orientation 6.*exif=True"):
+    _open(folder, _content(), exif=True)[0]
+  with pytest.raises(errors.ConfigError, match="expected True, False or 'auto'"):
+    _open(folder, _content(), exif="yes")

@@ -1,6 +1,7 @@
 """Pascal VOC folders: boxes by pixel, splits, masks by number, and XML that must not be trusted."""
 
 import io
+import os
 import pickle
 
 import numpy as np
@@ -122,3 +123,87 @@ def test_what_is_not_there_is_a_configuration_error(folder):
     sources.Voc(str(folder), "", annotations="Annos").open()
   with pytest.raises(errors.ConfigError, match="0 or 1"):
     sources.Voc(str(folder), first_pixel=2)
+
+
+def _row(folder, name, *, xml, picture, split=""):
+  images.write(folder / "JPEGImages" / picture, images.jpeg(0, (20, 10)))
+  images.write(folder / "Annotations" / f"{name}.xml", xml)
+  rows = sources.Voc(str(folder), split).open()
+  return {rows[i]["image_id"]: rows[i] for i in range(len(rows))}[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "named", "picture"),
+    [
+        ("x", "x", "x.png"),
+        ("x", "x.jpg", "x.JPG"),
+        ("x", "", "x.jpeg"),
+        ("x", "y.png", "x.webp"),
+        ("x", "Y.PNG", "y.png"),
+        ("sub/x", "x.jpg", "sub/x.jpg"),
+        ("sub/x", "x.jpg", "x.jpg"),
+        ("sub/x", "elsewhere.jpg", "Sub/x.gif"),
+    ],
+)
+def test_a_picture_is_found_by_its_stem_whatever_its_ending(folder, name, named, picture):
+  assert _row(folder, name, xml=_xml(filename=named), picture=picture)["image_path"] == picture
+
+
+def test_two_pictures_of_one_stem_are_a_choice_and_none_is_an_error(folder):
+  images.write(folder / "JPEGImages" / "x.webp", images.jpeg(0, (20, 10)))
+  with pytest.raises(errors.DataError, match=r"'JPEGImages/x\.png' or 'JPEGImages/x\.webp'"):
+    _row(folder, "x", xml=_xml(filename="x"), picture="x.png")
+  (folder / "Annotations" / "x.xml").unlink()
+  with pytest.raises(errors.DataError, match=r"there is no picture 'z\.bmp', 'y\.jpg'"):
+    _row(folder, "y", xml=_xml(filename="z.bmp"), picture="x.webp")
+
+
+def test_names_of_a_list_may_hold_blanks_endings_and_bytes(folder):
+  for name in ("my cat", "my big cat", "cat 1", "b"):
+    images.write(folder / "JPEGImages" / f"{name}.jpg", images.jpeg(0, (20, 10)))
+    images.write(folder / "Annotations" / f"{name}.xml", _xml())
+  with open(bytes(folder / "Annotations") + b"/caf\xe9.xml", "wb") as f:
+    f.write(_xml())
+  with open(bytes(folder / "JPEGImages") + b"/caf\xe9.jpg", "wb") as f:
+    f.write(images.jpeg(0, (20, 10)))
+  lines = b"\xef\xbb\xbfmy cat\nmy big cat  1\ncat 1\ncat 1 -1\nB.jpg\ncaf\xe9\n"
+  images.write(folder / "ImageSets" / "Main" / "train.txt", lines)
+  rows = sources.Voc(str(folder)).open()
+  expected = ["my cat", "my big cat", "cat 1", "b", os.fsdecode(b"caf\xe9")]
+  assert [rows[i]["image_id"] for i in range(len(rows))] == expected
+
+
+def test_a_list_of_which_little_is_there_is_an_error_with_the_place(folder):
+  images.write(folder / "ImageSets" / "Main" / "train.txt", b"a\nx\ny\n")
+  with pytest.raises(errors.DataError, match=r"1 of the 3 names .*'Annotations/x\.xml'"):
+    sources.Voc(str(folder)).open()
+
+
+def test_what_the_annotation_says_of_the_picture_must_be_so(folder):
+  size = b"<size><width>{}</width><height>{}</height></size></annotation>".decode()
+
+  def row(width, height):
+    xml = _xml(("dog", 0, 3, 2, 8, 5)).replace(
+        b"</annotation>", size.format(width, height).encode()
+    )
+    return _row(folder, "a", xml=xml, picture="a.jpg")
+
+  assert row(20, 10)["labels"] == row(0, 0)["labels"] == row("", "")["labels"] == ["dog"]
+  with pytest.raises(errors.DataError, match=r"<size> says 10 x 20.*The sides are swapped"):
+    row(10, 20)
+  with pytest.raises(errors.DataError, match="<size> says 640 x 480"):
+    row(640, 480)
+  xml = _xml(("dog", 0, 0.1, 0.2, 0.5, 0.5))
+  with pytest.raises(errors.DataError, match="like shares of the picture; VOC has pixels"):
+    _row(folder, "a", xml=xml, picture="a.jpg")
+
+
+def test_one_bad_object_can_be_left_out_and_difficult_is_a_yes_or_no(folder):
+  xml = _xml(("dog", "True", 3, 2, 8, 5), ("cat", 0, 9, 9, 2, 2), ("cow", "", 1, 1, 2, 2))
+  images.write(folder / "Annotations" / "a.xml", xml)
+  row = sources.Voc(str(folder), bad_annotations="skip").open()[1]
+  assert (row["labels"], row["crowd"]) == (["dog", "cow"], [True, False])
+  assert row["_notes"] == ("annotations_skipped",)
+  images.write(folder / "Annotations" / "a.xml", _xml(("dog", "maybe", 3, 2, 8, 5)))
+  with pytest.raises(errors.DataError, match="difficult is 'maybe'"):
+    sources.Voc(str(folder)).open()[1]

@@ -7,6 +7,7 @@ import pytest
 
 from paligemma_jax import sources
 from paligemma_jax.core import errors
+from paligemma_jax.sources import pictures
 from tests.miniatures import images
 
 _YAML = "path: .\ntrain: images/train\nval: [images/val, extra.txt]\nnames:\n  0: cat\n  1: dog\n"
@@ -156,3 +157,82 @@ def test_links_and_lists_do_not_lead_out(folder, tmp_path_factory):
   (folder / "labels" / "val" / "c.txt").symlink_to("/etc/hostname")
   with pytest.raises(errors.DataError, match="symlink"):
     _rows(folder, split="val")[0]
+
+
+def test_classes_are_called_what_the_file_says(folder):
+  (folder / "labels" / "train" / "a2.txt").write_text(
+      "".join(f"{i} 0.5 0.5 0.2 0.4\n" for i in range(6))
+  )
+  yaml = "train: images/train\nnames: [no, yes, on, 010, null, 1_000]\n"
+  assert _rows(folder, yaml)[0]["labels"] == ["no", "yes", "on", "010", "null", "1_000"]
+  yaml = "train: images/train\nnames: {0: no, 1: yes, 2: ~, 3: 1.0, 4: 1e3, 5: 'off'}\n"
+  assert _rows(folder, yaml)[0]["labels"] == ["no", "yes", "~", "1.0", "1e3", "off"]
+
+
+def test_labels_of_a_folder_that_is_not_called_images_are_found(folder):
+  (folder / "images").rename(folder / "imgs")
+  rows = _rows(folder, "train: imgs/train\nnames: [cat, dog]\n")
+  assert rows[0]["labels"] == ["dog", "cat"]
+  (folder / "labels").rename(folder / "Labels")
+  assert _rows(folder)[0]["labels"] == ["dog", "cat"]
+  (folder / "Labels" / "train" / "a2.txt").rename(folder / "imgs" / "train" / "A2.TXT")
+  assert _rows(folder)[0]["labels"] == ["dog", "cat"]
+
+
+def test_pictures_without_labels_are_an_error_where_they_are_most(folder):
+  (folder / "labels" / "train" / "a2.txt").unlink()
+  with pytest.raises(errors.DataError) as caught:
+    _rows(folder)
+  said = str(caught.value)
+  assert "none of the 2 pictures" in said and "'labels/train/a2.txt'" in said
+  assert "unlabelled='empty'" in said and "'images/train/a10.png'" in said
+  assert _rows(folder, unlabelled="empty")[0]["labels"] == []
+  with pytest.raises(errors.ConfigError, match="unlabelled"):
+    _rows(folder, unlabelled="fine")
+
+
+def test_folders_in_folders_capital_endings_and_formats_that_are_not_read(folder, caplog):
+  for name in ("sub/b.JPG", "sub/deep/c.jfif", "sub/d.gif", "e.TIFF"):
+    images.write(folder / "images" / "train" / name, images.jpeg(0, (20, 10)))
+    images.write((folder / "labels" / "train" / name).with_suffix(".txt"), b"0 .5 .5 .2 .2\n")
+  images.write(folder / "images" / "train" / "f.avif", b"x")
+  images.write(folder / "images" / "train" / "g.HEIC", b"x")
+  rows = _rows(folder)
+  paths = {rows[i]["image_path"]: rows[i]["labels"] for i in range(len(rows))}
+  assert paths == {
+      "images/train/a2.jpg": ["dog", "cat"], "images/train/a10.png": [],
+      "images/train/e.TIFF": ["cat"], "images/train/sub/b.JPG": ["cat"],
+      "images/train/sub/d.gif": ["cat"], "images/train/sub/deep/c.jfif": ["cat"],
+  }  # fmt: skip
+  assert "2 pictures are left out" in caplog.text and "f.avif, g.HEIC" in caplog.text
+
+
+def test_names_that_are_not_utf_8(folder):
+  name = b"caf\xe9.jpg"
+  with open(bytes(folder / "images" / "train") + b"/" + name, "wb") as f:
+    f.write(images.jpeg(0, (20, 10)))
+  with open(bytes(folder / "labels" / "train") + b"/caf\xe9.txt", "wb") as f:
+    f.write(b"0 .5 .5 .2 .2\n")
+  images.write(folder / "extra.txt", b"images/train/" + name + b"\n")
+  rows = _rows(folder, split="val")
+  assert rows[1]["labels"] == ["cat"] and rows.digests() and rows.fingerprint()
+
+
+def test_keypoints_behind_a_box_are_left_out(folder):
+  line = "0 0.5 0.5 0.2 0.4 0.45 0.45 2 0.55 0.45 2\n"
+  (folder / "labels" / "train" / "a2.txt").write_text(line)
+  yaml = "train: images/train\nkpt_shape: [2, 3]\nnames: [cat]\n"
+  np.testing.assert_allclose(_rows(folder, yaml)[0]["boxes"], [(0.3, 0.4, 0.7, 0.6)])
+  with pytest.raises(errors.DataError, match=r"10 numbers .*kpt_shape .* 4 of a box and 4"):
+    _rows(folder, yaml.replace("3]", "2]"))[0]
+  with pytest.raises(errors.DataError, match="kpt_shape is 'x'"):
+    _rows(folder, yaml.replace("[2, 3]", "x"))
+
+
+def test_one_bad_label_can_be_left_out_counted_and_named(folder, caplog):
+  pictures._named.clear()
+  lines = "0 0.5 0.5 0.2 0.4\n9 0.5 0.5 0.2 0.4\nx\n0 12 3 4 5\n"
+  (folder / "labels" / "train" / "a2.txt").write_text(lines)
+  row = _rows(folder, bad_annotations="skip")[0]
+  assert row["labels"] == ["cat"] and row["_notes"] == ("annotations_skipped",)
+  assert "a2.txt:2: class 9" in caplog.text and "a2.txt:4" in caplog.text

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import re
 import shutil
 import stat
 from typing import BinaryIO
@@ -17,6 +18,8 @@ from typing import BinaryIO
 from paligemma_jax.core import errors
 
 Path = str | os.PathLike[str]
+
+_STRAY = re.compile("[\ud800-\udfff]")  # What Python makes of bytes that are no UTF-8.
 
 
 def write_atomically(path: Path, data: str | bytes, *, alone: bool = True) -> None:
@@ -45,9 +48,22 @@ def write_atomically(path: Path, data: str | bytes, *, alone: bool = True) -> No
 def write_new(path: Path, data: str | bytes) -> None:
   """Writes a new file in place of whatever has this name, and waits for the disk."""
   with open_new(path) as f:
-    f.write(data.encode() if isinstance(data, str) else data)
+    f.write(to_bytes(data) if isinstance(data, str) else data)
     f.flush()
     os.fsync(f.fileno())
+
+
+def to_bytes(text: str) -> bytes:
+  """The text in UTF-8; a byte of a file's name that is not UTF-8 is written as in 'caf%E9.jpg'."""
+  try:
+    return text.encode()
+  except UnicodeEncodeError:
+    return _STRAY.sub(_readable, text).encode()
+
+
+def _readable(stray: re.Match[str]) -> str:
+  code = ord(stray[0])
+  return f"%{code - 0xDC00:02X}" if 0xDC80 <= code <= 0xDCFF else "\ufffd"
 
 
 def open_new(path: Path) -> BinaryIO:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from paligemma_jax.core import complete
 from paligemma_jax.core import errors
+from paligemma_jax.core import foreign
 
 if TYPE_CHECKING:
   from PIL import Image
@@ -28,25 +29,6 @@ OTHER_ENDINGS = (
 
 _ORIENTATION = 0x0112
 _INVERSE = {6: 8, 8: 6}  # The other six are their own.
-_LFS = b"version https://git-lfs.github.com/spec/"
-_AVIF = (b"avif", b"avis")
-_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-_CONVERT = "Convert it before: image.convert('RGB').save('….png') with Pillow does"
-_STARTS = (
-    (b"8BPS", "a Photoshop file"),
-    (b"%PDF", "a PDF document"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"\x93NUMPY", "a NumPy array"),
-    (b"\xff\x0a", "a JPEG XL file"),
-    (b"\0\0\0\x0cJXL ", "a JPEG XL file"),
-    (b"\0\0\0\x0cjP  ", "a JPEG 2000 file"),
-    (b"\xff\x4f\xff\x51", "a JPEG 2000 file"),
-    (b"\0\0\1\0", "an icon (ICO)"),
-    (b"v/1\x01", "an OpenEXR file"),
-    (b"II+\0", "a BigTIFF file"),
-    (b"MM\0+", "a BigTIFF file"),
-)
 
 
 class Header(NamedTuple):
@@ -143,39 +125,7 @@ def turned_back(pixels: Any, orientation: int) -> Any:
 def unknown(data: bytes) -> str:
   """What is wrong with a file of no format in FORMATS, and what helps."""
   known = ", ".join(FORMATS)
-  found, remedy = foreign(data)
+  found, remedy = foreign.image(data)
   if found:
     return f"{found}; expected {known}. {remedy}."
   return f"no image of {known}: starts with {data[:12]!r}."
-
-
-def foreign(data: bytes) -> tuple[str, str]:
-  """('a git-lfs pointer, …', what helps) of a file that is none of ours; ('', '') if not known."""
-  text = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-  if data.startswith(_LFS):
-    return (
-        "a git-lfs pointer, not the file itself",
-        "Run 'git lfs pull' where it was cloned, or download the file",
-    )
-  if b"<svg" in text and text.startswith(b"<"):
-    return "an SVG drawing, which has no pixels", "Convert it to PNG before"
-  if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-    return (
-        "an HTML page: a web site answered a download with it",
-        "Download the file again; it may need a login, or be gone",
-    )
-  if text.startswith(b"<?xml"):
-    return "XML text", "Download the file again; it may be the error message of a server"
-  if text.startswith((b'{"', b"{\n", b"{ ")):
-    return "JSON text", "Download the file again; it may be the error message of a server"
-  if data[4:8] == b"ftyp":
-    brands = (data[8:12], *(data[i : i + 4] for i in range(16, 64, 4)))
-    if any(brand in _AVIF for brand in brands):
-      return "an AVIF file", _CONVERT
-    if any(brand in _HEIC for brand in brands):
-      return "a HEIC file", f"{_CONVERT}, after 'pip install pillow-heif'"
-    return "a video", "Read it with sources.Video"
-  for start, what in _STARTS:
-    if data.startswith(start):
-      return what, _CONVERT
-  return "", ""

@@ -19,6 +19,7 @@ import numpy as np
 
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
+from paligemma_jax.core import foreign
 
 CODEBOOK = "_vq_vae._embedding"
 MAX_CODES = 128  # <seg000> to <seg127>.
@@ -184,7 +185,7 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise
   except Exception as e:  # Whatever zipfile raises on damaged files: many types.
     raise errors.CheckpointError(
-        f"{path}: is no intact npz file: {type(e).__name__}: {e}."
+        f"{path}: is no intact npz file: {type(e).__name__}: {e}.{foreign.of_file(path)}"
     ) from None
   return found
 

@@ -20,6 +20,7 @@ import sentencepiece
 
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
+from paligemma_jax.core import foreign
 from paligemma_jax.core import strict_json
 from paligemma_jax.data import sentencepiece_file
 from paligemma_jax.data import tokenizer_json
@@ -214,12 +215,11 @@ def _is_whole(processor: sentencepiece.SentencePieceProcessor, piece: str) -> bo
 
 
 def _looks_like(data: bytes) -> str:
-  if data.startswith(b"version https://git-lfs"):
-    return "it is a git-lfs pointer: the real file was not downloaded"
+  what, remedy = foreign.not_downloaded(data)
+  if what:
+    return f"it is {what}. {remedy}"
   if data.lstrip()[:1] == b"{":
     return "it looks like JSON"
-  if data.lstrip()[:1] == b"<":
-    return "it looks like a web page"
   return f"it starts with {data[:8]!r} and has {len(data)} bytes"
 
 

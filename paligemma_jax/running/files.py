@@ -20,7 +20,7 @@ _MAX_BYTES = 1 << 30  # Of a file of lines: millions of steps.
 def to_line(record: Mapping[str, Any]) -> bytes:
   """One strict JSON line; a float that JSON cannot hold becomes 'NaN', 'Infinity', '-Infinity'."""
   plain = {key: _json_float(value) for key, value in record.items()}
-  return json.dumps(plain, ensure_ascii=False, allow_nan=False).encode("utf-8", "replace") + b"\n"
+  return disk.to_bytes(json.dumps(plain, ensure_ascii=False, allow_nan=False)) + b"\n"
 
 
 def read_lines(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], int]:

@@ -126,7 +126,7 @@ class Answers:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     try:
       with os.fdopen(disk.open_own(self._path, flags), "ab") as f:
-        f.write(text.encode("utf-8", "replace"))
+        f.write(disk.to_bytes(text))
         f.flush()
         os.fsync(f.fileno())
     except OSError as e:

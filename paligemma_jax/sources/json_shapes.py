@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from paligemma_jax.core import errors
-from paligemma_jax.core import image_files
+from paligemma_jax.core import foreign
 from paligemma_jax.core import strict_json
 
 HEAD_BYTES = 1 << 16  # Of a file, which is enough to tell.
@@ -37,7 +37,7 @@ def check(head: bytes, path: str, wanted: Sequence[str]) -> None:
   elif text.startswith(b"{"):
     _check_object(text, _parsed(line), path, wanted)
   elif text:
-    found, remedy = image_files.foreign(head)
+    found, remedy = foreign.image(head)
     if found:
       raise errors.DataError(f"{path} is {found}; expected one JSON object a line. {remedy}.")
     if b"," in line and b"," in rest.partition(b"\n")[0] and b'":' not in line:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any
 from typing import NamedTuple
 
@@ -127,11 +128,12 @@ def _side(value: Any, what: str) -> int:
 class Things(NamedTuple):
   """The objects of a picture, as good as they are.
 
+  make: makes one each, or raises a DataError.
   bad: "error": one that is wrong is an error; "skip": it is left out, counted and named.
   where: the row, for the log.
   """
 
-  make: Iterable[Callable[[], Thing]]
+  make: Sequence[Callable[[], Thing]]
   bad: str
   where: str
 
@@ -146,20 +148,21 @@ def row(
       masks of more than MAX_MASK_PIXELS.
   """
   size = picture.size
+  if masks and len(things.make) * size[0] * size[1] > MAX_MASK_PIXELS:
+    raise errors.DataError(
+        f"{len(things.make)} masks of {size[1]} x {size[0]} pixels; a row may have"
+        f" {MAX_MASK_PIXELS} pixels of masks in all. Make the picture smaller, or set masks=False."
+    )
   boxes, labels, areas, crowd, found = [], [], [], [], []
   notes = []
   for n, make in enumerate(things.make, 1):
     try:
-      if masks and (len(found) + 1) * size[0] * size[1] > MAX_MASK_PIXELS:
-        raise _TooManyError(n, size)
       thing = make()
       try:
         inside, cut = _inside(thing.box, *size)
         mask = _mask(thing, size) if masks else None
       except errors.DataError as e:
         raise errors.DataError(f"object {n} ({thing.label!r}): {e}") from None
-    except _TooManyError as e:
-      raise errors.DataError(str(e)) from None
     except errors.DataError as e:
       if things.bad == "error":
         raise
@@ -190,16 +193,6 @@ def row(
   if notes:
     out["_notes"] = tuple(dict.fromkeys(notes))
   return out if picture.exif is None else {**out, EXIF: picture.exif}
-
-
-class _TooManyError(errors.DataError):
-  """Not to be skipped: each of the masks may be good."""
-
-  def __init__(self, n: int, size: tuple[int, int]):
-    super().__init__(
-        f"{n} masks of {size[1]} x {size[0]} pixels; a row may have {MAX_MASK_PIXELS} pixels of"
-        " masks in all. Make the picture smaller, or set masks=False."
-    )
 
 
 _named: list[str] = []  # What was said in this process, so that it is not said in every epoch.

@@ -17,6 +17,7 @@ import numpy as np
 
 from paligemma_jax.core import disk
 from paligemma_jax.core import errors
+from paligemma_jax.core import foreign
 from paligemma_jax.core import strict_json
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -85,16 +86,22 @@ def read_json(path: pathlib.Path, *, max_bytes: int = strict_json.MAX_BYTES) -> 
     return strict_json.read_object(path, max_bytes=max_bytes)
   except (OSError, strict_json.Malformed) as e:
     raise errors.CheckpointError(
-        f"{path}: is no valid JSON object: {strict_json.reason(e)}."
+        f"{path}: is no valid JSON object: {strict_json.reason(e)}.{foreign.of_file(path)}"
     ) from None
 
 
 def open_file(path: pathlib.Path) -> BinaryIO:
   """The regular file `path`, open for reading; CheckpointError when it is something else."""
   try:
-    return disk.open_regular(path)
+    file = disk.open_regular(path)
+    found, remedy = foreign.not_downloaded(file.read(foreign.HEAD_BYTES))
+    file.seek(0)
   except OSError as e:
     raise errors.CheckpointError(f"{path}: cannot be opened: {strict_json.reason(e)}.") from None
+  if found:
+    file.close()
+    raise errors.CheckpointError(f"{path}: is {found}. {remedy}.")
+  return file
 
 
 def regular_file(path: pathlib.Path) -> int:

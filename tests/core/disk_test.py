@@ -106,3 +106,9 @@ def test_only_regular_files_are_read(tmp_path):
   assert disk.read(tmp_path / "to_file", max_bytes=10) == b"0123456789"
   with pytest.raises(OSError, match="It has 10 bytes, the limit is 9"):
     disk.read(tmp_path / "file", max_bytes=9)
+
+
+def test_names_of_files_that_are_no_utf_8_can_be_written(tmp_path):
+  disk.write_atomically(tmp_path / "a", os.fsdecode(b"caf\xe9.jpg, Zo\xc3\xab.jpg, \xff"))
+  assert (tmp_path / "a").read_bytes() == b"caf%E9.jpg, Zo\xc3\xab.jpg, %FF"
+  assert disk.to_bytes("\ud800 ü") == "\ufffd ü".encode()

@@ -107,7 +107,7 @@ def test_a_piece_that_is_there_as_an_ordinary_one_is_redeclared_in_place(model_p
         (b"hello there", "not a sentencepiece model"),
         (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
         (b'{"model": {}}', "JSON"),
-        (b"<!doctype html>", "web page"),
+        (b"<!doctype html>", "HTML page"),
         (b"\x00" * 100, "not a sentencepiece model"),
     ],
 )

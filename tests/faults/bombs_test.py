@@ -10,6 +10,7 @@ import pytest
 
 from tests.hostile import bombs
 from tests.hostile import movies
+from tests.hostile import tiffs
 
 _ROOT = pathlib.Path(__file__).parents[2]
 _MOST_MB, _MOST_SECS = 512, 5.0
@@ -40,10 +41,11 @@ def _check(table, found):
 
 @pytest.mark.slow  # 43 files of up to 49 million pixels, 30 s.
 def test_images(tmp_path):
-  assert len(bombs.IMAGES) >= 40
-  for name, (make, _) in bombs.IMAGES.items():
+  table = {**bombs.IMAGES, **tiffs.IMAGES}
+  assert len(table) >= 60
+  for name, (make, _) in table.items():
     (tmp_path / name).write_bytes(make())
-  _check(bombs.IMAGES, _measured("images", tmp_path))
+  _check(table, _measured("images", tmp_path))
 
 
 @pytest.mark.slow  # 38 files are encoded and read, 20 s.

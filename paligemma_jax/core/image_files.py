@@ -125,6 +125,9 @@ def turned_back(pixels: Any, orientation: int) -> Any:
 def unknown(data: bytes) -> str:
   """What is wrong with a file of no format in FORMATS, and what helps."""
   known = ", ".join(FORMATS)
+  found, remedy = foreign.not_downloaded(data)
+  if found:
+    return f"no image but {found}. {remedy}."
   found, remedy = foreign.image(data)
   if found:
     return f"{found}; expected {known}. {remedy}."

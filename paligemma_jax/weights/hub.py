@@ -2,7 +2,7 @@
 
 What the hub's tools have downloaded before is taken from their cache, without a package and without
 a network. The rest is downloaded by the package `huggingface_hub`, where it is installed: it shows
-how far it is, and goes on with a file where it stopped.
+how far it is, and keeps the files that are whole.
 """
 
 from __future__ import annotations

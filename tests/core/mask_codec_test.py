@@ -120,7 +120,10 @@ def test_floats_and_bools_are_the_same_masks_and_batches_do_not_matter():
   codes = codec.encode(masks)
   np.testing.assert_array_equal(codes, codec.encode(masks * 2.0 - 1))
   np.testing.assert_array_equal(codes[33:36], codec.encode(masks[33:36]))
-  np.testing.assert_array_equal(codec.decode(codes)[33:36], codec.decode(codes[33:36]))
+  # The order in which BLAS sums depends on the size of a batch, on some processors.
+  np.testing.assert_allclose(
+      codec.decode(codes)[33:36], codec.decode(codes[33:36]), rtol=0, atol=1e-6
+  )
   assert codec.encode(masks[:0]).shape == (0, 16) and codec.decode(codes[:0]).shape == (0, 64, 64)
 
 

@@ -161,7 +161,7 @@ def test_segments_have_a_box_with_an_area_and_sixteen_codes(name, labels):
     "make, said",
     [
         (lambda: specs.OneOf(()), "texts is empty"),
-        (lambda: specs.OneOf("yes"), "must be a tuple of texts, not 'yes'"),
+        (lambda: specs.OneOf("yes"), "must be a tuple, not 'yes'; one alone needs a comma"),
         (lambda: specs.OneOf(("a", "b", "a")), "has 'a' twice"),
         (lambda: specs.Boxes(("a;b",)), "label 'a;b' must be text without ';'"),
         (lambda: specs.Boxes(("",)), "label '' must be"),

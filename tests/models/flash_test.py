@@ -82,7 +82,8 @@ def test_without_a_mask_only_padding_is_hidden():
   got = values_and_gradients(by_kernel(None), *arrays, weights)
   want = values_and_gradients(plainly(None), *arrays, weights)
   for ours, theirs in zip(got, want, strict=True):
-    np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-5)
+    # Gradients are up to 10 here; in which order their sums are taken depends on the processor.
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 
 
 @pytest.mark.slow  # 8 s

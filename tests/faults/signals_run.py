@@ -99,7 +99,9 @@ def stop(name: str, number: signal.Signals, workdir: pathlib.Path) -> Outcome:
   if moment.kill_first:
     with _started(moment, workdir) as process:
       met = _seen(process, workdir, moment.kill_first)
-      time.sleep(3.0)  # The state of that step is written beside the evaluation.
+      end = time.monotonic() + LIMIT_SECS
+      while not newest_intact(workdir) and time.monotonic() < end:
+        time.sleep(0.1)  # The state of that step is written beside the evaluation.
       process.kill()
   fault = ""
   if moment.fault:

@@ -37,7 +37,7 @@ def check(head: bytes, path: str, wanted: Sequence[str]) -> None:
   elif text.startswith(b"{"):
     _check_object(text, _parsed(line), path, wanted)
   elif text:
-    found, remedy = foreign.image(head)
+    found, remedy = foreign.image(text)
     if found:
       raise errors.DataError(f"{path} is {found}; expected one JSON object a line. {remedy}.")
     if b"," in line and b"," in rest.partition(b"\n")[0] and b'":' not in line:

@@ -274,3 +274,31 @@ def test_the_picture_of_a_row_is_what_lies_on_disk(tmp_path):
   data = images.rgb("PNG")
   (tmp_path / "a.png").write_bytes(data)
   assert rows_of(tmp_path, b'{"image": "a.png"}')[0]["image"] == data
+
+
+@pytest.mark.parametrize(
+    ("content", "hint"),
+    [
+        (json.dumps([{"a": 1}, {"a": 2}], indent=2), r"one JSON array.*convert_data json"),
+        (json.dumps([{"a": 1}, {"a": 2}]), r"one JSON array.*convert_data json"),
+        (json.dumps({"a": 1}, indent=2) * 2, r"objects over several lines.*convert_data json"),
+        (json.dumps({"images": [], "annotations": []}, indent=1), r"as COCO has it.*sources\.Coco"),
+        ("version https://git-lfs.github.com/spec/v1\noid", r"git-lfs pointer.*git lfs pull"),
+        ("<!DOCTYPE html>\n<html>", r"an HTML page"),
+        ("image,prefix\na.jpg,what?\n", r"a table \(CSV\).*convert_data csv"),
+    ],
+)
+def test_what_is_not_one_object_a_line_is_said_at_once_with_the_remedy(content, hint, tmp_path):
+  with pytest.raises(errors.DataError, match=f"(?s){hint}"):
+    rows_of(tmp_path, content.encode())
+  with pytest.raises(errors.DataError, match=f"(?s){hint}"):
+    rows_of(tmp_path, b"\xef\xbb\xbf\n" + content.encode())
+
+
+def test_a_chat_is_named_where_a_column_is_missing_and_read_where_none_is(tmp_path):
+  line = b'{"messages": [{"role": "user", "content": "x"}], "images": ["a.jpg"]}\n'
+  (tmp_path / "a.jsonl").write_bytes(line)
+  source = sources.Jsonl(str(tmp_path / "a.jsonl"), columns=("image", "suffix"))
+  with pytest.raises(errors.DataError, match=r"'messages' is of a chat format.*convert_data chat"):
+    source.open()
+  assert source.replace(columns=("messages",)).open()[0]["images"] == ["a.jpg"]

@@ -18,6 +18,7 @@ from paligemma_jax.core import markers
 from paligemma_jax.data import order
 from paligemma_jax.data import tokenizer as tokenizer_lib
 from paligemma_jax.data import tokens
+from paligemma_jax.sources import json_shapes
 
 NOTES = "_notes"  # The column in which ops tell what they had to decide ("alpha_dropped").
 
@@ -179,6 +180,7 @@ def _column(columns: dict[str, Any], name: str, ops: Sequence[Any]) -> Any:
     made_by = ", ".join(type(op).__name__ for op in ops) or "there are none"
     raise errors.ConfigError(
         f"the row has no {name!r} after the ops ({made_by}).{errors.did_you_mean(name, known)}"
+        f"{json_shapes.chat_hint(columns, 'FILE')}"
     ) from None
 
 

@@ -86,6 +86,24 @@ def test_what_ops_remark_is_counted(tokenizer):
   assert counting.counts["odd"] == 4
 
 
+def test_markers_and_line_breaks_in_texts_are_counted(tokenizer):
+  ops = (
+      *loading.OPS,
+      rows_and_ops.Set("prefix", "<image>caption en", at=(1, 2)),
+      rows_and_ops.Set("suffix", "a cat\n", at=(2, 3, 4)),
+      rows_and_ops.Set("suffix", (("a <eos>", True), ("b", False)), at=(5,)),
+  )
+  counting = loading.make(tokenizer, ops=ops)
+  loading.take(counting, 5)  # 40 slots, so that each row comes twice.
+  assert (counting.counts["marker_in_text"], counting.counts["newline_at_end"]) == (6, 6)
+
+
+def test_a_chat_that_no_op_reads_is_named(tokenizer):
+  rows = [{"messages": [{"role": "user"}], "image": np.zeros((4, 4, 3), np.uint8)}] * 20
+  with pytest.raises(errors.ConfigError, match=r"no 'prefix'.*'messages' is of a chat format"):
+    loading.take(loading.make(tokenizer, rows, ops=()), 1)
+
+
 @pytest.mark.parametrize(
     "op, reason",
     [

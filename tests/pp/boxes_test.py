@@ -86,3 +86,45 @@ def test_shuffled_boxes_keep_their_labels_and_come_in_every_order():
   op = pp.Boxes(bins=1023, shuffle=True)
   found = {op(row, np.random.default_rng(seed))["suffix"] for seed in range(12)}
   assert found == {plain, " ; ".join(reversed(plain.split(" ; ")))}
+
+
+def _op(box, **fields):
+  row = {"boxes": [box], "labels": ["cat"], "image": np.zeros((48, 64, 3), np.uint8)}
+  return pp.Boxes(bins=1024, **{"pixels": True, "order": "xyxy", **fields})(row, None)
+
+
+def test_a_box_that_sticks_out_by_a_pixel_is_cut_and_by_more_only_if_asked():
+  inside = _op((44, 10, 64, 30))["suffix"]
+  row = _op((44, 10, 65, 30))
+  assert row["suffix"] == inside and "_notes" not in row
+  for box in ((44, 10, 70, 30), (44, 10, 20, 20)):
+    order = "xyxy" if box[2] > 64 else "xywh"
+    if order == "xywh":
+      box = (44, 10, 26, 20)
+    with pytest.raises(errors.DataError, match=r"64 x 48 pixels.*exif.*outside='cut'"):
+      _op(box, order=order)
+    row = _op(box, order=order, outside="cut")
+    assert (row["suffix"], row["_notes"]) == (inside, ("boxes_clipped",))
+  for box in ((70, 10, 90, 30), (30, 30, 20, 20), (float("nan"), 1, 2, 3)):
+    with pytest.raises(errors.DataError):
+      _op(box, outside="cut")
+
+
+def test_shares_may_be_rounded_and_not_more():
+  near = _op((0.5, 0.5, 1.0005, 1), pixels=False)["suffix"]
+  assert near == _op((0.5, 0.5, 1, 1), pixels=False)["suffix"]
+  with pytest.raises(errors.DataError, match="from 0 to 1"):
+    _op((0.5, 0.5, 1.1, 1), pixels=False)
+  with pytest.raises(errors.DataError, match=r"like shares .*pixels=False"):
+    _op((0.1, 0.1, 0.5, 0.5))
+
+
+def test_lists_that_are_written_as_texts_are_lists():
+  row = {"boxes": "[[1, 2, 3, 4], [5, 6, 7, 8]]", "labels": '["cat", "dog"]'}
+  row["image"] = np.zeros((48, 64, 3), np.uint8)
+  op = pp.Boxes(bins=1024, pixels=True)
+  lists = {**row, "boxes": [["1", "2", "3", "4"], "[5, 6, 7, 8]"], "labels": ["cat", "dog"]}
+  assert op(row, None)["suffix"] == op(lists, None)["suffix"]
+  assert op({**row, "labels": "[sic"}, None)["suffix"].endswith("[sic")
+  with pytest.raises(errors.DataError, match="written as JSON"):
+    op({**row, "boxes": "[1; 2]"}, None)

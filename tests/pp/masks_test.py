@@ -58,3 +58,24 @@ def test_a_codec_of_one_s_own_writes_other_codes(tmp_path):
 def test_a_row_without_a_mask_is_rejected(row, hint):
   with pytest.raises(errors.DataError, match=hint):
     pp.MaskToText()(row, RNG)
+
+
+def test_objects_that_are_too_small_are_left_out_of_several_counted_and_never_all():
+  big, small = np.zeros((48, 64), bool), np.zeros((48, 64), bool)
+  big[10:30, 10:30] = True
+  boxes = [(10 / 48, 10 / 64, 30 / 48, 30 / 64), (0.2125, 0.1594, 0.2167, 0.1625)]
+  row = {"masks": [big, small], "boxes": boxes, "labels": ["cat", "dog"]}
+  fields = dict(mask="masks", box="boxes", labels="labels", bins=1024)
+  found = pp.MaskToText(**fields)(row, None)
+  alone = pp.MaskToText(**fields)({**row, **{k: v[:1] for k, v in row.items()}}, None)
+  assert found["suffix"] == alone["suffix"] and found["suffix"].endswith("cat")
+  assert found["_notes"] == ("tiny_masks_dropped",) and "_notes" not in alone
+  # Its box is large enough, but no pixel of it is set.
+  row = {**row, "boxes": [boxes[0], boxes[0]]}
+  assert pp.MaskToText(**fields)(row, None)["suffix"] == alone["suffix"]
+  with pytest.raises(errors.DataError, match=r"mask 2 of 2 \('dog'\)"):
+    pp.MaskToText(**fields, tiny="error")(row, None)
+  with pytest.raises(errors.DataError, match="all 2 masks"):
+    pp.MaskToText(**fields)({**row, "masks": [small, small]}, None)
+  with pytest.raises(errors.ConfigError, match="tiny"):
+    pp.MaskToText(tiny="keep")

@@ -96,3 +96,12 @@ def test_wrong_fields_are_named():
     pp.NoiseBoxes(bins=1000, total=3)
   with pytest.raises(errors.ConfigError, match="total"):
     pp.NoiseBoxes(bins=1024, total=-1)
+
+
+def test_marks_of_crowds_may_be_texts():
+  row = {"boxes": [(0, 0, 0.5, 0.5)] * 3, "labels": ["a", "b", "c"], "crowd": ["0", "1", 0.0]}
+  op = pp.NoiseBoxes(bins=1024, total=0, crowd="crowd")
+  ((text, _),) = op(row, np.random.default_rng(0))["suffix"]
+  assert sorted(part.split()[-1] for part in text.split(" ; ")) == ["a", "c"]
+  with pytest.raises(errors.DataError, match="crowd is 'maybe'"):
+    op({**row, "crowd": ["maybe", 0, 0]}, np.random.default_rng(0))

@@ -135,3 +135,30 @@ def test_a_description_makes_no_module_run(numbers_dir, tmp_path, monkeypatch):
     with pytest.raises(errors.ConfigError, match=r"names the class 'sent\.X'"):
       sources.Tfds("numbers", data_dir=str(folder)).open()
   assert not (tmp_path / "sent.py.ran").exists()
+
+
+def test_class_numbers_become_names_also_in_nests(tmp_path):
+  labels = tfds.features.ClassLabel(names=["cat", "dog", "cow"])
+  dataset = build.Dataset(
+      name="classes",
+      homepage="https://example.org",
+      files=(),
+      features=lambda: {
+          "label": labels,
+          "objects": tfds.features.Sequence({"n": tfds.features.Scalar(np.int64), "label": labels}),
+      },
+      splits=lambda raw: {
+          "train": [
+              {"label": 1, "objects": [{"n": 5, "label": 2}, {"n": 6, "label": 0}]},
+              {"label": -1, "objects": []},
+          ]
+      },
+  )
+  build.write(dataset, tmp_path, tmp_path / "data")
+  source = sources.Tfds("classes", data_dir=str(tmp_path / "data"))
+  rows = pickle.loads(pickle.dumps(source.replace(names=("label", "objects/label")).open()))
+  assert rows[0]["label"] == "dog" and rows[0]["objects/label"] == ["cow", "cat"]
+  assert rows[1]["label"] is None and rows[1]["objects/label"] == []
+  assert source.open()[0]["label"] == 1
+  with pytest.raises(errors.ConfigError, match=r"'lable'.*'label'"):
+    source.replace(names=("lable",)).open()

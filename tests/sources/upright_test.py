@@ -15,6 +15,7 @@ from PIL import Image
 from paligemma_jax import pp
 from paligemma_jax import sources
 from paligemma_jax.core import loc
+from tools.prepare import build
 
 _RES = 112
 _SLACK = 3  # Pixels at 112: resizing and JPEG smear edges over two, tokens round by a tenth.
@@ -63,32 +64,38 @@ class Example:
     return str(value) if self.as_text else value
 
 
-@st.composite
-def examples(draw):
-  """An Example."""
-  height, width = draw(st.integers(24, 90)), draw(st.integers(24, 90))
-  sides = [draw(st.integers(side // 3, side)) for side in (width, height)]
-  x, y = draw(st.integers(0, width - sides[0])), draw(st.integers(0, height - sides[1]))
+def _example(integer, choice):
+  """An Example of whole numbers and choices that are drawn by these."""
+  height, width = integer(24, 90), integer(24, 90)
+  sides = [integer(side // 3, side) for side in (width, height)]
+  x, y = integer(0, width - sides[0]), integer(0, height - sides[1])
   box = (x, y, x + sides[0], y + sides[1])
   pixels = np.full((height, width, 3), 255, np.uint8)
   pixels[box[1] : box[3], box[0] : box[2]] = (250, 10, 10)
-  exif, orientation = draw(st.booleans()), draw(st.integers(1, 8))
+  exif, orientation = choice((False, True)), integer(1, 8)
   boxed = stored = Image.fromarray(pixels)
   if exif and orientation > 1:  # What EXIF turns into the picture that was boxed.
     back = {6: 8, 8: 6}.get(orientation, orientation)
     stored = boxed.transpose(_TURNS[back])
-  kind = draw(st.sampled_from(sorted(_KINDS)))
+  kind = choice(sorted(_KINDS))
   block = Image.Exif()
   block[0x112] = orientation
   options = {"JPEG": dict(quality=95, subsampling=0), "WEBP": dict(lossless=True)}.get(kind, {})
   buffer = io.BytesIO()
   stored.save(buffer, kind, exif=block, **options)
-  stem, place = draw(st.sampled_from(_STEMS)), draw(st.sampled_from(_PLACES))
-  name = place + stem + draw(st.sampled_from(_KINDS[kind]))
+  name = choice(_PLACES) + choice(_STEMS) + choice(_KINDS[kind])
   return Example(
       buffer.getvalue(), stored.size[::-1], boxed.size[::-1], box, exif, orientation, name,
-      draw(st.booleans()),
+      choice((False, True)),
   )  # fmt: skip
+
+
+@st.composite
+def examples(draw):
+  """An Example."""
+  return _example(
+      lambda low, high: draw(st.integers(low, high)), lambda values: draw(st.sampled_from(values))
+  )
 
 
 def _write(path, content):
@@ -294,3 +301,43 @@ def test_hugging_face(example, order, pixels, layout):
     assert set(sources.HfDataset(str(saved)).makes()) == set(row)
     columns = dict(key="objects/bbox", labels="objects/category", order=order, pixels=pixels)
     _check(row, _ops(example.exif, **columns))
+
+
+def test_tfds(tmp_path):
+  tfds = pytest.importorskip("tensorflow_datasets")
+  rng = np.random.default_rng(0)
+  made = [  # One dataset of 200, as building it takes seconds.
+      _example(lambda a, b: int(rng.integers(a, b + 1)), lambda v: v[int(rng.integers(len(v)))])
+      for _ in range(200)
+  ]
+  box = tfds.features.Tensor(shape=(4,), dtype=np.float32)
+  label = tfds.features.ClassLabel(names=_CLASSES)
+  dataset = build.Dataset(
+      name="red",
+      homepage="https://example.org",
+      files=(),
+      features=lambda: {
+          "i": tfds.features.Scalar(np.int64),
+          "image": tfds.features.Image(),
+          "objects": tfds.features.Sequence({"bbox": box, "label": label}),
+      },
+      splits=lambda raw: {
+          "train": [
+              {
+                  "i": i,
+                  "image": io.BytesIO(example.data),
+                  "objects": [{
+                      "bbox": np.array(_written(example, "yxyx", i % 2), np.float32), "label": 1
+                  }],
+              }
+              for i, example in enumerate(made)
+          ]
+      },
+  )  # fmt: skip
+  build.write(dataset, tmp_path, tmp_path / "data")
+  source = sources.Tfds("red", data_dir=str(tmp_path / "data"), names=("objects/label",))
+  rows = source.open()
+  for i in range(len(made)):  # In an order of TFDS's own.
+    example = made[rows[i]["i"]]
+    columns = dict(key="objects/bbox", labels="objects/label", pixels=bool(rows[i]["i"] % 2))
+    _check(rows[i], _ops(example.exif, **columns))

@@ -48,7 +48,7 @@ def test_images(tmp_path):
   _check(table, _measured("images", tmp_path))
 
 
-@pytest.mark.slow  # 38 files are encoded and read, 20 s.
+@pytest.mark.long  # 38 files are encoded and read, 20 s.
 def test_videos(tmp_path):
   pytest.importorskip("av", reason="videos are made and read with PyAV")
   assert len(movies.VIDEOS) >= 20
@@ -57,7 +57,7 @@ def test_videos(tmp_path):
   _check(movies.VIDEOS, _measured("videos", tmp_path))
 
 
-@pytest.mark.slow  # 29 folders are written and read, 20 s.
+@pytest.mark.long  # 29 folders are written and read, 20 s.
 def test_annotations(tmp_path):
   assert len(bombs.ANNOTATIONS) >= 25
   (tmp_path / "sources").mkdir()

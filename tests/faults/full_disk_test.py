@@ -53,7 +53,7 @@ def test_room_for_one_step_ends_with_74_after_three_failed_saves_and_goes_on(tmp
     assert 24 in _steps(workdir)
 
 
-@pytest.mark.slow  # 40 s: a run for each moment, and one more that ends it.
+@pytest.mark.long  # 40 s: a run for each moment, and one more that ends it.
 @pytest.mark.parametrize("moment", ["initial weights", "step 2/", "step 9/"])
 def test_a_disk_that_fills_up_ends_a_run_with_a_sentence(tmp_path, moment):
   with small_disk.mounted(tmp_path / "disk", size="300m") as disk:

@@ -17,8 +17,8 @@ from tests.faults import signals_run
     [
         ("data stall", signal.SIGINT),
         ("evaluation, the score", signal.SIGTERM),
-        ("last save", signal.SIGTERM),
-        ("second signal", signal.SIGINT),
+        pytest.param("last save", signal.SIGTERM, marks=pytest.mark.long),
+        pytest.param("second signal", signal.SIGINT, marks=pytest.mark.long),
     ],
 )
 def test_a_signal_ends_the_run_in_time_with_the_finished_step_saved(moment, number, tmp_path):
@@ -27,7 +27,9 @@ def test_a_signal_ends_the_run_in_time_with_the_finished_step_saved(moment, numb
 
 
 @pytest.mark.slow  # A run of the command with two worker processes each.
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)]
+)
 def test_a_signal_that_all_processes_hear_as_in_a_terminal_saves_and_leaves_none(number, tmp_path):
   workdir, log = tmp_path / "w", tmp_path / "log"
   command = run_train.command(signals_run.CONFIG, workdir, "--config.train.num_workers=2")

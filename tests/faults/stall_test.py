@@ -63,7 +63,7 @@ def _ended(process, workdir, since):
   return log, secs
 
 
-@pytest.mark.slow  # 25 s: a run that has compiled and then loses a worker.
+@pytest.mark.long  # 25 s: a run that has compiled and then loses a worker.
 def test_a_killed_worker_is_named_within_5_s(tmp_path):
   config, workdir = own_ops.write(tmp_path), tmp_path / "killed"
   with _started(config, ",evaluate=false", workdir, "--config.train.num_workers=2") as process:
@@ -77,7 +77,7 @@ def test_a_killed_worker_is_named_within_5_s(tmp_path):
     _wait_until(lambda: not any(map(_is_alive, workers)), 5)
 
 
-@pytest.mark.slow  # 25 s: an evaluation before the first step waits for its stall limit.
+@pytest.mark.long  # 25 s: an evaluation before the first step waits for its stall limit.
 def test_the_limit_is_that_of_evaluations_too(tmp_path):
   config, workdir = own_ops.write(tmp_path), tmp_path / "evaluates"
   with _started(config, ",hang_at=22", workdir) as process:
@@ -89,7 +89,7 @@ def test_the_limit_is_that_of_evaluations_too(tmp_path):
 
 
 @pytest.mark.slow  # 35 s each: a run that has compiled and then waits for its stall limit.
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.long)])
 def test_a_row_op_that_never_answers_ends_the_run_and_is_named(num_workers, tmp_path):
   config, workdir = own_ops.write(tmp_path), tmp_path / f"hangs_with_{num_workers}_workers"
   flag = f"--config.train.num_workers={num_workers}"

@@ -82,7 +82,7 @@ def test_a_bad_row_ends_the_run_with_the_finished_steps_saved_and_it_goes_on_whe
 
 
 @pytest.mark.slow  # Four runs of six steps.
-@pytest.mark.parametrize("save", [3, 1000])
+@pytest.mark.parametrize("save", [3, pytest.param(1000, marks=pytest.mark.long)])
 def test_a_failing_evaluation_loses_no_step_and_is_made_up_for(tmp_path, save):
   source, flag = _rows(tmp_path / "data"), tmp_path / "broken"
   val = FailsAt("val", source, _OPS, every="3 steps", text_len=16, start_limit=1, file=str(flag))
@@ -122,7 +122,7 @@ def test_bad_validation_rows_are_told_before_the_first_step_and_registered(tmp_p
   assert json.loads(run_train.metric_lines(tmp_path / "run")[-1])["val/num_rejected"] == 2
 
 
-@pytest.mark.slow  # One run of seven steps.
+@pytest.mark.long  # One run of seven steps.
 def test_the_best_evaluation_between_saves_is_saved_and_named_at_the_end(tmp_path, capsys):
   source = _rows(tmp_path / "data")
   val = evals.Perplexity("val", source, _OPS, every="3 steps", text_len=16)
@@ -145,7 +145,7 @@ def test_a_misspelt_metric_of_ckpt_best_is_refused_at_once(tmp_path):
     loop.train(config, tmp_path / "run")
 
 
-@pytest.mark.slow  # Three runs of six steps.
+@pytest.mark.long  # Three runs of six steps.
 def test_rows_cut_are_counted_alike_however_far_is_read_ahead_and_after_a_restart(
     tmp_path, capsys
 ):

@@ -19,7 +19,7 @@ def _evaluate(*flags):
   )
 
 
-@pytest.mark.slow  # 60 s: two runs and three evaluations of a small model.
+@pytest.mark.long  # 60 s: two runs and three evaluations of a small model.
 def test_an_own_op_works_in_workers_in_evaluate_and_when_its_file_has_moved(tmp_path):
   config = own_ops.write(tmp_path)
   for name, workers in (("plain", 0), ("workers", 2)):

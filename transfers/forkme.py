@@ -35,6 +35,7 @@ def get_config(res: int = 112, text_len: int = 48, freeze_img: bool = False):
 
   # EDIT 3: from a row's columns to `image`, `prefix` (the question) and `suffix` (the answer).
   # Any text will do as a prompt; one that the model was pretrained with gives it a start.
+  # Where your lines have a `prefix` of their own, leave Format out, which would replace it.
   ops = (pp.Decode(), pp.Resize(res), pp.Format("caption en"))
 
   # EDIT 4: the training run. The released models want lr=1e-5 or so, and wd=3e-7.

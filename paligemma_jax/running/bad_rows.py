@@ -22,7 +22,9 @@ class BadRows:
   A row of an evaluator stands there under its name, as "evaluator".
   """
 
-  def __init__(self, workdir: workdirs.Workdir, team: hosts.Team | None, *, anew: bool = False):
+  def __init__(
+      self, workdir: workdirs.Workdir, team: hosts.Team | None = None, *, anew: bool = False
+  ):
     lines = [] if anew else files.read_lines(workdir.bad_rows)[0]
     self._file = None
     self._lock = threading.Lock()  # Rows of other hosts come in a thread of their own.

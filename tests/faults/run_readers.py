@@ -45,10 +45,13 @@ def _make_native(folder):
       "tokenizer.model": setup.DEMO_TOKENIZER.read_bytes(),
   }
   saver = checkpoints.Checkpoints(
-      folder / "run" / "checkpoints", keep=1, best="", best_mode="max", async_save=False,
-      files=files,
+      folder / "run" / "checkpoints", keep=1, best_mode="max", async_save=False, files=files
   )
-  saver.save(state, {"val/loss/loss": 1.0})
+  facts = {
+      "line": [["loss", 1.0], ["val/loss/loss", 1.0]], "rows": {"truncated": 3},
+      "nonfinite": {"count": 1, "streak": 0, "forgiven": 0},
+  }
+  saver.save(state, facts)
   saver.close()
   sizes = makers.sizes(post_norms=True)
   tokenizer = files["tokenizer.model"]
@@ -171,7 +174,7 @@ def _read_lines(folder, changed):
       assert all(isinstance(value, (int, float)) for value in line.values()), line
     ending._predictions(workdir, "val/pred", 2)
     metrics.MetricsLog(workdir, resume_step=2, tensorboard="off", main=True).close()
-    rejected = bad_rows.BadRows(workdir, main=True)
+    rejected = bad_rows.BadRows(workdir)
     rejected.add(4, "a:4", "bad")
     rejected.close()
     rows = range(3)

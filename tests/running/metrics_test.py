@@ -182,19 +182,20 @@ def _events(data, event_type):
 
 def test_each_bad_row_is_noted_once_also_after_a_restart(tmp_path):
   place = workdir.Workdir(tmp_path)
-  register = bad_rows.BadRows(place, main=True)
+  register = bad_rows.BadRows(place)
   register.add(3, "train.jsonl:4", "no image")
   register.add(3, "train.jsonl:4", "no image")
   register.close()
   with open(place.bad_rows, "ab") as f:
     f.write(b'{"row": 9')  # A killed process's last write.
-  again = bad_rows.BadRows(place, main=True)
+  again = bad_rows.BadRows(place)
   assert again.of("") == {3}
   again.add(3, "train.jsonl:4", "no image")
   again.add(9, "train.jsonl:10", "half an image")
   again.add(3, "val.jsonl:4", "no image", evaluator="val/acc")
   again.close()
-  third = bad_rows.BadRows(place, main=False)
+  third = bad_rows.BadRows(place)
+  third.close()
   assert third.of("") == {3, 9} and third.of("val/acc") == {3}
   lines, num_torn = files.read_lines(place.bad_rows)
   assert num_torn == 0
@@ -254,7 +255,7 @@ def test_nothing_is_written_through_a_link_in_the_folder(name, tmp_path):
   (run / name).symlink_to(outside if name == "tensorboard" else outside / "mine")
   try:
     _write(run, -1, 4) if "jsonl" in name else _log(run, resume_step=-1, tensorboard="on").close()
-    bad_rows.BadRows(workdir.Workdir(run), main=True).add(1, "a:1", "bad")
+    bad_rows.BadRows(workdir.Workdir(run)).add(1, "a:1", "bad")
   except errors.WorkdirError as e:
     assert "is a link" in str(e)
   assert [p.name for p in outside.iterdir()] == ["mine"]
@@ -276,5 +277,5 @@ def test_a_pipe_or_a_folder_in_place_of_a_file_is_an_error(name, tmp_path):
     make(tmp_path / name)
     with pytest.raises(errors.WorkdirError, match=name):
       _write(tmp_path, 0, 1)
-      bad_rows.BadRows(workdir.Workdir(tmp_path), main=True)
+      bad_rows.BadRows(workdir.Workdir(tmp_path))
     (tmp_path / name).rename(tmp_path / f"was {make.__name__}")

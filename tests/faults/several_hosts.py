@@ -39,10 +39,10 @@ class Story:
     values = {"data": self.data, **values}
     return f"{self.config}:" + ",".join(f"{k}={v}" for k, v in values.items())
 
-  def start(self, *flags, config_of=None, workdir_of=None, **options):
+  def start(self, *flags, config_of=None, workdir_of=None, count=2, **options):
     config_of = config_of or (lambda i: self.args(total=LONG, save="5000 steps"))
     workdir_of = workdir_of or (lambda i: self.workdir)
-    return several.Hosts(2, config_of, workdir_of, *flags, folder=self.folder, **options)
+    return several.Hosts(count, config_of, workdir_of, *flags, folder=self.folder, **options)
 
 
 def make_rows(folder, num=16, bad=-1, changed=-1):

@@ -20,10 +20,12 @@ def warnings(rows: Any, ops: Sequence[Any], evaluators: Sequence[Any]) -> Iterat
   """One sentence each on columns of the first row that are replaced unread, or never read.
 
   Args:
-    rows: of the training source.
+    rows: of the training source; those that a source of ours generates are not looked at.
     ops: the row ops of training.
     evaluators: what they and their ops read counts as read.
   """
+  if getattr(rows, "generated", False):
+    return
   try:
     row = rows[0]
   except errors.DataError:  # Told of when the row's turn comes.

@@ -61,6 +61,8 @@ class Masks:
 class MaskRows:
   """The rows of a `Masks`; holds nothing but the spec, so it can be sent to workers."""
 
+  generated = True  # They have columns for every use; that some are not read is no mistake.
+
   def __init__(self, masks: Masks):
     self._spec = masks
 

@@ -111,6 +111,8 @@ class Scenes:
 class SceneRows:
   """The rows of a `Scenes`; holds nothing but the spec, so it can be sent to workers."""
 
+  generated = True  # They have columns for every use; that some are not read is no mistake.
+
   def __init__(self, scenes: Scenes):
     self._spec = scenes
 

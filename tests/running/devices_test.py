@@ -26,7 +26,7 @@ errors.run_main(main)
 
 
 def _start(wrap=(), **env):
-  env = {**os.environ, **env}
+  env = {**os.environ, "JAX_PLATFORMS": "cpu", **env}  # The library of TPUs has remarks of its own.
   return subprocess.run(
       [*wrap, sys.executable, "-c", _START], cwd=run_train.ROOT, text=True, capture_output=True,
       env={k: v for k, v in env.items() if v is not None}, timeout=120, check=False,

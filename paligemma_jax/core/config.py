@@ -194,7 +194,7 @@ def changes(
     before = (old[section] if section else old)[name]
     after = (new[section] if section else new)[name]
     for one in differences.between(_plain(before), _plain(after), path):
-      moved = key.resume == "data" and _is_place(one.path)
+      moved = key.resume == "data" and is_place(one.path)
       found["moved" if moved else key.resume].append(one.text)
   return found
 
@@ -216,7 +216,7 @@ def _plain(value: Any) -> Any:
   return specs.to_json(value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value)
 
 
-def _is_place(path: str) -> bool:
+def is_place(path: str) -> bool:
   """True of 'train.source.parts[0].source.path': it says where, not what."""
   field = path.rpartition(".")[2]
   return path == "tokenizer" or (field in schema.PLACES and "pp" not in re.findall(r"\w+", path))

@@ -21,6 +21,7 @@ from typing import Any
 import ml_collections
 
 import paligemma_jax
+from paligemma_jax.core import config as configs
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
 from paligemma_jax.running import hosts
@@ -31,8 +32,7 @@ _PACKAGES = (
     "simplejpeg", "sentencepiece", "tensorflow-datasets", "array-record",
 )
 # Where things lie may differ from host to host; what lies there is compared instead.
-_PLACES = ("init", "tokenizer", "train.img_cache")
-_SOURCE_PLACES = ("path", "images", "videos", "root", "data_dir")
+_PLACES = ("init", "train.img_cache")  # Beside those of `configs.is_place`.
 _NUM_SHOWN = 3
 _MAX_SHOWN = 80
 _SMALL_BYTES = 1 << 20
@@ -180,9 +180,7 @@ def _appears(path: pathlib.Path) -> bool:
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
-  name = path.rpartition(".")[2]
-  is_op = path.startswith("train.pp")
-  if path in _PLACES or (name in _SOURCE_PLACES and "source" in path and not is_op):
+  if path in _PLACES or configs.is_place(path):
     return
   if isinstance(value, Mapping) and value:
     for key, inner in value.items():

@@ -122,7 +122,7 @@ class Team:
       if place.doing != what:
         self._places[self.index] = _Place(place.position, what, time.monotonic())
 
-  def gather(self, what: str, value: Any, *, secs: float = 0.0) -> list[Any]:
+  def gather(self, what: str, value: Any) -> list[Any]:
     """The values of all hosts, in their order; the same list everywhere.
 
     All hosts call it for the same things in the same order.
@@ -130,13 +130,12 @@ class Team:
     Args:
       what: for messages.
       value: JSON data.
-      secs: how long to wait for the others; 0 is `stall_secs`.
 
     Raises:
-      HostError: a host did not come in time.
+      HostError: a host did not come within `stall_secs`.
     """
     # Host 0, which knows what the others are doing, is the first to give up.
-    secs = (secs or self._stall_secs) + (5.0 if self.index else 0.0)
+    secs = self._stall_secs + (5.0 if self.index else 0.0)
     with self._changed:
       self._num_gathers += 1
       key = f"{self._num_gathers} {what}"

@@ -155,10 +155,6 @@ class Checkpoints:
     known = [step for step in self._scores if step in self._sealed]
     return max(known, key=lambda s: (self._sign * self._scores[s], s), default=0)
 
-  def is_saved(self, step: int) -> bool:
-    """Whether the step is sealed on disk; that of a save that is under way is not."""
-    return step in self._sealed
-
   def check(self) -> None:
     """Raises StateError when saves have failed three times in a row; cheap."""
     if len(self._failures) >= _MAX_FAILURES:

@@ -9,7 +9,7 @@ encoder=(16, 32, 64, 128), decoder=(128, 128, 64, 32, 16).
 
 import paligemma_jax as pj
 from paligemma_jax import sources
-from paligemma_jax.core import codec_recipe
+from paligemma_jax.regions import codec_recipe
 
 
 @pj.sweepable

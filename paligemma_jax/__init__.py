@@ -21,8 +21,8 @@ _PUBLIC = {
     "DataError": ("paligemma_jax.core.errors", "DataError"),
     "PaliGemma": ("paligemma_jax.api", "PaliGemma"),
     "PaligemmaError": ("paligemma_jax.core.errors", "PaligemmaError"),
-    "constraints": ("paligemma_jax.core.constraints", ""),
-    "default_config": ("paligemma_jax.core.config", "default_config"),
+    "constraints": ("paligemma_jax.regions.answer_forms", ""),
+    "default_config": ("paligemma_jax.config.load", "default_config"),
     "errors": ("paligemma_jax.core.errors", ""),
     "evals": ("paligemma_jax.evals", ""),
     "load": ("paligemma_jax.api", "load"),
@@ -31,7 +31,7 @@ _PUBLIC = {
     "score": ("paligemma_jax.evals", "score"),
     "sources": ("paligemma_jax.sources", ""),
     "spec": ("paligemma_jax.core.spec", "spec"),
-    "sweepable": ("paligemma_jax.core.config", "sweepable"),
+    "sweepable": ("paligemma_jax.config.load", "sweepable"),
 }
 
 __all__ = list(_PUBLIC)

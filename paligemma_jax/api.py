@@ -16,7 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from paligemma_jax import image_input
+from paligemma_jax.checkpoint import hf_export
+from paligemma_jax.checkpoint import hf_files
+from paligemma_jax.checkpoint import load as load_lib
+from paligemma_jax.checkpoint import npz_export
+from paligemma_jax.checkpoint import open as opening
+from paligemma_jax.checkpoint import published
+from paligemma_jax.checkpoint import reader
+from paligemma_jax.checkpoint import weights_dir
 from paligemma_jax.core import errors
 from paligemma_jax.core import markers
 from paligemma_jax.data import tokenizer as tokenizer_lib
@@ -24,16 +31,9 @@ from paligemma_jax.data import tokens as tokens_lib
 from paligemma_jax.decoding import options as options_lib
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
-from paligemma_jax.running import memory
-from paligemma_jax.training import hf_files
-from paligemma_jax.training import opening
+from paligemma_jax.pp import image_input
+from paligemma_jax.trainer import memory
 from paligemma_jax.training import sharding
-from paligemma_jax.weights import export
-from paligemma_jax.weights import hf_export
-from paligemma_jax.weights import load as load_lib
-from paligemma_jax.weights import native
-from paligemma_jax.weights import published
-from paligemma_jax.weights import reader
 
 # A program is compiled per (rows, prompt length, new tokens). Prompts are padded to a power of two,
 # at least this, and so are fewer rows than a batch.
@@ -224,11 +224,11 @@ class PaliGemma:
     sizes, content = opening.sizes_of(self.config), b""
     if self.tokenizer:
       content = self.tokenizer.model_bytes
-    return native.save_native(path, self.params, sizes, tokenizer=content, dtype=dtype)
+    return weights_dir.save_native(path, self.params, sizes, tokenizer=content, dtype=dtype)
 
   def _save_npz(self, path: str | os.PathLike, dtype: str | None) -> pathlib.Path:
     sizes = opening.sizes_of(self.config)
-    return export.save_npz(path, self.params, dtype=dtype, sizes=sizes)
+    return npz_export.save_npz(path, self.params, dtype=dtype, sizes=sizes)
 
   def _program(self, how: options_lib.Options) -> Callable:
     if how not in self._programs:

@@ -9,14 +9,14 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from paligemma_jax.core import command
+from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
 from paligemma_jax.core import huge_pages
 
 
 def main(argv: Sequence[str]) -> None:
   """Runs a configuration's evaluators on a run's newest state, or on any weights, and says so."""
-  parser = command.Parser(
+  parser = command_line.Parser(
       "evaluate",
       "Runs the evaluators of a configuration. Prints a table, then all numbers as one line of JSON"
       " on stdout; evaluators that write files put them into WORKDIR/predictions/, or into --out.",
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     parser.error("Give --config, or --workdir of a run whose configuration is then used.")
   saved = os.path.join(args.workdir, "config.json") if args.workdir else ""
 
-  from paligemma_jax.core import config as configs
+  from paligemma_jax.config import load as configs
   from paligemma_jax.models import variants
 
   config = configs.load(args.config or saved, args.overrides, allow_code=args.allow_code)
@@ -50,9 +50,9 @@ def main(argv: Sequence[str]) -> None:
 
   folder = _folder_of_files(config.evals, args.workdir, args.out)
 
-  from paligemma_jax.running import agreement
-  from paligemma_jax.running import devices
-  from paligemma_jax.running import hosts
+  from paligemma_jax.multihost import agreement
+  from paligemma_jax.multihost import hosts
+  from paligemma_jax.trainer import devices
 
   team = devices.start(join_secs=args.hosts_join_secs, stall_secs=args.hosts_stall_secs)
   with hosts.ending_together(team):
@@ -67,8 +67,8 @@ def _note(text: str) -> None:
 
 def _folder_of_files(evaluators: Sequence[Any], workdir: str, out: str) -> pathlib.Path | None:
   """Where evaluators put their files; None for nowhere, which is said."""
-  from paligemma_jax.core import disk
-  from paligemma_jax.running import workdir as workdirs
+  from paligemma_jax.core import atomic_io
+  from paligemma_jax.trainer import workdir as workdirs
 
   if out:
     folder = pathlib.Path(out).absolute()
@@ -79,7 +79,7 @@ def _folder_of_files(evaluators: Sequence[Any], workdir: str, out: str) -> pathl
   folder = workdirs.Workdir(pathlib.Path(workdir).absolute()).predictions
   try:
     workdirs.make_writable(folder.parent, "workdir", "--out")
-    disk.make_folder(folder, below=folder.parent)
+    atomic_io.make_folder(folder, below=folder.parent)
     workdirs.make_writable(folder, "folder", "--out")
   except errors.WorkdirError as e:
     _note(f"evaluators write no files: {e}")
@@ -90,18 +90,18 @@ def _folder_of_files(evaluators: Sequence[Any], workdir: str, out: str) -> pathl
 def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
   import jax
 
+  from paligemma_jax.checkpoint import load
+  from paligemma_jax.checkpoint import open as opening
+  from paligemma_jax.checkpoint import run_weights
   from paligemma_jax.models import paligemma
-  from paligemma_jax.running import evaluation
-  from paligemma_jax.running import memory
-  from paligemma_jax.running import reports
-  from paligemma_jax.running import setup as setups
-  from paligemma_jax.training import native
-  from paligemma_jax.training import opening
+  from paligemma_jax.report import report
+  from paligemma_jax.trainer import evaluation
+  from paligemma_jax.trainer import memory
+  from paligemma_jax.trainer import setup as setups
   from paligemma_jax.training import sharding
-  from paligemma_jax.weights import load
 
   if not ckpt:
-    ckpt = run if run and native.is_run(run) else config.init
+    ckpt = run if run and run_weights.is_run(run) else config.init
   if not ckpt:
     raise errors.ConfigError(
         f"There are no weights to evaluate: {run or 'the configuration'} has no saved state and"
@@ -129,7 +129,7 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
   results = evaluation.Runner(setup, folder, alone=False).run(params, step)
   metrics = evaluation.merged(results)
   if jax.process_index() == 0:
-    _note(reports.text(reports.scores_table("Scores", {"value": metrics})))
+    _note(report.text(report.scores_table("Scores", {"value": metrics})))
     print(json.dumps({"ckpt": str(weights.path), "step": step, **metrics}))
 
 

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-from paligemma_jax.core import command
+from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
 
 _COMMAND = "python -m paligemma_jax.plan"
@@ -17,7 +17,7 @@ _COMMAND = "python -m paligemma_jax.plan"
 
 def main(argv: Sequence[str]) -> None:
   """Compiles a configuration's training step for some devices and says what it needs there."""
-  parser = command.Parser(
+  parser = command_line.Parser(
       "plan",
       "Compiles the training step of a configuration for devices that need not be there, and says"
       " what it takes: memory per chip, operations, least time of a step. When it does not fit,"
@@ -63,7 +63,7 @@ def main(argv: Sequence[str]) -> None:
   if not 0 < args.timeout < threading.TIMEOUT_MAX:
     parser.error(f"--timeout is a number of seconds above 0; got {args.timeout}.")
 
-  from paligemma_jax.core import config as configs
+  from paligemma_jax.config import load as configs
   from paligemma_jax.models import variants
   from paligemma_jax.planning import answer as answers
   from paligemma_jax.planning import runs

@@ -14,7 +14,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import huge_pages
 
 if TYPE_CHECKING:
-  from paligemma_jax.running import predicting
+  from paligemma_jax.trainer import predicting
 
 _DESCRIPTION = """Answers about images, one JSON line each: the row's number and columns, `prompt`,
 `text` and `logprob`. The images are given by name, all with one --prompt, or by --rows, a JSONL
@@ -40,7 +40,7 @@ def main(argv: Sequence[str]) -> None:
     raise errors.ConfigError("--max_new_tokens and --batch_size must be at least 1.")
 
   from paligemma_jax import sources
-  from paligemma_jax.running import predicting
+  from paligemma_jax.trainer import predicting
 
   rows = None
   if args.rows:
@@ -59,7 +59,7 @@ def _answer(
     args: argparse.Namespace, rows: Any, answers: predicting.Answers, decoding: dict[str, Any]
 ) -> None:
   """The answers that are not there yet."""
-  from paligemma_jax.running import predicting
+  from paligemma_jax.trainer import predicting
 
   start, num_rows = answers.num_done, len(rows if args.rows else args.images)
   if start >= num_rows:
@@ -73,7 +73,7 @@ def _answer(
     questions = predicting.from_images(args.images[start:], args.prompt)
 
   from paligemma_jax import api
-  from paligemma_jax.running import devices
+  from paligemma_jax.trainer import devices
 
   devices.start(alone=True)
   pg = api.load(args.ckpt, dtype=args.dtype, tokenizer=args.tokenizer or None, res=args.res)

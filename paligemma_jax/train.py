@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from paligemma_jax.core import command
+from paligemma_jax.config import command_line
 from paligemma_jax.core import early_stop
 from paligemma_jax.core import errors
 from paligemma_jax.core import huge_pages
@@ -15,7 +15,7 @@ _PLAN = "python -m paligemma_jax.plan"
 
 def main(argv: Sequence[str]) -> None:
   """Trains what a configuration says, or goes on with the run that the workdir holds."""
-  parser = command.Parser(
+  parser = command_line.Parser(
       "train",
       "Fine-tunes, or trains, the model that a configuration describes. Started again with the same"
       " command it goes on from the last saved state.",
@@ -39,15 +39,15 @@ def main(argv: Sequence[str]) -> None:
   parser.require(args, "config", "workdir")
 
   # Heavy modules only now: --help and a misspelt flag must be answered at once.
-  from paligemma_jax.core import config as configs
+  from paligemma_jax.config import load as configs
   from paligemma_jax.models import variants
 
   config = configs.load(args.config, args.overrides, allow_code=args.allow_code)
   configs.validate(config, training=True, variants=variants.VARIANTS)
 
-  from paligemma_jax.running import agreement
-  from paligemma_jax.running import devices
-  from paligemma_jax.running import hosts
+  from paligemma_jax.multihost import agreement
+  from paligemma_jax.multihost import hosts
+  from paligemma_jax.trainer import devices
 
   team = devices.start(join_secs=args.hosts_join_secs, stall_secs=args.hosts_stall_secs)
   if team is not None:
@@ -56,8 +56,8 @@ def main(argv: Sequence[str]) -> None:
   import jax
 
   from paligemma_jax.planning import search
-  from paligemma_jax.running import loop
-  from paligemma_jax.running import memory
+  from paligemma_jax.trainer import loop
+  from paligemma_jax.trainer import memory
 
   def remedies() -> list[str]:
     start = search.Change(args.config, args.overrides, allow_code=args.allow_code)

@@ -10,11 +10,11 @@ from PIL import Image
 
 import paligemma_jax as pj
 from paligemma_jax import api
-from paligemma_jax import image_input
+from paligemma_jax.checkpoint import load as load_lib
+from paligemma_jax.checkpoint import npz_export
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
-from paligemma_jax.weights import export
-from paligemma_jax.weights import load as load_lib
+from paligemma_jax.pp import image_input
 from tests import golden_files
 
 _NUM_IMAGE_TOKENS = 16
@@ -76,12 +76,12 @@ def test_text_without_a_tokenizer_is_an_error_that_says_what_to_do(hf):
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
   """A random model with the demo's tokenizer."""
-  from paligemma_jax.running import setup
+  from paligemma_jax.trainer import setup
 
   path = tmp_path_factory.mktemp("tiny") / "tiny.npz"
   cfg = variants.get("tiny", res=28, dtype="float32")
   params = paligemma.init_params(cfg, jax.random.key(0))
-  export.save_npz(path, params)
+  npz_export.save_npz(path, params)
   return pj.load(path, dtype="float32", tokenizer=setup.DEMO_TOKENIZER)
 
 

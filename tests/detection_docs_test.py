@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from paligemma_jax import evals
-from paligemma_jax.core import config as configs
+from paligemma_jax.config import load as configs
 from paligemma_jax.models import variants
 
 DOCS = pathlib.Path(__file__).resolve().parent.parent / "docs"

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paligemma_jax.running import setup
-from paligemma_jax.weights import names
-from paligemma_jax.weights import native
+from paligemma_jax.checkpoint import weights_dir
+from paligemma_jax.models import params as param_table
+from paligemma_jax.trainer import setup
 from tests import run_train
 
 _SIZES = {
@@ -47,9 +47,9 @@ def test_help_and_wrong_calls_cost_no_jax():
 @pytest.mark.slow  # 40 s: two processes with JAX.
 def test_images_and_rows_are_answered_and_a_second_run_has_nothing_to_do(tmp_path):
   rng = np.random.default_rng(0)
-  params = {n: rng.normal(0, 0.3, s).astype(np.float32) for n, s in names.shapes(_SIZES).items()}
+  params = {n: rng.normal(0, 0.3, s).astype(np.float32) for n, s in param_table.shapes(_SIZES).items()}
   tokenizer = setup.DEMO_TOKENIZER.read_bytes()
-  weights = native.save_native(tmp_path / "weights", params, _SIZES, tokenizer=tokenizer)
+  weights = weights_dir.save_native(tmp_path / "weights", params, _SIZES, tokenizer=tokenizer)
   paths = []
   for i in range(3):
     paths.append(tmp_path / f"{i}.png")

@@ -12,9 +12,9 @@ import time
 
 import numpy as np
 
-from paligemma_jax.running import metrics
-from paligemma_jax.training import arrays
-from paligemma_jax.training import layout
+from paligemma_jax.checkpoint import arrays
+from paligemma_jax.checkpoint import layout
+from paligemma_jax.trainer import metrics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 

@@ -6,7 +6,7 @@ import os
 def environment(num_devices, **more):
   """What a process needs in its environment to see `num_devices` devices; and the rest of ours.
 
-  `running.devices` explains why NPROC must be large for several devices and 1 for one device among
+  `trainer.devices` explains why NPROC must be large for several devices and 1 for one device among
   several processes; on a busy machine their collectives may come minutes apart all the same.
   """
   flags = (

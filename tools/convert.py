@@ -41,17 +41,17 @@ def main() -> None:
   )
   args = parser.parse_args()
 
-  from paligemma_jax.running import devices
+  from paligemma_jax.trainer import devices
 
   devices.start(alone=True)
 
+  from paligemma_jax.checkpoint import hf_export
+  from paligemma_jax.checkpoint import hf_files
+  from paligemma_jax.checkpoint import load
+  from paligemma_jax.checkpoint import npz_export
+  from paligemma_jax.checkpoint import open as opening
+  from paligemma_jax.checkpoint import weights_dir
   from paligemma_jax.data import tokenizer as tokenizers
-  from paligemma_jax.training import hf_files
-  from paligemma_jax.training import opening
-  from paligemma_jax.weights import export
-  from paligemma_jax.weights import hf_export
-  from paligemma_jax.weights import load
-  from paligemma_jax.weights import native
 
   if args.dst.exists():
     raise errors.ConfigError(f"{args.dst} exists; nothing was changed. Name a new file or folder.")
@@ -72,10 +72,10 @@ def main() -> None:
   found = args.tokenizer or weights.tokenizer
   tokenizer = tokenizers.Tokenizer(found) if found else None
   if args.format == "npz":
-    export.save_npz(args.dst, params, dtype=args.dtype, sizes=weights.sizes)
+    npz_export.save_npz(args.dst, params, dtype=args.dtype, sizes=weights.sizes)
   elif args.format == "native":
     content = tokenizer.model_bytes if tokenizer else b""
-    native.save_native(args.dst, params, weights.sizes, dtype=args.dtype, tokenizer=content)
+    weights_dir.save_native(args.dst, params, weights.sizes, dtype=args.dtype, tokenizer=content)
   else:
     image_token, files = hf_files.make(weights.sizes, tokenizer, weights)
     hf_export.save_hf(

@@ -33,10 +33,10 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # So that it runs from a clone, from any folder.
 
 from paligemma_jax import sources  # noqa: E402
-from paligemma_jax.core import disk  # noqa: E402
+from paligemma_jax.core import atomic_io  # noqa: E402
 from paligemma_jax.core import errors  # noqa: E402
-from paligemma_jax.core import loc  # noqa: E402
 from paligemma_jax.core import strict_json  # noqa: E402
+from paligemma_jax.regions import loc  # noqa: E402
 from paligemma_jax.sources import json_shapes  # noqa: E402
 
 _MAX_BYTES = 4 << 30
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     lines.append(json.dumps(row, ensure_ascii=False) + "\n")
   if not lines:
     raise errors.DataError(f"{args.path}: no row could be made of it. {_told(counts)}")
-  disk.write_atomically(args.out, "".join(lines))
+  atomic_io.write_atomically(args.out, "".join(lines))
   print(f"{len(lines)} rows in {args.out}. {_told(counts)}".rstrip())
 
 
@@ -189,7 +189,7 @@ def _records(path: str) -> Iterator[dict[str, Any]]:
 
 def _read(path: str) -> bytes:
   try:
-    return disk.read(path, max_bytes=_MAX_BYTES)
+    return atomic_io.read(path, max_bytes=_MAX_BYTES)
   except OSError as e:
     raise errors.ConfigError(f"Cannot read {path!r}: {strict_json.reason(e)}.") from None
 

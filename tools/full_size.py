@@ -25,11 +25,11 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
+from paligemma_jax.checkpoint import hf_names
+from paligemma_jax.checkpoint import npz_export
+from paligemma_jax.checkpoint import reader
+from paligemma_jax.models import params as param_table
 from paligemma_jax.models import variants
-from paligemma_jax.weights import export
-from paligemma_jax.weights import hf_names
-from paligemma_jax.weights import names
-from paligemma_jax.weights import reader
 
 _SHARD_BYTES = 5 << 30  # As transformers cuts them.
 _PAD_ROWS = 64  # Released embeddings have rows after the vocabulary.
@@ -99,26 +99,26 @@ def main() -> None:
 
 
 def sizes(variant: str, res: int) -> dict:
-  """The sizes of a variant, as `weights.names` has them."""
+  """The sizes of a variant, as `models.params` has them."""
   cfg = variants.get(variant, res=res)
   return {"img": dataclasses.asdict(cfg.img), "llm": dataclasses.asdict(cfg.llm), "res": res}
 
 
 def make_npz(folder: pathlib.Path, model: dict) -> pathlib.Path:
   """Writes a random bfloat16 npz in the published format."""
-  arrays = {n: RandomArray(s, i) for i, (n, s) in enumerate(names.shapes(model).items())}
-  return export.save_npz(folder / "random.npz", arrays)
+  arrays = {n: RandomArray(s, i) for i, (n, s) in enumerate(param_table.shapes(model).items())}
+  return npz_export.save_npz(folder / "random.npz", arrays)
 
 
 def make_hf(folder: pathlib.Path, model: dict) -> pathlib.Path:
   """Writes a random bfloat16 Hugging Face directory, in shards, with padded embeddings."""
   llm, img = model["llm"], model["img"]
-  dims = {**names.dims_of(model), "q": img["patch_size"]}
+  dims = {**param_table.dims_of(model), "q": img["patch_size"]}
   dims["V"] += _PAD_ROWS
   shapes = {}
   table = hf_names.table(fused=False, post_norms=llm["post_norms"])
   for name, (theirs, pattern) in table.items():
-    layers = dims[names.TABLE[name].split()[0]] if "{i}" in theirs[0] else 1
+    layers = dims[param_table.TABLE[name].split()[0]] if "{i}" in theirs[0] else 1
     for i in range(layers):
       for their in theirs:
         shapes[their.format(i=i)] = hf_names.their_shape(pattern, dims)

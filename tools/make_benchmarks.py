@@ -23,7 +23,7 @@ import ml_collections
 
 from paligemma_jax import evals
 from paligemma_jax import pp
-from paligemma_jax.core import disk
+from paligemma_jax.core import atomic_io
 from paligemma_jax.sources import tfds as tfds_source
 from tools import try_transfers
 from tools.prepare import __main__ as prepare
@@ -51,7 +51,7 @@ python -m paligemma_jax.train --config transfers/NAME.py:res=448 --workdir runs/
 ```
 
 After the colon: `res` is 224, 448 or 896; `model` is `paligemma_3b`, `paligemma2_3b`,
-`paligemma2_10b` or `paligemma2_28b`; `tune` is what trains, of `configs/presets.py`; `final=True`
+`paligemma2_10b` or `paligemma2_28b`; `tune` is what trains, of `paligemma_jax/presets.py`; `final=True`
 trains on all that the published score was trained on, `final=False` keeps rows aside to choose
 settings on. The scores below are **published** ones, of the whole recipe on the whole data; the
 pages name their sources; what our own runs give is not in this file. In templates ␣ is a space
@@ -272,7 +272,7 @@ def _number(score: float | None) -> str:
 
 def main() -> None:
   """Writes the file."""
-  disk.write_atomically(PATH, text())
+  atomic_io.write_atomically(PATH, text())
   print(PATH)
 
 

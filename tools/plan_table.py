@@ -22,9 +22,9 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from configs import presets
-from paligemma_jax.core import config as configs
-from paligemma_jax.core import disk
+from paligemma_jax import presets
+from paligemma_jax.config import load as configs
+from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.planning import runs
 from paligemma_jax.planning import targets
@@ -80,8 +80,8 @@ def main() -> None:
       print(f"  {e}", file=sys.stderr)
       continue
     lines = [json.dumps({"cell": key, **found[key]}) for key in sorted(found)]
-    disk.write_atomically(_CELLS, "\n".join(lines) + "\n")
-  disk.write_atomically(_PAGE, page(found))
+    atomic_io.write_atomically(_CELLS, "\n".join(lines) + "\n")
+  atomic_io.write_atomically(_PAGE, page(found))
 
 
 def cells() -> list[Cell]:

@@ -17,13 +17,13 @@ import numpy as np
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # So that it runs from a clone, from any folder.
 
-from paligemma_jax.core import codec_recipe  # noqa: E402
-from paligemma_jax.core import config_file  # noqa: E402
-from paligemma_jax.core import draws  # noqa: E402
+from paligemma_jax.config import config_file  # noqa: E402
 from paligemma_jax.core import errors  # noqa: E402
-from paligemma_jax.core import mask_codec  # noqa: E402
-from paligemma_jax.core import mask_codec_file  # noqa: E402
-from paligemma_jax.core import seg  # noqa: E402
+from paligemma_jax.core import prng  # noqa: E402
+from paligemma_jax.regions import codec_recipe  # noqa: E402
+from paligemma_jax.regions import mask_codec  # noqa: E402
+from paligemma_jax.regions import mask_codec_file  # noqa: E402
+from paligemma_jax.regions import seg  # noqa: E402
 
 
 def main() -> None:
@@ -72,7 +72,7 @@ def batches(recipe: codec_recipe.CodecRecipe, masks: np.ndarray) -> Iterator[np.
   """Endless batches, each mask mirrored and transposed in one of the 8 ways."""
   step = 0
   while True:
-    rng = draws.generator(recipe.seed, step)
+    rng = prng.generator(recipe.seed, step)
     batch = masks[rng.integers(0, len(masks), recipe.batch_size)]
     for axis in (1, 2):
       which = rng.random(len(batch)) < 0.5

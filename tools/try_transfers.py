@@ -31,8 +31,8 @@ import ml_collections
 import numpy as np
 
 from paligemma_jax import evals
-from paligemma_jax.core import config as configs
-from paligemma_jax.core import disk
+from paligemma_jax.config import load as configs
+from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
 from paligemma_jax.models import variants
@@ -215,12 +215,12 @@ def _try(tried: Tried, folder: pathlib.Path) -> None:
   make_small(config)
   trains = config.train.source is not None
   configs.validate(config, training=trains, variants=variants.VARIANTS)
-  from paligemma_jax.running import metrics as metrics_lib
-  from paligemma_jax.running import workdir as workdirs
+  from paligemma_jax.trainer import metrics as metrics_lib
+  from paligemma_jax.trainer import workdir as workdirs
 
   path = folder / "runs" / f"{tried.name}-{tried.res}"
   if trains:
-    from paligemma_jax.running import loop
+    from paligemma_jax.trainer import loop
 
     loop.train(config, path)
     lines = metrics_lib.read(workdirs.Workdir(path).metrics)
@@ -260,9 +260,9 @@ def _miniature(module: str, folder: pathlib.Path) -> pathlib.Path:
 
 def _evaluate(config: ml_collections.ConfigDict, path: pathlib.Path) -> dict[str, float]:
   """The metrics of a transfer that only evaluates."""
-  from paligemma_jax.running import evaluation
-  from paligemma_jax.running import setup as setups
-  from paligemma_jax.running import workdir as workdirs
+  from paligemma_jax.trainer import evaluation
+  from paligemma_jax.trainer import setup as setups
+  from paligemma_jax.trainer import workdir as workdirs
 
   setup = setups.prepare(config)
   params = setups.initial_params(setup, lambda text: None)
@@ -274,7 +274,7 @@ def _num_image_tokens(config: ml_collections.ConfigDict) -> int:
   """Of one row, over all its images."""
   from paligemma_jax.data import examples
   from paligemma_jax.data import tokenizer as tokenizers
-  from paligemma_jax.running import setup as setups
+  from paligemma_jax.trainer import setup as setups
 
   asked = config.evals[-1]
   maker = examples.Maker(
@@ -300,7 +300,7 @@ def main() -> None:
 
   import jax
 
-  from paligemma_jax.running import devices
+  from paligemma_jax.trainer import devices
 
   devices.start(alone=True)
   rows = []
@@ -312,7 +312,7 @@ def main() -> None:
         rows.append(try_one(name, res, folder))
         print(table(rows[-1:]).splitlines()[-1], file=sys.stderr)
         if args.out:  # Now, so that what is done stays if the rest is stopped.
-          disk.write_atomically(args.out, table(rows))
+          atomic_io.write_atomically(args.out, table(rows))
         jax.clear_caches()
   print(table(rows), end="")
   if any(row.problem for row in rows):

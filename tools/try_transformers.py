@@ -119,21 +119,21 @@ def _read_back(saved: pathlib.Path, model: pathlib.Path) -> str:
 def _make(folder: pathlib.Path, generation: int) -> None:
   """A model in the form of transformers, adapters of it, and what we compute with each."""
   from paligemma_jax import api
-  from paligemma_jax import image_input
+  from paligemma_jax.checkpoint import open as opening
+  from paligemma_jax.checkpoint import peft_export
   from paligemma_jax.data import tokenizer as tokenizers
   from paligemma_jax.data import tokens
+  from paligemma_jax.models import params as param_table
   from paligemma_jax.models import variants
-  from paligemma_jax.running import setup
-  from paligemma_jax.training import opening
-  from paligemma_jax.weights import names
-  from paligemma_jax.weights import peft
+  from paligemma_jax.pp import image_input
+  from paligemma_jax.trainer import setup
 
   sizes = _sizes(generation)
   rng = np.random.default_rng(generation)
   params = {
       name: (0.05 if len(shape) < 3 or "embedding" in name else 0.2)
       * rng.normal(size=shape).astype(np.float32)
-      for name, shape in names.shapes(sizes).items()
+      for name, shape in param_table.shapes(sizes).items()
   }
   tokenizer = tokenizers.Tokenizer(setup.DEMO_TOKENIZER)
   config = opening.config_of(sizes, dtype="float32")
@@ -166,8 +166,8 @@ def _make(folder: pathlib.Path, generation: int) -> None:
   }  # fmt: skip
   for kind, (spec, names_trained) in kinds.items():
     adapters = _adapters(spec, params, rng)
-    trained = {n: params[n] + 0.1 for n in peft.modules_of(names_trained, sizes)}
-    peft.save_peft(
+    trained = {n: params[n] + 0.1 for n in peft_export.modules_of(names_trained, sizes)}
+    peft_export.save_peft(
         folder / "adapters" / kind, adapters, sizes, rank=spec.rank, alpha=spec.alpha,
         rslora=spec.rslora, dora=spec.dora, dropout=0.0, trained=trained,
         base=str((folder / "model").absolute()),
@@ -200,12 +200,12 @@ def _sizes(generation: int) -> dict:
 
 
 def _adapters(spec, params, rng) -> dict:
+  from paligemma_jax.models import linear
   from paligemma_jax.models import lora
-  from paligemma_jax.models import matrices
 
   adapters = {}
   for name in lora.targets(spec, params):
-    stack, inputs, out = matrices.in_out(name, params[name].shape)
+    stack, inputs, out = linear.in_out(name, params[name].shape)
     parts = {"lora_a": (*stack, *inputs, spec.rank), "lora_b": (*stack, spec.rank, *out)}
     adapters[name] = {k: 0.1 * rng.normal(size=s).astype(np.float32) for k, s in parts.items()}
     if spec.dora:

@@ -12,9 +12,9 @@ that the benchmark marks as difficult to answer freely (column difficult_direct_
 """
 
 import paligemma_jax as pj
-from configs import presets
 from paligemma_jax import evals
 from paligemma_jax import pp
+from paligemma_jax import presets
 from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution; for 896 px none was published.

@@ -30,9 +30,9 @@ kinder to pictures that shrink a lot, and its scores do not compare with those.
 """
 
 import paligemma_jax as pj
-from configs import presets
 from paligemma_jax import evals
 from paligemma_jax import pp
+from paligemma_jax import presets
 from paligemma_jax import sources
 from paligemma_jax.core import errors
 

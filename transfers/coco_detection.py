@@ -17,9 +17,9 @@ For data of your own, put another source in the place of Tfds: docs/detection.md
 """
 
 import paligemma_jax as pj
-from configs import presets
 from paligemma_jax import evals
 from paligemma_jax import pp
+from paligemma_jax import presets
 from paligemma_jax import sources
 from paligemma_jax.pp import noise_boxes
 

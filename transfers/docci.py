@@ -13,9 +13,9 @@ rates that suit most of the second's tasks.
 """
 
 import paligemma_jax as pj
-from configs import presets
 from paligemma_jax import evals
 from paligemma_jax import pp
+from paligemma_jax import presets
 from paligemma_jax import sources
 
 _BEST = dict(lr=1e-5, wd=1e-6, total="10 epochs")

@@ -12,9 +12,9 @@ The prompt is the question alone, without 'answer en'.
 """
 
 import paligemma_jax as pj
-from configs import presets
 from paligemma_jax import evals
 from paligemma_jax import pp
+from paligemma_jax import presets
 from paligemma_jax import sources
 
 # The best setting of the published sweep, the same at each resolution.

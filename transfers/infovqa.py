@@ -12,9 +12,9 @@ has a comma and a space, as the reference's has.
 """
 
 import paligemma_jax as pj
-from configs import presets
 from paligemma_jax import evals
 from paligemma_jax import pp
+from paligemma_jax import presets
 from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution, and the batch size that goes with it.

@@ -14,9 +14,9 @@ on a beach …"} in files called data_train90.jsonl and data_val10.jsonl, the pi
 """
 
 import paligemma_jax as pj
-from configs import presets
 from paligemma_jax import evals
 from paligemma_jax import pp
+from paligemma_jax import presets
 from paligemma_jax import sources
 from paligemma_jax.core import errors
 

@@ -18,9 +18,9 @@ What is scored is not trained on: validation sets where a test server keeps the 
 """
 
 import paligemma_jax as pj
-from configs import presets
 from paligemma_jax import evals
 from paligemma_jax import pp
+from paligemma_jax import presets
 from paligemma_jax import sources
 
 # The published setting, of all tasks and resolutions.

@@ -10,9 +10,9 @@ and scores test, as everybody does.
 """
 
 import paligemma_jax as pj
-from configs import presets
 from paligemma_jax import evals
 from paligemma_jax import pp
+from paligemma_jax import presets
 from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution.

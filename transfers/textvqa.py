@@ -11,9 +11,9 @@ Pictures that lie on their side are turned when the dataset is built, as in the 
 """
 
 import paligemma_jax as pj
-from configs import presets
 from paligemma_jax import evals
 from paligemma_jax import pp
+from paligemma_jax import presets
 from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution.

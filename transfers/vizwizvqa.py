@@ -14,9 +14,9 @@ trained on; True treats both alike, and its scores do not compare with those.
 """
 
 import paligemma_jax as pj
-from configs import presets
 from paligemma_jax import evals
 from paligemma_jax import pp
+from paligemma_jax import presets
 from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution; for 896 px none was published.

@@ -11,9 +11,9 @@ do as well: CIDEr 135.3 against 136.0 (arXiv:2407.07726).
 """
 
 import paligemma_jax as pj
-from configs import presets
 from paligemma_jax import evals
 from paligemma_jax import pp
+from paligemma_jax import presets
 from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution; for 896 px none was published.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from paligemma_jax.core import disk
+from paligemma_jax.core import atomic_io
 
 HEAD_BYTES = 1024  # Which are enough to tell.
 
@@ -74,7 +74,7 @@ def _text(data: bytes) -> bytes:
 def of_file(path: str | os.PathLike[str]) -> str:
   """A sentence on a regular file that a download left in place of another; else ''."""
   try:
-    with disk.open_regular(path) as f:
+    with atomic_io.open_regular(path) as f:
       what, remedy = not_downloaded(f.read(HEAD_BYTES))
   except OSError:
     return ""

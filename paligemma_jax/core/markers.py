@@ -10,7 +10,7 @@ MARKERS = ("<image>", "<bos>", "<eos>", "<pad>")
 
 
 def notes(prefix: str, suffix: str = "") -> tuple[str, ...]:
-  """What is to be noted of a row with these texts, as `running.row_counts` explains it."""
+  """What is to be noted of a row with these texts, as `trainer.row_counts` explains it."""
   found = []
   if any(marker in text for text in (prefix, suffix) if "<" in text for marker in MARKERS):
     found.append("marker_in_text")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from paligemma_jax.config import schema
 from paligemma_jax.core import errors
-from paligemma_jax.core import schema
 
 # How other libraries call what these keys say.
 _ELSEWHERE = {

@@ -11,7 +11,7 @@ import math
 import os
 from typing import Any
 
-from paligemma_jax.core import disk
+from paligemma_jax.core import atomic_io
 
 MAX_BYTES = 8 << 20  # Of a file that is read as a whole: 300 MB in Python at the worst, in 4 s.
 MAX_DEPTH = 32
@@ -67,7 +67,7 @@ def read_object(
     OSError: the file cannot be read; `strerror` is the reason.
     Malformed: it holds something else.
   """
-  return parse_object(_whole(disk.read(path, max_bytes=max_bytes)), max_depth=max_depth)
+  return parse_object(_whole(atomic_io.read(path, max_bytes=max_bytes)), max_depth=max_depth)
 
 
 def reason(error: OSError | ValueError) -> str:

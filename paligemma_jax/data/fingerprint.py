@@ -11,7 +11,7 @@ import numpy as np
 import PIL
 from PIL import features
 
-from paligemma_jax.core import differences
+from paligemma_jax.config import differences
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
 from paligemma_jax.data import examples

@@ -10,10 +10,10 @@ import functools
 
 import numpy as np
 
-from paligemma_jax.core import draws
 from paligemma_jax.core import errors
+from paligemma_jax.core import prng
 
-choice_index = draws.choice_index
+choice_index = prng.choice_index
 
 _ORDER = 0x6F72646572  # "order", "row", "part": keep the draws of the purposes apart.
 _ROW = 0x726F77
@@ -47,7 +47,7 @@ def rows_of_step(
   slots = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
   epochs, rows = np.divmod(slots, num_rows)
   if shuffle:
-    rows = draws.permute(rows, num_rows, draws.key(_ORDER, seed, epochs))
+    rows = prng.permute(rows, num_rows, prng.key(_ORDER, seed, epochs))
   if mix:
     epochs, rows = _mixed(epochs, rows, mix, seed, shuffle)
   return list(zip(epochs.tolist(), rows.tolist(), strict=True))
@@ -72,11 +72,11 @@ def _mixed(
   epochs, rows = np.divmod(positions, sizes[parts])
   for part in np.unique(parts) if shuffle else ():
     of_part = parts == part
-    keys = draws.key(_PART, seed, int(part), epochs[of_part])
-    rows[of_part] = draws.permute(rows[of_part], int(sizes[part]), keys)
+    keys = prng.key(_PART, seed, int(part), epochs[of_part])
+    rows[of_part] = prng.permute(rows[of_part], int(sizes[part]), keys)
   return epochs, rows + (np.cumsum(sizes) - sizes)[parts]
 
 
 def row_rng(seed: int, epoch: int, row: int) -> np.random.Generator:
   """The generator that the row ops draw from when they see this row in this epoch."""
-  return draws.generator(_ROW, seed, epoch, row)
+  return prng.generator(_ROW, seed, epoch, row)

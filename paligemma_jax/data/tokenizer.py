@@ -18,7 +18,7 @@ from collections.abc import Sequence
 
 import sentencepiece
 
-from paligemma_jax.core import disk
+from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import foreign
 from paligemma_jax.core import strict_json
@@ -66,7 +66,7 @@ class Tokenizer:
   def __init__(self, path: str | pathlib.Path):
     is_json = pathlib.Path(path).suffix == ".json"
     try:
-      data = disk.read(path, max_bytes=_MAX_JSON_BYTES if is_json else _MAX_BYTES)
+      data = atomic_io.read(path, max_bytes=_MAX_JSON_BYTES if is_json else _MAX_BYTES)
     except (OSError, ValueError) as e:
       why = getattr(e, "strerror", None) or e
       raise errors.ConfigError(

@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from multiprocessing import resource_tracker
 from typing import Any
 
-from paligemma_jax.core import config_file
+from paligemma_jax.config import config_file
 
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _AT_BYTES = 4096

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.core import constraints
 from paligemma_jax.core import errors
 from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.decoding import rules
+from paligemma_jax.regions import answer_forms
 
 _NUM_SEG_TOKENS = 16
 _EOS = tokenizers.EOS_ID
@@ -26,7 +26,7 @@ def automaton(
     max_new_tokens: int,
     banned: Sequence[int] = (),
 ) -> rules.Automaton:
-  """The automaton of a spec of core.constraints.
+  """The automaton of a spec of regions.answer_forms.
 
   Raises:
     ConfigError: no such constraint, an answer that needs more than `max_new_tokens` or a banned
@@ -36,7 +36,7 @@ def automaton(
   if make is None:
     raise errors.ConfigError(
         f"constraint={constraint!r} is none: it must be one of"
-        f" {', '.join(f'constraints.{name}' for name in constraints.CONSTRAINTS)}."
+        f" {', '.join(f'constraints.{name}' for name in answer_forms.CONSTRAINTS)}."
     )
   graph = make(constraint, tokenizer, max_new_tokens, frozenset(banned))
   return graph.automaton(tokenizer.vocab_size)
@@ -109,7 +109,7 @@ def _one_of(constraint, tokenizer, max_new_tokens, banned):
 
 def _objects(constraint, tokenizer, max_new_tokens, banned):
   """Boxes and segments: each object has states of its own as long as their number matters."""
-  segments = isinstance(constraint, constraints.Segments)
+  segments = isinstance(constraint, answer_forms.Segments)
   first, last = constraint.min_objects, constraint.max_objects
   num_tokens = 4 + segments * _NUM_SEG_TOKENS + 1  # And EOS; the label comes on top.
   if first and first * num_tokens > max_new_tokens:
@@ -215,7 +215,7 @@ def _refuse_banned(constraint, tokenizer, banned, ids):
 
 
 _MAKERS = {
-    constraints.Boxes: _objects,
-    constraints.OneOf: _one_of,
-    constraints.Segments: _objects,
+    answer_forms.Boxes: _objects,
+    answer_forms.OneOf: _one_of,
+    answer_forms.Segments: _objects,
 }

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from paligemma_jax.core import draws
+from paligemma_jax.core import prng
 from paligemma_jax.evals import tables
 
 CONFIDENCE = 0.95
@@ -89,7 +89,7 @@ def _is_mean(key: str, whole: Values, singles: Sequence[Values]) -> bool:
 
 def _draws(num_rows: int, num_samples: int, seed: int) -> Iterator[np.ndarray]:
   """int64[some, num_rows], the rows of all the samples."""
-  rng = draws.generator(seed, num_rows)
+  rng = prng.generator(seed, num_rows)
   at_once = max(1, _AT_ONCE // num_rows)
   for start in range(0, num_samples, at_once):
     yield rng.integers(num_rows, size=(min(at_once, num_samples - start), num_rows))

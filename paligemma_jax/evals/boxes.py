@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from paligemma_jax.core import errors
-from paligemma_jax.core import loc
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
 from paligemma_jax.evals import output
+from paligemma_jax.regions import loc
 
 
 def box_accuracy(

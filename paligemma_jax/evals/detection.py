@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from paligemma_jax.core import errors
-from paligemma_jax.core import loc
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
 from paligemma_jax.evals import coco_map
 from paligemma_jax.evals import output
+from paligemma_jax.regions import loc
 
 _LOC_LEN = 4 * len("<loc0000>")
 

@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from paligemma_jax.core import errors
-from paligemma_jax.core import loc
-from paligemma_jax.core import mask_codec
-from paligemma_jax.core import seg
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
 from paligemma_jax.evals import boxes
 from paligemma_jax.evals import output
 from paligemma_jax.evals import tables
+from paligemma_jax.regions import loc
+from paligemma_jax.regions import mask_codec
+from paligemma_jax.regions import seg
 
 
 def table(

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
-from paligemma_jax.models import flash
+from paligemma_jax.models import kernels
 from paligemma_jax.models import remat
 
 # Larger than any block number: a key that nobody sees (padding, an unused cache slot).
@@ -124,18 +124,18 @@ def attend(
       kernel = _kernel(q_BQNH, softcap)
       if kernel == "tpu":
         blocks = (None, None) if see is None else (see.q_block, see.k_block)
-        return flash.splash(q_BQNH, k_BSKH, v_BSKH, *blocks, hidden=HIDDEN, softcap=softcap)
+        return kernels.splash(q_BQNH, k_BSKH, v_BSKH, *blocks, hidden=HIDDEN, softcap=softcap)
       if kernel == "gpu":
-        return flash.cudnn(q_BQNH, k_BSKH, v_BSKH, None if see is None else see.mask())
+        return kernels.cudnn(q_BQNH, k_BSKH, v_BSKH, None if see is None else see.mask())
     how = "chunked" if long else "plain"
-    if flash.is_one_cpu() and row_logits >= _ROWS_FROM:
+    if kernels.is_one_cpu() and row_logits >= _ROWS_FROM:
       how = "rows"
   if how == "rows":
     chunk = chunk or -(-q_len // -(-row_logits // _ROWS_PIECE))
     return _by_rows(q_BQNH, k_BSKH, v_BSKH, see, softcap, window, chunk)
   if not chunk:
     chunk = _CHUNK
-    if flash.on_cpu():
+    if kernels.on_cpu():
       fitting = _CPU_CHUNK // (q_BQNH.shape[0] * q_BQNH.shape[2] * k_len)
       chunk = min(chunk, max(_CPU_LEAST_CHUNK, fitting))
   if how == "plain" or q_len <= chunk:
@@ -146,8 +146,8 @@ def attend(
 
 def _kernel(q_BSNH, softcap):
   """Whose kernel to use, "" for nobody's."""
-  whose = flash.platform()
-  if whose == "gpu" and not flash.has_cudnn_kernel(q_BSNH, softcap=softcap):
+  whose = kernels.platform()
+  if whose == "gpu" and not kernels.has_cudnn_kernel(q_BSNH, softcap=softcap):
     return ""
   return whose
 

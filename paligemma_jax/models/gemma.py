@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from paligemma_jax.models import attention
-from paligemma_jax.models import matrices
+from paligemma_jax.models import linear
 from paligemma_jax.models import remat
 from paligemma_jax.models import variants
 
@@ -157,7 +157,7 @@ class Embedder(nn.Module):
   width: int
 
   def setup(self):
-    self.table = matrices.table(
+    self.table = linear.table(
         self,
         "input_embedding",
         # Times sqrt(width) this gives tokens of unit variance.
@@ -233,7 +233,7 @@ class Attention(nn.Module):
     num_queries = see.q_pos.shape[1]
     x_BQD = _last(x_BTD, num_queries)
     q_BQNH, k_BTKH, v_BTKH = (
-        matrices.product("XD,NDH->XNH", x.reshape(-1, d), w).reshape(*x.shape[:2], -1, h)
+        linear.product("XD,NDH->XNH", x.reshape(-1, d), w).reshape(*x.shape[:2], -1, h)
         for x, w in zip((x_BQD, x_BTD, x_BTD), ws, strict=True)
     )
 
@@ -254,7 +254,7 @@ class Attention(nn.Module):
         q_BQNH, k_BTKH, v_BTKH, see, softcap=c.attn_softcap, window=window, how=self.attend_by
     )
     w_NHD = Einsum((n, h, d), in_axis=(0, 1), name="attn_vec_einsum")(self.dtype)
-    y_XD = matrices.product("XNH,NHD->XD", y_BQNH.reshape(-1, n, h), w_NHD)
+    y_XD = linear.product("XNH,NHD->XD", y_BQNH.reshape(-1, n, h), w_NHD)
     return y_XD.reshape(x_BQD.shape), kv
 
 
@@ -265,8 +265,8 @@ class Einsum(nn.Module):
   in_axis: int | tuple[int, ...]
 
   @nn.compact
-  def __call__(self, dtype: Any) -> matrices.Weight:
-    return matrices.weight(self, "w", _fan_in(self.shape, self.in_axis), self.shape, dtype)
+  def __call__(self, dtype: Any) -> linear.Weight:
+    return linear.weight(self, "w", _fan_in(self.shape, self.in_axis), self.shape, dtype)
 
 
 class Mlp(nn.Module):
@@ -278,14 +278,14 @@ class Mlp(nn.Module):
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     d, f = self.sizes.width, self.sizes.mlp_dim
-    gate_DF, up_DF = matrices.weight(
+    gate_DF, up_DF = linear.weight(
         self, "gating_einsum", _fan_in((2, d, f), 1), (2, d, f), self.dtype
     )
-    linear_FD = matrices.weight(self, "linear", _fan_in((f, d), 0), (f, d), self.dtype)
+    linear_FD = linear.weight(self, "linear", _fan_in((f, d), 0), (f, d), self.dtype)
     x_XD = x_BTD.reshape(-1, d)
-    gate_XF = nn.gelu(matrices.product("XD,DF->XF", x_XD, gate_DF), approximate=True)
-    h_XF = gate_XF * matrices.product("XD,DF->XF", x_XD, up_DF)
-    return matrices.product("XF,FD->XD", h_XF, linear_FD).reshape(x_BTD.shape)
+    gate_XF = nn.gelu(linear.product("XD,DF->XF", x_XD, gate_DF), approximate=True)
+    h_XF = gate_XF * linear.product("XD,DF->XF", x_XD, up_DF)
+    return linear.product("XF,FD->XD", h_XF, linear_FD).reshape(x_BTD.shape)
 
 
 class RMSNorm(nn.Module):

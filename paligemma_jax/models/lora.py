@@ -22,7 +22,7 @@ import numpy as np
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import trees
-from paligemma_jax.models import matrices
+from paligemma_jax.models import linear
 from paligemma_jax.models import variants
 
 
@@ -34,7 +34,7 @@ def targets(lora: variants.Lora, names: Iterable[str]) -> list[str]:
   """
   if not lora.rank:
     return []
-  names = [name for name in names if name in matrices.MATRICES]
+  names = [name for name in names if name in linear.MATRICES]
   if not lora.targets:
     raise errors.ConfigError("lora.rank is set but lora.targets is empty; name matrices by regex.")
   return sorted(trees.matches(lora.targets, names, "lora.targets"))
@@ -56,14 +56,14 @@ def create(
   """
   found = {}
   for name in targets(lora, shapes):
-    stack, inputs, out = matrices.in_out(name, shapes[name])
+    stack, inputs, out = linear.in_out(name, shapes[name])
     own_key = jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
     limit = math.prod(inputs) ** -0.5
     a = jax.random.uniform(own_key, (*stack, *inputs, lora.rank), minval=-limit, maxval=limit)
-    found[matrices.beside(name, "lora_a")] = a
-    found[matrices.beside(name, "lora_b")] = jnp.zeros((*stack, lora.rank, *out))
+    found[linear.beside(name, "lora_a")] = a
+    found[linear.beside(name, "lora_b")] = jnp.zeros((*stack, lora.rank, *out))
     if lora.dora:
-      found[matrices.beside(name, "lora_magnitude")] = lengths(name).reshape(*stack, *out)
+      found[linear.beside(name, "lora_magnitude")] = lengths(name).reshape(*stack, *out)
   return found
 
 
@@ -78,23 +78,23 @@ def ready(
   if not lora.rank:
     return dict(params)
   found = dict(params)
-  for name in matrices.MATRICES:
-    b = matrices.beside(name, "lora_b")
+  for name in linear.MATRICES:
+    b = linear.beside(name, "lora_b")
     if b not in params:
       continue
     found[b] = params[b] * jnp.asarray(lora.scale, params[b].dtype)
     if lora.dropout and key is not None:
-      stack = params[b].shape[: matrices.num_stacked(name)]
+      stack = params[b].shape[: linear.num_stacked(name)]
       own_key = jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
       keys = jax.random.split(own_key, stack) if stack else own_key
-      found[matrices.beside(name, "lora_key")] = jax.random.key_data(keys)
-      found[matrices.beside(name, "lora_keep")] = jnp.full(stack, 1 - lora.dropout)
+      found[linear.beside(name, "lora_key")] = jax.random.key_data(keys)
+      found[linear.beside(name, "lora_keep")] = jnp.full(stack, 1 - lora.dropout)
   return found
 
 
 def is_adapter(name: str) -> bool:
   """True for the names that `create` makes."""
-  return name.endswith(matrices.ADAPTER)
+  return name.endswith(linear.ADAPTER)
 
 
 def merged(
@@ -110,7 +110,7 @@ def merged(
   Args:
     w: of the published layout; all arguments with the same (part of the) stack in front.
   """
-  w_IO = matrices.flat(name, np.asarray(w, np.float32))
+  w_IO = linear.flat(name, np.asarray(w, np.float32))
   num_in, num_out = w_IO.shape[-2:]
   stack = w_IO.shape[:-2]
   a_Ir = np.asarray(a, np.float32).reshape(*stack, num_in, -1)
@@ -119,4 +119,4 @@ def merged(
   if magnitude is not None:
     norm = np.linalg.norm(w_IO, axis=-2, keepdims=True)
     w_IO = w_IO * (np.asarray(magnitude, np.float32).reshape(*stack, 1, num_out) / norm)
-  return matrices.unflat(name, w_IO, w.shape)
+  return linear.unflat(name, w_IO, w.shape)

@@ -1,4 +1,4 @@
-"""The mask codec in JAX, and how it is trained; `core.mask_codec` says what it is.
+"""The mask codec in JAX, and how it is trained; `regions.mask_codec` says what it is.
 
 Functional: parameters are a flat dict by published name, in the published shapes. Training is that
 of VQ-VAEs (arXiv 1711.00937): the decoder's gradient passes straight through the codes, encoder
@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from paligemma_jax.core import codec_recipe
-from paligemma_jax.core import mask_codec
+from paligemma_jax.regions import codec_recipe
+from paligemma_jax.regions import mask_codec
 
 Params = Mapping[str, jax.Array]
 

@@ -20,11 +20,11 @@ import jax.numpy as jnp
 from paligemma_jax.core import errors
 from paligemma_jax.core import trees
 from paligemma_jax.models import attention
-from paligemma_jax.models import flash
 from paligemma_jax.models import gemma
+from paligemma_jax.models import kernels
+from paligemma_jax.models import linear
 from paligemma_jax.models import lora
-from paligemma_jax.models import matrices
-from paligemma_jax.models import packing
+from paligemma_jax.models import quantized
 from paligemma_jax.models import remat
 from paligemma_jax.models import siglip
 from paligemma_jax.models import variants
@@ -72,14 +72,14 @@ def fresh_adapters(
   return lora.create(
       cfg.lora,
       shapes,
-      lambda name: packing.lengths(cfg, params, name, shapes[name]),
+      lambda name: quantized.lengths(cfg, params, name, shapes[name]),
       jax.random.fold_in(key, 1),
   )
 
 
 def is_packed(name: str) -> bool:
   """True for the codes and scales of packed matrices."""
-  return bool(packing.published(name)[1])
+  return bool(quantized.published(name)[1])
 
 
 def stays_float32(name: str, *, beside_packed: bool) -> bool:
@@ -251,12 +251,12 @@ def ready_to_extend(cfg: variants.ModelConfig, params: Params) -> Params:
 
   To be called once before a loop over `extend`, in the same program.
   """
-  names = [name for name in matrices.MATRICES if name in params and name.startswith(_LAYERS)]
+  names = [name for name in linear.MATRICES if name in params and name.startswith(_LAYERS)]
   if not _has_room([params[name] for name in names]):
     return params
   found = dict(params)
   for name in names:
-    found |= matrices.turned(name, params[name], compute_dtype(cfg))
+    found |= linear.turned(name, params[name], compute_dtype(cfg))
   return found
 
 
@@ -296,7 +296,7 @@ def _last_features(model, variables, x_BSD, see, num_last, rngs=None):
 
 def _has_room(layers):
   size = sum(x.size * x.dtype.itemsize for x in layers)
-  return flash.is_one_cpu() and size <= _ROOM_FOR_LAYERS
+  return kernels.is_one_cpu() and size <= _ROOM_FOR_LAYERS
 
 
 def _sequence(cfg, variables, text_BT, mask_ar_BT, mask_input_BT, img_tokens):
@@ -323,8 +323,8 @@ def _init(cfg, key):
   }
   plain = trees.flatten(tree)
   params = dict(plain)
-  for name in packing.packed(cfg, plain):
-    params.update(packing.pack(name, cfg.packed, params.pop(name)))
+  for name in quantized.packed(cfg, plain):
+    params.update(quantized.pack(name, cfg.packed, params.pop(name)))
   if cfg.lora.rank:
     params.update(fresh_adapters(cfg, params, key))
   return dict(sorted(params.items()))

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from paligemma_jax.models import attention
-from paligemma_jax.models import matrices
+from paligemma_jax.models import linear
 from paligemma_jax.models import remat
 from paligemma_jax.models import variants
 
@@ -181,8 +181,8 @@ class Dense(nn.Module):
     def init(key, shape):
       return self.init(key, (num_inputs, math.prod(shape) // num_inputs)).reshape(shape)
 
-    kernel = matrices.weight(self, "kernel", init, self.shape, self.dtype)
-    y = matrices.product(self.equation, x, kernel)
+    kernel = linear.weight(self, "kernel", init, self.shape, self.dtype)
+    y = linear.product(self.equation, x, kernel)
     return y + self.param("bias", nn.initializers.zeros, y.shape[1:]).astype(self.dtype)
 
 

@@ -18,13 +18,13 @@ from jax.experimental import topologies
 from jax.extend import core
 
 from paligemma_jax.core import errors
-from paligemma_jax.models import matrices
+from paligemma_jax.models import linear
 from paligemma_jax.planning import collectives
 from paligemma_jax.planning import flops as flops_lib
 from paligemma_jax.planning import targets
-from paligemma_jax.running import devices as devices_lib
-from paligemma_jax.running import memory
-from paligemma_jax.running import setup as setups
+from paligemma_jax.trainer import devices as devices_lib
+from paligemma_jax.trainer import memory
+from paligemma_jax.trainer import setup as setups
 from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
@@ -199,7 +199,7 @@ def _gradient_bytes(setup: setups.Setup, state: states.TrainState) -> int:
   moving = jax.eval_shape(lambda s: steps.to_differentiate(setup.cfg, s, table=False)[0], state)
   total = 0
   for name, leaf in moving.items():
-    place = state.trainable[name.removesuffix(matrices.OFFSET)].sharding
+    place = state.trainable[name.removesuffix(linear.OFFSET)].sharding
     total += _bytes(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place))
   return total
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import ml_collections
 
-from paligemma_jax.core import config_file
+from paligemma_jax.config import config_file
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
 from paligemma_jax.planning import targets

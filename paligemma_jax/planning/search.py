@@ -14,13 +14,13 @@ from typing import Any
 
 import ml_collections
 
-from paligemma_jax.core import config as configs
+from paligemma_jax.config import load as configs
 from paligemma_jax.core import errors
 
 Override = tuple[str, str]
 Found = dict[str, Any]
 
-# Ways to tune, from the one nearest to training everything. Names of configs/presets.py, set where
+# Ways to tune, from the one nearest to training everything. Names of paligemma_jax/presets.py, set where
 # the configuration takes a `tune`; those that it does not know are passed over.
 _TUNES = ("adam8bit", "adafactor", "full_adam+freeze_vit", "lora", "sgd_attention", "qlora")
 

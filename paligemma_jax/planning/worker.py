@@ -11,8 +11,8 @@ import json
 import sys
 from typing import Any
 
-from paligemma_jax.core import config as configs
-from paligemma_jax.core import config_file
+from paligemma_jax.config import config_file
+from paligemma_jax.config import load as configs
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
 from paligemma_jax.planning import program

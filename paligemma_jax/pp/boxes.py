@@ -1,4 +1,4 @@
-"""Boxes of a row to the text the model learns to write, and back; see `core.loc`."""
+"""Boxes of a row to the text the model learns to write, and back; see `regions.loc`."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from paligemma_jax.core import errors
-from paligemma_jax.core import loc
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.pp import columns
+from paligemma_jax.regions import loc
 
 _ORDERS = ("yxyx", "xyxy", "xywh")
 _OUTSIDE = ("error", "cut")
@@ -114,7 +114,7 @@ class Boxes:
     inside = tuple(min(max(v, 0.0), 1.0) for v in found)
     slack = (1 / height, 1 / width) * 2 if self.pixels else (_SHARE_SLACK,) * 4
     if all(abs(v - w) <= more for v, w, more in zip(found, inside, slack, strict=True)):
-      return inside if a <= c and b <= d else found  # `core.loc` says what is wrong.
+      return inside if a <= c and b <= d else found  # `regions.loc` says what is wrong.
     overlaps = 0 <= found[2] and 0 <= found[3] and found[0] <= 1 and found[1] <= 1
     if self.outside == "cut" and a <= c and b <= d and overlaps:  # False of NaN.
       notes.append("boxes_clipped")

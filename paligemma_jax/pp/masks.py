@@ -1,4 +1,4 @@
-"""Masks of a row to the text the model learns to write; see `core.seg` for the conventions."""
+"""Masks of a row to the text the model learns to write; see `regions.seg` for the conventions."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from paligemma_jax.core import errors
-from paligemma_jax.core import loc
-from paligemma_jax.core import mask_codec
-from paligemma_jax.core import seg
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.pp import columns
+from paligemma_jax.regions import loc
+from paligemma_jax.regions import mask_codec
+from paligemma_jax.regions import seg
 
 _TINY = ("drop", "error")
 
@@ -35,7 +35,7 @@ class MaskToText:
     box: the column with its box (or a list of boxes), (y_min, x_min, y_max, x_max) as shares of
       the picture's height and width; '' takes the least box that holds the mask.
     labels: the column with one label, or one per mask, written behind the tokens; '' writes none.
-    bins: 1023 (the reference) or 1024: how a coordinate becomes a loc token, see `core.loc`.
+    bins: 1023 (the reference) or 1024: how a coordinate becomes a loc token, see `regions.loc`.
     tiny: an object that is thinner than a pixel or than a loc token can say: "drop" leaves it out
       of a text of several, "error" rejects the row. A row with none that is larger is rejected.
     out: the column of the result.

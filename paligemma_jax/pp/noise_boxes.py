@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from paligemma_jax.core import errors
-from paligemma_jax.core import loc
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import yes_no
 from paligemma_jax.pp import columns
+from paligemma_jax.regions import loc
 
 # One token, which every PaliGemma tokenizer has and which detection has no other use for; a text as
 # '<noise>' would be several, of which none could be banned alone.
@@ -37,7 +37,7 @@ class NoiseBoxes:
   boxes of anywhere.
 
   Attributes:
-    bins: 1023 or 1024, see `core.loc`.
+    bins: 1023 or 1024, see `regions.loc`.
     total: objects of a text, noise included; a picture with as many or more gets no noise.
     noise: the label of noise.
     key: the column with the boxes, (y_min, x_min, y_max, x_max) as shares of the picture.

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.core import draws
 from paligemma_jax.core import errors
+from paligemma_jax.core import prng
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.pp import columns
 
@@ -125,7 +125,7 @@ class Choice:
       lengths = ", ".join(f"{k!r} {len(v)}" for k, v in zip(_names(self.key), lists, strict=True))
       raise errors.DataError(f"lists of different lengths: {lengths}.")
     if self.each_once:
-      i = draws.choice_index(row["_seed"], row["_row"], row["_epoch"], n)
+      i = prng.choice_index(row["_seed"], row["_row"], row["_epoch"], n)
     else:
       i = int(rng.integers(n))
     chosen = {out: values[i] for out, values in zip(_names(self.out), lists, strict=True)}

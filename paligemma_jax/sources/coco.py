@@ -12,12 +12,12 @@ from typing import Any
 
 from absl import logging
 
-from paligemma_jax.core import disk
+from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
-from paligemma_jax.core import rle
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
 from paligemma_jax.core import yes_no
+from paligemma_jax.regions import rle
 from paligemma_jax.sources import digests
 from paligemma_jax.sources import files
 from paligemma_jax.sources import pictures
@@ -217,7 +217,7 @@ def _written(annotation: Mapping[str, Any]) -> tuple[float, ...] | None:
 
 
 def _outline(value: Any, where: str) -> Any:
-  """A segmentation as `core.rle` reads it; some write run lengths as a list of one."""
+  """A segmentation as `regions.rle` reads it; some write run lengths as a list of one."""
   value = _listed(value, f"{where}: segmentation")
   if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
     if len(value) > 1:
@@ -241,7 +241,7 @@ def _listed(value: Any, what: str) -> Any:
 def _read(path: str) -> bytes:
   try:
     if not files.is_remote(path):
-      return disk.read(path, max_bytes=_MAX_BYTES)
+      return atomic_io.read(path, max_bytes=_MAX_BYTES)
     with files.file_system(path).open(path, "rb") as f:
       data = f.read(_MAX_BYTES + 1)
   except OSError as e:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
-from paligemma_jax.core import disk
+from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
@@ -238,7 +238,7 @@ class _Split:
     """Adds the file's batches; its size in bytes."""
     ipc, memory_map = self._pyarrow.ipc, self._pyarrow.memory_map
     try:
-      disk.open_regular(path).close()  # pyarrow would wait at a pipe for ever.
+      atomic_io.open_regular(path).close()  # pyarrow would wait at a pipe for ever.
       with memory_map(str(path)) as mapped:
         for message in ipc.MessageReader.open_stream(mapped):
           if _is_compressed(memoryview(message.metadata)):

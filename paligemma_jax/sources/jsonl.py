@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from paligemma_jax.core import disk
+from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
@@ -170,7 +170,7 @@ def _open(path: str) -> BinaryIO:
   try:
     if files.is_remote(path):
       return files.file_system(path).open(path, "rb")
-    return disk.open_regular(path)
+    return atomic_io.open_regular(path)
   except OSError as e:
     raise errors.ConfigError(f"Cannot read {path!r}: {e.strerror or e}.") from None
 

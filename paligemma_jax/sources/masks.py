@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.core import draws
 from paligemma_jax.core import errors
+from paligemma_jax.core import prng
 from paligemma_jax.core import spec
 from paligemma_jax.sources import sprites
 
@@ -73,7 +73,7 @@ class MaskRows:
     if not 0 <= i < len(self):
       raise IndexError(f"row {i} of {len(self)}")
     s = self._spec
-    rng = draws.generator(s.seed, zlib.crc32(s.split.encode()), i)
+    rng = prng.generator(s.seed, zlib.crc32(s.split.encode()), i)
     names = sprites.names(s.classes)
     while True:  # Most often once; a turned or cut mask may have become too small.
       label = names[i % len(names)]

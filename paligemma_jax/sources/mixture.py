@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.core import differences
+from paligemma_jax.config import differences
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
 

@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from paligemma_jax.core import draws
 from paligemma_jax.core import errors
-from paligemma_jax.core import loc
-from paligemma_jax.core import mask_codec
-from paligemma_jax.core import seg
+from paligemma_jax.core import prng
 from paligemma_jax.core import spec
+from paligemma_jax.regions import loc
+from paligemma_jax.regions import mask_codec
+from paligemma_jax.regions import seg
 from paligemma_jax.sources import sprites
 
 # What is asked, by style. "demo" is worded so that no model trained on "pretrain" has seen it.
@@ -39,7 +39,7 @@ PROMPTS: Mapping[str, Mapping[str, str]] = {
     },
 }
 TASKS = ("caption", "count", "detect", "segment")
-BINS = 1024  # The published demos' convention of loc tokens (see core/loc.py).
+BINS = 1024  # The published demos' convention of loc tokens (see regions/loc.py).
 
 _NUM_CELLS = 8  # Drawings stand on a grid of 8 x 8 cells; at 112 pixels a cell is a patch.
 _SIDES = (2, 3)  # Longer side of a drawing, in cells; where there are more than 3, only the least.
@@ -123,7 +123,7 @@ class SceneRows:
     if not 0 <= i < len(self):
       raise IndexError(f"row {i} of {len(self)}")
     s = self._spec
-    rng = draws.generator(s.seed, zlib.crc32(s.split.encode()), i)
+    rng = prng.generator(s.seed, zlib.crc32(s.split.encode()), i)
     simple = i < s.warmup
     task = "caption" if simple else s.tasks[i % len(s.tasks)]
     names = sprites.names(s.classes)

@@ -12,11 +12,11 @@ from typing import Any
 
 from absl import logging
 
-from paligemma_jax.core import disk
+from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import image_files
-from paligemma_jax.core import rle
 from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.regions import rle
 from paligemma_jax.sources import digests
 from paligemma_jax.sources import files
 from paligemma_jax.sources import pictures
@@ -303,7 +303,7 @@ def _num_points(content: dict[str, Any], path: str) -> int:
 
 def _read_yaml(path: str) -> bytes:
   try:
-    return disk.read(path, max_bytes=_MAX_YAML_BYTES)
+    return atomic_io.read(path, max_bytes=_MAX_YAML_BYTES)
   except OSError as e:
     raise errors.ConfigError(f"Cannot read {path!r}: {e.strerror or e}.") from None
 

@@ -19,10 +19,10 @@ from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
+from paligemma_jax.config import value_checks
 from paligemma_jax.core import errors
-from paligemma_jax.core import value_forms
-from paligemma_jax.models import flash
 from paligemma_jax.models import gemma
+from paligemma_jax.models import kernels
 from paligemma_jax.models import siglip
 
 # Leaves whose first dim is the layer: it is scanned over, so it is never cut.
@@ -65,8 +65,8 @@ def make_mesh(mesh: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
   pairs = tuple((str(name), int(size)) for name, size in mesh.shape) or (("fsdp", -1),)
   names = [name for name, _ in pairs]
   for name in names:
-    if name not in value_forms.AXES:
-      hint = errors.did_you_mean(name, value_forms.AXES)
+    if name not in value_checks.AXES:
+      hint = errors.did_you_mean(name, value_checks.AXES)
       raise errors.ConfigError(f"mesh.shape: unknown axis {name!r}.{hint}")
   sizes = [size for _, size in pairs]
   known = math.prod(size for size in sizes if size != -1)
@@ -131,7 +131,7 @@ def rows_stay(mesh: Mesh) -> Iterator[None]:
   itself XLA also finds a program that gathers all rows on every device and keeps weights apart.
   """
   if mesh.size == 1:
-    with flash.on(mesh):
+    with kernels.on(mesh):
       yield
     return
 
@@ -146,7 +146,7 @@ def rows_stay(mesh: Mesh) -> Iterator[None]:
     x, *others = call(pin(args[0]), *args[1:], **kwargs)
     return (pin(x), *others)
 
-  with nn.intercept_methods(layer), flash.on(mesh):
+  with nn.intercept_methods(layer), kernels.on(mesh):
     yield
 
 

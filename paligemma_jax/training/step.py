@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh
 
 from paligemma_jax.core import errors
-from paligemma_jax.models import matrices
+from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
 from paligemma_jax.training import loss
 from paligemma_jax.training import optimizers
@@ -63,7 +63,7 @@ def make_train_step(
   budget_bytes = _logits_budget(state)
   places = states.shardings(state)
   on_cpu = mesh.devices.flat[0].platform == "cpu"
-  table = state.trainable.get(matrices.TABLE)
+  table = state.trainable.get(linear.TABLE)
   for_memory = on_cpu and table is not None and table.size >= _LARGE_TABLE
 
   def step_fn(state, batch, num_supervised):
@@ -151,7 +151,7 @@ def to_differentiate(
   """(what gradients are taken with respect to, all other parameters), both by name.
 
   Where products run in bfloat16, layers' weights are moved by offsets and not themselves: the
-  numbers are the same, and for all layers at once they take half the memory (models/matrices.py).
+  numbers are the same, and for all layers at once they take half the memory (models/linear.py).
 
   Args:
     table: the token table too; not where chunks of positions would add up in bfloat16.
@@ -160,11 +160,11 @@ def to_differentiate(
   if dtype == jnp.float32:
     return state.trainable, state.frozen
   moving, fixed = dict(state.trainable), dict(state.frozen)
-  for name in matrices.with_offsets(state.trainable):
+  for name in linear.with_offsets(state.trainable):
     fixed[name] = moving.pop(name)
-    moving[f"{name}{matrices.OFFSET}"] = jnp.zeros(fixed[name].shape, dtype)
-  if table and matrices.TABLE in moving:
-    moving[f"{matrices.TABLE}{matrices.OFFSET}"] = jnp.zeros(moving[matrices.TABLE].shape, dtype)
+    moving[f"{name}{linear.OFFSET}"] = jnp.zeros(fixed[name].shape, dtype)
+  if table and linear.TABLE in moving:
+    moving[f"{linear.TABLE}{linear.OFFSET}"] = jnp.zeros(moving[linear.TABLE].shape, dtype)
   return moving, fixed
 
 
@@ -193,7 +193,7 @@ def _by_weight(gradients, places):
   """Gradients by the weights' names and placed as they are: a weight's own, that of its offset."""
   found: dict[str, tuple[jax.Array, ...]] = {}
   for name, g in gradients.items():
-    weight = name.removesuffix(matrices.OFFSET)
+    weight = name.removesuffix(linear.OFFSET)
     g = jax.lax.with_sharding_constraint(g, places[weight])
     found[weight] = (*found.get(weight, ()), g)
   return found
@@ -205,7 +205,7 @@ def _logits_budget(state):
   Chunks of positions would add up that gradient chunk by chunk, beside one chunk's own, so they
   save nothing below that size; and logits and the layers' gradients are not there together.
   """
-  table = state.trainable.get(matrices.TABLE)
+  table = state.trainable.get(linear.TABLE)
   if table is None:
     return loss.BUDGET_BYTES
   return max(loss.BUDGET_BYTES, 4 * math.prod(table.sharding.shard_shape(table.shape)))

@@ -2,7 +2,7 @@
 
 import textwrap
 
-from paligemma_jax.core import config
+from paligemma_jax.config import load
 from paligemma_jax.core import spec
 
 
@@ -74,7 +74,7 @@ OPS = (RESIZE, FORMAT)
 
 def full_config():
   """A configuration that training could start with, with each kind of value in it."""
-  c = config.default_config()
+  c = load.default_config()
   c.train.update(source=Rows(), pp=OPS, total="3 epochs", batch_size=8)
   c.optim.update(lr=1e-5, freeze=("img/.*",), lr_mults=(("llm/.*", 0.1),))
   c.model.overrides = {"llm": {"depth": 2}}

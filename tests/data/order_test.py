@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from paligemma_jax.core import draws
 from paligemma_jax.core import errors
+from paligemma_jax.core import prng
 from paligemma_jax.data import order
 
 
@@ -31,7 +31,7 @@ def test_every_epoch_visits_every_row_once(n, seed):
 def test_permute_is_a_bijection_for_every_small_size_and_key():
   for n in range(1, 130):
     for key in range(3):
-      out = draws.permute(np.arange(n), n, draws.key(key))
+      out = prng.permute(np.arange(n), n, prng.key(key))
       assert sorted(out.tolist()) == list(range(n))
 
 
@@ -57,7 +57,7 @@ def test_without_shuffling_it_is_the_order_of_the_file():
 def test_positions_are_spread_evenly():
   counts = np.zeros((10, 10), int)
   for seed in range(1000):
-    for position, row in enumerate(draws.permute(np.arange(10), 10, draws.key(seed))):
+    for position, row in enumerate(prng.permute(np.arange(10), 10, prng.key(seed))):
       counts[position, row] += 1
   # 100 expected in each cell, sigma is 9.5: six sigmas for a hundred cells.
   assert np.abs(counts - 100).max() < 57

@@ -24,7 +24,7 @@ _HARD = (
 @pytest.fixture(params=["bv/tok4k.model", "demo"])
 def tokenizer(request):
   if request.param == "demo":
-    from paligemma_jax.running import setup
+    from paligemma_jax.trainer import setup
 
     return tokenizer_lib.Tokenizer(setup.DEMO_TOKENIZER)
   return tokenizer_lib.Tokenizer(golden_files.path(request.param))
@@ -52,7 +52,7 @@ def test_the_package_tokenizers_gives_the_same_ids(tokenizer):
 
 def test_ids_are_those_that_the_package_gave():
   """300 random texts; the package's answers are in the repository, so it need not be installed."""
-  from paligemma_jax.running import setup
+  from paligemma_jax.trainer import setup
 
   ours = tokenizer_lib.Tokenizer(setup.DEMO_TOKENIZER)
   golden = json.loads(golden_files.path("tokenizers.json").read_text())
@@ -94,7 +94,7 @@ def test_added_tokens_follow_the_vocabulary(tokenizer, tmp_path):
 
 
 def test_added_tokens_follow_loc_and_seg_that_the_file_lacks(tmp_path):
-  from paligemma_jax.running import setup
+  from paligemma_jax.trainer import setup
 
   plain = tokenizer_lib.Tokenizer(setup.DEMO_TOKENIZER)  # A file of 1024 pieces.
   assert plain.whole_bytes != plain.model_bytes

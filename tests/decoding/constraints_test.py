@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paligemma_jax.core import constraints as specs
 from paligemma_jax.core import errors
-from paligemma_jax.core import loc
 from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.decoding import constraints
 from paligemma_jax.decoding import rules
-from paligemma_jax.running import setup
+from paligemma_jax.regions import answer_forms as specs
+from paligemma_jax.regions import loc
+from paligemma_jax.trainer import setup
 from tests import golden_files
 
 _EOS = tokenizers.EOS_ID

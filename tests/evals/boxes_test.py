@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from paligemma_jax import evals
 from paligemma_jax.core import errors
-from paligemma_jax.core import loc
 from paligemma_jax.evals import boxes
+from paligemma_jax.regions import loc
 
 
 def _text(*objects):

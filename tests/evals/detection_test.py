@@ -9,8 +9,8 @@ import pytest
 from paligemma_jax import evals
 from paligemma_jax import pp
 from paligemma_jax.core import errors
-from paligemma_jax.core import loc
 from paligemma_jax.evals import detection
+from paligemma_jax.regions import loc
 
 _LEFT, _RIGHT = (0.0, 0.0, 1.0, 0.5), (0.0, 0.5, 1.0, 1.0)
 _ROW = {"boxes": [_LEFT, _RIGHT], "labels": ["cat", "dog"], "height": 100, "width": 200}

@@ -8,8 +8,8 @@ from PIL import Image
 
 from paligemma_jax import evals
 from paligemma_jax.core import errors
-from paligemma_jax.core import mask_codec
-from paligemma_jax.core import seg
+from paligemma_jax.regions import mask_codec
+from paligemma_jax.regions import seg
 
 _CODEC = mask_codec.open_codec()
 _FULL = "".join(f"<seg{c:03d}>" for c in _CODEC.encode(np.ones((1, 64, 64), bool))[0])

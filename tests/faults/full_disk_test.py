@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from paligemma_jax.training import layout
+from paligemma_jax.checkpoint import layout
 from tests import run_train
 from tests import small_disk
 

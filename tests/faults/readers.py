@@ -173,9 +173,9 @@ def _make_image(folder):
 
 
 def _read_image(folder, changed):
-  from paligemma_jax import image_input
   from paligemma_jax.core import errors
   from paligemma_jax.pp import decode
+  from paligemma_jax.pp import image_input
   from paligemma_jax.sources import files
 
   for name in changed:
@@ -192,8 +192,8 @@ def _make_video(folder):
   images.write(folder / "clip.mp4", clips.mp4(6, size=(32, 24)))
   for kind, codec in (("avi", "mjpeg"), ("matroska", "mpeg4")):
     images.write(folder / f"clip.{kind}", _video(kind, codec))
-  names = [p.name for p in sorted(folder.iterdir())]
-  _lines(folder / "rows.jsonl", [{"video": name, "start": 0.1, "end": 0.5} for name in names])
+  param_table = [p.name for p in sorted(folder.iterdir())]
+  _lines(folder / "rows.jsonl", [{"video": name, "start": 0.1, "end": 0.5} for name in param_table])
 
 
 def _video(kind, codec):
@@ -230,9 +230,9 @@ def _make_masks(folder):
 
 def _read_masks(folder, changed):
   from paligemma_jax.core import errors
-  from paligemma_jax.core import rle
-  from paligemma_jax.core import seg
   from paligemma_jax.core import strict_json
+  from paligemma_jax.regions import rle
+  from paligemma_jax.regions import seg
   from paligemma_jax.sources import files
 
   for name in changed:
@@ -248,8 +248,8 @@ def _read_masks(folder, changed):
 
 
 def _make_npz(folder):
-  from paligemma_jax.core import mask_codec
-  from tests.weights import makers
+  from paligemma_jax.regions import mask_codec
+  from tests.checkpoint import makers
 
   params = makers.params(makers.sizes())
   makers.write_npz(folder / "stored.npz", params)
@@ -278,8 +278,8 @@ def _change_npz(name, data, rng):
 
 
 def _read_npz(folder, changed):
-  from paligemma_jax.core import mask_codec
-  from paligemma_jax.weights import npz
+  from paligemma_jax.checkpoint import npz
+  from paligemma_jax.regions import mask_codec
 
   for name in changed:
     if name == "codec.npz":
@@ -294,7 +294,7 @@ def _read_weights(weights):
 
 
 def _make_safetensors(folder):
-  from tests.weights import makers
+  from tests.checkpoint import makers
 
   sizes = makers.sizes(post_norms=True, num_kv_heads=2)
   tensors = makers.hf_tensors(makers.params(sizes), sizes)
@@ -312,14 +312,14 @@ def _change_safetensors(name, data, rng):
 
 
 def _read_safetensors(folder, changed):
-  from paligemma_jax.weights import load
+  from paligemma_jax.checkpoint import load
 
   for name in sorted({name.partition("/")[0] for name in changed}):
     _read_weights(load.open_weights(folder / name))
 
 
 def _make_hf_config(folder):
-  from tests.weights import makers
+  from tests.checkpoint import makers
 
   for name, post_norms in (("1", False), ("2", True)):
     config = makers.hf_config(makers.sizes(post_norms=post_norms, num_kv_heads=1))
@@ -332,16 +332,16 @@ def _make_hf_config(folder):
 def _read_hf_config(folder, changed):
   import math
 
-  from paligemma_jax.training import opening
-  from paligemma_jax.weights import hf_config
-  from paligemma_jax.weights import names
-  from paligemma_jax.weights import reader
+  from paligemma_jax.checkpoint import hf_config
+  from paligemma_jax.checkpoint import open as opening
+  from paligemma_jax.checkpoint import reader
+  from paligemma_jax.models import params as param_table
 
   for name in changed:
     sizes = hf_config.sizes_of(reader.read_json(folder / name), name)
     numbers = [v for v in {**sizes["img"], **sizes["llm"]}.values() if not isinstance(v, str)]
     assert all(map(math.isfinite, numbers)), numbers
-    names.shapes(sizes)
+    param_table.shapes(sizes)
     opening.config_of(sizes, dtype="float32")
 
 

@@ -16,16 +16,16 @@ def _make_native(folder):
   import jax
   import numpy as np
 
-  from paligemma_jax.core import config as configs
+  from paligemma_jax.checkpoint import store
+  from paligemma_jax.checkpoint import weights_dir
+  from paligemma_jax.config import load as configs
   from paligemma_jax.models import paligemma
   from paligemma_jax.models import variants
-  from paligemma_jax.running import setup
-  from paligemma_jax.training import checkpoints
+  from paligemma_jax.trainer import setup
   from paligemma_jax.training import optimizers
   from paligemma_jax.training import sharding
   from paligemma_jax.training import state as states
-  from paligemma_jax.weights import native
-  from tests.weights import makers
+  from tests.checkpoint import makers
 
   config = configs.default_config()
   config.model.update(variant="tiny", res=28)
@@ -44,7 +44,7 @@ def _make_native(folder):
       "config.json": (folder / "run" / "config.json").read_bytes(),
       "tokenizer.model": setup.DEMO_TOKENIZER.read_bytes(),
   }
-  saver = checkpoints.Checkpoints(
+  saver = store.Checkpoints(
       folder / "run" / "checkpoints", keep=1, best_mode="max", async_save=False, files=files
   )
   facts = {
@@ -55,14 +55,14 @@ def _make_native(folder):
   saver.close()
   sizes = makers.sizes(post_norms=True)
   tokenizer = files["tokenizer.model"]
-  native.save_native(folder / "weights", makers.params(sizes), sizes, tokenizer=tokenizer)
+  weights_dir.save_native(folder / "weights", makers.params(sizes), sizes, tokenizer=tokenizer)
 
 
 def _read_native(folder, changed):
-  from paligemma_jax.training import layout
-  from paligemma_jax.training import opening
-  from paligemma_jax.training import seal
-  from paligemma_jax.weights import load
+  from paligemma_jax.checkpoint import layout
+  from paligemma_jax.checkpoint import load
+  from paligemma_jax.checkpoint import manifest
+  from paligemma_jax.checkpoint import open as opening
 
   if any(name.startswith("weights/") for name in changed):
     weights = load.open_weights(folder / "weights")
@@ -70,7 +70,7 @@ def _read_native(folder, changed):
     for step in layout.steps_in(folder / "run" / "checkpoints"):
       try:
         layout.verify_step(folder / "run" / "checkpoints" / str(step))
-      except seal.Broken:  # What `opening` makes its own error of.
+      except manifest.Broken:  # What `opening` makes its own error of.
         break
     weights = opening.open_weights(folder / "run")
   opening.config_of(weights.sizes, dtype="float32")
@@ -104,21 +104,21 @@ def _seal_weights(folder, path, content):
 
 
 def _seal_step(folder, path, body):
-  from paligemma_jax.training import seal
+  from paligemma_jax.checkpoint import manifest
 
   if path.name != "SEAL.json":
     data = path.read_bytes()
     body["files"][str(path.relative_to(folder))] = [len(data), f"{zlib.crc32(data):08x}"]
-  (folder / "SEAL.json").write_bytes(seal._render(body))
+  (folder / "SEAL.json").write_bytes(manifest._render(body))
   if folder.name == "base":  # The step beside it names its checksum.
     (step,) = (p for p in folder.parent.iterdir() if p.name.isdecimal())
     other = json.loads((step / "SEAL.json").read_bytes())["body"]
-    other["facts"]["base"] = seal.seal_crc(folder)
-    (step / "SEAL.json").write_bytes(seal._render(other))
+    other["facts"]["base"] = manifest.seal_crc(folder)
+    (step / "SEAL.json").write_bytes(manifest._render(other))
 
 
 def _make_tokenizer(folder):
-  from paligemma_jax.running import setup
+  from paligemma_jax.trainer import setup
 
   (folder / "tokenizer.model").write_bytes(setup.DEMO_TOKENIZER.read_bytes())
 
@@ -155,19 +155,19 @@ def _make_lines(folder):
   (folder / "data.json").write_text(json.dumps(data))
   (folder / "data_rows.bin").write_bytes(bytes(6))
   (folder / "report.html").write_text("so the run was begun")
-  answers = [{"row": i, "image": "a.png", "prompt": "q", "text": "a"} for i in range(2)]
-  _lines(folder / "out.jsonl", answers)
+  parsed_answer = [{"row": i, "image": "a.png", "prompt": "q", "text": "a"} for i in range(2)]
+  _lines(folder / "out.jsonl", parsed_answer)
   (folder / ".out.jsonl.settings.json").write_text(json.dumps(_settings()))
   (folder / "lock").write_text(json.dumps({"host": "a", "pid": 5, "since": "now"}))
 
 
 def _read_lines(folder, changed):
-  from paligemma_jax.running import bad_rows
-  from paligemma_jax.running import ending
-  from paligemma_jax.running import guard
-  from paligemma_jax.running import metrics
-  from paligemma_jax.running import predicting
-  from paligemma_jax.running import workdir as workdirs
+  from paligemma_jax.trainer import bad_rows
+  from paligemma_jax.trainer import ending
+  from paligemma_jax.trainer import metrics
+  from paligemma_jax.trainer import predicting
+  from paligemma_jax.trainer import resume
+  from paligemma_jax.trainer import workdir as workdirs
 
   with workdirs.opened(folder, main=True) as workdir:
     for line in metrics.read(workdir.metrics):
@@ -178,16 +178,16 @@ def _read_lines(folder, changed):
     rejected.add(4, "a:4", "bad")
     rejected.close()
     rows = range(3)
-    guard.check_data(_parts(), rows, 2, workdir, duration="2 steps", allow_data_change=False)
-    with predicting.opened(folder / "out.jsonl", _settings()) as answers:
-      answers.append([{"row": answers.num_done, "text": "b"}])
+    resume.check_data(_parts(), rows, 2, workdir, duration="2 steps", allow_data_change=False)
+    with predicting.opened(folder / "out.jsonl", _settings()) as parsed_answer:
+      parsed_answer.append([{"row": parsed_answer.num_done, "text": "b"}])
 
 
 def _make_answers(folder):
   from paligemma_jax import evals
   from paligemma_jax import pp
   from paligemma_jax import sources
-  from paligemma_jax.core import config as configs
+  from paligemma_jax.config import load as configs
 
   for i, text in enumerate(_ANSWERS):
     (folder / f"{i}.txt").write_text(text)
@@ -203,17 +203,17 @@ def _make_answers(folder):
 
 
 def _read_answers(folder, changed):
-  from paligemma_jax.core import config as configs
-  from paligemma_jax.core import loc
+  from paligemma_jax.config import load as configs
   from paligemma_jax.models import variants
-  from paligemma_jax.running import answers
+  from paligemma_jax.regions import loc
+  from paligemma_jax.report import parsed_answer
 
   for name in changed:
     path = folder / name
     if path.suffix == ".txt":
       if path.is_file() and not path.is_symlink():
         text = path.read_bytes().decode("utf-8", "replace")
-        answers.read(text, 48, 64, codec="", bins=1024)
+        parsed_answer.read(text, 48, 64, codec="", bins=1024)
         loc.parse_boxes(text, bins=1023)
       continue
     kept = configs.read(path, keep_unknown=True)

@@ -6,7 +6,7 @@ import re
 import subprocess
 import time
 
-from paligemma_jax.running import channel
+from paligemma_jax.multihost import channel
 from tests import run_train
 
 SMALL = '''

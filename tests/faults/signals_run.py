@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 
-from paligemma_jax.training import layout
+from paligemma_jax.checkpoint import layout
 from tests import run_train
 
 CONFIG = "tests/faults/slow_config.py"

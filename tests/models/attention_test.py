@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.models import attention
-from paligemma_jax.models import flash
+from paligemma_jax.models import kernels
 from paligemma_jax.models import remat
 from paligemma_jax.planning import flops
 
@@ -145,7 +145,7 @@ def test_rows_work_out_no_softmax_twice_where_products_are_kept():
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_one_cpu_goes_by_rows_from_some_size_on(alone, monkeypatch):
-  monkeypatch.setattr(flash, "is_one_cpu", lambda: alone)
+  monkeypatch.setattr(kernels, "is_one_cpu", lambda: alone)
 
   def traced(length):
     qkv = [jnp.zeros((2, length, 4, 8))] * 3
@@ -157,7 +157,7 @@ def test_one_cpu_goes_by_rows_from_some_size_on(alone, monkeypatch):
 
 @pytest.mark.parametrize("alone", [True, False])
 def test_long_sequences_never_hold_all_logits(alone, monkeypatch):
-  monkeypatch.setattr(flash, "is_one_cpu", lambda: alone)
+  monkeypatch.setattr(kernels, "is_one_cpu", lambda: alone)
   q, k, v = (jax.ShapeDtypeStruct((1, 4096, 4, 8), jnp.float32) for _ in range(3))
   all_logits = 4 * 4096 * 4096 * 4
 

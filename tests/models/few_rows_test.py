@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paligemma_jax.models import matrices
+from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 from tests.models import random_params
@@ -57,7 +57,7 @@ def test_turned_matrices_give_the_same_logits(case, dtype, tolerance, monkeypatc
   cfg = _config(case, dtype)
   params = _parameters(cfg)
   added = paligemma.ready_to_extend(cfg, params).keys() - params.keys()
-  assert len(added) == len([n for n in params if n in matrices.MATRICES and "layers" in n])
+  assert len(added) == len([n for n in params if n in linear.MATRICES and "layers" in n])
   got = _extended(cfg, params)
   monkeypatch.setattr(paligemma, "_ROOM_FOR_LAYERS", 0)
   assert paligemma.ready_to_extend(cfg, params) is params

@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
-from paligemma_jax.models import flash
+from paligemma_jax.models import kernels
 from tests.models import flash_test
 
 
@@ -23,7 +23,7 @@ def main():
     arrays = [jax.device_put(x, rows) for x in arrays]
 
     def attend(q, k, v, see=see, mesh=mesh):
-      with flash.on(mesh):
+      with kernels.on(mesh):
         return flash_test.by_kernel(see)(q, k, v)
 
     got = flash_test.values_and_gradients(attend, *arrays, weights)

@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from paligemma_jax.checkpoint import merge
 from paligemma_jax.core import errors
-from paligemma_jax.models import matrices
-from paligemma_jax.models import packing
+from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
+from paligemma_jax.models import quantized
 from paligemma_jax.models import variants
-from paligemma_jax.training import merging
 from tests.models import random_params
 
 _ALL = ("llm/layers/.*", "img/.*")
@@ -80,7 +80,7 @@ def _logits(cfg, params, key=None):
 
 
 def _published(cfg, params):
-  leaves = merging.published(cfg, params)
+  leaves = merge.published(cfg, params)
   return {name: np.asarray(leaf[: leaf.shape[0]]) for name, leaf in leaves.items()}
 
 
@@ -129,7 +129,7 @@ def test_fresh_dora_changes_nothing_but_rounding(kind):
   base = {name: x for name, x in params.items() if "lora_" not in name}
   cfg = cfg.replace(lora=cfg.lora.replace(targets=("img/head/kernel", ".*/kv_einsum/w")))
   fresh = paligemma.fresh_adapters(cfg, base, jax.random.key(0))
-  assert {name.rpartition("/")[2] for name in fresh} == set(matrices.ADAPTER)
+  assert {name.rpartition("/")[2] for name in fresh} == set(linear.ADAPTER)
   want = _logits(cfg.replace(lora=variants.Lora()), base)
   found = _logits(cfg, {**base, **fresh})
   np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * np.abs(want).max())
@@ -195,11 +195,11 @@ def test_a_kept_input_is_scaled_so_that_the_mean_stays():
   rng = np.random.default_rng(0)
   a, b = rng.normal(size=(2, 64, 64)).astype(np.float32)
   keep = {"lora_key": jax.random.key_data(jax.random.key(3)), "lora_keep": jnp.float32(0.8)}
-  w = matrices.Weight(
+  w = linear.Weight(
       (64, 64), jnp.float32, {"w": jnp.zeros((64, 64)), "lora_a": a, "lora_b": b, **keep}
   )
   x = jnp.ones((4000, 64))
-  found = matrices.product("XD,DF->XF", x, w).mean(axis=0)
+  found = linear.product("XD,DF->XF", x, w).mean(axis=0)
   want = (x[0] @ a) @ b
   np.testing.assert_allclose(found, want, rtol=0, atol=0.05 * np.abs(want).max())
 
@@ -207,12 +207,12 @@ def test_a_kept_input_is_scaled_so_that_the_mean_stays():
 def test_packing_covers_all_matrices_and_the_table():
   _, params = _params("nf4")
   left = {name for name in params if params[name].dtype == np.float32 and "_scale" not in name}
-  assert not any(name in matrices.MATRICES or name == matrices.TABLE for name in left)
+  assert not any(name in linear.MATRICES or name == linear.TABLE for name in left)
   assert params["llm/layers/mlp/gating_einsum_nf4"].dtype == np.uint8
   assert params["llm/layers/mlp/gating_einsum_nf4"].shape == (2, 2, 64, 192)
   assert params["llm/embedder/input_embedding_nf4"].shape == (80, 64)
-  assert packing.published("llm/layers/mlp/linear_nf4_scale") == ("llm/layers/mlp/linear", "nf4")
-  assert packing.published("llm/final_norm/scale") == ("llm/final_norm/scale", "")
+  assert quantized.published("llm/layers/mlp/linear_nf4_scale") == ("llm/layers/mlp/linear", "nf4")
+  assert quantized.published("llm/final_norm/scale") == ("llm/final_norm/scale", "")
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from paligemma_jax.core import codec_recipe
-from paligemma_jax.core import mask_codec
-from paligemma_jax.core import seg
 from paligemma_jax.models import mask_codec as jax_codec
+from paligemma_jax.regions import codec_recipe
+from paligemma_jax.regions import mask_codec
+from paligemma_jax.regions import seg
 from paligemma_jax.sources import masks as mask_sources
 from tests.core import mask_codec_test
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paligemma_jax.models import matrices
+from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 
@@ -25,7 +25,7 @@ def test_every_matrix_of_a_layer_can_have_an_offset_and_nothing_else():
     shapes = paligemma.param_shapes(variants.get(name, res=224))
     layers = [n for n in shapes if n.startswith(("llm/layers/", "img/Transformer/encoderblock/"))]
     want = [n for n in layers if not n.endswith(("scale", "bias"))]
-    assert matrices.with_offsets(shapes) == want
+    assert linear.with_offsets(shapes) == want
     large = sum(np.prod(shapes[n].shape) for n in want)
     rest = sum(np.prod(shapes[n].shape) for n in layers) - large
     assert rest < large / 1000
@@ -49,18 +49,18 @@ def test_gradients_are_the_same_bits():
     return jax.grad(loss)(moving)
 
   plain = gradients(params, {})
-  names = matrices.with_offsets(shapes)
+  names = linear.with_offsets(shapes)
   moving = {n: p for n, p in params.items() if n not in names}
   moving |= {
-      f"{n}{matrices.OFFSET}": jnp.zeros(params[n].shape, jnp.bfloat16)
-      for n in (*names, matrices.TABLE)
+      f"{n}{linear.OFFSET}": jnp.zeros(params[n].shape, jnp.bfloat16)
+      for n in (*names, linear.TABLE)
   }
   through = gradients(moving, {n: params[n] for n in names})
   for name in names:
-    got = through[f"{name}{matrices.OFFSET}"]
+    got = through[f"{name}{linear.OFFSET}"]
     assert got.dtype == jnp.bfloat16 and np.abs(plain[name]).max() > 0
     np.testing.assert_array_equal(got.astype(jnp.float32), plain[name], err_msg=name)
   # The table has two: where text begins it is read in float32, at the head in bfloat16.
-  through[matrices.TABLE] += through[f"{matrices.TABLE}{matrices.OFFSET}"].astype(jnp.float32)
+  through[linear.TABLE] += through[f"{linear.TABLE}{linear.OFFSET}"].astype(jnp.float32)
   for name in set(shapes) - set(names):
     np.testing.assert_array_equal(through[name], plain[name], err_msg=name)

@@ -5,8 +5,8 @@ import functools
 import jax.numpy as jnp
 import numpy as np
 
+from paligemma_jax.checkpoint import load
 from paligemma_jax.models import variants
-from paligemma_jax.weights import load
 from tests import golden_files
 
 NUM_IMAGE_TOKENS = 16

@@ -5,7 +5,7 @@ import sys
 
 from paligemma_jax.planning import program
 from paligemma_jax.planning import targets
-from paligemma_jax.running import setup as setups
+from paligemma_jax.trainer import setup as setups
 from tests.planning import small
 
 

@@ -4,7 +4,7 @@ import textwrap
 
 import pytest
 
-from paligemma_jax.core import config as configs
+from paligemma_jax.config import load as configs
 from paligemma_jax.planning import search
 
 _GIB = 2**30

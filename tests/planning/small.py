@@ -2,7 +2,7 @@
 
 from paligemma_jax import pp
 from paligemma_jax import sources
-from paligemma_jax.core import config as configs
+from paligemma_jax.config import load as configs
 
 OVERRIDES = {
     "img": {"width": 16, "depth": 2, "mlp_dim": 32, "num_heads": 2},

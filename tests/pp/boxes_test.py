@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from paligemma_jax import pp
 from paligemma_jax.core import errors
-from paligemma_jax.core import loc
+from paligemma_jax.regions import loc
 
 RNG = np.random.default_rng(0)
 

@@ -5,9 +5,9 @@ import pytest
 
 from paligemma_jax import pp
 from paligemma_jax.core import errors
-from paligemma_jax.core import mask_codec
-from paligemma_jax.core import mask_codec_file
-from paligemma_jax.core import seg
+from paligemma_jax.regions import mask_codec
+from paligemma_jax.regions import mask_codec_file
+from paligemma_jax.regions import seg
 from tests.core import mask_codec_test
 
 RNG = np.random.default_rng(0)

@@ -5,9 +5,9 @@ import pytest
 
 from paligemma_jax import pp
 from paligemma_jax.core import errors
-from paligemma_jax.core import loc
 from paligemma_jax.data import tokenizer as tokenizer_lib
 from paligemma_jax.data import tokens
+from paligemma_jax.regions import loc
 from tests import golden_files
 
 _ROW = {

@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from paligemma_jax import pp
-from paligemma_jax.core import draws
 from paligemma_jax.core import errors
+from paligemma_jax.core import prng
 from paligemma_jax.core import resampling
 from paligemma_jax.pp import decode
 from paligemma_jax.pp import resize
@@ -133,7 +133,7 @@ def test_stack_images_makes_frames_and_refuses_different_shapes():
 @pytest.mark.parametrize("op", [pp.RandomCrop(5), pp.InceptionCrop(5)])
 def test_crops_depend_on_the_generator_alone(op):
   row = {"image": noise(24, 30)}
-  outs = [op(row, draws.generator(0, seed))["image"] for seed in (1, 1, 2, 4, 5)]
+  outs = [op(row, prng.generator(0, seed))["image"] for seed in (1, 1, 2, 4, 5)]
   np.testing.assert_array_equal(outs[0], outs[1])
   assert all(out.shape == (5, 5, 3) for out in outs)
   assert len({out.tobytes() for out in outs}) == 4
@@ -141,7 +141,7 @@ def test_crops_depend_on_the_generator_alone(op):
 
 def test_a_random_crop_reaches_every_corner_and_refuses_small_images():
   image = np.arange(9, dtype=np.uint8).reshape(3, 3, 1).repeat(3, -1)
-  seen = {int(pp.RandomCrop(2)({"image": image}, draws.generator(i))["image"][0, 0, 0])
+  seen = {int(pp.RandomCrop(2)({"image": image}, prng.generator(i))["image"][0, 0, 0])
           for i in range(60)}
   assert seen == {0, 1, 3, 4}
   with pytest.raises(errors.DataError, match="too small"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from paligemma_jax import pp
 from paligemma_jax import sources
-from paligemma_jax.core import config
+from paligemma_jax.config import load
 from paligemma_jax.core import errors
 from paligemma_jax.data import order
 from tests.data import loading
@@ -251,13 +251,13 @@ def test_the_columns_of_a_mixture_are_those_of_all_parts():
 
 
 def test_validation_follows_the_columns_of_each_part():
-  c = config.default_config()
+  c = load.default_config()
   one = sources.Part(numbered(2, "a", image="", x="1"), (pp.Format("{x}"),))
   two = sources.Part(numbered(2, "b", image=""), (pp.Format("{x}"),))
   c.train.update(source=sources.Mixture((one, two)), pp=(pp.Resize(112),), total="1 epochs")
   c.train.pp = (pp.Resize(112), pp.Copy("text", "suffix"))
   c.optim.lr = 1.0
   with pytest.raises(errors.ConfigError, match=r"train: parts\[1\]: .*reads the column 'x'"):
-    config.validate(c)
+    load.validate(c)
   c.train.source = sources.Mixture((one, one))
-  config.validate(c)
+  load.validate(c)

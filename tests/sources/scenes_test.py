@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from paligemma_jax.core import errors
-from paligemma_jax.core import loc
-from paligemma_jax.core import mask_codec
-from paligemma_jax.core import seg
 from paligemma_jax.core import spec
+from paligemma_jax.regions import loc
+from paligemma_jax.regions import mask_codec
+from paligemma_jax.regions import seg
 from paligemma_jax.sources import scenes
 from paligemma_jax.sources import sprites
 

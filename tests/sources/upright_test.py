@@ -14,7 +14,7 @@ from PIL import Image
 
 from paligemma_jax import pp
 from paligemma_jax import sources
-from paligemma_jax.core import loc
+from paligemma_jax.regions import loc
 from tools.prepare import build
 
 _RES = 112

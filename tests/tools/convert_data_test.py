@@ -8,7 +8,7 @@ import pytest
 
 from paligemma_jax import sources
 from paligemma_jax.core import errors
-from paligemma_jax.core import loc
+from paligemma_jax.regions import loc
 from tests.miniatures import images
 from tools import convert_data
 

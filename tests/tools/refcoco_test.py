@@ -8,8 +8,8 @@ import pytest
 from paligemma_jax import pp
 from paligemma_jax import sources
 from paligemma_jax.core import errors
-from paligemma_jax.core import mask_codec
-from paligemma_jax.core import seg
+from paligemma_jax.regions import mask_codec
+from paligemma_jax.regions import seg
 from tests.miniatures import images
 from tests.miniatures import refcoco_seg as miniature
 from tools.prepare import __main__ as prepare

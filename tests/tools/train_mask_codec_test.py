@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from paligemma_jax import sources
-from paligemma_jax.core import codec_recipe
 from paligemma_jax.core import errors
-from paligemma_jax.core import mask_codec_file
+from paligemma_jax.regions import codec_recipe
+from paligemma_jax.regions import mask_codec_file
 from tools import train_mask_codec
 
 
@@ -53,7 +53,7 @@ def test_a_recipe_that_cannot_work_is_refused(fields, hint):
 
 def test_the_shipped_config_makes_a_codec_of_the_shipped_shapes():
   from configs import mask_codec as config
-  from paligemma_jax.core import mask_codec
+  from paligemma_jax.regions import mask_codec
 
   recipe = config.get_config()
   codec = mask_codec.open_codec()

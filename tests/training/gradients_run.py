@@ -17,13 +17,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from configs import presets
-from paligemma_jax.core import config as configs
-from paligemma_jax.models import matrices
+from paligemma_jax import presets
+from paligemma_jax.checkpoint import merge
+from paligemma_jax.config import load as configs
+from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 from paligemma_jax.training import loss
-from paligemma_jax.training import merging
 from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
@@ -147,15 +147,15 @@ def of_the_reference(tune):
   c = configuration(tune)
   cfg = variants.of_run(c.model.to_dict(), c.lora.to_dict())
   params = parameters(cfg)
-  leaves = merging.published(cfg, params)
+  leaves = merge.published(cfg, params)
   plain = {name: np.asarray(leaf[: leaf.shape[0]]) for name, leaf in leaves.items()}
   gradients = _reference(cfg.plain().replace(remat="none"))(plain)
   found = {name: np.asarray(g) for name, g in gradients.items()}
-  base = merging.published(cfg.replace(lora=variants.Lora()), {
+  base = merge.published(cfg.replace(lora=variants.Lora()), {
       name: leaf for name, leaf in params.items() if "lora_" not in name
   })
-  for name in matrices.MATRICES:
-    if matrices.beside(name, "lora_a") in params:
+  for name in linear.MATRICES:
+    if linear.beside(name, "lora_a") in params:
       w = np.asarray(base[name][: base[name].shape[0]])
       found.update(_of_adapter(cfg, name, found[name], w, params))
   return found
@@ -163,8 +163,8 @@ def of_the_reference(tune):
 
 def _of_adapter(cfg, name, dw, w, params):
   """Gradients of A, B and the magnitude from that of the whole matrix, in float64."""
-  dw, w = (matrices.flat(name, x).astype(np.float64) for x in (dw, w))
-  names = {part: matrices.beside(name, part) for part in matrices.ADAPTER}
+  dw, w = (linear.flat(name, x).astype(np.float64) for x in (dw, w))
+  names = {part: linear.beside(name, part) for part in linear.ADAPTER}
   stack = w.shape[:-2]
   a = params[names["lora_a"]].astype(np.float64).reshape(*stack, w.shape[-2], -1)
   b = params[names["lora_b"]].astype(np.float64).reshape(*stack, -1, w.shape[-1])

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from configs import presets
+from paligemma_jax import presets
 from tests import virtual_devices
 from tests.training import gradients_run
 

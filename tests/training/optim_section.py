@@ -1,10 +1,10 @@
 """The `optim` section of a config as the schema has it, with a few keys changed."""
 
-from paligemma_jax.core import config
+from paligemma_jax.config import load
 
 
 def optim(**changes):
   """`default_config().optim` with `changes`."""
-  section = config.default_config().optim
+  section = load.default_config().optim
   section.update(**changes)
   return section

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from paligemma_jax.checkpoint import store
 from paligemma_jax.core import errors
 from paligemma_jax.training import adam8bit
-from paligemma_jax.training import checkpoints
 from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
 from tests.training import toy_state
@@ -159,7 +159,7 @@ def test_the_state_is_saved_and_goes_on_in_bits(kind, tmp_path):
   changes = _NEW[kind]
   saved = toy_state.advance(toy_state.make(**changes), 2, **changes)
   options = dict(keep=1, best_mode="max", async_save=False, files={})
-  opened = checkpoints.Checkpoints(tmp_path, **options)
+  opened = store.Checkpoints(tmp_path, **options)
   opened.save(saved)
   restored = opened.restore(toy_state.target(**changes))
   opened.close()
@@ -171,7 +171,7 @@ def test_the_state_is_saved_and_goes_on_in_bits(kind, tmp_path):
 
 def test_averages_that_were_not_kept_before_are_named(tmp_path):
   options = dict(keep=1, best_mode="max", async_save=False, files={})
-  opened = checkpoints.Checkpoints(tmp_path, **options)
+  opened = store.Checkpoints(tmp_path, **options)
   opened.save(toy_state.make())
   with pytest.raises(errors.ConfigError, match=r"other settings.*it lacks ema/llm"):
     opened.restore(toy_state.target(ema=0.9))

@@ -8,7 +8,7 @@ import sys
 import jax
 import numpy as np
 
-from paligemma_jax.training import checkpoints
+from paligemma_jax.checkpoint import store
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
 from tests import golden_files
@@ -62,7 +62,7 @@ def _restored_elsewhere(folder):
   options = dict(keep=1, best_mode="max", async_save=True, files={})
   eight = toy_state.mesh(jax.devices())
   saved = toy_state.advance(toy_state.make(eight))
-  opened = checkpoints.Checkpoints(folder, **options)
+  opened = store.Checkpoints(folder, **options)
   opened.save(saved)
   opened.wait()
   want = jax.tree.map(np.asarray, saved)

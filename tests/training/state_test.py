@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from paligemma_jax.checkpoint import load
 from paligemma_jax.training import state as states
-from paligemma_jax.weights import load
 from tests.training import toy_state
 
 

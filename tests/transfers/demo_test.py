@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from paligemma_jax.core import config as configs
+from paligemma_jax.config import load as configs
 from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.data import tokens
 from paligemma_jax.models import variants

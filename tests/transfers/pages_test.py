@@ -9,7 +9,7 @@ import pytest
 
 from paligemma_jax import evals
 from paligemma_jax import sources
-from paligemma_jax.core import config as configs
+from paligemma_jax.config import load as configs
 from paligemma_jax.evals import server_formats
 from paligemma_jax.models import variants
 from tools import try_transfers

@@ -9,12 +9,12 @@ import jax
 import jaxlib
 import ml_collections
 
-from configs import presets
-from paligemma_jax.core import config as configs
+from paligemma_jax import presets
+from paligemma_jax.config import load as configs
 from paligemma_jax.core import huge_pages
 from paligemma_jax.planning import flops
-from paligemma_jax.running import devices
-from paligemma_jax.running import setup as setups
+from paligemma_jax.trainer import devices
+from paligemma_jax.trainer import setup as setups
 from paligemma_jax.training import loss
 from paligemma_jax.training import sharding
 from tools.bench import models

@@ -8,9 +8,9 @@ import pathlib
 
 import numpy as np
 
+from paligemma_jax.checkpoint import hf_export
+from paligemma_jax.models import params as param_table
 from paligemma_jax.models import variants
-from paligemma_jax.weights import hf_export
-from paligemma_jax.weights import names
 from tools.bench import models
 
 # Larger arrays repeat so many random numbers, a prime: billions of fresh ones would take a minute.
@@ -24,12 +24,12 @@ def write(
   sizes = sizes_of(models.MODELS[model])
   rng = np.random.default_rng(0)
   scale = 0.05 if sizes["llm"]["width"] < 1024 else 0.02  # The sums of wide matrices are longer.
-  params = {n: _random(rng, n, shape, scale) for n, shape in names.shapes(sizes).items()}
+  params = {n: _random(rng, n, shape, scale) for n, shape in param_table.shapes(sizes).items()}
   return hf_export.save_hf(folder / (name or model), params, sizes, dtype=dtype)
 
 
 def sizes_of(cfg: variants.ModelConfig) -> dict:
-  """The sizes as `weights.names` has them."""
+  """The sizes as `models.params` has them."""
   return {"img": dataclasses.asdict(cfg.img), "llm": dataclasses.asdict(cfg.llm), "res": cfg.res}
 
 
@@ -40,7 +40,7 @@ def _random(
   if name.endswith(("scale", "bias")):
     one = name.startswith("img") and name.endswith("scale")
     return np.full(shape, float(one), np.float32)
-  if name in (names.INPUT_EMBEDDING, names.POS_EMBEDDING):
+  if name in (param_table.INPUT_EMBEDDING, param_table.POS_EMBEDDING):
     scale = shape[-1] ** -0.5
   num = math.prod(shape)
   x = rng.standard_normal(min(num, _FRESH), np.float32) * np.float32(scale)

@@ -26,9 +26,9 @@ import tensorflow_datasets as tfds
 from array_record.python import array_record_module
 from tensorflow_datasets.core import example_serializer
 
-from paligemma_jax.core import disk
-from paligemma_jax.core import draws
+from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
+from paligemma_jax.core import prng
 from tools.prepare import raw as raw_lib
 
 Record = Mapping[str, Any]  # A row; a raw_lib.RawFile in it stands for the file's bytes.
@@ -127,7 +127,7 @@ def _check_plan(
         f"{partial} holds part of another build (other files or another --rows-per-shard). Delete"
         " that folder to start anew."
     )
-  disk.write_atomically(path, json.dumps(plan, indent=1).encode())
+  atomic_io.write_atomically(path, json.dumps(plan, indent=1).encode())
 
 
 def _write_split(
@@ -139,7 +139,7 @@ def _write_split(
     rows_per_shard: int,
 ) -> tfds.core.SplitInfo:
   serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
-  order = draws.generator(zlib.crc32(f"{dataset.name}/{split}".encode())).permutation(len(records))
+  order = prng.generator(zlib.crc32(f"{dataset.name}/{split}".encode())).permutation(len(records))
   num_shards = -(-len(records) // rows_per_shard)
   template = template.replace(split=split)
   progress = _Progress(f"{dataset.name} {split}", len(records))
@@ -155,7 +155,7 @@ def _write_split(
         writer.write(_serialized(records[int(i)], dataset, split, int(i), features, serializer))
         progress.step()
       writer.close()
-      disk.sync(temporary)
+      atomic_io.sync(temporary)
       temporary.rename(path)
     else:
       progress.step(len(part))

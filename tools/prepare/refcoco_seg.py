@@ -20,7 +20,7 @@ import PIL.Image
 import tensorflow_datasets as tfds
 
 from paligemma_jax.core import errors
-from paligemma_jax.core import rle
+from paligemma_jax.regions import rle
 from tools.prepare import build
 from tools.prepare import plain_pickle
 from tools.prepare import raw as raw_lib

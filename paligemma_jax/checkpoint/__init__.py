@@ -1,0 +1,1 @@
+"""Weights and training state on disk: every format in and out, and the manifest of a checkpoint."""

@@ -1,0 +1,172 @@
+"""Strict loading: from an opened file to arrays on the mesh, leaf by leaf, in the dtype asked for.
+
+Beside the parameters themselves only one block of a leaf is in host memory at a time: on CPU the
+arrays take over the buffers that were read into.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from paligemma_jax.checkpoint import finite
+from paligemma_jax.checkpoint import hf
+from paligemma_jax.checkpoint import npz
+from paligemma_jax.checkpoint import posemb
+from paligemma_jax.checkpoint import published
+from paligemma_jax.checkpoint import reader
+from paligemma_jax.checkpoint import weights_dir
+from paligemma_jax.core import errors
+from paligemma_jax.models import params as param_table
+
+_ALIGNMENT = 64  # Bytes; a host buffer so aligned becomes a CPU array without a copy.
+
+
+def open_weights(path: str | os.PathLike) -> reader.Weights:
+  """Opens weights of any kind and checks all headers; no data is read.
+
+  Args:
+    path: a big_vision npz, a Hugging Face directory, one of our native directories, or the name of
+      a published file such as 'pt_224' (see `published.find`).
+
+  Raises:
+    CheckpointError: nothing there, or not weights of a PaliGemma; says what was found and expected.
+  """
+  path = published.find(path)
+  if not path.is_dir():
+    if path.suffix == ".safetensors":
+      raise errors.CheckpointError(f"{path}: give the directory, its config.json is needed too.")
+    return npz.open_npz(path)
+  if weights_dir.is_native(path):
+    return weights_dir.open_native(path)
+  if (path / "config.json").exists():
+    return hf.open_hf(path)
+  raise errors.CheckpointError(
+      f"{path}: is no directory of weights; expected a Hugging Face one (config.json and"
+      " *.safetensors) or one that `save` wrote (config.json, params.npz and SEAL.json)."
+  )
+
+
+def load_params(
+    weights: reader.Weights | str | os.PathLike,
+    shapes: Mapping[str, Any],
+    *,
+    dtype: Any,
+    shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+    log: Callable[[str], None] | None = None,
+    repack: Callable[[str, Iterator[np.ndarray]], dict[str, np.ndarray] | None] | None = None,
+) -> dict[str, jax.Array]:
+  """The parameters {name: dtype[shape]} on their devices.
+
+  Args:
+    weights: opened weights, or what `open_weights` takes.
+    shapes: {name: shape or anything with .shape} that the model needs. Only the position embedding
+      may differ in the file: it is then resampled, and `log` told so.
+    dtype: of the result; a callable name -> dtype; or None for the stored one.
+    shardings: {name: Sharding}; None puts everything on the first device.
+    log: is called with one sentence per thing that was not simply copied.
+    repack: (name, blocks) -> the arrays by name that are to stand for a parameter, which itself is
+      then never put on a device; None where it is to be loaded as it is.
+
+  Raises:
+    CheckpointError: a name is missing, surplus or of another shape (all are listed, before any data
+      is read), the data is damaged, or it holds NaN or infinity.
+  """
+  if not isinstance(weights, reader.Weights):
+    weights = open_weights(weights)
+  shapes = {name: tuple(getattr(s, "shape", s)) for name, s in shapes.items()}
+  found = {name: entry.shape for name, entry in weights.entries.items()}
+  resample = posemb.resamples(found, shapes)
+  param_table.check(
+      {**found, **({param_table.POS_EMBEDDING: shapes[param_table.POS_EMBEDDING]} if resample else {})},
+      shapes,
+      str(weights.path),
+  )
+  default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  params = {}
+  bad: list[str] = []  # Parameters with numbers that are not finite.
+  for name, shape in shapes.items():
+    blocks = weights.blocks(name)
+    if resample and name == param_table.POS_EMBEDDING:
+      blocks = iter([posemb.resample(weights.read(name), shape)])
+      if log:
+        old, new = found[name][1], shape[1]
+        log(f"{weights.path}: resampled {name} from {old} to {new} image tokens (bilinear)")
+    parts = repack(name, _checked(blocks, name, bad)) if repack else None
+    if parts is not None:
+      for part, array in parts.items():
+        place = default if shardings is None else shardings[part]
+        params[part] = _put(iter([array]), array.shape, array.dtype, place)[0]
+      continue
+    target = dtype(name) if callable(dtype) and not isinstance(dtype, type) else dtype
+    target = np.dtype(weights.entries[name].dtype if target is None else target)
+    place = default if shardings is None else shardings[name]
+    params[name], good = _put(blocks, shape, target, place)
+    if not good:
+      bad.append(name)
+  finite.refuse(weights.path, bad, len(shapes))
+  return params
+
+
+def _checked(
+    blocks: Iterator[np.ndarray], name: str, bad: list[str]
+) -> Iterator[np.ndarray]:
+  """The blocks; `name` is added to `bad` when one holds NaN or infinity."""
+  for block in blocks:
+    if name not in bad and not finite.check(block):
+      bad.append(name)
+    yield block
+
+
+def _put(
+    blocks: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, sharding: Any
+) -> tuple[jax.Array, bool]:
+  """One array on its devices, and whether all of it are finite numbers."""
+  shards, good = _host_shards(blocks, shape, dtype, sharding)
+  arrays = [jax.device_put(buffer, device) for buffer, devices in shards for device in devices]
+  # Waits, because host buffers of accelerators are freed only when their copy is done.
+  array = jax.make_array_from_single_device_arrays(shape, sharding, arrays)
+  return jax.block_until_ready(array), good
+
+
+def _host_shards(
+    blocks: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, sharding: Any
+) -> tuple[list[tuple[np.ndarray, list[jax.Device]]], bool]:
+  """One host buffer per distinct shard, with its devices, filled as the blocks arrive; and whether
+  all numbers are finite.
+  """
+  shards: dict[tuple, tuple[np.ndarray, list]] = {}
+  for device, index in sharding.addressable_devices_indices_map(shape).items():
+    bounds = tuple(s.indices(size)[:2] for s, size in zip(index, shape, strict=True))
+    if bounds not in shards:
+      shards[bounds] = (_aligned(tuple(stop - start for start, stop in bounds), dtype), [])
+    shards[bounds][1].append(device)
+  row, good = 0, True
+  whole = list(shards) == [tuple((0, size) for size in shape)]
+  for block in blocks:
+    if whole:  # Looked at while it is copied.
+      ((buffer, _),) = shards.values()
+      good &= finite.copy(buffer[row : row + len(block)], block)
+      row += len(block)
+      continue
+    good &= finite.check(block)
+    for ((first, last), *rest), (buffer, _) in shards.items():
+      start, stop = max(first, row), min(last, row + len(block))
+      if start < stop:
+        part = (slice(start - row, stop - row), *(slice(*bounds) for bounds in rest))
+        buffer[start - first : stop - first] = block[part]
+    row += len(block)
+  return list(shards.values()), good
+
+
+def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+  num_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
+  raw = np.empty(num_bytes + _ALIGNMENT, np.uint8)
+  start = -raw.ctypes.data % _ALIGNMENT
+  return raw[start : start + num_bytes].view(dtype).reshape(shape)

@@ -1,0 +1,214 @@
+"""Opens weights of any kind, a training run's among them, and says which model they are of."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+from typing import TypeVar
+
+from absl import logging
+
+from paligemma_jax.checkpoint import hub
+from paligemma_jax.checkpoint import load
+from paligemma_jax.checkpoint import merge
+from paligemma_jax.checkpoint import peft
+from paligemma_jax.checkpoint import peft_export
+from paligemma_jax.checkpoint import published
+from paligemma_jax.checkpoint import reader
+from paligemma_jax.checkpoint import run_weights
+from paligemma_jax.core import errors
+from paligemma_jax.models import linear
+from paligemma_jax.models import lora
+from paligemma_jax.models import variants
+
+T = TypeVar("T")
+_BASE = ":base="  # Between a directory of PEFT adapters and what they are adapters of.
+_TRIES = 3  # Of reading a run whose steps come and go.
+
+
+def open_weights(path: str | os.PathLike, *, base: str | os.PathLike = "") -> reader.Weights:
+  """Opens weights of any kind, a run's newest intact step among them; no data is read.
+
+  A run's sizes are those of its config, with softcaps and all that shapes cannot tell. Adapters of
+  PEFT are merged into their base; "DIRECTORY:base=PATH" names another one than they do.
+
+  Args:
+    base: the same as a keyword.
+
+  Raises:
+    CheckpointError: nothing at `path`, or damaged, hostile or unfit files.
+    StateError: a run without any intact step.
+  """
+  path, _, named = str(path).partition(_BASE)
+  path, base = published.find(path), str(base or named)
+  if peft.is_adapter(path):
+    beneath = published.find(base or peft.base_of(path))
+    if peft.is_adapter(beneath):
+      raise errors.CheckpointError(f"{path}: its base {beneath} is a directory of adapters, too.")
+    return peft.open_adapter(path, open_weights(beneath))
+  if base:
+    raise errors.ConfigError(f"{path}: is no directory of PEFT adapters, so base={base!r} is odd.")
+  if not run_weights.is_run(path):
+    return load.open_weights(path)
+  run = run_weights.open_native(path)
+  if "model" not in run.config:
+    return run.weights
+  return dataclasses.replace(run.weights, sizes=sizes_of(run_weights.model_of(run.config)))
+
+
+def read_steadily(path: str | os.PathLike, read: Callable[[], T]) -> T:
+  """What `read` makes of the weights at `path`, once more where a run changed them meanwhile.
+
+  A run that is under way deletes its older steps, also the one that is being read.
+  """
+  place = published.find(str(path).partition(_BASE)[0])
+  for _ in range(_TRIES):
+    before = run_weights.step_folders(place)
+    try:
+      return read()
+    except Exception as e:
+      if run_weights.step_folders(place) == before:
+        raise
+      logging.info("%s changed while it was read, so it is read again: %s", path, e)
+  return read()
+
+
+def open_base(path: str | os.PathLike) -> reader.Weights:
+  """What the adapters of a run belong to: its weights without them, with nothing packed.
+
+  Raises:
+    CheckpointError: `path` is no run, or it has no adapters.
+  """
+  if not run_weights.is_run(path):
+    raise errors.CheckpointError(f"{path}: is no run of ours; only those hold adapters.")
+  run = run_weights.open_native(path)
+  plain = {name: e for name, e in run.tuned.entries.items() if not lora.is_adapter(name)}
+  if len(plain) == len(run.tuned.entries):
+    raise errors.CheckpointError(f"{path}: the run has no adapters.")
+  cfg = run_weights.model_of(run.config)
+  without = dataclasses.replace(run.tuned, entries=plain)
+  return dataclasses.replace(merge.weights(cfg, without), sizes=sizes_of(cfg))
+
+
+def save_peft(
+    path: str | os.PathLike,
+    to: str | os.PathLike,
+    *,
+    base: str = "",
+    log: Callable[[str], None] = logging.warning,
+) -> pathlib.Path:
+  """Writes the adapters of a run, or of one step of it, as a PEFT directory; gives that back.
+
+  What else trained is in it, too.
+
+  Args:
+    base: the directory of transformers, or the hub's id, that they are adapters of; '': the one
+      that the run began with.
+    log: is called with each sentence that whoever uses the adapters should know.
+
+  Raises:
+    CheckpointError: `path` is no run or has no adapters, or `to` exists.
+  """
+  if not run_weights.is_run(path):
+    raise errors.CheckpointError(f"{path}: is no run of ours; only those hold adapters.")
+  run = run_weights.open_native(path)
+  adapters = {}
+  for name in linear.MATRICES:
+    parts = {part: linear.beside(name, part) for part in linear.ADAPTER}
+    found = {p: run.tuned.read(n) for p, n in parts.items() if n in run.tuned.entries}
+    if found:
+      adapters[name] = found
+  cfg = run_weights.model_of(run.config)
+  sizes, spec = sizes_of(cfg), cfg.lora
+  base, _, revision = (base or _base_of(str(run.config.get("init") or ""))).partition("@")
+  remarks = _remarks(cfg, base)
+  for sentence in remarks:
+    log(f"{path}: {sentence}")
+  trained = {name for name in run.trained if not lora.is_adapter(name)}
+  return peft_export.save_peft(
+      to,
+      adapters,
+      sizes,
+      rank=spec.rank,
+      alpha=spec.alpha,
+      rslora=spec.rslora,
+      dora=spec.dora,
+      dropout=spec.dropout,
+      trained={name: run.weights.read(name) for name in sorted(peft_export.modules_of(trained, sizes))},
+      base=base,
+      revision=revision,
+      remarks=" ".join(remarks),
+  )
+
+
+def _base_of(init: str) -> str:
+  """What transformers opens of the weights that a run began with: a directory, an id, or ''."""
+  path = pathlib.Path(init)
+  if init and (path / "config.json").exists() and not (path / "params.npz").exists():
+    return str(path.absolute())
+  return init if hub.looks_like_an_id(init) else published.hub_id(init)
+
+
+def _remarks(cfg: variants.ModelConfig, base: str) -> list[str]:
+  """What to know of the base of a run's adapters."""
+  remarks = [f"The base is a model at {cfg.res} px."]
+  if not base:
+    remarks = [
+        "adapter_config.json names no base, because the run's init is nothing that transformers"
+        f" opens; it is a model at {cfg.res} px. Write it with `--format hf --without_adapters`"
+        " and name it with `--base`."
+    ]
+  if cfg.llm.post_norms:
+    caps = [f"{cfg.llm.attn_softcap:g} (attention)", f"{cfg.llm.final_softcap:g} (final)"]
+    remarks.append(
+        f"Its config.json must have the softcaps that the run had: {', '.join(caps)}; 0 is null."
+    )
+  if cfg.packed:
+    remarks.append(
+        f"The run kept its base packed as {cfg.packed}, so the adapters belong to that one; over"
+        " the base in full precision answers differ a little. `--format hf --without_adapters`"
+        " writes the base as the run saw it."
+    )
+  return remarks
+
+
+def config_of(
+    sizes: Mapping[str, Any],
+    *,
+    dtype: str,
+    res: int = 0,
+    overrides: Mapping[str, Any] | None = None,
+) -> variants.ModelConfig:
+  """The ModelConfig of sizes that weights came with (`Weights.sizes`).
+
+  Args:
+    dtype: of matrix products.
+    res: pixels; 0 keeps the weights' own.
+    overrides: sizes to change, as {"llm.final_softcap": 30.0}.
+
+  Raises:
+    ConfigError: an unknown size or dtype, or sizes that do not fit together.
+  """
+  towers = {"img": dict(sizes["img"]), "llm": dict(sizes["llm"])}
+  for key, value in (overrides or {}).items():
+    tower, _, name = key.partition(".")
+    errors.pick(
+        errors.pick(towers, tower, "tower in overrides"), name, f"size in overrides {tower}"
+    )
+    towers[tower][name] = value
+  return variants.ModelConfig(
+      img=variants.Vit(**towers["img"]),
+      llm=variants.Gemma(**towers["llm"]),
+      res=res or sizes["res"],
+      dtype=dtype,
+  )
+
+
+def sizes_of(config: variants.ModelConfig) -> dict[str, Any]:
+  """The inverse of `config_of`."""
+  towers = {"img": dataclasses.asdict(config.img), "llm": dataclasses.asdict(config.llm)}
+  return {**towers, "res": config.res}

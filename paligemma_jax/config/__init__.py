@@ -1,0 +1,1 @@
+"""The configuration system: schema, files, command line, checks. No JAX."""

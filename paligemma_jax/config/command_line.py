@@ -1,0 +1,160 @@
+"""The command line that train and evaluate share: --config, --config.key=value, --workdir, help.
+
+The syntax is that of the ml_collections flags; read here without importing anything heavy, so that
+help and usage errors come at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import textwrap
+from collections.abc import Sequence
+from typing import NoReturn
+
+from paligemma_jax.config import schema
+from paligemma_jax.core import errors
+
+_PREFIX = "--config."
+
+_EXIT_CODES = """exit codes:
+  0 done · 2 usage · 65 data worse than its budget · 66 input stopped coming · 69 another host is
+  missing or died · 70 numbers broken · 71 out of memory · 73 workdir locked or not writable · 74
+  state cannot be written or none intact · 75 interrupted and saved, run the same command again ·
+  78 configuration · 130, 143 a second Ctrl-C or SIGTERM
+"""
+
+
+class Parser(argparse.ArgumentParser):
+  """An argument parser that reads overrides and names the near match of an unknown flag.
+
+  Further flags are added with `add_argument` as usual; `parse_args` returns them too.
+  """
+
+  def __init__(self, module: str, description: str, example: str):
+    super().__init__(
+        prog=f"python -m paligemma_jax.{module}",
+        description=description,
+        epilog=f"example:\n  {example}\n\n{_EXIT_CODES}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    self.add_argument(
+        "--config", metavar="FILE[:NAME=VALUE,…]",
+        help="a file with get_config, and arguments for it: transfers/forkme.py:res=448",
+    )
+    self.add_argument(
+        "--config.KEY", dest="overrides", metavar="VALUE",
+        help="override one key of the configuration: --config.optim.lr=3e-5 (any number of times)",
+    )
+    self.add_argument("--workdir", metavar="DIR", help="where the run keeps all that it writes")
+    several = self.add_argument_group(
+        "several hosts",
+        "Start the same command on every host, with one --workdir that all of them see. The hosts\n"
+        "are found on Cloud TPU VMs, GKE, Slurm, Open MPI and Kubernetes, or named by\n"
+        "JAX_COORDINATOR_ADDRESS (name:port of host 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.\n"
+        "JAX_NUM_PROCESSES=1 runs on this host alone. docs/several_hosts.md says more.",
+    )
+    several.add_argument(
+        "--hosts_join_secs", type=float, default=300.0, metavar="SECS",
+        help="how long to wait for the other hosts at the start (default 300)",
+    )
+    several.add_argument(
+        "--hosts_stall_secs", type=float, default=1800.0, metavar="SECS",
+        help="end all hosts when none of them makes progress for so long (default 1800)",
+    )
+    self.add_argument(
+        "--allow_code", action="store_true",
+        help="import modules that a saved configuration (a config.json) names: row ops, sources and"
+        " evaluators of your own. Without it a run's folder is data and runs no code",
+    )
+    self.add_argument(
+        "--help-config", action=_HelpConfig, nargs="?", metavar="SECTION",
+        help="list every key of the configuration with its default and meaning, and exit",
+    )
+
+  def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:
+    """The flags, with `config` and `workdir` (str or None) and `overrides`: ((key, value), …).
+
+    Exits with 2 and one sentence on stderr when a flag is unknown or lacks its value.
+    """
+    plain, overrides = self._taken_apart(args)
+    found, unknown = super().parse_known_args(plain, namespace)
+    if unknown:
+      self._unknown(unknown[0])
+    found.overrides = tuple(overrides)
+    return found
+
+  def require(self, found: argparse.Namespace, *names: str) -> None:
+    """Exits with 2 when one of the flags was not given."""
+    for name in names:
+      if not getattr(found, name):
+        self.error(f"--{name} is required.")
+
+  def error(self, message: str) -> NoReturn:
+    """One sentence, the way to help, exit code 2."""
+    self.exit(2, f"error: {message}\nSee {self.prog} --help.\n")
+
+  def _taken_apart(self, args: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """(the other arguments, the overrides): '--config.a.b=v' and '--config.a.b v'."""
+    plain: list[str] = []
+    overrides: list[tuple[str, str]] = []
+    rest = list(args)
+    while rest:
+      arg = rest.pop(0)
+      if not arg.startswith(_PREFIX):
+        plain.append(arg)
+        continue
+      key, equals, value = arg.removeprefix(_PREFIX).partition("=")
+      if not equals and rest and not rest[0].startswith("--"):
+        value = rest.pop(0)
+      elif not equals and _is_switch(key):
+        value = "true"
+      elif not equals:
+        self.error(f"{arg} needs a value, as in '{arg}=…'.")
+      overrides.append((key, value))
+    return plain, overrides
+
+  def _unknown(self, arg: str) -> NoReturn:
+    if not arg.startswith("-"):
+      self.error(f"{arg!r} belongs to no flag; a configuration is given as --config {arg}.")
+    flag = arg.partition("=")[0]
+    key = flag.lstrip("-")
+    paths = [path for path in schema.flat() if key in (path, path.rpartition(".")[2])]
+    if paths:
+      hint = " or ".join(repr(f"{_PREFIX}{path}") for path in paths[:3])
+      self.error(f"There is no flag {flag!r}. Did you mean {hint}?")
+    if flag.partition(".")[2]:  # '--cofnig.optim.lr'
+      self.error(f"There is no flag {flag!r}. Did you mean '{_PREFIX}{flag.partition('.')[2]}'?")
+    flags = [option for option in self._option_string_actions if option.startswith("--")]
+    self.error(f"There is no flag {flag!r}.{errors.did_you_mean(flag, flags)}")
+
+
+class _HelpConfig(argparse.Action):
+  """Prints the schema, or one section of it, and exits."""
+
+  def __call__(self, parser, namespace, values, option_string=None):
+    del namespace, option_string
+    section = (values or "").removeprefix("config.")
+    names = [name for name in schema.SCHEMA if not section or name == section.partition(".")[0]]
+    if not names:
+      parser.error(f"There is no section {section!r}.{errors.did_you_mean(section, schema.SCHEMA)}")
+    print(listing(names), end="")
+    parser.exit(0)
+
+
+def listing(names: Sequence[str]) -> str:
+  """The keys of these sections as people read them: flag, default, meaning, choices."""
+  lines = []
+  for path, key in schema.flat().items():
+    if path.partition(".")[0] not in names:
+      continue
+    lines.append(f"{_PREFIX}{path}={key.default!r}")
+    choices = f" One of {', '.join(repr(c) for c in key.choices)}." if key.choices else ""
+    wrapped = textwrap.wrap(key.text + choices, 92)
+    lines.extend(f"      {line}" for line in wrapped)
+  return "\n".join(lines) + "\n"
+
+
+def _is_switch(key: str) -> bool:
+  known = schema.flat().get(key)
+  return known is not None and isinstance(known.default, bool)

@@ -1,0 +1,329 @@
+"""The parameters that are matrices, and the products with them: as they are, packed, or adapted.
+
+A module asks for its `weight` and multiplies by it with `product`. What lies beside the published
+leaf in the parameters decides the rest, so no module knows of adapters or packed storage:
+
+    q_einsum/w                          the matrix itself
+    q_einsum/w_nf4, w_nf4_scale         packed, in place of it (quantize.py)
+    q_einsum/lora_a, lora_b             a low-rank addition (lora.py)
+    q_einsum/w:offset                   zeros in the compute dtype, to take the gradient by
+    q_einsum/w:turned                   [O, I] in the compute dtype, for products with few rows
+
+A leaf that is not called `w` or `kernel` lends its name: mlp/linear, mlp/linear_lora_a.
+
+A weight is kept in float32 and multiplied in bfloat16, so its gradient comes out of the product in
+bfloat16; the gradient of the weight itself is that number written with twice the bits, for all
+layers at once. The gradient of a bfloat16 zero added to the rounded weight is the number as it is.
+The compiler finds out that the zeros are zeros, and never makes them.
+
+  X rows, I inputs, O outputs, r rank; "…" any stack in front (layers; keys and values).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from paligemma_jax.models import kernels
+from paligemma_jax.models import quantize
+
+# For each dim: s a stack of matrices, i an input, o an output.
+_BLOCK = "img/Transformer/encoderblock"
+_ATTN = f"{_BLOCK}/MultiHeadDotProductAttention_0"
+MATRICES = {
+    f"{_ATTN}/query/kernel": "sioo",
+    f"{_ATTN}/key/kernel": "sioo",
+    f"{_ATTN}/value/kernel": "sioo",
+    f"{_ATTN}/out/kernel": "siio",
+    f"{_BLOCK}/MlpBlock_0/Dense_0/kernel": "sio",
+    f"{_BLOCK}/MlpBlock_0/Dense_1/kernel": "sio",
+    "img/head/kernel": "io",
+    "llm/layers/attn/q_einsum/w": "soio",
+    "llm/layers/attn/kv_einsum/w": "ssoio",
+    "llm/layers/attn/qkv_einsum/w": "ssoio",
+    "llm/layers/attn/attn_vec_einsum/w": "siio",
+    "llm/layers/mlp/gating_einsum": "ssio",
+    "llm/layers/mlp/linear": "sio",
+}
+TABLE = "llm/embedder/input_embedding"  # Read by rows, so packed along its second dim.
+
+ADAPTER = ("lora_a", "lora_b", "lora_magnitude")
+OFFSET = ":offset"
+_TURNED = ":turned"
+_DROPOUT = ("lora_key", "lora_keep")  # Beside an adapter while its inputs are dropped.
+
+# Up to so many rows a product has its matrix on the left where it is at hand as [O, I]: XLA:CPU
+# reads it 1.5 (8 rows, 257152 x 512) to 5 times (2048 x 512) faster there.
+_FEW_ROWS = 32
+
+
+def beside(name: str, part: str) -> str:
+  """The name of an adapter's part beside the matrix `name`."""
+  folder, _, leaf = name.rpartition("/")
+  return f"{folder}/{_stem(leaf)}{part}"
+
+
+def packed_names(name: str, kind: str) -> tuple[str, str]:
+  """The names of the codes and scales that a matrix packed as `kind` is kept under."""
+  return f"{name}_{kind}", f"{name}_{kind}_scale"
+
+
+def num_stacked(name: str) -> int:
+  """How many dims of a matrix are in front of those that a product uses."""
+  return MATRICES[name].count("s")
+
+
+def with_offsets(names: Iterable[str]) -> list[str]:
+  """Those of the parameters whose gradient may be taken by an offset alone: layers' matrices."""
+  return [name for name in names if name in MATRICES and num_stacked(name)]
+
+
+def turned(name: str, w: jax.Array, dtype: Any) -> dict[str, jax.Array]:
+  """What lies beside the matrix `name` for products with few rows: one part, by its name."""
+  return {name + _TURNED: flat(name, w.astype(dtype)).swapaxes(-1, -2)}
+
+
+def in_out(name: str, shape: tuple[int, ...]) -> tuple[tuple, tuple, tuple]:
+  """(stack, input, output) sizes of a matrix."""
+  roles = MATRICES[name]
+  return tuple(tuple(n for n, r in zip(shape, roles, strict=True) if r == x) for x in "sio")
+
+
+def flat(name: str, w: Any, *, stacked: bool = True) -> Any:
+  """[…, I, O], a matrix with its input dims and its output dims each made one.
+
+  Args:
+    w: NumPy or JAX, of the published layout.
+    stacked: False for one matrix out of its stack.
+  """
+  roles = MATRICES[name] if stacked else MATRICES[name].replace("s", "")
+  order = sorted(range(len(roles)), key=lambda dim: "sio".index(roles[dim]))
+  stack, _, out = (tuple(w.shape[d] for d in range(len(roles)) if roles[d] == x) for x in "sio")
+  return w.transpose(order).reshape(*stack, -1, math.prod(out))
+
+
+def unflat(name: str, w: Any, shape: tuple[int, ...]) -> Any:
+  """The inverse of `flat`: the published layout of a matrix or of some of its stack.
+
+  Args:
+    shape: what is to come out.
+  """
+  roles = MATRICES[name][len(MATRICES[name]) - len(shape) :]
+  order = sorted(range(len(roles)), key=lambda dim: "sio".index(roles[dim]))
+  w = w.reshape([shape[d] for d in order])
+  return w.transpose([order.index(d) for d in range(len(shape))])
+
+
+@dataclasses.dataclass(frozen=True)
+class Weight:
+  """A matrix as the parameters hold it: its parts by name, "w" for the published leaf.
+
+  Attributes:
+    shape: of the matrix in the published layout.
+    dtype: of products.
+    parts: every one with the stack in front, if there is a stack.
+  """
+
+  shape: tuple[int, ...]
+  dtype: Any
+  parts: Mapping[str, jax.Array]
+
+  def __iter__(self) -> Iterator[Weight]:
+    """The weights stacked in the first dim."""
+    for i in range(self.shape[0]):
+      yield Weight(self.shape[1:], self.dtype, {k: v[i] for k, v in self.parts.items()})
+
+
+def weight(module: nn.Module, leaf: str, init: Any, shape: tuple[int, ...], dtype: Any) -> Weight:
+  """The module's parameter `leaf` with all that lies beside it."""
+  stem = _stem(leaf)
+  found = {part: stem + part for part in (*ADAPTER, *_DROPOUT)}
+  found |= {"offset": leaf + OFFSET, "turned": leaf + _TURNED}
+  for kind in quantize.KINDS:
+    found |= {kind: f"{leaf}_{kind}", f"{kind}_scale": f"{leaf}_{kind}_scale"}
+  parts = {
+      part: module.get_variable("params", name)
+      for part, name in found.items()
+      if module.has_variable("params", name)
+  }
+  if not any(kind in parts for kind in quantize.KINDS):
+    parts["w"] = module.param(leaf, init, shape)
+  return Weight(shape, dtype, parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+  """The token table [V, D] as the parameters hold it.
+
+  Where text begins its rows are read as they are kept, so an offset moves it at the head alone.
+  """
+
+  width: int
+  parts: Mapping[str, jax.Array]
+
+  def rows(self, ids: jax.Array) -> jax.Array:
+    """[..., D] in the dtype that it is kept in, float32 when packed; unknown ids give nan."""
+    if "w" in self.parts:
+      return jnp.take(self.parts["w"], ids, axis=0)
+    kind = _kind(self.parts)
+    codes, scale = (jnp.take(part, ids, axis=0) for part in (self.parts[kind], self._scale))
+    return quantize.unpack(codes, scale, kind, size=self.width, dtype=jnp.float32, axis=-1)
+
+  def dot(self, x: jax.Array) -> jax.Array:
+    """float32[..., V] of dtype[..., D]."""
+    if "w" in self.parts:
+      table_VD = _rounded(self.parts, x.dtype)
+      if "offset" in self.parts:
+        x, table_VD = _pulled_back_together(x, table_VD)
+      return _times_table(x, table_VD)
+    kind = _kind(self.parts)
+
+    @jax.checkpoint
+    def multiply(x, codes, scale):
+      table_VD = quantize.unpack(
+          codes, scale, kind, size=self.width, dtype=x.dtype, axis=-1
+      )
+      return _times_table(x, table_VD)
+
+    return multiply(x, self.parts[kind], self._scale)
+
+  @property
+  def _scale(self) -> jax.Array:
+    return self.parts[f"{_kind(self.parts)}_scale"]
+
+
+def table(module: nn.Module, leaf: str, init: Any, shape: tuple[int, int]) -> Table:
+  """The module's table `leaf`."""
+  return Table(shape[1], weight(module, leaf, init, shape, None).parts)
+
+
+def product(equation: str, x: jax.Array, w: Weight) -> jax.Array:
+  """einsum(equation, x, w), plus what an adapter adds.
+
+  Args:
+    equation: as "XNH,NHD->XD": one dim of rows, then the inputs; the rows, then the outputs.
+  """
+  (_, *inputs), letters = equation.partition("->")[0].split(",")
+  out = [size for size, x in zip(w.shape, letters, strict=True) if x not in inputs]
+  x_XI = x.reshape(x.shape[0], -1)
+  parts, dtype = w.parts, w.dtype
+  if "turned" in parts and len(x_XI) <= _FEW_ROWS:
+    y = _times_turned(x_XI, parts["turned"], dtype).reshape(-1, *out)
+  elif "w" in parts:
+    y = jnp.einsum(equation, x, _rounded(parts, dtype))
+  else:
+    y = _packed_product(x_XI, parts, dtype).reshape(-1, *out)
+  if "lora_a" not in parts:
+    return y
+  a_Ir = parts["lora_a"].reshape(x_XI.shape[1], -1)
+  b_rO = parts["lora_b"].reshape(a_Ir.shape[1], -1)
+  if "lora_keep" in parts:
+    keep = parts["lora_keep"]
+    kept = jax.random.bernoulli(jax.random.wrap_key_data(parts["lora_key"]), keep, x_XI.shape)
+    x_XI = jnp.where(kept, x_XI / keep.astype(x_XI.dtype), 0)
+  y += ((x_XI @ a_Ir.astype(dtype)) @ b_rO.astype(dtype)).reshape(y.shape)
+  if "lora_magnitude" in parts:
+    w_IO = _flat_f32(equation, w, x_XI.shape[1])
+    norm_O = jnp.linalg.norm(w_IO + a_Ir @ b_rO, axis=0)
+    # As in the paper (arXiv:2402.09353, section 4.3) the norm is taken as a constant.
+    gain_O = parts["lora_magnitude"].reshape(-1) / jax.lax.stop_gradient(norm_O)
+    y = (y.astype(jnp.float32) * gain_O.reshape(out)).astype(dtype)
+  return y
+
+
+def _times_table(x, table_VD):
+  if kernels.is_one_cpu():
+    if math.prod(x.shape[:-1]) <= _FEW_ROWS:
+      return _times_turned(x, table_VD, jnp.float32)
+    if x.dtype == jnp.float32:
+      return _times_table_on_cpu(x, table_VD)
+  return jnp.einsum("...D,VD->...V", x, table_VD, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def _times_table_on_cpu(x, table_VD):
+  """The product whose backward pass XLA:CPU does in 0.7 of the time, as gradients are turned first.
+
+  So it is with 64 positions, 257152 x 512.
+  """
+  return jnp.einsum("...D,VD->...V", x, table_VD)
+
+
+def _times_table_backward(kept, gradient):
+  x, table_VD = kept
+  turned_VX = gradient.reshape(-1, gradient.shape[-1]).T
+  turned_VX = jax.lax.optimization_barrier(turned_VX)  # Else it is not done.
+  x_gradient_XD = jnp.einsum("VX,VD->XD", turned_VX, table_VD)
+  return x_gradient_XD.reshape(x.shape), turned_VX @ x.reshape(-1, x.shape[-1])
+
+
+_times_table_on_cpu.defvjp(
+    lambda x, table_VD: (_times_table_on_cpu(x, table_VD), (x, table_VD)), _times_table_backward
+)
+
+
+def _times_turned(x, w_OI, dtype):
+  """dtype[..., O] of x [..., I]."""
+  y = jnp.einsum("OI,...I->O...", w_OI, x, preferred_element_type=dtype)
+  # Else the compiler turns the product itself around, to save turning its result.
+  return jnp.moveaxis(jax.lax.optimization_barrier(y), 0, -1)
+
+
+def _rounded(parts, dtype):
+  """The matrix itself as products take it, moved by its offset alone if it has one."""
+  w = parts["w"].astype(dtype)
+  return jax.lax.stop_gradient(w) + parts["offset"] if "offset" in parts else w
+
+
+@jax.custom_vjp
+def _pulled_back_together(x, w):
+  """x and w; nothing is pulled back further along x before the gradient of w is there.
+
+  Else the compiler may put off the gradient of the token table to the end, and keep that of the
+  logits, which is larger, through the backward pass of all layers.
+  """
+  return x, w
+
+
+_pulled_back_together.defvjp(
+    lambda x, w: ((x, w), None), lambda _, gradients: jax.lax.optimization_barrier(gradients)
+)
+
+
+def _kind(parts: Mapping[str, jax.Array]) -> str:
+  return next(kind for kind in quantize.KINDS if kind in parts)
+
+
+def _packed_product(x_XI, parts, dtype):
+  kind = _kind(parts)
+
+  # What is unpacked for the forward pass is unpacked again for the backward one, and never kept.
+  @jax.checkpoint
+  def multiply(x_XI, codes, scale):
+    return x_XI @ quantize.unpack(codes, scale, kind, size=x_XI.shape[1], dtype=dtype)
+
+  return multiply(x_XI, parts[kind], parts[f"{kind}_scale"])
+
+
+def _flat_f32(equation, w, num_inputs):
+  """float32[I, O]."""
+  parts = w.parts
+  if "w" not in parts:
+    kind = _kind(parts)
+    scale = parts[f"{kind}_scale"]
+    return quantize.unpack(parts[kind], scale, kind, size=num_inputs, dtype=jnp.float32)
+  inputs, letters = equation.partition("->")[0].split(",")
+  order = sorted(range(len(letters)), key=lambda dim: letters[dim] not in inputs)
+  return parts["w"].astype(jnp.float32).transpose(order).reshape(num_inputs, -1)
+
+
+def _stem(leaf: str) -> str:
+  return "" if leaf in ("w", "kernel") else f"{leaf}_"

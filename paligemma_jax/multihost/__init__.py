@@ -1,0 +1,1 @@
+"""Several hosts: how they meet, agree, exchange values, stop together and end together."""

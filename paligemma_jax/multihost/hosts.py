@@ -1,0 +1,404 @@
+"""The hosts of a run as one: they meet, hand each other values, stop together and end together.
+
+A host is a process; a machine may have several. One process alone has no team. What is promised:
+an error, a stop or the death of one host reaches all of them, and no host waits for another longer
+than a limit, after which it says which host is missing and what that was last doing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
+from typing import NoReturn
+
+from absl import logging
+
+from paligemma_jax.core import errors
+from paligemma_jax.multihost import channel
+
+JOIN_SECS = 300.0
+STALL_SECS = 1800.0
+_NOTICE_SECS = 10.0
+_CAUSE_SECS = 3.0  # How long to look for the cause of an error on another host.
+_LEAVE_SECS = 5.0
+_FIRST_NOTICE_SECS = 60.0
+_WATCH_SECS = 1.0
+# What the parts of a run's time (`progress.PARTS`) are called when a host is missed.
+_PARTS = {
+    "step": "in a step", "data": "reading data", "compile": "compiling the step",
+    "eval": "in an evaluation", "save": "in a save",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Failure:
+  """Why all hosts end.
+
+  code: the exit code of all hosts.
+  text: the sentence.
+  """
+
+  code: int
+  text: str
+
+
+@dataclasses.dataclass
+class _Place:
+  """Where a host stands, as far as it is known: safe points passed, what it does, since when."""
+
+  position: int = 0
+  doing: str = "getting ready"
+  since: float = 0.0
+
+  def __str__(self) -> str:
+    return f"{self.doing} (for {time.monotonic() - self.since:.0f} s)"
+
+
+class Team:
+  """The hosts of this run, seen from one of them. All methods are safe in any thread.
+
+  Args:
+    connect: makes the channel; called with `on_message` and `on_lost`.
+    stall_secs: with no progress on any host for so long all of them end.
+
+  Attributes:
+    on_finish: called when all hosts are done.
+  """
+
+  def __init__(self, connect: Callable[..., channel.Channel], *, stall_secs: float):
+    self.on_finish: list[Callable[[], None]] = []
+    self._write_bad_rows: Callable[[list[dict[str, Any]]], None] | None = None
+    self._stall_secs = stall_secs
+    self._changed = threading.Condition()
+    self._values: dict[str, dict[int, Any]] = {}
+    self._num_gathers = 0
+    self._position = 0
+    self._stop = ""
+    self._stop_at: int | None = None
+    self._failure: Failure | None = None
+    self._said_goodbye = False
+    self._early_rows: list[dict[str, Any]] = []
+    self._channel = connect(on_message=self._take, on_lost=self._lost)
+    now = time.monotonic()
+    self._places = {i: _Place(since=now) for i in range(self._channel.count)}
+
+  @property
+  def index(self) -> int:
+    """Of this host."""
+    return self._channel.index
+
+  @property
+  def count(self) -> int:
+    """Of all hosts."""
+    return self._channel.count
+
+  @property
+  def jax_port(self) -> int:
+    """Of this machine, where JAX finds its coordination service."""
+    return self._channel.jax_port
+
+  def meet(self, timeout_secs: float, on_wait: Callable[[str], None]) -> None:
+    """Waits for the other hosts and begins to watch over them; see `Channel.meet`."""
+    self._channel.meet(timeout_secs, on_wait)
+    threading.Thread(target=self._watch, name="watch", daemon=True).start()
+
+  def label(self, host: int) -> str:
+    """'host 1 (its name)'."""
+    return f"host {host} ({self._channel.names.get(host, '?')})"
+
+  def doing(self, what: str) -> None:
+    """Notes what this host is doing, for the others to say when it is missed."""
+    what = _PARTS.get(what, what)
+    with self._changed:
+      place = self._places[self.index]
+      if place.doing != what:
+        self._places[self.index] = _Place(place.position, what, time.monotonic())
+
+  def gather(self, what: str, value: Any) -> list[Any]:
+    """The values of all hosts, in their order; the same list everywhere.
+
+    All hosts call it for the same things in the same order.
+
+    Args:
+      what: for messages.
+      value: JSON data.
+
+    Raises:
+      HostError: a host did not come within `stall_secs`.
+    """
+    # Host 0, which knows what the others are doing, is the first to give up.
+    secs = self._stall_secs + (5.0 if self.index else 0.0)
+    with self._changed:
+      self._num_gathers += 1
+      key = f"{self._num_gathers} {what}"
+    return self._gather(key, what, value, secs)
+
+  def _gather(self, key: str, what: str, value: Any, secs: float) -> list[Any]:
+    with self._changed:
+      self._values.setdefault(key, {})[self.index] = value
+    self._channel.send({"kind": "value", "key": key, "value": value})
+    begin, told = time.monotonic(), False
+    with self._changed:
+      while len(self._values[key]) < self.count:
+        waited = time.monotonic() - begin
+        gone = [i for i in range(self.count) if i not in self._values[key]]
+        last = "; ".join(str(self._places[i]) for i in gone[:5])
+        if waited > secs:
+          raise errors.HostError(
+              f"{self._named(gone)} did not come to {what!r} within {secs:.0f} s; last {last}."
+              " Were all hosts started with the same command?"
+          )
+        if waited > _NOTICE_SECS and not told:
+          told = True
+          logging.warning("waiting for %s at %r; last %s", self._named(gone), what, last)
+        self._changed.wait(0.5)
+      values = self._values.pop(key)
+    return [values[i] for i in range(self.count)]
+
+  def send_bad_row(self, record: dict[str, Any]) -> None:
+    """Hands a rejected row to host 0, which writes it down."""
+    self._channel.send({"kind": "bad_rows", "rows": [record], "private": True})
+
+  def take_bad_rows(self, write: Callable[[list[dict[str, Any]]], None]) -> None:
+    """On host 0: calls `write` with rows that other hosts rejected, from now on and before."""
+    with self._changed:
+      self._write_bad_rows = write
+      early, self._early_rows = self._early_rows, []
+    if early:
+      write(early)
+
+  def ask_stop(self, name: str) -> None:
+    """Asks all hosts to stop at the next point at which they can stop together."""
+    self._channel.send({"kind": "stop", "name": name})
+    self._take(self.index, {"kind": "stop", "name": name})
+
+  @property
+  def asked(self) -> str:
+    """The name of the signal by which some host was asked to stop, or ''."""
+    return self._stop
+
+  def stop_here(self) -> str:
+    """The name of the signal when all hosts stop at this safe point, else ''.
+
+    A safe point is a place that all hosts come to in the same order, as the end of a step. When a
+    stop is asked for, each host says which safe point it passed last; all stop at the one after the
+    last of these. Nobody can be past that.
+    """
+    with self._changed:
+      if self._stop:
+        self._changed.wait_for(lambda: self._stop_at is not None)
+        if self._position + 1 >= self._stop_at:
+          return self._stop
+      self._position += 1
+      place = self._places[self.index]
+      self._places[self.index] = _Place(self._position, place.doing, time.monotonic())
+      return ""
+
+  def stops_next(self) -> bool:
+    """Whether all hosts are going to stop at the safe point that this one comes to next."""
+    with self._changed:
+      return self._stop_at is not None and self._position + 1 >= self._stop_at
+
+  def leave(self, code: int, text: str) -> NoReturn:
+    """Ends this process at once, and the others with the same exit code."""
+    with self._changed:
+      self._failure = self._failure or Failure(code, text)
+    text = f"{self.label(self.index)} ended: {text}"
+    self._channel.send({"kind": "failure", "code": code, "text": text})
+    self._leave(code)
+
+  def fail(self, error: BaseException) -> NoReturn:
+    """Ends this process because of `error`, and all the others with the same exit code.
+
+    An error that only follows from the end of another host is not told; that end is.
+    """
+    ours = isinstance(error, errors.PaligemmaError) and not isinstance(error, errors.HostError)
+    if not ours and not isinstance(error, (KeyboardInterrupt, SystemExit)):
+      self._wait_for_failure(_CAUSE_SECS)
+    with self._changed:
+      if self._failure is not None:
+        first = False
+      else:
+        code, text = errors.code_and_text(error)
+        self._failure = Failure(code, text)
+        first = True
+    if not first:
+      time.sleep(3600)  # The thread that tells the failure ends the process.
+    if code == 1:
+      traceback.print_exception(error)  # Our own mistake, or user code's.
+    print(f"error: {text}", file=sys.stderr, flush=True)
+    self.leave(code, text)
+
+  def finish(self) -> None:
+    """Waits until all hosts are done; from here on none of them is missed."""
+    self.doing("waiting for the others to end")
+    self._gather("the end", "the end", None, float("inf"))
+    with self._changed:
+      self._said_goodbye = True
+    for call in self.on_finish:
+      call()
+    self._channel.close()
+
+  def goodbye(self) -> None:
+    """Lets the others know that this process ends without a failure."""
+    if not self._said_goodbye:
+      self._said_goodbye = True
+      self._channel.close()
+
+  def _named(self, hosts: list[int]) -> str:
+    more = f" and {len(hosts) - 5} more" if len(hosts) > 5 else ""
+    return ", ".join(map(self.label, hosts[:5])) + more
+
+  def _wait_for_failure(self, secs: float) -> None:
+    with self._changed:
+      self._changed.wait_for(lambda: self._failure is not None, timeout=secs)
+
+  def _take(self, host: int, message: channel.Message) -> None:
+    """A message of another host; in the channel's thread."""
+    kind = message.get("kind")
+    if kind == "failure":
+      self._end(Failure(int(message["code"]), str(message["text"])))
+      return
+    if kind == "bad_rows":
+      self._take_bad_rows(message["rows"])
+      return
+    with self._changed:
+      if kind == "value":
+        self._values.setdefault(message["key"], {})[host] = message["value"]
+      elif kind == "place":
+        now = time.monotonic() - float(message["secs"])
+        self._places[host] = _Place(int(message["position"]), str(message["doing"]), now)
+      elif kind == "stop" and not self._stop:
+        self._stop = str(message["name"])
+        who = "" if host == self.index else f" on {self.label(host)}"
+        logging.warning(
+            "%s%s: all hosts stop at the next point they can stop at together", self._stop, who
+        )
+        position = {"kind": "value", "key": "stop", "value": self._position}
+        self._channel.send(position)
+        self._values.setdefault("stop", {})[self.index] = self._position
+      positions = self._values.get("stop", {})
+      if self._stop_at is None and len(positions) == self.count:
+        self._stop_at = max(positions.values()) + 1
+      self._changed.notify_all()
+
+  def _take_bad_rows(self, rows: list[dict[str, Any]]) -> None:
+    with self._changed:
+      write = self._write_bad_rows
+      if write is None:
+        self._early_rows += rows
+        return
+    try:
+      write(rows)
+    except Exception as e:  # The disk is full, say; this thread must go on.
+      threading.Thread(target=self.fail, args=(e,), name="ending", daemon=True).start()
+
+  def _lost(self, host: int, why: str) -> None:
+    """A host is gone; in the channel's thread."""
+    if self._said_goodbye:
+      return
+    self._end_all(f"{self.label(host)} is gone: {why}. It was last {self._places[host]}.")
+
+  def _end_all(self, text: str) -> None:
+    """Ends all hosts with a HostError's exit code."""
+    code = errors.HostError.exit_code
+    self._channel.send({"kind": "failure", "code": code, "text": text})
+    self._end(Failure(code, text))
+
+  def _watch(self) -> None:
+    """Tells host 0 where this host stands; on host 0, sees when nothing moves any more."""
+    told = 0.0
+    while not self._said_goodbye and self._failure is None:
+      time.sleep(_WATCH_SECS)
+      with self._changed:
+        place = self._places[self.index]
+        still = time.monotonic() - max(p.since for p in self._places.values())
+        missing = self._missing()
+      now = time.monotonic()
+      # Host 0 watches all; the others only need to know what host 0 did, should it be gone.
+      self._channel.send({
+          "kind": "place", "position": place.position, "doing": place.doing,
+          "secs": now - place.since, "private": bool(self.index),
+      })
+      if self.index:
+        continue
+      if still > self._stall_secs:
+        self._end_all(f"No host made progress for {still:.0f} s: {missing}.")
+      elif still > _FIRST_NOTICE_SECS and now - told > max(_FIRST_NOTICE_SECS, still / 2):
+        told = now
+        logging.warning("no host made progress for %.0f s: %s", still, missing)
+
+  def _missing(self) -> str:
+    """Who is behind, and what it was last doing, for people."""
+    least = min(p.position for p in self._places.values())
+    most = max(p.position for p in self._places.values())
+    behind = [i for i, p in self._places.items() if p.position == least]
+    if least == most:
+      # All are at the same point: those that do something of their own let the others wait.
+      own = [i for i in behind if not self._places[i].doing.startswith("in ")]
+      behind = own or behind
+    listed = "; ".join(f"{self.label(i)} was last {self._places[i]}" for i in behind[:5])
+    others = [i for i in self._places if i not in behind]
+    if others:
+      listed += f"; waiting for it: {self._named(others)}, last {self._places[others[0]]}"
+    return listed
+
+  def _end(self, failure: Failure) -> None:
+    """Ends the process because of another host, whatever its main thread is doing."""
+    with self._changed:
+      if self._failure is not None or self._said_goodbye:
+        return
+      self._failure = failure
+      self._changed.notify_all()
+
+    def leave() -> None:
+      print(f"error: {failure.text}", file=sys.stderr, flush=True)
+      self._leave(failure.code)
+
+    threading.Thread(target=leave, name="ending", daemon=True).start()
+
+  def _leave(self, code: int) -> NoReturn:
+    """Ends the process when the others have heard what they must hear."""
+    self._channel.leave(_LEAVE_SECS)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+@contextlib.contextmanager
+def failing_together(team: Team | None) -> Iterator[None]:
+  """An error in the block ends this process, and all the others with the same exit code."""
+  try:
+    yield
+  except BaseException as e:
+    if team is None:
+      raise
+    team.fail(e)
+
+
+@contextlib.contextmanager
+def ending_together(team: Team | None) -> Iterator[None]:
+  """The block ends on all hosts or on none; after it the hosts are no longer a team.
+
+  A run that was stopped, on all hosts at the same point, leaves with its own error.
+  """
+  if team is None:
+    yield
+    return
+  interrupted = None
+  with failing_together(team):
+    try:
+      yield
+    except errors.Interrupted as e:
+      interrupted = e
+    team.finish()
+  if interrupted is not None:
+    raise interrupted

@@ -1,0 +1,164 @@
+"""Masks to sixteen codes and back: the VQ-VAE behind the `<seg…>` tokens, in NumPy (no JAX).
+
+The architecture is that of arXiv 2301.02229 as PaliGemma uses it. An encoder of four convolutions
+of stride 2 (SAME, ReLU) makes 4 x 4 vectors of a mask of 64 x 64; each becomes the number of the
+nearest row of the codebook. A decoder of four transposed convolutions goes back.
+`models.mask_codec` is the same in JAX, for training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from paligemma_jax.regions import mask_codec_file
+
+SIDE = 64  # Pixels of a coded mask.
+GRID = 4  # Codes along one side.
+NUM_CODES = GRID * GRID
+EMBEDDED = pathlib.Path(__file__).resolve().parent.parent / "assets" / "demo" / "mask_codec.npz"
+
+DOWN = ("encoder.0", "encoder.2", "encoder.4", "encoder.6")
+UP = ("decoder.4", "decoder.6", "decoder.8", "decoder.10")
+ENCODER_BLOCKS = ("encoder.8.net", "encoder.9.net")
+DECODER_BLOCKS = ("decoder.2.net", "decoder.3.net")
+TO_CODE, FROM_CODE, TO_MASK = "encoder.10", "decoder.0", "decoder.12"
+CODEBOOK = mask_codec_file.CODEBOOK
+
+_CHUNK = 32  # Masks at a time: what their patches take stays in the processor's caches.
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskCodec:
+  """A codec in memory.
+
+  Attributes:
+    weights: {published name: float32 array}, as stored (see `mask_codec_file`).
+  """
+
+  weights: Mapping[str, np.ndarray]
+
+  @property
+  def codebook(self) -> np.ndarray:
+    """float32[codes, D]."""
+    return self.weights[CODEBOOK]
+
+  def encode(self, masks: np.ndarray) -> np.ndarray:
+    """int64[N, 16], row by row: the nearest codes (by squared distance) of each mask.
+
+    Args:
+      masks: bool[N, 64, 64], or float[N, 64, 64] in [-1, 1], where 1 is the object.
+    """
+    masks = np.asarray(masks)
+    assert masks.ndim == 3 and masks.shape[1:] == (SIDE, SIDE), masks.shape
+    x = masks * np.float32(2) - np.float32(1) if masks.dtype == bool else masks
+    return _in_chunks(self._encode, x.astype(np.float32), (NUM_CODES,), np.int64)
+
+  def decode(self, codes: np.ndarray) -> np.ndarray:
+    """float32[N, 64, 64], about -1 to 1, above 0 on the object.
+
+    Args:
+      codes: int[N, 16], each below the number of codes.
+    """
+    codes = np.asarray(codes)
+    assert codes.ndim == 2 and codes.shape[1] == NUM_CODES, codes.shape
+    return _in_chunks(self._decode, codes, (SIDE, SIDE), np.float32)
+
+  def _encode(self, x: np.ndarray) -> np.ndarray:
+    x = x[..., None]
+    for name in DOWN:
+      x = np.maximum(self._conv(x, name, stride=2), 0)
+    for name in ENCODER_BLOCKS:
+      x = self._block(x, name)
+    x = self._conv(x, TO_CODE).reshape(-1, self.codebook.shape[1])
+    distance = (self.codebook**2).sum(axis=1) - 2 * (x @ self.codebook.T)  # Less |x|².
+    return distance.argmin(axis=1).reshape(-1, NUM_CODES)
+
+  def _decode(self, codes: np.ndarray) -> np.ndarray:
+    x = self.codebook[codes].reshape(-1, GRID, GRID, self.codebook.shape[1])
+    x = np.maximum(self._conv(x, FROM_CODE), 0)
+    for name in DECODER_BLOCKS:
+      x = self._block(x, name)
+    for name in UP:
+      x = np.maximum(self._up(x, name), 0)
+    return self._conv(x, TO_MASK)[..., 0]
+
+  def _block(self, x: np.ndarray, name: str) -> np.ndarray:
+    y = np.maximum(self._conv(x, f"{name}.0"), 0)
+    y = np.maximum(self._conv(y, f"{name}.2"), 0)
+    return x + self._conv(y, f"{name}.4")
+
+  @functools.cached_property
+  def _matrices(self) -> dict[str, np.ndarray]:
+    """Weights as matrices for the products below: [ky kx in, out]; going up, [in, ky kx out]."""
+    out = {}
+    for name, w in self.weights.items():
+      if name.endswith(".weight"):
+        stem = name.removesuffix(".weight")
+        if stem in UP:  # (in, out, ky, kx)
+          out[stem] = np.ascontiguousarray(w.transpose(0, 2, 3, 1).reshape(w.shape[0], -1))
+        else:  # (out, in, ky, kx)
+          out[stem] = np.ascontiguousarray(w.transpose(2, 3, 1, 0).reshape(-1, w.shape[0]))
+    return out
+
+  def _conv(self, x: np.ndarray, name: str, stride: int = 1) -> np.ndarray:
+    """SAME convolution of float32[N, H, W, C]: patches side by side, then one product."""
+    kernel = self.weights[f"{name}.weight"].shape[-1]
+    num, size, _, channels = x.shape
+    side = -(-size // stride)
+    if kernel > 1:
+      padding = max((side - 1) * stride + kernel - size, 0)
+      around = (padding // 2, padding - padding // 2)  # The odd one goes below and to the right.
+      x = np.pad(x, ((0, 0), around, around, (0, 0)))
+      span = (side - 1) * stride + 1
+      parts = [
+          x[:, ky : ky + span : stride, kx : kx + span : stride]
+          for ky in range(kernel)
+          for kx in range(kernel)
+      ]
+      x = np.concatenate(parts, axis=-1)
+    flat = x.reshape(-1, kernel * kernel * channels) @ self._matrices[name]
+    flat += self.weights[f"{name}.bias"]
+    return flat.reshape(num, side, side, -1)
+
+  def _up(self, x: np.ndarray, name: str) -> np.ndarray:
+    """Transposed convolution, 4 x 4 of stride 2: every pixel paints a patch of 4 x 4, 2 apart.
+
+    The outermost ring of what is painted is cut off (padding 1 in PyTorch's terms).
+    """
+    num, side, _, channels = x.shape
+    patches = (x.reshape(-1, channels) @ self._matrices[name]).reshape(num, side, side, 4, 4, -1)
+    canvas = np.zeros((num, 2 * side + 2, 2 * side + 2, patches.shape[-1]), np.float32)
+    for ky in range(4):
+      for kx in range(4):
+        canvas[:, ky : ky + 2 * side : 2, kx : kx + 2 * side : 2] += patches[:, :, :, ky, kx]
+    return canvas[:, 1:-1, 1:-1] + self.weights[f"{name}.bias"]
+
+
+def open_codec(codec: str = "") -> MaskCodec:
+  """The codec of a spec's field `codec`: '' is the small embedded one, else the path of a file.
+
+  A file is read once and kept as long as it does not change.
+
+  Raises:
+    CheckpointError: no such file (says where the published one is to be had), or not a codec.
+  """
+  path = pathlib.Path(codec) if codec else EMBEDDED
+  return _read(path, mask_codec_file.stamp(path, codec))
+
+
+@functools.lru_cache(maxsize=4)
+def _read(path: pathlib.Path, stamp: tuple[int, int]) -> MaskCodec:
+  del stamp  # A file that was written anew is read anew.
+  return MaskCodec(mask_codec_file.read(path))
+
+
+def _in_chunks(function, values: np.ndarray, shape: tuple[int, ...], dtype) -> np.ndarray:
+  out = np.empty((len(values), *shape), dtype)
+  for i in range(0, len(values), _CHUNK):
+    out[i : i + _CHUNK] = function(values[i : i + _CHUNK])
+  return out

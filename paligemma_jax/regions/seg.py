@@ -1,0 +1,285 @@
+"""Segmentations as the model writes them, and back: four `<loc…>`, sixteen `<seg…>`, a label.
+
+The four loc tokens are the object's box as in `regions.loc` (y_min, x_min, y_max, x_max). The sixteen
+seg tokens are the codes of what the box cuts out of the object's mask, in the order of lines of
+text, as `regions.mask_codec` makes them. The rules are those of the reference's op refcoco_mask2str
+and of its segmentation evaluator. Both use bins=1023; callers always say which convention they
+mean.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+from typing import NamedTuple
+
+import numpy as np
+
+from paligemma_jax.core import errors
+from paligemma_jax.core import png_mask
+from paligemma_jax.core import resampling
+from paligemma_jax.regions import loc
+from paligemma_jax.regions import mask_codec
+
+_LOC_LEN = 4 * len("<loc0000>")
+_OBJECT = re.compile(
+    r"<loc([0-9]{4})>" * 4 + r"<seg([0-9]{3})>" * mask_codec.NUM_CODES + r"(.*)", re.DOTALL
+)
+
+
+class Segment(NamedTuple):
+  """One object of a text: its box, its sixteen codes, and what follows them."""
+
+  box: loc.Box
+  codes: tuple[int, ...]
+  label: str
+
+
+class Found(NamedTuple):
+  """One object of a text, painted: bool[H, W], its box and its label."""
+
+  mask: np.ndarray
+  box: loc.Box
+  label: str
+
+
+def format_segment(
+    box: Sequence[float], codes: Sequence[int], label: str = "", *, bins: int
+) -> str:
+  """The text of one object: four loc tokens, sixteen seg tokens, a space, the label.
+
+  Args:
+    box: (y_min, x_min, y_max, x_max) as shares of the image's height and width.
+    codes: sixteen, row by row; see `regions.mask_codec`.
+    label: '' leaves the tokens alone.
+    bins: 1023 or 1024, the convention of `regions.loc`.
+
+  Raises:
+    DataError: a box or a label that could not be read back.
+  """
+  text = loc.format_boxes([box], [label], bins=bins)
+  return text[:_LOC_LEN] + "".join(f"<seg{code:03d}>" for code in codes) + text[_LOC_LEN:]
+
+
+def mask_to_text(
+    mask: np.ndarray,
+    box: Sequence[float] | None,
+    label: str = "",
+    *,
+    codec: mask_codec.MaskCodec,
+    bins: int,
+) -> str:
+  """The text of one object; see `masks_to_text`."""
+  return masks_to_text([mask], [box], [label], codec=codec, bins=bins)
+
+
+def masks_to_text(
+    masks: Sequence[np.ndarray],
+    boxes: Sequence[Sequence[float] | None],
+    labels: Sequence[str],
+    *,
+    codec: mask_codec.MaskCodec,
+    bins: int,
+    tiny: list[int] | None = None,
+) -> str:
+  """The text of these objects in the order given, joined by ' ; '.
+
+  The part of the mask inside the box, from round(height * y) and round(width * x), is resized to
+  64 x 64 (bilinear, antialiased), scaled to [-1, 1] and encoded.
+
+  Args:
+    masks: bool[H, W] each, the size of the whole image.
+    boxes: (y_min, x_min, y_max, x_max) as shares of the image; None is the mask's least box.
+    labels: one per mask; an empty label leaves the tokens alone.
+    bins: 1023 or 1024, the convention of `regions.loc`.
+    tiny: objects for which no mask can be written are left out, and their places are added to it;
+      None: they are an error.
+
+  Raises:
+    DataError: a mask without a pixel, a box that is none or cuts out no pixel or could not be read
+      back, or a label that could not; of objects of which all are so small.
+  """
+  if not len(masks) == len(boxes) == len(labels):
+    raise errors.DataError(
+        f"{len(masks)} masks, {len(boxes)} boxes and {len(labels)} labels; expected equally many."
+    )
+  used, squares = [], []
+  for i, (mask, given, label) in enumerate(zip(masks, boxes, labels, strict=True)):
+    try:
+      box, part = _boxed(mask, given, label, bins)
+    except _TinyError as e:
+      if tiny is None or len(masks) == 1:
+        raise errors.DataError(f"mask {i + 1} of {len(masks)} ({label!r}): {e}") from None
+      tiny.append(i)
+      continue
+    used.append((box, label))
+    squares.append(to_square(part))
+  if masks and not used:
+    raise errors.DataError(
+        f"all {len(masks)} masks are thinner than a pixel or than a loc token can say."
+    )
+  if not used:
+    return ""
+  codes = codec.encode(np.stack(squares)).tolist()
+  return loc.SEPARATOR.join(
+      format_segment(box, row, label, bins=bins)
+      for (box, label), row in zip(used, codes, strict=True)
+  )
+
+
+class _TinyError(errors.DataError):
+  """No mask can be written for an object."""
+
+
+def _boxed(
+    mask: np.ndarray, given: Sequence[float] | None, label: str, bins: int
+) -> tuple[Sequence[float], np.ndarray]:
+  """The box of an object, and its mask inside of it."""
+  if given is None and not mask.any():
+    raise _TinyError("The mask has no pixel that is set.")
+  box = least_box(mask) if given is None else given
+  text = loc.format_boxes([box], [label], bins=bins)
+  (read_back,) = loc.parse_boxes(text, bins=bins).boxes
+  part = _cut_out(mask, box)
+  if not part.size or read_back.y_min >= read_back.y_max or read_back.x_min >= read_back.x_max:
+    raise _TinyError(
+        f"The box {tuple(box)} is thinner than a pixel or than a loc token can say; no mask can"
+        " be written for it. Leave the object out."
+    )
+  if not part.any():
+    raise _TinyError(f"The mask has no pixel in its box {tuple(box)}. Leave the object out.")
+  return box, part
+
+
+def text_to_mask(
+    text: str, height: int, width: int, *, codec: mask_codec.MaskCodec, bins: int
+) -> Found | None:
+  """The object that a text begins with, painted; None where it is invalid, see `parse`."""
+  found = text_to_masks(text, height, width, codec=codec, bins=bins, most=1)
+  return found[0]
+
+
+def text_to_masks(
+    text: str, height: int, width: int, *, codec: mask_codec.MaskCodec, bins: int, most: int = 0
+) -> list[Found | None]:
+  """Every object of a text, of which parts are joined by ';'; None for each invalid part.
+
+  Args:
+    height, width: of the image, in pixels.
+    most: read so many parts; 0 reads all.
+  """
+  pieces = [text] if most == 1 else [piece.strip() for piece in text.split(";")]
+  segments = [parse(piece, codec=codec, bins=bins) for piece in pieces[: most or None]]
+  valid = [segment for segment in segments if segment is not None]
+  squares = iter(codec.decode(np.array([s.codes for s in valid]))) if valid else iter(())
+  out: list[Found | None] = []
+  for segment in segments:
+    painted = None
+    if segment is not None:
+      painted = paint(next(squares), segment.box, height, width)
+    if segment is None or painted is None:
+      out.append(None)
+      continue
+    y_min, x_min, y_max, x_max = pixel_box(segment.box, height, width)
+    mask = np.zeros((height, width), bool)
+    mask[y_min:y_max, x_min:x_max] = painted
+    out.append(Found(mask, segment.box, segment.label))
+  return out
+
+
+def parse(text: str, *, codec: mask_codec.MaskCodec, bins: int) -> Segment | None:
+  """The object that a text begins with, by the reference's rule; never raises on any text.
+
+  The first twenty tokens must be four loc tokens and sixteen seg tokens, with y_max > y_min and
+  x_max > x_min; whatever follows is the label. None otherwise.
+  """
+  loc.check_bins(bins)
+  match = _OBJECT.fullmatch(text)
+  numbers = [int(n) for n in match.groups()[:-1]] if match else []
+  if not match or max(numbers[:4]) >= loc.NUM_TOKENS or max(numbers[4:]) >= len(codec.codebook):
+    return None
+  if numbers[2] <= numbers[0] or numbers[3] <= numbers[1]:
+    return None
+  box = loc.Box(*(loc.from_token(n, bins=bins) for n in numbers[:4]))
+  return Segment(box, tuple(numbers[4:]), match.groups()[-1].strip())
+
+
+def pixel_box(box: Sequence[float], height: int, width: int) -> tuple[int, int, int, int]:
+  """(y_min, x_min, y_max, x_max) in pixels, truncated as in the reference's evaluator."""
+  y_min, x_min, y_max, x_max = box
+  return int(y_min * height), int(x_min * width), int(y_max * height), int(x_max * width)
+
+
+def paint(square: np.ndarray, box: Sequence[float], height: int, width: int) -> np.ndarray | None:
+  """bool[h, w]: a decoded mask at the size of its pixel box; None when no pixel is in that box."""
+  y_min, x_min, y_max, x_max = pixel_box(box, height, width)
+  if y_max <= y_min or x_max <= x_min:
+    return None
+  return from_square(square, y_max - y_min, x_max - x_min)
+
+
+def to_square(mask: np.ndarray) -> np.ndarray:
+  """float32[64, 64] in [-1, 1] of bool[h, w]: bilinear, antialiased."""
+  shares = _resized(mask.astype(np.float32), mask_codec.SIDE, mask_codec.SIDE)
+  return shares * np.float32(2) - np.float32(1)
+
+
+def from_square(square: np.ndarray, height: int, width: int) -> np.ndarray:
+  """bool[height, width]: where float32[64, 64], resized alike, is above 0."""
+  return _resized(square, height, width) > 0
+
+
+def least_box(mask: np.ndarray) -> loc.Box:
+  """The least box that holds the mask's pixels; DataError when there are none."""
+  rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+  if not len(rows):
+    raise errors.DataError("The mask has no pixel that is set.")
+  height, width = mask.shape
+  return loc.Box(
+      rows[0] / height, columns[0] / width, (rows[-1] + 1) / height, (columns[-1] + 1) / width
+  )
+
+
+def as_mask(value: Any) -> np.ndarray:
+  """bool[H, W] of what rows hold: pixels above 0 of a PNG file or of an array's first channel.
+
+  Args:
+    value: bytes of a PNG, or an array [H, W] or [H, W, C] of bools or numbers.
+
+  Raises:
+    DataError: anything else.
+  """
+  if isinstance(value, bytes):
+    try:
+      value = png_mask.pixels(value)
+    except errors.DataError as e:
+      raise errors.DataError(f"the mask is {e}") from None
+  if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[-1]:
+    value = value[..., 0]
+  if not isinstance(value, np.ndarray) or value.ndim != 2 or value.dtype.kind not in "buif":
+    found = type(value).__name__
+    if isinstance(value, np.ndarray):
+      found = f"{value.dtype}{list(value.shape)}"
+    raise errors.DataError(
+        f"expected a mask, bool[H, W] or the bytes of a PNG file, found {found}."
+    )
+  if not value.size:
+    raise errors.DataError(f"a mask without pixels, {list(value.shape)}.")
+  return value > 0 if value.dtype != bool else value
+
+
+def _cut_out(mask: np.ndarray, box: Sequence[float]) -> np.ndarray:
+  height, width = mask.shape
+  y_min, x_min, y_max, x_max = box
+  rows = slice(max(round(height * y_min), 0), max(round(height * y_max), 0))
+  return mask[rows, max(round(width * x_min), 0) : max(round(width * x_max), 0)]
+
+
+def _resized(x: np.ndarray, height: int, width: int) -> np.ndarray:
+  """float32[height, width] of float32[h, w]: the reference's arithmetic, rows first.
+
+  Its evaluator resizes with Pillow, whose bilinear filter has the same kernel, antialiased too.
+  """
+  x = resampling.matrix(x.shape[0], height, "bilinear", True) @ x
+  return (resampling.matrix(x.shape[1], width, "bilinear", True) @ x.T).T

@@ -1,0 +1,234 @@
+"""A self-contained HTML gallery: image, prompt, truth and prediction, boxes and masks drawn."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import io
+import os
+from collections.abc import Iterable
+
+import numpy as np
+from PIL import Image
+
+from paligemma_jax.core import atomic_io
+from paligemma_jax.report import html_page
+from paligemma_jax.report import parsed_answer
+from paligemma_jax.report import report
+
+_MAX_FRAMES = 8  # Of a video; more would be too small to see.
+_MASK_COLORS = {"truth": (34, 197, 94), "said": (249, 115, 22), "before": (249, 115, 22)}
+_FILL, _EDGE = 70, 230  # Opacity of a mask, of 255.
+_PNG_SIDE = 256  # Images up to this wide stay exact; larger ones become JPEG, to keep files small.
+
+_STYLE = """
+.legend span { margin-right: 14px; white-space: nowrap; }
+.swatch { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 5px;
+  vertical-align: -1px; border: 2.5px solid; }
+.truth { color: var(--truth); } .said { color: var(--said); } .wrong { color: var(--wrong); }
+.before { border-style: dashed; }
+.cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 270px), 1fr));
+  gap: 14px; margin-top: 14px; }
+.cards.wide { grid-template-columns: repeat(auto-fill, minmax(min(100%, 400px), 1fr)); }
+article { background: var(--card); border: 1px solid var(--line); border-radius: 12px;
+  overflow: hidden; }
+.wide .single { display: flex; flex-wrap: wrap; align-items: flex-start; }
+.wide .single .views { flex: 1 1 150px; } .wide .single dl { flex: 1 1 180px; }
+.views { display: flex; gap: 2px; }
+.views > div { flex: 1 1 0; position: relative; min-width: 0; }
+.views svg { display: block; width: 100%; height: auto; }
+.views small { position: absolute; left: 6px; bottom: 6px; background: #000a; color: #fff;
+  border-radius: 5px; padding: 1px 7px; }
+.views rect { fill: none; stroke-width: 3; vector-effect: non-scaling-stroke; }
+.box-truth { stroke: #22c55e; } .box-said { stroke: #f97316; }
+.box-before { stroke: #f97316; stroke-dasharray: 5 4; }
+.views text { font-weight: 600; stroke: #000c; paint-order: stroke; stroke-linejoin: round; }
+.text-truth { fill: #4ade80; } .text-said { fill: #fdba74; }
+dl { margin: 0; padding: 10px 12px 12px; display: grid; grid-template-columns: auto 1fr;
+  gap: 3px 12px; }
+dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; white-space: pre-wrap; }
+dd.prompt { font-weight: 600; }
+dd small { color: var(--soft); white-space: nowrap; }
+dd details { color: var(--soft); font-size: .8em; } dd summary { cursor: pointer; }
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class GalleryItem:
+  """One example.
+
+  image: uint8[H, W, 3], or [F, H, W, 3] of which up to 8 frames are shown side by side.
+  prompt, truth: texts.
+  prediction: what the model says (after fine-tuning).
+  before: what it said before fine-tuning; None when that is not known.
+  """
+
+  image: np.ndarray
+  prompt: str
+  truth: str
+  prediction: str
+  before: str | None = None
+
+
+def write_gallery(
+    path: str | os.PathLike[str],
+    items: Iterable[GalleryItem],
+    title: str,
+    *,
+    table: report.Table | None = None,
+    lead: str = "",
+    bins: int = 1024,
+    codec: str = "",
+) -> None:
+  """Writes the page. Texts with loc tokens are drawn as boxes, those with seg tokens as masks.
+
+  Args:
+    table: scores to show above the examples.
+    lead: one sentence below the title.
+    bins: 1023 or 1024, how loc tokens become coordinates (`regions.loc`).
+    codec: of the seg tokens: '' is the embedded one (`regions.mask_codec`).
+  """
+  items = list(items)
+  with_before = any(item.before is not None for item in items)
+  cards = "".join(_card(i, item, bins, codec) for i, item in enumerate(items))
+  body = (report.html(table) if table else "") + f"<h2>{len(items)} examples</h2>"
+  if any(_has_boxes(item) for item in items):
+    body += _legend(with_before)
+  body += f'<div class="cards{" wide" if with_before else ""}">{cards}</div>'
+  atomic_io.write_atomically(path, html_page.page(title, lead, body, style=_STYLE))
+
+
+def _card(number: int, item: GalleryItem, bins: int, codec: str) -> str:
+  def read(text: str) -> parsed_answer.Answer | None:
+    return parsed_answer.read(text, *_frames(item.image).shape[:2], codec=codec, bins=bins)
+
+  truth, said = read(item.truth), read(item.prediction)
+  before = None if item.before is None else read(item.before)
+  rows = [("prompt", f'<dd class="prompt" dir="auto">{html_page.escape(item.prompt)}</dd>')]
+  rows.append(("truth", _answer(item.truth, truth, None)))
+  if item.before is not None:
+    rows.append(("before", _answer(item.before, before, item.truth, truth)))
+  name = "prediction" if item.before is None else "after"
+  rows.append((name, _answer(item.prediction, said, item.truth, truth)))
+  listed = "".join(f"<dt>{name}</dt>{value}" for name, value in rows)
+  views = _views(number, item, truth, before, said)
+  kind = "single" if views.count("<svg") == 1 else "pair"
+  return f'<article class="{kind}"><div class="views">{views}</div><dl>{listed}</dl></article>'
+
+
+def _answer(
+    text: str,
+    said: parsed_answer.Answer | None,
+    truth: str | None,
+    true_answer: parsed_answer.Answer | None = None,
+) -> str:
+  """A text beside its name, marked right or wrong; boxes by their labels and their overlap."""
+  if said is None:
+    mark, kind = "", ""
+    if truth is not None:
+      is_right = text.strip() == truth.strip()
+      mark, kind = (" ✓", "truth") if is_right else (" ✗", "wrong")
+    shown = html_page.escape(text) if text else "<small>(nothing)</small>"
+    return f'<dd dir="auto" class="{kind}">{shown}{mark}</dd>'
+  labels = html_page.escape(" ; ".join(label or "(no label)" for label in said.objects.labels))
+  notes = []
+  if true_answer is not None:
+    found = parsed_answer.overlaps(true_answer, said)
+    notes.append("overlap " + (", ".join(f"{v:.2f}" for v in found) or "–"))
+  if said.objects.num_invalid:
+    notes.append(f"{said.objects.num_invalid} unreadable")
+  note = f" <small>{html_page.escape(' · '.join(notes))}</small>" if notes else ""
+  tokens = f"<details><summary>tokens</summary>{html_page.escape(text)}</details>"
+  kind = "truth" if truth is None else "said"
+  return f'<dd dir="auto" class="{kind}">{labels}{note}{tokens}</dd>'
+
+
+def _views(
+    number: int,
+    item: GalleryItem,
+    truth: parsed_answer.Answer | None,
+    before: parsed_answer.Answer | None,
+    said: parsed_answer.Answer | None,
+) -> str:
+  """The image with its boxes and masks: once, or before and after side by side."""
+  pixels = _frames(item.image)
+  height, width = pixels.shape[:2]
+  image = f'<image id="i{number}" width="{width}" height="{height}" href="{_png_or_jpeg(pixels)}"/>'
+  if item.image.ndim != 3 or not _has_boxes(item):
+    return f"<div>{_svg(image, width, height)}</div>"
+  true_marks = _marks(truth, "truth", width, height)
+  said_marks = _marks(said, "said", width, height)
+  if item.before is None:
+    return f"<div>{_svg(image + true_marks + said_marks, width, height)}</div>"
+  before_marks = _marks(before, "before", width, height)
+  again = f'<use href="#i{number}"/>'
+  return (
+      f"<div>{_svg(image + true_marks + before_marks, width, height)}<small>before</small></div>"
+      f"<div>{_svg(again + true_marks + said_marks, width, height)}<small>after</small></div>"
+  )
+
+
+def _svg(content: str, width: int, height: int) -> str:
+  return f'<svg viewBox="0 0 {width} {height}" role="img">{content}</svg>'
+
+
+def _marks(answer: parsed_answer.Answer | None, kind: str, width: int, height: int) -> str:
+  """Masks, and rectangles with labels: that of the truth above, that of a prediction below."""
+  if answer is None:
+    return ""
+  size = max(width, height) / 17
+  marks = []
+  if answer.mask is not None and answer.mask.any():
+    url = _data_url(_overlay(answer.mask, _MASK_COLORS[kind]), "png")
+    marks.append(f'<image class="mask" width="{width}" height="{height}" href="{url}"/>')
+  for box, label in zip(answer.objects.boxes, answer.objects.labels, strict=True):
+    x, y = box.x_min * width, box.y_min * height
+    box_width, box_height = (box.x_max - box.x_min) * width, (box.y_max - box.y_min) * height
+    marks.append(
+        f'<rect class="box-{kind}" x="{x:.2f}" y="{y:.2f}" width="{box_width:.2f}"'
+        f' height="{box_height:.2f}"/>'
+    )
+    text_y = y + size if kind == "truth" else y + box_height - size / 4
+    marks.append(
+        f'<text class="text-{"truth" if kind == "truth" else "said"}" x="{x + size / 4:.2f}"'
+        f' y="{min(max(text_y, size), height):.2f}" font-size="{size:.2f}"'
+        f' stroke-width="{size / 6:.2f}">{html_page.escape(label)}</text>'
+    )
+  return "".join(marks)
+
+
+def _legend(with_before: bool) -> str:
+  kinds = [("truth", "truth")]
+  kinds += [("said before", "before")] if with_before else []
+  kinds += [("said", "after" if with_before else "prediction")]
+  spans = "".join(f'<span><i class="swatch {kind}"></i>{name}</span>' for kind, name in kinds)
+  return f'<p class="legend">{spans}</p>'
+
+
+def _has_boxes(item: GalleryItem) -> bool:
+  return "<loc" in item.truth + item.prediction + (item.before or "")
+
+
+def _frames(image: np.ndarray) -> np.ndarray:
+  """uint8[H, W', 3]: the image, or its first frames side by side."""
+  return image if image.ndim == 3 else np.concatenate(list(image[:_MAX_FRAMES]), axis=1)
+
+
+def _overlay(mask: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
+  """uint8[H, W, 4]: the mask as a veil of this colour, its edge nearly opaque."""
+  around = np.pad(mask, 1)
+  inner = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
+  pixels = np.zeros((*mask.shape, 4), np.uint8)
+  pixels[mask] = (*color, _EDGE)
+  pixels[mask & inner, 3] = _FILL
+  return pixels
+
+
+def _png_or_jpeg(pixels: np.ndarray) -> str:
+  return _data_url(pixels, "png" if max(pixels.shape[:2]) <= _PNG_SIDE else "jpeg")
+
+
+def _data_url(pixels: np.ndarray, kind: str) -> str:
+  buffer = io.BytesIO()
+  Image.fromarray(pixels).save(buffer, kind, **({} if kind == "png" else {"quality": 88}))
+  return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"

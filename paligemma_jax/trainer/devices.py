@@ -1,0 +1,156 @@
+"""Bringing up JAX for a command: several hosts, the compilation cache, log lines."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import logging as std_logging
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from absl import flags
+from absl import logging
+
+from paligemma_jax.core import errors
+from paligemma_jax.multihost import hosts
+from paligemma_jax.multihost import joining
+from paligemma_jax.trainer import compile_cache
+
+_PLATFORMS_VARIABLE = "JAX_PLATFORMS"
+# What brings JAX's part for a platform.
+_INSTALLS = {
+    "cpu": "", "cuda": "pip install 'jax[cuda12]'", "gpu": "pip install 'jax[cuda12]'",
+    "rocm": "pip install 'jax[rocm]'", "tpu": "pip install 'jax[tpu]'",
+}
+_THREADS_VARIABLE = "NPROC"  # Read by XLA when the CPU becomes a device.
+_THREADS_OF_SEVERAL_DEVICES = 64
+_LONG_COMPILE_SECS = 1.0
+
+
+def start(
+    *,
+    alone: bool = False,
+    join_secs: float = hosts.JOIN_SECS,
+    stall_secs: float = hosts.STALL_SECS,
+) -> hosts.Team | None:
+  """Joins the other hosts, if there are any, and turns on the compilation cache.
+
+  The hosts are found by JAX (Cloud TPU VMs, GKE, Slurm, Open MPI, Kubernetes), or named by
+  JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. docs/several_hosts.md says more.
+
+  Args:
+    alone: for a command that is no run: do not look for other hosts.
+    join_secs: how long to wait for the others.
+    stall_secs: after so long without progress on any host all of them end.
+
+  Returns:
+    The team of hosts; None for a process alone.
+
+  Raises:
+    ConfigError: the hosts do not fit together, or JAX has no device.
+    HostError: some hosts did not come.
+  """
+  _quiet_libraries()
+  jax.monitoring.register_event_duration_secs_listener(_give_back_memory)
+  compile_cache.use()
+  team = None if alone else joining.join(join_secs, stall_secs)
+  if team is not None and team.index:
+    logging.get_absl_handler().addFilter(_only_errors)
+  _choose_threads(several_hosts=team is not None)
+  with hosts.failing_together(team):
+    check()
+  return team
+
+
+def check() -> None:
+  """Brings up JAX's devices.
+
+  Raises:
+    ConfigError: there are none of the platform that JAX_PLATFORMS asks for.
+  """
+  try:
+    jax.devices()
+  except (RuntimeError, AssertionError) as e:
+    asked = os.environ.get(_PLATFORMS_VARIABLE, "") or str(jax.config.jax_platforms or "")
+    said = str(e).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0]
+    reason = said[:200].removesuffix(".") or "no such device or plug-in"
+    if not asked:
+      raise errors.ConfigError(f"JAX cannot bring up a device: {reason}.") from e
+    names = [name for name in asked.split(",") if name not in _INSTALLS]
+    if names:
+      helps = errors.did_you_mean(names[0], _INSTALLS).strip()
+    else:
+      helps = " or ".join(f"`{_INSTALLS[n]}`" for n in asked.split(",") if _INSTALLS[n])
+      helps = f"On a machine that has one: {helps}." if helps else ""
+    raise errors.ConfigError(
+        f"{_PLATFORMS_VARIABLE}={asked!r} asks for a device that JAX does not find here: {reason}."
+        f" {helps} Or unset {_PLATFORMS_VARIABLE} to use what there is."
+    ) from e
+
+
+def _give_back_memory(event: str, secs: float, **_: Any) -> None:
+  """Hands what a compilation took back to the system: half a GB after that of a training step.
+
+  The C library would keep it, beside all that the step itself takes.
+  """
+  if "compil" in event and secs > _LONG_COMPILE_SECS:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+      trim(0)
+
+
+def _choose_threads(*, several_hosts: bool) -> None:
+  """Sets the threads of XLA:CPU where CPU devices talk to each other.
+
+  A device runs independent collectives of a program at once, as far as there are threads. Those of
+  one process know each other by name, but each holds a thread until all devices have come: with a
+  thread per core the pool can fill up with devices that wait for one that finds no thread, and a
+  run on 8 virtual devices and 2 cores stands still for ever. Between processes (gloo) collectives
+  are matched by the order they come in, which only one thread keeps the same everywhere.
+  """
+  if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
+    several = "xla_force_host_platform_device_count=1 " not in os.environ["XLA_FLAGS"] + " "
+  else:
+    several = os.environ.get("JAX_NUM_CPU_DEVICES", "1") != "1"
+  if several:
+    os.environ.setdefault(_THREADS_VARIABLE, str(_THREADS_OF_SEVERAL_DEVICES))
+  elif several_hosts:
+    os.environ.setdefault(_THREADS_VARIABLE, "1")
+
+
+def _quiet_libraries() -> None:
+  """Our own log lines and everybody's warnings."""
+  ours = str(pathlib.Path(__file__).parent.parent)
+
+  def wanted(record: std_logging.LogRecord) -> bool:
+    # Orbax, the only one that uses asyncio here, raises the same where the save is waited for.
+    if record.exc_info and (record.name == "asyncio" or "orbax" in record.pathname):
+      return False
+    return record.levelno >= std_logging.WARNING or record.pathname.startswith(ours)
+
+  flags.FLAGS.mark_as_parsed()  # We have none; absl warns on stderr when they are not parsed.
+  logging.use_absl_handler()
+  logging.set_verbosity(logging.INFO)
+  handler = logging.get_absl_handler()
+  handler.addFilter(wanted)
+  handler.setFormatter(std_logging.Formatter("%(levelname).1s %(asctime)s %(message)s", "%H:%M:%S"))
+  sys.unraisablehook = functools.partial(_but_for_late_writes, sys.unraisablehook)
+
+
+def _but_for_late_writes(show: Callable[[Any], None], unraisable: Any) -> None:
+  """Shows errors that nobody can be told of, but for those of a save that failed.
+
+  Tensorstore's threads come to report the rest of its arrays, each with a traceback of its own, to
+  an event loop that is gone by then.
+  """
+  if str(unraisable.exc_value) != "Event loop is closed":
+    show(unraisable)
+
+
+def _only_errors(record: std_logging.LogRecord) -> bool:
+  """What a host other than the first logs: all of them would say the same."""
+  return record.levelno >= std_logging.ERROR

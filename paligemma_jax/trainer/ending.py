@@ -1,0 +1,159 @@
+"""What a finished run leaves for people: the scores, a gallery, a report, the exported weights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from paligemma_jax import evals
+from paligemma_jax.checkpoint import layout
+from paligemma_jax.checkpoint import merge
+from paligemma_jax.checkpoint import npz_export as exports
+from paligemma_jax.checkpoint import open as opening
+from paligemma_jax.data import loader
+from paligemma_jax.report import gallery
+from paligemma_jax.report import report
+from paligemma_jax.trainer import files
+from paligemma_jax.trainer import metrics as metrics_lib
+from paligemma_jax.trainer import row_counts
+from paligemma_jax.trainer import setup as setups
+from paligemma_jax.trainer import workdir as workdirs
+
+_NUM_EXAMPLES = 24  # In the gallery, shared out among the evaluators that write predictions.
+_BASELINE = "baseline/"
+
+
+def write(
+    setup: setups.Setup,
+    params: Mapping[str, jax.Array],
+    workdir: workdirs.Workdir,
+    *,
+    main: bool,
+    note: Callable[[str], None],
+) -> None:
+  """Exports the weights if asked for; prints the table of scores, writes gallery and report.
+
+  The pages come from the workdir, so a run that is started again when it is complete writes the
+  same once more. Only process 0 writes pages.
+  """
+  if setup.config.ckpt.export and not _is_exported(workdir):
+    export(setup, params, workdir, note=note)
+  if not main:
+    return
+  lines = metrics_lib.read(workdir.metrics)
+  names = [evaluator.name for evaluator in setup.config.evals]
+  table = scores(lines, names)
+  title = f"{setup.config.model.variant}, {workdir.path.name}"
+  tables = [t for t in (table, row_counts.table(lines)) if t]
+  if table:
+    note("\n" + report.text(table) + "\n")
+  report.write_report(workdir.report, title, tables=tables, lines=lines)
+  items = _examples(setup, workdir, lines[-1]["step"] if lines else 0)
+  if items:
+    codecs = [e.codec for e in setup.config.evals if hasattr(e, "codec")]
+    codec = codecs[0] if codecs else ""  # Of seg tokens: the one they are scored with.
+    gallery.write_gallery(workdir.gallery, items, title, table=table, codec=codec)
+    note(f"gallery: {workdir.gallery}")
+  note(f"report:  {workdir.report}")
+
+
+def scores(lines: list[dict[str, Any]], names: list[str]) -> report.Table | None:
+  """Baseline, first and last value of every metric of the evaluators; None without any.
+
+  Args:
+    lines: of metrics.jsonl.
+    names: of the evaluators.
+  """
+  columns: dict[str, dict[str, float]] = {"baseline": {}, "before": {}, "after": {}}
+  for line in lines:
+    for key, value in line.items():
+      name = next((n for n in names if key.startswith(f"{n}/")), None)
+      metric = key.removeprefix(f"{name}/")
+      # Counts are no scores; they stay in metrics.jsonl.
+      if name is None or metric.removeprefix(_BASELINE).startswith(("num", "invalid", "total")):
+        continue
+      if metric.startswith(_BASELINE):
+        columns["baseline"][f"{name}/{metric.removeprefix(_BASELINE)}"] = value
+      elif line["step"] == 0:
+        columns["before"][key] = value
+      else:
+        columns["after"][key] = value
+  shown = {title: values for title, values in columns.items() if values}
+  if not columns["after"]:
+    return None
+  return report.scores_table("Scores", shown)
+
+
+def export(
+    setup: setups.Setup,
+    params: Mapping[str, jax.Array],
+    workdir: workdirs.Workdir,
+    *,
+    note: Callable[[str], None],
+) -> None:
+  """Writes the weights as `params.npz` in the published format, adapters in their matrices."""
+  published = merge.published(setup.cfg, params)
+  path = exports.save_npz(workdir.export, published, sizes=opening.sizes_of(setup.cfg))
+  note(f"weights: {path}")
+
+
+def _is_exported(workdir: workdirs.Workdir) -> bool:
+  """Whether the weights were written after the newest state was sealed."""
+  folders = [workdir.checkpoints / str(step) for step in layout.steps_in(workdir.checkpoints)]
+  newest = max((p.stat().st_mtime for p in folders), default=0.0)
+  return workdir.export.exists() and workdir.export.stat().st_mtime >= newest
+
+
+def _examples(
+    setup: setups.Setup, workdir: workdirs.Workdir, step: int
+) -> list[gallery.GalleryItem]:
+  """Some rows of each evaluator that wrote predictions at `step`, with what was said at step 0."""
+  writers = [e for e in setup.config.evals if isinstance(e, evals.WritePredictions)]
+  items = []
+  for evaluator in writers:
+    after = _predictions(workdir, evaluator.name, step)
+    before = _predictions(workdir, evaluator.name, 0)
+    limit = max(1, _NUM_EXAMPLES // len(writers))
+    batches = loader.eval_batches(
+        evaluator.source.open(),
+        evaluator.pp,
+        setup.tokenizer,
+        encoding="decode",
+        batch_size=limit,
+        text_len=evaluator.text_len,
+        keep=evaluator.columns(),
+        limit=limit,
+        bad_rows=limit,
+        stall_secs=setup.config.train.stall_secs,
+    )
+    for batch, kept in batches:
+      for image, row in zip(batch["image"][batch["_mask"]], kept, strict=True):
+        said = after.get(row["_row"])
+        if said is not None:
+          items.append(
+              gallery.GalleryItem(
+                  image=image,
+                  prompt=row["prefix"],
+                  truth=_truth(row, evaluator.keep),
+                  prediction=said,
+                  before=before.get(row["_row"]),
+              )
+          )
+  return items
+
+
+def _predictions(workdir: workdirs.Workdir, name: str, step: int) -> dict[int, str]:
+  """{row: text} of an evaluator's prediction file; {} when it wrote none at that step."""
+  lines, _ = files.read_lines(workdir.predictions / f"{name}-{step}.jsonl")
+  ours = [line for line in lines if type(line.get("row")) is int]
+  return {line["row"]: line["text"] for line in ours if isinstance(line.get("text"), str)}
+
+
+def _truth(row: Mapping[str, Any], keep: tuple[str, ...]) -> str:
+  """The first kept column, as text."""
+  value = row[keep[0]] if keep else ""
+  return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

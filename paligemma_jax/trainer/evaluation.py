@@ -1,0 +1,326 @@
+"""Runs evaluators: rows to batches to the device to outputs to scores, each row exactly once."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from paligemma_jax import evals
+from paligemma_jax.core import atomic_io
+from paligemma_jax.core import errors
+from paligemma_jax.core import system_errors
+from paligemma_jax.data import loader
+from paligemma_jax.multihost import gather
+from paligemma_jax.trainer import decoders
+from paligemma_jax.trainer import memory
+from paligemma_jax.trainer import setup as setups
+from paligemma_jax.training import loss
+from paligemma_jax.training import sharding
+from paligemma_jax.training import step as steps
+
+Params = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+  """What one evaluator found.
+
+  metrics: by name, without the evaluator's name before it.
+  rows, outputs: in the order of the source; the columns that the evaluator reads, and `_row`.
+  images: uint8[R, R, 3] or [F, R, R, 3] of the first rows, as many as were asked for.
+  """
+
+  metrics: dict[str, float]
+  rows: list[dict[str, Any]]
+  outputs: list[evals.Output]
+  images: list[np.ndarray]
+
+
+class Runner:
+  """Runs a config's evaluators; what was compiled or opened once serves all later runs.
+
+  Args:
+    setup: model, tokenizer, mesh and the config whose `evals` are run.
+    folder: of the prediction files; None writes nothing.
+    on_bad_row: told of each row that cannot be read, as in `data.loader`, with the evaluator's name
+      before it.
+    alone: no other process writes to the folder.
+
+  Raises:
+    ConfigError: two evaluators have one name, or one's decoding options are wrong.
+  """
+
+  def __init__(
+      self,
+      setup: setups.Setup,
+      folder: pathlib.Path | None,
+      *,
+      on_bad_row: Callable[[str, int, str, str], None] | None = None,
+      alone: bool = True,
+  ):
+    self._setup = setup
+    self._folder, self._alone = folder, alone
+    self._on_bad_row = on_bad_row
+    self._evaluators: dict[str, evals.Evaluator] = {}
+    for evaluator in setup.config.evals:
+      if evaluator.name in self._evaluators:
+        raise errors.ConfigError(f"evals: two evaluators are called {evaluator.name!r}.")
+      self._evaluators[evaluator.name] = evaluator
+    self._generate = decoders.programs(list(self._evaluators.values()), setup)
+    self._opened: list[tuple[Any, Any]] = []
+    self._compiled: dict[tuple[Any, ...], Any] = {}
+    self._with_baseline: set[str] = set()
+
+  def note_baselines(self, lines: Sequence[Mapping[str, Any]]) -> None:
+    """Reads in the lines of metrics.jsonl whose baselines need not be scored again."""
+    for name in self._evaluators:
+      if any(metric.startswith(f"{name}/baseline/") for line in lines for metric in line):
+        self._with_baseline.add(name)
+
+  def metrics(self, params: Params, step: int, names: Sequence[str]) -> dict[str, float]:
+    """What these evaluators find in the course of a run, as {'<eval name>/<metric>': value}.
+
+    What needs no model is scored once: when an evaluator first sees all its rows.
+    """
+    at_start = step == 0
+    few = {name for name, e in self._evaluators.items() if at_start and e.start_limit}
+    baseline = [name for name in names if name not in self._with_baseline | few]
+    self._with_baseline.update(baseline)
+    found = self.run(params, step, names=baseline, baseline=True, at_start=at_start)
+    rest = [name for name in names if name not in baseline]
+    return merged({**found, **self.run(params, step, names=rest, at_start=at_start)})
+
+  def run(
+      self,
+      params: Params,
+      step: int,
+      *,
+      names: Iterable[str] | None = None,
+      keep_images: int = 0,
+      baseline: bool = False,
+      at_start: bool = False,
+  ) -> dict[str, Result]:
+    """{evaluator name: Result}; every process gets the same.
+
+    Args:
+      params: by name, on the mesh.
+      step: that the parameters are of; it goes into the names of prediction files.
+      names: the evaluators to run; None is all.
+      keep_images: how many images of each evaluator to hand back, for a gallery.
+      baseline: also score, as 'baseline/<metric>', what needs no model, where one is known.
+      at_start: heed the evaluators' `start_limit`.
+
+    Raises:
+      PaligemmaError: of the kind that came up, the evaluator and the step before its sentence.
+    """
+    results = {}
+    for name in self._evaluators if names is None else names:
+      evaluator = errors.pick(self._evaluators, name, "evaluator")
+      try:
+        limits = (evaluator.limit, evaluator.start_limit if at_start else 0)
+        limit = min((n for n in limits if n), default=0)
+        results[name] = self._run_one(evaluator, params, step, limit, keep_images)
+        if baseline and hasattr(evaluator, "baseline"):
+          trivial = evaluator.baseline(results[name].rows)
+          results[name].metrics.update({f"baseline/{k}": v for k, v in trivial.items()})
+      except errors.PaligemmaError as e:
+        raise type(e)(f"evaluator {name!r} at step {step}: {e}") from e
+      except Exception as e:
+        if ours := system_errors.translated(e, **self._memory(evaluator)):
+          raise type(ours)(f"evaluator {name!r} at step {step}: {ours}") from e
+        what = f"{type(e).__name__}: {e}"
+        raise RuntimeError(f"evaluator {name!r} at step {step} failed: {what}") from e
+    return results
+
+  def _memory(self, evaluator: evals.Evaluator) -> dict[str, Any]:
+    """Of `system_errors.translated`: what the device has, and what helps this evaluator."""
+    flag = f"--config.evals.{list(self._evaluators).index(evaluator.name)}"
+    remedies = []
+    if evaluator.batch_size > 1:
+      remedies.append(f"{flag}.batch_size={evaluator.batch_size // 2}")
+    if evaluator.encoding == "decode":
+      remedies.append(f"a smaller {flag}.max_len")
+    device = self._setup.mesh.local_devices[0]
+    return {"remedies": remedies, "memory_bytes": memory.of_device(device)}
+
+  @property
+  def setup(self) -> setups.Setup:
+    """What it was made with."""
+    return self._setup
+
+  def rows(self, source: Any) -> Any:
+    """The rows of a source, which is opened once."""
+    for opened_source, rows in self._opened:
+      if opened_source == source:
+        return rows
+    rows = source.open()
+    self._opened.append((source, rows))
+    return rows
+
+  def _run_one(
+      self, evaluator: evals.Evaluator, params: Params, step: int, limit: int, keep_images: int
+  ) -> Result:
+    records: list[tuple[dict[str, Any], evals.Output, np.ndarray | None]] = []
+    num_rejected = 0
+
+    def on_bad_row(row: int, where: str, reason: str) -> None:
+      nonlocal num_rejected
+      num_rejected += 1
+      if self._on_bad_row:
+        self._on_bad_row(evaluator.name, row, where, reason)
+
+    for batch, kept in self._batches(evaluator, limit, on_bad_row):
+      outputs = self._outputs(evaluator, params, batch)
+      images = batch["image"][batch["_mask"]]
+      for row, image in zip(kept, images, strict=True):
+        # Rows come in order, so the first to keep are among the lowest row numbers.
+        keep = row["_row"] < keep_images
+        records.append((row, outputs[row["_row"]], image.copy() if keep else None))
+    records, num_rejected = _gathered(records, num_rejected)
+    rows = [row for row, _, _ in records]
+    outputs = [output for _, output, _ in records]
+    metrics = _checked(evaluator.score(rows, outputs))
+    metrics |= evals.intervals(evaluator, rows, outputs, seed=self._setup.config.seed)
+    if num_rejected:
+      metrics["num_rejected"] = float(num_rejected)
+    num_truncated = sum("_truncated" in row for row in rows)
+    if num_truncated:
+      metrics["num_truncated"] = float(num_truncated)
+    if self._folder and jax.process_index() == 0 and hasattr(evaluator, "files"):
+      for name, text in evaluator.files(rows, outputs).items():
+        path = _placed(self._folder, name, step)
+        atomic_io.make_folder(path.parent, below=self._folder.parent)
+        # A run that is under way may write the same file as an evaluation of it.
+        atomic_io.write_atomically(path, text, alone=self._alone)
+    images = [image for _, _, image in records if image is not None]
+    return Result(metrics, rows, outputs, images)
+
+  def _batches(
+      self, evaluator: evals.Evaluator, limit: int, on_bad_row: Callable[[int, str, str], None]
+  ) -> Iterator[tuple[loader.Batch, list[dict[str, Any]]]]:
+    train = self._setup.config.train
+    num_devices = sharding.num_row_shards(self._setup.mesh)
+    return loader.eval_batches(
+        self.rows(evaluator.source),
+        evaluator.pp,
+        self._setup.tokenizer,
+        encoding=evaluator.encoding,
+        # Filled up with rows that are masked out, so that any size works on any mesh.
+        batch_size=-(-evaluator.batch_size // num_devices) * num_devices,
+        text_len=evaluator.text_len,
+        overflow=evaluator.overflow,
+        keep=evaluator.columns(),
+        limit=limit,
+        buckets=train.buckets,
+        seed=self._setup.config.seed,
+        bad_rows=train.bad_rows,
+        on_bad_row=on_bad_row,
+        num_threads=train.num_threads,
+        num_workers=train.num_workers,
+        stall_secs=train.stall_secs,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+
+  def _outputs(
+      self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
+  ) -> dict[int, evals.Output]:
+    """{row: Output} of this process's real rows."""
+    score = errors.pick(
+        {"train": self._losses, "decode": self._texts}, evaluator.encoding, "encoding"
+    )
+    outputs = score(evaluator, params, batch)
+    return {o.row: o for o, real in zip(outputs, batch["_mask"], strict=True) if real}
+
+  def _losses(
+      self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
+  ) -> list[evals.Output]:
+    del evaluator
+    eval_step = self._program(("losses",), lambda: steps.make_eval_step(*self._model()))
+    num_supervised = loss.num_supervised(
+        batch["mask_loss"], num_processes=jax.process_count()
+    )
+    sums = eval_step(params, sharding.put(batch, self._setup.mesh), num_supervised)
+    sums = (sums.loss_sum, sums.num_tokens, sums.num_correct)
+    sums = [gather.local_rows(x) for x in sums]
+    return [
+        evals.Output(
+            int(row), loss_sum=float(nll), num_tokens=round(count), num_correct=round(correct)
+        )
+        for row, nll, count, correct in zip(
+            batch["_row"], *(x.tolist() for x in sums), strict=True
+        )
+    ]
+
+  def _texts(
+      self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
+  ) -> list[evals.Output]:
+    on_device = sharding.put(batch, self._setup.mesh)
+    key = jax.random.key(self._setup.config.seed)
+    result = self._generate[evaluator.name](params, on_device, key)
+    return decoders.outputs(self._setup.tokenizer, batch, result)
+
+  def _model(self) -> tuple[Any, Any]:
+    return self._setup.cfg, self._setup.mesh
+
+  def _program(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+    if key not in self._compiled:
+      self._compiled[key] = make()
+    return self._compiled[key]
+
+
+def merged(results: Mapping[str, Result]) -> dict[str, float]:
+  """The metrics of all evaluators as {'<eval name>/<metric>': value}."""
+  return {
+      f"{name}/{metric}": value
+      for name, result in results.items()
+      for metric, value in result.metrics.items()
+  }
+
+
+def listed(
+    evaluators: Iterable[evals.Evaluator], step: int, metrics: Mapping[str, float]
+) -> Iterator[str]:
+  """What the evaluators found, one line each, for the log."""
+  for name in [e.name for e in evaluators]:
+    found = {k.removeprefix(f"{name}/"): v for k, v in metrics.items() if k.startswith(f"{name}/")}
+    if found:
+      yield f"  {name} at step {step}: {', '.join(f'{k} {v:.4g}' for k, v in found.items())}"
+
+
+def _gathered(records: list[Any], num_rejected: int) -> tuple[list[Any], int]:
+  """The records of all processes in the order of the source, and the sum of the counts."""
+  mine = [(row, dataclasses.asdict(output), image) for row, output, image in records]
+  parts = gather.gather((mine, num_rejected))
+  records = [
+      (row, evals.Output(**output), image) for part, _ in parts for row, output, image in part
+  ]
+  num_rejected = sum(count for _, count in parts)
+  return sorted(records, key=lambda record: record[0]["_row"]), num_rejected
+
+
+def _checked(metrics: Any) -> dict[str, float]:
+  """What an evaluator's `score` returned, which may be a user's code."""
+  if not isinstance(metrics, dict) or not all(
+      isinstance(k, str) and isinstance(v, (int, float)) for k, v in metrics.items()
+  ):
+    raise errors.ConfigError(f"`score` must return a dict of names and numbers; got {metrics!r}.")
+  return dict(metrics)
+
+
+def _placed(folder: pathlib.Path, name: str, step: int) -> pathlib.Path:
+  """`<folder>/<name>-<step><suffix>`, which must lie in the folder."""
+  path = folder / name
+  path = path.with_name(f"{path.stem}-{step}{path.suffix}")
+  if not path.resolve().is_relative_to(folder.resolve()):
+    raise errors.ConfigError(f"The file name {name!r} leads out of the folder of predictions.")
+  return path

@@ -1,0 +1,172 @@
+"""A vision tower that does not train sees each image once: what it makes of it is kept.
+
+What is kept is the tower's output before its head, which may go on training. It is found again by
+the image's own pixels, as they come out of the row ops, so nothing can go stale: an image that has
+changed is another image. A folder also tells apart towers, sizes, dtypes and kinds of device.
+
+  B rows of this process, R side in pixels, I image tokens, D the tower's width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Callable
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from paligemma_jax.core import errors
+from paligemma_jax.models import paligemma
+from paligemma_jax.multihost import gather
+from paligemma_jax.trainer import kept_arrays
+from paligemma_jax.trainer import setup as setups
+from paligemma_jax.training import sharding
+
+_HEAD = "img/head/"
+
+
+class TowerCache:
+  """Replaces the images of a batch by what the tower makes of them.
+
+  Args:
+    setup: of the run; `train.img_cache` is "memory" or a folder.
+    note: shows a line.
+
+  Raises:
+    ConfigError: a parameter of the tower trains.
+  """
+
+  def __init__(self, setup: setups.Setup, note: Callable[[str], None]):
+    _check_frozen(setup.trainable)
+    self._train = setup.config.train
+    self._setup = setup
+    self._note = note
+    self._store: kept_arrays.Memory | kept_arrays.Folder | None = None  # Made at the first batch.
+    self._num_found = self._num_computed = self._num_left_out = 0
+
+    def encode(params, image):
+      with sharding.rows_stay(setup.mesh):
+        return paligemma.encode_images(setup.cfg, params, image)
+
+    rows = sharding.batch_sharding(setup.mesh)
+    self._encode = jax.jit(encode, in_shardings=(None, rows), out_shardings=rows)
+
+  def fill(
+      self, batch: Mapping[str, np.ndarray], params: Mapping[str, jax.Array]
+  ) -> dict[str, np.ndarray]:
+    """The batch with `encoded` dtype[B, I, D] in place of `image`.
+
+    Args:
+      batch: image uint8[B, R, R, 3] or [B, F, R, R, 3] and whatever else.
+      params: all parameters.
+    """
+    images = batch["image"]
+    tower = {name: x for name, x in params.items() if name.startswith("img/")}
+    if self._store is None:
+      self._store = self._open(tower, images.shape)
+    keys = [hashlib.blake2b(np.ascontiguousarray(i), digest_size=16).hexdigest() for i in images]
+    found = [self._store.get(key) for key in keys]
+    missing = [i for i, array in enumerate(found) if array is None]
+    # The tower is one program over all processes: all of them run it, or none.
+    if any(gather.gather(bool(missing))):
+      computed = self._compute(tower, images)
+      for i in missing:
+        found[i] = computed[i]
+        self._keep(keys[i], computed[i])
+    self._num_found += len(found) - len(missing)
+    self._num_computed += len(missing)
+    rest = {name: value for name, value in batch.items() if name != "image"}
+    return {**rest, "encoded": np.stack(found)}
+
+  def summary(self) -> str:
+    """What it was good for, in a line."""
+    num_bytes = self._store.num_bytes if self._store else 0
+    parts = [
+        f"vision tower: {self._num_computed} images computed, {self._num_found} found in"
+        f" {self._train.img_cache}, which holds {num_bytes / 1e9:.2f} GB"
+    ]
+    if self._num_left_out:
+      parts.append(f"{self._num_left_out} were not kept for lack of room (train.img_cache_gb)")
+    if self._store and self._store.num_broken:
+      parts.append(f"{self._store.num_broken} were damaged and computed again")
+    return "; ".join(parts)
+
+  def _compute(self, tower, images):
+    # As many at once as the step has: whoever cuts batches for memory's sake is short of it.
+    num = len(images) // self._train.accum
+    parts = []
+    for start in range(0, len(images), num):
+      on_device = sharding.put({"image": images[start : start + num]}, self._setup.mesh)
+      encoded = self._encode(tower, on_device["image"])
+      parts.append(gather.local_rows(encoded))
+    return np.concatenate(parts)
+
+  def _keep(self, key, array):
+    if self._store.put(key, array):
+      return
+    if not self._num_left_out:
+      self._note(
+          f"train.img_cache: no room for more than {self._store.num_bytes / 1e9:.2f} GB; other"
+          " images are computed every time (train.img_cache_gb)"
+      )
+    self._num_left_out += 1
+
+  def _open(self, tower, shape):
+    max_bytes = int(self._train.img_cache_gb * 1e9)
+    if self._train.img_cache == "memory":
+      return kept_arrays.Memory(max_bytes)
+    cfg = self._setup.cfg
+    num_images = shape[1] if len(shape) == 5 else 1
+    facts = {
+        "weights": {
+            name: [str(x.dtype), x.shape, np.asarray(_checksum(x)).tolist()]
+            for name, x in sorted(tower.items())
+            if not name.startswith(_HEAD)
+        },
+        "res": cfg.res,
+        "dtype": str(jnp.dtype(self._setup.dtype)),
+        "device": jax.default_backend(),
+        "tower": str(cfg.img),
+    }
+    digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
+    tokens = (num_images * cfg.num_image_tokens, cfg.img.width)
+    folder = pathlib.Path(self._train.img_cache) / f"{digest}_{tokens[0]}x{tokens[1]}"
+    return kept_arrays.Folder(folder, tokens, facts["dtype"], max_bytes)
+
+
+@jax.jit
+def _checksum(x: jax.Array) -> jax.Array:
+  """uint32[2] of all bits of an array and their places, however it lies on devices."""
+  if jnp.issubdtype(x.dtype, jnp.floating):
+    x = jax.lax.bitcast_convert_type(x, jnp.dtype(f"uint{8 * x.dtype.itemsize}"))
+  bits = x.astype(jnp.uint32)
+  # A scalar has no axis to count along; strides count places in row-major order.
+  place, stride = jnp.zeros((), jnp.uint32), 1
+  for axis in reversed(range(bits.ndim)):
+    place = place + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * np.uint32(
+        stride % 2**32
+    )
+    stride *= bits.shape[axis]
+
+  def mixed(h):
+    # The finaliser of MurmurHash3: every bit of the input changes half of the output's.
+    h = (h ^ (h >> 16)) * np.uint32(0x85EBCA6B)
+    h = (h ^ (h >> 13)) * np.uint32(0xC2B2AE35)
+    return h ^ (h >> 16)
+
+  sums = [jnp.sum(mixed(bits ^ mixed(place + np.uint32(seed)))) for seed in (1, 0x9E3779B9)]
+  return jnp.stack(sums)
+
+
+def _check_frozen(trainable):
+  names = [n for n in trainable if n.startswith("img/") and not n.startswith(_HEAD)]
+  if names:
+    raise errors.ConfigError(
+        f"train.img_cache keeps what the vision tower makes of an image, but {len(names)} of its"
+        f" parameters train, as {names[0]!r}. Freeze it (tune=...+freeze_vit, or"
+        " optim.freeze=('img/(?!head/).*',)), or set train.img_cache=''."
+    )

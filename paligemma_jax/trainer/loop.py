@@ -1,0 +1,450 @@
+"""The training run: restore or start, batches through the step, saves, evaluations, metrics, end.
+
+The order of events at a step is a contract that exact resume rests on:
+
+1. The state is updated. Its numbers are looked at when the next step is under way.
+2. At a step whose save is due the state is saved, and with it what its line in metrics.jsonl will
+   say of the step and what has been counted so far. Nothing that can fail comes before.
+3. Evaluations run on the state; then the step's numbers and theirs are written as one line.
+4. Where they find the best value of `ckpt.best` yet, the state is saved if it was not.
+
+A run goes on from its newest intact state. Lines of later steps are cut away. Where the line of
+that very step is due and missing, its evaluations run first and the line is written: so a run may
+end between 2 and 3 as anywhere else. When a stop is asked, or something fails, while a finished
+state is not on disk, it is saved (2) before the run ends; what is due of 3 is left for later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Iterator
+from collections.abc import Mapping
+from concurrent import futures
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from absl import logging
+
+from paligemma_jax.checkpoint import store
+from paligemma_jax.core import background
+from paligemma_jax.core import errors
+from paligemma_jax.core import spec as specs
+from paligemma_jax.data import fingerprint
+from paligemma_jax.data import loader
+from paligemma_jax.multihost import agreement
+from paligemma_jax.multihost import hosts
+from paligemma_jax.trainer import bad_rows
+from paligemma_jax.trainer import best
+from paligemma_jax.trainer import calendar
+from paligemma_jax.trainer import ending
+from paligemma_jax.trainer import evaluation
+from paligemma_jax.trainer import feature_cache
+from paligemma_jax.trainer import first_look
+from paligemma_jax.trainer import going_back
+from paligemma_jax.trainer import metrics as metrics_lib
+from paligemma_jax.trainer import nonfinite
+from paligemma_jax.trainer import progress as progress_lib
+from paligemma_jax.trainer import resume
+from paligemma_jax.trainer import row_counts
+from paligemma_jax.trainer import setup as setups
+from paligemma_jax.trainer import signals
+from paligemma_jax.trainer import workdir as workdirs
+from paligemma_jax.training import loss
+from paligemma_jax.training import sharding
+from paligemma_jax.training import state as states
+
+_SHOWN = ("loss", "lr")  # In the progress line; everything is in metrics.jsonl.
+
+
+def train(
+    config: ml_collections.ConfigDict,
+    path: str | os.PathLike,
+    *,
+    team: hosts.Team | None = None,
+    allow_data_change: bool = False,
+    resume_step: int = 0,
+) -> None:
+  """Runs a training from its start, or from its newest intact state, to its end.
+
+  Args:
+    config: valid for training (`config.load.validate`).
+    path: the workdir.
+    team: the hosts of the run; None when this is the only one.
+    allow_data_change: go on although the rows are not those that the run was started with.
+    resume_step: go back to this saved step first, once; see `going_back`. 0: do not.
+
+  Raises:
+    Interrupted: asked to stop; the state is saved.
+    ConfigError, DataError, WorkdirError, StateError, NumericsError: as their names say.
+  """
+  main = jax.process_index() == 0
+  with signals.StopRequest(team) as stop, workdirs.opened(path, main=main) as workdir:
+    run = None
+    make = functools.partial(_Run, config, workdir, team, stop, allow_data_change, resume_step)
+    try:
+      run = stop.leaving(make)
+      run.go()
+    except signals.Left:
+      raise errors.Interrupted(
+          f"{stop.asked}: stopped; all steps that were finished are saved in"
+          f" {workdir.checkpoints}. The same command goes on from there."
+      ) from None
+    finally:
+      if run is not None:
+        run.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Finished:
+  """A step whose numbers were looked at.
+
+  values: of its line, but for what evaluations find.
+  counts: of the loader, up to its batch.
+  """
+
+  step: int
+  values: dict[str, Any]
+  counts: dict[str, int]
+
+
+class _Run:
+  """One run in one process: its parts, and where it stands."""
+
+  def __init__(
+      self,
+      config: ml_collections.ConfigDict,
+      workdir: workdirs.Workdir,
+      team: hosts.Team | None,
+      stop: signals.StopRequest,
+      allow_data_change: bool,
+      resume_step: int,
+  ):
+    self._config = config
+    self._workdir = workdir
+    self._team = team
+    self._stop = stop
+    self._resume_step = resume_step
+    self._main = jax.process_index() == 0
+    agreement.check_folder(team, workdir.path)
+    best.check_name(config)
+    allowed = resume.check_config(config, workdir, allow_data_change=allow_data_change)
+    self._rows = config.train.source.open()
+    if not len(self._rows):
+      raise errors.DataError(f"The training source has no rows: {config.train.source}.")
+    self._total = setups.total_steps(config, len(self._rows))
+    self._setup = setups.prepare(config)
+    data = fingerprint.fingerprint(self._rows, config.train.pp, self._setup.tokenizer)
+    agreement.check(team, "training data", {"number of rows": len(self._rows), **data})
+    self._data = resume.check_data(
+        data,
+        self._rows,
+        self._total,
+        workdir,
+        duration=config.train.total,
+        allowed=allowed,
+        allow_data_change=allow_data_change,
+    )
+    sharding.check_batch(
+        config.train.batch_size, self._setup.mesh, accum=config.train.accum, what="train.batch_size"
+    )
+    self._optimizer = setups.optimizer(self._setup, self._total, len(self._rows))
+    self._calendar = calendar.Calendar(config, self._total, len(self._rows))
+    self._policy = nonfinite.Policy(config.optim, self._total, self._advice)
+    self._checkpoints = store.Checkpoints(
+        workdir.checkpoints,
+        keep=config.ckpt.keep,
+        best_mode=config.ckpt.best_mode,
+        async_save=config.ckpt.async_save,
+        gather=team.gather if team else None,
+        files={
+            "config.json": json.dumps(specs.to_json(config.to_dict()), indent=2).encode(),
+            "tokenizer.model": self._setup.tokenizer.model_bytes,
+        },
+    )
+    anew = not resume.is_begun(workdir)
+    self._bad_rows = bad_rows.BadRows(workdir, team, anew=anew)
+    self._evaluation = evaluation.Runner(
+        self._setup, workdir.predictions, on_bad_row=self._bad_eval_row
+    )
+    # These are made when it is known which step the run goes on from.
+    self._start_step = 0
+    self._metrics: metrics_lib.MetricsLog | None = None
+    self._progress: progress_lib.Progress | None = None
+    self._row_counts: row_counts.RowCounts | None = None
+    self._tower_cache: feature_cache.TowerCache | None = None
+
+  def go(self) -> None:
+    """From where the run stands to its end.
+
+    Raises:
+      signals.Left: a stop was asked; what was finished is on disk.
+    """
+    look = None
+    if not self._checkpoints.steps() and self._main:
+      look = background.started(functools.partial(first_look.look, self._evaluation))
+    state = self._stop.leaving(self._start)
+    start = self._start_step
+    if start >= self._total:
+      self._progress.note(f"the run is complete: {start} of {self._total} steps are done")
+      self._end(state)
+      return
+    if not start:
+      self._judge(look)
+    train_step = setups.train_step(self._setup, self._optimizer, state)
+    train_loader = setups.train_loader(
+        self._setup, self._rows, self._bad_rows.add, known_bad=self._bad_rows.of("")
+    )
+    batches = train_loader.batches(start)
+    try:
+      first = None
+      if not start and (names := self._calendar.evals(0)):
+        first = background.started(functools.partial(self._get_ready, train_step, state, batches))
+        results = self._stop.leaving(functools.partial(self._evaluate, state, 0, names))
+        if not any(e.start_limit for e in self._config.evals):
+          best.check_found(self._config, results)
+        self._report(0, {}, results)
+      state = self._steps_from(state, train_step, train_loader, batches, first)
+    finally:
+      with contextlib.suppress(ValueError):  # A thread that was left may be at work in it.
+        batches.close()
+    self._end(state)
+
+  def close(self) -> None:
+    """Lets go of files and threads; safe at any point."""
+    self._checkpoints.close()
+    self._bad_rows.close()
+    if self._metrics is not None:
+      self._metrics.close()
+    if self._progress is not None:
+      self._progress.close()
+
+  def _start(self) -> states.TrainState:
+    """The state to go on from; opens what depends on its step, and does what that step lacks."""
+    went_back = ""
+    if self._resume_step and self._main:
+      went_back = going_back.go_back(self._workdir, self._resume_step, self._config)
+    state = self._checkpoints.restore(setups.abstract_state(self._setup, self._optimizer))
+    facts = self._checkpoints.facts
+    start = self._start_step = 0 if state is None else int(state.step)
+    self._progress = progress_lib.Progress(
+        self._total,
+        batch_size=self._config.train.batch_size,
+        start_step=start,
+        main=self._main,
+        on_part=self._team.doing if self._team else None,
+    )
+    agreement.check(self._team, "state", {"step to go on from": start})
+    note = self._progress.note
+    if went_back:
+      note(went_back)
+    lines = [m for m in metrics_lib.read(self._workdir.metrics) if m["step"] <= start]
+    if state is None:
+      agreement.check_weights(self._team, self._config.init)
+      state = setups.initial_state(self._setup, self._optimizer, note)
+      setups.warn_of_warmup(self._setup, self._optimizer, self._total)
+    else:
+      note(f"going on from step {start} of {self._workdir.path}")
+      self._checkpoints.take_scores(best.scores(self._config.ckpt.best, lines))
+      self._evaluation.note_baselines(lines)
+    if "nonfinite" in facts:
+      self._policy.restore(facts["nonfinite"], anew=start == self._resume_step)
+    self._row_counts = row_counts.RowCounts(facts.get("rows", {}), note, self._team)
+    self._data = resume.claim(self._config, self._data, self._workdir, step=start, main=self._main)
+    note(setups.describe(self._setup, self._total, len(self._rows)))
+    length = resume.new_length(self._config, self._data, step=start, path=self._workdir.path)
+    if length:
+      note(length)
+    if self._config.train.img_cache:
+      self._tower_cache = feature_cache.TowerCache(self._setup, note)
+    last = max((line["step"] for line in lines), default=0)
+    self._metrics = metrics_lib.MetricsLog(
+        self._workdir,
+        resume_step=last if start else -1,
+        tensorboard="on" if self._config.log.tensorboard else "off",
+        main=self._main,
+    )
+    if "line" in facts and self._calendar.is_line(start) and last < start:
+      results = self._evaluate(state, start, self._calendar.evals(start))
+      self._report(start, metrics_lib.parsed(facts["line"]), results)
+      self._score(start, results)
+    return state
+
+  def _judge(self, look: futures.Future[list[first_look.Found]] | None) -> None:
+    """Says what a first look at validation rows found; ends the run when too many are bad."""
+    found: list[first_look.Found] = []
+    if look:
+      self._stop.leaving(functools.partial(futures.wait, [look], first_look.SECS))
+      found = look.result() if look.done() else []
+    first_look.judge(found, self._config.train.bad_rows, self._bad_eval_row, self._progress.note)
+
+  def _get_ready(
+      self, train_step: Any, state: states.TrainState, batches: Iterator[dict[str, np.ndarray]]
+  ) -> tuple[dict[str, np.ndarray], Any]:
+    """The first batch, and the step compiled for it, else None; both while evaluators are busy."""
+    batch = next(batches)
+    # What the cache of the tower makes of a batch is not known here. Several processes compile
+    # when all of them have come to the step.
+    if self._tower_cache is None and jax.process_count() == 1:
+      on_device = sharding.put(batch, self._setup.mesh)
+      num_supervised = loss.num_supervised(batch["mask_loss"])
+      return batch, setups.compiled(train_step, state, on_device, num_supervised)
+    return batch, None
+
+  def _steps_from(
+      self,
+      state: states.TrainState,
+      train_step: Any,
+      train_loader: loader.TrainLoader,
+      batches: Iterator[dict[str, np.ndarray]],
+      first: futures.Future | None,
+  ) -> states.TrainState:
+    """From the step that the run stands at to the end; `first` is of `_get_ready`."""
+    finished: _Finished | None = None
+    waiting: tuple[int, Mapping[str, jax.Array], np.ndarray, dict[str, int]] | None = None
+    programs: dict[Any, Any] = {}
+    for step in range(self._start_step + 1, self._total + 1):
+      program = None
+      try:
+        with self._progress.part("data" if first is None else "compile"):
+          if first is None:
+            batch = self._stop.leaving(functools.partial(next, batches))
+          else:
+            batch, program = self._stop.result(first)
+        first = None
+        counts = dict(train_loader.counts)
+        if self._tower_cache is not None:
+          batch = self._tower_cache.fill(batch, state.params)
+        num_supervised = loss.num_supervised(
+            batch["mask_loss"], num_processes=jax.process_count()
+        )
+        pictures = batch["image" if self._tower_cache is None else "encoded"]
+        key = (num_supervised, batch["text"].shape, pictures.shape)
+        on_device = sharding.put(batch, self._setup.mesh)
+        is_new = key not in programs
+        if is_new:
+          with self._progress.part("compile"):
+            programs[key] = program or self._stop.leaving(
+                functools.partial(setups.compiled, train_step, state, on_device, num_supervised)
+            )
+        self._stop.check()
+      except (signals.Left, Exception) as e:
+        self._rescue(state, self._look_at(*waiting) if waiting else finished, e)
+        raise
+      with self._progress.part("compile" if is_new else "step"):
+        state, sums = programs[key](state, on_device)
+        if is_new:
+          # Loading a program from the cache ends with its first step, not before.
+          jax.block_until_ready(sums)
+          self._checkpoints.get_ready(state)
+      # The step before is looked at only now that this one is under way: no gap on the device.
+      if waiting:
+        self._look_at(*waiting)
+      waiting = (step, sums, batch["_row"], counts)
+      if self._calendar.is_line(step):
+        finished, waiting = self._look_at(*waiting), None
+        self._finish(state, finished)
+    return state
+
+  def _look_at(
+      self, step: int, sums: Mapping[str, jax.Array], rows: np.ndarray, counts: dict[str, int]
+  ) -> _Finished:
+    """Waits for a step's numbers and judges them."""
+    numbers = {name: np.asarray(value) for name, value in sums.items()}
+    self._policy.take(step, bool(numbers["nonfinite"]), rows)
+    more = {"nonfinite_steps": self._policy.count, **self._data.metrics()}
+    return _Finished(step, metrics_lib.of_step(numbers, rows, more), counts)
+
+  def _finish(self, state: states.TrainState, finished: _Finished) -> None:
+    """What comes after a step at which a line is due; 2 to 4 of the order of events.
+
+    Raises:
+      signals.Left: a stop is asked; the state is saved.
+    """
+    step, names = finished.step, self._calendar.evals(finished.step)
+    counts = self._row_counts.upto(finished.counts)
+    self._row_counts.tell(step, counts)
+    rates = self._progress.log(step, {name: float(finished.values[name]) for name in _SHOWN})
+    finished.values["examples_per_second"] = round(rates["examples_per_second"], 2)
+    finished.values.update({row_counts.PREFIX + name: n for name, n in counts.items()})
+    # Several hosts that leave an evaluation, in which they wait for each other, cannot save then.
+    if self._calendar.is_save(step) or (names and self._team):
+      self._save(state, finished)
+    results = {}
+    if names:
+      try:
+        results = self._stop.leaving(functools.partial(self._evaluate, state, step, names))
+      except (signals.Left, Exception) as e:
+        self._rescue(state, finished, e)
+        raise
+    self._report(step, finished.values, results)
+    if self._score(step, results):
+      self._save(state, finished)
+    self._checkpoints.check()
+
+  def _rescue(self, state: states.TrainState, finished: _Finished | None, error: Exception) -> None:
+    """Saves a finished state because of `error`, after which the run ends; logs if that fails."""
+    # A save takes all hosts, which an error of one does not bring together.
+    alone = self._team is None or isinstance(error, signals.Left)
+    if finished is None or finished.step <= self._start_step or not alone:
+      return
+    counts = self._row_counts.upto(finished.counts)
+    finished.values.update({row_counts.PREFIX + name: n for name, n in counts.items()})
+    try:
+      self._save(state, finished)
+      self._checkpoints.wait()
+    except errors.PaligemmaError as e:
+      if isinstance(error, signals.Left):
+        raise
+      logging.error("%s", e)  # What it ends with is the first error.
+    else:
+      self._progress.note(f"step {finished.step} is saved; a run can go on from there")
+
+  def _save(self, state: states.TrainState, finished: _Finished) -> None:
+    facts = {
+        "line": metrics_lib.plain(finished.values),
+        "rows": self._row_counts.upto(finished.counts),
+        "nonfinite": self._policy.facts,
+    }
+    with self._progress.part("save"):
+      self._checkpoints.save(state, facts)
+
+  def _score(self, step: int, results: Mapping[str, float]) -> bool:
+    """Whether evaluations found the step to be the best one yet."""
+    name = self._config.ckpt.best
+    return bool(name in results and self._checkpoints.score(step, results[name]))
+
+  def _end(self, state: states.TrainState) -> None:
+    """What a finished run leaves for people; its state is on disk."""
+    self._checkpoints.wait()
+    note, main = self._progress.note, self._main
+    if self._tower_cache is not None:
+      note(self._tower_cache.summary())
+    if self._config.ckpt.best:
+      note(best.summary(self._config.ckpt, self._workdir, self._checkpoints.best_step()))
+    work = functools.partial(ending.write, self._setup, state.result, self._workdir)
+    self._stop.leaving(functools.partial(work, main=main, note=note))
+
+  def _advice(self, first: int) -> str:
+    lines = metrics_lib.read(self._workdir.metrics)
+    return nonfinite.advice(lines, self._checkpoints.steps(), first)
+
+  def _report(self, step: int, values: Mapping[str, Any], results: Mapping[str, float]) -> None:
+    """Writes the step's line, on disk when this returns, and shows what evaluations found."""
+    for line in evaluation.listed(self._config.evals, step, results):
+      self._progress.note(line)
+    self._metrics.add(step, {**values, **results})
+    self._metrics.flush()
+
+  def _evaluate(self, state: states.TrainState, step: int, names: list[str]) -> dict[str, float]:
+    with self._progress.part("eval"):
+      return self._evaluation.metrics(state.result, step, names)
+
+  def _bad_eval_row(self, name: str, row: int, where: str, reason: str) -> None:
+    self._bad_rows.add(row, where, reason, evaluator=name)
+    self._progress.note(f"  not evaluated by {name}: row {row} ({where}): {reason}")

@@ -1,0 +1,261 @@
+"""Going on with a run is refused when it would not be the run that was started.
+
+A run begins with its first saved state: what was started and failed before that holds nothing that
+another configuration or other rows could damage, so it refuses nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import ml_collections
+import numpy as np
+from absl import logging
+
+from paligemma_jax.checkpoint import layout
+from paligemma_jax.config import load as configs
+from paligemma_jax.core import atomic_io
+from paligemma_jax.core import errors
+from paligemma_jax.core import strict_json
+from paligemma_jax.data import fingerprint
+from paligemma_jax.trainer import workdir as workdirs
+from paligemma_jax.training import optimizers
+
+_NUM_SHOWN = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """What the rows of a run look like, and what became of them.
+
+  Attributes:
+    parts: of the training rows, ops and tokenizer (`data.fingerprint.fingerprint`).
+    num_rows: how many rows there are.
+    total: steps of the run.
+    changes: {"step": when, "what": sentences} of each change that was allowed.
+    digests: `data.fingerprint.digests`.
+    old: what the run had when it was last started; None of a new one.
+    news: what is allowed to differ from `old`, as sentences.
+  """
+
+  parts: Mapping[str, str]
+  num_rows: int
+  total: int
+  changes: tuple[Mapping[str, Any], ...] = ()
+  digests: np.ndarray | None = None
+  old: Data | None = None
+  news: tuple[str, ...] = ()
+
+  def metrics(self) -> dict[str, int]:
+    """How often the rows were changed under the run; {} for never."""
+    return {"data_changes": len(self.changes)} if self.changes else {}
+
+
+def is_begun(workdir: workdirs.Workdir) -> bool:
+  """Whether the folder holds a run: a saved step, or what a run leaves at its end."""
+  if workdir.report.exists() or workdir.export.exists():
+    return True
+  return workdir.checkpoints.is_dir() and bool(layout.steps_in(workdir.checkpoints))
+
+
+def check_config(
+    config: ml_collections.ConfigDict, workdir: workdirs.Workdir, *, allow_data_change: bool
+) -> list[str]:
+  """Compares the configuration with that of the run in the workdir, if there is one.
+
+  Returns:
+    The changes of the data that are allowed, as sentences.
+
+  Raises:
+    ConfigError: a key changed that the rest of the run cannot change; lists the fields.
+  """
+  if not is_begun(workdir) or not workdir.config.exists():
+    return []
+  found = configs.changes(configs.read(workdir.config, keep_unknown=True), config)
+  refused = found["refuse"] + ([] if allow_data_change else found["data"])
+  if refused:
+    options = [
+        "the old values go on with it",
+        f"another --workdir begins a new run (init={workdir.path} starts that with these weights)",
+    ]
+    if found["data"] and not found["refuse"]:
+      options.append("--allow_data_change goes on with the new rows")
+    raise errors.ConfigError(
+        f"{workdir.path} holds a run with another configuration. What was -> what is now:\n"
+        f"{_listed(refused)}\n{_sentence(options)}"
+    )
+  for change in found["warn"]:
+    logging.warning("this run was started with another value: %s", change)
+  for change in found["moved"]:
+    logging.warning("%s: the run goes on if the rows there are the same", change)
+  return found["data"]
+
+
+def check_data(
+    parts: Mapping[str, str],
+    rows: Any,
+    total: int,
+    workdir: workdirs.Workdir,
+    *,
+    duration: str,
+    allowed: Sequence[str] = (),
+    allow_data_change: bool,
+) -> Data:
+  """Compares the rows, and the length of the run, with those of the run in the workdir.
+
+  Args:
+    parts: of the training rows, ops and tokenizer (`data.fingerprint.fingerprint`).
+    rows: the source's rows.
+    total: steps of the run.
+    duration: how the configuration says that ('15 epochs').
+    allowed: what `check_config` returned.
+    allow_data_change: only tell of a difference.
+
+  Raises:
+    ConfigError: the batches would not be those that the run was started with; or the run would be
+      shorter.
+  """
+  now = Data(parts, len(rows), total)
+  old = _read(workdir) if is_begun(workdir) else None
+  if old is None:
+    return dataclasses.replace(now, digests=fingerprint.digests(rows))
+  changed = fingerprint.changes(old.parts, parts)
+  digests = old.digests
+  if "rows" in changed:
+    digests = fingerprint.digests(rows)
+    if old.digests is not None and digests is not None:
+      changed["rows"] = [
+          f"rows: {fingerprint.row_changes(old.digests, digests, old.num_rows, rows)}"
+      ]
+  if changed and old.total and old.total != total:
+    changed["length"] = [
+        f"{duration!r} is now {total} steps, it was {old.total}; the order of the rows is drawn"
+        " anew, so that of the epoch under way some may come twice and others not"
+    ]
+  lines = [line for listed in changed.values() for line in listed]
+  if lines and not allow_data_change:
+    options = [
+        "the old data goes on with it",
+        f"another --workdir begins a new run (init={workdir.path} starts that with these weights)",
+        "--allow_data_change goes on with the new data",
+    ]
+    raise errors.ConfigError(
+        f"{workdir.path}: the data is not what this run began with:\n{_listed(lines)}\n"
+        f"{_sentence(options)}"
+    )
+  if not changed and total < old.total:
+    raise errors.ConfigError(
+        f"{workdir.path}: train.total={duration!r} is {total} steps, but the run was started for"
+        f" {old.total}: it can be made longer, not shorter. Use the old value, or another --workdir"
+        f" for a new run (init={workdir.path} starts that with these weights)."
+    )
+  news = tuple(dict.fromkeys((*allowed, *lines)))
+  for line in news:
+    logging.warning("the data is not what this run began with: %s", line)
+  return dataclasses.replace(now, changes=old.changes, digests=digests, old=old, news=news)
+
+
+def claim(
+    config: ml_collections.ConfigDict,
+    data: Data,
+    workdir: workdirs.Workdir,
+    *,
+    step: int,
+    main: bool,
+) -> Data:
+  """Writes configuration and data into the workdir: from now on they are those of its run.
+
+  Args:
+    data: what `check_data` returned.
+    step: that the run goes on from; 0 of a new one.
+
+  Returns:
+    The data with what was now changed under it.
+  """
+  if data.news:
+    change = {"step": step, "what": list(data.news)}
+    data = dataclasses.replace(data, changes=(*data.changes, change))
+  if main:
+    if data.digests is not None:
+      # First: they are only believed beside a data.json of as many rows.
+      atomic_io.write_atomically(workdir.rows, data.digests.astype("<u2").tobytes())
+    facts = {"num_rows": data.num_rows, "total": data.total, "changes": list(data.changes)}
+    text = json.dumps({**data.parts, **facts}, indent=2)
+    atomic_io.write_atomically(workdir.data, text + "\n")
+    configs.save(config, workdir.config)
+  return data
+
+
+def new_length(config: ml_collections.ConfigDict, data: Data, *, step: int, path: Any) -> str:
+  """What another length does to a run that goes on from `step`; '' for the same length."""
+  old = data.old
+  if old is None or not old.total or old.total == data.total:
+    return ""
+  lrs = [
+      config.optim.lr * float(_schedule(config, total, num_rows)(min(step, total)))
+      for total, num_rows in ((old.total, old.num_rows), (data.total, data.num_rows))
+  ]
+  text = (
+      f"the run now has {data.total} steps instead of {old.total}; its schedule"
+      f" ({config.optim.schedule}) ends there, and after step {step} the learning rate is"
+      f" {lrs[1]:.3g} instead of {lrs[0]:.3g}"
+  )
+  if step >= old.total:
+    text += (
+        f". The run was complete; to train longer with a schedule of its own, begin a new one in"
+        f" another --workdir with init={path}"
+    )
+  return text
+
+
+def _schedule(config: ml_collections.ConfigDict, total: int, num_rows: int) -> Any:
+  return optimizers.make_schedule(
+      config.optim, total, batch_size=config.train.batch_size, num_examples=num_rows
+  )
+
+
+def _read(workdir: workdirs.Workdir) -> Data | None:
+  """What the run's data.json says; None when there is none. One of an older version says less."""
+  if not workdir.data.exists():
+    return None
+  try:
+    found = strict_json.read_object(workdir.data)
+    facts = {name: found.pop(name, 0) for name in ("num_rows", "total")}
+    changes = tuple(found.pop("changes", ()))
+    good = all(isinstance(v, str) for v in found.values())
+    if not good or not all(type(v) is int for v in facts.values()):
+      raise ValueError("a value is of another type")
+    if not all(isinstance(change, dict) for change in changes):
+      raise ValueError("a change is no object")
+  except (OSError, ValueError, TypeError) as e:
+    raise errors.ConfigError(
+        f"{workdir.data} is damaged ({strict_json.reason(e)}), so it cannot be said whether the"
+        " rows are the same. If they are, delete the file."
+    ) from None
+  return Data(found, **facts, changes=changes, digests=_read_digests(workdir, facts["num_rows"]))
+
+
+def _read_digests(workdir: workdirs.Workdir, num_rows: int) -> np.ndarray | None:
+  """They only serve to say which row differs; without them it is still known that one does."""
+  try:
+    digests = np.frombuffer(
+        atomic_io.read(workdir.rows, max_bytes=2 * fingerprint.MAX_DIGESTS), "<u2"
+    )
+  except (OSError, ValueError):
+    return None
+  expected = -(-num_rows // fingerprint.rows_each(num_rows))
+  return digests if len(digests) == expected else None
+
+
+def _listed(lines: Sequence[str]) -> str:
+  more = [f"and {len(lines) - _NUM_SHOWN} more"] if len(lines) > _NUM_SHOWN else []
+  return "\n".join(f"  {line}" for line in [*lines[:_NUM_SHOWN], *more])
+
+
+def _sentence(options: Sequence[str]) -> str:
+  text = f"{', '.join(options[:-1])}, or {options[-1]}."
+  return text[0].upper() + text[1:]

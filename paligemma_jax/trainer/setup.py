@@ -1,0 +1,285 @@
+"""From a configuration to what a run needs: model, tokenizer, mesh, names, weights, length."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import pathlib
+from collections.abc import Callable
+from collections.abc import Iterable
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import ml_collections
+from absl import logging
+from jax.sharding import Mesh
+
+from paligemma_jax.checkpoint import load
+from paligemma_jax.checkpoint import open as opening
+from paligemma_jax.checkpoint import packed_loading
+from paligemma_jax.checkpoint import published
+from paligemma_jax.core import errors
+from paligemma_jax.core import units
+from paligemma_jax.data import loader
+from paligemma_jax.data import tokenizer as tokenizers
+from paligemma_jax.data import unread
+from paligemma_jax.models import paligemma
+from paligemma_jax.models import variants
+from paligemma_jax.training import optimizers
+from paligemma_jax.training import sharding
+from paligemma_jax.training import state as states
+from paligemma_jax.training import step as steps
+
+DEMO_TOKENIZER = pathlib.Path(__file__).parent.parent / "assets" / "demo" / "tokenizer.model"
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+  """What stays the same during a run.
+
+  cfg: models.variants.ModelConfig.
+  tokenizer: absent only in what `lay_out` made.
+  shapes: {name: ShapeDtypeStruct} of all parameters.
+  trainable, frozen: their names, which share out all of `shapes`.
+  """
+
+  config: ml_collections.ConfigDict
+  cfg: variants.ModelConfig
+  tokenizer: tokenizers.Tokenizer | None
+  mesh: Mesh
+  shapes: dict[str, Any]
+  trainable: tuple[str, ...]
+  frozen: tuple[str, ...]
+
+  @property
+  def dtype(self) -> Any:
+    """Of matrix products, and of the parameters that are frozen."""
+    return paligemma.compute_dtype(self.cfg)
+
+
+def prepare(config: ml_collections.ConfigDict, *, plain: bool = False) -> Setup:
+  """Reads the tokenizer and lays out model and mesh; no parameter is read or made yet.
+
+  Args:
+    plain: the model as it is published, to evaluate any weights: without adapters (those of a run
+      are in its matrices when it is opened), nothing packed, nothing that trains.
+
+  Raises:
+    ConfigError: sizes, files, regexes or devices that do not fit together.
+  """
+  tokenizer = tokenizers.Tokenizer(_tokenizer_path(config))
+  setup = lay_out(config, plain=plain)
+  if tokenizer.vocab_size > setup.cfg.llm.vocab_size:
+    raise errors.ConfigError(
+        f"The tokenizer {tokenizer.path!r} has {tokenizer.vocab_size} ids, but the model's token"
+        f" table has {setup.cfg.llm.vocab_size} rows; use the tokenizer that belongs to the"
+        " weights, or set model.vocab_size."
+    )
+  return dataclasses.replace(setup, tokenizer=tokenizer)
+
+
+def lay_out(
+    config: ml_collections.ConfigDict,
+    devices: Sequence[jax.Device] | None = None,
+    *,
+    plain: bool = False,
+) -> Setup:
+  """What `prepare` makes but for the tokenizer (None): needs no file, and no device that exists.
+
+  Args:
+    devices: that the mesh is made of; by default all there are.
+    plain: as in `prepare`.
+
+  Raises:
+    ConfigError: sizes, regexes or devices that do not fit together.
+  """
+  cfg = variants.of_run(config.model.to_dict(), config.lora.to_dict())
+  if plain:
+    cfg = cfg.plain()
+  mesh = sharding.make_mesh(config.mesh, devices)
+  shapes = paligemma.param_shapes(cfg)
+  trainable, frozen = ((), tuple(shapes)) if plain else optimizers.split(shapes, config.optim)
+  return Setup(config, cfg, None, mesh, shapes, tuple(trainable), tuple(frozen))
+
+
+def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Array]:
+  """All parameters on the mesh: read from `config.init`, or random from the seed when it is ''."""
+  places = sharding.param_shardings(setup.shapes, setup.mesh)
+  dtypes = states.param_dtypes(setup.shapes, setup.trainable, setup.dtype)
+  init = setup.config.init
+  if not init:
+    log(f"initial weights: random, seed {setup.config.seed}")
+
+    def make(key):
+      params = paligemma.init_params(setup.cfg, key)
+      return {name: x.astype(dtypes(name)) for name, x in params.items()}
+
+    return jax.jit(make, out_shardings=places)(jax.random.key(setup.config.seed))
+  weights = opening.open_weights(init)
+  log(f"initial weights: {weights.path}")
+  params = load.load_params(
+      weights,
+      paligemma.param_shapes(setup.cfg.plain()),
+      dtype=dtypes,
+      shardings=places,
+      log=log,
+      repack=functools.partial(packed_loading.repack, setup.cfg),
+  )
+  if setup.cfg.lora.rank:
+    make = functools.partial(paligemma.fresh_adapters, setup.cfg)
+    names = setup.shapes.keys() - params.keys()
+    made = jax.jit(make, out_shardings={name: places[name] for name in names})
+    params.update(made(params, jax.random.key(setup.config.seed)))
+  return params
+
+
+def optimizer(setup: Setup, total: int, num_rows: int) -> optimizers.Optimizer:
+  """The optimizer of a run of `total` steps over epochs of `num_rows` rows."""
+  shapes = {name: setup.shapes[name] for name in setup.trainable}
+  places = sharding.param_shardings(shapes, setup.mesh)
+  return optimizers.make(
+      setup.config.optim,
+      {n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=places[n]) for n, s in shapes.items()},
+      total,
+      names=setup.shapes,
+      batch_size=setup.config.train.batch_size,
+      num_examples=num_rows,
+  )
+
+
+def abstract_state(setup: Setup, optimizer: optimizers.Optimizer) -> states.TrainState:
+  """The run's state as ShapeDtypeStructs with shardings; nothing is allocated."""
+  return states.abstract(
+      setup.shapes,
+      setup.trainable,
+      optimizer,
+      setup.mesh,
+      dtype=setup.dtype,
+  )
+
+
+def initial_state(
+    setup: Setup, optimizer: optimizers.Optimizer, log: Callable[[str], None]
+) -> states.TrainState:
+  """The run's state at step 0, on the mesh."""
+  params = states.owned(initial_params(setup, log))
+  return states.make(params, setup.trainable, optimizer, setup.mesh, dtype=setup.dtype)
+
+
+def train_step(
+    setup: Setup, optimizer: optimizers.Optimizer, state: states.TrainState
+) -> Callable[..., Any]:
+  """The compiled step of the run; `state` may be abstract. See `training.step`."""
+  return steps.make_train_step(
+      setup.cfg,
+      optimizer,
+      state,
+      setup.mesh,
+      label_smoothing=setup.config.optim.label_smoothing,
+      accum=setup.config.train.accum,
+      seed=setup.config.seed,
+  )
+
+
+def train_loader(
+    setup: Setup, rows: Any, on_bad_row: loader.OnBadRow, *, known_bad: Iterable[int]
+) -> loader.TrainLoader:
+  """The batches of the run, as its config says.
+
+  Args:
+    rows: of the training source.
+    on_bad_row, known_bad: as in `data.loader`.
+  """
+  train = setup.config.train
+  if jax.process_index() == 0:
+    for warning in unread.warnings(rows, train.pp, setup.config.evals):
+      logging.warning("%s", warning)
+  return loader.TrainLoader(
+      rows,
+      train.pp,
+      setup.tokenizer,
+      batch_size=train.batch_size,
+      text_len=train.text_len,
+      overflow=train.overflow,
+      buckets=train.buckets,
+      seed=setup.config.seed,
+      shuffle=train.shuffle,
+      bad_rows=train.bad_rows,
+      on_bad_row=on_bad_row,
+      num_threads=train.num_threads,
+      num_workers=train.num_workers,
+      stall_secs=train.stall_secs,
+      prefetch=train.prefetch,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
+      known_bad=sorted(known_bad),
+  )
+
+
+def compiled(train_step: Any, state: Any, on_device: Any, num_supervised: int) -> Any:
+  """The program of the step; called, it takes all but `num_supervised`."""
+  return train_step.lower(state, on_device, num_supervised).compile()
+
+
+def without_recomputation(setup: Setup) -> Setup:
+  """The same run, working nothing out twice for the backward pass: to be counted, not to be run."""
+  return dataclasses.replace(setup, cfg=setup.cfg.replace(remat="none", attention="plain"))
+
+
+def describe(setup: Setup, total: int, num_rows: int) -> str:
+  """One line on what is about to run."""
+
+  num_trained = sum(math.prod(setup.shapes[name].shape) for name in setup.trainable)
+  train = setup.config.train
+  return (
+      f"{setup.config.model.variant} at {setup.cfg.res} px: {num_params(setup) / 1e6:.1f} M"
+      f" parameters, {num_trained / 1e6:.1f} M train; {num_rows} rows x"
+      f" {total * train.batch_size / num_rows:.3g} epochs = {total} steps of {train.batch_size} on"
+      f" {setup.mesh.size} {setup.mesh.devices.flat[0].device_kind} device(s)"
+  )
+
+
+def warn_of_warmup(setup: Setup, optimizer: optimizers.Optimizer, total: int) -> None:
+  """Logs that a run of one or two steps has a learning rate of 0 at half of them or more."""
+  if total > 2:
+    return
+  idle = sum(float(optimizer.schedule(step)) == 0 for step in range(total))
+  if 2 * idle >= total:
+    logging.warning(
+        "the learning rate is 0 at %d of the %d steps, where warm-up (optim.warmup=%r) begins: they"
+        " learn nothing; train longer (train.total), or set optim.schedule_start=1",
+        idle, total, setup.config.optim.warmup,
+    )
+
+
+def num_params(setup: Setup) -> int:
+  """Of the model as it is published: packed codes count as what they stand for, adapters not."""
+  shapes = paligemma.param_shapes(setup.cfg.plain())
+  return sum(math.prod(leaf.shape) for leaf in shapes.values())
+
+
+def total_steps(config: ml_collections.ConfigDict, num_rows: int) -> int:
+  """The run's length in steps."""
+  return units.to_steps(
+      config.train.total,
+      "train.total",
+      batch_size=config.train.batch_size,
+      num_examples=num_rows,
+  )
+
+
+def _tokenizer_path(config: ml_collections.ConfigDict) -> pathlib.Path:
+  if config.tokenizer:
+    return pathlib.Path(config.tokenizer)
+  if config.init:
+    found = opening.open_weights(config.init).tokenizer
+    if found:
+      return found
+  if config.model.variant == "tiny":
+    return DEMO_TOKENIZER
+  raise errors.ConfigError(
+      f"No tokenizer lies beside init={config.init!r}; put {published.TOKENIZER} (or"
+      " tokenizer.model) there, or set `tokenizer` to its path."
+  )

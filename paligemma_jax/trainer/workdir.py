@@ -1,0 +1,241 @@
+"""A run's folder: where things are in it, whether it can be written, and who has it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import fcntl
+import json
+import os
+import pathlib
+import re
+import shutil
+import socket
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator
+
+from paligemma_jax.core import atomic_io
+from paligemma_jax.core import errors
+from paligemma_jax.core import strict_json
+
+_WAIT_SECS = 2.0  # A killed process with much memory takes a moment to be gone.
+_POLL_SECS = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+  """The layout of a run's folder; the paths need not exist yet."""
+
+  path: pathlib.Path
+
+  @property
+  def config(self) -> pathlib.Path:
+    """The run's configuration as JSON."""
+    return self.path / "config.json"
+
+  @property
+  def metrics(self) -> pathlib.Path:
+    """One JSON object per logged step."""
+    return self.path / "metrics.jsonl"
+
+  @property
+  def checkpoints(self) -> pathlib.Path:
+    """The folder of `<step>/` folders."""
+    return self.path / "checkpoints"
+
+  @property
+  def tensorboard(self) -> pathlib.Path:
+    """The folder of event files."""
+    return self.path / "tensorboard"
+
+  @property
+  def predictions(self) -> pathlib.Path:
+    """The folder of what evaluators write."""
+    return self.path / "predictions"
+
+  @property
+  def bad_rows(self) -> pathlib.Path:
+    """One JSON object per rejected row."""
+    return self.path / "bad_rows.jsonl"
+
+  @property
+  def gallery(self) -> pathlib.Path:
+    """Images with what was asked, what is true and what the model said."""
+    return self.path / "gallery.html"
+
+  @property
+  def data(self) -> pathlib.Path:
+    """What the training rows looked like when the run was started."""
+    return self.path / "data.json"
+
+  @property
+  def rows(self) -> pathlib.Path:
+    """Two bytes for each training row, by which a row that was changed is found."""
+    return self.path / "data_rows.bin"
+
+  @property
+  def export(self) -> pathlib.Path:
+    """The final weights in the published format, when they are asked for."""
+    return self.path / "params.npz"
+
+  @property
+  def report(self) -> pathlib.Path:
+    """The scores and the course of the run."""
+    return self.path / "report.html"
+
+
+@contextlib.contextmanager
+def opened(path: str | os.PathLike[str], *, main: bool) -> Iterator[Workdir]:
+  """The workdir, made if it is missing and locked until the block ends.
+
+  The lock belongs to the process: when that dies, in whatever way, the folder is free again. The
+  file `lock` says who has, or last had, the folder.
+
+  Args:
+    path: a local folder.
+    main: whether this is the process that writes; the others of a run neither write nor lock.
+
+  Raises:
+    WorkdirError: it cannot be made or written, or another run has it; that run is named.
+  """
+  workdir = Workdir(_local(path))
+  if not main:
+    yield workdir
+    return
+  make_writable(workdir.path, "workdir", "--workdir")
+  with locked(workdir.path / "lock", f"The workdir {str(workdir.path)!r}", "--workdir"):
+    _check_renames(workdir.path)
+    yield workdir
+
+
+def _local(path: str | os.PathLike[str]) -> pathlib.Path:
+  text = os.fspath(path)
+  if not text:
+    raise errors.WorkdirError("The workdir is ''; give a folder, as in --workdir runs/first.")
+  if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", text):
+    raise errors.WorkdirError(
+        f"The workdir {text!r} is not a local folder. Remote stores are not supported: mount the"
+        " store, or write to a local folder and copy it afterwards."
+    )
+  return pathlib.Path(text).expanduser().absolute()
+
+
+def make_writable(path: pathlib.Path, what: str, flag: str) -> None:
+  """Makes the folder if it is missing, and writes to it.
+
+  Args:
+    what: the folder is, in a word.
+    flag: of the command line that names it.
+
+  Raises:
+    WorkdirError: it cannot be made or written.
+  """
+  try:
+    path.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path, prefix=".writable.")
+    try:
+      os.write(descriptor, b"x")
+      os.fsync(descriptor)
+    finally:
+      os.close(descriptor)
+      os.unlink(name)
+  except (FileExistsError, NotADirectoryError):
+    raise errors.WorkdirError(
+        f"The {what} {str(path)!r} cannot be made: a file is in its place. Move it, or choose"
+        f" another {flag}."
+    ) from None
+  except OSError as e:
+    raise errors.WorkdirError(
+        f"The {what} {str(path)!r} cannot be written: {e.strerror or e}. Free it or choose another"
+        f" {flag}."
+    ) from e
+
+
+def _check_renames(path: pathlib.Path) -> None:
+  """A save is written under another name and renamed; mounted buckets cannot do that to folders."""
+  made = pathlib.Path(tempfile.mkdtemp(dir=path, prefix=".renamed."))
+  try:
+    (made / "before" / "folder").mkdir(parents=True)
+    os.rename(made / "before", made / "after")
+  except OSError as e:
+    raise errors.WorkdirError(
+        f"The file system of the workdir {str(path)!r} cannot rename folders ({e.strerror or e}),"
+        " so no state could be saved there; mounted buckets are such. Choose a --workdir on a local"
+        " disk or a shared file system, and copy it to the bucket afterwards."
+    ) from e
+  finally:
+    shutil.rmtree(made, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def locked(path: pathlib.Path, what: str, flag: str) -> Iterator[None]:
+  """Holds the lock file until the block ends; the kernel lets go of it when the process dies.
+
+  Args:
+    what: is locked, the subject of a sentence.
+    flag: of the command line that names it.
+
+  Raises:
+    WorkdirError: another process has it, which is named; or there are no locks there.
+  """
+  try:
+    lock = _Lock(atomic_io.open_own(path, os.O_RDWR | os.O_CREAT))
+  except OSError as e:
+    raise errors.WorkdirError(f"{str(path)!r} cannot be opened: {e.strerror}.") from e
+  # A forked child, a loader's worker for instance, has the lock too and might outlive us.
+  this = weakref.ref(lock)
+  os.register_at_fork(after_in_child=lambda: lock.close() if (lock := this()) else None)
+  try:
+    _acquire(lock, what, flag)
+    yield
+  finally:
+    lock.close()
+
+
+class _Lock:
+  """An open lock file; closing it gives the lock back."""
+
+  def __init__(self, descriptor: int):
+    self.descriptor = descriptor
+
+  def close(self) -> None:
+    if self.descriptor >= 0:
+      os.close(self.descriptor)
+      self.descriptor = -1
+
+
+def _acquire(lock: _Lock, what: str, flag: str) -> None:
+  deadline = time.monotonic() + _WAIT_SECS
+  while True:
+    try:
+      fcntl.flock(lock.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      break
+    except BlockingIOError:
+      if time.monotonic() > deadline:
+        raise errors.WorkdirError(
+            f"{what} is in use by {_holder(lock)}. Wait for it, stop it, or choose another {flag}."
+        ) from None
+      time.sleep(_POLL_SECS)
+    except OSError as e:
+      raise errors.WorkdirError(
+          f"{what} is on a file system that has no locks ({e.strerror}), so two processes could"
+          f" destroy each other's work; choose a {flag} on another file system."
+      ) from e
+  record = dict(
+      host=socket.gethostname(),
+      pid=os.getpid(),
+      since=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+  )
+  os.ftruncate(lock.descriptor, 0)
+  os.pwrite(lock.descriptor, json.dumps(record).encode() + b"\n", 0)
+
+
+def _holder(lock: _Lock) -> str:
+  try:
+    record = strict_json.parse_object(os.pread(lock.descriptor, 4096, 0))
+    return f"process {record['pid']} on {record['host']} since {record['since']}"
+  except (strict_json.Malformed, KeyError):
+    return "another process"

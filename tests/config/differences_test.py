@@ -1,0 +1,67 @@
+"""What differs is named field by field, and nothing else is."""
+
+import pytest
+
+from paligemma_jax import pp
+from paligemma_jax import sources
+from paligemma_jax.config import differences
+from paligemma_jax.core import spec as specs
+from tests.core import stand_ins
+
+
+def _texts(before, after, path="train.pp"):
+  found = differences.between(specs.to_json(before), specs.to_json(after), path)
+  return [one.text for one in found]
+
+
+@pytest.mark.parametrize(
+    "before, after, expected",
+    [
+        (8, 16, ["train.pp: 8 -> 16"]),
+        (1, True, ["train.pp: 1 -> True"]),
+        (1, 1.0, []),
+        ((1, 2), (1, 3), ["train.pp[1]: 2 -> 3"]),
+        ({"a": 1}, {"a": 1, "b": 2}, ["train.pp.b: (absent) -> 2"]),
+        (
+            (pp.Decode(), pp.Resize(224)),
+            (pp.Decode(), pp.Resize(448)),
+            ["train.pp[1].size: 224 -> 448"],
+        ),
+    ],
+)
+def test_the_least_parts_that_differ_are_named(before, after, expected):
+  assert _texts(before, after) == expected
+  assert _texts(before, before) == []
+
+
+def test_an_op_that_was_added_or_taken_out_is_named_alone():
+  before = (pp.Decode(), pp.Resize(224))
+  after = (pp.Decode(), pp.Format("caption en"), pp.Resize(224))
+  (added,) = _texts(before, after)
+  assert added.startswith("train.pp[1]: Format(")
+  assert added.endswith("is new")
+  (gone,) = _texts(after, before)
+  assert gone.startswith("train.pp[1]: Format(")
+  assert gone.endswith("is gone")
+
+
+def test_a_field_inside_a_part_of_a_mixture_is_named():
+  make = lambda path: sources.Mixture((sources.Part(sources.Jsonl(path)),))  # noqa: E731
+  assert _texts(make("a.jsonl"), make("b.jsonl"), "train.source") == [
+      "train.source.parts[0].source.path: 'a.jsonl' -> 'b.jsonl'"
+  ]
+
+
+def test_another_class_is_one_difference_and_the_users_module_is_none():
+  here = specs.to_json(stand_ins.Rows(("a",)))
+  there = {**here, "__spec__": "config_file_mine:Rows"}
+  assert differences.between(here, there, "x") == []
+  assert differences.nameless(here) == differences.nameless(there)
+  (one,) = differences.between(here, {**here, "__spec__": "config_file_mine:Others"}, "x")
+  assert "Rows(" in one.text
+  assert "Others(" in one.text
+
+
+def test_a_long_value_is_cut():
+  (text,) = _texts("a" * 5000, "b")
+  assert len(text) < 150

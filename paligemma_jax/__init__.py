@@ -27,7 +27,7 @@ _PUBLIC = {
     "evals": ("paligemma_jax.evals", ""),
     "load": ("paligemma_jax.api", "load"),
     "pp": ("paligemma_jax.pp", ""),
-    "pretrained": ("paligemma_jax.core.pretrained", "pretrained"),
+    "pretrained": ("paligemma_jax.checkpoint.published", "pretrained"),
     "score": ("paligemma_jax.evals", "score"),
     "sources": ("paligemma_jax.sources", ""),
     "spec": ("paligemma_jax.core.spec", "spec"),

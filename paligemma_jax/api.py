@@ -25,7 +25,7 @@ from paligemma_jax.checkpoint import published
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.checkpoint import weights_dir
 from paligemma_jax.core import errors
-from paligemma_jax.core import markers
+from paligemma_jax.data import markers
 from paligemma_jax.data import tokenizer as tokenizer_lib
 from paligemma_jax.data import tokens as tokens_lib
 from paligemma_jax.decoding import options as options_lib

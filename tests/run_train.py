@@ -13,7 +13,7 @@ import time
 import numpy as np
 
 from paligemma_jax.checkpoint import arrays
-from paligemma_jax.checkpoint import layout
+from paligemma_jax.checkpoint import manifest
 from paligemma_jax.trainer import metrics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -85,9 +85,9 @@ def metric_lines(workdir):
 def state_arrays(workdir):
   """{name: array} of everything in the newest checkpoint: step, parameters, optimizer state."""
   folder = pathlib.Path(workdir) / "checkpoints"
-  newest = folder / str(max(layout.steps_in(folder)))
-  facts = layout.verify_step(newest)
-  return {n: np.asarray(arrays.read_one(newest / layout.ARRAYS, n)) for n in facts["leaves"]}
+  newest = folder / str(max(manifest.steps_in(folder)))
+  facts = manifest.verify_step(newest)
+  return {n: np.asarray(arrays.read_one(newest / manifest.ARRAYS, n)) for n in facts["leaves"]}
 
 
 def files_under(folder):

@@ -37,7 +37,7 @@ from paligemma_jax.core import atomic_io  # noqa: E402
 from paligemma_jax.core import errors  # noqa: E402
 from paligemma_jax.core import strict_json  # noqa: E402
 from paligemma_jax.regions import loc  # noqa: E402
-from paligemma_jax.sources import json_shapes  # noqa: E402
+from paligemma_jax.sources import jsonl  # noqa: E402
 
 _MAX_BYTES = 4 << 30
 _MARKERS = re.compile(r"\s*<(?:image|video|bos|eos)>[ \t]*\n?")
@@ -96,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
 def _chat(args: argparse.Namespace, count: Callable[[str], None]) -> Iterator[dict[str, Any]]:
   for n, record in enumerate(_records(args.path)):
     where = f"{args.path}: record {n}"
-    column = json_shapes.is_chat(record)
+    column = jsonl.is_chat(record)
     if not column:
       raise errors.DataError(
           f"{where} has neither messages nor conversations: {', '.join(map(repr, record))}."

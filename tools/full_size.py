@@ -25,7 +25,6 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from paligemma_jax.checkpoint import hf_names
 from paligemma_jax.checkpoint import npz_export
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.models import params as param_table
@@ -116,12 +115,12 @@ def make_hf(folder: pathlib.Path, model: dict) -> pathlib.Path:
   dims = {**param_table.dims_of(model), "q": img["patch_size"]}
   dims["V"] += _PAD_ROWS
   shapes = {}
-  table = hf_names.table(fused=False, post_norms=llm["post_norms"])
+  table = param_table.table(fused=False, post_norms=llm["post_norms"])
   for name, (theirs, pattern) in table.items():
     layers = dims[param_table.TABLE[name].split()[0]] if "{i}" in theirs[0] else 1
     for i in range(layers):
       for their in theirs:
-        shapes[their.format(i=i)] = hf_names.their_shape(pattern, dims)
+        shapes[their.format(i=i)] = param_table.their_shape(pattern, dims)
   shards, used = [{}], 0
   for name, shape in shapes.items():
     num_bytes = 2 * math.prod(shape)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from paligemma_jax.checkpoint import hf_config
-from paligemma_jax.checkpoint import hf_names
-from paligemma_jax.checkpoint import hf_tensors
 from paligemma_jax.checkpoint import hf_vocabulary
 from paligemma_jax.checkpoint import published
 from paligemma_jax.checkpoint import reader
@@ -31,14 +32,14 @@ def open_hf(path: str | os.PathLike) -> reader.Weights:
   config = reader.read_json(path / "config.json")
   sizes = hf_config.sizes_of(config, str(path / "config.json"))
   llm = sizes["llm"]
-  table = hf_names.table(
+  table = param_table.table(
       fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
   )
   dims = param_table.dims_of(sizes)
-  found = hf_tensors.find(
+  found = find(
       path, lambda tensors: _check(tensors, table, _stored(dims, tensors), str(path))
   )
-  llm["vocab_size"] = hf_vocabulary.num_words(path, config, found[hf_names.EMBEDDING])
+  llm["vocab_size"] = hf_vocabulary.num_words(path, config, found[param_table.EMBEDDING])
   layouts = {
       name: _Layout(theirs, pattern, {**dims, "q": dims["p"]}, found)
       for name, (theirs, pattern) in table.items()
@@ -56,10 +57,10 @@ def open_hf(path: str | os.PathLike) -> reader.Weights:
   )
 
 
-def _stored(dims: Mapping[str, int], found: hf_tensors.Tensors) -> dict[str, int]:
+def _stored(dims: Mapping[str, int], found: Tensors) -> dict[str, int]:
   """The dims that the stored tensors should have; config.json is not always told of padding."""
   told, words = dims["V"], hf_vocabulary.RELEASED
-  embedding = found.get(hf_names.EMBEDDING)
+  embedding = found.get(param_table.EMBEDDING)
   rows = embedding.entry.shape[0] if embedding is not None and embedding.entry.shape else told
   both = {words, hf_vocabulary.num_rows(words, words)}
   return {**dims, "V": rows if {told, rows} == both else told, "q": dims["p"]}
@@ -93,7 +94,7 @@ class _Layout:
 
   def blocks(self, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     """Our array in blocks: one layer at a time, or rows of the embedding."""
-    if self._theirs == [hf_names.EMBEDDING]:
+    if self._theirs == [param_table.EMBEDDING]:
       yield from self._embedding(shape[0])
       return
     layered = "{i}" in self._theirs[0]
@@ -102,13 +103,13 @@ class _Layout:
       for name in self._theirs:
         tensor = self._found[name.format(i=i)]
         array = safetensors.rows(tensor, 0, tensor.entry.shape[0])
-        parts.append(hf_names.to_ours(array, self._pattern, self._dims))
+        parts.append(param_table.to_ours(array, self._pattern, self._dims))
       block = parts[0] if len(parts) == 1 else np.stack(parts)
       yield block[None] if layered else block
 
   def _embedding(self, num_rows: int) -> Iterator[np.ndarray]:
-    head = self._found.get(hf_names.LM_HEAD)
-    blocks = safetensors.row_blocks(self._found[hf_names.EMBEDDING], num_rows)
+    head = self._found.get(param_table.LM_HEAD)
+    blocks = safetensors.row_blocks(self._found[param_table.EMBEDDING], num_rows)
     if head is None:
       yield from blocks
       return
@@ -131,7 +132,116 @@ def _check(
     depth = dims[param_table.TABLE[name].split()[0]] if "{i}" in theirs[0] else 1
     for their in theirs:
       for i in range(depth):
-        expected[their.format(i=i)] = hf_names.their_shape(pattern, dims)
-  if hf_names.LM_HEAD in found:
-    expected[hf_names.LM_HEAD] = expected[hf_names.EMBEDDING]
+        expected[their.format(i=i)] = param_table.their_shape(pattern, dims)
+  if param_table.LM_HEAD in found:
+    expected[param_table.LM_HEAD] = expected[param_table.EMBEDDING]
   param_table.check({name: tensor.entry.shape for name, tensor in found.items()}, expected, where)
+
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+_SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
+# What wrappers put in front of every name: data parallelism, torch.compile, PEFT.
+_WRAPPERS = ("module.", "_orig_mod.", "base_model.model.")
+
+Tensors = dict[str, safetensors.Tensor]
+
+
+def find(path: pathlib.Path, check: Callable[[Tensors], None]) -> Tensors:
+  """{canonical name: tensor} of the weights in a directory.
+
+  Where a single file and an index lie beside each other, one of them is left over from before: the
+  one that fits is taken, and a warning says so.
+
+  Args:
+    check: raises a CheckpointError for tensors that do not fit.
+
+  Raises:
+    CheckpointError: no weights, damaged ones, ones that do not fit, or two sets that both do.
+  """
+  ways = {SINGLE: _single, INDEX: _sharded}
+  there = [name for name in ways if (path / name).exists()]
+  if not there:
+    raise errors.CheckpointError(
+        f"{path}: holds neither {SINGLE} nor {INDEX}; weights in other formats (*.bin are"
+        " pickles) are not read."
+    )
+  good: dict[str, Tensors] = {}
+  wrong: dict[str, errors.CheckpointError] = {}
+  for name in there:
+    try:
+      tensors = ways[name](path)
+      check(tensors)
+      good[name] = tensors
+    except errors.CheckpointError as e:
+      wrong[name] = e
+  if not good:
+    raise wrong[there[0]]
+  if len(good) > 1 and good[SINGLE] != good[INDEX]:
+    raise errors.CheckpointError(
+        f"{path}: holds {SINGLE} and also {INDEX} with its shards, two sets of weights that both"
+        " fit this model. One of them is left over; remove it."
+    )
+  taken = next(iter(good))
+  for name, why in wrong.items():
+    logging.warning("%s: takes %s; %s does not fit: %s", path, taken, name, _first_line(why))
+  return good[taken]
+
+
+def _single(path: pathlib.Path) -> Tensors:
+  return _canonical(safetensors.read_header(path / SINGLE, buffers=param_table.BUFFER), path)
+
+
+def _sharded(path: pathlib.Path) -> Tensors:
+  weight_map = reader.read_json(path / INDEX).get("weight_map")
+  if not isinstance(weight_map, dict) or not weight_map:
+    raise errors.CheckpointError(f"{path / INDEX}: has no 'weight_map'.")
+  shards: dict[str, set[str]] = {}
+  for name, shard in weight_map.items():
+    # A plain name cannot leave the directory; the file itself may be a link, as in the hub's cache.
+    if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard):
+      raise errors.CheckpointError(
+          f"{path / INDEX}: {name!r} lies in {shard!r}; expected the plain name of a .safetensors"
+          " file in the same directory."
+      )
+    shards.setdefault(shard, set()).add(name)
+  found: Tensors = {}
+  for shard, listed in sorted(shards.items()):
+    tensors = safetensors.read_header(path / shard, buffers=param_table.BUFFER)
+    odd = sorted(n for n in set(tensors) ^ listed if not param_table.BUFFER.search(n))
+    if odd:
+      raise errors.CheckpointError(
+          f"{path / shard}: differs from {INDEX} in {len(odd)} names, the first is {odd[0]!r}."
+      )
+    twice = sorted(found.keys() & tensors.keys())
+    if twice:
+      raise errors.CheckpointError(f"{path}: {twice[0]!r} is there twice, in two shards.")
+    found.update(tensors)
+  return _canonical(found, path)
+
+
+def _canonical(tensors: Mapping[str, safetensors.Tensor], path: pathlib.Path) -> Tensors:
+  """The tensors under the names of `hf_names`, a tied pair that is stored once as the embedding."""
+  found: Tensors = {}
+  for name, tensor in _unwrapped(tensors).items():
+    key = param_table.canonical(name)
+    if key in found:
+      raise errors.CheckpointError(f"{path}: {name!r} is there twice, under two spellings.")
+    found[key] = tensor
+  if param_table.EMBEDDING not in found and param_table.LM_HEAD in found:
+    found[param_table.EMBEDDING] = found.pop(param_table.LM_HEAD)
+  return found
+
+
+def _unwrapped(tensors: Mapping[str, safetensors.Tensor]) -> dict[str, safetensors.Tensor]:
+  found = dict(tensors)
+  while found:
+    prefix = next((w for w in _WRAPPERS if all(name.startswith(w) for name in found)), "")
+    if not prefix:
+      break
+    found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
+  return found
+
+
+def _first_line(error: Exception) -> str:
+  return str(error).splitlines()[0]

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from paligemma_jax.checkpoint import hf_config
-from paligemma_jax.checkpoint import hf_names
 from paligemma_jax.checkpoint import hf_vocabulary
 from paligemma_jax.checkpoint import npz_export
 from paligemma_jax.checkpoint import reader
@@ -87,7 +86,7 @@ class _Tensor:
   def __init__(self, name, array, layer, part, pattern, dims, dtype):
     self._name, self._array, self._layer, self._part = name, array, layer, part
     self._pattern, self._dims = pattern, dims
-    shape = hf_names.their_shape(pattern, dims)
+    shape = param_table.their_shape(pattern, dims)
     self.entry = reader.Entry(shape, npz_export.storable(array.dtype if dtype is None else dtype))
 
   def blocks(self) -> Iterator[np.ndarray]:
@@ -98,7 +97,7 @@ class _Tensor:
       return
     ours = ours if self._layer is None else ours[self._layer]
     ours = np.asarray(ours if self._part is None else ours[self._part])
-    theirs = hf_names.to_theirs(ours, self._pattern, self._dims)
+    theirs = param_table.to_theirs(ours, self._pattern, self._dims)
     yield npz_export.as_stored(theirs, self.entry.dtype, self._name)
 
   def _embedding(self) -> Iterator[np.ndarray]:
@@ -117,7 +116,7 @@ class _Tensor:
 def _tensors(params, sizes, dtype, rows) -> dict[str, _Tensor]:
   """{their name: _Tensor}; the embedding has `rows`."""
   llm = sizes["llm"]
-  table = hf_names.table(
+  table = param_table.table(
       fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
   )
   dims = param_table.dims_of(sizes)

@@ -6,19 +6,19 @@ arrays take over the buffers that were read into.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
-from paligemma_jax.checkpoint import finite
 from paligemma_jax.checkpoint import hf
 from paligemma_jax.checkpoint import npz
-from paligemma_jax.checkpoint import posemb
 from paligemma_jax.checkpoint import published
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.checkpoint import weights_dir
@@ -82,7 +82,7 @@ def load_params(
     weights = open_weights(weights)
   shapes = {name: tuple(getattr(s, "shape", s)) for name, s in shapes.items()}
   found = {name: entry.shape for name, entry in weights.entries.items()}
-  resample = posemb.resamples(found, shapes)
+  resample = resamples(found, shapes)
   param_table.check(
       {**found, **({param_table.POS_EMBEDDING: shapes[param_table.POS_EMBEDDING]} if resample else {})},
       shapes,
@@ -94,7 +94,7 @@ def load_params(
   for name, shape in shapes.items():
     blocks = weights.blocks(name)
     if resample and name == param_table.POS_EMBEDDING:
-      blocks = iter([posemb.resample(weights.read(name), shape)])
+      blocks = iter([resample(weights.read(name), shape)])
       if log:
         old, new = found[name][1], shape[1]
         log(f"{weights.path}: resampled {name} from {old} to {new} image tokens (bilinear)")
@@ -110,7 +110,7 @@ def load_params(
     params[name], good = _put(blocks, shape, target, place)
     if not good:
       bad.append(name)
-  finite.refuse(weights.path, bad, len(shapes))
+  refuse(weights.path, bad, len(shapes))
   return params
 
 
@@ -119,7 +119,7 @@ def _checked(
 ) -> Iterator[np.ndarray]:
   """The blocks; `name` is added to `bad` when one holds NaN or infinity."""
   for block in blocks:
-    if name not in bad and not finite.check(block):
+    if name not in bad and not check(block):
       bad.append(name)
     yield block
 
@@ -152,10 +152,10 @@ def _host_shards(
   for block in blocks:
     if whole:  # Looked at while it is copied.
       ((buffer, _),) = shards.values()
-      good &= finite.copy(buffer[row : row + len(block)], block)
+      good &= copy(buffer[row : row + len(block)], block)
       row += len(block)
       continue
-    good &= finite.check(block)
+    good &= check(block)
     for ((first, last), *rest), (buffer, _) in shards.items():
       start, stop = max(first, row), min(last, row + len(block))
       if start < stop:
@@ -170,3 +170,80 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
   raw = np.empty(num_bytes + _ALIGNMENT, np.uint8)
   start = -raw.ctypes.data % _ALIGNMENT
   return raw[start : start + num_bytes].view(dtype).reshape(shape)
+
+
+_PIECE = 1 << 18  # Elements looked at together: they are still in the processor's cache.
+_SHOWN = 3
+# Of 16-bit floats: the least bits, the sign left out, that are infinity; more are NaN.
+_INFINITY = {"bfloat16": 0x7F80, "float16": 0x7C00}
+
+
+def copy(target: np.ndarray, source: np.ndarray) -> bool:
+  """target[...] = source; whether the source, a float array, holds only numbers."""
+  flat = target.shape == source.shape
+  if not (flat and target.flags.c_contiguous and source.flags.c_contiguous):
+    target[...] = source
+    return check(source)
+  into, out_of = target.reshape(-1), source.reshape(-1)
+  good = True
+  for start in range(0, out_of.size, _PIECE):
+    piece = out_of[start : start + _PIECE]
+    good = good and _piece(piece)
+    into[start : start + _PIECE] = piece
+  return good
+
+
+def check(array: np.ndarray) -> bool:
+  """Whether a float array holds only numbers."""
+  flat = np.ascontiguousarray(array).reshape(-1)
+  return all(_piece(flat[i : i + _PIECE]) for i in range(0, flat.size, _PIECE))
+
+
+def refuse(path: object, names: Sequence[str], num_all: int) -> None:
+  """CheckpointError that names the first of `names`, whose parameters hold NaN or infinity."""
+  if not names:
+    return
+  shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
+  raise errors.CheckpointError(
+      f"{path}: {len(names)} of {num_all} parameters hold numbers that are not finite (NaN or"
+      f" infinity): {shown}. The file is damaged, or of a run that went wrong: take an earlier one."
+  )
+
+
+def _piece(flat: np.ndarray) -> bool:
+  """One of a few operations that pass over the memory once and make no array."""
+  infinity = _INFINITY.get(flat.dtype.name)
+  if infinity is not None:
+    bits = flat.view(np.uint16)  # The largest one is negative, if one of them is.
+    return bool(bits.max() < 0x8000 + infinity and bits.view(np.int16).max() < infinity)
+  if flat.dtype.kind != "f":  # Codes of packed weights.
+    return True
+  return bool(np.isfinite(flat.max()) and np.isfinite(flat.min()))  # NaN is the largest, too.
+
+
+def resamples(found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> bool:
+  """True when only the number of image tokens of the position embedding differs.
+
+  Raises:
+    CheckpointError: one of the two grids is no square.
+  """
+  old, new = found.get(param_table.POS_EMBEDDING), expected.get(param_table.POS_EMBEDDING)
+  if old is None or new is None or old == new or (old[0], old[2:]) != (new[0], new[2:]):
+    return False
+  for num_tokens in (old[1], new[1]):
+    if math.isqrt(num_tokens) ** 2 != num_tokens:
+      raise errors.CheckpointError(
+          f"{param_table.POS_EMBEDDING}: cannot be resampled from {old[1]} to {new[1]} tokens:"
+          f" {num_tokens} is no square."
+      )
+  return True
+
+
+def resample(pos_embedding: np.ndarray, shape: tuple[int, int, int]) -> np.ndarray:
+  """float32[1, n, d] -> float32[*shape]: linear in the square grid, its corners kept in place."""
+  from scipy import ndimage  # Takes 0.2 s to import and is rarely needed.
+
+  old, new = math.isqrt(pos_embedding.shape[1]), math.isqrt(shape[1])
+  grid = pos_embedding.astype(np.float32).reshape(old, old, -1)
+  zoomed = ndimage.zoom(grid, (new / old, new / old, 1), order=1)
+  return zoomed.reshape(shape)

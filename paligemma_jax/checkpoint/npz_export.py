@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from paligemma_jax.checkpoint import npz
-from paligemma_jax.checkpoint import npz_sizes
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
@@ -59,7 +58,7 @@ def save_npz(
       for name in sorted(params):
         _write(archive, name, params[name], dtype)
     if sizes is not None:
-      npz_sizes.write(path, sizes, told)
+      npz.write(path, sizes, told)
   return path
 
 

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.checkpoint import hf_names
 from paligemma_jax.checkpoint import hf_vocabulary
 from paligemma_jax.checkpoint import peft_export
 from paligemma_jax.checkpoint import published
@@ -81,7 +80,7 @@ def open_adapter(path: pathlib.Path, base: reader.Weights) -> reader.Weights:
   changes = _changes(safetensors.read_header(path / peft_export.TENSORS), settings, path)
   sizes = _sizes(base.sizes, changes)
   llm = sizes["llm"]
-  table = hf_names.table(
+  table = param_table.table(
       fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
   )
   dims = {**param_table.dims_of(sizes), "q": sizes["img"]["patch_size"]}
@@ -91,7 +90,7 @@ def open_adapter(path: pathlib.Path, base: reader.Weights) -> reader.Weights:
     depth = shapes[name][0] if "{i}" in theirs[0] else 1
     for their in (t.format(i=i) for i in range(depth) for t in theirs):
       if their in changes:
-        changes[their].check(hf_names.their_shape(pattern, dims), f"{path}: {their}")
+        changes[their].check(param_table.their_shape(pattern, dims), f"{path}: {their}")
         changed.setdefault(name, []).append(their)
   if unknown := sorted(changes.keys() - {t for own in changed.values() for t in own}):
     raise errors.CheckpointError(
@@ -193,9 +192,9 @@ def _applied(change: _Change | None, ours: np.ndarray, pattern: str, dims: Mappi
   if change is None:
     return np.asarray(ours, np.float32)
   if "whole" in change.parts and len(change.parts) == 1:
-    return hf_names.to_ours(change.of(np.zeros(0)), pattern, dims)
-  theirs = hf_names.to_theirs(np.asarray(ours, np.float32), pattern, dims)
-  return hf_names.to_ours(change.of(theirs), pattern, dims)
+    return param_table.to_ours(change.of(np.zeros(0)), pattern, dims)
+  theirs = param_table.to_theirs(np.asarray(ours, np.float32), pattern, dims)
+  return param_table.to_ours(change.of(theirs), pattern, dims)
 
 
 def _changes(
@@ -216,16 +215,16 @@ def _changes(
       target.scale = _scale(settings, module, ranks.get(module, 0), path)
     if part == "rows":
       target.token_ids = _token_ids(settings, module, path)
-  head = changes.pop(hf_names.LM_HEAD, None)
+  head = changes.pop(param_table.LM_HEAD, None)
   if head is not None:
-    table = changes.get(hf_names.EMBEDDING)
+    table = changes.get(param_table.EMBEDDING)
     tied = table and set(table.parts) == set(head.parts) <= {"whole", "rows"}
     if not (tied and all(_same(table.parts[part], head.parts[part]) for part in head.parts)):
       raise errors.CheckpointError(
           f"{path}: adapts lm_head in another way than the embedding; PaliGemma ties the two, so"
           " this cannot be merged."
       )
-  table = changes.get(hf_names.EMBEDDING)
+  table = changes.get(param_table.EMBEDDING)
   if table and {"A", "embedding_A"} & table.parts.keys():
     raise errors.CheckpointError(
         f"{path}: has a low-rank adapter on the token embedding, which PEFT does not add to the"
@@ -239,21 +238,21 @@ def _place(name: str) -> tuple[str, str, str]:
   bare = name.removeprefix(peft_export.PREFIX)
   if match := _TOKENS.search(bare):
     module = bare[: match.start()]
-    return hf_names.canonical(f"{module}.weight"), "rows", module
+    return param_table.canonical(f"{module}.weight"), "rows", module
   if match := _PARTS.search(bare):
     module = bare[: match.start()]
     part = match["lora"] or match["emb"]
     if match["mag"]:
-      return hf_names.canonical(f"{module}.weight"), "magnitude", module
+      return param_table.canonical(f"{module}.weight"), "magnitude", module
     if match["kind"] == "bias":
-      return hf_names.canonical(f"{module}.bias"), "bias", module
+      return param_table.canonical(f"{module}.bias"), "bias", module
     letter = part[-1]
     if match["emb"]:  # Of an embedding: A is [r, rows], B [width, r], and B A is transposed.
-      return hf_names.canonical(f"{module}.weight"), f"embedding_{letter}", module
-    return hf_names.canonical(f"{module}.weight"), letter, module
+      return param_table.canonical(f"{module}.weight"), f"embedding_{letter}", module
+    return param_table.canonical(f"{module}.weight"), letter, module
   for wrapper in (".modules_to_save.default", ".base_layer"):
     bare = bare.replace(wrapper, "")
-  return hf_names.canonical(bare), "whole", bare.rpartition(".")[0]
+  return param_table.canonical(bare), "whole", bare.rpartition(".")[0]
 
 
 def _scale(settings: Mapping[str, Any], module: str, rank: int, path: pathlib.Path) -> float:
@@ -294,7 +293,7 @@ def _same(a: safetensors.Tensor, b: safetensors.Tensor) -> bool:
 
 def _sizes(sizes: Mapping[str, Any], changes: dict[str, _Change]) -> dict[str, Any]:
   """Of the base, with the vocabulary and the resolution of embeddings that were saved whole."""
-  table, positions = _whole(changes, hf_names.EMBEDDING), _whole(changes, hf_names.POSITIONS)
+  table, positions = _whole(changes, param_table.EMBEDDING), _whole(changes, param_table.POSITIONS)
   res, words = sizes["res"], sizes["llm"]["vocab_size"]
   if positions is not None:
     side = math.isqrt(positions.entry.shape[0])
@@ -303,7 +302,7 @@ def _sizes(sizes: Mapping[str, Any], changes: dict[str, _Change]) -> dict[str, A
     rows, *width = table.entry.shape
     if rows == hf_vocabulary.num_rows(words, words) and hf_vocabulary.alike(table, words):
       entry = reader.Entry((words, *width), table.entry.dtype)  # The rest only pads it.
-      changes[hf_names.EMBEDDING].parts["whole"] = dataclasses.replace(table, entry=entry)
+      changes[param_table.EMBEDDING].parts["whole"] = dataclasses.replace(table, entry=entry)
     else:
       words = rows
   return {**sizes, "llm": {**sizes["llm"], "vocab_size": words}, "res": res}

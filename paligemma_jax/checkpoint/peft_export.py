@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from paligemma_jax.checkpoint import hf_export
-from paligemma_jax.checkpoint import hf_names
 from paligemma_jax.checkpoint import hf_vocabulary
 from paligemma_jax.checkpoint import npz_export
 from paligemma_jax.checkpoint import reader
@@ -137,7 +136,7 @@ def modules_of(trained: set[str], sizes: Mapping[str, Any]) -> set[str]:
 
 def _table(sizes: Mapping[str, Any]) -> dict[str, tuple[list[str], str]]:
   llm = sizes["llm"]
-  return hf_names.table(
+  return param_table.table(
       fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
   )
 
@@ -186,7 +185,7 @@ def _whole(
   layered = "{i}" in theirs[0]
   for i, layer in enumerate(array if layered else array[None]):
     for part, their in zip(layer if len(theirs) > 1 else layer[None], theirs, strict=True):
-      whole = hf_names.to_theirs(part, pattern, {**dims, "q": dims["p"]})
+      whole = param_table.to_theirs(part, pattern, {**dims, "q": dims["p"]})
       yield _in_memory(their.format(i=i)), np.ascontiguousarray(whole)
 
 

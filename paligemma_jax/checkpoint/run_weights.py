@@ -13,7 +13,6 @@ import numpy as np
 from absl import logging
 
 from paligemma_jax.checkpoint import arrays
-from paligemma_jax.checkpoint import layout
 from paligemma_jax.checkpoint import manifest
 from paligemma_jax.checkpoint import merge
 from paligemma_jax.checkpoint import reader
@@ -59,10 +58,10 @@ def is_run(path: str | os.PathLike) -> bool:
 
 def step_folders(path: pathlib.Path) -> list[pathlib.Path]:
   """Step folders in `path`, newest first; `path` itself when it is one."""
-  if (path / layout.ARRAYS).is_dir() and path.name.isdecimal():
+  if (path / manifest.ARRAYS).is_dir() and path.name.isdecimal():
     return [path]
   for folder in (path / "checkpoints", path):
-    if folder.is_dir() and (steps := layout.steps_in(folder)):
+    if folder.is_dir() and (steps := manifest.steps_in(folder)):
       return [folder / str(step) for step in sorted(steps, reverse=True)]
   return []
 
@@ -86,7 +85,7 @@ def open_native(path: str | os.PathLike) -> Native:
   reasons = []
   for folder in folders:
     try:
-      facts = layout.verify_step(folder)
+      facts = manifest.verify_step(folder)
     except manifest.Broken as e:
       reasons.append(f"step {folder.name}: {e}")
       logging.error("skipped %s: %s", folder, e)
@@ -96,17 +95,17 @@ def open_native(path: str | os.PathLike) -> Native:
 
 
 def _open(folder: pathlib.Path, facts: Mapping[str, Any]) -> Native:
-  base = folder.parent / layout.BASE
+  base = folder.parent / manifest.BASE
   places: dict[str, tuple[pathlib.Path, str]] = {}  # Published name -> (orbax folder, name there).
   entries: dict[str, reader.Entry] = {}
   tables = [(folder, prefix, facts["leaves"]) for prefix in _RESULTS]
   if facts["base"]:
-    tables.append((base, "", layout.read_facts(base)["leaves"]))
+    tables.append((base, "", manifest.read_facts(base)["leaves"]))
   for where, prefix, table in tables:
     for stored, (dtype, shape) in table.items():
       if stored.startswith(prefix):
         name = stored.removeprefix(prefix)
-        places[name] = (where / layout.ARRAYS, stored)
+        places[name] = (where / manifest.ARRAYS, stored)
         entries[name] = reader.Entry(tuple(shape), _dtype(dtype, folder, name))
   trained = frozenset(name for name, (where, _) in places.items() if where.parent == folder)
   entries = dict(sorted(entries.items()))

@@ -17,7 +17,6 @@ import jax
 from absl import logging
 
 from paligemma_jax.checkpoint import arrays
-from paligemma_jax.checkpoint import layout
 from paligemma_jax.checkpoint import manifest
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import background
@@ -106,7 +105,7 @@ class Checkpoints:
         "run": dict(facts or {}),
         "leaves": arrays.table(moving),
     }
-    tmp = self._folder / f"{layout.TMP}{step}"
+    tmp = self._folder / f"{manifest.TMP}{step}"
     try:
       seal_facts["base"] = self._save_base(state.frozen)
       self._begin(tmp, moving)
@@ -180,7 +179,7 @@ class Checkpoints:
 
   def steps(self) -> list[int]:
     """Steps that have a folder, oldest first; whether they are intact is not looked at."""
-    return sorted(layout.steps_in(self._folder))
+    return sorted(manifest.steps_in(self._folder))
 
   def restore(self, target: states.TrainState) -> states.TrainState | None:
     """The newest intact state on the shardings of `target`, or None when nothing was ever saved.
@@ -206,15 +205,15 @@ class Checkpoints:
           " start anew use another --workdir."
       )
     folder = self._folder / str(step)
-    facts = layout.read_facts(folder)
+    facts = manifest.read_facts(folder)
     self.facts = facts.get("run", {})
     moving = _moving(target)
-    layout.check_leaves(folder, facts["leaves"], arrays.table(moving))
+    manifest.check_leaves(folder, facts["leaves"], arrays.table(moving))
     if target.frozen:
-      base = self._folder / layout.BASE
-      layout.check_leaves(base, layout.read_facts(base)["leaves"], arrays.table(target.frozen))
-    found = arrays.restore(folder / layout.ARRAYS, moving)
-    frozen = arrays.restore(self._folder / layout.BASE / layout.ARRAYS, target.frozen)
+      base = self._folder / manifest.BASE
+      manifest.check_leaves(base, manifest.read_facts(base)["leaves"], arrays.table(target.frozen))
+    found = arrays.restore(folder / manifest.ARRAYS, moving)
+    frozen = arrays.restore(self._folder / manifest.BASE / manifest.ARRAYS, target.frozen)
     if self._leads:
       logging.info("restored step %d from %s", step, folder)
     read = states.TrainState(
@@ -230,7 +229,7 @@ class Checkpoints:
     steps = self.steps()
     for step in reversed(steps):
       try:
-        layout.verify_step(self._folder / str(step))
+        manifest.verify_step(self._folder / str(step))
       except manifest.Broken as e:
         self.skipped[step] = str(e)
         logging.error("skipped step %d of %s: %s", step, self._folder, e)
@@ -245,7 +244,7 @@ class Checkpoints:
     """Saves the frozen parameters once; the CRC of their seal, '' when nothing is frozen."""
     if not frozen:
       return ""
-    final, tmp = self._folder / layout.BASE, self._folder / f"{layout.TMP}{layout.BASE}"
+    final, tmp = self._folder / manifest.BASE, self._folder / f"{manifest.TMP}{manifest.BASE}"
     if not (final / manifest.SEAL).exists():
       failure = None
       try:
@@ -264,7 +263,7 @@ class Checkpoints:
     self._writer.wait_until_finished()
     if not self._leads:
       return
-    manifest.write(tmp, {"kind": layout.BASE, "leaves": arrays.table(frozen)})
+    manifest.write(tmp, {"kind": manifest.BASE, "leaves": arrays.table(frozen)})
     faults.point("base.after_seal")
     atomic_io.remove(final)
     os.rename(tmp, final)
@@ -276,7 +275,7 @@ class Checkpoints:
       atomic_io.remove(tmp)
     atomic_io.make_folder(tmp, below=self._folder)
     faults.point("state.before_arrays")
-    arrays.start(self._writer, tmp / layout.ARRAYS, flat)
+    arrays.start(self._writer, tmp / manifest.ARRAYS, flat)
 
   def _finish(self, step: int, tmp: pathlib.Path, facts: Mapping[str, Any]) -> None:
     """Runs beside training: what is sealed is renamed, what fails is removed and reported."""
@@ -314,7 +313,7 @@ class Checkpoints:
     self._writer = arrays.checkpointer()
     if self._leads:
       shutil.rmtree(tmp, ignore_errors=True)
-      shutil.rmtree(self._folder / f"{layout.TMP}{layout.BASE}", ignore_errors=True)
+      shutil.rmtree(self._folder / f"{manifest.TMP}{manifest.BASE}", ignore_errors=True)
 
   def _reason(self, error: Exception) -> str:
     if why := system_errors.full_disk(error):
@@ -337,7 +336,7 @@ class Checkpoints:
       faults.point("state.before_delete")
       try:
         # Under this name it no longer exists, also when the deletion is cut short.
-        doomed = self._folder / f"{layout.TMP}old-{step}"
+        doomed = self._folder / f"{manifest.TMP}old-{step}"
         atomic_io.remove(doomed)
         os.rename(self._folder / str(step), doomed)
         atomic_io.remove(doomed)
@@ -347,10 +346,10 @@ class Checkpoints:
       self._sealed.discard(step)
 
   def _clean(self) -> None:
-    leftovers = sorted(self._folder.glob(f"{layout.TMP}*"))
+    leftovers = sorted(self._folder.glob(f"{manifest.TMP}*"))
     if not self.steps():
       # Frozen parameters of a run that saved no step may be another run's: other weights, say.
-      leftovers += sorted(self._folder.glob(layout.BASE))
+      leftovers += sorted(self._folder.glob(manifest.BASE))
     for path in leftovers:
       logging.info("removing %s, left by a save that did not finish", path)
       atomic_io.remove(path)

@@ -25,7 +25,6 @@ import ml_collections
 from paligemma_jax.config import override_values
 from paligemma_jax.config import schema
 from paligemma_jax.core import errors
-from paligemma_jax.core import near_keys
 
 
 def run(path: str, text: str) -> Any:
@@ -176,7 +175,7 @@ def _reason(error: Exception) -> str:
   section = _section(error)
   unknown = re.match(r'\W*(?:Key ")?(\w+)', str(error))
   if section is not None and isinstance(error, (AttributeError, KeyError)) and unknown:
-    return near_keys.unknown_key(unknown[1], section)
+    return schema.unknown_key(unknown[1], section)
   field = re.match(r"Could not override field '(\w+)'", str(error))
   if section is not None and isinstance(error, TypeError) and field:
     path = f"{section}.{field[1]}" if section else field[1]

@@ -22,7 +22,6 @@ from paligemma_jax.config import schema
 from paligemma_jax.config import validation
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
-from paligemma_jax.core import near_keys
 from paligemma_jax.core import spec as specs
 from paligemma_jax.core import strict_json
 
@@ -155,7 +154,7 @@ def from_plain(data: Mapping[str, Any], what: str) -> ml_collections.ConfigDict:
   names = schema.sections()
   for name, value in data.items():
     if name not in names[""]:
-      raise errors.ConfigError(f"{what}: {near_keys.unknown_key(name)}")
+      raise errors.ConfigError(f"{what}: {schema.unknown_key(name)}")
     if name not in names:
       _assign(config, name, value, f"{what}: {name}")
       continue
@@ -163,7 +162,7 @@ def from_plain(data: Mapping[str, Any], what: str) -> ml_collections.ConfigDict:
       raise errors.ConfigError(f"{what}: {name!r} is a section, not {value!r}.")
     for child, child_value in value.items():
       if child not in names[name]:
-        raise errors.ConfigError(f"{what}: {near_keys.unknown_key(child, name)}")
+        raise errors.ConfigError(f"{what}: {schema.unknown_key(child, name)}")
       _assign(config[name], child, child_value, f"{what}: {name}.{child}")
   return config
 

@@ -14,7 +14,6 @@ import ml_collections
 
 from paligemma_jax.config import schema
 from paligemma_jax.core import errors
-from paligemma_jax.core import near_keys
 from paligemma_jax.core import spec as specs
 
 _TRUE = ("true", "1", "yes", "on")
@@ -129,12 +128,12 @@ def override(config: ml_collections.ConfigDict, path: str, text: str) -> None:
       shown = ", ".join(f"{first}.{name}" for name in names[first])
       raise errors.ConfigError(f"{path!r} is a section, not a key; its keys are {shown}.")
     if child not in names[first]:
-      raise errors.ConfigError(near_keys.unknown_key(child, first))
+      raise errors.ConfigError(schema.unknown_key(child, first))
     config[first][child] = _changed(config[first][child], deeper, text, f"{first}.{child}")
   elif first in names[""]:
     config[first] = _changed(config[first], rest, text, first)
   else:
-    raise errors.ConfigError(near_keys.unknown_key(first))
+    raise errors.ConfigError(schema.unknown_key(first))
 
 
 def _changed(value: Any, path: str, text: str, what: str) -> Any:

@@ -13,7 +13,6 @@ from paligemma_jax.config import column_flow
 from paligemma_jax.config import schema
 from paligemma_jax.config import value_checks
 from paligemma_jax.core import errors
-from paligemma_jax.core import near_keys
 from paligemma_jax.core import units
 
 
@@ -49,7 +48,7 @@ def _structure(config: ml_collections.ConfigDict) -> Iterator[str]:
     if not isinstance(values, ml_collections.ConfigDict):
       yield f"{section!r} is {values!r}; it must be a section. Set its keys, not the section."
       continue
-    yield from (near_keys.unknown_key(key, section) for key in values if key not in names)
+    yield from (schema.unknown_key(key, section) for key in values if key not in names)
     missing = [f"{section}.{name}" if section else name for name in names if name not in values]
     if missing:
       yield f"{', '.join(missing)} missing. Change a section with .update(…); do not replace it."

@@ -9,9 +9,11 @@ import codecs
 import json
 import math
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from paligemma_jax.core import atomic_io
+from paligemma_jax.core import errors
 
 MAX_BYTES = 8 << 20  # Of a file that is read as a whole: 300 MB in Python at the worst, in 4 s.
 MAX_DEPTH = 32
@@ -142,3 +144,24 @@ def _check_text(text: str) -> None:
       text.encode()
     except UnicodeEncodeError:
       raise Malformed(f"text with half a surrogate pair: {text[:40]!r}") from None
+
+
+_WORDS: Mapping[bool, tuple[Any, ...]] = {
+    True: (1, "1", "true", "yes"),  # 1 is True and 1.0, too.
+    False: (0, "0", "", "false", "no"),
+}
+
+
+def yes_no(value: Any, what: str) -> bool:
+  """The yes or no; None is no.
+
+  Raises:
+    DataError: anything else; `what` names it.
+  """
+  found = value.strip().lower() if isinstance(value, str) else value
+  for answer, words in _WORDS.items():
+    if any(isinstance(found, str) == isinstance(word, str) and found == word for word in words):
+      return answer
+  if value is None:
+    return False
+  raise errors.DataError(f"{what} is {str(value)[:60]!r}; expected 0 or 1.")

@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from paligemma_jax.decoding import prompt as prompts
+from paligemma_jax.decoding import rules as prompts
 from paligemma_jax.decoding import rules as rules_lib
 
 

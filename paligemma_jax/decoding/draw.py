@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from paligemma_jax.decoding import prompt as prompts
+from paligemma_jax.decoding import rules as prompts
 from paligemma_jax.decoding import rules as rules_lib
 from paligemma_jax.decoding import sampling
 

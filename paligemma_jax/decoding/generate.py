@@ -17,7 +17,7 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.decoding import beam
 from paligemma_jax.decoding import draw
-from paligemma_jax.decoding import prompt as prompts
+from paligemma_jax.decoding import rules as prompts
 from paligemma_jax.decoding import rules as rules_lib
 from paligemma_jax.decoding import sampling
 from paligemma_jax.models import paligemma

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from paligemma_jax.models import gemma
+
 NUM_REGISTERS = 2
 
 
@@ -103,3 +105,24 @@ class Rules:
     a = self.automaton
     bound_RE = state_R3[:, 1 + np.maximum(a.register, 0)] + a.gap
     return jnp.where(a.register >= 0, jnp.maximum(a.low, bound_RE), a.low)
+
+
+PAD_ID = 0
+
+
+class Prompt(NamedTuple):
+  """A batch of prompts, already read by the model.
+
+  Attributes:
+    logits_BV: float32[B, V], of the first new token.
+    cache: the keys and values of the prompts, with room for the answers.
+    real_B: bool[B]; False marks rows that only fill up the batch.
+    keys_B: one random key per row.
+    seen_BV: bool[B, V]: tokens that the prompts hold; None where nobody asks.
+  """
+
+  logits_BV: jax.Array
+  cache: gemma.Cache
+  real_B: jax.Array
+  keys_B: jax.Array
+  seen_BV: jax.Array | None = None

@@ -1,13 +1,13 @@
 """Metrics as pure functions of texts and rows, and the evaluators that a config lists. No JAX."""
 
 from paligemma_jax.evals.base import Evaluator
+from paligemma_jax.evals.base import Output
 from paligemma_jax.evals.boxes import BoxAccuracy
 from paligemma_jax.evals.captions import CocoCaption
 from paligemma_jax.evals.chartqa import ChartQa
 from paligemma_jax.evals.detection import CocoDetection
 from paligemma_jax.evals.edits import ErrorRate
 from paligemma_jax.evals.mmvp import Mmvp
-from paligemma_jax.evals.output import Output
 from paligemma_jax.evals.perplexity import Perplexity
 from paligemma_jax.evals.pope import Pope
 from paligemma_jax.evals.predictions import WritePredictions

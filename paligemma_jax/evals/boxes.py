@@ -9,7 +9,6 @@ from typing import Any
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
-from paligemma_jax.evals import output
 from paligemma_jax.regions import loc
 
 
@@ -111,7 +110,7 @@ class BoxAccuracy(base.Evaluator):
     return (self.truth,)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `box_accuracy`."""
     return box_accuracy([o.text for o in outputs], rows, truth=self.truth, bins=self.bins)

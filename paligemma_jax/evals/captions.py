@@ -16,7 +16,6 @@ from paligemma_jax.core import spec
 from paligemma_jax.evals import base
 from paligemma_jax.evals import java_captions
 from paligemma_jax.evals import ngrams
-from paligemma_jax.evals import output
 from paligemma_jax.evals import ptb
 from paligemma_jax.evals import tables
 
@@ -248,13 +247,13 @@ class CocoCaption(base.Evaluator):
     return tuple(dict.fromkeys(name for name in names if name))
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """What each row adds."""
     return self._table(rows, outputs)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `coco_caption`, those beside them, and those of parts."""
     found = summary(self.table(rows, outputs))
@@ -267,7 +266,7 @@ class CocoCaption(base.Evaluator):
     return found
 
   def files(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, str]:
     """{name below `predictions/`: JSON list of image_id and caption, as COCO's tools read it}."""
     if not self.image_id:
@@ -281,7 +280,7 @@ class CocoCaption(base.Evaluator):
   def _table(
       self,
       rows: Sequence[Mapping[str, Any]],
-      outputs: Sequence[output.Output],
+      outputs: Sequence[base.Output],
       **changes: str,
   ) -> tables.Table:
     options = dict(truth=self.truth, metrics=self.metrics, tokens=self.tokens, group=self.group)

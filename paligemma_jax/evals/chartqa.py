@@ -12,7 +12,6 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
-from paligemma_jax.evals import output
 from paligemma_jax.evals import tables
 
 _METRICS = ("acc", "relaxed_acc")
@@ -103,14 +102,14 @@ class ChartQa(base.Evaluator):
     return (self.truth, self.part) if self.part else (self.truth,)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """The scores of each row."""
     options = dict(truth=self.truth, lower=self.lower, part=self.part)
     return table([o.text for o in outputs], rows, **options)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `relaxed_accuracy`."""
     return summary(self.table(rows, outputs))

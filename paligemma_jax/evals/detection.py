@@ -14,7 +14,6 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
 from paligemma_jax.evals import coco_map
-from paligemma_jax.evals import output
 from paligemma_jax.regions import loc
 
 _LOC_LEN = 4 * len("<loc0000>")
@@ -135,7 +134,7 @@ class CocoDetection(base.Evaluator):
     return tuple(name for name in (*names, self.image_id) if name)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `coco_detection`, and how many boxes have an `unknown` label."""
     found = coco_detection(
@@ -158,7 +157,7 @@ class CocoDetection(base.Evaluator):
     return found
 
   def files(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, str]:
     """{name below `predictions/`: a COCO results file}."""
     if not self.image_id:
@@ -183,7 +182,7 @@ class CocoDetection(base.Evaluator):
     return {f"{self.name}.json": json.dumps(results, ensure_ascii=False)}
 
 
-def label_likelihoods(said: output.Output, *, bins: int) -> list[float]:
+def label_likelihoods(said: base.Output, *, bins: int) -> list[float]:
   """For each readable box of the text, how likely the model found the tokens of its label.
 
   A box without a label has the likelihood of the last token of its coordinates.
@@ -202,7 +201,7 @@ def label_likelihoods(said: output.Output, *, bins: int) -> list[float]:
   return found
 
 
-def _likelihood(said: output.Output, begin: int, end: int) -> float:
+def _likelihood(said: base.Output, begin: int, end: int) -> float:
   """Of the tokens that wrote any of `text[begin:end]`, together."""
   starts = (0, *said.token_ends[:-1])
   inside = [

@@ -10,7 +10,6 @@ import numpy as np
 
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
-from paligemma_jax.evals import output
 from paligemma_jax.evals import tables
 
 
@@ -129,14 +128,14 @@ class ErrorRate(base.Evaluator):
     return (self.truth,)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """Edits and lengths of each row."""
     texts = [o.text for o in outputs]
     return table(texts, rows, truth=self.truth, lower=self.lower, strip=self.strip)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `error_rate`."""
     return summary(self.table(rows, outputs))

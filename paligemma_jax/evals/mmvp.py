@@ -12,7 +12,6 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
-from paligemma_jax.evals import output
 from paligemma_jax.evals import tables
 from paligemma_jax.evals import vqav2
 
@@ -88,13 +87,13 @@ class Mmvp(base.Evaluator):
     return (self.truth, self.pair)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """The scores of each row and pair."""
     return table([o.text for o in outputs], rows, truth=self.truth, pair=self.pair)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `accuracy`."""
     return summary(self.table(rows, outputs))

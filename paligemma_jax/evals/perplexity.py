@@ -9,7 +9,6 @@ from typing import Any
 
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
-from paligemma_jax.evals import output
 
 
 @spec.spec
@@ -31,7 +30,7 @@ class Perplexity(base.Evaluator):
     return ()
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics above; a row without a supervised token counts nowhere."""
     del rows

@@ -12,7 +12,6 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
-from paligemma_jax.evals import output
 from paligemma_jax.evals import tables
 
 
@@ -114,13 +113,13 @@ class Pope(base.Evaluator):
     return (self.truth,)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """What is said and what is true of each row."""
     return table([o.text for o in outputs], rows, truth=self.truth, wording=self.wording)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `polling`."""
     return summary(self.table(rows, outputs))

@@ -10,7 +10,6 @@ from typing import Any
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
-from paligemma_jax.evals import output
 
 _OWN_KEYS = ("row", "prompt", "text", "logprob")
 
@@ -37,14 +36,14 @@ class WritePredictions(base.Evaluator):
     return ("prefix", *(name for name in self.keep if name != "prefix"))
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """`num` rows written and their mean log-probability, `logprob`."""
     del rows
     return {"logprob": base.mean(o.logprob for o in outputs), "num": float(len(outputs))}
 
   def files(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, str]:
     """{name below `predictions/`: JSON lines}; the runner puts `-<step>` before the suffix."""
     lines = []

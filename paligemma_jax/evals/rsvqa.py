@@ -11,7 +11,6 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
-from paligemma_jax.evals import output
 from paligemma_jax.evals import tables
 from paligemma_jax.evals import vqa
 
@@ -96,14 +95,14 @@ class Rsvqa(base.Evaluator):
     return (self.truth, self.question_type)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """The scores of each row."""
     options = dict(truth=self.truth, question_type=self.question_type, lower=self.lower)
     return table([o.text for o in outputs], rows, **options)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `accuracy`."""
     return summary(self.table(rows, outputs))

@@ -19,7 +19,6 @@ from paligemma_jax.evals import chartqa
 from paligemma_jax.evals import detection
 from paligemma_jax.evals import edits
 from paligemma_jax.evals import mmvp
-from paligemma_jax.evals import output
 from paligemma_jax.evals import pope
 from paligemma_jax.evals import rsvqa
 from paligemma_jax.evals import science_qa
@@ -111,7 +110,7 @@ def score(
 def intervals(
     evaluator: base.Evaluator,
     rows: Sequence[Mapping[str, Any]],
-    outputs: Sequence[output.Output],
+    outputs: Sequence[base.Output],
     *,
     seed: int = 0,
 ) -> dict[str, float]:

@@ -12,7 +12,6 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
 from paligemma_jax.evals import boxes
-from paligemma_jax.evals import output
 from paligemma_jax.evals import tables
 from paligemma_jax.regions import loc
 from paligemma_jax.regions import mask_codec
@@ -123,7 +122,7 @@ class Segmentation(base.Evaluator):
     return (self.mask, self.box) if self.box else (self.mask,)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `segmentation`."""
     return self._score([o.text for o in outputs], rows)

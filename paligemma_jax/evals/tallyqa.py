@@ -11,7 +11,6 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
-from paligemma_jax.evals import output
 from paligemma_jax.evals import tables
 
 _LARGEST = 15  # TallyQA's largest count; others have larger ones, which are one group.
@@ -93,13 +92,13 @@ class TallyQa(base.Evaluator):
     return (self.truth, self.simple) if self.simple else (self.truth,)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """The score of each row."""
     return table([o.text for o in outputs], rows, truth=self.truth, simple=self.simple)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `accuracy`."""
     return summary(self.table(rows, outputs))

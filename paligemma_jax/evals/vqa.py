@@ -12,7 +12,6 @@ import numpy as np
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
 from paligemma_jax.evals import edits
-from paligemma_jax.evals import output
 from paligemma_jax.evals import tables
 
 
@@ -128,14 +127,14 @@ class ExactMatch(base.Evaluator):
     return (self.truth,)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """The score of each row."""
     texts = [o.text for o in outputs]
     return exact_match_table(texts, rows, truth=self.truth, lower=self.lower, strip=self.strip)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `exact_match`."""
     return exact_match_summary(self.table(rows, outputs))
@@ -168,14 +167,14 @@ class VqaAccuracy(base.Evaluator):
     return (self.truth,)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """The scores of each row."""
     texts = [o.text for o in outputs]
     return vqa_table(texts, rows, truth=self.truth, lower=self.lower, strip=self.strip)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `vqa_accuracy`."""
     return vqa_summary(self.table(rows, outputs))

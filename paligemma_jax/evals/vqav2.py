@@ -15,7 +15,6 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
-from paligemma_jax.evals import output
 from paligemma_jax.evals import tables
 
 _TYPES = {"yes/no": "acc/yesno", "number": "acc/number", "other": "acc/other"}
@@ -146,14 +145,14 @@ class VqaV2Accuracy(base.Evaluator):
     return (self.truth, self.answer_type) if self.answer_type else (self.truth,)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """The score of each row."""
     texts = [o.text for o in outputs]
     return table(texts, rows, truth=self.truth, answer_type=self.answer_type)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[output.Output]
+      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `accuracy`."""
     return summary(self.table(rows, outputs))

@@ -5,12 +5,45 @@ Knows nothing of JAX, so that a configuration can be checked without loading it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from paligemma_jax.core import errors
-from paligemma_jax.core import sizes as sizes_lib
 from paligemma_jax.core import spec
+from paligemma_jax.models import variants as sizes_lib
+
+# A few times the largest that anybody has trained; more would fill the memory before it failed.
+_LARGEST = {
+    "width": 1 << 17,
+    "depth": 1 << 10,
+    "mlp_dim": 1 << 20,
+    "num_heads": 1 << 12,
+    "num_kv_heads": 1 << 12,
+    "head_dim": 1 << 14,
+    "vocab_size": 1 << 24,
+    "patch_size": 1 << 10,
+    "res": 1 << 15,
+}
+
+
+def wrong_size(name: str, value: Any) -> str:
+  """What is wrong_size with the size `name`, as the end of a sentence; '' when nothing is."""
+  if type(value) is not int or value <= 0:
+    return "is not a positive whole number"
+  largest = _LARGEST[name]
+  return f"is more than any model has, {largest}" if value > largest else ""
+
+
+def wrong_number(value: Any) -> str:
+  """What is wrong_size with a cap or a window, which is off at 0; '' when nothing is."""
+  if type(value) is int:
+    finite = abs(value) < 1 << 31
+  else:
+    finite = type(value) is float and math.isfinite(value)
+  if not finite:
+    return "is not a finite number"
+  return "is negative; 0 is off" if value < 0 else ""
 
 DTYPES = ("auto", "float32", "bfloat16")
 REMATS = ("auto", "none", "dots", "full")
@@ -123,8 +156,8 @@ class ModelConfig:
     _check_option("model.attention", self.attention, ATTENTIONS)
     if not 0 <= self.dropout < 1:
       raise errors.ConfigError(f"model.dropout={self.dropout!r} is not in [0, 1).")
-    if sizes_lib.wrong("res", self.res):
-      raise errors.ConfigError(f"model.res={self.res!r} {sizes_lib.wrong('res', self.res)}.")
+    if sizes_lib.wrong_size("res", self.res):
+      raise errors.ConfigError(f"model.res={self.res!r} {sizes_lib.wrong_size('res', self.res)}.")
     if self.res % self.img.patch_size:
       raise errors.ConfigError(
           f"model.res={self.res!r} is not a positive multiple of the patch size"
@@ -146,7 +179,7 @@ class ModelConfig:
 
 def _check_positive(tower: str, sizes: Any, names: tuple[str, ...]) -> None:
   for name in names:
-    wrong = sizes_lib.wrong(name, getattr(sizes, name))
+    wrong = sizes_lib.wrong_size(name, getattr(sizes, name))
     if wrong:
       raise errors.ConfigError(f"{tower}.{name}={getattr(sizes, name)!r} {wrong}.")
 

@@ -20,7 +20,7 @@ from jax.extend import core
 from paligemma_jax.core import errors
 from paligemma_jax.models import linear
 from paligemma_jax.planning import collectives
-from paligemma_jax.planning import flops as flops_lib
+from paligemma_jax.planning import program as flops_lib
 from paligemma_jax.planning import targets
 from paligemma_jax.trainer import devices as devices_lib
 from paligemma_jax.trainer import memory
@@ -246,3 +246,45 @@ def _used(message: str) -> int:
     return 0
   number, unit = match[1] or match[3], match[2] or match[4]
   return round(float(number) * 1024 ** ("KMGT".index(unit) + 1))
+
+
+def matmul_flops(jaxpr: Any) -> int:
+  """2 x multiply-adds of every matrix product and convolution, over all devices.
+
+  Of branches the most expensive counts; the body of a loop of unknown length counts once.
+
+  Args:
+    jaxpr: Jaxpr or ClosedJaxpr, as of `jitted.trace(…).jaxpr`.
+  """
+  if isinstance(jaxpr, core.ClosedJaxpr):
+    jaxpr = jaxpr.jaxpr
+  return sum(_of(eqn) for eqn in jaxpr.eqns)
+
+
+def _of(eqn: Any) -> int:
+  name, params = eqn.primitive.name, eqn.params
+  if name == "dot_general":
+    (contracted, _), _ = params["dimension_numbers"]
+    left = eqn.invars[0].aval.shape
+    return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(left[dim] for dim in contracted)
+  if name == "conv_general_dilated":
+    kernel = eqn.invars[1].aval.shape
+    out_dim = params["dimension_numbers"].rhs_spec[0]
+    return 2 * math.prod(eqn.outvars[0].aval.shape) * math.prod(kernel) // kernel[out_dim]
+  if name == "cond":
+    return max(matmul_flops(branch) for branch in params["branches"])
+  inner = sum(matmul_flops(jaxpr) for jaxpr in _inner_jaxprs(params))
+  if name == "scan":
+    return params["length"] * inner
+  if name == "pallas_call":
+    return math.prod(params["grid_mapping"].grid) * inner
+  if name == "shard_map":  # Its body is what one device does.
+    return params["mesh"].size * inner
+  return inner
+
+
+def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
+  for value in params.values():
+    for item in value if isinstance(value, (tuple, list)) else (value,):
+      if isinstance(item, (core.Jaxpr, core.ClosedJaxpr)):
+        yield item

@@ -12,13 +12,12 @@ has these methods.
 """
 
 from paligemma_jax.pp.boxes import Boxes
+from paligemma_jax.pp.boxes import DrawBox
+from paligemma_jax.pp.boxes import KeepClasses
 from paligemma_jax.pp.boxes import ParseBoxes
-from paligemma_jax.pp.choices import LetterChoices
-from paligemma_jax.pp.classes import KeepClasses
 from paligemma_jax.pp.crops import InceptionCrop
 from paligemma_jax.pp.crops import RandomCrop
 from paligemma_jax.pp.decode import Decode
-from paligemma_jax.pp.drawing import DrawBox
 from paligemma_jax.pp.masks import MaskToText
 from paligemma_jax.pp.noise_boxes import NoiseBoxes
 from paligemma_jax.pp.resize import Resize
@@ -29,6 +28,7 @@ from paligemma_jax.pp.text import Copy
 from paligemma_jax.pp.text import Format
 from paligemma_jax.pp.text import GetIndex
 from paligemma_jax.pp.text import Join
+from paligemma_jax.pp.text import LetterChoices
 from paligemma_jax.pp.text import Lower
 from paligemma_jax.pp.text import Majority
 from paligemma_jax.pp.text import Split

@@ -176,3 +176,109 @@ class ParseBoxes:
       )
     boxes, labels = list(found.boxes), list(found.labels)
     return {**row, **size, self.boxes: boxes, self.labels: labels}
+
+
+@spec_lib.spec
+class KeepClasses:
+  """Leaves out the objects whose label is none of those asked for.
+
+  Attributes:
+    classes: the labels to keep, as texts.
+    labels: the column with one label per object.
+    along: the columns with one value per object, which lose the same places; those that a row does
+      not have are passed over.
+  """
+
+  classes: tuple
+  labels: str = "labels"
+  along: tuple = ("boxes", "areas", "crowd", "masks")
+
+  def __post_init__(self):
+    if not self.classes or not all(isinstance(name, str) for name in self.classes):
+      raise errors.ConfigError(
+          f"KeepClasses.classes is {self.classes!r}; expected labels, as in ('cat', 'dog')."
+      )
+
+  def needs(self) -> tuple[str, ...]:
+    return (self.labels,)
+
+  def makes(self) -> tuple[str, ...]:
+    return (self.labels,)
+
+  def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    labels = columns.entries(columns.get(row, self.labels), self.labels)
+    kept = [i for i, label in enumerate(labels) if label in self.classes]
+    out = {**row, self.labels: [labels[i] for i in kept]}
+    for name in self.along:
+      if row.get(name) is None:
+        continue
+      values = columns.entries(row[name], name)
+      if len(values) != len(labels):
+        raise errors.DataError(
+            f"column {name!r} has {len(values)} values, but there are {len(labels)} labels in"
+            f" {self.labels!r}."
+        )
+      out[name] = [values[i] for i in kept]
+    return out
+
+
+_FAR = 1e4  # No box of an image is so far out of it.
+
+
+@spec_lib.spec
+class DrawBox:
+  """The outline of a box on the image, one pixel wide; it stands after Resize.
+
+  Pixels are those of TensorFlow's draw_bounding_boxes: corners are scaled by height - 1 and
+  width - 1 and truncated, edges outside of the image are left away, and of a box that ends before
+  it begins, or lies outside as a whole, nothing is drawn.
+
+  Attributes:
+    key: the column with the box: (y_min, x_min, y_max, x_max) as shares of height and width.
+    color: red, green and blue, 0 to 255.
+    image: the column of the image, of which all frames get the box.
+
+  Notes: box_inverted, box_outside.
+  """
+
+  key: str = "bbox"
+  color: tuple = (255, 0, 0)
+  image: str = "image"
+
+  def __post_init__(self):
+    if len(self.color) != 3 or not all(isinstance(v, int) and 0 <= v <= 255 for v in self.color):
+      raise errors.ConfigError(f"DrawBox: color is {self.color!r}: expected three of 0 to 255.")
+
+  def needs(self) -> tuple[str, ...]:
+    return (self.key, self.image)
+
+  def makes(self) -> tuple[str, ...]:
+    return (self.image,)
+
+  def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
+    image = columns.image(row, self.image).copy()
+    height, width = image.shape[-3:-1]
+    top, left, bottom, right = self._corners(row, height, width)
+    if top > bottom or left > right:
+      return {**row, columns.NOTES: columns.with_notes(row, ("box_inverted",))}
+    if bottom < 0 or right < 0 or top >= height or left >= width:
+      return {**row, columns.NOTES: columns.with_notes(row, ("box_outside",))}
+    ys = slice(max(top, 0), min(bottom, height - 1) + 1)
+    xs = slice(max(left, 0), min(right, width - 1) + 1)
+    for y in {top, bottom} & set(range(height)):
+      image[..., y, xs, :] = self.color
+    for x in {left, right} & set(range(width)):
+      image[..., ys, x, :] = self.color
+    return {**row, self.image: image}
+
+  def _corners(self, row: dict[str, Any], height: int, width: int) -> list[int]:
+    value = columns.get(row, self.key)
+    try:
+      y_min, x_min, y_max, x_max = (float(v) for v in value)
+    except (TypeError, ValueError):
+      raise columns.wrong(self.key, "a box of four numbers", value) from None
+    box = np.array([y_min, x_min, y_max, x_max], np.float32)
+    if not (np.abs(box) < _FAR).all():
+      raise columns.wrong(self.key, "a box in shares of height and width", value)
+    scale = np.array([height - 1, width - 1] * 2, np.float32)
+    return (box * scale).astype(np.int64).tolist()

@@ -17,7 +17,7 @@ import numpy as np
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
-from paligemma_jax.core import yes_no
+from paligemma_jax.core import strict_json
 from paligemma_jax.pp import columns
 from paligemma_jax.regions import loc
 
@@ -75,7 +75,7 @@ class NoiseBoxes:
       crowd = columns.entries(columns.get(row, self.crowd), self.crowd)
       if len(crowd) != len(boxes):
         raise errors.DataError(f"{len(boxes)} boxes but {len(crowd)} marks of crowds.")
-      kept = [i for i, skip in enumerate(crowd) if not yes_no.read(skip, self.crowd)]
+      kept = [i for i, skip in enumerate(crowd) if not strict_json.yes_no(skip, self.crowd)]
       boxes, labels = [boxes[i] for i in kept], [labels[i] for i in kept]
     order = rng.permutation(len(boxes))
     texts = [loc.format_boxes([boxes[i]], [labels[i]], bins=self.bins) for i in order]

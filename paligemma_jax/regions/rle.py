@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from paligemma_jax.core import complete
 from paligemma_jax.core import errors
 
 MAX_WORK = 1_000_000_000  # Of all masks of a row: about two seconds.
@@ -192,3 +194,31 @@ def _packed(text: str | bytes) -> list[int]:
   if shift:
     raise errors.DataError("run lengths that break off.")
   return runs
+
+
+_MAX_PNG_PIXELS = 50_000_000
+
+
+def png_pixels(data: bytes) -> np.ndarray:
+  """[H, W] or [H, W, C] of the numbers in the file; of a palette they are not looked up.
+
+  Raises:
+    DataError: no intact PNG file, or one that is too large.
+  """
+  from PIL import Image  # Here, so that configs need not wait for it.
+
+  try:
+    complete.check(data)
+    with Image.open(io.BytesIO(complete.without_texts(data)), formats=("PNG",)) as image:
+      if image.width * image.height > _MAX_PNG_PIXELS:
+        raise errors.DataError(f"it has more than {_MAX_PNG_PIXELS} png_pixels.")
+      found = np.asarray(image)
+    if not complete.png_holds_all_rows(data):
+      raise errors.DataError("its data end before the last row.")
+    return found
+  except errors.DataError as e:
+    raise errors.DataError(f"no intact PNG: {e}") from None
+  except MemoryError:
+    raise
+  except Exception as e:  # Whatever Pillow's reader raises on damaged files: many types.
+    raise errors.DataError(f"no intact PNG: {type(e).__name__}: {e}.") from None

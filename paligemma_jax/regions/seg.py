@@ -17,10 +17,10 @@ from typing import NamedTuple
 import numpy as np
 
 from paligemma_jax.core import errors
-from paligemma_jax.core import png_mask
 from paligemma_jax.core import resampling
 from paligemma_jax.regions import loc
 from paligemma_jax.regions import mask_codec
+from paligemma_jax.regions import rle
 
 _LOC_LEN = 4 * len("<loc0000>")
 _OBJECT = re.compile(
@@ -252,7 +252,7 @@ def as_mask(value: Any) -> np.ndarray:
   """
   if isinstance(value, bytes):
     try:
-      value = png_mask.pixels(value)
+      value = rle.png_pixels(value)
     except errors.DataError as e:
       raise errors.DataError(f"the mask is {e}") from None
   if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[-1]:

@@ -6,14 +6,19 @@ import base64
 import dataclasses
 import io
 import os
+import re
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from paligemma_jax.core import atomic_io
+from paligemma_jax.evals import boxes
+from paligemma_jax.regions import loc
+from paligemma_jax.regions import mask_codec
+from paligemma_jax.regions import seg
 from paligemma_jax.report import html_page
-from paligemma_jax.report import parsed_answer
 from paligemma_jax.report import report
 
 _MAX_FRAMES = 8  # Of a video; more would be too small to see.
@@ -99,8 +104,8 @@ def write_gallery(
 
 
 def _card(number: int, item: GalleryItem, bins: int, codec: str) -> str:
-  def read(text: str) -> parsed_answer.Answer | None:
-    return parsed_answer.read(text, *_frames(item.image).shape[:2], codec=codec, bins=bins)
+  def read(text: str) -> Answer | None:
+    return read(text, *_frames(item.image).shape[:2], codec=codec, bins=bins)
 
   truth, said = read(item.truth), read(item.prediction)
   before = None if item.before is None else read(item.before)
@@ -118,9 +123,9 @@ def _card(number: int, item: GalleryItem, bins: int, codec: str) -> str:
 
 def _answer(
     text: str,
-    said: parsed_answer.Answer | None,
+    said: Answer | None,
     truth: str | None,
-    true_answer: parsed_answer.Answer | None = None,
+    true_answer: Answer | None = None,
 ) -> str:
   """A text beside its name, marked right or wrong; boxes by their labels and their overlap."""
   if said is None:
@@ -133,7 +138,7 @@ def _answer(
   labels = html_page.escape(" ; ".join(label or "(no label)" for label in said.objects.labels))
   notes = []
   if true_answer is not None:
-    found = parsed_answer.overlaps(true_answer, said)
+    found = overlaps(true_answer, said)
     notes.append("overlap " + (", ".join(f"{v:.2f}" for v in found) or "–"))
   if said.objects.num_invalid:
     notes.append(f"{said.objects.num_invalid} unreadable")
@@ -146,9 +151,9 @@ def _answer(
 def _views(
     number: int,
     item: GalleryItem,
-    truth: parsed_answer.Answer | None,
-    before: parsed_answer.Answer | None,
-    said: parsed_answer.Answer | None,
+    truth: Answer | None,
+    before: Answer | None,
+    said: Answer | None,
 ) -> str:
   """The image with its boxes and masks: once, or before and after side by side."""
   pixels = _frames(item.image)
@@ -172,7 +177,7 @@ def _svg(content: str, width: int, height: int) -> str:
   return f'<svg viewBox="0 0 {width} {height}" role="img">{content}</svg>'
 
 
-def _marks(answer: parsed_answer.Answer | None, kind: str, width: int, height: int) -> str:
+def _marks(answer: Answer | None, kind: str, width: int, height: int) -> str:
   """Masks, and rectangles with labels: that of the truth above, that of a prediction below."""
   if answer is None:
     return ""
@@ -232,3 +237,53 @@ def _data_url(pixels: np.ndarray, kind: str) -> str:
   buffer = io.BytesIO()
   Image.fromarray(pixels).save(buffer, kind, **({} if kind == "png" else {"quality": 88}))
   return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+_CODES = re.compile(r"\s*(<seg[0-9]{3}>)+")
+
+
+class Answer(NamedTuple):
+  """The objects of a text.
+
+  objects: boxes, labels (without seg tokens), and how many parts were not readable.
+  mask: bool[H, W], all painted masks together; None where the text has no seg tokens.
+  """
+
+  objects: loc.Parsed
+  mask: np.ndarray | None
+
+
+def read(text: str, height: int, width: int, *, codec: str, bins: int) -> Answer | None:
+  """The answer, or None where the text has no loc tokens. Never raises on any text.
+
+  A part whose box is readable and whose seg tokens are not keeps its box and counts as unreadable.
+
+  Args:
+    height, width: of the image it is to be drawn on.
+    codec: as in `regions.mask_codec.open_codec`.
+    bins: 1023 or 1024, how loc tokens become coordinates (`regions.loc`).
+  """
+  if "<loc" not in text:
+    return None
+  said = loc.parse_boxes(text, bins=bins)
+  if "<seg" not in text:
+    return Answer(said, None)
+  model = mask_codec.open_codec(codec)
+  found = seg.text_to_masks(text, height, width, codec=model, bins=bins)
+  mask = np.zeros((height, width), bool)
+  for part in found:
+    if part is not None:
+      mask |= part.mask
+  labels = tuple(_CODES.sub("", label, count=1).strip() for label in said.labels)
+  num_invalid = max(said.num_invalid, sum(part is None for part in found))
+  return Answer(loc.Parsed(said.boxes, labels, num_invalid), mask)
+
+
+def overlaps(truth: Answer, said: Answer) -> list[float]:
+  """IoUs with the truth: of the two masks where the truth has one, else of each true box."""
+  if truth.mask is None:
+    return boxes.match(truth.objects, said.objects)
+  if said.mask is None:
+    return [0.0]
+  either = (truth.mask | said.mask).sum()
+  return [float((truth.mask & said.mask).sum() / either) if either else 0.0]

@@ -16,9 +16,7 @@ from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
-from paligemma_jax.core import yes_no
 from paligemma_jax.regions import rle
-from paligemma_jax.sources import digests
 from paligemma_jax.sources import files
 from paligemma_jax.sources import pictures
 
@@ -152,7 +150,7 @@ class CocoRows:
 
   def digests(self) -> array.array:
     """uint16[rows], of the image's name and size and of its annotations."""
-    return digests.of(
+    return files.of(
         json.dumps([image[1:], [kept for _, kept in json.loads(things)]]).encode()
         for image, things in zip(self._images, self._annotations, strict=True)
     )
@@ -178,7 +176,7 @@ class CocoRows:
         self._names[category],
         (x, y, x + width, y + height),
         0.0 if area is None else pictures.number(area, f"{where}: area"),
-        yes_no.read(annotation["iscrowd"], f"{where}: iscrowd"),
+        strict_json.yes_no(annotation["iscrowd"], f"{where}: iscrowd"),
         mask,
     )
 
@@ -196,7 +194,7 @@ def _id(value: Any) -> int | str | None:
 def _is_crowd(annotation: Mapping[str, Any]) -> bool:
   """Whether it is one; what is neither is told of when the row is read."""
   try:
-    return yes_no.read(annotation["iscrowd"], "")
+    return strict_json.yes_no(annotation["iscrowd"], "")
   except errors.DataError:
     return False
 

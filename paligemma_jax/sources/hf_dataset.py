@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import os
 import pathlib
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -16,8 +17,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
 from paligemma_jax.sources import files
-from paligemma_jax.sources import nesting
-from paligemma_jax.sources import slices
+from paligemma_jax.sources import jsonl
 
 _LEAST_PYARROW = 15
 _MAX_VALUES = 4_000_000  # Of a row: an image of 1100 x 1100 pixels in lists.
@@ -67,7 +67,7 @@ class HfDataset:
   def _folders(self) -> dict[str, pathlib.Path]:
     """{split: its folder} for the splits that are asked for."""
     root = pathlib.Path(self.path)
-    asked = slices.names(self.split)
+    asked = names(self.split)
     if (root / "state.json").is_file():
       name = _read_json(root / "state.json").get("_split")
       known = {"": root, name if isinstance(name, str) else "": root}
@@ -103,7 +103,7 @@ class HfRows:
   def __getitem__(self, i: int) -> dict[str, Any]:
     name, k = self._find(i)
     try:
-      row = dict(nesting.flat(self._splits[name].row(k)))
+      row = dict(jsonl.flat(self._splits[name].row(k)))
       for column in self._fields:  # A list of no records does not show its fields.
         if column not in row and row.get(column.rpartition("/")[0], ()) == []:
           row[column] = []
@@ -133,7 +133,7 @@ class HfRows:
   def _connect(self) -> None:
     self._splits = {name: _Split(path) for name, path in self._spec._folders().items()}
     sizes = {name: len(split) for name, split in self._splits.items()}
-    self._parts = slices.ranges(self._spec.split, sizes)
+    self._parts = ranges(self._spec.split, sizes)
     self._starts = [0]
     for _, rows in self._parts:
       self._starts.append(self._starts[-1] + len(rows))
@@ -166,7 +166,7 @@ class HfRows:
     """Images as bytes, in lists too."""
     if isinstance(value, list):
       return [self._plain(column, v) for v in value]
-    if not (isinstance(value, dict) and value.keys() == nesting.IMAGE):
+    if not (isinstance(value, dict) and value.keys() == jsonl.IMAGE):
       return value
     if value["bytes"] is not None:
       return value["bytes"]
@@ -353,3 +353,52 @@ def _read_json(path: pathlib.Path) -> Mapping[str, Any]:
     return strict_json.read_object(path)
   except (OSError, strict_json.Malformed) as e:
     raise errors.ConfigError(f"Cannot read {str(path)!r}: {strict_json.reason(e)}.") from None
+
+
+_PART = re.compile(r"\s*([\w./-]*?)\s*(?:\[\s*(-?\d+%?)?\s*:\s*(-?\d+%?)?\s*\])?\s*")
+
+
+def names(text: str) -> list[str]:
+  """The splits that `text` is made of, in order; '' for one without a name.
+
+  Raises:
+    ConfigError: the text is no such expression.
+  """
+  return [name for name, _, _ in _parts(text)]
+
+
+def ranges(text: str, sizes: Mapping[str, int]) -> list[tuple[str, range]]:
+  """(split, rows of it) for each part of `text`.
+
+  Percentages are rounded to the nearest row; what lies beyond the ends is left out.
+
+  Args:
+    sizes: rows of each split that `names` lists.
+
+  Raises:
+    ConfigError: the text is no such expression.
+  """
+  found = []
+  for name, start, stop in _parts(text):
+    size = sizes[name]
+    found.append((name, range(size)[_bound(start, size) : _bound(stop, size)]))
+  return found
+
+
+def _parts(text: str) -> list[tuple[str, str | None, str | None]]:
+  parts = []
+  for part in text.split("+"):
+    match = _PART.fullmatch(part)
+    if not match:
+      raise errors.ConfigError(
+          f"split={text!r}: {part!r} is no part of a split; write 'train', 'train[:90%]',"
+          " 'train[-500:]', or several joined by '+'."
+      )
+    parts.append((match[1], match[2], match[3]))
+  return parts
+
+
+def _bound(text: str | None, size: int) -> int | None:
+  if text is None:
+    return None
+  return round(int(text[:-1]) * size / 100) if text.endswith("%") else int(text)

@@ -14,12 +14,10 @@ import numpy as np
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import image_files
-from paligemma_jax.core import png_mask
 from paligemma_jax.core import spec as spec_lib
-from paligemma_jax.core import yes_no
-from paligemma_jax.sources import digests
+from paligemma_jax.core import strict_json
+from paligemma_jax.regions import rle
 from paligemma_jax.sources import files
-from paligemma_jax.sources import finding
 from paligemma_jax.sources import pictures
 
 _MAX_XML_BYTES = 4 << 20
@@ -137,7 +135,7 @@ class VocRows:
 
   def digests(self) -> array.array:
     """uint16[rows], of the names of the images alone."""
-    return digests.of(name.encode("utf-8", "surrogatepass") for name in self._names)
+    return files.of(name.encode("utf-8", "surrogatepass") for name in self._names)
 
   def _image(self, name: str, tree: Node) -> str:
     """The picture's path below the folder of images.
@@ -153,7 +151,7 @@ class VocRows:
         return _rest(s.images, found)
     stems = [name, name.rpartition("/")[2], os.path.splitext(said)[0]]
     for stem in filter(None, stems):
-      beside = finding.by_stem(s.path, f"{s.images}/{stem}", image_files.ENDINGS)
+      beside = files.by_stem(s.path, f"{s.images}/{stem}", image_files.ENDINGS)
       if len(beside) > 1:
         raise errors.DataError(
             f"which picture is meant, {' or '.join(map(repr, beside))}? <filename> is {said!r}."
@@ -174,7 +172,7 @@ class VocRows:
         _number(box, key, where) for key in ("xmin", "ymin", "xmax", "ymax")
     )
     first = self._spec.first_pixel
-    difficult = yes_no.read(_text(node, "difficult"), f"{where}: difficult")
+    difficult = strict_json.yes_no(_text(node, "difficult"), f"{where}: difficult")
     mask = None if numbers is None else functools.partial(np.equal, numbers, n)
     return pictures.Thing(
         label.strip(), (x_min - first, y_min - first, x_max, y_max), crowd=difficult, mask=mask
@@ -184,7 +182,7 @@ class VocRows:
     """uint8[H, W]: at each pixel the number of its object, from 1 on."""
     path = f"{_MASKS}/{name}.png"
     try:
-      numbers = png_mask.pixels(files.read_under(self._spec.path, path))
+      numbers = rle.png_pixels(files.read_under(self._spec.path, path))
     except errors.DataError as e:
       raise errors.DataError(f"{path}: {e}") from None
     if numbers.ndim != 2 or numbers.dtype != np.uint8:

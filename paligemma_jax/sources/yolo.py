@@ -17,7 +17,6 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import image_files
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.regions import rle
-from paligemma_jax.sources import digests
 from paligemma_jax.sources import files
 from paligemma_jax.sources import pictures
 
@@ -137,7 +136,7 @@ class YoloRows:
 
   def digests(self) -> array.array:
     """uint16[rows], of the names of the images alone."""
-    return digests.of(name.encode("utf-8", "surrogatepass") for name in self._images)
+    return files.of(name.encode("utf-8", "surrogatepass") for name in self._images)
 
   def _check_labels(self, places: Any) -> None:
     missing = [n for n, path in zip(self._images, self._labels, strict=True) if not path]

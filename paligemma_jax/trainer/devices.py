@@ -8,6 +8,8 @@ import logging as std_logging
 import os
 import pathlib
 import sys
+import tempfile
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +20,6 @@ from absl import logging
 from paligemma_jax.core import errors
 from paligemma_jax.multihost import hosts
 from paligemma_jax.multihost import joining
-from paligemma_jax.trainer import compile_cache
 
 _PLATFORMS_VARIABLE = "JAX_PLATFORMS"
 # What brings JAX's part for a platform.
@@ -56,7 +57,7 @@ def start(
   """
   _quiet_libraries()
   jax.monitoring.register_event_duration_secs_listener(_give_back_memory)
-  compile_cache.use()
+  use()
   team = None if alone else joining.join(join_secs, stall_secs)
   if team is not None and team.index:
     logging.get_absl_handler().addFilter(_only_errors)
@@ -154,3 +155,62 @@ def _but_for_late_writes(show: Callable[[Any], None], unraisable: Any) -> None:
 def _only_errors(record: std_logging.LogRecord) -> bool:
   """What a host other than the first logs: all of them would say the same."""
   return record.levelno >= std_logging.ERROR
+
+
+_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+_HOW = f"set {_VARIABLE} to a folder that can be written"
+
+
+def use() -> None:
+  """Turns the cache on where there is a folder for it; what is wrong with it is said once."""
+  # Programs that compile in less are not worth a file.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
+  show = warnings.showwarning
+  said = False
+
+  def show_once(message: Any, *args: Any, **kwargs: Any) -> None:
+    """JAX warns of every program that it cannot read or write; we of the first."""
+    nonlocal said
+    if "persistent compilation cache" not in str(message):
+      show(message, *args, **kwargs)
+    elif not said:
+      said = True
+      logging.warning("%s", _shortened(str(message)))
+
+  warnings.showwarning = show_once
+  folder = os.environ.get(_VARIABLE) or _default()
+  if not folder:
+    logging.warning(
+        "compiled programs are not kept: there is no home folder (HOME is not set); %s", _HOW
+    )
+    return
+  jax.config.update("jax_compilation_cache_dir", folder)
+  if "://" in folder:
+    return
+  try:
+    path = pathlib.Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(dir=path, prefix=".writable.")
+    try:
+      os.write(descriptor, b"x")
+    finally:
+      os.close(descriptor)
+      os.unlink(name)
+  except OSError as e:
+    said = True
+    logging.warning("compiled programs are not kept in %s: %s; %s", folder, e.strerror or e, _HOW)
+    if not path.is_dir():
+      jax.config.update("jax_enable_compilation_cache", False)
+
+
+def _default() -> str:
+  """The folder in the user's cache folder; '' when there is none."""
+  try:
+    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+  except RuntimeError:
+    return ""
+  return str(home / "paligemma_jax" / "jax")
+
+
+def _shortened(said: str) -> str:
+  return f"compiled programs are not kept, or not found again: {' '.join(said.split())[:300]}"

@@ -10,14 +10,14 @@ from typing import Any
 import jax
 
 from paligemma_jax import evals
-from paligemma_jax.checkpoint import layout
+from paligemma_jax.checkpoint import manifest
 from paligemma_jax.checkpoint import merge
 from paligemma_jax.checkpoint import npz_export as exports
 from paligemma_jax.checkpoint import open as opening
+from paligemma_jax.core import atomic_io
 from paligemma_jax.data import loader
 from paligemma_jax.report import gallery
 from paligemma_jax.report import report
-from paligemma_jax.trainer import files
 from paligemma_jax.trainer import metrics as metrics_lib
 from paligemma_jax.trainer import row_counts
 from paligemma_jax.trainer import setup as setups
@@ -103,7 +103,7 @@ def export(
 
 def _is_exported(workdir: workdirs.Workdir) -> bool:
   """Whether the weights were written after the newest state was sealed."""
-  folders = [workdir.checkpoints / str(step) for step in layout.steps_in(workdir.checkpoints)]
+  folders = [workdir.checkpoints / str(step) for step in manifest.steps_in(workdir.checkpoints)]
   newest = max((p.stat().st_mtime for p in folders), default=0.0)
   return workdir.export.exists() and workdir.export.stat().st_mtime >= newest
 
@@ -148,7 +148,7 @@ def _examples(
 
 def _predictions(workdir: workdirs.Workdir, name: str, step: int) -> dict[int, str]:
   """{row: text} of an evaluator's prediction file; {} when it wrote none at that step."""
-  lines, _ = files.read_lines(workdir.predictions / f"{name}-{step}.jsonl")
+  lines, _ = atomic_io.read_lines(workdir.predictions / f"{name}-{step}.jsonl")
   ours = [line for line in lines if type(line.get("row")) is int]
   return {line["row"]: line["text"] for line in ours if isinstance(line.get("text"), str)}
 

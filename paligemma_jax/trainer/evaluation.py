@@ -19,8 +19,10 @@ from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import system_errors
 from paligemma_jax.data import loader
+from paligemma_jax.data import tokenizer as tokenizers
+from paligemma_jax.decoding import generate
+from paligemma_jax.decoding import options
 from paligemma_jax.multihost import gather
-from paligemma_jax.trainer import decoders
 from paligemma_jax.trainer import memory
 from paligemma_jax.trainer import setup as setups
 from paligemma_jax.training import loss
@@ -75,7 +77,7 @@ class Runner:
       if evaluator.name in self._evaluators:
         raise errors.ConfigError(f"evals: two evaluators are called {evaluator.name!r}.")
       self._evaluators[evaluator.name] = evaluator
-    self._generate = decoders.programs(list(self._evaluators.values()), setup)
+    self._generate = programs(list(self._evaluators.values()), setup)
     self._opened: list[tuple[Any, Any]] = []
     self._compiled: dict[tuple[Any, ...], Any] = {}
     self._with_baseline: set[str] = set()
@@ -267,7 +269,7 @@ class Runner:
     on_device = sharding.put(batch, self._setup.mesh)
     key = jax.random.key(self._setup.config.seed)
     result = self._generate[evaluator.name](params, on_device, key)
-    return decoders.outputs(self._setup.tokenizer, batch, result)
+    return outputs(self._setup.tokenizer, batch, result)
 
   def _model(self) -> tuple[Any, Any]:
     return self._setup.cfg, self._setup.mesh
@@ -324,3 +326,56 @@ def _placed(folder: pathlib.Path, name: str, step: int) -> pathlib.Path:
   if not path.resolve().is_relative_to(folder.resolve()):
     raise errors.ConfigError(f"The file name {name!r} leads out of the folder of predictions.")
   return path
+
+
+_NAMES = ("tokens", "lengths", "logprob", "token_logprob")
+
+
+def programs(
+    evaluators: Sequence[evals.Evaluator], setup: setups.Setup
+) -> dict[str, generate.Generate]:
+  """{evaluator name: generate}, one program for evaluators that decode alike; nothing is compiled.
+
+  Raises:
+    ConfigError: an evaluator's decoding options are wrong.
+  """
+  made: dict[options.Options, generate.Generate] = {}
+  named = {}
+  for evaluator in evaluators:
+    if evaluator.encoding != "decode":
+      continue
+    how = options.Options(
+        max_new_tokens=evaluator.max_len,
+        sampler=evaluator.sampler,
+        best_of=evaluator.best_of,
+        beam_size=evaluator.beam_size,
+        banned=evaluator.banned,
+        constraint=evaluator.constraint,
+    )
+    if how not in made:
+      try:
+        made[how] = options.make_generate(setup.cfg, how, setup.tokenizer)
+      except errors.ConfigError as e:
+        raise errors.ConfigError(f"evaluator {evaluator.name!r}: {e}") from None
+    named[evaluator.name] = made[how]
+  return named
+
+
+def outputs(
+    tokenizer: tokenizers.Tokenizer, batch: loader.Batch, result: Mapping[str, jax.Array]
+) -> list[evals.Output]:
+  """What `generate` gave for this process's rows of the batch."""
+  columns = [gather.local_rows(result[name]) for name in _NAMES]
+  found = []
+  for row, ids, length, total, each in zip(batch["_row"], *columns, strict=True):
+    ids, each = (tuple(x[:length].tolist()) for x in (ids, each))
+    output = evals.Output(
+        int(row),
+        text=tokenizer.decode(ids),
+        tokens=ids,
+        logprob=float(total),
+        token_logprobs=each,
+        token_ends=tokenizer.ends(ids),
+    )
+    found.append(output)
+  return found

@@ -39,14 +39,12 @@ from paligemma_jax.data import fingerprint
 from paligemma_jax.data import loader
 from paligemma_jax.multihost import agreement
 from paligemma_jax.multihost import hosts
-from paligemma_jax.trainer import bad_rows
-from paligemma_jax.trainer import best
 from paligemma_jax.trainer import calendar
 from paligemma_jax.trainer import ending
 from paligemma_jax.trainer import evaluation
 from paligemma_jax.trainer import feature_cache
 from paligemma_jax.trainer import first_look
-from paligemma_jax.trainer import going_back
+from paligemma_jax.trainer import metrics
 from paligemma_jax.trainer import metrics as metrics_lib
 from paligemma_jax.trainer import nonfinite
 from paligemma_jax.trainer import progress as progress_lib
@@ -132,7 +130,7 @@ class _Run:
     self._resume_step = resume_step
     self._main = jax.process_index() == 0
     agreement.check_folder(team, workdir.path)
-    best.check_name(config)
+    metrics.check_best_name(config)
     allowed = resume.check_config(config, workdir, allow_data_change=allow_data_change)
     self._rows = config.train.source.open()
     if not len(self._rows):
@@ -168,7 +166,7 @@ class _Run:
         },
     )
     anew = not resume.is_begun(workdir)
-    self._bad_rows = bad_rows.BadRows(workdir, team, anew=anew)
+    self._bad_rows = row_counts.BadRows(workdir, team, anew=anew)
     self._evaluation = evaluation.Runner(
         self._setup, workdir.predictions, on_bad_row=self._bad_eval_row
     )
@@ -207,7 +205,7 @@ class _Run:
         first = background.started(functools.partial(self._get_ready, train_step, state, batches))
         results = self._stop.leaving(functools.partial(self._evaluate, state, 0, names))
         if not any(e.start_limit for e in self._config.evals):
-          best.check_found(self._config, results)
+          metrics.check_best_found(self._config, results)
         self._report(0, {}, results)
       state = self._steps_from(state, train_step, train_loader, batches, first)
     finally:
@@ -228,7 +226,7 @@ class _Run:
     """The state to go on from; opens what depends on its step, and does what that step lacks."""
     went_back = ""
     if self._resume_step and self._main:
-      went_back = going_back.go_back(self._workdir, self._resume_step, self._config)
+      went_back = resume.go_back(self._workdir, self._resume_step, self._config)
     state = self._checkpoints.restore(setups.abstract_state(self._setup, self._optimizer))
     facts = self._checkpoints.facts
     start = self._start_step = 0 if state is None else int(state.step)
@@ -250,7 +248,7 @@ class _Run:
       setups.warn_of_warmup(self._setup, self._optimizer, self._total)
     else:
       note(f"going on from step {start} of {self._workdir.path}")
-      self._checkpoints.take_scores(best.scores(self._config.ckpt.best, lines))
+      self._checkpoints.take_scores(metrics.best_scores(self._config.ckpt.best, lines))
       self._evaluation.note_baselines(lines)
     if "nonfinite" in facts:
       self._policy.restore(facts["nonfinite"], anew=start == self._resume_step)
@@ -426,7 +424,7 @@ class _Run:
     if self._tower_cache is not None:
       note(self._tower_cache.summary())
     if self._config.ckpt.best:
-      note(best.summary(self._config.ckpt, self._workdir, self._checkpoints.best_step()))
+      note(metrics.best_summary(self._config.ckpt, self._workdir, self._checkpoints.best_step()))
     work = functools.partial(ending.write, self._setup, state.result, self._workdir)
     self._stop.leaving(functools.partial(work, main=main, note=note))
 

@@ -9,19 +9,25 @@ s is added if it was not.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pathlib
+import time
 import zlib
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+import ml_collections
 import numpy as np
+from absl import logging
 
+from paligemma_jax import evals
+from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
-from paligemma_jax.trainer import event_files
-from paligemma_jax.trainer import files
+from paligemma_jax.trainer import metrics as metrics_lib
 from paligemma_jax.trainer import workdir as workdirs
 
 # The keys whose values come from a clock; a comparison of two runs leaves them out.
@@ -53,14 +59,14 @@ class MetricsLog:
     self._file = self._events = None
     if not main:
       return
-    found, num_torn = files.read_lines(workdir.metrics)
+    found, num_torn = atomic_io.read_lines(workdir.metrics)
     lines = [line for line in found if _is_line(line)]
     self.num_torn = num_torn + len(found) - len(lines)
     kept = [line for line in _rising(lines) if line["step"] <= resume_step]
     self.num_cut = len(lines) - len(kept)
-    self._file = files.LineFile(workdir.metrics, map(files.to_line, kept), fault="metrics")
+    self._file = atomic_io.LineFile(workdir.metrics, map(atomic_io.to_line, kept), fault="metrics")
     if errors.pick({"on": True, "off": False}, tensorboard, "setting of tensorboard"):
-      self._events = event_files.EventFile(workdir.tensorboard, resume_step)
+      self._events = EventFile(workdir.tensorboard, resume_step)
 
   def add(self, step: int, values: Mapping[str, Any]) -> None:
     """Notes numbers of a step that was not flushed yet; several calls add up to one line.
@@ -107,11 +113,11 @@ class MetricsLog:
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, float]]:
-  """The lines of a metrics.jsonl, also of a run that is under way or was killed, steps rising.
+  """The lines of a jsonl, also of a run that is under way or was killed, steps rising.
 
   Non-finite numbers come back as floats. A line with anything else than numbers is none of ours.
   """
-  lines = [line for line in files.read_lines(path)[0] if _is_line(line)]
+  lines = [line for line in atomic_io.read_lines(path)[0] if _is_line(line)]
   return [parsed(line.items()) for line in _rising(lines)]
 
 
@@ -120,7 +126,7 @@ def plain(values: Mapping[str, int | float]) -> list[list[Any]]:
 
   Pairs keep their order in a file whose keys are sorted.
   """
-  return [[name, value] for name, value in json.loads(files.to_line(values)).items()]
+  return [[name, value] for name, value in json.loads(atomic_io.to_line(values)).items()]
 
 
 def parsed(pairs: Iterable[Sequence[Any]]) -> dict[str, Any]:
@@ -183,3 +189,149 @@ def _rising(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
       kept.append(line)
       last = line["step"]
   return kept
+
+
+class EventFile:
+  """A new event file; what cannot be written is said once, and nothing more is written then.
+
+  Args:
+    folder: made when it is missing; files of earlier processes stay.
+    resume_step: the step that the run goes on from, or -1.
+
+  Raises:
+    ConfigError: tensorboardX is not installed.
+    WorkdirError: the folder, or something in it, is a link.
+  """
+
+  def __init__(self, folder: pathlib.Path, resume_step: int):
+    try:
+      # Takes 0.5 s, which a run without TensorBoard need not wait.
+      from tensorboardX import event_file_writer
+      from tensorboardX import summary
+      from tensorboardX.proto import event_pb2
+    except ImportError as e:
+      raise errors.ConfigError(
+          "log.tensorboard=True needs a package that is not here: `pip install tensorboardX`, or"
+          " set log.tensorboard=False."
+      ) from e
+    self._folder, self._scalar, self._event = folder, summary.scalar, event_pb2.Event
+    self._file: Any = None
+    purge = resume_step >= 0 or folder.exists()
+    try:
+      atomic_io.make_folder(folder, below=folder.parent)
+      _check_links(folder)
+      # Without a number of its own a file made within the same second would be overwritten.
+      suffix = f".{len(list(folder.glob('*tfevents*'))):04d}"
+      self._file = event_file_writer.EventsWriter(str(folder / "events"), suffix)
+      if purge:
+        # Readers hide what earlier, killed processes wrote for steps from this one on.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        for field in ({"file_version": "brain.Event:2"}, {"session_log": start}):
+          self._file.write_event(self._event(step=resume_step + 1, **field))
+    except OSError as e:
+      self._give_up(e)
+
+  def write(self, records: Sequence[Mapping[str, Any]]) -> None:
+    """Adds lines as they stand in jsonl; they are on disk afterwards."""
+    if self._file is None:
+      return
+    try:
+      for record in records:
+        for name, value in record.items():
+          if name != "step":
+            event = self._event(summary=self._scalar(name, value))
+            event.wall_time, event.step = time.time(), record["step"]
+            self._file.write_event(event)
+      self._file.flush()
+    except OSError as e:
+      self._give_up(e)
+
+  def close(self) -> None:
+    """Closes the file."""
+    if self._file is not None:
+      self._file.close()
+      self._file = None
+
+  def _give_up(self, error: OSError) -> None:
+    logging.error(
+        "nothing more is written for TensorBoard to %s: %s; jsonl has all numbers",
+        self._folder, error.strerror or error,
+    )
+    with contextlib.suppress(OSError):
+      self.close()
+    self._file = None
+
+
+def _check_links(folder: pathlib.Path) -> None:
+  """Event files have names that can be foretold, and another library opens them."""
+  for path in sorted(folder.glob("*")):
+    if path.is_symlink():
+      raise errors.WorkdirError(
+          f"{str(path)!r} is a link, and nothing is written through a link in a run's folder."
+          " Remove it, or set log.tensorboard=False."
+      )
+
+
+def check_best_name(config: ml_collections.ConfigDict) -> None:
+  """Passes when `ckpt.best` is '' or a metric that its evaluator can have.
+
+  What evaluators of other people's measure, and best_scores by kinds that only the rows name, are known
+  when they first ran: `check_best_found`.
+
+  Raises:
+    ConfigError: naming the near match.
+  """
+  best, evaluator = config.ckpt.best, _evaluator(config)
+  if evaluator is None or type(evaluator) not in evals.EVALUATORS.values():
+    return
+  metric = best.removeprefix(f"{evaluator.name}/")
+  known = evaluator.score([], [])
+  if evaluator.bootstrap:
+    metric = metric.removesuffix("/low").removesuffix("/high")
+  if metric not in known and "/" not in metric:
+    raise errors.ConfigError(_unknown(best, [f"{evaluator.name}/{name}" for name in known]))
+
+
+def check_best_found(config: ml_collections.ConfigDict, results: Mapping[str, float]) -> None:
+  """Passes when the metric is among those that its evaluator found, or that did not run.
+
+  Raises:
+    ConfigError: naming the near match.
+  """
+  best, evaluator = config.ckpt.best, _evaluator(config)
+  known = [name for name in results if evaluator and name.startswith(f"{evaluator.name}/")]
+  if known and best not in results:
+    raise errors.ConfigError(_unknown(best, known))
+
+
+def best_scores(best: str, lines: Iterable[Mapping[str, Any]]) -> dict[int, float]:
+  """{step: value of the metric} in lines of metrics.jsonl; of steps that can be saved: not 0."""
+  return {line["step"]: line[best] for line in lines if line["step"] and best in line}
+
+
+def best_summary(ckpt: ml_collections.ConfigDict, workdir: workdirs.Workdir, saved: int) -> str:
+  """One sentence on which step was the best and where it is.
+
+  Args:
+    ckpt: the config section.
+    saved: the best step that is saved; 0 when there is none.
+  """
+  best = ckpt.best
+  values = best_scores(best, metrics_lib.read(workdir.metrics))
+  if not values:
+    return f"best {best}: it was never measured, so no step is kept for it"
+  top = (max if ckpt.best_mode == "max" else min)(values.values())
+  if values.get(saved) != top:
+    where = max(s for s, value in values.items() if value == top)
+    return f"best {best}: {top:.6g} at step {where}, whose state is not saved"
+  return f"best {best}: {top:.6g} at step {saved}, saved in {workdir.checkpoints}/{saved}"
+
+
+def _evaluator(config: ml_collections.ConfigDict) -> evals.Evaluator | None:
+  """The one that `ckpt.best` is a metric of; None when it is ''."""
+  named = [e for e in config.evals if config.ckpt.best.startswith(f"{e.name}/")]
+  return max(named, key=lambda e: len(e.name), default=None)
+
+
+def _unknown(best: str, known: list[str]) -> str:
+  return f"ckpt.best={best!r} is no metric of its evaluator.{errors.did_you_mean(best, known)}"

@@ -22,9 +22,9 @@ from paligemma_jax.checkpoint import packed_loading
 from paligemma_jax.checkpoint import published
 from paligemma_jax.core import errors
 from paligemma_jax.core import units
+from paligemma_jax.data import examples
 from paligemma_jax.data import loader
 from paligemma_jax.data import tokenizer as tokenizers
-from paligemma_jax.data import unread
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 from paligemma_jax.training import optimizers
@@ -194,7 +194,7 @@ def train_loader(
   """
   train = setup.config.train
   if jax.process_index() == 0:
-    for warning in unread.warnings(rows, train.pp, setup.config.evals):
+    for warning in examples.warnings(rows, train.pp, setup.config.evals):
       logging.warning("%s", warning)
   return loader.TrainLoader(
       rows,

@@ -8,7 +8,6 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from paligemma_jax.checkpoint import finite
 from paligemma_jax.checkpoint import load
 from paligemma_jax.checkpoint import npz_export
 from paligemma_jax.checkpoint import weights_dir
@@ -23,13 +22,13 @@ _BAD = ("llm/final_norm/scale", "img/embedding/kernel")
 
 @pytest.mark.parametrize("dtype", _DTYPES)
 def test_every_kind_of_bad_number_is_seen_wherever_it_stands(dtype, monkeypatch):
-  monkeypatch.setattr(finite, "_PIECE", 64)
+  monkeypatch.setattr(load, "_PIECE", 64)
   for value in (np.nan, -np.nan, np.inf, -np.inf):
     for place in (0, 63, 64, 500, 999):
       array = np.linspace(-3, 3, 1000).astype(dtype)
       array[place] = value
       target = np.empty_like(array)
-      assert not finite.check(array) and not finite.copy(target, array)
+      assert not load.check(array) and not load.copy(target, array)
       assert target.tobytes() == array.tobytes()
 
 
@@ -39,9 +38,9 @@ def test_the_largest_and_least_numbers_pass(dtype):
   ends = [info.max, info.min, info.tiny, -info.tiny, info.smallest_subnormal, 0.0, -0.0]
   array = np.array(ends, dtype).reshape(-1, 1)
   target = np.empty(array.shape, np.float32)
-  assert finite.check(array) and finite.copy(target, array)
+  assert load.check(array) and load.copy(target, array)
   np.testing.assert_array_equal(target, array.astype(np.float32))
-  assert finite.check(np.arange(9, dtype=np.int8)) and finite.check(np.zeros((0, 3), dtype))
+  assert load.check(np.arange(9, dtype=np.int8)) and load.check(np.zeros((0, 3), dtype))
 
 
 def _bad_params(dtype=np.float32):

@@ -9,7 +9,6 @@ import pytest
 from paligemma_jax.checkpoint import hf
 from paligemma_jax.checkpoint import hf_config
 from paligemma_jax.checkpoint import hf_export
-from paligemma_jax.checkpoint import hf_names
 from paligemma_jax.checkpoint import npz_export
 from paligemma_jax.checkpoint import safetensors
 from paligemma_jax.checkpoint import weights_dir
@@ -38,12 +37,12 @@ def test_tensors_are_theirs_and_come_back_as_ours(tmp_path, post_norms, num_kv_h
   )
   found, expected = _read(folder), makers.hf_tensors(params, model)
   assert found.keys() == expected.keys()
-  table = found[hf_names.EMBEDDING]
+  table = found[param_table.EMBEDDING]
   assert table.shape[0] == 64  # 11 words, the id of image tokens, and what makes a multiple of 64.
   mean = params[param_table.INPUT_EMBEDDING].mean(axis=0)
   np.testing.assert_allclose(table[11:], np.tile(mean, (53, 1)), rtol=1e-6, atol=1e-7)
   for name, array in expected.items():
-    part = found[name][:11] if name == hf_names.EMBEDDING else found[name]
+    part = found[name][:11] if name == param_table.EMBEDDING else found[name]
     np.testing.assert_array_equal(part, array, err_msg=name)
   assert len(list(folder.glob("*.safetensors"))) > 1 or shard_bytes > 4000
   weights = hf.open_hf(folder)
@@ -94,7 +93,7 @@ def test_released_sizes_are_padded_as_released_files_are(tmp_path):
   config = json.loads((folder / "config.json").read_text())
   assert config["image_token_index"] == 257_152 and config["text_config"]["vocab_size"] == 257_216
   assert config["text_config"]["num_image_tokens"] == 16
-  assert _read(folder)[hf_names.EMBEDDING].shape == (257_216, 2)
+  assert _read(folder)[param_table.EMBEDDING].shape == (257_216, 2)
   assert hf.open_hf(folder).sizes == model
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from paligemma_jax.checkpoint import hf
-from paligemma_jax.checkpoint import hf_names
 from paligemma_jax.core import errors
 from paligemma_jax.models import params as param_table
 from tests.checkpoint import makers
@@ -50,7 +49,7 @@ def test_a_prefix_of_some_names_alone_is_an_error(tmp_path):
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_a_head_without_an_embedding_is_the_embedding(tmp_path, spelling, prefix):
   tensors = _tensors()
-  tensors[spelling] = tensors.pop(hf_names.EMBEDDING)
+  tensors[spelling] = tensors.pop(param_table.EMBEDDING)
   _assert_equal(*_directory(tmp_path, {prefix + n: x for n, x in tensors.items()}))
 
 

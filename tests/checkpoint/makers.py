@@ -8,7 +8,6 @@ import zipfile
 import ml_dtypes
 import numpy as np
 
-from paligemma_jax.checkpoint import hf_names
 from paligemma_jax.models import params as param_table
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -102,7 +101,7 @@ def hf_tensors(arrays: dict[str, np.ndarray], model: dict) -> dict[str, np.ndarr
   """The same parameters under Hugging Face's names, laid out there by plain transposes."""
   llm = model["llm"]
   tensors = {}
-  table = hf_names.table(
+  table = param_table.table(
       fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
   )
   for name, (theirs, _) in table.items():

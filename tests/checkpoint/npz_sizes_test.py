@@ -4,7 +4,6 @@ import pytest
 
 from paligemma_jax.checkpoint import npz
 from paligemma_jax.checkpoint import npz_export
-from paligemma_jax.checkpoint import npz_sizes
 from paligemma_jax.core import errors
 from tests.checkpoint import makers
 
@@ -32,15 +31,15 @@ def test_other_sizes_come_back(tmp_path, caplog, llm):
 
 def test_published_sizes_need_no_file_and_remove_one(tmp_path):
   path, _ = _saved(tmp_path, sliding_window=4)
-  assert npz_sizes.beside(path).exists()
+  assert npz.beside(path).exists()
   path, model = _saved(tmp_path)
-  assert not npz_sizes.beside(path).exists()
+  assert not npz.beside(path).exists()
   assert npz.open_npz(path).sizes == model
 
 
 def test_without_the_file_a_warning_says_what_is_taken(tmp_path, caplog):
   path, _ = _saved(tmp_path, final_softcap=30.0)
-  npz_sizes.beside(path).unlink()
+  npz.beside(path).unlink()
   with caplog.at_level("WARNING"):
     assert npz.open_npz(path).sizes["llm"]["final_softcap"] == 0.0
   assert "attention softcap (50.0), final softcap (0.0)" in caplog.text
@@ -61,6 +60,6 @@ def test_without_the_file_a_warning_says_what_is_taken(tmp_path, caplog):
 )  # fmt: skip
 def test_a_damaged_file_is_named(tmp_path, content):
   path, _ = _saved(tmp_path, final_softcap=30.0)
-  npz_sizes.beside(path).write_text(content)
+  npz.beside(path).write_text(content)
   with pytest.raises(errors.CheckpointError, match=r"x\.npz\.sizes\.json"):
     npz.open_npz(path)

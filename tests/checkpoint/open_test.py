@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import paligemma_jax as pj
-from paligemma_jax.checkpoint import layout
 from paligemma_jax.checkpoint import manifest
 from paligemma_jax.checkpoint import open as opening
 from paligemma_jax.checkpoint import store
@@ -128,11 +127,11 @@ def test_a_seal_that_lies_about_dtypes_is_an_error_at_the_latest_when_it_is_read
 
 def test_an_array_that_is_missing_behind_an_intact_seal_is_an_error(forged):
   folder, reseal = forged
-  path = folder / layout.ARRAYS / "_METADATA"
+  path = folder / manifest.ARRAYS / "_METADATA"
   changed = path.read_text().replace("final_norm", "final_norx")
   assert changed != path.read_text()
   path.write_text(changed)
-  name = f"{layout.ARRAYS}/_METADATA"
+  name = f"{manifest.ARRAYS}/_METADATA"
   reseal(lambda body: body["files"].update({name: manifest._digest(path, sync=False)}))
   weights = opening.open_weights(folder)
   with pytest.raises(errors.StateError, match=r"final_norm/scale is None None, but sealed as"):

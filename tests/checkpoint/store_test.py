@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paligemma_jax.checkpoint import layout
 from paligemma_jax.checkpoint import manifest
 from paligemma_jax.checkpoint import run_weights
 from paligemma_jax.checkpoint import store
@@ -103,11 +102,11 @@ def test_every_damage_to_every_file_is_found(two_steps, tmp_path):
       if path.exists() and path.read_bytes() == data:
         continue  # Half of an empty file.
       with pytest.raises(manifest.Broken, match=path.name):
-        layout.verify_step(folder / "2")
+        manifest.verify_step(folder / "2")
         pytest.fail(f"{path} {what} was not found")
       path.write_bytes(data)
       num += 1
-  layout.verify_step(folder / "2")
+  manifest.verify_step(folder / "2")
   assert num > 50
 
 
@@ -126,7 +125,7 @@ def test_a_file_besides_those_sealed_is_found(two_steps, tmp_path):
   folder = _copy(two_steps, tmp_path)
   (folder / "2" / "state" / "more").write_bytes(b"x")
   with pytest.raises(manifest.Broken, match=r"more is not in the seal"):
-    layout.verify_step(folder / "2")
+    manifest.verify_step(folder / "2")
 
 
 def test_a_link_in_place_of_a_file_is_found(two_steps, tmp_path):
@@ -134,14 +133,14 @@ def test_a_link_in_place_of_a_file_is_found(two_steps, tmp_path):
   (folder / "2" / "config.json").unlink()
   (folder / "2" / "config.json").symlink_to(folder / "1" / "config.json")
   with pytest.raises(manifest.Broken, match=r"config\.json is no regular file"):
-    layout.verify_step(folder / "2")
+    manifest.verify_step(folder / "2")
 
 
 def test_a_step_under_another_steps_name_is_found(two_steps, tmp_path):
   folder = _copy(two_steps, tmp_path)
   os.rename(folder / "2", folder / "3")
   with pytest.raises(manifest.Broken, match="of another folder"):
-    layout.verify_step(folder / "3")
+    manifest.verify_step(folder / "3")
 
 
 @pytest.mark.parametrize("file", ["SEAL.json", "config.json", "data"])
@@ -181,7 +180,7 @@ def test_damaged_frozen_parameters_break_the_steps_that_need_them(two_steps, tmp
   path = _largest(folder / "base" / "state")
   path.write_bytes(path.read_bytes()[:-1])
   with pytest.raises(manifest.Broken, match=r"frozen parameters in ../base: .* 1 bytes short"):
-    layout.verify_step(folder / "2")
+    manifest.verify_step(folder / "2")
 
 
 def test_frozen_parameters_are_stored_once(two_steps):
@@ -367,7 +366,7 @@ def test_links_in_a_run_s_folder_are_not_followed(name, tmp_path):
   else:
     opened, _ = _saved(run / "checkpoints", 2)
     opened.close()
-    assert sorted(layout.steps_in(run / "checkpoints")) == [1, 2]
+    assert sorted(manifest.steps_in(run / "checkpoints")) == [1, 2]
   found = [str(p.relative_to(outside)) for p in sorted(outside.rglob("*"))]
   assert found == ["7", "7/mine"]
 
@@ -407,6 +406,6 @@ def test_a_forged_seal_is_a_broken_step_not_a_crash(change, two_steps, tmp_path)
   folder = _copy(two_steps, tmp_path)
   _forge(folder / "2", change)
   with pytest.raises(manifest.Broken):
-    layout.verify_step(folder / "2")
+    manifest.verify_step(folder / "2")
   with pytest.raises(errors.StateError, match="no intact step"):
     run_weights.open_native(folder / "2")

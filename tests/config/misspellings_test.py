@@ -6,7 +6,6 @@ from paligemma_jax.config import load
 from paligemma_jax.config import override_values
 from paligemma_jax.config import schema
 from paligemma_jax.core import errors
-from paligemma_jax.core import near_keys
 from tests.core import stand_ins
 
 KEYS = schema.flat()
@@ -106,4 +105,4 @@ def test_the_name_that_other_libraries_give_a_key_is_understood(written, meant):
 
 
 def test_all_names_of_other_libraries_mean_a_key_that_exists():
-  assert set(near_keys._ELSEWHERE.values()) <= set(KEYS)
+  assert set(schema._ELSEWHERE.values()) <= set(KEYS)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paligemma_jax.decoding import prompt as prompts
+from paligemma_jax.decoding import rules as prompts
 
 VOCAB = 7
 EOS = 1

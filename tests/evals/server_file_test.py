@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from paligemma_jax import evals
 from paligemma_jax.core import errors
-from paligemma_jax.evals import server_formats
+from paligemma_jax.evals import server_file
 from tests import run_train
 
 # What the servers' own pages show; the id as our dataset has it.
@@ -51,10 +51,10 @@ def written(spec, rows, texts):
 
 
 def test_every_format_is_tried_here():
-  assert WRITTEN.keys() == OFFICIAL.keys() == server_formats.FORMATS.keys()
+  assert WRITTEN.keys() == OFFICIAL.keys() == server_file.FORMATS.keys()
 
 
-@pytest.mark.parametrize("name", server_formats.FORMATS)
+@pytest.mark.parametrize("name", server_file.FORMATS)
 def test_the_file_is_what_the_server_wants_and_passes_its_check(name):
   id_, expected = WRITTEN[name]
   spec = evals.ServerFile("test/answers", None, format=name)
@@ -62,9 +62,9 @@ def test_the_file_is_what_the_server_wants_and_passes_its_check(name):
   file, content = written(spec, [{column: id_}], ["cab"])
   assert file == "test/answers.json"
   assert content == expected
-  form = server_formats.FORMATS[name]
-  wanted = server_formats.official(form, OFFICIAL[name])
-  assert list(server_formats.problems(form, content, wanted)) == []
+  form = server_file.FORMATS[name]
+  wanted = server_file.official(form, OFFICIAL[name])
+  assert list(server_file.problems(form, content, wanted)) == []
 
 
 @pytest.mark.parametrize(
@@ -78,8 +78,8 @@ def test_the_file_is_what_the_server_wants_and_passes_its_check(name):
     ],
 )
 def test_ids_are_turned_into_the_type_that_the_server_wants(name, found, expected):
-  form = server_formats.FORMATS[name]
-  id_ = server_formats.as_id(form, found)
+  form = server_file.FORMATS[name]
+  id_ = server_file.as_id(form, found)
   assert id_ == expected and type(id_) is type(expected)
 
 
@@ -121,7 +121,7 @@ def test_an_unknown_format_names_the_near_one():
     evals.ServerFile("t", None, format="vqa_v2")
 
 
-VQA = server_formats.FORMATS["vqav2"]
+VQA = server_file.FORMATS["vqav2"]
 WANTED = {1: (), 2: (), 3: ()}
 
 
@@ -150,30 +150,30 @@ def entries(*ids):
     ],
 )
 def test_every_kind_of_broken_file_is_told(content, words):
-  said = list(server_formats.problems(VQA, content, WANTED))
+  said = list(server_file.problems(VQA, content, WANTED))
   assert said
   for word in words:
     assert any(word in sentence for sentence in said), said
 
 
 def test_only_the_first_few_are_shown_of_all_that_are_counted():
-  (said,) = server_formats.problems(VQA, entries(), dict.fromkeys(range(100), ()))
+  (said,) = server_file.problems(VQA, entries(), dict.fromkeys(range(100), ()))
   assert said == "100 ids that are missing: 0, 1, 2, …"
 
 
 def test_answers_that_are_no_choices_are_told():
-  form = server_formats.FORMATS["aokvqa_mc"]
+  form = server_file.FORMATS["aokvqa_mc"]
   wanted = {"q": ("cab", "bus"), "r": ("cab", "bus")}
   content = {"q": {"multiple_choice": "taxi"}, "r": {"multiple_choice": "bus"}}
-  (said,) = server_formats.problems(form, content, wanted)
+  (said,) = server_file.problems(form, content, wanted)
   assert "1 answers that are none of the question's choices: 'q' has 'taxi'" in said
-  (said, *_) = server_formats.problems(form, [{"q": "cab"}], wanted)
+  (said, *_) = server_file.problems(form, [{"q": "cab"}], wanted)
   assert "wants an object" in said
 
 
 @given(st.lists(st.integers(0, 5)))
 def test_a_file_passes_only_when_each_id_is_there_once(ids):
-  said = list(server_formats.problems(VQA, entries(*ids), WANTED))
+  said = list(server_file.problems(VQA, entries(*ids), WANTED))
   assert (said == []) == (sorted(ids) == [1, 2, 3])
 
 
@@ -186,18 +186,18 @@ _JSON = st.recursive(
 
 @given(_JSON)
 def test_no_content_makes_the_check_fail_itself(content):
-  for form in server_formats.FORMATS.values():
-    assert list(server_formats.problems(form, content, {form.id_type(9): ()}))
+  for form in server_file.FORMATS.values():
+    assert list(server_file.problems(form, content, {form.id_type(9): ()}))
 
 
 @pytest.mark.parametrize("content", [None, 3, [], {}, {"questions": 3}, {"questions": [{}]}, [1]])
 def test_a_file_of_questions_that_is_none_is_an_error(content):
   with pytest.raises(errors.DataError, match="official file"):
-    server_formats.official(VQA, content)
+    server_file.official(VQA, content)
 
 
 def test_the_document_lists_every_format_and_its_keys():
   text = (run_train.ROOT / "docs" / "test_servers.md").read_text(encoding="utf-8")
-  for name, form in server_formats.FORMATS.items():
+  for name, form in server_file.FORMATS.items():
     (line,) = [x for x in text.splitlines() if x.startswith(f"| `{name}` |")]
     assert f'"{form.answer_key}": "…"' in line and f'"{form.id_key or "<question_id>"}": ' in line

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from paligemma_jax.checkpoint import layout
+from paligemma_jax.checkpoint import manifest
 from tests import run_train
 from tests import small_disk
 
@@ -18,7 +18,7 @@ _STEP_BYTES = 23 * 2**20  # Of a saved step of TINY, about.
 
 
 def _steps(workdir):
-  return sorted(layout.steps_in(workdir / "checkpoints"))
+  return sorted(manifest.steps_in(workdir / "checkpoints"))
 
 
 def _check(done, workdir, *, code):
@@ -28,7 +28,7 @@ def _check(done, workdir, *, code):
   assert re.search(r"error: .*no space left", done.stderr, re.IGNORECASE), done.stderr
   assert [p.name for p in workdir.rglob(".*") if ".writable" in p.name or ".tmp" in p.name] == []
   for step in _steps(workdir):
-    layout.verify_step(workdir / "checkpoints" / str(step))
+    manifest.verify_step(workdir / "checkpoints" / str(step))
 
 
 def _remarks(done):

@@ -59,7 +59,6 @@ def _make_native(folder):
 
 
 def _read_native(folder, changed):
-  from paligemma_jax.checkpoint import layout
   from paligemma_jax.checkpoint import load
   from paligemma_jax.checkpoint import manifest
   from paligemma_jax.checkpoint import open as opening
@@ -67,9 +66,9 @@ def _read_native(folder, changed):
   if any(name.startswith("weights/") for name in changed):
     weights = load.open_weights(folder / "weights")
   else:
-    for step in layout.steps_in(folder / "run" / "checkpoints"):
+    for step in manifest.steps_in(folder / "run" / "checkpoints"):
       try:
-        layout.verify_step(folder / "run" / "checkpoints" / str(step))
+        manifest.verify_step(folder / "run" / "checkpoints" / str(step))
       except manifest.Broken:  # What `opening` makes its own error of.
         break
     weights = opening.open_weights(folder / "run")
@@ -155,18 +154,18 @@ def _make_lines(folder):
   (folder / "data.json").write_text(json.dumps(data))
   (folder / "data_rows.bin").write_bytes(bytes(6))
   (folder / "report.html").write_text("so the run was begun")
-  parsed_answer = [{"row": i, "image": "a.png", "prompt": "q", "text": "a"} for i in range(2)]
-  _lines(folder / "out.jsonl", parsed_answer)
+  gallery = [{"row": i, "image": "a.png", "prompt": "q", "text": "a"} for i in range(2)]
+  _lines(folder / "out.jsonl", gallery)
   (folder / ".out.jsonl.settings.json").write_text(json.dumps(_settings()))
   (folder / "lock").write_text(json.dumps({"host": "a", "pid": 5, "since": "now"}))
 
 
 def _read_lines(folder, changed):
-  from paligemma_jax.trainer import bad_rows
   from paligemma_jax.trainer import ending
   from paligemma_jax.trainer import metrics
   from paligemma_jax.trainer import predicting
   from paligemma_jax.trainer import resume
+  from paligemma_jax.trainer import row_counts
   from paligemma_jax.trainer import workdir as workdirs
 
   with workdirs.opened(folder, main=True) as workdir:
@@ -174,13 +173,13 @@ def _read_lines(folder, changed):
       assert all(isinstance(value, (int, float)) for value in line.values()), line
     ending._predictions(workdir, "val/pred", 2)
     metrics.MetricsLog(workdir, resume_step=2, tensorboard="off", main=True).close()
-    rejected = bad_rows.BadRows(workdir)
+    rejected = row_counts.BadRows(workdir)
     rejected.add(4, "a:4", "bad")
     rejected.close()
     rows = range(3)
     resume.check_data(_parts(), rows, 2, workdir, duration="2 steps", allow_data_change=False)
-    with predicting.opened(folder / "out.jsonl", _settings()) as parsed_answer:
-      parsed_answer.append([{"row": parsed_answer.num_done, "text": "b"}])
+    with predicting.opened(folder / "out.jsonl", _settings()) as gallery:
+      gallery.append([{"row": gallery.num_done, "text": "b"}])
 
 
 def _make_answers(folder):
@@ -206,14 +205,14 @@ def _read_answers(folder, changed):
   from paligemma_jax.config import load as configs
   from paligemma_jax.models import variants
   from paligemma_jax.regions import loc
-  from paligemma_jax.report import parsed_answer
+  from paligemma_jax.report import gallery
 
   for name in changed:
     path = folder / name
     if path.suffix == ".txt":
       if path.is_file() and not path.is_symlink():
         text = path.read_bytes().decode("utf-8", "replace")
-        parsed_answer.read(text, 48, 64, codec="", bins=1024)
+        gallery.read(text, 48, 64, codec="", bins=1024)
         loc.parse_boxes(text, bins=1023)
       continue
     kept = configs.read(path, keep_unknown=True)

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 
-from paligemma_jax.checkpoint import layout
+from paligemma_jax.checkpoint import manifest
 from tests import run_train
 
 CONFIG = "tests/faults/slow_config.py"
@@ -137,9 +137,9 @@ def stop(name: str, number: signal.Signals, workdir: pathlib.Path) -> Outcome:
 def newest_intact(workdir: pathlib.Path) -> int:
   """The newest saved step, which must be intact; 0 for none."""
   folder = workdir / "checkpoints"
-  newest = max(layout.steps_in(folder), default=0) if folder.is_dir() else 0
+  newest = max(manifest.steps_in(folder), default=0) if folder.is_dir() else 0
   if newest:
-    layout.verify_step(folder / str(newest))
+    manifest.verify_step(folder / str(newest))
   return newest
 
 

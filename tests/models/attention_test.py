@@ -10,7 +10,7 @@ import pytest
 from paligemma_jax.models import attention
 from paligemma_jax.models import kernels
 from paligemma_jax.models import remat
-from paligemma_jax.planning import flops
+from paligemma_jax.planning import program
 
 _MASK_AR = np.array([[0, 0, 0, 1, 1, 1, 0], [0, 1, 0, 0, 1, 0, 1]], np.int32)
 
@@ -140,7 +140,7 @@ def test_rows_work_out_no_softmax_twice_where_products_are_kept():
   layer = jax.checkpoint(attend, policy=remat.policy("dots"))
   step = jax.make_jaxpr(jax.grad(lambda *qkv: jnp.sum(layer(*qkv)), (0, 1, 2)))(q, k, v)
   one = 2 * 2 * 4 * 7 * 7 * 8  # Rows, heads, queries, keys, head dim.
-  assert flops.matmul_flops(step) == (2 + 5) * one
+  assert program.matmul_flops(step) == (2 + 5) * one
 
 
 @pytest.mark.parametrize("alone", [True, False])

@@ -8,7 +8,7 @@ import pytest
 
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
-from paligemma_jax.planning import flops
+from paligemma_jax.planning import program
 from tests.models import random_params
 
 _GEMMA_2 = {"llm.post_norms": True, "llm.attn_softcap": 20.0, "llm.final_softcap": 30.0}
@@ -95,7 +95,7 @@ def test_it_multiplies_less(monkeypatch):
 
   def num_flops():
     run = functools.partial(paligemma.text_features, cfg)
-    return flops.matmul_flops(jax.jit(run).trace(params, image, text, mask_ar).jaxpr)
+    return program.matmul_flops(jax.jit(run).trace(params, image, text, mask_ar).jaxpr)
 
   apart = num_flops()
   monkeypatch.setattr(paligemma, "_ROOM_FOR_LAYERS", 0)

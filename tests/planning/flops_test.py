@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from paligemma_jax.planning import flops
+from paligemma_jax.planning import program
 
 _X = jnp.zeros((3, 4))
 _W = jnp.zeros((4, 5))
@@ -11,7 +11,7 @@ _ONE = 2 * 3 * 4 * 5
 
 
 def _count(fn, *args):
-  return flops.matmul_flops(jax.make_jaxpr(fn)(*args))
+  return program.matmul_flops(jax.make_jaxpr(fn)(*args))
 
 
 def test_a_product_is_two_operations_per_multiply_add():

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.core import errors
-from paligemma_jax.trainer import kept_arrays
+from paligemma_jax.trainer import feature_cache
 
 
 def _array(value, dtype=np.float32):
@@ -13,7 +13,7 @@ def _array(value, dtype=np.float32):
 
 
 def _folder(path, max_bytes=10**6, dtype="float32"):
-  return kept_arrays.Folder(path, (3, 4), dtype, max_bytes)
+  return feature_cache.Folder(path, (3, 4), dtype, max_bytes)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -54,7 +54,7 @@ def test_a_damaged_file_is_counted_left_out_and_written_anew(tmp_path, how):
   np.testing.assert_array_equal(store.get("aa1"), _array(1))
 
 
-@pytest.mark.parametrize("make", [lambda path: kept_arrays.Memory(100), lambda p: _folder(p, 250)])
+@pytest.mark.parametrize("make", [lambda path: feature_cache.Memory(100), lambda p: _folder(p, 250)])
 def test_what_comes_when_it_is_full_is_not_kept(tmp_path, make):
   store = make(tmp_path)
   put = [store.put(f"aa{i}", _array(i)) for i in range(4)]
@@ -72,7 +72,7 @@ def test_the_bytes_of_earlier_runs_count(tmp_path):
 
 
 def test_memory_does_not_see_later_changes():
-  store, array = kept_arrays.Memory(1000), _array(0)
+  store, array = feature_cache.Memory(1000), _array(0)
   store.put("aa1", array)
   array += 1
   np.testing.assert_array_equal(store.get("aa1"), _array(0))

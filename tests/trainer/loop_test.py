@@ -11,7 +11,7 @@ from PIL import Image
 from paligemma_jax import evals
 from paligemma_jax import pp
 from paligemma_jax import sources
-from paligemma_jax.checkpoint import layout
+from paligemma_jax.checkpoint import manifest
 from paligemma_jax.config import load as configs
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
@@ -58,7 +58,7 @@ def _config(source, *evaluators, total=6, save=1000, **train):
 
 
 def _saved(folder):
-  return sorted(layout.steps_in(folder / "checkpoints"))
+  return sorted(manifest.steps_in(folder / "checkpoints"))
 
 
 @pytest.mark.slow  # Four runs of six steps.

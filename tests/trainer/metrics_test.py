@@ -17,9 +17,8 @@ from tensorboardX.proto import event_pb2
 
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
-from paligemma_jax.trainer import bad_rows
-from paligemma_jax.trainer import files
 from paligemma_jax.trainer import metrics
+from paligemma_jax.trainer import row_counts
 from paligemma_jax.trainer import workdir
 
 
@@ -101,7 +100,7 @@ def test_a_process_that_dies_around_an_append_leaves_whole_lines(tmp_path, when,
       env={**os.environ, "PJ_FAULT": f"metrics.{when}:exit@5"},
   )
   assert run.returncode == 9
-  lines, num_torn = files.read_lines(tmp_path / "metrics.jsonl")
+  lines, num_torn = atomic_io.read_lines(tmp_path / "metrics.jsonl")
   assert (len(lines), num_torn) == (num_lines, 0)
 
 
@@ -182,22 +181,22 @@ def _events(data, event_type):
 
 def test_each_bad_row_is_noted_once_also_after_a_restart(tmp_path):
   place = workdir.Workdir(tmp_path)
-  register = bad_rows.BadRows(place)
+  register = row_counts.BadRows(place)
   register.add(3, "train.jsonl:4", "no image")
   register.add(3, "train.jsonl:4", "no image")
   register.close()
   with open(place.bad_rows, "ab") as f:
     f.write(b'{"row": 9')  # A killed process's last write.
-  again = bad_rows.BadRows(place)
+  again = row_counts.BadRows(place)
   assert again.of("") == {3}
   again.add(3, "train.jsonl:4", "no image")
   again.add(9, "train.jsonl:10", "half an image")
   again.add(3, "val.jsonl:4", "no image", evaluator="val/acc")
   again.close()
-  third = bad_rows.BadRows(place)
+  third = row_counts.BadRows(place)
   third.close()
   assert third.of("") == {3, 9} and third.of("val/acc") == {3}
-  lines, num_torn = files.read_lines(place.bad_rows)
+  lines, num_torn = atomic_io.read_lines(place.bad_rows)
   assert num_torn == 0
   assert lines == [
       {"row": 3, "where": "train.jsonl:4", "reason": "no image"},
@@ -255,7 +254,7 @@ def test_nothing_is_written_through_a_link_in_the_folder(name, tmp_path):
   (run / name).symlink_to(outside if name == "tensorboard" else outside / "mine")
   try:
     _write(run, -1, 4) if "jsonl" in name else _log(run, resume_step=-1, tensorboard="on").close()
-    bad_rows.BadRows(workdir.Workdir(run)).add(1, "a:1", "bad")
+    row_counts.BadRows(workdir.Workdir(run)).add(1, "a:1", "bad")
   except errors.WorkdirError as e:
     assert "is a link" in str(e)
   assert [p.name for p in outside.iterdir()] == ["mine"]
@@ -277,5 +276,5 @@ def test_a_pipe_or_a_folder_in_place_of_a_file_is_an_error(name, tmp_path):
     make(tmp_path / name)
     with pytest.raises(errors.WorkdirError, match=name):
       _write(tmp_path, 0, 1)
-      bad_rows.BadRows(workdir.Workdir(tmp_path))
+      row_counts.BadRows(workdir.Workdir(tmp_path))
     (tmp_path / name).rename(tmp_path / f"was {make.__name__}")

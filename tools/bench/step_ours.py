@@ -12,7 +12,7 @@ import ml_collections
 from paligemma_jax import presets
 from paligemma_jax.config import load as configs
 from paligemma_jax.core import huge_pages
-from paligemma_jax.planning import flops
+from paligemma_jax.planning import program
 from paligemma_jax.trainer import devices
 from paligemma_jax.trainer import setup as setups
 from paligemma_jax.training import loss
@@ -53,7 +53,7 @@ def prepare():
   train_step = setups.train_step(setup, optimizer, state)
   bare = setups.train_step(setups.without_recomputation(setup), optimizer, state)
   on_device = sharding.put(batch, setup.mesh)
-  needed = flops.matmul_flops(bare.trace(state, on_device, num_supervised).jaxpr)
+  needed = program.matmul_flops(bare.trace(state, on_device, num_supervised).jaxpr)
 
   def task():
     nonlocal state

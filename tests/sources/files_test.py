@@ -6,7 +6,6 @@ import pytest
 
 from paligemma_jax.core import errors
 from paligemma_jax.sources import files
-from paligemma_jax.sources import finding
 
 
 def _fill(root, *names):
@@ -50,16 +49,16 @@ def test_a_file_with_another_ending_is_named_but_not_taken(tmp_path):
   _fill(tmp_path, "sub/a.png")
   with pytest.raises(errors.DataError, match=r"'sub/a.jpg' is not in .*There is 'a\.png'\."):
     files.read_under(str(tmp_path), "sub/a.jpg")
-  assert finding.by_stem(str(tmp_path), "SUB/A", (".jpg", ".png")) == ["sub/a.png"]
-  assert finding.by_stem(str(tmp_path), "gone/a", (".png",)) == []
+  assert files.by_stem(str(tmp_path), "SUB/A", (".jpg", ".png")) == ["sub/a.png"]
+  assert files.by_stem(str(tmp_path), "gone/a", (".png",)) == []
 
 
 def test_a_listing_follows_its_folder(tmp_path):
   _fill(tmp_path, "a.jpg")
-  assert finding.same(str(tmp_path), "B.jpg") is None
+  assert files.same(str(tmp_path), "B.jpg") is None
   os.utime(tmp_path, ns=(1, 1))
   _fill(tmp_path, "b.jpg")
-  assert finding.same(str(tmp_path), "B.jpg") == "b.jpg"
+  assert files.same(str(tmp_path), "B.jpg") == "b.jpg"
 
 
 def test_folders_are_listed_to_the_bottom_in_the_order_of_people(tmp_path):

@@ -7,7 +7,6 @@ import threading
 
 import pytest
 
-from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import published
 from paligemma_jax.core import errors
 from tests.checkpoint import makers
@@ -63,7 +62,7 @@ def test_the_npz_of_a_jax_release(cache):
 def test_a_snapshot_that_is_not_whole_is_none(cache):
   folder = _snapshot(cache, "google/paligemma-3b-pt-224", num_shards=2)
   (folder / "model-00002-of-00002.safetensors").unlink()
-  assert hub.cached("google/paligemma-3b-pt-224") is None
+  assert published.cached_on_hub("google/paligemma-3b-pt-224") is None
 
 
 def test_what_is_not_there_says_how_to_get_it(cache, monkeypatch):
@@ -113,14 +112,14 @@ def test_a_download_that_broke_off_is_an_error_and_then_goes_on(cache, monkeypat
   try:
     server.cut_after = 2000
     with pytest.raises(errors.CheckpointError, match="goes on with what is there"):
-      hub.find("somebody/model")
+      published.find_on_hub("somebody/model")
     server.cut_after = 0
-    folder = hub.find("somebody/model")
+    folder = published.find_on_hub("somebody/model")
   finally:
     server.shutdown()
   for name in ("config.json", "model.safetensors"):
     assert (folder / name).read_bytes() == (source / name).read_bytes()
-  assert hub.cached("somebody/model") == folder
+  assert published.cached_on_hub("somebody/model") == folder
 
 
 class _Hub(http.server.ThreadingHTTPServer):

@@ -5,13 +5,13 @@ import pytest
 from paligemma_jax import evals
 from paligemma_jax import pp
 from paligemma_jax import sources
-from paligemma_jax.data import unread
+from paligemma_jax.data import examples
 
 ROW = {"image": b"x", "prefix": "what?", "suffix": "a cat", "question_id": 3, "image_path": "a.png"}
 
 
 def said(row, ops, *evaluators):
-  return list(unread.warnings([row], ops, evaluators))
+  return list(examples.warnings([row], ops, evaluators))
 
 
 def test_a_prefix_that_an_op_replaces_is_named_with_the_op_and_an_example():

@@ -15,9 +15,9 @@ from paligemma_jax.regions import codec_recipe
 @pj.sweepable
 def get_config(steps: int = 3200, num_masks: int = 16_000, lr: float = 3e-3, seed: int = 0):
   return codec_recipe.CodecRecipe(
-      source=sources.Masks(num_rows=num_masks, seed=seed),
-      held_out=sources.Masks("held_out", num_rows=240, classes="heldout", simple=0.0, vary=False),
-      steps=steps,
-      lr=lr,
-      seed=seed,
+    source=sources.Masks(num_rows=num_masks, seed=seed),
+    held_out=sources.Masks("held_out", num_rows=240, classes="heldout", simple=0.0, vary=False),
+    steps=steps,
+    lr=lr,
+    seed=seed,
   )

@@ -35,8 +35,13 @@ def get_config(stage: int = 1, steps: int = 0, batch_size: int = 32, seed: int =
   c.train.shuffle = False
   # The rate falls late, so that the curve tells early whether a change of the recipe pays.
   c.optim.update(
-      lr=1.5e-3 if first else 1e-3, wd=0.0, b2=0.95, clip=1.0,
-      schedule="constant", warmup="2%", cooldown="30%" if first else "60%",
+    lr=1.5e-3 if first else 1e-3,
+    wd=0.0,
+    b2=0.95,
+    clip=1.0,
+    schedule="constant",
+    warmup="2%",
+    cooldown="30%" if first else "60%",
   )
   c.ckpt.update(every="500 steps", export="npz")
   c.log.every = "100 steps"
@@ -45,10 +50,10 @@ def get_config(stage: int = 1, steps: int = 0, batch_size: int = 32, seed: int =
   decode = dict(pp=ops, every=every, text_len=16, max_len=26, batch_size=64)
   each = {task: val.replace(tasks=(task,), num_rows=128) for task in train.tasks}
   c.evals = (
-      evals.Perplexity("val/loss", val, ops, every=every, text_len=26, batch_size=64),
-      evals.ExactMatch("val/caption", each["caption"], **decode),
-      evals.ExactMatch("val/count", each["count"], **decode),
-      evals.BoxAccuracy("val/detect", each["detect"], **decode),
+    evals.Perplexity("val/loss", val, ops, every=every, text_len=26, batch_size=64),
+    evals.ExactMatch("val/caption", each["caption"], **decode),
+    evals.ExactMatch("val/count", each["count"], **decode),
+    evals.BoxAccuracy("val/detect", each["detect"], **decode),
   )
   if "segment" in each:
     c.evals += (evals.Segmentation("val/segment", each["segment"], box="", **decode),)

@@ -20,7 +20,7 @@ def get_config(steps: int = 12, batch_size: int = 8, num_rows: int = 40):
   c.ckpt.every = "4 steps"
   c.log.update(every="1 steps", tensorboard=False)
   c.evals = (
-      evals.Perplexity("val/loss", val, ops, every="50%", text_len=40),
-      evals.WritePredictions("val/pred", val, ops, every="50%", text_len=24, max_len=16),
+    evals.Perplexity("val/loss", val, ops, every="50%", text_len=40),
+    evals.WritePredictions("val/pred", val, ops, every="50%", text_len=24, max_len=16),
   )
   return c

@@ -1,13 +1,13 @@
 """Fine-tune PaliGemma and PaliGemma 2 in JAX. Importing this package does not import JAX.
 
-    import paligemma_jax as pj
+import paligemma_jax as pj
 
-    @pj.sweepable
-    def get_config(res: int = 224):      # a config file, see transfers/forkme.py
-      c = pj.default_config()
-      ...
+@pj.sweepable
+def get_config(res: int = 224):      # a config file, see transfers/forkme.py
+  c = pj.default_config()
+  ...
 
-    pg = pj.load("runs/mine")            # weights with logits, generate and save
+pg = pj.load("runs/mine")            # weights with logits, generate and save
 """
 
 import importlib
@@ -16,22 +16,22 @@ __version__ = "0.1.0"
 
 # name: (module, attribute), or (module, "") for the module itself. Imported when first asked for.
 _PUBLIC = {
-    "CheckpointError": ("paligemma_jax.core.errors", "CheckpointError"),
-    "ConfigError": ("paligemma_jax.core.errors", "ConfigError"),
-    "DataError": ("paligemma_jax.core.errors", "DataError"),
-    "PaliGemma": ("paligemma_jax.api", "PaliGemma"),
-    "PaligemmaError": ("paligemma_jax.core.errors", "PaligemmaError"),
-    "constraints": ("paligemma_jax.regions.answer_forms", ""),
-    "default_config": ("paligemma_jax.config.load", "default_config"),
-    "errors": ("paligemma_jax.core.errors", ""),
-    "evals": ("paligemma_jax.evals", ""),
-    "load": ("paligemma_jax.api", "load"),
-    "pp": ("paligemma_jax.pp", ""),
-    "pretrained": ("paligemma_jax.checkpoint.published", "pretrained"),
-    "score": ("paligemma_jax.evals", "score"),
-    "sources": ("paligemma_jax.sources", ""),
-    "spec": ("paligemma_jax.core.spec", "spec"),
-    "sweepable": ("paligemma_jax.config.load", "sweepable"),
+  "CheckpointError": ("paligemma_jax.core.errors", "CheckpointError"),
+  "ConfigError": ("paligemma_jax.core.errors", "ConfigError"),
+  "DataError": ("paligemma_jax.core.errors", "DataError"),
+  "PaliGemma": ("paligemma_jax.api", "PaliGemma"),
+  "PaligemmaError": ("paligemma_jax.core.errors", "PaligemmaError"),
+  "constraints": ("paligemma_jax.regions.answer_forms", ""),
+  "default_config": ("paligemma_jax.config.load", "default_config"),
+  "errors": ("paligemma_jax.core.errors", ""),
+  "evals": ("paligemma_jax.evals", ""),
+  "load": ("paligemma_jax.api", "load"),
+  "pp": ("paligemma_jax.pp", ""),
+  "pretrained": ("paligemma_jax.checkpoint.published", "pretrained"),
+  "score": ("paligemma_jax.evals", "score"),
+  "sources": ("paligemma_jax.sources", ""),
+  "spec": ("paligemma_jax.core.spec", "spec"),
+  "sweepable": ("paligemma_jax.config.load", "sweepable"),
 }
 
 __all__ = list(_PUBLIC)

@@ -70,16 +70,16 @@ class PaliGemma:
   """
 
   def __init__(
-      self,
-      config: variants.ModelConfig,
-      params: Mapping[str, jax.Array],
-      tokenizer: tokenizer_lib.Tokenizer | None = None,
-      source: reader.Weights | None = None,
+    self,
+    config: variants.ModelConfig,
+    params: Mapping[str, jax.Array],
+    tokenizer: tokenizer_lib.Tokenizer | None = None,
+    source: reader.Weights | None = None,
   ):
     if tokenizer and tokenizer.vocab_size > config.llm.vocab_size:
       raise errors.ConfigError(
-          f"The tokenizer {tokenizer.path!r} has {tokenizer.vocab_size} ids but the model only"
-          f" {config.llm.vocab_size}: they do not belong together."
+        f"The tokenizer {tokenizer.path!r} has {tokenizer.vocab_size} ids but the model only"
+        f" {config.llm.vocab_size}: they do not belong together."
       )
     self.config = config
     self.params = dict(params)
@@ -104,31 +104,31 @@ class PaliGemma:
     for name, mask in (("mask_ar", mask_ar), ("mask_input", mask_input)):
       if mask is not None and mask.shape != tokens.shape:
         raise errors.ConfigError(
-            f"{name} has the shape {list(mask.shape)}, tokens {list(tokens.shape)}; expected equal."
+          f"{name} has the shape {list(mask.shape)}, tokens {list(tokens.shape)}; expected equal."
         )
     self._check_ids(tokens)
     image = None if image is None else image_input.check_range(np.asarray(image))
     return self._logits(self.params, image, tokens, mask_ar, mask_input)
 
   def generate(
-      self,
-      images: Any,
-      prompts: str | Sequence[str | Sequence[int]],
-      *,
-      max_new_tokens: int = 64,
-      sampler: str = "greedy",
-      seed: int = 0,
-      batch_size: int = 8,
-      best_of: int = 1,
-      beam_size: int = 1,
-      banned: Sequence[str | int] = (),
-      constraint: Any = None,
-      rows: Sequence[int] = (),
-      temperature: float | None = None,
-      top_k: int = 0,
-      top_p: float = 1.0,
-      repetition_penalty: float = 1.0,
-      stop: str | Sequence[str] = (),
+    self,
+    images: Any,
+    prompts: str | Sequence[str | Sequence[int]],
+    *,
+    max_new_tokens: int = 64,
+    sampler: str = "greedy",
+    seed: int = 0,
+    batch_size: int = 8,
+    best_of: int = 1,
+    beam_size: int = 1,
+    banned: Sequence[str | int] = (),
+    constraint: Any = None,
+    rows: Sequence[int] = (),
+    temperature: float | None = None,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+    stop: str | Sequence[str] = (),
   ) -> list[Prediction]:
     """One Prediction per image and prompt, in order.
 
@@ -187,7 +187,7 @@ class PaliGemma:
       for start in range(0, len(alike), num_rows):
         part = alike[start : start + num_rows]
         batch = self._batch(
-            [images[i] for i in part], [prompts[i] for i in part], num_rows, text_len
+          [images[i] for i in part], [prompts[i] for i in part], num_rows, text_len
         )
         batch["_row"] = np.resize(places[part], num_rows)
         smaller = functools.partial(_smaller, num_rows, max_new_tokens, max(best_of, beam_size))
@@ -197,7 +197,7 @@ class PaliGemma:
     return [predictions[i] for i in range(len(prompts))]
 
   def save(
-      self, path: str | os.PathLike, format: str = "native", dtype: str | None = None
+    self, path: str | os.PathLike, format: str = "native", dtype: str | None = None
   ) -> pathlib.Path:
     """Writes the weights; nothing is at `path` until they are complete.
 
@@ -217,7 +217,7 @@ class PaliGemma:
     sizes = opening.sizes_of(self.config)
     image_token, files = hf_files.make(sizes, self.tokenizer, self._source)
     return hf_export.save_hf(
-        path, self.params, sizes, dtype=dtype, image_token=image_token, files=files
+      path, self.params, sizes, dtype=dtype, image_token=image_token, files=files
     )
 
   def _save_native(self, path: str | os.PathLike, dtype: str | None) -> pathlib.Path:
@@ -246,8 +246,8 @@ class PaliGemma:
     if isinstance(prompt, str):
       if self.tokenizer is None:
         raise errors.ConfigError(
-            "No tokenizer was found with the weights, so prompts cannot be text: put"
-            f" tokenizer.model (or {published.TOKENIZER}) beside them, or load(…, tokenizer=PATH)."
+          "No tokenizer was found with the weights, so prompts cannot be text: put"
+          f" tokenizer.model (or {published.TOKENIZER}) beside them, or load(…, tokenizer=PATH)."
         )
       return tokens_lib.prefix_ids(self.tokenizer, prompt)
     ids = [int(i) for i in prompt]
@@ -260,14 +260,14 @@ class PaliGemma:
     vocab_size = self.config.llm.vocab_size
     if ids.size and not (0 <= ids.min() and ids.max() < vocab_size):
       raise errors.ConfigError(
-          f"Token ids from {ids.min()} to {ids.max()}; the model knows 0 to {vocab_size - 1}."
+        f"Token ids from {ids.min()} to {ids.max()}; the model knows 0 to {vocab_size - 1}."
       )
 
   def _batch(
-      self, images: Sequence[Any], prompts: list[list[int]], num_rows: int, text_len: int
+    self, images: Sequence[Any], prompts: list[list[int]], num_rows: int, text_len: int
   ) -> dict[str, np.ndarray]:
     rows = [
-        tokens_lib.lay_out_prompt(ids, [], text_len=text_len, overflow="error") for ids in prompts
+      tokens_lib.lay_out_prompt(ids, [], text_len=text_len, overflow="error") for ids in prompts
     ]
     spare = num_rows - len(prompts)
     # Spare rows repeat the last: a row without any token has no well-defined logits.
@@ -278,9 +278,7 @@ class PaliGemma:
     batch["_mask"] = np.arange(num_rows) < len(prompts)
     return batch
 
-  def _prediction(
-      self, out: Mapping[str, np.ndarray], row: int, stop: Sequence[str]
-  ) -> Prediction:
+  def _prediction(self, out: Mapping[str, np.ndarray], row: int, stop: Sequence[str]) -> Prediction:
     num, logprob = int(out["lengths"][row]), float(out["logprob"][row])
     ids, text = out["tokens"][row, :num].tolist(), ""
     if self.tokenizer:
@@ -288,22 +286,22 @@ class PaliGemma:
       if num_kept < num:
         num, logprob = num_kept, float(out["token_logprob"][row, :num_kept].sum())
     return Prediction(
-        text=text,
-        tokens=tuple(ids[:num]),
-        logprob=logprob,
-        token_logprobs=tuple(out["token_logprob"][row, :num].tolist()),
+      text=text,
+      tokens=tuple(ids[:num]),
+      logprob=logprob,
+      token_logprobs=tuple(out["token_logprob"][row, :num].tolist()),
     )
 
 
 def load(
-    path: str | os.PathLike,
-    *,
-    dtype: str = "bfloat16",
-    tokenizer: str | os.PathLike | tokenizer_lib.Tokenizer | None = None,
-    mesh: jax.sharding.Mesh | None = None,
-    res: int = 0,
-    overrides: Mapping[str, Any] | None = None,
-    base: str | os.PathLike = "",
+  path: str | os.PathLike,
+  *,
+  dtype: str = "bfloat16",
+  tokenizer: str | os.PathLike | tokenizer_lib.Tokenizer | None = None,
+  mesh: jax.sharding.Mesh | None = None,
+  res: int = 0,
+  overrides: Mapping[str, Any] | None = None,
+  base: str | os.PathLike = "",
 ) -> PaliGemma:
   """The model in a checkpoint, its sizes inferred.
 
@@ -330,7 +328,7 @@ def load(
     shapes = paligemma.param_shapes(config)
     shardings = None if mesh is None else sharding.param_shardings(shapes, mesh)
     params = load_lib.load_params(
-        weights, shapes, dtype=jnp.dtype(dtype), shardings=shardings, log=logging.info
+      weights, shapes, dtype=jnp.dtype(dtype), shardings=shardings, log=logging.info
     )
     found = weights.tokenizer if tokenizer is None else tokenizer
     if found is not None and not isinstance(found, tokenizer_lib.Tokenizer):

@@ -17,23 +17,23 @@ from paligemma_jax.core import huge_pages
 def main(argv: Sequence[str]) -> None:
   """Runs a configuration's evaluators on a run's newest state, or on any weights, and says so."""
   parser = command_line.Parser(
-      "evaluate",
-      "Runs the evaluators of a configuration. Prints a table, then all numbers as one line of JSON"
-      " on stdout; evaluators that write files put them into WORKDIR/predictions/, or into --out.",
-      "python -m paligemma_jax.evaluate --workdir runs/demo --config.evals.0.limit=100",
+    "evaluate",
+    "Runs the evaluators of a configuration. Prints a table, then all numbers as one line of JSON"
+    " on stdout; evaluators that write files put them into WORKDIR/predictions/, or into --out.",
+    "python -m paligemma_jax.evaluate --workdir runs/demo --config.evals.0.limit=100",
   )
   parser.add_argument(
-      "--ckpt",
-      metavar="PATH",
-      default="",
-      help="weights to evaluate: a run, one of its checkpoints/<step>, an npz, a Hugging Face"
-      " directory or a published name (default: those of --workdir, else the configuration's init)",
+    "--ckpt",
+    metavar="PATH",
+    default="",
+    help="weights to evaluate: a run, one of its checkpoints/<step>, an npz, a Hugging Face"
+    " directory or a published name (default: those of --workdir, else the configuration's init)",
   )
   parser.add_argument(
-      "--out",
-      metavar="DIR",
-      default="",
-      help="where evaluators put their files (default: WORKDIR/predictions, if it can be written)",
+    "--out",
+    metavar="DIR",
+    default="",
+    help="where evaluators put their files (default: WORKDIR/predictions, if it can be written)",
   )
   args = parser.parse_args(argv)
   if not args.config and not args.workdir:
@@ -104,8 +104,8 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
     ckpt = run if run and run_weights.is_run(run) else config.init
   if not ckpt:
     raise errors.ConfigError(
-        f"There are no weights to evaluate: {run or 'the configuration'} has no saved state and"
-        " `init` is ''. Give --ckpt PATH."
+      f"There are no weights to evaluate: {run or 'the configuration'} has no saved state and"
+      " `init` is ''. Give --ckpt PATH."
     )
   own_tokenizer = config.tokenizer
 
@@ -114,11 +114,11 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
     config.tokenizer = own_tokenizer or str(weights.tokenizer or "")
     setup = setups.prepare(config, plain=True)
     params = load.load_params(
-        weights,
-        setup.shapes,
-        dtype=paligemma.compute_dtype(setup.cfg),
-        shardings=sharding.param_shardings(setup.shapes, setup.mesh),
-        log=_note,
+      weights,
+      setup.shapes,
+      dtype=paligemma.compute_dtype(setup.cfg),
+      shardings=sharding.param_shardings(setup.shapes, setup.mesh),
+      log=_note,
     )
     return weights, setup, params
 

@@ -18,41 +18,61 @@ _COMMAND = "python -m paligemma_jax.plan"
 def main(argv: Sequence[str]) -> None:
   """Compiles a configuration's training step for some devices and says what it needs there."""
   parser = command_line.Parser(
-      "plan",
-      "Compiles the training step of a configuration for devices that need not be there, and says"
-      " what it takes: memory per chip, operations, least time of a step. When it does not fit,"
-      " looks for the cheapest change with which it does. No weights and no data are needed.",
-      f"{_COMMAND} --config transfers/okvqa.py:res=448 --on v5e-8",
+    "plan",
+    "Compiles the training step of a configuration for devices that need not be there, and says"
+    " what it takes: memory per chip, operations, least time of a step. When it does not fit,"
+    " looks for the cheapest change with which it does. No weights and no data are needed.",
+    f"{_COMMAND} --config transfers/okvqa.py:res=448 --on v5e-8",
   )
   parser.add_argument(
-      "--on", default="local", metavar="DEVICES",
-      help="local (default), TPU chips as in v5e-1, v5e-8, v5p-8, v6e-8, or cards as in h100,"
-      " h100x8, l4, t4",
+    "--on",
+    default="local",
+    metavar="DEVICES",
+    help="local (default), TPU chips as in v5e-1, v5e-8, v5p-8, v6e-8, or cards as in h100,"
+    " h100x8, l4, t4",
   )
   parser.add_argument("--json", action="store_true", help="one line of JSON on stdout")
   parser.add_argument(
-      "--frames", type=int, default=0, metavar="N",
-      help="images per row (default: what the first row has where the data is there, else one)",
+    "--frames",
+    type=int,
+    default=0,
+    metavar="N",
+    help="images per row (default: what the first row has where the data is there, else one)",
   )
   parser.add_argument(
-      "--supervised", type=int, default=0, metavar="N",
-      help="answer tokens that a row has at most (default: train.text_len)",
+    "--supervised",
+    type=int,
+    default=0,
+    metavar="N",
+    help="answer tokens that a row has at most (default: train.text_len)",
   )
   parser.add_argument(
-      "--suggest", type=int, default=2, metavar="N",
-      help="how many changes that fit to look for (default 2; 0: none)",
+    "--suggest",
+    type=int,
+    default=2,
+    metavar="N",
+    help="how many changes that fit to look for (default 2; 0: none)",
   )
   parser.add_argument(
-      "--tries", type=int, default=6, metavar="N",
-      help="how many of them to compile at most (default 6)",
+    "--tries",
+    type=int,
+    default=6,
+    metavar="N",
+    help="how many of them to compile at most (default 6)",
   )
   parser.add_argument(
-      "--effort", type=float, default=-1.0, metavar="E",
-      help="of the compiler, -1 (default) to 1; 0 is its own, and several times slower",
+    "--effort",
+    type=float,
+    default=-1.0,
+    metavar="E",
+    help="of the compiler, -1 (default) to 1; 0 is its own, and several times slower",
   )
   parser.add_argument(
-      "--timeout", type=float, default=1800.0, metavar="SECS",
-      help="how long one program may take to compile (default 1800)",
+    "--timeout",
+    type=float,
+    default=1800.0,
+    metavar="SECS",
+    help="how long one program may take to compile (default 1800)",
   )
   args = parser.parse_args(argv)
   parser.require(args, "config")
@@ -89,11 +109,9 @@ def main(argv: Sequence[str]) -> None:
   suggestions = []
   if not found["fits"] and args.suggest:
     note(f"{args.config} does not fit {args.on}; looking for the cheapest change that makes it")
-    suggestions = search.search(
-        start, found, ask, want=args.suggest, tries=args.tries, note=note
-    )
+    suggestions = search.search(start, found, ask, want=args.suggest, tries=args.tries, note=note)
   answer = answers.answer(
-      found, target, suggestions, batch_size=config.train.batch_size, num_rows=num_rows
+    found, target, suggestions, batch_size=config.train.batch_size, num_rows=num_rows
   )
   if args.json:
     print(json.dumps(answer))

@@ -48,15 +48,19 @@ def main(argv: Sequence[str]) -> None:
   decoding = {name: getattr(args, name) for name in ("max_new_tokens", "sampler", "best_of")}
   decoding |= {"beam_size": args.beam_size, "seed": args.seed, "banned": args.ban}
   settings = {
-      "ckpt": args.ckpt, "prompt": args.prompt, "res": args.res, "dtype": args.dtype, **decoding,
-      "rows": rows.fingerprint() if args.rows else args.images,
+    "ckpt": args.ckpt,
+    "prompt": args.prompt,
+    "res": args.res,
+    "dtype": args.dtype,
+    **decoding,
+    "rows": rows.fingerprint() if args.rows else args.images,
   }
   with predicting.opened(pathlib.Path(args.out), settings) as answers:
     _answer(args, rows, answers, decoding)
 
 
 def _answer(
-    args: argparse.Namespace, rows: Any, answers: predicting.Answers, decoding: dict[str, Any]
+  args: argparse.Namespace, rows: Any, answers: predicting.Answers, decoding: dict[str, Any]
 ) -> None:
   """The answers that are not there yet."""
   from paligemma_jax.trainer import predicting
@@ -78,23 +82,23 @@ def _answer(
   devices.start(alone=True)
   pg = api.load(args.ckpt, dtype=args.dtype, tokenizer=args.tokenizer or None, res=args.res)
   num_bad = predicting.run(
-      functools.partial(pg.generate, batch_size=args.batch_size, **decoding),
-      questions,
-      answers,
-      batch_size=args.batch_size,
-      bad_rows=args.bad_rows,
-      note=_note,
+    functools.partial(pg.generate, batch_size=args.batch_size, **decoding),
+    questions,
+    answers,
+    batch_size=args.batch_size,
+    bad_rows=args.bad_rows,
+    note=_note,
   )
   _note(f"{num_rows - start} answers, {num_bad} of them errors, in {args.out}")
 
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-      prog="python -m paligemma_jax.predict",
-      description=_DESCRIPTION,
-      epilog=_EXAMPLE,
-      formatter_class=argparse.RawDescriptionHelpFormatter,
-      allow_abbrev=False,
+    prog="python -m paligemma_jax.predict",
+    description=_DESCRIPTION,
+    epilog=_EXAMPLE,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
   )
   add = parser.add_argument
   add("images", nargs="*", metavar="IMAGE", help="image files")

@@ -28,8 +28,8 @@ def apply(c: ConfigDict, tune: str) -> None:
   optimizers = [name for name in names if name in OPTIMIZERS]
   if len(optimizers) > 1:
     raise errors.ConfigError(
-        f"tune={tune!r}: {' and '.join(repr(n) for n in optimizers)} each choose an optimizer;"
-        " name one of them."
+      f"tune={tune!r}: {' and '.join(repr(n) for n in optimizers)} each choose an optimizer;"
+      " name one of them."
     )
   # A preset of an optimizer also says that everything trains; the others then say what does not.
   for fn in sorted(fns, key=lambda fn: fn.__name__ not in OPTIMIZERS):
@@ -39,10 +39,23 @@ def apply(c: ConfigDict, tune: str) -> None:
 def full_adam(c: ConfigDict) -> None:
   """Everything trains, by Adam, as in the paper's transfers; lr and wd are the task's."""
   c.optim.update(
-      name="adam", b1=0.9, b2=0.999, eps=1e-8, mu_dtype="float32", momentum=0.0,
-      clip=1.0, rms_clip=0.0, wd_names=(".*/kernel",),
-      schedule="cosine", schedule_start=0, schedule_end=0.0, warmup="5%", cooldown="",
-      freeze=(), train_only=(), lr_mults=(),
+    name="adam",
+    b1=0.9,
+    b2=0.999,
+    eps=1e-8,
+    mu_dtype="float32",
+    momentum=0.0,
+    clip=1.0,
+    rms_clip=0.0,
+    wd_names=(".*/kernel",),
+    schedule="cosine",
+    schedule_start=0,
+    schedule_end=0.0,
+    warmup="5%",
+    cooldown="",
+    freeze=(),
+    train_only=(),
+    lr_mults=(),
   )
 
 
@@ -53,9 +66,20 @@ def sgd_attention(c: ConfigDict) -> None:
   step longer than the run and its first update is at step 1, so no update has lr 0.
   """
   c.optim.update(
-      name="sgd", lr=0.03, momentum=0.0, wd=0.0, clip=0.0, rms_clip=0.0,
-      schedule="cosine", schedule_start=1, schedule_end=0.0, warmup="10%", cooldown="",
-      freeze=(), train_only=("llm/layers/attn/.*",), lr_mults=(),
+    name="sgd",
+    lr=0.03,
+    momentum=0.0,
+    wd=0.0,
+    clip=0.0,
+    rms_clip=0.0,
+    schedule="cosine",
+    schedule_start=1,
+    schedule_end=0.0,
+    warmup="10%",
+    cooldown="",
+    freeze=(),
+    train_only=("llm/layers/attn/.*",),
+    lr_mults=(),
   )
 
 
@@ -86,7 +110,7 @@ def lora(c: ConfigDict) -> None:
   (Schulman et al., LoRA Without Regret, 2025).
   """
   c.lora.update(
-      rank=16, alpha=32.0, rslora=False, dora=False, dropout=0.0, targets=("llm/layers/.*",)
+    rank=16, alpha=32.0, rslora=False, dora=False, dropout=0.0, targets=("llm/layers/.*",)
   )
   c.optim.update(train_only=(_ADAPTERS,), lr_mults=((_ADAPTERS, 10.0),))
 
@@ -140,18 +164,18 @@ _ADAPTERS = ".*lora_.*"
 OPTIMIZERS = ("full_adam", "sgd_attention", "adam8bit", "adafactor")
 
 TUNES: dict[str, Callable[[ConfigDict], None]] = {
-    "full_adam": full_adam,
-    "sgd_attention": sgd_attention,
-    "adam8bit": adam8bit,
-    "adafactor": adafactor,
-    "ema": ema,
-    "lora": lora,
-    "lora_img": lora_img,
-    "dora": dora,
-    "qlora": qlora,
-    "qlora_int8": qlora_int8,
-    "qlora_int4": qlora_int4,
-    "freeze_vit": freeze_vit,
-    "freeze_llm": freeze_llm,
-    "connector": connector,
+  "full_adam": full_adam,
+  "sgd_attention": sgd_attention,
+  "adam8bit": adam8bit,
+  "adafactor": adafactor,
+  "ema": ema,
+  "lora": lora,
+  "lora_img": lora_img,
+  "dora": dora,
+  "qlora": qlora,
+  "qlora_int8": qlora_int8,
+  "qlora_int4": qlora_int4,
+  "freeze_vit": freeze_vit,
+  "freeze_llm": freeze_llm,
+  "connector": connector,
 }

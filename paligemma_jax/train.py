@@ -16,24 +16,24 @@ _PLAN = "python -m paligemma_jax.plan"
 def main(argv: Sequence[str]) -> None:
   """Trains what a configuration says, or goes on with the run that the workdir holds."""
   parser = command_line.Parser(
-      "train",
-      "Fine-tunes, or trains, the model that a configuration describes. Started again with the same"
-      " command it goes on from the last saved state.",
-      "python -m paligemma_jax.train --config transfers/demo.py --workdir runs/demo"
-      " --config.optim.lr=3e-4",
+    "train",
+    "Fine-tunes, or trains, the model that a configuration describes. Started again with the same"
+    " command it goes on from the last saved state.",
+    "python -m paligemma_jax.train --config transfers/demo.py --workdir runs/demo"
+    " --config.optim.lr=3e-4",
   )
   parser.add_argument(
-      "--allow_data_change",
-      action="store_true",
-      help="go on although the training rows, or the row ops, are not those that the run was"
-      " started with; the change is counted in metrics.jsonl",
+    "--allow_data_change",
+    action="store_true",
+    help="go on although the training rows, or the row ops, are not those that the run was"
+    " started with; the change is counted in metrics.jsonl",
   )
   parser.add_argument(
-      "--resume_step",
-      type=int,
-      default=0,
-      metavar="N",
-      help="go back to the saved step N; what was written after it is set aside in the workdir",
+    "--resume_step",
+    type=int,
+    default=0,
+    metavar="N",
+    help="go back to the saved step N; what was written after it is set aside in the workdir",
   )
   args = parser.parse_args(argv)
   parser.require(args, "config", "workdir")
@@ -69,7 +69,6 @@ def main(argv: Sequence[str]) -> None:
     flags = {name: getattr(args, name) for name in ("allow_data_change", "resume_step")}
     agreement.check(team, "configuration", agreement.of_config(config) | flags)
     loop.train(config, args.workdir, team=team, **flags)
-
 
 
 if __name__ == "__main__":

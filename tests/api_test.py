@@ -47,10 +47,10 @@ def test_logits_and_log_probabilities_are_hugging_faces(hf):
   supervised = golden["token_logprob"][:, _NUM_IMAGE_TOKENS:] != 0
   assert supervised.sum() > 10
   np.testing.assert_allclose(
-      logprob[supervised],
-      golden["token_logprob"][:, _NUM_IMAGE_TOKENS:][supervised],
-      rtol=0,
-      atol=1e-4,
+    logprob[supervised],
+    golden["token_logprob"][:, _NUM_IMAGE_TOKENS:][supervised],
+    rtol=0,
+    atol=1e-4,
   )
 
 
@@ -99,14 +99,14 @@ def pixels():
 def test_every_form_of_an_image_is_the_same_image(tmp_path, pixels):
   (tmp_path / "a.png").write_bytes(_png(pixels))
   forms = [
-      pixels,
-      jax.numpy.asarray(pixels),
-      _png(pixels),
-      Image.fromarray(pixels),
-      tmp_path / "a.png",
-      str(tmp_path / "a.png"),
-      np.dstack([pixels, np.zeros((40, 60, 1), np.uint8)]),
-      Image.fromarray(np.dstack([pixels, np.full((40, 60, 1), 9, np.uint8)])),
+    pixels,
+    jax.numpy.asarray(pixels),
+    _png(pixels),
+    Image.fromarray(pixels),
+    tmp_path / "a.png",
+    str(tmp_path / "a.png"),
+    np.dstack([pixels, np.zeros((40, 60, 1), np.uint8)]),
+    Image.fromarray(np.dstack([pixels, np.full((40, 60, 1), 9, np.uint8)])),
   ]
   expected = image_input.read(pixels, 28)
   assert expected.shape == (28, 28, 3) and expected.dtype == np.uint8
@@ -152,8 +152,8 @@ def test_a_list_of_levels_and_floats_is_all_floats(pixels):
 
 
 @pytest.mark.parametrize(
-    ("file", "says"),
-    [(io.StringIO("text"), "no binary one"), (io.BytesIO(b"<html>"), "no image")],
+  ("file", "says"),
+  [(io.StringIO("text"), "no binary one"), (io.BytesIO(b"<html>"), "no image")],
 )
 def test_an_open_file_that_is_no_image_is_named(file, says):
   with pytest.raises(pj.DataError, match=says):
@@ -188,12 +188,12 @@ def test_rows_of_unequal_numbers_of_images_go_together(tiny, pixels):
   whole = tiny.generate(images, prompts, max_new_tokens=3, temperature=1.0)
   for i, prediction in enumerate(whole):
     (alone,) = tiny.generate(
-        images[i : i + 1], prompts[i : i + 1], max_new_tokens=3, temperature=1.0, rows=[i]
+      images[i : i + 1], prompts[i : i + 1], max_new_tokens=3, temperature=1.0, rows=[i]
     )
     assert alone.tokens == prediction.tokens
   frames = np.stack([pixels, other])  # An array of four dims in place of the list.
   assert tiny.generate([frames], ["b"], max_new_tokens=3) == tiny.generate(
-      [[pixels, other]], ["b"], max_new_tokens=3
+    [[pixels, other]], ["b"], max_new_tokens=3
   )
 
 
@@ -258,15 +258,15 @@ def test_a_penalty_on_repetition_is_that_of_transformers(tiny, pixels):
 
 
 @pytest.mark.parametrize(
-    ("image", "says"),
-    [
-        ("nowhere.png", "no such image file"),
-        (b"<html>", "no image"),
-        (np.zeros((28, 28, 3), np.float32) + 255, "values from 255 to 255"),
-        (np.zeros((30, 28, 3), np.float32), "must be"),
-        (np.zeros((28, 28, 2), np.uint8), "expected pixels"),
-        ([], "empty list"),
-    ],
+  ("image", "says"),
+  [
+    ("nowhere.png", "no such image file"),
+    (b"<html>", "no image"),
+    (np.zeros((28, 28, 3), np.float32) + 255, "values from 255 to 255"),
+    (np.zeros((30, 28, 3), np.float32), "must be"),
+    (np.zeros((28, 28, 2), np.uint8), "expected pixels"),
+    ([], "empty list"),
+  ],
 )
 def test_an_image_that_is_none_is_named(image, says):
   with pytest.raises(pj.DataError, match=says):

@@ -41,9 +41,12 @@ def pytest_pyfunc_call(pyfuncitem):
   if os.environ.get(_AS_USED) or pyfuncitem.get_closest_marker("as_used") is None:
     return None
   done = subprocess.run(
-      [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", pyfuncitem.nodeid],
-      cwd=pyfuncitem.config.rootpath, env={**os.environ, "XLA_FLAGS": _flags, _AS_USED: "1"},
-      text=True, capture_output=True, check=False,
+    [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-n", "0", pyfuncitem.nodeid],
+    cwd=pyfuncitem.config.rootpath,
+    env={**os.environ, "XLA_FLAGS": _flags, _AS_USED: "1"},
+    text=True,
+    capture_output=True,
+    check=False,
   )
   if done.returncode:
     pytest.fail(done.stdout + done.stderr, pytrace=False)

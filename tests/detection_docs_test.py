@@ -37,8 +37,8 @@ def test_the_jsonl_of_the_page_is_scored_by_map(tmp_path, monkeypatch):
     row = op(row, np.random.default_rng(0))
   assert (row["height"], row["width"], row["image"].shape) == (48, 64, (448, 448, 3))
   said = [  # As if written by one token.
-      evals.Output(0, text=text, tokens=(9,), token_logprobs=(-0.5,), token_ends=(len(text),))
-      for text in (suffix, suffix.partition(" ; ")[0])
+    evals.Output(0, text=text, tokens=(9,), token_logprobs=(-0.5,), token_ends=(len(text),))
+    for text in (suffix, suffix.partition(" ; ")[0])
   ]
   scores = [evaluator.score([row], [output]) for output in said]
   # All found, and one of two classes.
@@ -47,12 +47,12 @@ def test_the_jsonl_of_the_page_is_scored_by_map(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "source",
-    [
-        'sources.Yolo("data/data.yaml", "train")',
-        'sources.Coco("data/train.json", images="data/images")',
-        'sources.Voc("data/VOCdevkit/VOC2012", "train")',
-    ],
+  "source",
+  [
+    'sources.Yolo("data/data.yaml", "train")',
+    'sources.Coco("data/train.json", images="data/images")',
+    'sources.Voc("data/VOCdevkit/VOC2012", "train")',
+  ],
 )
 def test_the_config_of_the_page_is_valid_with_each_source(source, tmp_path):
   block, _ = blocks()
@@ -72,16 +72,16 @@ def test_the_config_of_the_page_runs_on_crowded_pictures(page, tmp_path):
     boxes = [_folder(tmp_path, split, i, 60 if i == 3 else 2, rng) for i in range(4)]
     _coco(tmp_path / "data" / f"{split}.json", split, boxes)
   (tmp_path / "data" / "data.yaml").write_text(
-      "train: images/train\nval: images/val\nnames: [hard hat]\n"
+    "train: images/train\nval: images/val\nnames: [hard hat]\n"
   )
   text = (DOCS / page).read_text("utf-8")
   block = next(b for b in re.findall(r"```python\n(.*?)```", text, re.S) if "get_config" in b)
   block = block.replace("pj.pretrained(model, res)", '"tiny_112"')
   block = block.replace('images="data/images"', 'images="data"').replace("vae-oid.npz", "")
   tail = (
-      "\n_of_page = get_config\n\ndef get_config():\n  c = _of_page(res=112, model='tiny')\n"
-      "  c.train.update(batch_size=2, total='2 steps')\n  c.log.tensorboard = False\n"
-      "  c.evals = tuple(e.replace(max_len=24) for e in c.evals)\n  return c\n"
+    "\n_of_page = get_config\n\ndef get_config():\n  c = _of_page(res=112, model='tiny')\n"
+    "  c.train.update(batch_size=2, total='2 steps')\n  c.log.tensorboard = False\n"
+    "  c.evals = tuple(e.replace(max_len=24) for e in c.evals)\n  return c\n"
   )
   (tmp_path / "mine.py").write_text(block + tail)
   done = subprocess.run(
@@ -121,8 +121,8 @@ def _coco(path, split, pictures):
       for i, boxes in enumerate(pictures) for x, y, w, h in boxes
   ]  # fmt: skip
   images = [
-      {"id": i, "file_name": f"images/{split}/{i}.jpg", "height": 48, "width": 64}
-      for i in range(len(pictures))
+    {"id": i, "file_name": f"images/{split}/{i}.jpg", "height": 48, "width": 64}
+    for i in range(len(pictures))
   ]
   categories = [{"id": 1, "name": "hard hat"}]
   content = {"images": images, "annotations": annotations, "categories": categories}

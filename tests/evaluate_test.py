@@ -15,8 +15,12 @@ _READ_ONLY = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" "$0" && ex
 
 def _evaluate(*args, wrap=()):
   return subprocess.run(
-      [*wrap, sys.executable, "-m", "paligemma_jax.evaluate", *map(str, args)], cwd=run_train.ROOT,
-      env={**os.environ, "JAX_PLATFORMS": "cpu"}, text=True, capture_output=True, check=False,
+    [*wrap, sys.executable, "-m", "paligemma_jax.evaluate", *map(str, args)],
+    cwd=run_train.ROOT,
+    env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    text=True,
+    capture_output=True,
+    check=False,
   )
 
 

@@ -12,9 +12,9 @@ import pytest
 
 _HERE = pathlib.Path(__file__).resolve().parent
 _ROOTS = (
-    _HERE / "golden",
-    pathlib.Path(os.environ.get("PALIGEMMA_JAX_GOLDENS", _HERE / "golden")),
-    _HERE.parent.parent / "shared" / "goldens",
+  _HERE / "golden",
+  pathlib.Path(os.environ.get("PALIGEMMA_JAX_GOLDENS", _HERE / "golden")),
+  _HERE.parent.parent / "shared" / "goldens",
 )
 
 

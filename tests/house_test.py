@@ -16,23 +16,33 @@ LINES_WARN, LINES_WALL = 300, 450
 
 # Lower floors never import upper ones; parts of one floor do not know each other.
 FLOORS = (
-    {"core"},
-    {"regions"},
-    {"config"},
-    {"sources", "pp", "evals"},
-    {"presets", "meshes", "report"},
-    {"data", "models"},
-    {"training", "decoding"},
-    {"checkpoint"},
-    {"multihost"},
-    {"trainer"},
-    {"planning"},
-    {"commands"},
+  {"core"},
+  {"regions"},
+  {"config"},
+  {"sources", "pp", "evals"},
+  {"presets", "meshes", "report"},
+  {"data", "models"},
+  {"training", "decoding"},
+  {"checkpoint"},
+  {"multihost"},
+  {"trainer"},
+  {"planning"},
+  {"commands"},
 )
 # Files of the package that configs import; the other ones beside them are the commands.
 CONFIG_FILES = ("presets", "meshes")
 # What any config file may import of ours, so that it loads fast and without JAX.
-CONFIG_PARTS = {"core", "config", "regions", "sources", "pp", "evals", "presets", "meshes", "paligemma_jax"}
+CONFIG_PARTS = {
+  "core",
+  "config",
+  "regions",
+  "sources",
+  "pp",
+  "evals",
+  "presets",
+  "meshes",
+  "paligemma_jax",
+}
 HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "grain", "torch")
 
 
@@ -109,10 +119,15 @@ def test_configs_and_transfers_import_only_what_needs_no_jax():
   wrong = []
   for folder in ("configs", "transfers"):
     for path in sorted((ROOT / folder).rglob("*.py")):
-      wrong += [f"{path.relative_to(ROOT)} imports {part}"
-                for part in set(parts_imported(path)) - CONFIG_PARTS]
-      wrong += [f"{path.relative_to(ROOT)} imports {name}"
-                for name in imported(path) if name.partition(".")[0] in HEAVY]
+      wrong += [
+        f"{path.relative_to(ROOT)} imports {part}"
+        for part in set(parts_imported(path)) - CONFIG_PARTS
+      ]
+      wrong += [
+        f"{path.relative_to(ROOT)} imports {name}"
+        for name in imported(path)
+        if name.partition(".")[0] in HEAVY
+      ]
   assert not wrong, "\n".join(wrong)
 
 
@@ -136,24 +151,24 @@ def loaded_by(statement):
   """The heavy modules that are in memory after the statement ran in a fresh process."""
   code = f"import sys\n{statement}\nprint(*sorted(set(sys.modules) & {set(HEAVY)!r}))"
   done = subprocess.run(
-      [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
   )
   assert done.returncode == 0, done.stderr
   return done.stdout.split()
 
 
 @pytest.mark.parametrize(
-    "statement",
-    [
-        "import paligemma_jax",
-        "import paligemma_jax.config.load, paligemma_jax.config.command_line",
-        "import paligemma_jax.sources",
-        "import paligemma_jax.pp",
-        "import paligemma_jax.evals",
-        "import paligemma_jax.models.variants",
-        "import paligemma_jax as pj; pj.default_config(); pj.sources, pj.pp, pj.evals, pj.score",
-        "import paligemma_jax.presets, paligemma_jax.meshes",
-    ],
+  "statement",
+  [
+    "import paligemma_jax",
+    "import paligemma_jax.config.load, paligemma_jax.config.command_line",
+    "import paligemma_jax.sources",
+    "import paligemma_jax.pp",
+    "import paligemma_jax.evals",
+    "import paligemma_jax.models.variants",
+    "import paligemma_jax as pj; pj.default_config(); pj.sources, pj.pp, pj.evals, pj.score",
+    "import paligemma_jax.presets, paligemma_jax.meshes",
+  ],
 )
 def test_importing_does_not_load_jax_or_tensorflow(statement):
   assert loaded_by(statement) == []
@@ -161,11 +176,10 @@ def test_importing_does_not_load_jax_or_tensorflow(statement):
 
 def test_the_import_of_the_package_loads_nothing_of_ours_but_itself():
   code = (
-      "import sys, paligemma_jax\n"
-      "print(*[m for m in sys.modules if m.startswith('paligemma_jax.')])"
+    "import sys, paligemma_jax\nprint(*[m for m in sys.modules if m.startswith('paligemma_jax.')])"
   )
   done = subprocess.run(
-      [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
   )
   assert done.stdout.split() == []
 

@@ -14,30 +14,42 @@ from paligemma_jax.trainer import setup
 from tests import run_train
 
 _SIZES = {
-    "img": dict(width=16, depth=1, mlp_dim=16, num_heads=2, patch_size=14),
-    "llm": dict(
-        width=16, depth=1, mlp_dim=16, num_heads=2, num_kv_heads=1, head_dim=8, vocab_size=2176,
-        post_norms=False, attn_softcap=0.0, final_softcap=0.0, query_scale="head_dim",
-        sliding_window=0,
-    ),
-    "res": 28,
+  "img": dict(width=16, depth=1, mlp_dim=16, num_heads=2, patch_size=14),
+  "llm": dict(
+    width=16,
+    depth=1,
+    mlp_dim=16,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    vocab_size=2176,
+    post_norms=False,
+    attn_softcap=0.0,
+    final_softcap=0.0,
+    query_scale="head_dim",
+    sliding_window=0,
+  ),
+  "res": 28,
 }
 
 
 def _predict(*args):
   return subprocess.run(
-      [sys.executable, "-m", "paligemma_jax.predict", *map(str, args)], cwd=run_train.ROOT,
-      text=True, capture_output=True, check=False,
+    [sys.executable, "-m", "paligemma_jax.predict", *map(str, args)],
+    cwd=run_train.ROOT,
+    text=True,
+    capture_output=True,
+    check=False,
   )
 
 
 def test_help_and_wrong_calls_cost_no_jax():
   assert "usage: python -m paligemma_jax.predict" in _predict("--help").stdout
   for args, code, said in (
-      (["--ckpt=a", "--out=b"], 78, "Name images, or --rows"),
-      (["--ckpt=a", "--out=b", "c.png"], 78, "need a --prompt"),
-      (["--ckpt=a", "c.png"], 2, "--out"),
-      (["--ckpt=a", "--out=b", "--prompt=p", "--seed=-1", "c.png"], 78, "--seed is a whole number"),
+    (["--ckpt=a", "--out=b"], 78, "Name images, or --rows"),
+    (["--ckpt=a", "--out=b", "c.png"], 78, "need a --prompt"),
+    (["--ckpt=a", "c.png"], 2, "--out"),
+    (["--ckpt=a", "--out=b", "--prompt=p", "--seed=-1", "c.png"], 78, "--seed is a whole number"),
   ):
     done = _predict(*args)
     assert done.returncode == code and said in done.stderr
@@ -47,7 +59,9 @@ def test_help_and_wrong_calls_cost_no_jax():
 @pytest.mark.slow  # 40 s: two processes with JAX.
 def test_images_and_rows_are_answered_and_a_second_run_has_nothing_to_do(tmp_path):
   rng = np.random.default_rng(0)
-  params = {n: rng.normal(0, 0.3, s).astype(np.float32) for n, s in param_table.shapes(_SIZES).items()}
+  params = {
+    n: rng.normal(0, 0.3, s).astype(np.float32) for n, s in param_table.shapes(_SIZES).items()
+  }
   tokenizer = setup.DEMO_TOKENIZER.read_bytes()
   weights = weights_dir.save_native(tmp_path / "weights", params, _SIZES, tokenizer=tokenizer)
   paths = []

@@ -12,9 +12,16 @@ from paligemma_jax.core import trees
 from tests import golden_files
 
 NAMES = [
-    "img/embedding/kernel", "img/head/bias", "img/head/kernel", "img/pos_embedding",
-    "llm/embedder/input_embedding", "llm/final_norm/scale", "llm/layers/attn/q_einsum/w",
-    "llm/layers/attn/attn_vec_einsum/w", "llm/layers/mlp/linear", "llm/layers/pre_ffw_norm/scale",
+  "img/embedding/kernel",
+  "img/head/bias",
+  "img/head/kernel",
+  "img/pos_embedding",
+  "llm/embedder/input_embedding",
+  "llm/final_norm/scale",
+  "llm/layers/attn/q_einsum/w",
+  "llm/layers/attn/attn_vec_einsum/w",
+  "llm/layers/mlp/linear",
+  "llm/layers/pre_ffw_norm/scale",
 ]
 
 
@@ -39,18 +46,18 @@ def test_every_preset_is_legal_and_can_be_applied_twice(tune):
 
 
 @pytest.mark.parametrize(
-    "tune, expected",
-    [
-        ("full_adam", NAMES),
-        ("sgd_attention", [n for n in NAMES if "/attn/" in n]),
-        ("freeze_vit", [n for n in NAMES if n.startswith("llm")]),
-        ("freeze_llm", [n for n in NAMES if n.startswith("img")]),
-        ("connector", ["img/head/bias", "img/head/kernel"]),
-        ("full_adam+freeze_vit", [n for n in NAMES if n.startswith("llm")]),
-        ("freeze_vit+adam8bit", [n for n in NAMES if n.startswith("llm")]),
-        ("adafactor+ema", NAMES),
-        ("freeze_llm+connector", ["img/head/bias", "img/head/kernel"]),
-    ],
+  "tune, expected",
+  [
+    ("full_adam", NAMES),
+    ("sgd_attention", [n for n in NAMES if "/attn/" in n]),
+    ("freeze_vit", [n for n in NAMES if n.startswith("llm")]),
+    ("freeze_llm", [n for n in NAMES if n.startswith("img")]),
+    ("connector", ["img/head/bias", "img/head/kernel"]),
+    ("full_adam+freeze_vit", [n for n in NAMES if n.startswith("llm")]),
+    ("freeze_vit+adam8bit", [n for n in NAMES if n.startswith("llm")]),
+    ("adafactor+ema", NAMES),
+    ("freeze_llm+connector", ["img/head/bias", "img/head/kernel"]),
+  ],
 )
 def test_what_a_preset_trains(tune, expected):
   assert trained(tune) == set(expected)

@@ -29,7 +29,7 @@ def test_ci_runs_the_test_command_of_the_readme():
   script = (ROOT / ".ci" / "run").read_text()
   program = re.search(r"awk '(.*?)' README.md", script)[1]
   found = subprocess.run(
-      ["awk", program, "README.md"], cwd=ROOT, capture_output=True, text=True, check=True
+    ["awk", program, "README.md"], cwd=ROOT, capture_output=True, text=True, check=True
   )
   assert found.stdout.strip() == first_bash_block("Test it")
 

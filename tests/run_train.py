@@ -27,8 +27,13 @@ def command(config, workdir, *more):
 def run(config, workdir, *more, **env):
   """The finished process; text output."""
   return subprocess.run(
-      command(config, workdir, *more), cwd=ROOT, env={**os.environ, **env}, text=True,
-      capture_output=True, timeout=900, check=False,
+    command(config, workdir, *more),
+    cwd=ROOT,
+    env={**os.environ, **env},
+    text=True,
+    capture_output=True,
+    timeout=900,
+    check=False,
   )
 
 
@@ -40,8 +45,7 @@ def run_together(num_processes, config, workdir):
   env = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(num_processes)}
   with concurrent.futures.ThreadPoolExecutor(num_processes) as pool:
     started = [
-        pool.submit(run, config, workdir, JAX_PROCESS_ID=str(i), **env)
-        for i in range(num_processes)
+      pool.submit(run, config, workdir, JAX_PROCESS_ID=str(i), **env) for i in range(num_processes)
     ]
     return [done.result() for done in started]
 
@@ -49,7 +53,7 @@ def run_together(num_processes, config, workdir):
 def interrupt_at_step(step, number, config, workdir, *more):
   """Sends the signal once metrics.jsonl has reached `step`; (exit code, last step, stderr)."""
   with subprocess.Popen(
-      command(config, workdir, *more), cwd=ROOT, text=True, stderr=subprocess.PIPE
+    command(config, workdir, *more), cwd=ROOT, text=True, stderr=subprocess.PIPE
   ) as process:
     while process.poll() is None and last_step(workdir) < step:
       time.sleep(0.005)

@@ -25,16 +25,16 @@ def assert_one_clear_sentence(done, code, *words):
 
 
 @pytest.mark.parametrize(
-    ("flags", "code", "words"),
-    [
-        (["--config.optim.lrr=1"], 78, ["optim.lrr", "Did you mean", "optim.lr"]),
-        (["--config.optim.freeze=('img/.*', 'lmm/.*')"], 78, ["optim.freeze", "lmm/.*", "no par"]),
-        (["--config.init=nowhere/pt.npz"], 78, ["nowhere/pt.npz", "no such file"]),
-        (["--config.model.variant=tinny"], 78, ["tinny", "Did you mean 'tiny'"]),
-        (["--config.train.batch_size=0"], 78, ["train.batch_size"]),
-        (["--workdirr=x"], 2, ["--workdirr", "--workdir"]),
-    ],
-    ids=lambda value: str(value)[:40],
+  ("flags", "code", "words"),
+  [
+    (["--config.optim.lrr=1"], 78, ["optim.lrr", "Did you mean", "optim.lr"]),
+    (["--config.optim.freeze=('img/.*', 'lmm/.*')"], 78, ["optim.freeze", "lmm/.*", "no par"]),
+    (["--config.init=nowhere/pt.npz"], 78, ["nowhere/pt.npz", "no such file"]),
+    (["--config.model.variant=tinny"], 78, ["tinny", "Did you mean 'tiny'"]),
+    (["--config.train.batch_size=0"], 78, ["train.batch_size"]),
+    (["--workdirr=x"], 2, ["--workdirr", "--workdir"]),
+  ],
+  ids=lambda value: str(value)[:40],
 )
 def test_a_mistake_is_named_with_its_remedy(flags, code, words, tmp_path):
   assert_one_clear_sentence(run_train.run(TINY, tmp_path / "w", *flags), code, *words)
@@ -48,9 +48,9 @@ def test_a_missing_config_file_is_named(tmp_path):
 def test_an_unknown_preset_is_named(tmp_path):
   config = tmp_path / "mine.py"
   config.write_text(
-      "import paligemma_jax as pj\nfrom configs import presets\n"
-      "def get_config():\n  c = pj.default_config()\n  presets.apply(c, 'sgd_atention')\n"
-      "  return c\n"
+    "import paligemma_jax as pj\nfrom configs import presets\n"
+    "def get_config():\n  c = pj.default_config()\n  presets.apply(c, 'sgd_atention')\n"
+    "  return c\n"
   )
   done = run_train.run(str(config), tmp_path / "w")
   assert_one_clear_sentence(done, 78, "sgd_atention", "Did you mean 'sgd_attention'")
@@ -167,14 +167,14 @@ def test_two_processes_have_the_losses_of_one(finished_run, tmp_path):
   for two, one in steps_of(tmp_path / "w", finished_run):
     np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-5, atol=1e-5)
   assert run_train.files_under(tmp_path / "w" / "predictions").keys() == (
-      run_train.files_under(finished_run / "predictions").keys()
+    run_train.files_under(finished_run / "predictions").keys()
   )
 
 
 def steps_of(workdir, other):
   """Pairs of the lines of the same training step in two runs of configs/tiny.py."""
   lines, others = (
-      [json.loads(line) for line in run_train.metric_lines(w)][1:] for w in (workdir, other)
+    [json.loads(line) for line in run_train.metric_lines(w)][1:] for w in (workdir, other)
   )
   assert [line["step"] for line in lines] == [line["step"] for line in others] == [*range(1, 13)]
   return zip(lines, others, strict=True)

@@ -29,16 +29,16 @@ _MAX_BYTES = 2 << 30  # The largest official file, all of GQA's questions, is be
 def main() -> None:
   """Checks; prints what it finds."""
   parser = argparse.ArgumentParser(
-      description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("file", type=pathlib.Path, metavar="FILE", help="the file to be sent")
   parser.add_argument("--format", required=True, help=", ".join(server_file.FORMATS))
   parser.add_argument(
-      "--against",
-      required=True,
-      metavar="QUESTIONS",
-      help="the official file of questions (JSON), or a dataset as tools.prepare builds it:"
-      " 'vqav2:test-dev' (its images are read too, so that takes longer)",
+    "--against",
+    required=True,
+    metavar="QUESTIONS",
+    help="the official file of questions (JSON), or a dataset as tools.prepare builds it:"
+    " 'vqav2:test-dev' (its images are read too, so that takes longer)",
   )
   args = parser.parse_args()
   form = errors.pick(server_file.FORMATS, args.format, "format of a test server")
@@ -53,9 +53,7 @@ def main() -> None:
   print(f"{args.file}: ok, {len(entries)} answers, {num_empty} of them empty")
 
 
-def expected(
-    form: server_file.Format, against: str
-) -> dict[server_file.Id, tuple[str, ...]]:
+def expected(form: server_file.Format, against: str) -> dict[server_file.Id, tuple[str, ...]]:
   """{id: choices} of the official file, or of a dataset 'name:split'.
 
   Raises:
@@ -70,8 +68,8 @@ def expected(
   name, _, split = against.partition(":")
   if not split:
     raise errors.ConfigError(
-        f"There is no file {against!r}; --against takes the official file of questions, or a"
-        " dataset and its split as in 'vqav2:test-dev'."
+      f"There is no file {against!r}; --against takes the official file of questions, or a"
+      " dataset and its split as in 'vqav2:test-dev'."
     )
   rows = sources.Tfds(name, split).open()
   found = {}

@@ -26,18 +26,18 @@ def main() -> None:
   parser.add_argument("dst", metavar="DST", type=pathlib.Path, help="where to write; must be new")
   parser.add_argument("--format", choices=("npz", "native", "hf", "peft"), required=True)
   parser.add_argument(
-      "--dtype",
-      choices=("float32", "bfloat16", "float16"),
-      help="of the result (default: as stored)",
+    "--dtype",
+    choices=("float32", "bfloat16", "float16"),
+    help="of the result (default: as stored)",
   )
   parser.add_argument("--tokenizer", default="", help="default: the one with the weights")
   parser.add_argument(
-      "--base",
-      default="",
-      help="of PEFT adapters: what they are adapters of; written by --format peft, read from SRC",
+    "--base",
+    default="",
+    help="of PEFT adapters: what they are adapters of; written by --format peft, read from SRC",
   )
   parser.add_argument(
-      "--without_adapters", action="store_true", help="of a run: the base alone, nothing packed"
+    "--without_adapters", action="store_true", help="of a run: the base alone, nothing packed"
   )
   args = parser.parse_args()
 
@@ -79,7 +79,7 @@ def main() -> None:
   else:
     image_token, files = hf_files.make(weights.sizes, tokenizer, weights)
     hf_export.save_hf(
-        args.dst, params, weights.sizes, dtype=args.dtype, image_token=image_token, files=files
+      args.dst, params, weights.sizes, dtype=args.dtype, image_token=image_token, files=files
     )
   print(f"wrote {args.dst}")
 

@@ -64,8 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, column in renamed.items():
       if column not in row:
         raise errors.ConfigError(
-            f"--key {name}={column}: there is no column {column!r}."
-            f"{errors.did_you_mean(column, row)}"
+          f"--key {name}={column}: there is no column {column!r}.{errors.did_you_mean(column, row)}"
         )
       row = {name: row[column], **{k: v for k, v in row.items() if k not in (name, column)}}
     lines.append(json.dumps(row, ensure_ascii=False) + "\n")
@@ -77,10 +76,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
-      prog="python -m tools.convert_data",
-      description=__doc__,
-      formatter_class=argparse.RawDescriptionHelpFormatter,
-      allow_abbrev=False,
+    prog="python -m tools.convert_data",
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
   )
   add = parser.add_argument
   add("kind", choices=tuple(_KINDS))
@@ -99,7 +98,7 @@ def _chat(args: argparse.Namespace, count: Callable[[str], None]) -> Iterator[di
     column = jsonl.is_chat(record)
     if not column:
       raise errors.DataError(
-          f"{where} has neither messages nor conversations: {', '.join(map(repr, record))}."
+        f"{where} has neither messages nor conversations: {', '.join(map(repr, record))}."
       )
     images, turns = _turns(record, column, where)
     question, num_answers = "", 0
@@ -119,7 +118,7 @@ def _chat(args: argparse.Namespace, count: Callable[[str], None]) -> Iterator[di
 
 
 def _turns(
-    record: Mapping[str, Any], column: str, where: str
+  record: Mapping[str, Any], column: str, where: str
 ) -> tuple[list[str], list[tuple[str, str]]]:
   """The images of a conversation, and (who, what) of its turns, without markers."""
   images = [v for name in ("image", "images") for v in _list(record.get(name))]
@@ -160,7 +159,7 @@ def _csv(args: argparse.Namespace, count: Callable[[str], None]) -> Iterator[dic
     for row in rows:
       if None in row or None in row.values():
         raise errors.DataError(
-            f"{args.path}:{rows.line_num}: the row has not as many values as the header."
+          f"{args.path}:{rows.line_num}: the row has not as many values as the header."
         )
       yield dict(row)
   except csv.Error as e:
@@ -197,9 +196,7 @@ def _read(path: str) -> bytes:
 def _boxes(make: Callable[[argparse.Namespace], Any]) -> Callable[..., Iterator[dict[str, Any]]]:
   """The rows of a source of boxes."""
 
-  def convert(
-      args: argparse.Namespace, count: Callable[[str], None]
-  ) -> Iterator[dict[str, Any]]:
+  def convert(args: argparse.Namespace, count: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     rows = make(args).open()
     found = []
     for i in range(len(rows)):
@@ -208,8 +205,8 @@ def _boxes(make: Callable[[argparse.Namespace], Any]) -> Callable[..., Iterator[
         count(f"rows with {note}")
       if row.get("_exif") is False:
         raise errors.DataError(
-            f"{rows.where(i)}: its boxes are of the stored picture, but EXIF turns it, and a row of"
-            " JSON lines cannot say so. Turn the pictures themselves before."
+          f"{rows.where(i)}: its boxes are of the stored picture, but EXIF turns it, and a row of"
+          " JSON lines cannot say so. Turn the pictures themselves before."
         )
       crowd = row["crowd"]
       kept = [j for j in range(len(crowd)) if not crowd[j]]
@@ -235,12 +232,12 @@ def _told(counts: Mapping[str, int]) -> str:
 
 
 _KINDS: Mapping[str, Callable[..., Iterator[dict[str, Any]]]] = {
-    "chat": _chat,
-    "csv": _csv,
-    "json": _json,
-    "coco": _boxes(lambda args: sources.Coco(args.path, images=args.images)),
-    "yolo": _boxes(lambda args: sources.Yolo(args.path, args.split or "train")),
-    "voc": _boxes(lambda args: sources.Voc(args.path, args.split or "train")),
+  "chat": _chat,
+  "csv": _csv,
+  "json": _json,
+  "coco": _boxes(lambda args: sources.Coco(args.path, images=args.images)),
+  "yolo": _boxes(lambda args: sources.Yolo(args.path, args.split or "train")),
+  "voc": _boxes(lambda args: sources.Voc(args.path, args.split or "train")),
 }
 
 

@@ -82,16 +82,16 @@ def main() -> None:
       done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
       result = json.loads(done.stdout.splitlines()[-1])
       print(
-          json.dumps(
-              {
-                  "variant": args.variant,
-                  "res": args.res,
-                  "format": kind,
-                  "write_seconds": round(wrote_secs, 1),
-                  **result,
-              }
-          ),
-          flush=True,
+        json.dumps(
+          {
+            "variant": args.variant,
+            "res": args.res,
+            "format": kind,
+            "write_seconds": round(wrote_secs, 1),
+            **result,
+          }
+        ),
+        flush=True,
       )
     finally:
       shutil.rmtree(folder)
@@ -136,22 +136,22 @@ def make_hf(folder: pathlib.Path, model: dict) -> pathlib.Path:
     weight_map.update({name: file for name in shard})
   _write_json(folder / "model.safetensors.index.json", {"metadata": {}, "weight_map": weight_map})
   text = {
-      "model_type": "gemma2" if llm["post_norms"] else "gemma",
-      "hidden_size": llm["width"],
-      "num_hidden_layers": llm["depth"],
-      "intermediate_size": llm["mlp_dim"],
-      "num_attention_heads": llm["num_heads"],
-      "num_key_value_heads": llm["num_kv_heads"],
-      "head_dim": llm["head_dim"],
-      "vocab_size": dims["V"],
+    "model_type": "gemma2" if llm["post_norms"] else "gemma",
+    "hidden_size": llm["width"],
+    "num_hidden_layers": llm["depth"],
+    "intermediate_size": llm["mlp_dim"],
+    "num_attention_heads": llm["num_heads"],
+    "num_key_value_heads": llm["num_kv_heads"],
+    "head_dim": llm["head_dim"],
+    "vocab_size": dims["V"],
   }
   vision = {
-      "hidden_size": img["width"],
-      "num_hidden_layers": img["depth"],
-      "intermediate_size": img["mlp_dim"],
-      "num_attention_heads": img["num_heads"],
-      "patch_size": img["patch_size"],
-      "image_size": model["res"],
+    "hidden_size": img["width"],
+    "num_hidden_layers": img["depth"],
+    "intermediate_size": img["mlp_dim"],
+    "num_attention_heads": img["num_heads"],
+    "patch_size": img["patch_size"],
+    "image_size": model["res"],
   }
   config = {"model_type": "paligemma", "text_config": text, "vision_config": vision}
   _write_json(folder / "config.json", config)
@@ -180,14 +180,14 @@ def measure(path: pathlib.Path, new_tokens: int) -> dict:
   start = time.monotonic()
   (prediction,) = pg.generate(image, [tokens[0].tolist()], max_new_tokens=new_tokens)
   return {
-      "params_bytes": params_bytes,
-      "load_seconds": round(load_secs, 1),
-      "load_peak_bytes": load_peak,
-      "load_peak_ratio": round((load_peak - before) / params_bytes, 3),
-      "forward_seconds": round(forward_secs, 1),
-      "generate_seconds": round(time.monotonic() - start, 1),
-      "generated_tokens": len(prediction.tokens),
-      "peak_bytes": peak_bytes(),
+    "params_bytes": params_bytes,
+    "load_seconds": round(load_secs, 1),
+    "load_peak_bytes": load_peak,
+    "load_peak_ratio": round((load_peak - before) / params_bytes, 3),
+    "forward_seconds": round(forward_secs, 1),
+    "generate_seconds": round(time.monotonic() - start, 1),
+    "generated_tokens": len(prediction.tokens),
+    "peak_bytes": peak_bytes(),
   }
 
 

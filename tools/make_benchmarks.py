@@ -31,10 +31,10 @@ from tools.prepare import __main__ as prepare
 PATH = pathlib.Path(__file__).resolve().parent.parent / "docs" / "benchmarks.md"
 _RESOLUTIONS = try_transfers.RESOLUTIONS
 _MODELS = {
-    "paligemma_3b": "PaliGemma 3B",
-    "paligemma2_3b": "PaliGemma 2 3B",
-    "paligemma2_10b": "PaliGemma 2 10B",
-    "paligemma2_28b": "PaliGemma 2 28B",
+  "paligemma_3b": "PaliGemma 3B",
+  "paligemma2_3b": "PaliGemma 2 3B",
+  "paligemma2_10b": "PaliGemma 2 10B",
+  "paligemma2_28b": "PaliGemma 2 28B",
 }
 
 _HEAD = """# Benchmarks
@@ -51,8 +51,8 @@ python -m paligemma_jax.train --config transfers/NAME.py:res=448 --workdir runs/
 ```
 
 After the colon: `res` is 224, 448 or 896; `model` is `paligemma_3b`, `paligemma2_3b`,
-`paligemma2_10b` or `paligemma2_28b`; `tune` is what trains, of `paligemma_jax/presets.py`; `final=True`
-trains on all that the published score was trained on, `final=False` keeps rows aside to choose
+`paligemma2_10b` or `paligemma2_28b`; `tune` is what trains, of `paligemma_jax/presets.py`;
+`final=True` trains on all that the published score was trained on, `final=False` keeps rows aside to choose
 settings on. The scores below are **published** ones, of the whole recipe on the whole data; the
 pages name their sources; what our own runs give is not in this file. In templates ␣ is a space
 where there are several, ⇥ a tab, ⏎ a line break. Where the answers of a test are kept by a server,
@@ -78,9 +78,9 @@ def _summary(name: str, module: types.ModuleType) -> Iterator[str]:
   published = _constant(module, "PUBLISHED")
   for measure, scores in (published or {"–": {}}).items():
     cells = [
-        _number(scores.get(model, {}).get(res))
-        for model in ("paligemma_3b", "paligemma2_3b")
-        for res in _RESOLUTIONS
+      _number(scores.get(model, {}).get(res))
+      for model in ("paligemma_3b", "paligemma2_3b")
+      for res in _RESOLUTIONS
     ]
     yield f"| [{name}](#{name}) | {measure} | {' | '.join(cells)} |"
 
@@ -149,9 +149,9 @@ def _made_in_parts(column: str, source: Any) -> list[str]:
     return []
   nested = [s for s in try_transfers.specs_in(source) if hasattr(s, "pp") or hasattr(s, "ops")]
   return [
-      text
-      for part in nested
-      for text in _made(column, getattr(part, "pp", None) or getattr(part, "ops", ()))
+    text
+    for part in nested
+    for text in _made(column, getattr(part, "pp", None) or getattr(part, "ops", ()))
   ]
 
 
@@ -181,8 +181,14 @@ def _recipe(configs: dict[int, ml_collections.ConfigDict]) -> Iterator[str]:
   lines: dict[str, list[str]] = {}
   for res, c in configs.items():
     cells = (
-        c.train.total, c.train.batch_size, _short(c.optim.lr), _short(c.optim.wd),
-        _short(c.optim.label_smoothing), _short(c.model.dropout), _frozen(c), c.train.text_len,
+      c.train.total,
+      c.train.batch_size,
+      _short(c.optim.lr),
+      _short(c.optim.wd),
+      _short(c.optim.label_smoothing),
+      _short(c.model.dropout),
+      _frozen(c),
+      c.train.text_len,
     )
     lines.setdefault(" | ".join(map(str, cells)), []).append(str(res))
   for cells, sizes in lines.items():

@@ -61,7 +61,7 @@ def main() -> None:
   for name, settings in KINDS.items():
     torch.manual_seed(0)
     base = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
-        BASE, dtype=torch.float32, attn_implementation="eager"
+      BASE, dtype=torch.float32, attn_implementation="eager"
     )
     model = peft.get_peft_model(base, peft.LoraConfig(**settings)).eval()
     with torch.no_grad():
@@ -79,12 +79,12 @@ def main() -> None:
     with torch.no_grad():
       logits = model(**inputs).logits.numpy()[0, _NUM_IMAGE_TOKENS:]
       tokens = model.generate(
-          input_ids=torch.from_numpy(prompt),
-          attention_mask=torch.ones(prompt.shape, dtype=torch.int64),
-          token_type_ids=torch.zeros(prompt.shape, dtype=torch.int64),
-          pixel_values=inputs["pixel_values"],
-          max_new_tokens=6,
-          do_sample=False,
+        input_ids=torch.from_numpy(prompt),
+        attention_mask=torch.ones(prompt.shape, dtype=torch.int64),
+        token_type_ids=torch.zeros(prompt.shape, dtype=torch.int64),
+        pixel_values=inputs["pixel_values"],
+        max_new_tokens=6,
+        do_sample=False,
       ).numpy()[0, real:]
     config = json.loads((folder / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = "tests/golden/hf_paligemma2"
@@ -107,13 +107,13 @@ def _tokenizers() -> None:
   theirs = tokenizers.Tokenizer.from_str(text)
   rng = random.Random(0)
   parts = [
-      lambda: "".join(rng.choice(_CHARACTERS) for _ in range(rng.randrange(1, 8))),
-      lambda: rng.choice(("two tigers", " cat", "caption en\n", "detect", "<mask>", "▁▁ x")),
-      lambda: f"<loc{rng.randrange(1100):04d}>",
-      lambda: f"<seg{rng.randrange(140):03d}>",
-      lambda: "\n" * rng.randrange(1, 7),
-      lambda: " " * rng.randrange(1, 9),
-      lambda: chr(rng.choice((rng.randrange(1, 0xD7FF), rng.randrange(0xE000, 0x10FFFF)))),
+    lambda: "".join(rng.choice(_CHARACTERS) for _ in range(rng.randrange(1, 8))),
+    lambda: rng.choice(("two tigers", " cat", "caption en\n", "detect", "<mask>", "▁▁ x")),
+    lambda: f"<loc{rng.randrange(1100):04d}>",
+    lambda: f"<seg{rng.randrange(140):03d}>",
+    lambda: "\n" * rng.randrange(1, 7),
+    lambda: " " * rng.randrange(1, 9),
+    lambda: chr(rng.choice((rng.randrange(1, 0xD7FF), rng.randrange(0xE000, 0x10FFFF)))),
   ]
   texts = ["".join(rng.choice(parts)() for _ in range(rng.randrange(9))) for _ in range(300)]
   ids = [theirs.encode(x, add_special_tokens=False).ids for x in texts]

@@ -27,9 +27,9 @@ DEMO = pathlib.Path(__file__).resolve().parent.parent / "paligemma_jax" / "asset
 # One concept each, a name of one word, a plural in plain -s, and a drawing that can be told from
 # the others at 24 pixels.
 BASE = (
-    "🐅🦁🐘🦓🐼🐨🐸🐕🐖🐄🐎🐒🐇🐊🐢🐍🐋🐬🦞🐌🕷🐓🦆🦜🦚"  # animals
-    "🍕🍔🍌🍋🍐🍉🍊🥕🥑🍄🍪🍩🥐🥨🧁"  # food
-    "✈🚁⛵🚕🚑🚂🎈🎺🥁🎻🔔🔑🔨🪓🪑📷💻🤖👻🌷🌻🌋🏰🏀"  # things
+  "🐅🦁🐘🦓🐼🐨🐸🐕🐖🐄🐎🐒🐇🐊🐢🐍🐋🐬🦞🐌🕷🐓🦆🦜🦚"  # animals
+  "🍕🍔🍌🍋🍐🍉🍊🥕🥑🍄🍪🍩🥐🥨🧁"  # food
+  "✈🚁⛵🚕🚑🚂🎈🎺🥁🎻🔔🔑🔨🪓🪑📷💻🤖👻🌷🌻🌋🏰🏀"  # things
 )
 # Never drawn in pretraining.
 HELDOUT = "🐧🦒🦩🦉🦀🍍🌮🚀🎸🚜👑☂"
@@ -56,10 +56,14 @@ def main() -> None:
     sprite = reduce_colors(crop(draw(font, char)))
     corner = (i % COLUMNS * CELL, i // COLUMNS * CELL)
     atlas.paste(sprite, corner)
-    classes.append({
-        "name": names[char], "split": split, "codepoint": f"U+{ord(char):04X}",
+    classes.append(
+      {
+        "name": names[char],
+        "split": split,
+        "codepoint": f"U+{ord(char):04X}",
         "box": [*corner, *sprite.size],  # x, y, width, height in the atlas
-    })
+      }
+    )
 
   args.out.mkdir(parents=True, exist_ok=True)
   atlas.save(args.out / "sprites.png", optimize=True)

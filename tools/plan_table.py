@@ -32,8 +32,11 @@ from paligemma_jax.planning import targets
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 MODELS = (
-    ("paligemma_3b", 224), ("paligemma_3b", 448), ("paligemma_3b", 896),
-    ("paligemma2_10b", 224), ("paligemma2_28b", 224),
+  ("paligemma_3b", 224),
+  ("paligemma_3b", 448),
+  ("paligemma_3b", 896),
+  ("paligemma2_10b", 224),
+  ("paligemma2_28b", 224),
 )
 TUNES = ("full_adam", "adafactor", "adam8bit", "sgd_attention", "lora", "qlora")
 DEVICES = ("v5e-1", "v5e-4", "v5e-8", "v5p-8", "v6e-8", "h100", "l4", "t4")

@@ -37,7 +37,7 @@ def main() -> None:
   recipe = config_file.run(path, text)
   if not isinstance(recipe, codec_recipe.CodecRecipe):
     raise errors.ConfigError(
-        f"{path}: get_config returned {type(recipe).__name__}; expected a CodecRecipe."
+      f"{path}: get_config returned {type(recipe).__name__}; expected a CodecRecipe."
     )
   from paligemma_jax.models import mask_codec as jax_codec
 
@@ -48,9 +48,9 @@ def main() -> None:
   def report(step: int, metrics: dict[str, float]) -> None:
     seconds = time.perf_counter() - start
     print(
-        f"step {step}/{recipe.steps}: loss {metrics['loss']:.4f},"
-        f" {metrics['codes']:.0f} codes in use, {seconds:.0f} s",
-        flush=True,
+      f"step {step}/{recipe.steps}: loss {metrics['loss']:.4f},"
+      f" {metrics['codes']:.0f} codes in use, {seconds:.0f} s",
+      flush=True,
     )
 
   weights = jax_codec.train(recipe, batches(recipe, masks), report)

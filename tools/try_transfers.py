@@ -144,15 +144,20 @@ def make_small(config: ml_collections.ConfigDict) -> None:
           for e in config.evals if chosen[type(e)] is e]  # fmt: skip
   small = dict(every="", limit=_LIMIT, batch_size=batch_size)
   cut = [
-      e.replace(text_len=max(e.text_len, _TEXT_LEN), max_len=min(e.max_len, _MAX_LEN), **small)
-      for e in kept
+    e.replace(text_len=max(e.text_len, _TEXT_LEN), max_len=min(e.max_len, _MAX_LEN), **small)
+    for e in kept
   ]
   asking = next((e for e in cut if e.encoding == "decode"), None)
   if asking is None:
     raise errors.ConfigError("The transfer has no evaluator that decodes.")
   predictions = evals.WritePredictions(
-      _PREDICTIONS, asking.source, asking.pp, keep=(), max_len=asking.max_len,
-      text_len=asking.text_len, **small,
+    _PREDICTIONS,
+    asking.source,
+    asking.pp,
+    keep=(),
+    max_len=asking.max_len,
+    text_len=asking.text_len,
+    **small,
   )
   config.evals = (*cut, predictions)
 
@@ -188,16 +193,16 @@ def try_one(name: str, res: int, folder: pathlib.Path) -> Tried:
 def table(rows: Sequence[Tried]) -> str:
   """Markdown, one line for each run."""
   lines = [
-      "| transfer | res | image tokens | loss 1 | loss 2 | metric | predictions | seconds | |",
-      "|---|---|---|---|---|---|---|---|---|",
+    "| transfer | res | image tokens | loss 1 | loss 2 | metric | predictions | seconds | |",
+    "|---|---|---|---|---|---|---|---|---|",
   ]
   for row in rows:
     losses = [f"{loss:.4f}" for loss in row.losses] or ["–"] * _STEPS
     metric = next((f"{k} = {v:.4g}" for k, v in row.metrics.items()), "–")
     problem = " ".join(row.problem.replace("|", "/").split())
     lines.append(
-        f"| {row.name} | {row.res} | {row.image_tokens or '–'} | {' | '.join(losses)} | {metric} |"
-        f" {row.num_predictions} | {row.secs:.0f} | {problem or 'ok'} |"
+      f"| {row.name} | {row.res} | {row.image_tokens or '–'} | {' | '.join(losses)} | {metric} |"
+      f" {row.num_predictions} | {row.secs:.0f} | {problem or 'ok'} |"
     )
   return "\n".join(lines) + "\n"
 
@@ -278,8 +283,13 @@ def _num_image_tokens(config: ml_collections.ConfigDict) -> int:
 
   asked = config.evals[-1]
   maker = examples.Maker(
-      asked.source.open(), asked.pp, tokenizers.Tokenizer(setups.DEMO_TOKENIZER), asked.encoding,
-      asked.text_len, "truncate", config.seed,
+    asked.source.open(),
+    asked.pp,
+    tokenizers.Tokenizer(setups.DEMO_TOKENIZER),
+    asked.encoding,
+    asked.text_len,
+    "truncate",
+    config.seed,
   )
   image = maker(0, 0).arrays["image"]
   cfg = variants.get(config.model.variant, res=config.model.res)

@@ -23,16 +23,16 @@ import numpy as np  # noqa: E402
 
 # Version -> what it needs of the other two packages.
 VERSIONS = {
-    "4.45.2": ("tokenizers>=0.20,<0.21", "huggingface_hub<0.28"),
-    "4.47.1": ("tokenizers>=0.21,<0.22", "huggingface_hub<0.30"),
-    "4.49.0": ("tokenizers>=0.21,<0.22", "huggingface_hub<0.30"),
-    "4.52.4": ("tokenizers>=0.21,<0.22", "huggingface_hub<1"),
-    "4.57.6": ("tokenizers>=0.22,<0.23", "huggingface_hub<1"),
-    "5.0.0": ("tokenizers>=0.22,<0.23", "huggingface_hub>=1.5,<2"),
-    "5.3.0": ("tokenizers>=0.22,<0.23", "huggingface_hub>=1.5,<2"),
-    "5.6.2": ("tokenizers>=0.22,<0.23", "huggingface_hub>=1.5,<2"),
-    "5.12.0": ("tokenizers>=0.22,<0.23", "huggingface_hub>=1.5,<2"),
-    "": (),  # What the rival's Python has.
+  "4.45.2": ("tokenizers>=0.20,<0.21", "huggingface_hub<0.28"),
+  "4.47.1": ("tokenizers>=0.21,<0.22", "huggingface_hub<0.30"),
+  "4.49.0": ("tokenizers>=0.21,<0.22", "huggingface_hub<0.30"),
+  "4.52.4": ("tokenizers>=0.21,<0.22", "huggingface_hub<1"),
+  "4.57.6": ("tokenizers>=0.22,<0.23", "huggingface_hub<1"),
+  "5.0.0": ("tokenizers>=0.22,<0.23", "huggingface_hub>=1.5,<2"),
+  "5.3.0": ("tokenizers>=0.22,<0.23", "huggingface_hub>=1.5,<2"),
+  "5.6.2": ("tokenizers>=0.22,<0.23", "huggingface_hub>=1.5,<2"),
+  "5.12.0": ("tokenizers>=0.22,<0.23", "huggingface_hub>=1.5,<2"),
+  "": (),  # What the rival's Python has.
 }
 _BESIDE = (
     "requests", "urllib3", "idna", "certifi", "charset_normalizer", "httpx", "httpcore", "sniffio",
@@ -56,8 +56,10 @@ def main() -> None:
   for generation in (1, 2):
     if not (models / f"paligemma{generation}").exists():
       _make(models / f"paligemma{generation}", generation)
-  print("| transformers | model | processor | logits | greedy | adapter of text | of vision, with"
-        " norms and projector | read back |")
+  print(
+    "| transformers | model | processor | logits | greedy | adapter of text | of vision, with"
+    " norms and projector | read back |"
+  )
   print("|---|---|---|---|---|---|---|---|")
   for version in args.versions:
     found = _run(version, args.rival_python, args.folder)
@@ -88,12 +90,12 @@ def _line(found: dict, name: str, saved: pathlib.Path) -> str:
   if "error" in result:
     return f"{head} {result.get('processor', '')} | {result['error']} | | | | |"
   cells = [
-      result["processor"] or "ours",
-      f"{result['logits']:.1e}",
-      "ours" if result["greedy"] else "others",
-      _adapter(result["text"]),
-      _adapter(result["vision"]),
-      _read_back(saved / name, saved.parent.parent / "models" / name),
+    result["processor"] or "ours",
+    f"{result['logits']:.1e}",
+    "ours" if result["greedy"] else "others",
+    _adapter(result["text"]),
+    _adapter(result["vision"]),
+    _read_back(saved / name, saved.parent.parent / "models" / name),
   ]
   return f"{head} {' | '.join(cells)} |"
 
@@ -131,9 +133,9 @@ def _make(folder: pathlib.Path, generation: int) -> None:
   sizes = _sizes(generation)
   rng = np.random.default_rng(generation)
   params = {
-      name: (0.05 if len(shape) < 3 or "embedding" in name else 0.2)
-      * rng.normal(size=shape).astype(np.float32)
-      for name, shape in param_table.shapes(sizes).items()
+    name: (0.05 if len(shape) < 3 or "embedding" in name else 0.2)
+    * rng.normal(size=shape).astype(np.float32)
+    for name, shape in param_table.shapes(sizes).items()
   }
   tokenizer = tokenizers.Tokenizer(setup.DEMO_TOKENIZER)
   config = opening.config_of(sizes, dtype="float32")
@@ -146,11 +148,11 @@ def _make(folder: pathlib.Path, generation: int) -> None:
   prompts = [[*p[: length - 1], p[-1]] for p in prompts]
   image_token = config.llm.vocab_size
   expected = {
-      "texts": np.array(json.dumps([(t, tokenizer.encode(t)) for t in _TEXTS])),
-      "image_token": np.array(image_token),
-      "picture": picture,
-      "pixel_values": np.stack([pixels] * len(prompts)),
-      "input_ids": np.array([[image_token] * config.num_image_tokens + p for p in prompts]),
+    "texts": np.array(json.dumps([(t, tokenizer.encode(t)) for t in _TEXTS])),
+    "image_token": np.array(image_token),
+    "picture": picture,
+    "pixel_values": np.stack([pixels] * len(prompts)),
+    "input_ids": np.array([[image_token] * config.num_image_tokens + p for p in prompts]),
   }
   expected["base/logits"], expected["base/generated"] = _answers(pg, expected)
   kinds = {

@@ -83,9 +83,9 @@ def _processor(path: pathlib.Path, expected: dict[str, np.ndarray]) -> str:
   image_id = processor.tokenizer.convert_tokens_to_ids("<image>")
   if image_id != int(expected["image_token"]):
     return f"<image> is {image_id}"
-  pixels = processor.image_processor(
-      Image.fromarray(expected["picture"]), return_tensors="np"
-  )["pixel_values"][0]
+  pixels = processor.image_processor(Image.fromarray(expected["picture"]), return_tensors="np")[
+    "pixel_values"
+  ][0]
   off = float(np.abs(pixels - expected["pixel_values"][0]).max())
   return "" if off < 1e-5 else f"pixels differ by {off:.3g}"
 
@@ -95,9 +95,9 @@ def _compared(model, expected: dict[str, np.ndarray], name: str) -> dict:
 
   ids = torch.from_numpy(expected["input_ids"])
   inputs = {
-      "input_ids": ids,
-      "attention_mask": torch.ones_like(ids),
-      "pixel_values": torch.from_numpy(expected["pixel_values"]),
+    "input_ids": ids,
+    "attention_mask": torch.ones_like(ids),
+    "pixel_values": torch.from_numpy(expected["pixel_values"]),
   }
   inner = getattr(getattr(model, "base_model", None), "model", model)
   if "token_type_ids" in inspect.signature(inner.forward).parameters:

@@ -28,22 +28,22 @@ LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 3e-6}
 # What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
 # PaliGemma 2's from arXiv:2412.03555, Table 13.
 PUBLISHED = {
-    "CIDEr (test)": {
-        "paligemma_3b": {224: 34.62},
-        "paligemma2_3b": {224: 34.2},
-        "paligemma2_10b": {224: 35.9},
-    },
+  "CIDEr (test)": {
+    "paligemma_3b": {224: 34.62},
+    "paligemma2_3b": {224: 34.2},
+    "paligemma2_10b": {224: 35.9},
+  },
 }
 METRICS = {"CIDEr (test)": "test/cap/cider"}  # Which of our metrics each measure is.
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224,
-    model: str = "paligemma_3b",
-    tune: str = "full_adam+freeze_vit",
-    final: bool = True,
-    antialias: bool = False,
+  res: int = 224,
+  model: str = "paligemma_3b",
+  tune: str = "full_adam+freeze_vit",
+  final: bool = True,
+  antialias: bool = False,
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -52,10 +52,10 @@ def get_config(
   train = sources.Tfds("activitynet_cap", "train+val" if final else "train")
   # The frames of a row become uint8[16, res, res, 3].
   ask = (
-      pp.Copy("frames", "image"),
-      pp.Decode(exif=False),
-      pp.Resize(res, antialias=antialias),
-      pp.Format("caption en"),
+    pp.Copy("frames", "image"),
+    pp.Decode(exif=False),
+    pp.Resize(res, antialias=antialias),
+    pp.Format("caption en"),
   )
   teach = (*ask, pp.Choice("captions"))
   # What is too long for the recipe's 64 tokens is left out and counted; the reference cuts such
@@ -70,8 +70,8 @@ def get_config(
   test, val = train.replace(split="test"), train.replace(split="val")
   describe = dict(pp=ask, image_id="clip_id", batch_size=128, text_len=128, max_len=64)
   c.evals = (
-      evals.CocoCaption("test/cap", test, every="end", **describe),
-      evals.CocoCaption("val/cap", val, every="25%", **describe),
-      evals.Perplexity("val/pplx", val, teach, every="12.5%", batch_size=128, text_len=256),
+    evals.CocoCaption("test/cap", test, every="end", **describe),
+    evals.CocoCaption("val/cap", val, every="25%", **describe),
+    evals.Perplexity("val/pplx", val, teach, every="12.5%", batch_size=128, text_len=256),
   )
   return c

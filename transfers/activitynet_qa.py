@@ -27,22 +27,22 @@ LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 6e-6}
 # What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
 # PaliGemma 2's from arXiv:2412.03555, Table 13.
 PUBLISHED = {
-    "accuracy (test)": {
-        "paligemma_3b": {224: 50.78},
-        "paligemma2_3b": {224: 51.3},
-        "paligemma2_10b": {224: 53.2},
-    },
+  "accuracy (test)": {
+    "paligemma_3b": {224: 50.78},
+    "paligemma2_3b": {224: 51.3},
+    "paligemma2_10b": {224: 53.2},
+  },
 }
 METRICS = {"accuracy (test)": "test/acc/acc"}  # Which of our metrics each measure is.
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224,
-    model: str = "paligemma_3b",
-    tune: str = "full_adam",
-    final: bool = True,
-    antialias: bool = False,
+  res: int = 224,
+  model: str = "paligemma_3b",
+  tune: str = "full_adam",
+  final: bool = True,
+  antialias: bool = False,
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -51,10 +51,10 @@ def get_config(
   train = sources.Tfds("activitynet_qa", "train+val" if final else "train")
   # The frames of a row become uint8[16, res, res, 3].
   ask = (
-      pp.Copy("frames", "image"),
-      pp.Decode(exif=False),
-      pp.Resize(res, antialias=antialias),
-      pp.Format("answer en {question}"),
+    pp.Copy("frames", "image"),
+    pp.Decode(exif=False),
+    pp.Resize(res, antialias=antialias),
+    pp.Format("answer en {question}"),
   )
   teach = (*ask, pp.Copy("answer", "suffix"))
   # What is too long for the recipe's 64 tokens would be left out and counted: of the 32 000 rows of
@@ -69,8 +69,8 @@ def get_config(
   test, val = train.replace(split="test"), train.replace(split="val")
   answer = dict(pp=ask, truth="answer", batch_size=128, text_len=128, max_len=64)
   c.evals = (
-      evals.VqaAccuracy("test/acc", test, every="end", **answer),
-      evals.VqaAccuracy("val/acc", val, every="25%", **answer),
-      evals.Perplexity("val/pplx", val, teach, every="12.5%", batch_size=128, text_len=256),
+    evals.VqaAccuracy("test/acc", test, every="end", **answer),
+    evals.VqaAccuracy("val/acc", val, every="25%", **answer),
+    evals.Perplexity("val/pplx", val, teach, every="12.5%", batch_size=128, text_len=256),
   )
   return c

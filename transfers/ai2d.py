@@ -21,9 +21,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution; for 896 px none was published.
 BEST = {
-    224: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
-    448: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
-    896: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
+  224: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
+  448: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
+  896: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 3e-6}
@@ -31,23 +31,23 @@ LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 3e-6}
 # What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
 # PaliGemma 2's from arXiv:2412.03555, Table 13.
 PUBLISHED = {
-    "accuracy (test)": {
-        "paligemma_3b": {224: 72.12, 448: 73.28},
-        "paligemma2_3b": {224: 74.7, 448: 76.0},
-        "paligemma2_10b": {224: 83.1, 448: 84.4},
-        "paligemma2_28b": {224: 83.2, 448: 84.6},
-    },
+  "accuracy (test)": {
+    "paligemma_3b": {224: 72.12, 448: 73.28},
+    "paligemma2_3b": {224: 74.7, 448: 76.0},
+    "paligemma2_10b": {224: 83.1, 448: 84.4},
+    "paligemma2_28b": {224: 83.2, 448: 84.6},
+  },
 }
 METRICS = {"accuracy (test)": "test/acc/acc"}  # Which of our metrics each measure is.
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224,
-    model: str = "paligemma_3b",
-    tune: str = "full_adam",
-    final: bool = True,
-    antialias: bool = False,
+  res: int = 224,
+  model: str = "paligemma_3b",
+  tune: str = "full_adam",
+  final: bool = True,
+  antialias: bool = False,
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -55,8 +55,8 @@ def get_config(
 
   train = sources.Tfds("ai2d", "train" if final else "train[:-1024]")
   prompt = (
-      pp.Join("choices", glue=" \t ", out="options"),
-      pp.Format("answer en  {question} choose from: {options}"),  # Two spaces, as published.
+    pp.Join("choices", glue=" \t ", out="options"),
+    pp.Format("answer en  {question} choose from: {options}"),  # Two spaces, as published.
   )
   ask = (pp.Decode(exif=False), pp.Resize(res, antialias=antialias), *prompt)
   teach = (pp.Decode(exif=False), pp.Resize(res), *prompt, pp.Copy("answer", "suffix"))
@@ -71,14 +71,12 @@ def get_config(
 
   test = train.replace(split="test")
   minival, minitrain = (train.replace(split=f"train[{part}]") for part in ("-1024:", ":1024"))
-  answer = dict(
-      pp=ask, truth="answer", batch_size=256, text_len=256, max_len=64, every="12.5%"
-  )
+  answer = dict(pp=ask, truth="answer", batch_size=256, text_len=256, max_len=64, every="12.5%")
   c.evals = (
-      evals.VqaAccuracy("test/acc", test, **answer),
-      evals.VqaAccuracy("minival/acc", minival, **answer),
-      evals.VqaAccuracy("minitrain/acc", minitrain, **answer),
-      evals.Perplexity("test/pplx", test, teach, every="12.5%", text_len=320),
-      evals.Perplexity("minival/pplx", minival, teach, every="12.5%", text_len=320),
+    evals.VqaAccuracy("test/acc", test, **answer),
+    evals.VqaAccuracy("minival/acc", minival, **answer),
+    evals.VqaAccuracy("minitrain/acc", minitrain, **answer),
+    evals.Perplexity("test/pplx", test, teach, every="12.5%", text_len=320),
+    evals.Perplexity("minival/pplx", minival, teach, every="12.5%", text_len=320),
   )
   return c

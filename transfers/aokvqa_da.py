@@ -19,9 +19,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution; for 896 px none was published.
 BEST = {
-    224: dict(lr=5e-6, wd=0.0, total="10 epochs"),
-    448: dict(lr=5e-6, wd=0.0, total="10 epochs"),
-    896: dict(lr=5e-6, wd=0.0, total="10 epochs"),
+  224: dict(lr=5e-6, wd=0.0, total="10 epochs"),
+  448: dict(lr=5e-6, wd=0.0, total="10 epochs"),
+  896: dict(lr=5e-6, wd=0.0, total="10 epochs"),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 6e-7}
@@ -30,22 +30,22 @@ LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 6e-7}
 # big_vision's README; of val, PaliGemma's are from arXiv:2412.03555, Table 15, PaliGemma 2's from
 # its Table 13.
 PUBLISHED = {
-    "accuracy (val)": {
-        "paligemma_3b": {224: 61.1, 448: 65.7},
-        "paligemma2_3b": {224: 64.2, 448: 67.9},
-        "paligemma2_10b": {224: 68.9, 448: 70.8},
-        "paligemma2_28b": {224: 70.2, 448: 71.2},
-    },
-    "accuracy (test server)": {
-        "paligemma_3b": {224: 61.85, 448: 63.22},
-    },
+  "accuracy (val)": {
+    "paligemma_3b": {224: 61.1, 448: 65.7},
+    "paligemma2_3b": {224: 64.2, 448: 67.9},
+    "paligemma2_10b": {224: 68.9, 448: 70.8},
+    "paligemma2_28b": {224: 70.2, 448: 71.2},
+  },
+  "accuracy (test server)": {
+    "paligemma_3b": {224: 61.85, 448: 63.22},
+  },
 }
 METRICS = {"accuracy (val)": "val/acc/acc"}  # Which of our metrics each measure is.
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", final: bool = False
+  res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", final: bool = False
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -67,9 +67,9 @@ def get_config(
   minitrain = train.replace(split="train[:5%]")
   answer = dict(pp=ask, batch_size=256, text_len=128, max_len=32)
   c.evals = (
-      evals.VqaAccuracy("val/acc", val, truth="direct_answers", every="25%", **answer),
-      evals.VqaAccuracy("minitrain/acc", minitrain, truth="direct_answers", every="25%", **answer),
-      evals.Perplexity("val/pplx", val, teach, every="5%", text_len=128),
-      evals.ServerFile("test/server", test, format="aokvqa_da", every="end", **answer),
+    evals.VqaAccuracy("val/acc", val, truth="direct_answers", every="25%", **answer),
+    evals.VqaAccuracy("minitrain/acc", minitrain, truth="direct_answers", every="25%", **answer),
+    evals.Perplexity("val/pplx", val, teach, every="5%", text_len=128),
+    evals.ServerFile("test/server", test, format="aokvqa_da", every="end", **answer),
   )
   return c

@@ -19,9 +19,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution; for 896 px none was published.
 BEST = {
-    224: dict(lr=5e-6, wd=0.0, total="15 epochs"),
-    448: dict(lr=5e-6, wd=0.0, total="15 epochs"),
-    896: dict(lr=5e-6, wd=0.0, total="15 epochs"),
+  224: dict(lr=5e-6, wd=0.0, total="15 epochs"),
+  448: dict(lr=5e-6, wd=0.0, total="15 epochs"),
+  896: dict(lr=5e-6, wd=0.0, total="15 epochs"),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 3e-7, "paligemma2_28b": 1e-6}
@@ -30,22 +30,22 @@ LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 3e-7, "paligemma2_28b": 1e-6}
 # big_vision's README; of val, PaliGemma's are from arXiv:2412.03555, Table 15, PaliGemma 2's from
 # its Table 13.
 PUBLISHED = {
-    "accuracy (val)": {
-        "paligemma_3b": {224: 78.5, 448: 80.3},
-        "paligemma2_3b": {224: 79.7, 448: 82.5},
-        "paligemma2_10b": {224: 83.7, 448: 85.9},
-        "paligemma2_28b": {224: 84.7, 448: 87.0},
-    },
-    "accuracy (test server)": {
-        "paligemma_3b": {224: 76.37, 448: 76.9},
-    },
+  "accuracy (val)": {
+    "paligemma_3b": {224: 78.5, 448: 80.3},
+    "paligemma2_3b": {224: 79.7, 448: 82.5},
+    "paligemma2_10b": {224: 83.7, 448: 85.9},
+    "paligemma2_28b": {224: 84.7, 448: 87.0},
+  },
+  "accuracy (test server)": {
+    "paligemma_3b": {224: 76.37, 448: 76.9},
+  },
 }
 METRICS = {"accuracy (val)": "val/acc/acc"}  # Which of our metrics each measure is.
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", final: bool = False
+  res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", final: bool = False
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -53,10 +53,10 @@ def get_config(
 
   train = sources.Tfds("aokvqa", "train+val" if final else "train")
   ask = (
-      pp.Decode(exif=False),
-      pp.Resize(res),
-      pp.Join("choices", glue=" \t ", out="options"),
-      pp.Format("answer en  {question} choose from: {options}"),  # Two spaces, as published.
+    pp.Decode(exif=False),
+    pp.Resize(res),
+    pp.Join("choices", glue=" \t ", out="options"),
+    pp.Format("answer en  {question} choose from: {options}"),  # Two spaces, as published.
   )
   teach = (*ask, pp.Copy("answer", "suffix"))
   # What is too long for the recipe's 128 tokens is left out and counted; the reference cuts such
@@ -72,11 +72,11 @@ def get_config(
   minitrain = train.replace(split="train[:5%]")
   answer = dict(pp=ask, batch_size=256, text_len=160, max_len=32)
   c.evals = (
-      evals.VqaAccuracy("val/acc", val, truth="answer", every="25%", **answer),
-      evals.VqaAccuracy("minitrain/acc", minitrain, truth="answer", every="25%", **answer),
-      evals.Perplexity("val/pplx", val, teach, every="5%", text_len=192),
-      evals.ServerFile(
-          "test/server", test, format="aokvqa_mc", choices="choices", every="end", **answer
-      ),
+    evals.VqaAccuracy("val/acc", val, truth="answer", every="25%", **answer),
+    evals.VqaAccuracy("minitrain/acc", minitrain, truth="answer", every="25%", **answer),
+    evals.Perplexity("val/pplx", val, teach, every="5%", text_len=192),
+    evals.ServerFile(
+      "test/server", test, format="aokvqa_mc", choices="choices", every="end", **answer
+    ),
   )
   return c

@@ -37,8 +37,8 @@ from paligemma_jax import sources
 from paligemma_jax.core import errors
 
 LANGUAGES = (
-    "en ar bn cs da de el es fa fi fil fr he hi hr hu id it ja ko mi nl no pl pt ro ru sv sw te th"
-    " tr uk vi zh"
+  "en ar bn cs da de el es fa fi fil fr he hi hr hu id it ja ko mi nl no pl pt ro ru sv sw te th"
+  " tr uk vi zh"
 ).split()
 OFTEN = ("ar", "bn", "en", "id", "sw", "tr", "zh")  # Scored while training, all at the end.
 
@@ -52,48 +52,48 @@ LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 6e-7, "paligemma2_28b": 3e-7}
 # What the papers print: {measure: {model: {res: score}}}. PaliGemma's from arXiv:2407.07726,
 # Table 1, PaliGemma 2's from arXiv:2412.03555, Table 13. They print CIDEr x 100.
 PUBLISHED = {
-    "CIDEr (dev, English)": {
-        "paligemma_3b": {224: 139.2, 448: 141.2},
-        "paligemma2_3b": {224: 138.4, 448: 140.4},
-        "paligemma2_10b": {224: 140.8, 448: 142.4},
-        "paligemma2_28b": {224: 142.4, 448: 142.3},
-    },
-    "CIDEr (dev, mean of 34 languages, without English)": {
-        "paligemma_3b": {224: 113.7, 448: 115.8},
-        "paligemma2_3b": {224: 113.9, 448: 115.8},
-        "paligemma2_10b": {224: 115.8, 448: 117.2},
-        "paligemma2_28b": {224: 116.5, 448: 117.2},
-    },
-    "Crossmodal-3600 CIDEr (English)": {
-        "paligemma_3b": {224: 78.0, 448: 80.0},
-        "paligemma2_3b": {224: 79.8, 448: 80.3},
-        "paligemma2_10b": {224: 80.7, 448: 81.5},
-        "paligemma2_28b": {224: 81.0, 448: 81.0},
-    },
-    "Crossmodal-3600 CIDEr (mean of 35 languages, without English)": {
-        "paligemma_3b": {224: 41.9, 448: 42.4},
-        "paligemma2_3b": {224: 42.8, 448: 43.2},
-        "paligemma2_10b": {224: 44.5, 448: 44.6},
-        "paligemma2_28b": {224: 45.2, 448: 45.2},
-    },
+  "CIDEr (dev, English)": {
+    "paligemma_3b": {224: 139.2, 448: 141.2},
+    "paligemma2_3b": {224: 138.4, 448: 140.4},
+    "paligemma2_10b": {224: 140.8, 448: 142.4},
+    "paligemma2_28b": {224: 142.4, 448: 142.3},
+  },
+  "CIDEr (dev, mean of 34 languages, without English)": {
+    "paligemma_3b": {224: 113.7, 448: 115.8},
+    "paligemma2_3b": {224: 113.9, 448: 115.8},
+    "paligemma2_10b": {224: 115.8, 448: 117.2},
+    "paligemma2_28b": {224: 116.5, 448: 117.2},
+  },
+  "Crossmodal-3600 CIDEr (English)": {
+    "paligemma_3b": {224: 78.0, 448: 80.0},
+    "paligemma2_3b": {224: 79.8, 448: 80.3},
+    "paligemma2_10b": {224: 80.7, 448: 81.5},
+    "paligemma2_28b": {224: 81.0, 448: 81.0},
+  },
+  "Crossmodal-3600 CIDEr (mean of 35 languages, without English)": {
+    "paligemma_3b": {224: 41.9, 448: 42.4},
+    "paligemma2_3b": {224: 42.8, 448: 43.2},
+    "paligemma2_10b": {224: 44.5, 448: 44.6},
+    "paligemma2_28b": {224: 45.2, 448: 45.2},
+  },
 }
 METRICS = {
-    "CIDEr (dev, English)": "dev/en/cider",
-    "CIDEr (dev, mean of 34 languages, without English)": "dev/cap/cider_avg",
-    "Crossmodal-3600 CIDEr (English)": "xm3600/en/cider",
-    "Crossmodal-3600 CIDEr (mean of 35 languages, without English)": "xm3600/cap/cider_avg",
+  "CIDEr (dev, English)": "dev/en/cider",
+  "CIDEr (dev, mean of 34 languages, without English)": "dev/cap/cider_avg",
+  "Crossmodal-3600 CIDEr (English)": "xm3600/en/cider",
+  "Crossmodal-3600 CIDEr (mean of 35 languages, without English)": "xm3600/cap/cider_avg",
 }
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224,
-    model: str = "paligemma_3b",
-    tune: str = "full_adam",
-    languages: str = "",
-    xm3600: bool = True,
-    crop: str = "rs",
-    antialias: bool = False,
+  res: int = 224,
+  model: str = "paligemma_3b",
+  tune: str = "full_adam",
+  languages: str = "",
+  xm3600: bool = True,
+  crop: str = "rs",
+  antialias: bool = False,
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -113,21 +113,21 @@ def get_config(
 
   train = sources.Tfds("coco35l", "train")
   crops = {
-      "rs": (pp.Resize(res, antialias=antialias),),
-      "ic": (pp.InceptionCrop(res, area=(50.0, 100.0), antialias=antialias),),
-      "rc": (pp.ResizeSmall(res * 8 // 7, method="area"), pp.RandomCrop(res)),
+    "rs": (pp.Resize(res, antialias=antialias),),
+    "ic": (pp.InceptionCrop(res, area=(50.0, 100.0), antialias=antialias),),
+    "rc": (pp.ResizeSmall(res * 8 // 7, method="area"), pp.RandomCrop(res)),
   }
   # One row of the dataset has all languages.
   mixture = sources.Mixture(
-      tuple(sources.Part(train, teach(language), weight=1.0) for language in trained)
+    tuple(sources.Part(train, teach(language), weight=1.0) for language in trained)
   )
   image = (pp.Decode(exif=False), pp.Resize(res, antialias=antialias))
   c.train.update(
-      source=mixture,
-      pp=(pp.Decode(exif=False), *errors.pick(crops, crop, "crop")),
-      text_len=32,
-      overflow="cut",
-      batch_size=256,
+    source=mixture,
+    pp=(pp.Decode(exif=False), *errors.pick(crops, crop, "crop")),
+    text_len=32,
+    overflow="cut",
+    batch_size=256,
   )
 
   best = BEST[res]
@@ -139,7 +139,7 @@ def get_config(
   # {evaluator: (rows, {column to score against: the dataset's}, languages)}
   both = {"captions": "written", "tokenized": "captions"}
   scored = {"dev": (dev, {"captions": "captions"}, [n for n in scored if n != "quz"])} | (
-      {"xm3600": (native, both, scored)} if xm3600 else {}
+    {"xm3600": (native, both, scored)} if xm3600 else {}
   )
   describe = dict(batch_size=256, text_len=32, max_len=32)
   c.evals = (

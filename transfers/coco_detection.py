@@ -24,19 +24,19 @@ from paligemma_jax import sources
 from paligemma_jax.pp import noise_boxes
 
 BEST = {
-    224: dict(lr=1e-5, wd=0.0, total="50 epochs"),
-    448: dict(lr=1e-5, wd=0.0, total="50 epochs"),
-    896: dict(lr=1e-5, wd=0.0, total="50 epochs"),
+  224: dict(lr=1e-5, wd=0.0, total="50 epochs"),
+  448: dict(lr=1e-5, wd=0.0, total="50 epochs"),
+  896: dict(lr=1e-5, wd=0.0, total="50 epochs"),
 }
 LR = {"paligemma2_3b": 1e-5, "paligemma2_10b": 3e-6, "paligemma2_28b": 3e-6}
 
 # What the papers print: {measure: {model: {res: score}}}; arXiv:2412.03555, Table 11.
 PUBLISHED = {
-    "mAP (val)": {
-        "paligemma_3b": {224: 28.7, 448: 37.0, 896: 41.1},
-        "paligemma2_3b": {224: 30.4, 448: 38.5, 896: 42.3},
-        "paligemma2_10b": {224: 30.3, 448: 39.2, 896: 43.6},
-    },
+  "mAP (val)": {
+    "paligemma_3b": {224: 28.7, 448: 37.0, 896: 41.1},
+    "paligemma2_3b": {224: 30.4, 448: 38.5, 896: 42.3},
+    "paligemma2_10b": {224: 30.3, 448: 39.2, 896: 43.6},
+  },
 }
 METRICS = {"mAP (val)": "val/map/map"}  # Which of our metrics each measure is.
 
@@ -58,9 +58,9 @@ CLASSES = {
     84: "book, clock, vase, scissors, teddy bear, hair drier, toothbrush",
 }  # fmt: skip
 CATEGORIES = tuple(
-    (name, i)
-    for first, names in CLASSES.items()
-    for i, name in enumerate(names.split(", "), start=first)
+  (name, i)
+  for first, names in CLASSES.items()
+  for i, name in enumerate(names.split(", "), start=first)
 )
 
 BINS = 1024  # Of loc tokens, in training and in the metric: nothing published says which.
@@ -69,7 +69,7 @@ _TOKENS = 8  # Of a box in Gemma's tokens: four of place, one to three of class,
 
 @pj.sweepable
 def get_config(
-    res: int = 448, model: str = "paligemma_3b", tune: str = "full_adam", num_boxes: int = 60
+  res: int = 448, model: str = "paligemma_3b", tune: str = "full_adam", num_boxes: int = 60
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -89,11 +89,22 @@ def get_config(
 
   val = train.replace(split="val")
   c.evals = (
-      evals.CocoDetection(
-          "val/map", val, ask, crowd="crowd", areas="areas", bins=BINS, every="10%",
-          by_class=True, image_id="image_id", categories=CATEGORIES,
-          banned=(noise_boxes.NOISE, "<eos>"), batch_size=256, text_len=16, max_len=text_len - 16,
-      ),
-      evals.Perplexity("val/pplx", val, teach, every="5%", text_len=text_len, limit=1024),
+    evals.CocoDetection(
+      "val/map",
+      val,
+      ask,
+      crowd="crowd",
+      areas="areas",
+      bins=BINS,
+      every="10%",
+      by_class=True,
+      image_id="image_id",
+      categories=CATEGORIES,
+      banned=(noise_boxes.NOISE, "<eos>"),
+      batch_size=256,
+      text_len=16,
+      max_len=text_len - 16,
+    ),
+    evals.Perplexity("val/pplx", val, teach, every="5%", text_len=text_len, limit=1024),
   )
   return c

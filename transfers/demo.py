@@ -16,7 +16,7 @@ from paligemma_jax import sources
 
 @pj.sweepable
 def get_config(
-    steps: int = 400, batch_size: int = 32, lr: float = 1.5e-3, kinds: int = 1, seed: int = 0
+  steps: int = 400, batch_size: int = 32, lr: float = 1.5e-3, kinds: int = 1, seed: int = 0
 ):
   c = pj.default_config()
   c.seed = seed
@@ -28,8 +28,14 @@ def get_config(
   # 2. The data: scenes of one to four held-out drawings of a kind, four tasks in turns, in the
   #    demo's own words. The first rows only name single drawings; so rows come in order.
   train = sources.Scenes(
-      split="train", num_rows=steps * batch_size, classes="heldout", prompts="demo", most=4,
-      kinds=kinds, warmup=1600, tasks=("caption", "count", "detect", "segment"),
+    split="train",
+    num_rows=steps * batch_size,
+    classes="heldout",
+    prompts="demo",
+    most=4,
+    kinds=kinds,
+    warmup=1600,
+    tasks=("caption", "count", "detect", "segment"),
   )
   ops = (pp.Decode(), pp.Resize(112))
 
@@ -44,10 +50,10 @@ def get_config(
   val = train.replace(split="val", num_rows=200, warmup=0)
   ask = dict(pp=ops, every="end", text_len=12, max_len=26, batch_size=50, start_limit=50)
   c.evals = (
-      evals.ExactMatch("val/caption", val.replace(tasks=("caption",)), **ask),
-      evals.ExactMatch("val/count", val.replace(tasks=("count",)), **ask),
-      evals.BoxAccuracy("val/boxes", val.replace(tasks=("detect",)), **ask),
-      evals.Segmentation("val/masks", val.replace(tasks=("segment",)), box="", **ask),
-      evals.WritePredictions("val/pred", val.replace(num_rows=24), **ask),
+    evals.ExactMatch("val/caption", val.replace(tasks=("caption",)), **ask),
+    evals.ExactMatch("val/count", val.replace(tasks=("count",)), **ask),
+    evals.BoxAccuracy("val/boxes", val.replace(tasks=("detect",)), **ask),
+    evals.Segmentation("val/masks", val.replace(tasks=("segment",)), box="", **ask),
+    evals.WritePredictions("val/pred", val.replace(num_rows=24), **ask),
   )
   return c

@@ -25,17 +25,17 @@ LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 3e-6}
 
 # What the paper prints: {measure: {model: {res: score}}}; arXiv:2412.03555, long captions.
 PUBLISHED = {
-    "sentences not entailed, % of them (people's judgement; lower is better)": {
-        "paligemma2_3b": {448: 28.4},
-        "paligemma2_10b": {448: 20.3},
-    },
+  "sentences not entailed, % of them (people's judgement; lower is better)": {
+    "paligemma2_3b": {448: 28.4},
+    "paligemma2_10b": {448: 20.3},
+  },
 }
 METRICS = {}  # None of ours is that measure.
 
 
 @pj.sweepable
 def get_config(
-    res: int = 448, model: str = "paligemma2_3b", tune: str = "full_adam", final: bool = True
+  res: int = 448, model: str = "paligemma2_3b", tune: str = "full_adam", final: bool = True
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -55,8 +55,8 @@ def get_config(
   test, minival = train.replace(split="test"), train.replace(split="train[-5%:]")
   describe = dict(pp=ask, truth="caption", batch_size=64, text_len=32, max_len=512)
   c.evals = (
-      evals.CocoCaption("test/cap", test, metrics=("cider", "rouge"), every="end", **describe),
-      evals.Perplexity("test/pplx", test, teach, every="10%", text_len=768),
-      evals.Perplexity("minival/pplx", minival, teach, every="10%", text_len=768),
+    evals.CocoCaption("test/cap", test, metrics=("cider", "rouge"), every="end", **describe),
+    evals.Perplexity("test/pplx", test, teach, every="10%", text_len=768),
+    evals.Perplexity("minival/pplx", minival, teach, every="10%", text_len=768),
   )
   return c

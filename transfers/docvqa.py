@@ -19,9 +19,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep, the same at each resolution.
 BEST = {
-    224: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
-    448: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
-    896: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
+  224: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
+  448: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
+  896: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 3e-6, "paligemma2_28b": 3e-6}
@@ -30,22 +30,22 @@ LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 3e-6, "paligemma2_28b": 3e-6}
 # big_vision's README; of val, PaliGemma's are from arXiv:2412.03555, Table 15, PaliGemma 2's from
 # its Table 13.
 PUBLISHED = {
-    "ANLS (val)": {
-        "paligemma_3b": {224: 37.8, 448: 74.1},
-        "paligemma2_3b": {224: 39.9, 448: 73.6},
-        "paligemma2_10b": {224: 43.9, 448: 76.6},
-        "paligemma2_28b": {224: 44.9, 448: 76.1},
-    },
-    "ANLS (test server)": {
-        "paligemma_3b": {224: 43.74, 448: 78.02, 896: 84.77},
-    },
+  "ANLS (val)": {
+    "paligemma_3b": {224: 37.8, 448: 74.1},
+    "paligemma2_3b": {224: 39.9, 448: 73.6},
+    "paligemma2_10b": {224: 43.9, 448: 76.6},
+    "paligemma2_28b": {224: 44.9, 448: 76.1},
+  },
+  "ANLS (test server)": {
+    "paligemma_3b": {224: 43.74, 448: 78.02, 896: 84.77},
+  },
 }
 METRICS = {"ANLS (val)": "val/acc/anls"}  # Which of our metrics each measure is.
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", final: bool = False
+  res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", final: bool = False
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -68,10 +68,10 @@ def get_config(
   answer = dict(pp=ask, batch_size=256, text_len=128, max_len=32)
   truth = dict(truth="answers", lower=True, every="12.5%")
   c.evals = (
-      evals.VqaAccuracy("val/acc", val, **truth, **answer),
-      evals.VqaAccuracy("minival/acc", minival, **truth, **answer),
-      evals.VqaAccuracy("minitrain/acc", minitrain, **truth, **answer),
-      evals.Perplexity("val/pplx", val, teach, every="12.5%", text_len=128),
-      evals.ServerFile("test/server", test, format="docvqa", every="end", **answer),
+    evals.VqaAccuracy("val/acc", val, **truth, **answer),
+    evals.VqaAccuracy("minival/acc", minival, **truth, **answer),
+    evals.VqaAccuracy("minitrain/acc", minitrain, **truth, **answer),
+    evals.Perplexity("val/pplx", val, teach, every="12.5%", text_len=128),
+    evals.ServerFile("test/server", test, format="docvqa", every="end", **answer),
   )
   return c

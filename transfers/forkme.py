@@ -29,7 +29,7 @@ def get_config(res: int = 112, text_len: int = 48, freeze_img: bool = False):
   #   train = sources.Jsonl("data/train.jsonl", images="data/images", columns=("image", "suffix"))
   #   val = train.replace(path="data/val.jsonl")
   train = sources.Scenes(
-      split="forkme", num_rows=6400, tasks=("caption",), classes="heldout", kinds=1, size=res
+    split="forkme", num_rows=6400, tasks=("caption",), classes="heldout", kinds=1, size=res
   )
   val = train.replace(split="forkme_val", num_rows=100)
 
@@ -45,8 +45,8 @@ def get_config(res: int = 112, text_len: int = 48, freeze_img: bool = False):
 
   # EDIT 5: what to measure, on which rows, how often.
   c.evals = (
-      evals.Perplexity("val/loss", val, ops, every="50%", text_len=text_len),
-      evals.ExactMatch("val/exact", val, ops, max_len=text_len),
-      evals.WritePredictions("val/pred", val, ops, max_len=text_len),
+    evals.Perplexity("val/loss", val, ops, every="50%", text_len=text_len),
+    evals.ExactMatch("val/exact", val, ops, max_len=text_len),
+    evals.WritePredictions("val/pred", val, ops, max_len=text_len),
   )
   return c

@@ -25,9 +25,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution; for 896 px none was published.
 BEST = {
-    224: dict(lr=1e-5, wd=0.0, total="1 epoch", freeze_vit=False),
-    448: dict(lr=1e-5, wd=0.0, total="1 epoch", freeze_vit=True),
-    896: dict(lr=1e-5, wd=0.0, total="1 epoch", freeze_vit=True),
+  224: dict(lr=1e-5, wd=0.0, total="1 epoch", freeze_vit=False),
+  448: dict(lr=1e-5, wd=0.0, total="1 epoch", freeze_vit=True),
+  896: dict(lr=1e-5, wd=0.0, total="1 epoch", freeze_vit=True),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 3e-6}
@@ -36,36 +36,36 @@ LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 3e-6}
 # that of seven languages, which is from arXiv:2407.07726, Table 1; PaliGemma 2's from
 # arXiv:2412.03555, Table 13.
 PUBLISHED = {
-    "accuracy (testdev balanced)": {
-        "paligemma_3b": {224: 65.61, 448: 67.03},
-        "paligemma2_3b": {224: 66.2, 448: 68.1},
-        "paligemma2_10b": {224: 67.2, 448: 68.3},
-        "paligemma2_28b": {224: 67.3, 448: 68.3},
-    },
-    "xGQA accuracy (mean of 7 languages, without English)": {
-        "paligemma_3b": {224: 57.3, 448: 57.9},
-        "paligemma2_3b": {224: 58.6, 448: 60.4},
-        "paligemma2_10b": {224: 61.4, 448: 62.6},
-        "paligemma2_28b": {224: 61.1, 448: 62.1},
-    },
-    "xGQA accuracy (mean of 8 languages)": {
-        "paligemma_3b": {224: 58.37, 448: 59.07},
-    },
+  "accuracy (testdev balanced)": {
+    "paligemma_3b": {224: 65.61, 448: 67.03},
+    "paligemma2_3b": {224: 66.2, 448: 68.1},
+    "paligemma2_10b": {224: 67.2, 448: 68.3},
+    "paligemma2_28b": {224: 67.3, 448: 68.3},
+  },
+  "xGQA accuracy (mean of 7 languages, without English)": {
+    "paligemma_3b": {224: 57.3, 448: 57.9},
+    "paligemma2_3b": {224: 58.6, 448: 60.4},
+    "paligemma2_10b": {224: 61.4, 448: 62.6},
+    "paligemma2_28b": {224: 61.1, 448: 62.1},
+  },
+  "xGQA accuracy (mean of 8 languages)": {
+    "paligemma_3b": {224: 58.37, 448: 59.07},
+  },
 }
 METRICS = {
-    "accuracy (testdev balanced)": "testdev/acc/acc",
-    "xGQA accuracy (mean of 7 languages, without English)": "xgqa/acc/acc_avg",
+  "accuracy (testdev balanced)": "testdev/acc/acc",
+  "xGQA accuracy (mean of 7 languages, without English)": "xgqa/acc/acc_avg",
 }
 LANGUAGES = ("bn", "de", "id", "ko", "pt", "ru", "zh")
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224,
-    model: str = "paligemma_3b",
-    tune: str = "full_adam",
-    final: bool = True,
-    antialias: bool = False,
+  res: int = 224,
+  model: str = "paligemma_3b",
+  tune: str = "full_adam",
+  final: bool = True,
+  antialias: bool = False,
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -92,18 +92,18 @@ def get_config(
   others = english.replace(split="+".join(f"test_zs_{language}" for language in LANGUAGES))
   answer = dict(pp=ask, batch_size=256, text_len=128, max_len=32)
   c.evals = (
-      evals.VqaAccuracy("testdev/acc", testdev, truth="answer", every="end", **answer),
-      # The reference scores all 132 062 of val eight times, as many rows as a run trains on.
-      evals.VqaAccuracy("val/acc", val, truth="answer", every="12.5%", limit=10_000, **answer),
-      evals.VqaAccuracy(
-          "minitrain/acc", minitrain, truth="answer", every="12.5%", limit=10_000, **answer
-      ),
-      evals.Perplexity("val/pplx", val, teach, every="5%", limit=10_000, text_len=128),
-      evals.ServerFile("testdev/server", testdev, format="gqa", every="end", **answer),
-      # Rsvqa scores each kind of question and takes the mean over them; here a kind is a language.
-      evals.Rsvqa(
-          "xgqa/acc", others, truth="answer", question_type="language", every="end", **answer
-      ),
-      evals.VqaAccuracy("xgqa_en/acc", english, truth="answer", every="end", **answer),
+    evals.VqaAccuracy("testdev/acc", testdev, truth="answer", every="end", **answer),
+    # The reference scores all 132 062 of val eight times, as many rows as a run trains on.
+    evals.VqaAccuracy("val/acc", val, truth="answer", every="12.5%", limit=10_000, **answer),
+    evals.VqaAccuracy(
+      "minitrain/acc", minitrain, truth="answer", every="12.5%", limit=10_000, **answer
+    ),
+    evals.Perplexity("val/pplx", val, teach, every="5%", limit=10_000, text_len=128),
+    evals.ServerFile("testdev/server", testdev, format="gqa", every="end", **answer),
+    # Rsvqa scores each kind of question and takes the mean over them; here a kind is a language.
+    evals.Rsvqa(
+      "xgqa/acc", others, truth="answer", question_type="language", every="end", **answer
+    ),
+    evals.VqaAccuracy("xgqa_en/acc", english, truth="answer", every="end", **answer),
   )
   return c

@@ -22,24 +22,34 @@ from paligemma_jax.core import errors
 
 # From big_vision's finetune_paligemma.ipynb and transfers/vertexai_l4.py.
 RECIPES = {
-    "notebook": dict(
-        batch_size=8, total="512 examples", lr=0.03, clip=0.0, warmup="10%", schedule_start=1,
-        train_only=("llm/layers/attn/.*",),
-    ),
-    "vertexai_l4": dict(
-        batch_size=4, total="1 epochs", lr=0.1, clip=1.0, warmup="5%", schedule_start=0,
-        train_only=(),
-    ),
+  "notebook": dict(
+    batch_size=8,
+    total="512 examples",
+    lr=0.03,
+    clip=0.0,
+    warmup="10%",
+    schedule_start=1,
+    train_only=("llm/layers/attn/.*",),
+  ),
+  "vertexai_l4": dict(
+    batch_size=4,
+    total="1 epochs",
+    lr=0.1,
+    clip=1.0,
+    warmup="5%",
+    schedule_start=0,
+    train_only=(),
+  ),
 }
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224,
-    model: str = "paligemma_3b",
-    recipe: str = "notebook",
-    data: str = "longcap100",
-    text_len: int = 128,
+  res: int = 224,
+  model: str = "paligemma_3b",
+  recipe: str = "notebook",
+  data: str = "longcap100",
+  text_len: int = 128,
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -55,15 +65,18 @@ def get_config(
   presets.apply(c, "sgd_attention")
   c.train.update(batch_size=best["batch_size"], total=best["total"])
   c.optim.update(
-      lr=best["lr"], clip=best["clip"], warmup=best["warmup"],
-      schedule_start=best["schedule_start"], train_only=best["train_only"],
+    lr=best["lr"],
+    clip=best["clip"],
+    warmup=best["warmup"],
+    schedule_start=best["schedule_start"],
+    train_only=best["train_only"],
   )
   c.log.every = "1 steps"
 
   caption = dict(every="25%", batch_size=8, text_len=32, max_len=text_len)
   c.evals = (
-      evals.CocoCaption("val/cap", val, teach, truth="suffix", image_id="image_path", **caption),
-      evals.Perplexity("val/pplx", val, teach, every="25%", batch_size=8, text_len=1024),
-      evals.WritePredictions("val/pred", val, teach, **caption),
+    evals.CocoCaption("val/cap", val, teach, truth="suffix", image_id="image_path", **caption),
+    evals.Perplexity("val/pplx", val, teach, every="25%", batch_size=8, text_len=1024),
+    evals.WritePredictions("val/pred", val, teach, **caption),
   )
   return c

@@ -25,25 +25,25 @@ from paligemma_jax import sources
 
 # The published setting, of all tasks and resolutions.
 BEST = {
-    224: dict(lr=1e-5, wd=0.0, total="10 epochs"),
-    448: dict(lr=1e-5, wd=0.0, total="10 epochs"),
-    896: dict(lr=1e-5, wd=0.0, total="10 epochs"),
+  224: dict(lr=1e-5, wd=0.0, total="10 epochs"),
+  448: dict(lr=1e-5, wd=0.0, total="10 epochs"),
+  896: dict(lr=1e-5, wd=0.0, total="10 epochs"),
 }
 
 # Ops that a task needs before its prompt. A training row of RefCOCO has many objects; one is taken.
 PREPARE = {
-    "ai2d": (pp.Join("choices", glue=" \t ", out="options"),),
-    "widgetcap": (pp.DrawBox("bbox"),),
+  "ai2d": (pp.Join("choices", glue=" \t ", out="options"),),
+  "widgetcap": (pp.DrawBox("bbox"),),
 }
 # Tasks whose own published recipes resize without antialiasing; some do so for scores alone.
 SHARP = ("cococap", "gqa", "refcoco_seg", "scicap", "screen2words", "textcaps")
 SHARP_SCORES = (*SHARP, "ai2d", "rsvqa_hr", "rsvqa_lr", "vizwizvqa")
 CHOOSE = {
-    "refcoco_seg": (
-        pp.Choice(("masks", "boxes", "sentences"), ("mask", "box", "refs")),
-        pp.Split("refs"),
-        pp.Choice("refs", "sentence", each_once=False),
-    ),
+  "refcoco_seg": (
+    pp.Choice(("masks", "boxes", "sentences"), ("mask", "box", "refs")),
+    pp.Split("refs"),
+    pp.Choice("refs", "sentence", each_once=False),
+  ),
 }
 
 # Where the rows of a dataset changed, the pages want the newer ones.
@@ -55,27 +55,25 @@ CAPTIONS = (pp.Choice("captions"),)
 
 # {task: (dataset, split that is trained on, prompt, ops that make the answer)}
 TASKS = {
-    "ai2d": (
-        "ai2d", "train", "answer en  {question} choose from: {options}", THE_ONE
-    ),
-    "cococap": ("cococap", "train+restval", CAPTION, CAPTIONS),
-    "docvqa": ("docvqa", "train", "{question}", (pp.Choice("answers", each_once=False),)),
-    "gqa": ("gqa", "train_balanced+val_balanced", ANSWER, THE_ONE),
-    "infovqa": ("infovqa", "train", ANSWER, (*ONE, pp.Lower())),
-    "ocrvqa": ("ocrvqa", "train+val", ANSWER, THE_ONE),
-    "okvqa": ("okvqa", "train", ANSWER, ONE),
-    "refcoco_seg": ("refcoco_seg/combined", "train", "{sentence}", ()),  # The answer: see below.
-    "rsvqa_hr": ("rsvqa_hr/nonum", "train+val", ANSWER, (pp.Lower("answers"), *ONE)),
-    "rsvqa_lr": ("rsvqa_lr/nonum", "train+val", ANSWER, (pp.Lower("answers"), *ONE)),
-    "scicap": ("scicap", "train+val", CAPTION, (pp.Copy("caption", "suffix"),)),
-    "screen2words": ("screen2words", "train+dev", CAPTION, CAPTIONS),
-    "stvqa": ("stvqa", "train", ANSWER, (*ONE, pp.Lower())),
-    "tallyqa": ("tallyqa", "train", ANSWER, (pp.Format("{answer}", out="suffix"),)),
-    "textcaps": ("textcaps", "train", CAPTION, (*CAPTIONS, pp.Lower())),
-    "textvqa": ("textvqa", "train", ANSWER, ONE),
-    "vizwizvqa": ("vizwizvqa", "train", ANSWER, ONE),
-    "vqav2": ("vqav2", "train+validation[:-10240]", ANSWER, ONE),
-    "widgetcap": ("widgetcap", "train+dev", CAPTION, CAPTIONS),
+  "ai2d": ("ai2d", "train", "answer en  {question} choose from: {options}", THE_ONE),
+  "cococap": ("cococap", "train+restval", CAPTION, CAPTIONS),
+  "docvqa": ("docvqa", "train", "{question}", (pp.Choice("answers", each_once=False),)),
+  "gqa": ("gqa", "train_balanced+val_balanced", ANSWER, THE_ONE),
+  "infovqa": ("infovqa", "train", ANSWER, (*ONE, pp.Lower())),
+  "ocrvqa": ("ocrvqa", "train+val", ANSWER, THE_ONE),
+  "okvqa": ("okvqa", "train", ANSWER, ONE),
+  "refcoco_seg": ("refcoco_seg/combined", "train", "{sentence}", ()),  # The answer: see below.
+  "rsvqa_hr": ("rsvqa_hr/nonum", "train+val", ANSWER, (pp.Lower("answers"), *ONE)),
+  "rsvqa_lr": ("rsvqa_lr/nonum", "train+val", ANSWER, (pp.Lower("answers"), *ONE)),
+  "scicap": ("scicap", "train+val", CAPTION, (pp.Copy("caption", "suffix"),)),
+  "screen2words": ("screen2words", "train+dev", CAPTION, CAPTIONS),
+  "stvqa": ("stvqa", "train", ANSWER, (*ONE, pp.Lower())),
+  "tallyqa": ("tallyqa", "train", ANSWER, (pp.Format("{answer}", out="suffix"),)),
+  "textcaps": ("textcaps", "train", CAPTION, (*CAPTIONS, pp.Lower())),
+  "textvqa": ("textvqa", "train", ANSWER, ONE),
+  "vizwizvqa": ("vizwizvqa", "train", ANSWER, ONE),
+  "vqav2": ("vqav2", "train+validation[:-10240]", ANSWER, ONE),
+  "widgetcap": ("widgetcap", "train+dev", CAPTION, CAPTIONS),
 }
 XGQA = "+".join(f"test_zs_{language}" for language in ("bn", "de", "id", "ko", "pt", "ru", "zh"))
 TEXT, TEXTS = dict(truth="answer", lower=True), dict(truth="answers", lower=True)
@@ -83,103 +81,109 @@ PEOPLE = dict(truth="answers", answer_type="")
 
 # {name: (evaluator, task that the prompt names, dataset, split, options)}
 SCORED = {
-    "ai2d/acc": (evals.VqaAccuracy, "ai2d", "ai2d", "test", dict(truth="answer")),
-    "cococap/cap": (evals.CocoCaption, "cococap", "cococap", "val", {}),
-    "nocaps/cap": (evals.CocoCaption, "cococap", "nocaps", "val", {}),
-    "docvqa/acc": (evals.VqaAccuracy, "docvqa", "docvqa", "val", TEXTS),
-    "gqa/acc": (evals.VqaAccuracy, "gqa", "gqa", "testdev_balanced", dict(truth="answer")),
-    "xgqa/acc": (
-        evals.Rsvqa, "gqa", "xgqa", XGQA, dict(truth="answer", question_type="language")
-    ),
-    "infovqa/acc": (evals.VqaAccuracy, "infovqa", "infovqa", "val", TEXTS),
-    "ocrvqa/acc": (evals.VqaAccuracy, "ocrvqa", "ocrvqa", "test", TEXT),
-    "okvqa/acc": (evals.VqaAccuracy, "okvqa", "okvqa", "val", dict(truth="answers")),
-    "rsvqa_hr/acc": (evals.Rsvqa, "rsvqa_hr", "rsvqa_hr/nonum", "test", dict(lower=True)),
-    "rsvqa_hr_2/acc": (evals.Rsvqa, "rsvqa_hr", "rsvqa_hr/nonum", "test_2", dict(lower=True)),
-    "rsvqa_lr/acc": (evals.Rsvqa, "rsvqa_lr", "rsvqa_lr/nonum", "test", dict(lower=True)),
-    "refcoco/seg": (evals.Segmentation, "refcoco_seg", "refcoco_seg/refcoco", "val", {}),
-    "refcoco_plus/seg": (evals.Segmentation, "refcoco_seg", "refcoco_seg/refcoco_plus", "val", {}),
-    "refcocog/seg": (evals.Segmentation, "refcoco_seg", "refcoco_seg/refcocog", "val", {}),
-    "scicap/cap": (evals.CocoCaption, "scicap", "scicap", "test", dict(truth="caption")),
-    "screen2words/cap": (evals.CocoCaption, "screen2words", "screen2words", "test", {}),
-    "stvqa/acc": (evals.VqaAccuracy, "stvqa", "stvqa", "val", TEXTS),
-    "tallyqa/acc": (evals.TallyQa, "tallyqa", "tallyqa", "test", {}),
-    "countbench/acc": (
-        evals.TallyQa, "tallyqa", "countbenchqa", "huggingface", dict(truth="number", simple="")
-    ),
-    "textcaps/cap": (evals.CocoCaption, "textcaps", "textcaps", "val", {}),
-    "textvqa/acc": (evals.VqaV2Accuracy, "textvqa", "textvqa", "val", PEOPLE),
-    "vqav2/acc": (evals.VqaV2Accuracy, "vqav2", "vqav2", "validation[-10240:]", {}),
-    "vizwizvqa/acc": (evals.VqaAccuracy, "vizwizvqa", "vizwizvqa", "val", dict(truth="answers")),
-    "widgetcap/cap": (evals.CocoCaption, "widgetcap", "widgetcap", "test", {}),
+  "ai2d/acc": (evals.VqaAccuracy, "ai2d", "ai2d", "test", dict(truth="answer")),
+  "cococap/cap": (evals.CocoCaption, "cococap", "cococap", "val", {}),
+  "nocaps/cap": (evals.CocoCaption, "cococap", "nocaps", "val", {}),
+  "docvqa/acc": (evals.VqaAccuracy, "docvqa", "docvqa", "val", TEXTS),
+  "gqa/acc": (evals.VqaAccuracy, "gqa", "gqa", "testdev_balanced", dict(truth="answer")),
+  "xgqa/acc": (evals.Rsvqa, "gqa", "xgqa", XGQA, dict(truth="answer", question_type="language")),
+  "infovqa/acc": (evals.VqaAccuracy, "infovqa", "infovqa", "val", TEXTS),
+  "ocrvqa/acc": (evals.VqaAccuracy, "ocrvqa", "ocrvqa", "test", TEXT),
+  "okvqa/acc": (evals.VqaAccuracy, "okvqa", "okvqa", "val", dict(truth="answers")),
+  "rsvqa_hr/acc": (evals.Rsvqa, "rsvqa_hr", "rsvqa_hr/nonum", "test", dict(lower=True)),
+  "rsvqa_hr_2/acc": (evals.Rsvqa, "rsvqa_hr", "rsvqa_hr/nonum", "test_2", dict(lower=True)),
+  "rsvqa_lr/acc": (evals.Rsvqa, "rsvqa_lr", "rsvqa_lr/nonum", "test", dict(lower=True)),
+  "refcoco/seg": (evals.Segmentation, "refcoco_seg", "refcoco_seg/refcoco", "val", {}),
+  "refcoco_plus/seg": (evals.Segmentation, "refcoco_seg", "refcoco_seg/refcoco_plus", "val", {}),
+  "refcocog/seg": (evals.Segmentation, "refcoco_seg", "refcoco_seg/refcocog", "val", {}),
+  "scicap/cap": (evals.CocoCaption, "scicap", "scicap", "test", dict(truth="caption")),
+  "screen2words/cap": (evals.CocoCaption, "screen2words", "screen2words", "test", {}),
+  "stvqa/acc": (evals.VqaAccuracy, "stvqa", "stvqa", "val", TEXTS),
+  "tallyqa/acc": (evals.TallyQa, "tallyqa", "tallyqa", "test", {}),
+  "countbench/acc": (
+    evals.TallyQa,
+    "tallyqa",
+    "countbenchqa",
+    "huggingface",
+    dict(truth="number", simple=""),
+  ),
+  "textcaps/cap": (evals.CocoCaption, "textcaps", "textcaps", "val", {}),
+  "textvqa/acc": (evals.VqaV2Accuracy, "textvqa", "textvqa", "val", PEOPLE),
+  "vqav2/acc": (evals.VqaV2Accuracy, "vqav2", "vqav2", "validation[-10240:]", {}),
+  "vizwizvqa/acc": (evals.VqaAccuracy, "vizwizvqa", "vizwizvqa", "val", dict(truth="answers")),
+  "widgetcap/cap": (evals.CocoCaption, "widgetcap", "widgetcap", "test", {}),
 }
 
 # What the paper prints, with its word before the prompt: {measure: {model: {res: score}}}.
 PUBLISHED = {
-    measure: {"paligemma_3b": {224: score}}
-    for measure, score in {
-        "AI2D accuracy (test)": 72.3,
-        "COCO captions CIDEr (val)": 139.5,
-        "NoCaps CIDEr (val)": 118.4,
-        "DocVQA ANLS (val)": 32.2,
-        "GQA accuracy (testdev balanced)": 64.9,
-        "xGQA accuracy (mean of 7 languages)": 55.8,
-        "InfoVQA ANLS (val)": 20.8,
-        "OCR-VQA accuracy (test)": 71.4,
-        "OK-VQA accuracy (val)": 67.0,
-        "RefCOCO mean IoU (val)": 68.4,
-        "RefCOCO+ mean IoU (val)": 61.2,
-        "RefCOCOg mean IoU (val)": 61.8,
-        "RSVQA-HR mean accuracy (test)": 92.1,
-        "RSVQA-HR mean accuracy (test 2)": 90.0,
-        "RSVQA-LR mean accuracy (test)": 93.4,
-        "SciCap CIDEr (test)": 74.7,
-        "Screen2Words CIDEr (test)": 111.6,
-        "ST-VQA ANLS (val)": 58.3,
-        "TallyQA accuracy (simple)": 80.4,
-        "TallyQA accuracy (complex)": 69.6,
-        "CountBenchQA accuracy": 80.6,
-        "TextCaps CIDEr (val)": 122.5,
-        "TextVQA accuracy (val)": 56.0,
-        "VQAv2 accuracy (minival)": 83.4,
-        "VizWiz-VQA accuracy (val)": 75.7,
-        "Widget Captioning CIDEr (test)": 129.1,
-    }.items()
+  measure: {"paligemma_3b": {224: score}}
+  for measure, score in {
+    "AI2D accuracy (test)": 72.3,
+    "COCO captions CIDEr (val)": 139.5,
+    "NoCaps CIDEr (val)": 118.4,
+    "DocVQA ANLS (val)": 32.2,
+    "GQA accuracy (testdev balanced)": 64.9,
+    "xGQA accuracy (mean of 7 languages)": 55.8,
+    "InfoVQA ANLS (val)": 20.8,
+    "OCR-VQA accuracy (test)": 71.4,
+    "OK-VQA accuracy (val)": 67.0,
+    "RefCOCO mean IoU (val)": 68.4,
+    "RefCOCO+ mean IoU (val)": 61.2,
+    "RefCOCOg mean IoU (val)": 61.8,
+    "RSVQA-HR mean accuracy (test)": 92.1,
+    "RSVQA-HR mean accuracy (test 2)": 90.0,
+    "RSVQA-LR mean accuracy (test)": 93.4,
+    "SciCap CIDEr (test)": 74.7,
+    "Screen2Words CIDEr (test)": 111.6,
+    "ST-VQA ANLS (val)": 58.3,
+    "TallyQA accuracy (simple)": 80.4,
+    "TallyQA accuracy (complex)": 69.6,
+    "CountBenchQA accuracy": 80.6,
+    "TextCaps CIDEr (val)": 122.5,
+    "TextVQA accuracy (val)": 56.0,
+    "VQAv2 accuracy (minival)": 83.4,
+    "VizWiz-VQA accuracy (val)": 75.7,
+    "Widget Captioning CIDEr (test)": 129.1,
+  }.items()
 }
 METRICS = {
-    "AI2D accuracy (test)": "ai2d/acc/acc",
-    "COCO captions CIDEr (val)": "cococap/cap/cider",
-    "NoCaps CIDEr (val)": "nocaps/cap/cider",
-    "DocVQA ANLS (val)": "docvqa/acc/anls",
-    "GQA accuracy (testdev balanced)": "gqa/acc/acc",
-    "xGQA accuracy (mean of 7 languages)": "xgqa/acc/acc_avg",
-    "InfoVQA ANLS (val)": "infovqa/acc/anls",
-    "OCR-VQA accuracy (test)": "ocrvqa/acc/acc",
-    "OK-VQA accuracy (val)": "okvqa/acc/acc",
-    "RefCOCO mean IoU (val)": "refcoco/seg/miou",
-    "RefCOCO+ mean IoU (val)": "refcoco_plus/seg/miou",
-    "RefCOCOg mean IoU (val)": "refcocog/seg/miou",
-    "RSVQA-HR mean accuracy (test)": "rsvqa_hr/acc/acc_avg",
-    "RSVQA-HR mean accuracy (test 2)": "rsvqa_hr_2/acc/acc_avg",
-    "RSVQA-LR mean accuracy (test)": "rsvqa_lr/acc/acc_avg",
-    "SciCap CIDEr (test)": "scicap/cap/cider",
-    "Screen2Words CIDEr (test)": "screen2words/cap/cider",
-    "ST-VQA ANLS (val)": "stvqa/acc/anls",
-    "TallyQA accuracy (simple)": "tallyqa/acc/acc/simple",
-    "TallyQA accuracy (complex)": "tallyqa/acc/acc/complex",
-    "CountBenchQA accuracy": "countbench/acc/acc",
-    "TextCaps CIDEr (val)": "textcaps/cap/cider",
-    "TextVQA accuracy (val)": "textvqa/acc/acc",
-    "VQAv2 accuracy (minival)": "vqav2/acc/acc",
-    "VizWiz-VQA accuracy (val)": "vizwizvqa/acc/acc",
-    "Widget Captioning CIDEr (test)": "widgetcap/cap/cider",
+  "AI2D accuracy (test)": "ai2d/acc/acc",
+  "COCO captions CIDEr (val)": "cococap/cap/cider",
+  "NoCaps CIDEr (val)": "nocaps/cap/cider",
+  "DocVQA ANLS (val)": "docvqa/acc/anls",
+  "GQA accuracy (testdev balanced)": "gqa/acc/acc",
+  "xGQA accuracy (mean of 7 languages)": "xgqa/acc/acc_avg",
+  "InfoVQA ANLS (val)": "infovqa/acc/anls",
+  "OCR-VQA accuracy (test)": "ocrvqa/acc/acc",
+  "OK-VQA accuracy (val)": "okvqa/acc/acc",
+  "RefCOCO mean IoU (val)": "refcoco/seg/miou",
+  "RefCOCO+ mean IoU (val)": "refcoco_plus/seg/miou",
+  "RefCOCOg mean IoU (val)": "refcocog/seg/miou",
+  "RSVQA-HR mean accuracy (test)": "rsvqa_hr/acc/acc_avg",
+  "RSVQA-HR mean accuracy (test 2)": "rsvqa_hr_2/acc/acc_avg",
+  "RSVQA-LR mean accuracy (test)": "rsvqa_lr/acc/acc_avg",
+  "SciCap CIDEr (test)": "scicap/cap/cider",
+  "Screen2Words CIDEr (test)": "screen2words/cap/cider",
+  "ST-VQA ANLS (val)": "stvqa/acc/anls",
+  "TallyQA accuracy (simple)": "tallyqa/acc/acc/simple",
+  "TallyQA accuracy (complex)": "tallyqa/acc/acc/complex",
+  "CountBenchQA accuracy": "countbench/acc/acc",
+  "TextCaps CIDEr (val)": "textcaps/cap/cider",
+  "TextVQA accuracy (val)": "textvqa/acc/acc",
+  "VQAv2 accuracy (minival)": "vqav2/acc/acc",
+  "VizWiz-VQA accuracy (val)": "vizwizvqa/acc/acc",
+  "Widget Captioning CIDEr (test)": "widgetcap/cap/cider",
 }
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", prefix: bool = True,
-    codec: str = "vae-oid.npz", antialias: bool = False,
+  res: int = 224,
+  model: str = "paligemma_3b",
+  tune: str = "full_adam",
+  prefix: bool = True,
+  codec: str = "vae-oid.npz",
+  antialias: bool = False,
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -195,11 +199,11 @@ def get_config(
 
   masks = {"refcoco_seg": (pp.MaskToText(codec, bins=1023),)}
   parts = [
-      sources.Part(
-          sources.Tfds(dataset, split, version=VERSIONS.get(dataset, "")),
-          (*CHOOSE.get(task, ()), *ask(task), *masks.get(task, answer)),
-      )
-      for task, (dataset, split, _, answer) in TASKS.items()
+    sources.Part(
+      sources.Tfds(dataset, split, version=VERSIONS.get(dataset, "")),
+      (*CHOOSE.get(task, ()), *ask(task), *masks.get(task, answer)),
+    )
+    for task, (dataset, split, _, answer) in TASKS.items()
   ]
   # What is too long for 128 tokens is left out and counted.
   c.train.update(source=sources.Mixture(parts), text_len=128, overflow="drop", batch_size=256)
@@ -212,11 +216,14 @@ def get_config(
   # As long as the longest answers, captions of figures.
   decode = dict(every="end", batch_size=256, text_len=256, max_len=96)
   c.evals = tuple(
-      kind(
-          name, sources.Tfds(dataset, split, version=VERSIONS.get(dataset, "")),
-          ask(task, scored=True), **decode, **options,
-          **(dict(codec=codec, bins=1023) if kind is evals.Segmentation else {}),
-      )
-      for name, (kind, task, dataset, split, options) in SCORED.items()
+    kind(
+      name,
+      sources.Tfds(dataset, split, version=VERSIONS.get(dataset, "")),
+      ask(task, scored=True),
+      **decode,
+      **options,
+      **(dict(codec=codec, bins=1023) if kind is evals.Segmentation else {}),
+    )
+    for name, (kind, task, dataset, split, options) in SCORED.items()
   )
   return c

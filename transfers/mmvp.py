@@ -17,15 +17,13 @@ from paligemma_jax import sources
 
 # What the papers print: {measure: {model: {res: score}}}; from big_vision's README.
 PUBLISHED = {
-    "paired accuracy": {"paligemma_3b": {224: 47.33, 448: 45.33}},
+  "paired accuracy": {"paligemma_3b": {224: 47.33, 448: 45.33}},
 }
 METRICS = {"paired accuracy": "test/mmvp/acc"}  # Which of our metrics each measure is.
 
 
 @pj.sweepable
-def get_config(
-    res: int = 224, model: str = "paligemma_3b", prompt: str = "answer en {question}"
-):
+def get_config(res: int = 224, model: str = "paligemma_3b", prompt: str = "answer en {question}"):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
 

@@ -27,22 +27,22 @@ LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-6}
 # What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
 # PaliGemma 2's from arXiv:2412.03555, Table 13.
 PUBLISHED = {
-    "accuracy (test)": {
-        "paligemma_3b": {224: 60.22},
-        "paligemma2_3b": {224: 61.1},
-        "paligemma2_10b": {224: 62.5},
-    },
+  "accuracy (test)": {
+    "paligemma_3b": {224: 60.22},
+    "paligemma2_3b": {224: 61.1},
+    "paligemma2_10b": {224: 62.5},
+  },
 }
 METRICS = {"accuracy (test)": "test/acc/acc"}  # Which of our metrics each measure is.
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224,
-    model: str = "paligemma_3b",
-    tune: str = "full_adam",
-    final: bool = True,
-    antialias: bool = False,
+  res: int = 224,
+  model: str = "paligemma_3b",
+  tune: str = "full_adam",
+  final: bool = True,
+  antialias: bool = False,
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -51,10 +51,10 @@ def get_config(
   train = sources.Tfds("msvd_qa", "train+val" if final else "train")
   # The frames of a row become uint8[8, res, res, 3].
   ask = (
-      pp.Copy("frames", "image"),
-      pp.Decode(exif=False),
-      pp.Resize(res, antialias=antialias),
-      pp.Format("answer en {question}"),
+    pp.Copy("frames", "image"),
+    pp.Decode(exif=False),
+    pp.Resize(res, antialias=antialias),
+    pp.Format("answer en {question}"),
   )
   teach = (*ask, pp.Copy("answer", "suffix"))
   # What is too long for the recipe's 64 tokens is left out and counted; the reference cuts such
@@ -69,8 +69,8 @@ def get_config(
   test, val = train.replace(split="test"), train.replace(split="val")
   answer = dict(pp=ask, truth="answer", batch_size=128, text_len=128, max_len=64)
   c.evals = (
-      evals.VqaAccuracy("test/acc", test, every="end", **answer),
-      evals.VqaAccuracy("val/acc", val, every="25%", **answer),
-      evals.Perplexity("val/pplx", val, teach, every="12.5%", batch_size=128, text_len=256),
+    evals.VqaAccuracy("test/acc", test, every="end", **answer),
+    evals.VqaAccuracy("val/acc", val, every="25%", **answer),
+    evals.Perplexity("val/pplx", val, teach, every="12.5%", batch_size=128, text_len=256),
   )
   return c

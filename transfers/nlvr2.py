@@ -22,9 +22,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution; for 896 px none was published.
 BEST = {
-    224: dict(lr=1e-5, wd=1e-6, total="3 epochs"),
-    448: dict(lr=3e-6, wd=3e-7, total="10 epochs"),
-    896: dict(lr=3e-6, wd=3e-7, total="10 epochs"),
+  224: dict(lr=1e-5, wd=1e-6, total="3 epochs"),
+  448: dict(lr=3e-6, wd=3e-7, total="10 epochs"),
+  896: dict(lr=3e-6, wd=3e-7, total="10 epochs"),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 3e-6}
@@ -32,33 +32,33 @@ LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 3e-6}
 # What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
 # PaliGemma 2's from arXiv:2412.03555, Table 13.
 PUBLISHED = {
-    "accuracy (test)": {
-        "paligemma_3b": {224: 90.02, 448: 88.93},
-        "paligemma2_3b": {224: 91.4, 448: 91.6},
-        "paligemma2_10b": {224: 93.9, 448: 93.7},
-        "paligemma2_28b": {224: 94.2, 448: 94.1},
-    },
-    "MaRVL accuracy (mean of 5 languages)": {
-        "paligemma_3b": {224: 80.57, 448: 76.78},
-        "paligemma2_3b": {224: 83.5, 448: 82.7},
-        "paligemma2_10b": {224: 89.5, 448: 89.1},
-        "paligemma2_28b": {224: 90.6, 448: 89.7},
-    },
+  "accuracy (test)": {
+    "paligemma_3b": {224: 90.02, 448: 88.93},
+    "paligemma2_3b": {224: 91.4, 448: 91.6},
+    "paligemma2_10b": {224: 93.9, 448: 93.7},
+    "paligemma2_28b": {224: 94.2, 448: 94.1},
+  },
+  "MaRVL accuracy (mean of 5 languages)": {
+    "paligemma_3b": {224: 80.57, 448: 76.78},
+    "paligemma2_3b": {224: 83.5, 448: 82.7},
+    "paligemma2_10b": {224: 89.5, 448: 89.1},
+    "paligemma2_28b": {224: 90.6, 448: 89.7},
+  },
 }
 METRICS = {
-    "accuracy (test)": "test/acc/acc",
-    "MaRVL accuracy (mean of 5 languages)": "marvl/acc/acc_avg",
+  "accuracy (test)": "test/acc/acc",
+  "MaRVL accuracy (mean of 5 languages)": "marvl/acc/acc_avg",
 }
 LANGUAGES = ("id", "sw", "ta", "tr", "zh")
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224,
-    model: str = "paligemma_3b",
-    tune: str = "full_adam",
-    final: bool = True,
-    antialias: bool = False,
+  res: int = 224,
+  model: str = "paligemma_3b",
+  tune: str = "full_adam",
+  final: bool = True,
+  antialias: bool = False,
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -67,10 +67,10 @@ def get_config(
   train = sources.Tfds("nlvr2", "train+dev" if final else "train")
   sides = ("image_left", "image_right")
   ask = (
-      *(pp.Decode(side, exif=False) for side in sides),
-      *(pp.Resize(res, antialias=antialias, key=side) for side in sides),
-      pp.StackImages(sides),
-      pp.Format("answer en {sentence}"),
+    *(pp.Decode(side, exif=False) for side in sides),
+    *(pp.Resize(res, antialias=antialias, key=side) for side in sides),
+    pp.StackImages(sides),
+    pp.Format("answer en {sentence}"),
   )
   teach = (*ask, pp.Copy("label", "suffix"))
   # What is too long for the recipe's 64 tokens would be left out and counted: of 13 949 rows of dev
@@ -86,10 +86,10 @@ def get_config(
   marvl = sources.Tfds("marvl", "+".join(f"test_{language}" for language in LANGUAGES))
   answer = dict(pp=ask, truth="label", batch_size=256, text_len=192, max_len=8, every="10%")
   c.evals = (
-      evals.VqaAccuracy("test/acc", test, **answer),
-      evals.VqaAccuracy("dev/acc", dev, **answer),
-      evals.VqaAccuracy("minitrain/acc", train.replace(split="train"), limit=10_000, **answer),
-      # Rsvqa scores each kind of question and takes the mean over them; here a kind is a language.
-      evals.Rsvqa("marvl/acc", marvl, question_type="language", **answer),
+    evals.VqaAccuracy("test/acc", test, **answer),
+    evals.VqaAccuracy("dev/acc", dev, **answer),
+    evals.VqaAccuracy("minitrain/acc", train.replace(split="train"), limit=10_000, **answer),
+    # Rsvqa scores each kind of question and takes the mean over them; here a kind is a language.
+    evals.Rsvqa("marvl/acc", marvl, question_type="language", **answer),
   )
   return c

@@ -16,9 +16,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution.
 BEST = {
-    224: dict(lr=3e-6, wd=0.0, total="3 epochs"),
-    448: dict(lr=3e-6, wd=0.0, total="3 epochs"),
-    896: dict(lr=1e-5, wd=0.0, total="3 epochs"),
+  224: dict(lr=3e-6, wd=0.0, total="3 epochs"),
+  448: dict(lr=3e-6, wd=0.0, total="3 epochs"),
+  896: dict(lr=1e-5, wd=0.0, total="3 epochs"),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 1e-6, "paligemma2_10b": 3e-7, "paligemma2_28b": 3e-7}
@@ -26,19 +26,19 @@ LR = {"paligemma2_3b": 1e-6, "paligemma2_10b": 3e-7, "paligemma2_28b": 3e-7}
 # What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README
 # (arXiv:2407.07726, Table 1 has 72.3, 74.6, 74.9), PaliGemma 2's from arXiv:2412.03555, Table 13.
 PUBLISHED = {
-    "accuracy (test)": {
-        "paligemma_3b": {224: 73.24, 448: 75.6, 896: 75.9},
-        "paligemma2_3b": {224: 73.4, 448: 75.7},
-        "paligemma2_10b": {224: 74.7, 448: 76.3},
-        "paligemma2_28b": {224: 75.3, 448: 76.6},
-    },
+  "accuracy (test)": {
+    "paligemma_3b": {224: 73.24, 448: 75.6, 896: 75.9},
+    "paligemma2_3b": {224: 73.4, 448: 75.7},
+    "paligemma2_10b": {224: 74.7, 448: 76.3},
+    "paligemma2_28b": {224: 75.3, 448: 76.6},
+  },
 }
 METRICS = {"accuracy (test)": "test/acc/acc"}  # Which of our metrics each measure is.
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", final: bool = True
+  res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", final: bool = True
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -60,9 +60,9 @@ def get_config(
   minitrain = train.replace(split="train")
   answer = dict(pp=ask, truth="answer", lower=True, batch_size=256, text_len=128, max_len=32)
   c.evals = (
-      evals.VqaAccuracy("test/acc", test, every="end", **answer),
-      evals.VqaAccuracy("minival/acc", val, every="25%", limit=20_000, **answer),
-      evals.VqaAccuracy("minitrain/acc", minitrain, every="12.5%", limit=5120, **answer),
-      evals.Perplexity("minival/pplx", val, teach, every="10%", limit=20_000, text_len=128),
+    evals.VqaAccuracy("test/acc", test, every="end", **answer),
+    evals.VqaAccuracy("minival/acc", val, every="25%", limit=20_000, **answer),
+    evals.VqaAccuracy("minitrain/acc", minitrain, every="12.5%", limit=5120, **answer),
+    evals.Perplexity("minival/pplx", val, teach, every="10%", limit=20_000, text_len=128),
   )
   return c

@@ -16,9 +16,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution; 896 px was not better than 448.
 BEST = {
-    224: dict(lr=5e-6, wd=0.0, total="10 epochs"),
-    448: dict(lr=5e-6, wd=0.0, total="10 epochs"),
-    896: dict(lr=5e-6, wd=0.0, total="10 epochs"),
+  224: dict(lr=5e-6, wd=0.0, total="10 epochs"),
+  448: dict(lr=5e-6, wd=0.0, total="10 epochs"),
+  896: dict(lr=5e-6, wd=0.0, total="10 epochs"),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 1e-6}
@@ -26,19 +26,19 @@ LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 1e-6}
 # What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
 # PaliGemma 2's from arXiv:2412.03555, Table 13.
 PUBLISHED = {
-    "accuracy (val)": {
-        "paligemma_3b": {224: 63.54, 448: 63.15},
-        "paligemma2_3b": {224: 64.2, 448: 64.1},
-        "paligemma2_10b": {224: 68.0, 448: 68.6},
-        "paligemma2_28b": {224: 71.2, 448: 70.6},
-    },
+  "accuracy (val)": {
+    "paligemma_3b": {224: 63.54, 448: 63.15},
+    "paligemma2_3b": {224: 64.2, 448: 64.1},
+    "paligemma2_10b": {224: 68.0, 448: 68.6},
+    "paligemma2_28b": {224: 71.2, 448: 70.6},
+  },
 }
 METRICS = {"accuracy (val)": "val/acc/acc"}  # Which of our metrics each measure is.
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", final: bool = True
+  res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", final: bool = True
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -60,8 +60,8 @@ def get_config(
   minival = train.replace(split="train[-10%:]")
   answer = dict(pp=ask, batch_size=256, text_len=128, max_len=32, every="25%")
   c.evals = (
-      evals.VqaAccuracy("val/acc", train.replace(split="val"), truth="answers", **answer),
-      evals.VqaAccuracy("minival/acc", minival, truth="answers", **answer),
-      evals.Perplexity("minival/pplx", minival, teach, every="5%", text_len=128),
+    evals.VqaAccuracy("val/acc", train.replace(split="val"), truth="answers", **answer),
+    evals.VqaAccuracy("minival/acc", minival, truth="answers", **answer),
+    evals.Perplexity("minival/pplx", minival, teach, every="5%", text_len=128),
   )
   return c

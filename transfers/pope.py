@@ -24,24 +24,24 @@ from paligemma_jax import sources
 
 # What the papers print: {measure: {model: {res: score}}}; from big_vision's README.
 PUBLISHED = {
-    "accuracy (random)": {"paligemma_3b": {224: 87.80, 448: 88.23}},
-    "accuracy (popular)": {"paligemma_3b": {224: 85.87, 448: 86.77}},
-    "accuracy (adversarial)": {"paligemma_3b": {224: 84.27, 448: 85.90}},
+  "accuracy (random)": {"paligemma_3b": {224: 87.80, 448: 88.23}},
+  "accuracy (popular)": {"paligemma_3b": {224: 85.87, 448: 86.77}},
+  "accuracy (adversarial)": {"paligemma_3b": {224: 84.27, 448: 85.90}},
 }
 METRICS = {  # Which of our metrics each measure is.
-    "accuracy (random)": "random/pope/acc",
-    "accuracy (popular)": "popular/pope/acc",
-    "accuracy (adversarial)": "adversarial/pope/acc",
+  "accuracy (random)": "random/pope/acc",
+  "accuracy (popular)": "popular/pope/acc",
+  "accuracy (adversarial)": "adversarial/pope/acc",
 }
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224,
-    model: str = "paligemma_3b",
-    prompt: str = "answer en {question}",
-    wording: str = "bare",
-    antialias: bool = False,
+  res: int = 224,
+  model: str = "paligemma_3b",
+  prompt: str = "answer en {question}",
+  wording: str = "bare",
+  antialias: bool = False,
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -49,7 +49,7 @@ def get_config(
   ask = (pp.Decode(exif=False), pp.Resize(res, antialias=antialias), pp.Format(prompt))
   answer = dict(pp=ask, wording=wording, batch_size=256, text_len=48, max_len=32)
   c.evals = tuple(
-      evals.Pope(f"{name}/pope", sources.Tfds(f"pope/{name}", "test"), **answer)
-      for name in ("random", "popular", "adversarial")
+    evals.Pope(f"{name}/pope", sources.Tfds(f"pope/{name}", "test"), **answer)
+    for name in ("random", "popular", "adversarial")
   )
   return c

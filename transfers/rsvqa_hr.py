@@ -20,9 +20,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution; for 896 px none was published.
 BEST = {
-    224: dict(lr=1e-5, wd=0.0, total="1 epochs"),
-    448: dict(lr=1e-5, wd=0.0, total="1 epochs"),
-    896: dict(lr=1e-5, wd=0.0, total="1 epochs"),
+  224: dict(lr=1e-5, wd=0.0, total="1 epochs"),
+  448: dict(lr=1e-5, wd=0.0, total="1 epochs"),
+  896: dict(lr=1e-5, wd=0.0, total="1 epochs"),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 1e-5, "paligemma2_10b": 6e-6, "paligemma2_28b": 6e-7}
@@ -30,32 +30,32 @@ LR = {"paligemma2_3b": 1e-5, "paligemma2_10b": 6e-6, "paligemma2_28b": 6e-7}
 # What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
 # PaliGemma 2's from arXiv:2412.03555, Table 13.
 PUBLISHED = {
-    "mean accuracy of the types (test)": {
-        "paligemma_3b": {224: 92.61, 448: 92.79},
-        "paligemma2_3b": {224: 92.7, 448: 92.8},
-        "paligemma2_10b": {224: 92.6, 448: 92.8},
-        "paligemma2_28b": {224: 92.7, 448: 92.8},
-    },
-    "mean accuracy of the types (test_2)": {
-        "paligemma_3b": {224: 90.58, 448: 90.54},
-        "paligemma2_3b": {224: 90.9, 448: 90.7},
-        "paligemma2_10b": {224: 90.8, 448: 90.7},
-        "paligemma2_28b": {224: 90.9, 448: 90.8},
-    },
+  "mean accuracy of the types (test)": {
+    "paligemma_3b": {224: 92.61, 448: 92.79},
+    "paligemma2_3b": {224: 92.7, 448: 92.8},
+    "paligemma2_10b": {224: 92.6, 448: 92.8},
+    "paligemma2_28b": {224: 92.7, 448: 92.8},
+  },
+  "mean accuracy of the types (test_2)": {
+    "paligemma_3b": {224: 90.58, 448: 90.54},
+    "paligemma2_3b": {224: 90.9, 448: 90.7},
+    "paligemma2_10b": {224: 90.8, 448: 90.7},
+    "paligemma2_28b": {224: 90.9, 448: 90.8},
+  },
 }
 METRICS = {  # Which of our metrics each measure is.
-    "mean accuracy of the types (test)": "test/acc/acc_avg",
-    "mean accuracy of the types (test_2)": "test_2/acc/acc_avg",
+  "mean accuracy of the types (test)": "test/acc/acc_avg",
+  "mean accuracy of the types (test_2)": "test_2/acc/acc_avg",
 }
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224,
-    model: str = "paligemma_3b",
-    tune: str = "full_adam",
-    final: bool = True,
-    antialias: bool = False,
+  res: int = 224,
+  model: str = "paligemma_3b",
+  tune: str = "full_adam",
+  final: bool = True,
+  antialias: bool = False,
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -77,10 +77,10 @@ def get_config(
   val, minitrain = train.replace(split="val"), train.replace(split="train")
   answer = dict(pp=ask, lower=True, batch_size=256, text_len=128, max_len=32)
   c.evals = (
-      evals.Rsvqa("test/acc", train.replace(split="test"), every="end", **answer),
-      evals.Rsvqa("test_2/acc", train.replace(split="test_2"), every="end", **answer),
-      evals.Rsvqa("val/acc", val, every="end", **answer),
-      evals.Rsvqa("minitrain/acc", minitrain, every="10%", limit=1280, **answer),
-      evals.Perplexity("minitrain/pplx", minitrain, teach, every="10%", limit=1280, text_len=128),
+    evals.Rsvqa("test/acc", train.replace(split="test"), every="end", **answer),
+    evals.Rsvqa("test_2/acc", train.replace(split="test_2"), every="end", **answer),
+    evals.Rsvqa("val/acc", val, every="end", **answer),
+    evals.Rsvqa("minitrain/acc", minitrain, every="10%", limit=1280, **answer),
+    evals.Perplexity("minitrain/pplx", minitrain, teach, every="10%", limit=1280, text_len=128),
   )
   return c

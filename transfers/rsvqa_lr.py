@@ -19,9 +19,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution; for 896 px none was published.
 BEST = {
-    224: dict(lr=3e-6, wd=0.0, total="3 epochs"),
-    448: dict(lr=3e-6, wd=0.0, total="3 epochs"),
-    896: dict(lr=3e-6, wd=0.0, total="3 epochs"),
+  224: dict(lr=3e-6, wd=0.0, total="3 epochs"),
+  448: dict(lr=3e-6, wd=0.0, total="3 epochs"),
+  896: dict(lr=3e-6, wd=0.0, total="3 epochs"),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-5, "paligemma2_28b": 6e-6}
@@ -29,23 +29,23 @@ LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-5, "paligemma2_28b": 6e-6}
 # What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
 # PaliGemma 2's from arXiv:2412.03555, Table 13.
 PUBLISHED = {
-    "mean accuracy of the types (test)": {
-        "paligemma_3b": {224: 92.65, 448: 93.11},
-        "paligemma2_3b": {224: 93.0, 448: 92.7},
-        "paligemma2_10b": {224: 92.8, 448: 93.1},
-        "paligemma2_28b": {224: 93.5, 448: 93.7},
-    },
+  "mean accuracy of the types (test)": {
+    "paligemma_3b": {224: 92.65, 448: 93.11},
+    "paligemma2_3b": {224: 93.0, 448: 92.7},
+    "paligemma2_10b": {224: 92.8, 448: 93.1},
+    "paligemma2_28b": {224: 93.5, 448: 93.7},
+  },
 }
 METRICS = {"mean accuracy of the types (test)": "test/acc/acc_avg"}  # Our metric for the measure.
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224,
-    model: str = "paligemma_3b",
-    tune: str = "full_adam",
-    final: bool = True,
-    antialias: bool = False,
+  res: int = 224,
+  model: str = "paligemma_3b",
+  tune: str = "full_adam",
+  final: bool = True,
+  antialias: bool = False,
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -68,9 +68,9 @@ def get_config(
   minitrain = train.replace(split="train")
   answer = dict(pp=ask, lower=True, batch_size=256, text_len=128, max_len=32, every="10%")
   c.evals = (
-      evals.Rsvqa("test/acc", test, **answer),
-      evals.Rsvqa("val/acc", val, **answer),
-      evals.Rsvqa("minitrain/acc", minitrain, limit=1280, **answer),
-      evals.Perplexity("val/pplx", val, teach, every="10%", text_len=128),
+    evals.Rsvqa("test/acc", test, **answer),
+    evals.Rsvqa("val/acc", val, **answer),
+    evals.Rsvqa("minitrain/acc", minitrain, limit=1280, **answer),
+    evals.Perplexity("val/pplx", val, teach, every="10%", text_len=128),
   )
   return c

@@ -23,9 +23,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution; for 896 px none was published.
 BEST = {
-    224: dict(lr=3e-5, wd=0.0, total="80 epochs", label_smoothing=0.1, dropout=0.1),
-    448: dict(lr=3e-5, wd=0.0, total="80 epochs", label_smoothing=0.1, dropout=0.1),
-    896: dict(lr=3e-5, wd=0.0, total="80 epochs", label_smoothing=0.1, dropout=0.1),
+  224: dict(lr=3e-5, wd=0.0, total="80 epochs", label_smoothing=0.1, dropout=0.1),
+  448: dict(lr=3e-5, wd=0.0, total="80 epochs", label_smoothing=0.1, dropout=0.1),
+  896: dict(lr=3e-5, wd=0.0, total="80 epochs", label_smoothing=0.1, dropout=0.1),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-5, "paligemma2_10b": 3e-5, "paligemma2_28b": 3e-5}
@@ -33,24 +33,24 @@ LR = {"paligemma2_3b": 3e-5, "paligemma2_10b": 3e-5, "paligemma2_28b": 3e-5}
 # What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
 # PaliGemma 2's from arXiv:2412.03555, Table 13.
 PUBLISHED = {
-    "CIDEr (test)": {
-        "paligemma_3b": {224: 162.25, 448: 181.49},
-        "paligemma2_3b": {224: 165.1, 448: 183.3},
-        "paligemma2_10b": {224: 159.5, 448: 177.2},
-        "paligemma2_28b": {224: 156.9, 448: 172.7},
-    },
-    "BLEU-4 (test)": {"paligemma_3b": {224: 0.192, 448: 0.211}},
+  "CIDEr (test)": {
+    "paligemma_3b": {224: 162.25, 448: 181.49},
+    "paligemma2_3b": {224: 165.1, 448: 183.3},
+    "paligemma2_10b": {224: 159.5, 448: 177.2},
+    "paligemma2_28b": {224: 156.9, 448: 172.7},
+  },
+  "BLEU-4 (test)": {"paligemma_3b": {224: 0.192, 448: 0.211}},
 }
 METRICS = {"CIDEr (test)": "test/cap/cider", "BLEU-4 (test)": "test/cap/bleu-4"}
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224,
-    model: str = "paligemma_3b",
-    tune: str = "full_adam",
-    final: bool = True,
-    antialias: bool = False,
+  res: int = 224,
+  model: str = "paligemma_3b",
+  tune: str = "full_adam",
+  final: bool = True,
+  antialias: bool = False,
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -68,18 +68,18 @@ def get_config(
   c.train.total = best["total"]
   c.model.dropout = best["dropout"]
   c.optim.update(
-      lr=LR.get(model, best["lr"]), wd=best["wd"], label_smoothing=best["label_smoothing"]
+    lr=LR.get(model, best["lr"]), wd=best["wd"], label_smoothing=best["label_smoothing"]
   )
 
   test, val = train.replace(split="test"), train.replace(split="val")
   minitrain = train.replace(split="train[:5%]")
   describe = dict(
-      pp=ask, truth="caption", metrics=("cider", "bleu"), batch_size=256, text_len=32, max_len=96
+    pp=ask, truth="caption", metrics=("cider", "bleu"), batch_size=256, text_len=32, max_len=96
   )
   c.evals = (
-      evals.CocoCaption("test/cap", test, every="30%", **describe),
-      evals.CocoCaption("val/cap", val, every="30%", **describe),
-      evals.CocoCaption("minitrain/cap", minitrain, every="30%", **describe),
-      evals.Perplexity("val/pplx", val, teach, every="5%", limit=5_000, text_len=1024),
+    evals.CocoCaption("test/cap", test, every="30%", **describe),
+    evals.CocoCaption("val/cap", val, every="30%", **describe),
+    evals.CocoCaption("minitrain/cap", minitrain, every="30%", **describe),
+    evals.Perplexity("val/pplx", val, teach, every="5%", limit=5_000, text_len=1024),
   )
   return c

@@ -21,9 +21,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution; for 896 px none was published.
 BEST = {
-    224: dict(lr=1e-5, wd=0.0, total="20 epochs", freeze_vit=True),
-    448: dict(lr=1e-5, wd=0.0, total="20 epochs", freeze_vit=True),
-    896: dict(lr=1e-5, wd=0.0, total="20 epochs", freeze_vit=True),
+  224: dict(lr=1e-5, wd=0.0, total="20 epochs", freeze_vit=True),
+  448: dict(lr=1e-5, wd=0.0, total="20 epochs", freeze_vit=True),
+  896: dict(lr=1e-5, wd=0.0, total="20 epochs", freeze_vit=True),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 1e-6}
@@ -31,12 +31,12 @@ LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 1e-6}
 # What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
 # PaliGemma 2's from arXiv:2412.03555, Table 13.
 PUBLISHED = {
-    "accuracy (test, questions with an image)": {
-        "paligemma_3b": {224: 95.39, 448: 95.93},
-        "paligemma2_3b": {224: 96.1, 448: 96.2},
-        "paligemma2_10b": {224: 98.2, 448: 98.5},
-        "paligemma2_28b": {224: 98.2, 448: 98.6},
-    },
+  "accuracy (test, questions with an image)": {
+    "paligemma_3b": {224: 95.39, 448: 95.93},
+    "paligemma2_3b": {224: 96.1, 448: 96.2},
+    "paligemma2_10b": {224: 98.2, 448: 98.5},
+    "paligemma2_28b": {224: 98.2, 448: 98.6},
+  },
 }
 METRICS = {"accuracy (test, questions with an image)": "test/acc/acc"}
 
@@ -45,11 +45,11 @@ PROMPT = "Question: {question}\nContext: {hint}\nOptions: {indexed_choices}\nAns
 
 @pj.sweepable
 def get_config(
-    res: int = 448,
-    model: str = "paligemma_3b",
-    tune: str = "full_adam",
-    final: bool = True,
-    antialias: bool = False,
+  res: int = 448,
+  model: str = "paligemma_3b",
+  tune: str = "full_adam",
+  final: bool = True,
+  antialias: bool = False,
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -74,12 +74,12 @@ def get_config(
   test, val = train.replace(split="test"), train.replace(split="val")
   minitrain = train.replace(split="train[:5%]")
   answer = dict(
-      pp=ask, truth="indexed_answer", batch_size=256, text_len=1024, max_len=16, every="12.5%"
+    pp=ask, truth="indexed_answer", batch_size=256, text_len=1024, max_len=16, every="12.5%"
   )
   c.evals = (
-      evals.ScienceQa("test/acc", test, **answer),
-      evals.ScienceQa("val/acc", val, **answer),
-      evals.ScienceQa("minitrain/acc", minitrain, **answer),
-      evals.Perplexity("val/pplx", val, (*ask, say), every="5%", text_len=1024),
+    evals.ScienceQa("test/acc", test, **answer),
+    evals.ScienceQa("val/acc", val, **answer),
+    evals.ScienceQa("minitrain/acc", minitrain, **answer),
+    evals.Perplexity("val/pplx", val, (*ask, say), every="5%", text_len=1024),
   )
   return c

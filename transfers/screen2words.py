@@ -18,9 +18,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution; 896 px was not better than 448.
 BEST = {
-    224: dict(lr=1e-5, wd=0.0, total="10 epochs", label_smoothing=0.2, dropout=0.3),
-    448: dict(lr=1e-5, wd=0.0, total="10 epochs", label_smoothing=0.2, dropout=0.3),
-    896: dict(lr=1e-5, wd=0.0, total="10 epochs", label_smoothing=0.2, dropout=0.3),
+  224: dict(lr=1e-5, wd=0.0, total="10 epochs", label_smoothing=0.2, dropout=0.3),
+  448: dict(lr=1e-5, wd=0.0, total="10 epochs", label_smoothing=0.2, dropout=0.3),
+  896: dict(lr=1e-5, wd=0.0, total="10 epochs", label_smoothing=0.2, dropout=0.3),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 1e-6}
@@ -28,23 +28,23 @@ LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 1e-6}
 # What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
 # PaliGemma 2's from arXiv:2412.03555, Table 13.
 PUBLISHED = {
-    "CIDEr (test)": {
-        "paligemma_3b": {224: 117.57, 448: 119.59},
-        "paligemma2_3b": {224: 113.3, 448: 114.0},
-        "paligemma2_10b": {224: 117.8, 448: 119.1},
-        "paligemma2_28b": {224: 122.8, 448: 123.4},
-    },
+  "CIDEr (test)": {
+    "paligemma_3b": {224: 117.57, 448: 119.59},
+    "paligemma2_3b": {224: 113.3, 448: 114.0},
+    "paligemma2_10b": {224: 117.8, 448: 119.1},
+    "paligemma2_28b": {224: 122.8, 448: 123.4},
+  },
 }
 METRICS = {"CIDEr (test)": "test/cap/cider"}  # Which of our metrics each measure is.
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224,
-    model: str = "paligemma_3b",
-    tune: str = "full_adam",
-    final: bool = True,
-    antialias: bool = False,
+  res: int = 224,
+  model: str = "paligemma_3b",
+  tune: str = "full_adam",
+  final: bool = True,
+  antialias: bool = False,
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -62,16 +62,16 @@ def get_config(
   c.train.total = best["total"]
   c.model.dropout = best["dropout"]
   c.optim.update(
-      lr=LR.get(model, best["lr"]), wd=best["wd"], label_smoothing=best["label_smoothing"]
+    lr=LR.get(model, best["lr"]), wd=best["wd"], label_smoothing=best["label_smoothing"]
   )
 
   test, dev = train.replace(split="test"), train.replace(split="dev")
   minitrain = train.replace(split="train[:5%]")
   describe = dict(pp=ask, every="10%", batch_size=256, text_len=32, max_len=24)
   c.evals = (
-      evals.CocoCaption("test/cap", test, **describe),
-      evals.CocoCaption("dev/cap", dev, **describe),
-      evals.CocoCaption("minitrain/cap", minitrain, **describe),
-      evals.Perplexity("dev/pplx", dev, teach, every="5%", text_len=128),
+    evals.CocoCaption("test/cap", test, **describe),
+    evals.CocoCaption("dev/cap", dev, **describe),
+    evals.CocoCaption("minitrain/cap", minitrain, **describe),
+    evals.Perplexity("dev/pplx", dev, teach, every="5%", text_len=128),
   )
   return c

@@ -19,9 +19,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution, and the batch size that goes with it.
 BEST = {
-    224: dict(lr=1e-5, wd=1e-6, total="3 epochs", batch_size=256),
-    448: dict(lr=1e-5, wd=1e-6, total="3 epochs", batch_size=128),
-    896: dict(lr=3e-6, wd=3e-7, total="3 epochs", batch_size=32),
+  224: dict(lr=1e-5, wd=1e-6, total="3 epochs", batch_size=256),
+  448: dict(lr=1e-5, wd=1e-6, total="3 epochs", batch_size=128),
+  896: dict(lr=3e-6, wd=3e-7, total="3 epochs", batch_size=32),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 3e-6, "paligemma2_28b": 3e-6}
@@ -30,22 +30,22 @@ LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 3e-6, "paligemma2_28b": 3e-6}
 # big_vision's README; of val, PaliGemma's are from arXiv:2412.03555, Table 15, PaliGemma 2's from
 # its Table 13.
 PUBLISHED = {
-    "ANLS (val)": {
-        "paligemma_3b": {224: 61.6, 448: 79.7},
-        "paligemma2_3b": {224: 61.9, 448: 80.5},
-        "paligemma2_10b": {224: 64.3, 448: 82.0},
-        "paligemma2_28b": {224: 65.1, 448: 81.8},
-    },
-    "ANLS (test server)": {
-        "paligemma_3b": {224: 63.29, 448: 81.82, 896: 84.4},
-    },
+  "ANLS (val)": {
+    "paligemma_3b": {224: 61.6, 448: 79.7},
+    "paligemma2_3b": {224: 61.9, 448: 80.5},
+    "paligemma2_10b": {224: 64.3, 448: 82.0},
+    "paligemma2_28b": {224: 65.1, 448: 81.8},
+  },
+  "ANLS (test server)": {
+    "paligemma_3b": {224: 63.29, 448: 81.82, 896: 84.4},
+  },
 }
 METRICS = {"ANLS (val)": "val/acc/anls"}  # Which of our metrics each measure is.
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", final: bool = False
+  res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", final: bool = False
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -68,9 +68,9 @@ def get_config(
   answer = dict(pp=ask, batch_size=best["batch_size"], text_len=128, max_len=48)
   truth = dict(truth="answers", lower=True, every="10%")
   c.evals = (
-      evals.VqaAccuracy("val/acc", val, **truth, **answer),
-      evals.VqaAccuracy("minitrain/acc", minitrain, **truth, **answer),
-      evals.Perplexity("val/pplx", val, teach, every="10%", text_len=128),
-      evals.ServerFile("test/server", test, format="stvqa", every="end", **answer),
+    evals.VqaAccuracy("val/acc", val, **truth, **answer),
+    evals.VqaAccuracy("minitrain/acc", minitrain, **truth, **answer),
+    evals.Perplexity("val/pplx", val, teach, every="10%", text_len=128),
+    evals.ServerFile("test/server", test, format="stvqa", every="end", **answer),
   )
   return c

@@ -17,9 +17,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution.
 BEST = {
-    224: dict(lr=1e-5, wd=0.0, total="2 epochs"),
-    448: dict(lr=1e-5, wd=1e-6, total="2 epochs"),
-    896: dict(lr=7e-6, wd=7e-7, total="2 epochs"),
+  224: dict(lr=1e-5, wd=0.0, total="2 epochs"),
+  448: dict(lr=1e-5, wd=1e-6, total="2 epochs"),
+  896: dict(lr=7e-6, wd=7e-7, total="2 epochs"),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate: the best of the sum of both kinds
 # of questions (arXiv:2412.03555, Table 14).
@@ -28,29 +28,29 @@ LR = {"paligemma2_3b": 1e-5, "paligemma2_10b": 3e-6, "paligemma2_28b": 3e-6}
 # What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README, but
 # CountBenchQA's from arXiv:2407.07726, Table 1; PaliGemma 2's from arXiv:2412.03555, Table 13.
 PUBLISHED = {
-    "accuracy (test, simple)": {
-        "paligemma_3b": {224: 81.72, 448: 84.86},
-        "paligemma2_3b": {224: 81.8, 448: 85.3},
-        "paligemma2_10b": {224: 83.2, 448: 86.2},
-        "paligemma2_28b": {224: 83.4, 448: 85.7},
-    },
-    "accuracy (test, complex)": {
-        "paligemma_3b": {224: 69.56, 448: 72.27},
-        "paligemma2_3b": {224: 70.3, 448: 73.6},
-        "paligemma2_10b": {224: 73.4, 448: 76.7},
-        "paligemma2_28b": {224: 74.2, 448: 76.8},
-    },
-    "accuracy (CountBenchQA)": {
-        "paligemma_3b": {224: 81.9, 448: 83.1},
-        "paligemma2_3b": {224: 81.0, 448: 82.0},
-        "paligemma2_10b": {224: 84.0, 448: 85.3},
-        "paligemma2_28b": {224: 86.4, 448: 87.4},
-    },
+  "accuracy (test, simple)": {
+    "paligemma_3b": {224: 81.72, 448: 84.86},
+    "paligemma2_3b": {224: 81.8, 448: 85.3},
+    "paligemma2_10b": {224: 83.2, 448: 86.2},
+    "paligemma2_28b": {224: 83.4, 448: 85.7},
+  },
+  "accuracy (test, complex)": {
+    "paligemma_3b": {224: 69.56, 448: 72.27},
+    "paligemma2_3b": {224: 70.3, 448: 73.6},
+    "paligemma2_10b": {224: 73.4, 448: 76.7},
+    "paligemma2_28b": {224: 74.2, 448: 76.8},
+  },
+  "accuracy (CountBenchQA)": {
+    "paligemma_3b": {224: 81.9, 448: 83.1},
+    "paligemma2_3b": {224: 81.0, 448: 82.0},
+    "paligemma2_10b": {224: 84.0, 448: 85.3},
+    "paligemma2_28b": {224: 86.4, 448: 87.4},
+  },
 }
 METRICS = {  # Which of our metrics each measure is.
-    "accuracy (test, simple)": "test/acc/acc/simple",
-    "accuracy (test, complex)": "test/acc/acc/complex",
-    "accuracy (CountBenchQA)": "countbench/acc/acc",
+  "accuracy (test, simple)": "test/acc/acc/simple",
+  "accuracy (test, complex)": "test/acc/acc/complex",
+  "accuracy (CountBenchQA)": "countbench/acc/acc",
 }
 
 
@@ -76,11 +76,9 @@ def get_config(res: int = 224, model: str = "paligemma_3b", tune: str = "full_ad
   countbench = sources.Tfds("countbenchqa", "huggingface")
   answer = dict(pp=ask, batch_size=256, text_len=128, max_len=32)
   c.evals = (
-      evals.TallyQa("test/acc", test, every="25%", **answer),
-      evals.TallyQa("minitrain/acc", minitrain, every="10%", **answer),
-      evals.TallyQa(
-          "countbench/acc", countbench, truth="number", simple="", every="10%", **answer
-      ),
-      evals.Perplexity("test/pplx", test, teach, every="10%", text_len=128),
+    evals.TallyQa("test/acc", test, every="25%", **answer),
+    evals.TallyQa("minitrain/acc", minitrain, every="10%", **answer),
+    evals.TallyQa("countbench/acc", countbench, truth="number", simple="", every="10%", **answer),
+    evals.Perplexity("test/pplx", test, teach, every="10%", text_len=128),
   )
   return c

@@ -24,9 +24,9 @@ from paligemma_jax.core import errors
 
 # The best setting of the published sweep at each resolution; for 896 px none was published.
 BEST = {
-    224: dict(lr=1e-5, wd=1e-6, total="5 epochs"),
-    448: dict(lr=1e-5, wd=1e-6, total="5 epochs"),
-    896: dict(lr=1e-5, wd=1e-6, total="5 epochs"),
+  224: dict(lr=1e-5, wd=1e-6, total="5 epochs"),
+  448: dict(lr=1e-5, wd=1e-6, total="5 epochs"),
+  896: dict(lr=1e-5, wd=1e-6, total="5 epochs"),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 1e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 3e-7}
@@ -34,24 +34,24 @@ LR = {"paligemma2_3b": 1e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 3e-7}
 # What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
 # PaliGemma 2's from arXiv:2412.03555, Table 13. They print CIDEr x 100.
 PUBLISHED = {
-    "CIDEr (val)": {
-        "paligemma_3b": {224: 127.48, 448: 153.94},
-        "paligemma2_3b": {224: 127.5, 448: 152.1},
-        "paligemma2_10b": {224: 137.9, 448: 157.7},
-        "paligemma2_28b": {224: 139.9, 448: 153.6},
-    },
+  "CIDEr (val)": {
+    "paligemma_3b": {224: 127.48, 448: 153.94},
+    "paligemma2_3b": {224: 127.5, 448: 152.1},
+    "paligemma2_10b": {224: 137.9, 448: 157.7},
+    "paligemma2_28b": {224: 139.9, 448: 153.6},
+  },
 }
 METRICS = {"CIDEr (val)": "val/cap/cider"}  # Which of our metrics each measure is.
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224,
-    model: str = "paligemma_3b",
-    tune: str = "full_adam",
-    final: bool = True,
-    crop: str = "rs",
-    antialias: bool = False,
+  res: int = 224,
+  model: str = "paligemma_3b",
+  tune: str = "full_adam",
+  final: bool = True,
+  crop: str = "rs",
+  antialias: bool = False,
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -61,15 +61,15 @@ def get_config(
   ask = (pp.Decode(exif=False), pp.Resize(res, antialias=antialias), pp.Format("caption en"))
   choose = (pp.Choice("captions"), pp.Lower("suffix"))
   crops = {
-      "rs": (pp.Resize(res, antialias=antialias),),
-      "ic": (pp.InceptionCrop(res, area=(50.0, 100.0), antialias=antialias),),
-      "rc": (pp.ResizeSmall(res * 8 // 7, method="area"), pp.RandomCrop(res)),
+    "rs": (pp.Resize(res, antialias=antialias),),
+    "ic": (pp.InceptionCrop(res, area=(50.0, 100.0), antialias=antialias),),
+    "rc": (pp.ResizeSmall(res * 8 // 7, method="area"), pp.RandomCrop(res)),
   }
   teach = (
-      pp.Decode(exif=False),
-      *errors.pick(crops, crop, "crop"),
-      pp.Format("caption en"),
-      *choose,
+    pp.Decode(exif=False),
+    *errors.pick(crops, crop, "crop"),
+    pp.Format("caption en"),
+    *choose,
   )
   # What is too long for the recipe's 32 tokens is left out and counted; the reference cuts such
   # captions and then trains on texts without an end.
@@ -84,9 +84,9 @@ def get_config(
   minitrain, minival = train.replace(split="train[:2%]"), train.replace(split="train[-2%:]")
   describe = dict(pp=ask, every="10%", batch_size=256, text_len=32, max_len=32, beam_size=3)
   c.evals = (
-      evals.CocoCaption("val/cap", val, **describe),
-      evals.CocoCaption("minitrain/cap", minitrain, **describe),
-      evals.CocoCaption("minival/cap", minival, **describe),
-      evals.Perplexity("val/pplx", val, (*ask, *choose), every="5%", text_len=256),
+    evals.CocoCaption("val/cap", val, **describe),
+    evals.CocoCaption("minitrain/cap", minitrain, **describe),
+    evals.CocoCaption("minival/cap", minival, **describe),
+    evals.Perplexity("val/pplx", val, (*ask, *choose), every="5%", text_len=256),
   )
   return c

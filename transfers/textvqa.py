@@ -18,9 +18,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution.
 BEST = {
-    224: dict(lr=3e-6, wd=0.0, total="5 epochs"),
-    448: dict(lr=3e-6, wd=3e-7, total="10 epochs"),
-    896: dict(lr=3e-6, wd=0.0, total="10 epochs"),
+  224: dict(lr=3e-6, wd=0.0, total="5 epochs"),
+  448: dict(lr=3e-6, wd=3e-7, total="10 epochs"),
+  896: dict(lr=3e-6, wd=0.0, total="10 epochs"),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 6e-7, "paligemma2_28b": 1e-6}
@@ -29,22 +29,22 @@ LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 6e-7, "paligemma2_28b": 1e-6}
 # big_vision's README; of val, PaliGemma's are from arXiv:2412.03555, Table 15, PaliGemma 2's from
 # its Table 13.
 PUBLISHED = {
-    "VQA accuracy (val)": {
-        "paligemma_3b": {224: 59.0, 448: 74.6},
-        "paligemma2_3b": {224: 59.6, 448: 75.2},
-        "paligemma2_10b": {224: 64.0, 448: 76.6},
-        "paligemma2_28b": {224: 64.7, 448: 76.2},
-    },
-    "VQA accuracy (test server)": {
-        "paligemma_3b": {224: 55.47, 448: 73.15, 896: 76.48},
-    },
+  "VQA accuracy (val)": {
+    "paligemma_3b": {224: 59.0, 448: 74.6},
+    "paligemma2_3b": {224: 59.6, 448: 75.2},
+    "paligemma2_10b": {224: 64.0, 448: 76.6},
+    "paligemma2_28b": {224: 64.7, 448: 76.2},
+  },
+  "VQA accuracy (test server)": {
+    "paligemma_3b": {224: 55.47, 448: 73.15, 896: 76.48},
+  },
 }
 METRICS = {"VQA accuracy (val)": "val/acc/acc"}  # Which of our metrics each measure is.
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", final: bool = False
+  res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", final: bool = False
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -67,11 +67,9 @@ def get_config(
   answer = dict(pp=ask, batch_size=256, text_len=128, max_len=32)
   truth = dict(truth="answers", answer_type="")
   c.evals = (
-      evals.VqaV2Accuracy("val/acc", val, every="12.5%", **truth, **answer),
-      evals.VqaV2Accuracy(
-          "minitrain/acc", minitrain, every="12.5%", limit=5120, **truth, **answer
-      ),
-      evals.Perplexity("val/pplx", val, teach, every="5%", text_len=128),
-      evals.ServerFile("test/server", test, format="textvqa", every="end", **answer),
+    evals.VqaV2Accuracy("val/acc", val, every="12.5%", **truth, **answer),
+    evals.VqaV2Accuracy("minitrain/acc", minitrain, every="12.5%", limit=5120, **truth, **answer),
+    evals.Perplexity("val/pplx", val, teach, every="5%", text_len=128),
+    evals.ServerFile("test/server", test, format="textvqa", every="end", **answer),
   )
   return c

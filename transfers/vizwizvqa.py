@@ -21,9 +21,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution; for 896 px none was published.
 BEST = {
-    224: dict(lr=1e-5, wd=0.0, total="10 epochs"),
-    448: dict(lr=1e-5, wd=0.0, total="10 epochs"),
-    896: dict(lr=1e-5, wd=0.0, total="10 epochs"),
+  224: dict(lr=1e-5, wd=0.0, total="10 epochs"),
+  448: dict(lr=1e-5, wd=0.0, total="10 epochs"),
+  896: dict(lr=1e-5, wd=0.0, total="10 epochs"),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 1e-5, "paligemma2_10b": 3e-6, "paligemma2_28b": 3e-6}
@@ -32,26 +32,26 @@ LR = {"paligemma2_3b": 1e-5, "paligemma2_10b": 3e-6, "paligemma2_28b": 3e-6}
 # big_vision's README; of val, PaliGemma's is from arXiv:2407.07726, Table 4 (arXiv:2412.03555 gives
 # the server's scores as those of val), PaliGemma 2's from arXiv:2412.03555, Table 13.
 PUBLISHED = {
-    "accuracy (val)": {
-        "paligemma_3b": {224: 76.4},
-        "paligemma2_3b": {224: 76.4, 448: 77.5},
-        "paligemma2_10b": {224: 78.1, 448: 78.6},
-        "paligemma2_28b": {224: 78.7, 448: 78.9},
-    },
-    "accuracy (test server)": {
-        "paligemma_3b": {224: 73.7, 448: 75.52},
-    },
+  "accuracy (val)": {
+    "paligemma_3b": {224: 76.4},
+    "paligemma2_3b": {224: 76.4, 448: 77.5},
+    "paligemma2_10b": {224: 78.1, 448: 78.6},
+    "paligemma2_28b": {224: 78.7, 448: 78.9},
+  },
+  "accuracy (test server)": {
+    "paligemma_3b": {224: 73.7, 448: 75.52},
+  },
 }
 METRICS = {"accuracy (val)": "val/acc/acc"}  # Which of our metrics each measure is.
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224,
-    model: str = "paligemma_3b",
-    tune: str = "full_adam",
-    final: bool = False,
-    antialias: bool = False,
+  res: int = 224,
+  model: str = "paligemma_3b",
+  tune: str = "full_adam",
+  final: bool = False,
+  antialias: bool = False,
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -74,11 +74,11 @@ def get_config(
   minitrain = train.replace(split="train")
   answer = dict(pp=ask, batch_size=256, text_len=128, max_len=48)
   c.evals = (
-      evals.VqaAccuracy("val/acc", val, truth="answers", every="10%", **answer),
-      evals.VqaAccuracy(
-          "minitrain/acc", minitrain, truth="answers", every="12.5%", limit=5120, **answer
-      ),
-      evals.Perplexity("val/pplx", val, teach, every="12.5%", text_len=128),
-      evals.ServerFile("test/server", test, format="vizwiz", every="end", **answer),
+    evals.VqaAccuracy("val/acc", val, truth="answers", every="10%", **answer),
+    evals.VqaAccuracy(
+      "minitrain/acc", minitrain, truth="answers", every="12.5%", limit=5120, **answer
+    ),
+    evals.Perplexity("val/pplx", val, teach, every="12.5%", text_len=128),
+    evals.ServerFile("test/server", test, format="vizwiz", every="end", **answer),
   )
   return c

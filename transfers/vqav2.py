@@ -19,9 +19,9 @@ from paligemma_jax import sources
 
 # The best setting of the published sweep at each resolution; for 896 px none was published.
 BEST = {
-    224: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
-    448: dict(lr=1e-5, wd=0.0, total="10 epochs"),
-    896: dict(lr=1e-5, wd=0.0, total="10 epochs"),
+  224: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
+  448: dict(lr=1e-5, wd=0.0, total="10 epochs"),
+  896: dict(lr=1e-5, wd=0.0, total="10 epochs"),
 }
 # PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 6e-7}
@@ -30,22 +30,22 @@ LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 6e-7}
 # big_vision's README; of minival, PaliGemma's is from arXiv:2412.03555, Table 15, PaliGemma 2's
 # from its Table 13.
 PUBLISHED = {
-    "VQA accuracy (minival)": {
-        "paligemma_3b": {224: 82.1, 448: 84.6},
-        "paligemma2_3b": {224: 83.0, 448: 84.8},
-        "paligemma2_10b": {224: 84.3, 448: 85.8},
-        "paligemma2_28b": {224: 84.5, 448: 85.8},
-    },
-    "VQA accuracy (test server, test-std)": {
-        "paligemma_3b": {224: 83.19, 448: 85.64},
-    },
+  "VQA accuracy (minival)": {
+    "paligemma_3b": {224: 82.1, 448: 84.6},
+    "paligemma2_3b": {224: 83.0, 448: 84.8},
+    "paligemma2_10b": {224: 84.3, 448: 85.8},
+    "paligemma2_28b": {224: 84.5, 448: 85.8},
+  },
+  "VQA accuracy (test server, test-std)": {
+    "paligemma_3b": {224: 83.19, 448: 85.64},
+  },
 }
 METRICS = {"VQA accuracy (minival)": "minival/acc/acc"}  # Which of our metrics each measure is.
 
 
 @pj.sweepable
 def get_config(
-    res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", final: bool = False
+  res: int = 224, model: str = "paligemma_3b", tune: str = "full_adam", final: bool = False
 ):
   c = pj.default_config()
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
@@ -68,10 +68,10 @@ def get_config(
   test, test_dev = train.replace(split="test"), train.replace(split="test-dev")
   answer = dict(pp=ask, batch_size=256, text_len=128, max_len=32)
   c.evals = (
-      evals.VqaV2Accuracy("minival/acc", minival, every="25%", **answer),
-      evals.VqaV2Accuracy("minitrain/acc", minitrain, every="25%", limit=5120, **answer),
-      evals.Perplexity("minival/pplx", minival, teach, every="25%", text_len=128),
-      evals.ServerFile("test-dev/server", test_dev, format="vqav2", every="end", **answer),
-      evals.ServerFile("test/server", test, format="vqav2", every="end", **answer),
+    evals.VqaV2Accuracy("minival/acc", minival, every="25%", **answer),
+    evals.VqaV2Accuracy("minitrain/acc", minitrain, every="25%", limit=5120, **answer),
+    evals.Perplexity("minival/pplx", minival, teach, every="25%", text_len=128),
+    evals.ServerFile("test-dev/server", test_dev, format="vqav2", every="end", **answer),
+    evals.ServerFile("test/server", test, format="vqav2", every="end", **answer),
   )
   return c

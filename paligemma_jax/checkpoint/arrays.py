@@ -38,7 +38,7 @@ def start(writer: ocp.AsyncCheckpointer, path: pathlib.Path, flat: Mapping[str, 
 
 
 def restore(
-    path: pathlib.Path, targets: Mapping[str, jax.ShapeDtypeStruct]
+  path: pathlib.Path, targets: Mapping[str, jax.ShapeDtypeStruct]
 ) -> dict[str, jax.Array]:
   """The arrays that `targets` names, in its dtypes and on its shardings; others are not read.
 

@@ -33,27 +33,25 @@ def open_hf(path: str | os.PathLike) -> reader.Weights:
   sizes = hf_config.sizes_of(config, str(path / "config.json"))
   llm = sizes["llm"]
   table = param_table.table(
-      fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
+    fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
   )
   dims = param_table.dims_of(sizes)
-  found = find(
-      path, lambda tensors: _check(tensors, table, _stored(dims, tensors), str(path))
-  )
+  found = find(path, lambda tensors: _check(tensors, table, _stored(dims, tensors), str(path)))
   llm["vocab_size"] = hf_vocabulary.num_words(path, config, found[param_table.EMBEDDING])
   layouts = {
-      name: _Layout(theirs, pattern, {**dims, "q": dims["p"]}, found)
-      for name, (theirs, pattern) in table.items()
+    name: _Layout(theirs, pattern, {**dims, "q": dims["p"]}, found)
+    for name, (theirs, pattern) in table.items()
   }
   shapes = param_table.shapes(sizes)
   return reader.Weights(
-      path=path,
-      kind="hf",
-      entries={name: reader.Entry(shapes[name], layouts[name].dtype) for name in table},
-      sizes=sizes,
-      tokenizer=published.find_tokenizer(path),
-      blocks=lambda name: layouts[name].blocks(shapes[name]),
-      image_token=_image_token(config),
-      folder=path,
+    path=path,
+    kind="hf",
+    entries={name: reader.Entry(shapes[name], layouts[name].dtype) for name in table},
+    sizes=sizes,
+    tokenizer=published.find_tokenizer(path),
+    blocks=lambda name: layouts[name].blocks(shapes[name]),
+    image_token=_image_token(config),
+    folder=path,
   )
 
 
@@ -78,11 +76,11 @@ class _Layout:
   """The tensors that make one of our parameters, and how."""
 
   def __init__(
-      self,
-      theirs: list[str],
-      pattern: str,
-      dims: Mapping[str, int],
-      found: Mapping[str, safetensors.Tensor],
+    self,
+    theirs: list[str],
+    pattern: str,
+    dims: Mapping[str, int],
+    found: Mapping[str, safetensors.Tensor],
   ):
     self._theirs = theirs
     self._pattern = pattern
@@ -116,16 +114,16 @@ class _Layout:
     for block, copy in zip(blocks, safetensors.row_blocks(head, num_rows), strict=True):
       if not np.array_equal(block, copy):
         raise errors.CheckpointError(
-            f"{head.path}: lm_head differs from the embedding; PaliGemma ties the two."
+          f"{head.path}: lm_head differs from the embedding; PaliGemma ties the two."
         )
       yield block
 
 
 def _check(
-    found: Mapping[str, safetensors.Tensor],
-    table: Mapping[str, tuple[list[str], str]],
-    dims: Mapping[str, int],
-    where: str,
+  found: Mapping[str, safetensors.Tensor],
+  table: Mapping[str, tuple[list[str], str]],
+  dims: Mapping[str, int],
+  where: str,
 ) -> None:
   expected = {}
   for name, (theirs, pattern) in table.items():
@@ -163,8 +161,8 @@ def find(path: pathlib.Path, check: Callable[[Tensors], None]) -> Tensors:
   there = [name for name in ways if (path / name).exists()]
   if not there:
     raise errors.CheckpointError(
-        f"{path}: holds neither {SINGLE} nor {INDEX}; weights in other formats (*.bin are"
-        " pickles) are not read."
+      f"{path}: holds neither {SINGLE} nor {INDEX}; weights in other formats (*.bin are"
+      " pickles) are not read."
     )
   good: dict[str, Tensors] = {}
   wrong: dict[str, errors.CheckpointError] = {}
@@ -179,8 +177,8 @@ def find(path: pathlib.Path, check: Callable[[Tensors], None]) -> Tensors:
     raise wrong[there[0]]
   if len(good) > 1 and good[SINGLE] != good[INDEX]:
     raise errors.CheckpointError(
-        f"{path}: holds {SINGLE} and also {INDEX} with its shards, two sets of weights that both"
-        " fit this model. One of them is left over; remove it."
+      f"{path}: holds {SINGLE} and also {INDEX} with its shards, two sets of weights that both"
+      " fit this model. One of them is left over; remove it."
     )
   taken = next(iter(good))
   for name, why in wrong.items():
@@ -201,8 +199,8 @@ def _sharded(path: pathlib.Path) -> Tensors:
     # A plain name cannot leave the directory; the file itself may be a link, as in the hub's cache.
     if not isinstance(shard, str) or not _SHARD_NAME.fullmatch(shard):
       raise errors.CheckpointError(
-          f"{path / INDEX}: {name!r} lies in {shard!r}; expected the plain name of a .safetensors"
-          " file in the same directory."
+        f"{path / INDEX}: {name!r} lies in {shard!r}; expected the plain name of a .safetensors"
+        " file in the same directory."
       )
     shards.setdefault(shard, set()).add(name)
   found: Tensors = {}
@@ -211,7 +209,7 @@ def _sharded(path: pathlib.Path) -> Tensors:
     odd = sorted(n for n in set(tensors) ^ listed if not param_table.BUFFER.search(n))
     if odd:
       raise errors.CheckpointError(
-          f"{path / shard}: differs from {INDEX} in {len(odd)} names, the first is {odd[0]!r}."
+        f"{path / shard}: differs from {INDEX} in {len(odd)} names, the first is {odd[0]!r}."
       )
     twice = sorted(found.keys() & tensors.keys())
     if twice:

@@ -23,14 +23,14 @@ _SHARD_BYTES = 5 << 30
 
 
 def save_hf(
-    path: str | os.PathLike,
-    params: Mapping[str, Any],
-    sizes: Mapping[str, Any],
-    *,
-    dtype: Any = None,
-    image_token: int = 0,
-    files: Mapping[str, bytes] | None = None,
-    shard_bytes: int = _SHARD_BYTES,
+  path: str | os.PathLike,
+  params: Mapping[str, Any],
+  sizes: Mapping[str, Any],
+  *,
+  dtype: Any = None,
+  image_token: int = 0,
+  files: Mapping[str, bytes] | None = None,
+  shard_bytes: int = _SHARD_BYTES,
 ) -> pathlib.Path:
   """Writes the directory `path`, which must not exist; it appears complete or not at all.
 
@@ -50,7 +50,9 @@ def save_hf(
     CheckpointError: `path` exists, cannot be written, or the parameters do not fit the sizes.
   """
   path = pathlib.Path(path)
-  param_table.check({n: tuple(a.shape) for n, a in params.items()}, param_table.shapes(sizes), str(path))
+  param_table.check(
+    {n: tuple(a.shape) for n, a in params.items()}, param_table.shapes(sizes), str(path)
+  )
   image_token = image_token or default_image_token(sizes["llm"]["vocab_size"])
   rows = hf_vocabulary.num_rows(sizes["llm"]["vocab_size"], image_token)
   tensors = _tensors(params, sizes, dtype, rows)
@@ -117,7 +119,7 @@ def _tensors(params, sizes, dtype, rows) -> dict[str, _Tensor]:
   """{their name: _Tensor}; the embedding has `rows`."""
   llm = sizes["llm"]
   table = param_table.table(
-      fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
+    fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
   )
   dims = param_table.dims_of(sizes)
   dims |= {"q": dims["p"], "V": rows}
@@ -128,9 +130,7 @@ def _tensors(params, sizes, dtype, rows) -> dict[str, _Tensor]:
     for layer in layers:
       for part, their in enumerate(theirs):
         index = part if len(theirs) > 1 else None
-        tensors[their.format(i=layer)] = _Tensor(
-            name, array, layer, index, pattern, dims, dtype
-        )
+        tensors[their.format(i=layer)] = _Tensor(name, array, layer, index, pattern, dims, dtype)
   return tensors
 
 

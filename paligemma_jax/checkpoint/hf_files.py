@@ -34,9 +34,9 @@ _SIZES = ("preprocessor_config.json", "processor_config.json")  # They say the s
 
 
 def make(
-    sizes: Mapping[str, Any],
-    tokenizer: tokenizers.Tokenizer | None,
-    source: reader.Weights | None = None,
+  sizes: Mapping[str, Any],
+  tokenizer: tokenizers.Tokenizer | None,
+  source: reader.Weights | None = None,
 ) -> tuple[int, dict[str, bytes]]:
   """The id of image tokens, and {name: content} of the files.
 
@@ -54,12 +54,16 @@ def make(
       files.pop(name, None)
   num_tokens = (sizes["res"] // sizes["img"]["patch_size"]) ** 2
   made = {
-      "generation_config.json": _json({
-          "bos_token_id": 2, "eos_token_id": 1, "pad_token_id": 0,
-          **({"cache_implementation": "hybrid"} if sizes["llm"]["post_norms"] else {}),
-      }),
-      "preprocessor_config.json": _json(_preprocessor(sizes["res"], num_tokens)),
-      "README.md": _card(sizes).encode(),
+    "generation_config.json": _json(
+      {
+        "bos_token_id": 2,
+        "eos_token_id": 1,
+        "pad_token_id": 0,
+        **({"cache_implementation": "hybrid"} if sizes["llm"]["post_norms"] else {}),
+      }
+    ),
+    "preprocessor_config.json": _json(_preprocessor(sizes["res"], num_tokens)),
+    "README.md": _card(sizes).encode(),
   }
   if tokenizer is not None:
     made |= _of_tokenizer(tokenizer, num_words, image_token)
@@ -71,7 +75,7 @@ def make(
 
 
 def _image_token(
-    num_words: int, tokenizer: tokenizers.Tokenizer | None, source: reader.Weights | None
+  num_words: int, tokenizer: tokenizers.Tokenizer | None, source: reader.Weights | None
 ) -> int:
   if source is not None and source.image_token:
     return source.image_token
@@ -96,18 +100,18 @@ def _carried(folder: pathlib.Path) -> dict[str, bytes]:
 
 def _preprocessor(res: int, num_tokens: int) -> dict[str, Any]:
   return {
-      "do_convert_rgb": True,
-      "do_normalize": True,
-      "do_rescale": True,
-      "do_resize": True,
-      "image_mean": [0.5, 0.5, 0.5],
-      "image_processor_type": "SiglipImageProcessor",
-      "image_seq_length": num_tokens,
-      "image_std": [0.5, 0.5, 0.5],
-      "processor_class": "PaliGemmaProcessor",
-      "resample": 3,
-      "rescale_factor": 1 / 255,
-      "size": {"height": res, "width": res},
+    "do_convert_rgb": True,
+    "do_normalize": True,
+    "do_rescale": True,
+    "do_resize": True,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_processor_type": "SiglipImageProcessor",
+    "image_seq_length": num_tokens,
+    "image_std": [0.5, 0.5, 0.5],
+    "processor_class": "PaliGemmaProcessor",
+    "resample": 3,
+    "rescale_factor": 1 / 255,
+    "size": {"height": res, "width": res},
   }
 
 
@@ -126,23 +130,24 @@ def _resized(content: bytes, res: int, num_tokens: int) -> bytes:
 
 
 def _of_tokenizer(
-    tokenizer: tokenizers.Tokenizer, num_words: int, image_token: int
+  tokenizer: tokenizers.Tokenizer, num_words: int, image_token: int
 ) -> dict[str, bytes]:
   files = {"tokenizer.model": tokenizer.whole_bytes}
   try:
     text = tokenizer_json.from_model(
-        tokenizer.whole_bytes, num_ids=min(num_words, image_token), image_token=image_token
+      tokenizer.whole_bytes, num_ids=min(num_words, image_token), image_token=image_token
     )
     files["tokenizer.json"] = text.encode()
   except errors.ConfigError as e:
     logging.warning("no tokenizer.json is written, tokenizer.model alone: %s", e)
   added = tokenizer_json.added_tokens(tokenizer.whole_bytes, image_token)
-  files["tokenizer_config.json"] = _json({
+  files["tokenizer_config.json"] = _json(
+    {
       "add_bos_token": True,
       "add_eos_token": False,
       # Transformers 5 looks here and not into tokenizer.json.
       "added_tokens_decoder": {
-          str(token["id"]): {k: v for k, v in token.items() if k != "id"} for token in added
+        str(token["id"]): {k: v for k, v in token.items() if k != "id"} for token in added
       },
       "additional_special_tokens": [hf_vocabulary.IMAGE],
       "bos_token": "<bos>",
@@ -155,10 +160,11 @@ def _of_tokenizer(
       "tokenizer_class": "GemmaTokenizer",
       "unk_token": "<unk>",
       "use_default_system_prompt": False,
-  })
+    }
+  )
   special = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
   files["special_tokens_map.json"] = _json(
-      {"additional_special_tokens": [hf_vocabulary.IMAGE], **special}
+    {"additional_special_tokens": [hf_vocabulary.IMAGE], **special}
   )
   files["added_tokens.json"] = _json({hf_vocabulary.IMAGE: image_token})
   return files

@@ -43,13 +43,16 @@ def num_words(path: pathlib.Path, config: Mapping[str, Any], table: safetensors.
   named = {i: t for i, t in added_tokens(path).items() if words <= i < rows and t != IMAGE}
   if named:
     logging.info(
-        "%s: keeps all %d rows of the embedding: %r is token %d", path, rows, *_first(named)
+      "%s: keeps all %d rows of the embedding: %r is token %d", path, rows, *_first(named)
     )
     return rows
   if not alike(table, words):
     logging.info(
-        "%s: keeps all %d rows of the embedding: those from %d on differ from each other, so they"
-        " have been trained", path, rows, words,
+      "%s: keeps all %d rows of the embedding: those from %d on differ from each other, so they"
+      " have been trained",
+      path,
+      rows,
+      words,
     )
     return rows
   logging.info("%s: rows %d to %d only pad the embedding and are left out", path, words, rows - 1)

@@ -48,19 +48,19 @@ def open_weights(path: str | os.PathLike) -> reader.Weights:
   if (path / "config.json").exists():
     return hf.open_hf(path)
   raise errors.CheckpointError(
-      f"{path}: is no directory of weights; expected a Hugging Face one (config.json and"
-      " *.safetensors) or one that `save` wrote (config.json, params.npz and SEAL.json)."
+    f"{path}: is no directory of weights; expected a Hugging Face one (config.json and"
+    " *.safetensors) or one that `save` wrote (config.json, params.npz and SEAL.json)."
   )
 
 
 def load_params(
-    weights: reader.Weights | str | os.PathLike,
-    shapes: Mapping[str, Any],
-    *,
-    dtype: Any,
-    shardings: Mapping[str, jax.sharding.Sharding] | None = None,
-    log: Callable[[str], None] | None = None,
-    repack: Callable[[str, Iterator[np.ndarray]], dict[str, np.ndarray] | None] | None = None,
+  weights: reader.Weights | str | os.PathLike,
+  shapes: Mapping[str, Any],
+  *,
+  dtype: Any,
+  shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+  log: Callable[[str], None] | None = None,
+  repack: Callable[[str, Iterator[np.ndarray]], dict[str, np.ndarray] | None] | None = None,
 ) -> dict[str, jax.Array]:
   """The parameters {name: dtype[shape]} on their devices.
 
@@ -84,9 +84,12 @@ def load_params(
   found = {name: entry.shape for name, entry in weights.entries.items()}
   resample = resamples(found, shapes)
   param_table.check(
-      {**found, **({param_table.POS_EMBEDDING: shapes[param_table.POS_EMBEDDING]} if resample else {})},
-      shapes,
-      str(weights.path),
+    {
+      **found,
+      **({param_table.POS_EMBEDDING: shapes[param_table.POS_EMBEDDING]} if resample else {}),
+    },
+    shapes,
+    str(weights.path),
   )
   default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   params = {}
@@ -114,9 +117,7 @@ def load_params(
   return params
 
 
-def _checked(
-    blocks: Iterator[np.ndarray], name: str, bad: list[str]
-) -> Iterator[np.ndarray]:
+def _checked(blocks: Iterator[np.ndarray], name: str, bad: list[str]) -> Iterator[np.ndarray]:
   """The blocks; `name` is added to `bad` when one holds NaN or infinity."""
   for block in blocks:
     if name not in bad and not check(block):
@@ -125,7 +126,7 @@ def _checked(
 
 
 def _put(
-    blocks: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, sharding: Any
+  blocks: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, sharding: Any
 ) -> tuple[jax.Array, bool]:
   """One array on its devices, and whether all of it are finite numbers."""
   shards, good = _host_shards(blocks, shape, dtype, sharding)
@@ -136,7 +137,7 @@ def _put(
 
 
 def _host_shards(
-    blocks: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, sharding: Any
+  blocks: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, sharding: Any
 ) -> tuple[list[tuple[np.ndarray, list[jax.Device]]], bool]:
   """One host buffer per distinct shard, with its devices, filled as the blocks arrive; and whether
   all numbers are finite.
@@ -205,8 +206,8 @@ def refuse(path: object, names: Sequence[str], num_all: int) -> None:
     return
   shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
   raise errors.CheckpointError(
-      f"{path}: {len(names)} of {num_all} parameters hold numbers that are not finite (NaN or"
-      f" infinity): {shown}. The file is damaged, or of a run that went wrong: take an earlier one."
+    f"{path}: {len(names)} of {num_all} parameters hold numbers that are not finite (NaN or"
+    f" infinity): {shown}. The file is damaged, or of a run that went wrong: take an earlier one."
   )
 
 
@@ -233,8 +234,8 @@ def resamples(found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> bool
   for num_tokens in (old[1], new[1]):
     if math.isqrt(num_tokens) ** 2 != num_tokens:
       raise errors.CheckpointError(
-          f"{param_table.POS_EMBEDDING}: cannot be resampled from {old[1]} to {new[1]} tokens:"
-          f" {num_tokens} is no square."
+        f"{param_table.POS_EMBEDDING}: cannot be resampled from {old[1]} to {new[1]} tokens:"
+        f" {num_tokens} is no square."
       )
   return True
 

@@ -173,27 +173,26 @@ def read_facts(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def check_leaves(
-    folder: pathlib.Path, found: Mapping[str, list], wanted: Mapping[str, list]
+  folder: pathlib.Path, found: Mapping[str, list], wanted: Mapping[str, list]
 ) -> None:
   """Raises ConfigError, naming names, unless the tables `found` and `wanted` are equal."""
   if found == wanted:
     return
   parts = []
   for what, names in (
-      ("lacks", sorted(set(wanted) - set(found))),
-      ("has besides", sorted(set(found) - set(wanted))),
-      ("differs in", sorted(n for n in wanted if n in found and wanted[n] != found[n])),
+    ("lacks", sorted(set(wanted) - set(found))),
+    ("has besides", sorted(set(found) - set(wanted))),
+    ("differs in", sorted(n for n in wanted if n in found and wanted[n] != found[n])),
   ):
     if names:
       shown = [
-          f"{n} ({found[n]} instead of {wanted[n]})" if what == "differs in" else n
-          for n in names[:3]
+        f"{n} ({found[n]} instead of {wanted[n]})" if what == "differs in" else n for n in names[:3]
       ]
       more = f" and {len(names) - 3} more" if len(names) > 3 else ""
       parts.append(f"{what} {', '.join(shown)}{more}")
   raise errors.ConfigError(
-      f"The state in {folder} was saved by a run with other settings (model, freezing or"
-      f" optimizer): it {'; it '.join(parts)}. Use the same config, or another --workdir."
+    f"The state in {folder} was saved by a run with other settings (model, freezing or"
+    f" optimizer): it {'; it '.join(parts)}. Use the same config, or another --workdir."
   )
 
 
@@ -203,9 +202,9 @@ def _checked(facts: dict[str, Any]) -> dict[str, Any]:
   good = kind in ("step", BASE) and isinstance(leaves, dict) and all(map(_is_leaf, leaves.values()))
   if good and kind == "step":
     good = (
-        type(facts.get("step")) is int
-        and isinstance(facts.get("base"), str)
-        and _is_of_run(facts.get("run", {}))  # Runs of earlier versions have none.
+      type(facts.get("step")) is int
+      and isinstance(facts.get("base"), str)
+      and _is_of_run(facts.get("run", {}))  # Runs of earlier versions have none.
     )
   if not good:
     raise Broken(f"{SEAL} does not say what the seal of a {kind or 'step'} says")
@@ -229,9 +228,9 @@ def _is_of_run(value: Any) -> bool:
     return False
   counts = [*rows.values(), *nonfinite.values()]
   return (
-      all(type(count) is int and count >= 0 for count in counts)
-      and set(nonfinite) == _NONFINITE
-      and all(map(_is_of_line, line))
+    all(type(count) is int and count >= 0 for count in counts)
+    and set(nonfinite) == _NONFINITE
+    and all(map(_is_of_line, line))
   )
 
 

@@ -35,8 +35,8 @@ def weights(cfg: variants.ModelConfig, tuned: reader.Weights) -> reader.Weights:
   shapes = {name: leaf.shape for name, leaf in paligemma.param_shapes(cfg.plain()).items()}
   found = tuned.entries
   entries = {
-      name: reader.Entry(shape, found[name].dtype if _as_is(name, found) else np.dtype("float32"))
-      for name, shape in shapes.items()
+    name: reader.Entry(shape, found[name].dtype if _as_is(name, found) else np.dtype("float32"))
+    for name, shape in shapes.items()
   }
 
   def blocks(name: str) -> Iterator[np.ndarray]:

@@ -29,10 +29,10 @@ from paligemma_jax.models import params as param_table
 
 # bfloat16 has no numpy name of its own: it is stored as two raw bytes.
 DTYPES = {
-    "<f4": np.dtype(np.float32),
-    "<f2": np.dtype(np.float16),
-    "|V2": reader.BFLOAT16,
-    "<V2": reader.BFLOAT16,
+  "<f4": np.dtype(np.float32),
+  "<f2": np.dtype(np.float16),
+  "|V2": reader.BFLOAT16,
+  "<V2": reader.BFLOAT16,
 }
 MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 10_000  # numpy's own limit; ours are below 200 bytes.
@@ -43,13 +43,13 @@ _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _MAX_INFLATION = 20
 _FREE_BYTES = 16 << 20
 _BAD_ZIP = (
-    zipfile.BadZipFile,
-    zipfile.LargeZipFile,
-    NotImplementedError,
-    OSError,
-    EOFError,
-    ValueError,
-    struct.error,
+  zipfile.BadZipFile,
+  zipfile.LargeZipFile,
+  NotImplementedError,
+  OSError,
+  EOFError,
+  ValueError,
+  struct.error,
 )
 
 
@@ -82,12 +82,12 @@ def open_npz(path: str | os.PathLike, *, alone: bool = True) -> reader.Weights:
   entries = {name: member.entry for name, member in members.items()}
   told = param_table.sizes_of({name: entry.shape for name, entry in entries.items()}, str(path))
   return reader.Weights(
-      path=path,
-      kind="npz",
-      entries=entries,
-      sizes=read(path, told) if alone else told,
-      tokenizer=published.find_tokenizer(path),
-      blocks=lambda name: _blocks(path, members[name]),
+    path=path,
+    kind="npz",
+    entries=entries,
+    sizes=read(path, told) if alone else told,
+    tokenizer=published.find_tokenizer(path),
+    blocks=lambda name: _blocks(path, members[name]),
   )
 
 
@@ -117,7 +117,7 @@ def _members(path: pathlib.Path) -> dict[str, _Member]:
   total = sum(member.num_bytes for member in members.values())
   if total > _MAX_INFLATION * file_bytes + _FREE_BYTES:
     raise errors.CheckpointError(
-        f"{path}: its {file_bytes} bytes claim to hold {total}; no weights deflate like that."
+      f"{path}: its {file_bytes} bytes claim to hold {total}; no weights deflate like that."
     )
   return members
 
@@ -133,12 +133,12 @@ def _locate(file, info: zipfile.ZipInfo, file_bytes: int, where: str) -> _Member
     raise errors.CheckpointError(f"{where} is not where the zip directory says: damaged.")
   *_, name_len, extra_len = _LOCAL_HEADER.unpack(raw)
   member = _Member(
-      name=info.filename,
-      start=info.header_offset + _LOCAL_HEADER.size + name_len + extra_len,
-      stored_bytes=info.compress_size,
-      num_bytes=info.file_size,
-      deflated=info.compress_type == zipfile.ZIP_DEFLATED,
-      crc=info.CRC,
+    name=info.filename,
+    start=info.header_offset + _LOCAL_HEADER.size + name_len + extra_len,
+    stored_bytes=info.compress_size,
+    num_bytes=info.file_size,
+    deflated=info.compress_type == zipfile.ZIP_DEFLATED,
+    crc=info.CRC,
   )
   if member.start + member.stored_bytes > file_bytes:
     raise errors.CheckpointError(f"{where} reaches beyond the end of the file: truncated.")
@@ -158,7 +158,7 @@ def _with_header(file, member: _Member, where: str) -> _Member:
       raise errors.CheckpointError(f"{where} cannot be inflated: {e}.") from None
   if head[:6] != MAGIC:
     raise errors.CheckpointError(
-        f"{where} is no numpy array (a pickle, perhaps; those are never read)."
+      f"{where} is no numpy array (a pickle, perhaps; those are never read)."
     )
   wide = head[6:7] != b"\x01"
   start = 12 if wide else 10
@@ -169,8 +169,8 @@ def _with_header(file, member: _Member, where: str) -> _Member:
   entry, fortran = _parse_header(head[start : start + header_len], where)
   if start + header_len + entry.num_bytes != member.num_bytes:
     raise errors.CheckpointError(
-        f"{where} says {entry.dtype}{list(entry.shape)}, that is {entry.num_bytes} bytes, but"
-        f" {member.num_bytes - start - header_len} bytes are declared for its data."
+      f"{where} says {entry.dtype}{list(entry.shape)}, that is {entry.num_bytes} bytes, but"
+      f" {member.num_bytes - start - header_len} bytes are declared for its data."
     )
   return dataclasses.replace(member, header_bytes=start + header_len, entry=entry, fortran=fortran)
 
@@ -188,8 +188,8 @@ def _parse_header(raw: bytes, where: str) -> tuple[reader.Entry, bool]:
   if not isinstance(descr, str) or descr not in DTYPES:
     hint = " Arrays of objects are pickles; those are never read." if "O" in str(descr) else ""
     raise errors.CheckpointError(
-        f"{where} has dtype {descr!r}; weights are float32 '<f4', bfloat16 '|V2' or float16"
-        f" '<f2'.{hint}"
+      f"{where} has dtype {descr!r}; weights are float32 '<f4', bfloat16 '|V2' or float16"
+      f" '<f2'.{hint}"
     )
   return reader.Entry(shape, DTYPES[descr]), header["fortran_order"] is True
 
@@ -239,7 +239,7 @@ class _Stored:
           raise errors.CheckpointError(f"{self._where} cannot be read: {e}.") from None
         if not num_read:
           raise errors.CheckpointError(
-              f"{self._where} ends {self._left} bytes early: truncated or damaged."
+            f"{self._where} ends {self._left} bytes early: truncated or damaged."
           )
         self._crc = zlib.crc32(piece[:num_read], self._crc)
         self._left -= num_read
@@ -301,10 +301,10 @@ def _chunks(file, member: _Member, where: str) -> Iterator[memoryview]:
 
 _SUFFIX = ".sizes.json"
 _WORDS = {
-    "attn_softcap": "attention softcap",
-    "final_softcap": "final softcap",
-    "query_scale": "scale of queries",
-    "sliding_window": "sliding window",
+  "attn_softcap": "attention softcap",
+  "final_softcap": "final softcap",
+  "query_scale": "scale of queries",
+  "sliding_window": "sliding window",
 }
 
 
@@ -326,8 +326,11 @@ def write(path: pathlib.Path, sizes: Mapping[str, Any], told: Mapping[str, Any])
     return
   atomic_io.write_atomically(beside(path), json.dumps({"llm": differ}, indent=2) + "\n")
   logging.warning(
-      "%s: the npz format cannot hold the model's %s; %s does. Keep the two together; programs"
-      " other than this one must be told.", path, _in_words(differ), beside(path).name,
+    "%s: the npz format cannot hold the model's %s; %s does. Keep the two together; programs"
+    " other than this one must be told.",
+    path,
+    _in_words(differ),
+    beside(path).name,
   )
 
 
@@ -343,16 +346,17 @@ def read(path: pathlib.Path, told: Mapping[str, Any]) -> dict[str, Any]:
       values = {k: llm[k] for k in ("attn_softcap", "final_softcap", "sliding_window")}
       log = logging.info if published.hub_id(path) else logging.warning
       log(
-          "%s: an npz does not say the model's %s, so those of the published PaliGemma 2 are taken."
-          " A model with others needs overrides, as {'llm.final_softcap': 30.0}.",
-          path, _in_words(values),
+        "%s: an npz does not say the model's %s, so those of the published PaliGemma 2 are taken."
+        " A model with others needs overrides, as {'llm.final_softcap': 30.0}.",
+        path,
+        _in_words(values),
       )
     return {**told, "llm": llm}
   found = reader.read_json(beside(path)).get("llm")
   known = isinstance(found, dict) and found.keys() <= _WORDS.keys()
   if not known or not all(_fits(llm[key], value) for key, value in found.items()):
     raise errors.CheckpointError(
-        f"{beside(path)}: is damaged: expected 'llm' with some of {', '.join(_WORDS)}."
+      f"{beside(path)}: is damaged: expected 'llm' with some of {', '.join(_WORDS)}."
     )
   return {**told, "llm": {**llm, **found}}
 

@@ -25,11 +25,11 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # No time in the file: equal weights make equal b
 
 
 def save_npz(
-    path: str | os.PathLike,
-    params: Mapping[str, Any],
-    *,
-    dtype: Any = None,
-    sizes: Mapping[str, Any] | None = None,
+  path: str | os.PathLike,
+  params: Mapping[str, Any],
+  *,
+  dtype: Any = None,
+  sizes: Mapping[str, Any] | None = None,
 ) -> pathlib.Path:
   """Writes {published name: array} as a big_vision npz, with `params/` names, uncompressed.
 
@@ -47,13 +47,15 @@ def save_npz(
       place in, or the file cannot be written.
   """
   path = pathlib.Path(path)
-  told = param_table.sizes_of({name: tuple(array.shape) for name, array in params.items()}, str(path))
+  told = param_table.sizes_of(
+    {name: tuple(array.shape) for name, array in params.items()}, str(path)
+  )
   for name, array in params.items():
     storable(array.dtype if dtype is None else dtype, name)
   with replacing(path) as partial:
     with (
-        atomic_io.open_new(partial) as file,
-        zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+      atomic_io.open_new(partial) as file,
+      zipfile.ZipFile(file, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
     ):
       for name in sorted(params):
         _write(archive, name, params[name], dtype)
@@ -70,7 +72,7 @@ def storable(dtype: Any, name: str = "weights") -> np.dtype:
     target = None
   if target not in _DESCR:
     raise errors.CheckpointError(
-        f"{name}: cannot be stored as {dtype}; expected float32, bfloat16 or float16."
+      f"{name}: cannot be stored as {dtype}; expected float32, bfloat16 or float16."
     )
   return target
 
@@ -91,8 +93,8 @@ def as_stored(block: Any, target: np.dtype, name: str) -> np.ndarray:
   lost = np.isinf(narrow) & ~np.isinf(block.astype(np.float32))
   if lost.any():
     raise errors.CheckpointError(
-        f"{name}: {float(block[lost][0]):g} does not fit float16, whose largest number is 65504;"
-        " nothing was written. Store the weights as bfloat16, which has float32's range."
+      f"{name}: {float(block[lost][0]):g} does not fit float16, whose largest number is 65504;"
+      " nothing was written. Store the weights as bfloat16, which has float32's range."
     )
   return narrow
 

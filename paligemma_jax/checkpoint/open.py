@@ -94,11 +94,11 @@ def open_base(path: str | os.PathLike) -> reader.Weights:
 
 
 def save_peft(
-    path: str | os.PathLike,
-    to: str | os.PathLike,
-    *,
-    base: str = "",
-    log: Callable[[str], None] = logging.warning,
+  path: str | os.PathLike,
+  to: str | os.PathLike,
+  *,
+  base: str = "",
+  log: Callable[[str], None] = logging.warning,
 ) -> pathlib.Path:
   """Writes the adapters of a run, or of one step of it, as a PEFT directory; gives that back.
 
@@ -129,18 +129,20 @@ def save_peft(
     log(f"{path}: {sentence}")
   trained = {name for name in run.trained if not lora.is_adapter(name)}
   return peft_export.save_peft(
-      to,
-      adapters,
-      sizes,
-      rank=spec.rank,
-      alpha=spec.alpha,
-      rslora=spec.rslora,
-      dora=spec.dora,
-      dropout=spec.dropout,
-      trained={name: run.weights.read(name) for name in sorted(peft_export.modules_of(trained, sizes))},
-      base=base,
-      revision=revision,
-      remarks=" ".join(remarks),
+    to,
+    adapters,
+    sizes,
+    rank=spec.rank,
+    alpha=spec.alpha,
+    rslora=spec.rslora,
+    dora=spec.dora,
+    dropout=spec.dropout,
+    trained={
+      name: run.weights.read(name) for name in sorted(peft_export.modules_of(trained, sizes))
+    },
+    base=base,
+    revision=revision,
+    remarks=" ".join(remarks),
   )
 
 
@@ -157,30 +159,30 @@ def _remarks(cfg: variants.ModelConfig, base: str) -> list[str]:
   remarks = [f"The base is a model at {cfg.res} px."]
   if not base:
     remarks = [
-        "adapter_config.json names no base, because the run's init is nothing that transformers"
-        f" opens; it is a model at {cfg.res} px. Write it with `--format hf --without_adapters`"
-        " and name it with `--base`."
+      "adapter_config.json names no base, because the run's init is nothing that transformers"
+      f" opens; it is a model at {cfg.res} px. Write it with `--format hf --without_adapters`"
+      " and name it with `--base`."
     ]
   if cfg.llm.post_norms:
     caps = [f"{cfg.llm.attn_softcap:g} (attention)", f"{cfg.llm.final_softcap:g} (final)"]
     remarks.append(
-        f"Its config.json must have the softcaps that the run had: {', '.join(caps)}; 0 is null."
+      f"Its config.json must have the softcaps that the run had: {', '.join(caps)}; 0 is null."
     )
   if cfg.packed:
     remarks.append(
-        f"The run kept its base packed as {cfg.packed}, so the adapters belong to that one; over"
-        " the base in full precision answers differ a little. `--format hf --without_adapters`"
-        " writes the base as the run saw it."
+      f"The run kept its base packed as {cfg.packed}, so the adapters belong to that one; over"
+      " the base in full precision answers differ a little. `--format hf --without_adapters`"
+      " writes the base as the run saw it."
     )
   return remarks
 
 
 def config_of(
-    sizes: Mapping[str, Any],
-    *,
-    dtype: str,
-    res: int = 0,
-    overrides: Mapping[str, Any] | None = None,
+  sizes: Mapping[str, Any],
+  *,
+  dtype: str,
+  res: int = 0,
+  overrides: Mapping[str, Any] | None = None,
 ) -> variants.ModelConfig:
   """The ModelConfig of sizes that weights came with (`Weights.sizes`).
 
@@ -196,14 +198,14 @@ def config_of(
   for key, value in (overrides or {}).items():
     tower, _, name = key.partition(".")
     errors.pick(
-        errors.pick(towers, tower, "tower in overrides"), name, f"size in overrides {tower}"
+      errors.pick(towers, tower, "tower in overrides"), name, f"size in overrides {tower}"
     )
     towers[tower][name] = value
   return variants.ModelConfig(
-      img=variants.Vit(**towers["img"]),
-      llm=variants.Gemma(**towers["llm"]),
-      res=res or sizes["res"],
-      dtype=dtype,
+    img=variants.Vit(**towers["img"]),
+    llm=variants.Gemma(**towers["llm"]),
+    res=res or sizes["res"],
+    dtype=dtype,
   )
 
 

@@ -15,7 +15,7 @@ from paligemma_jax.models import variants
 
 
 def repack(
-    cfg: variants.ModelConfig, name: str, blocks: Iterator[np.ndarray]
+  cfg: variants.ModelConfig, name: str, blocks: Iterator[np.ndarray]
 ) -> dict[str, np.ndarray] | None:
   """The codes and scales that are to stand for parameter `name`; None where it is not packed.
 

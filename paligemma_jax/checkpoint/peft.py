@@ -37,8 +37,8 @@ _KNOWN = {
 # Initialisations that leave the base as it was; others take something out of it first.
 _PLAIN_INIT = (True, False, None, "gaussian", "eva", "orthogonal")
 _PARTS = re.compile(
-    r"\.(?:(?P<emb>lora_embedding_[AB])|(?P<lora>lora_[AB])(?:\.default)?\.(?P<kind>weight|bias)"
-    r"|(?P<mag>lora_magnitude_vector)(?:\.default)?(?:\.weight)?)(?:\.default)?$"
+  r"\.(?:(?P<emb>lora_embedding_[AB])|(?P<lora>lora_[AB])(?:\.default)?\.(?P<kind>weight|bias)"
+  r"|(?P<mag>lora_magnitude_vector)(?:\.default)?(?:\.weight)?)(?:\.default)?$"
 )
 _TOKENS = re.compile(r"\.(?:token_adapter\.)?trainable_tokens_delta(?:\.default)?$")
 
@@ -58,8 +58,8 @@ def base_of(path: pathlib.Path) -> str:
   base, revision = settings.get("base_model_name_or_path"), settings.get("revision")
   if not isinstance(base, str) or not base:
     raise errors.CheckpointError(
-        f"{path}: is a directory of PEFT adapters whose {peft_export.CONFIG} names no base. Name it:"
-        f" load(…, base=PATH), or \"{path}:base=PATH\" where a path is wanted."
+      f"{path}: is a directory of PEFT adapters whose {peft_export.CONFIG} names no base. Name it:"
+      f' load(…, base=PATH), or "{path}:base=PATH" where a path is wanted.'
     )
   return f"{base}@{revision}" if isinstance(revision, str) and revision else base
 
@@ -74,14 +74,14 @@ def open_adapter(path: pathlib.Path, base: reader.Weights) -> reader.Weights:
   _check_settings(settings, path)
   if not (path / peft_export.TENSORS).exists():
     raise errors.CheckpointError(
-        f"{path}: has no {peft_export.TENSORS}; adapters in other formats (*.bin are pickles) are not"
-        " read."
+      f"{path}: has no {peft_export.TENSORS}; adapters in other formats (*.bin are pickles) are not"
+      " read."
     )
   changes = _changes(safetensors.read_header(path / peft_export.TENSORS), settings, path)
   sizes = _sizes(base.sizes, changes)
   llm = sizes["llm"]
   table = param_table.table(
-      fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
+    fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
   )
   dims = {**param_table.dims_of(sizes), "q": sizes["img"]["patch_size"]}
   shapes = param_table.shapes(sizes)
@@ -94,8 +94,8 @@ def open_adapter(path: pathlib.Path, base: reader.Weights) -> reader.Weights:
         changed.setdefault(name, []).append(their)
   if unknown := sorted(changes.keys() - {t for own in changed.values() for t in own}):
     raise errors.CheckpointError(
-        f"{path}: {len(unknown)} of its {len(changes)} adapted tensors are none of this base"
-        f" ({base.path}); the first is {unknown[0]!r}."
+      f"{path}: {len(unknown)} of its {len(changes)} adapted tensors are none of this base"
+      f" ({base.path}); the first is {unknown[0]!r}."
     )
 
   def blocks(name: str) -> Iterator[np.ndarray]:
@@ -110,24 +110,24 @@ def open_adapter(path: pathlib.Path, base: reader.Weights) -> reader.Weights:
         parts = [row] if len(theirs) == 1 else list(row)
         own = [changes.get(their.format(i=layer)) for their in theirs]
         parts = [
-            _applied(change, part, pattern, dims) for change, part in zip(own, parts, strict=True)
+          _applied(change, part, pattern, dims) for change, part in zip(own, parts, strict=True)
         ]
         merged.append(parts[0] if len(theirs) == 1 else np.stack(parts))
         layer += 1
       yield np.stack(merged) if layered else merged[0]
 
   entries = {
-      name: reader.Entry(shapes[name], np.dtype(np.float32)) if name in changed else entry
-      for name, entry in base.entries.items()
+    name: reader.Entry(shapes[name], np.dtype(np.float32)) if name in changed else entry
+    for name, entry in base.entries.items()
   }
   return dataclasses.replace(
-      base,
-      path=path,
-      kind="peft",
-      entries=entries,
-      sizes=sizes,
-      blocks=blocks,
-      tokenizer=published.find_tokenizer(path) or base.tokenizer,
+    base,
+    path=path,
+    kind="peft",
+    entries=entries,
+    sizes=sizes,
+    blocks=blocks,
+    tokenizer=published.find_tokenizer(path) or base.tokenizer,
   )
 
 
@@ -151,21 +151,21 @@ class _Change:
     found = {key: tensor.entry.shape for key, tensor in self.parts.items()}
     rank = found["A"][0] if found.get("A") else 0
     fits = {
-        "whole": lambda s: s == shape,
-        "A": lambda s: len(s) > 1 and math.prod(s[1:]) == math.prod(shape[1:]),
-        "B": lambda s: len(s) > 1 and s[:2] == (shape[0], rank) and math.prod(s) == shape[0] * rank,
-        "embedding_A": lambda s: s[1:] == shape[:1],
-        "embedding_B": lambda s: s == (shape[1], found["embedding_A"][0]),
-        "magnitude": lambda s: math.prod(s) == shape[0],
-        "bias": lambda s: s == shape,
-        "rows": lambda s: s == (len(self.token_ids), *shape[1:]),
+      "whole": lambda s: s == shape,
+      "A": lambda s: len(s) > 1 and math.prod(s[1:]) == math.prod(shape[1:]),
+      "B": lambda s: len(s) > 1 and s[:2] == (shape[0], rank) and math.prod(s) == shape[0] * rank,
+      "embedding_A": lambda s: s[1:] == shape[:1],
+      "embedding_B": lambda s: s == (shape[1], found["embedding_A"][0]),
+      "magnitude": lambda s: math.prod(s) == shape[0],
+      "bias": lambda s: s == shape,
+      "rows": lambda s: s == (len(self.token_ids), *shape[1:]),
     }
     pair = all((p + "A" in found) == (p + "B" in found) for p in ("", "embedding_"))
     wrong = {key: list(s) for key, s in found.items() if pair and not fits[key](s)}
     inside = all(0 <= i < shape[0] for i in self.token_ids)
     if wrong or not pair or not inside or ("magnitude" in found and "A" not in found):
       raise errors.CheckpointError(
-          f"{where}: its adapter does not fit {list(shape)}: {wrong or sorted(found)}."
+        f"{where}: its adapter does not fit {list(shape)}: {wrong or sorted(found)}."
       )
 
   def of(self, w: np.ndarray) -> np.ndarray:
@@ -198,7 +198,7 @@ def _applied(change: _Change | None, ours: np.ndarray, pattern: str, dims: Mappi
 
 
 def _changes(
-    tensors: Mapping[str, safetensors.Tensor], settings: Mapping[str, Any], path: pathlib.Path
+  tensors: Mapping[str, safetensors.Tensor], settings: Mapping[str, Any], path: pathlib.Path
 ) -> dict[str, _Change]:
   """{canonical tensor name: what happens to it}."""
   changes: dict[str, _Change] = {}
@@ -221,14 +221,14 @@ def _changes(
     tied = table and set(table.parts) == set(head.parts) <= {"whole", "rows"}
     if not (tied and all(_same(table.parts[part], head.parts[part]) for part in head.parts)):
       raise errors.CheckpointError(
-          f"{path}: adapts lm_head in another way than the embedding; PaliGemma ties the two, so"
-          " this cannot be merged."
+        f"{path}: adapts lm_head in another way than the embedding; PaliGemma ties the two, so"
+        " this cannot be merged."
       )
   table = changes.get(param_table.EMBEDDING)
   if table and {"A", "embedding_A"} & table.parts.keys():
     raise errors.CheckpointError(
-        f"{path}: has a low-rank adapter on the token embedding, which PEFT does not add to the"
-        " head that is tied to it, so this cannot be merged."
+      f"{path}: has a low-rank adapter on the token embedding, which PEFT does not add to the"
+      " head that is tied to it, so this cannot be merged."
     )
   return changes
 
@@ -286,7 +286,7 @@ def _same(a: safetensors.Tensor, b: safetensors.Tensor) -> bool:
     return False
   num_rows = a.entry.shape[0] if a.entry.shape else 1
   blocks = zip(
-      safetensors.row_blocks(a, num_rows), safetensors.row_blocks(b, num_rows), strict=True
+    safetensors.row_blocks(a, num_rows), safetensors.row_blocks(b, num_rows), strict=True
   )
   return all(np.array_equal(x, y) for x, y in blocks)
 
@@ -317,21 +317,21 @@ def _check_settings(settings: Mapping[str, Any], path: pathlib.Path) -> None:
   kind = settings.get("peft_type")
   if kind != "LORA":
     raise errors.CheckpointError(
-        f"{path}: is a directory of PEFT adapters of the kind {kind!r}; only LORA (with rsLoRA and"
-        " DoRA) can be merged. Merge them with PEFT (merge_and_unload) and save the model."
+      f"{path}: is a directory of PEFT adapters of the kind {kind!r}; only LORA (with rsLoRA and"
+      " DoRA) can be merged. Merge them with PEFT (merge_and_unload) and save the model."
     )
   init = settings.get("init_lora_weights", True)
   if init not in _PLAIN_INIT:
     raise errors.CheckpointError(
-        f"{path}: init_lora_weights is {init!r}, which changed the base before it trained, so the"
-        " adapters fit no published base. Convert them with PEFT (path_initial_model_for_weight"
-        "_conversion), or merge them there."
+      f"{path}: init_lora_weights is {init!r}, which changed the base before it trained, so the"
+      " adapters fit no published base. Convert them with PEFT (path_initial_model_for_weight"
+      "_conversion), or merge them there."
     )
   odd = sorted(key for key, value in settings.items() if value and key not in _KNOWN)
   if odd:
     raise errors.CheckpointError(
-        f"{path}: {peft_export.CONFIG} sets {odd[0]}={str(settings[odd[0]])[:60]}, which is not known here"
-        " and may change what the adapters do. Merge them with PEFT (merge_and_unload)."
+      f"{path}: {peft_export.CONFIG} sets {odd[0]}={str(settings[odd[0]])[:60]}, which is unknown"
+      " and may change what the adapters do. Merge them with PEFT (merge_and_unload)."
     )
   for key in ("alpha_pattern", "rank_pattern"):
     if not isinstance(settings.get(key) or {}, dict):

@@ -29,28 +29,28 @@ from paligemma_jax.models import params as param_table
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
 _PARTS = {
-    "lora_a": "lora_A.weight",
-    "lora_b": "lora_B.weight",
-    "lora_magnitude": "lora_magnitude_vector",
+  "lora_a": "lora_A.weight",
+  "lora_b": "lora_B.weight",
+  "lora_magnitude": "lora_magnitude_vector",
 }
 _OLD_VISION, _VISION = "model.vision_tower.vision_model.", "model.vision_tower."
 _HEAD = "lm_head"
 
 
 def save_peft(
-    path: str | os.PathLike,
-    adapters: Mapping[str, Mapping[str, np.ndarray]],
-    sizes: Mapping[str, Any],
-    *,
-    rank: int,
-    alpha: float,
-    rslora: bool,
-    dora: bool,
-    dropout: float,
-    trained: Mapping[str, np.ndarray] | None = None,
-    base: str = "",
-    revision: str = "",
-    remarks: str = "",
+  path: str | os.PathLike,
+  adapters: Mapping[str, Mapping[str, np.ndarray]],
+  sizes: Mapping[str, Any],
+  *,
+  rank: int,
+  alpha: float,
+  rslora: bool,
+  dora: bool,
+  dropout: float,
+  trained: Mapping[str, np.ndarray] | None = None,
+  base: str = "",
+  revision: str = "",
+  remarks: str = "",
 ) -> pathlib.Path:
   """Writes the directory `path`, which must not exist; it appears complete or not at all.
 
@@ -88,38 +88,38 @@ def save_peft(
   for name, array in (trained or {}).items():
     if twice := {_module(their) for their in table[name][0]} & modules:
       raise errors.CheckpointError(
-          f"{path}: {name} trained although its module {min(twice)} has an adapter; PEFT's format"
-          " cannot hold both. Export the merged model, with --format hf."
+        f"{path}: {name} trained although its module {min(twice)} has an adapter; PEFT's format"
+        " cannot hold both. Export the merged model, with --format hf."
       )
     for their, part in _whole(name, array, sizes):
       tensors[their] = part
       saved.add(their.rpartition(".")[0])
   config = {
-      "peft_type": "LORA",
-      # A task would keep AutoPeftModel from opening it; the class of the base says more.
-      "task_type": None,
-      "auto_mapping": {
-          "base_model_class": "PaliGemmaForConditionalGeneration",
-          "parent_library": "transformers.models.paligemma.modeling_paligemma",
-      },
-      "base_model_name_or_path": base or None,
-      "revision": revision or None,
-      "inference_mode": True,
-      "r": rank,
-      "lora_alpha": alpha,
-      "lora_dropout": dropout,
-      "use_rslora": rslora,
-      "use_dora": dora,
-      "bias": "none",
-      "fan_in_fan_out": False,
-      "target_modules": "|".join(_regex(module) for module in sorted(modules)),
-      "modules_to_save": sorted(_ending(module) for module in saved) or None,
+    "peft_type": "LORA",
+    # A task would keep AutoPeftModel from opening it; the class of the base says more.
+    "task_type": None,
+    "auto_mapping": {
+      "base_model_class": "PaliGemmaForConditionalGeneration",
+      "parent_library": "transformers.models.paligemma.modeling_paligemma",
+    },
+    "base_model_name_or_path": base or None,
+    "revision": revision or None,
+    "inference_mode": True,
+    "r": rank,
+    "lora_alpha": alpha,
+    "lora_dropout": dropout,
+    "use_rslora": rslora,
+    "use_dora": dora,
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "target_modules": "|".join(_regex(module) for module in sorted(modules)),
+    "modules_to_save": sorted(_ending(module) for module in saved) or None,
   }
   tensors = {PREFIX + key: x for name, x in tensors.items() for key in _spellings(name)}
   with npz_export.new_folder(path) as folder:
     safetensors.write(
-        folder / TENSORS,
-        {n: (reader.Entry(x.shape, x.dtype), [x]) for n, x in sorted(tensors.items())},
+      folder / TENSORS,
+      {n: (reader.Entry(x.shape, x.dtype), [x]) for n, x in sorted(tensors.items())},
     )
     atomic_io.write_new(folder / CONFIG, json.dumps(config, indent=2) + "\n")
     atomic_io.write_new(folder / "README.md", _card(base, remarks))
@@ -137,7 +137,7 @@ def modules_of(trained: set[str], sizes: Mapping[str, Any]) -> set[str]:
 def _table(sizes: Mapping[str, Any]) -> dict[str, tuple[list[str], str]]:
   llm = sizes["llm"]
   return param_table.table(
-      fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
+    fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
   )
 
 
@@ -170,7 +170,7 @@ def _ending(module: str) -> str:
 
 
 def _whole(
-    name: str, array: np.ndarray, sizes: Mapping[str, Any]
+  name: str, array: np.ndarray, sizes: Mapping[str, Any]
 ) -> Iterator[tuple[str, np.ndarray]]:
   """(their name, float32 tensor) of a parameter; of the token table also the head tied to it."""
   theirs, pattern = _table(sizes)[name]

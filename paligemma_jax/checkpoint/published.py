@@ -16,8 +16,8 @@ DIRECTORY_VARIABLE = "PALIGEMMA_JAX_CKPTS"
 TOKENIZER = "paligemma_tokenizer.model"
 
 _PAGES = {
-    "paligemma": "https://www.kaggle.com/models/google/paligemma (JAX)",
-    "paligemma2": "https://www.kaggle.com/models/google/paligemma-2 (JAX)",
+  "paligemma": "https://www.kaggle.com/models/google/paligemma (JAX)",
+  "paligemma2": "https://www.kaggle.com/models/google/paligemma-2 (JAX)",
 }
 _TOKENIZER_PAGE = "https://storage.googleapis.com/big_vision/paligemma_tokenizer.model"
 # Tasks of the released fine-tuned PaliGemma 1, at 224 and 448 px, and those also at 896 px.
@@ -30,26 +30,26 @@ _TUNED_896 = ("docvqa", "infovqa", "ocrvqa", "refcoco-seg", "stvqa", "textvqa")
 # Short name -> released name. The short ones of PaliGemma 1 are the reference's; those with a size
 # in them are PaliGemma 2.
 _RELEASED = {
-    **{f"pt_{r}": f"paligemma-3b-pt-{r}" for r in (224, 448, 896)},
-    **{f"mix_{r}": f"paligemma-3b-mix-{r}" for r in (224, 448)},
-    **{
-        f"pt_{size}_{r}": f"paligemma2-{size}-pt-{r}"
-        for size in ("3b", "10b", "28b")
-        for r in (224, 448, 896)
-    },
-    **{
-        f"mix_{size}_{r}": f"paligemma2-{size}-mix-{r}"
-        for size in ("3b", "10b", "28b")
-        for r in (224, 448)
-    },
-    **{f"ft_{t}_{r}": f"paligemma-3b-ft-{t}-{r}" for t in _TUNED for r in (224, 448)},
-    **{f"ft_{t}_{r}": f"paligemma-3b-ft-{t}-{r}" for t in _TUNED_896 for r in (224, 448, 896)},
-    **{f"ft_{s}_docci_448": f"paligemma2-{s}-ft-docci-448" for s in ("3b", "10b")},
+  **{f"pt_{r}": f"paligemma-3b-pt-{r}" for r in (224, 448, 896)},
+  **{f"mix_{r}": f"paligemma-3b-mix-{r}" for r in (224, 448)},
+  **{
+    f"pt_{size}_{r}": f"paligemma2-{size}-pt-{r}"
+    for size in ("3b", "10b", "28b")
+    for r in (224, 448, 896)
+  },
+  **{
+    f"mix_{size}_{r}": f"paligemma2-{size}-mix-{r}"
+    for size in ("3b", "10b", "28b")
+    for r in (224, 448)
+  },
+  **{f"ft_{t}_{r}": f"paligemma-3b-ft-{t}-{r}" for t in _TUNED for r in (224, 448)},
+  **{f"ft_{t}_{r}": f"paligemma-3b-ft-{t}-{r}" for t in _TUNED_896 for r in (224, 448, 896)},
+  **{f"ft_{s}_docci_448": f"paligemma2-{s}-ft-docci-448" for s in ("3b", "10b")},
 }
 _OWNER = "google/"  # Of the released files on the Hugging Face hub.
 # Made by us and part of the package.
 _EMBEDDED = {
-    "tiny_112": pathlib.Path(__file__).parent.parent / "assets" / "demo" / "tiny_112.npz",
+  "tiny_112": pathlib.Path(__file__).parent.parent / "assets" / "demo" / "tiny_112.npz",
 }
 # Of several precisions in one folder the most precise is taken.
 _ENDINGS = (".npz", ".bf16.npz", ".b16.npz", ".f16.npz", "")
@@ -82,7 +82,7 @@ def find(name: str | os.PathLike) -> pathlib.Path:
     is_name = "/" not in key and not path.suffix
     hint = errors.did_you_mean(key, [*_RELEASED, *_EMBEDDED]) if is_name else ""
     raise errors.CheckpointError(
-        f"{key!r}: there is no such file or directory, and it is no published name.{hint}"
+      f"{key!r}: there is no such file or directory, and it is no published name.{hint}"
     )
   folder = directory()
   short = {full: s for s, full in _RELEASED.items()}[released]
@@ -94,10 +94,10 @@ def find(name: str | os.PathLike) -> pathlib.Path:
   if cached or key.startswith(_OWNER):
     return cached or find_on_hub(key)
   raise errors.CheckpointError(
-      f"{key!r} is published as {released}.npz but is not in {folder}/. Accept its licence and get"
-      f" it from {_PAGES[released.partition('-')[0]]}, get {TOKENIZER} from {_TOKENIZER_PAGE}, and"
-      f" put both into {folder}/ (set {DIRECTORY_VARIABLE} to use another folder). Or give its id"
-      f" on the Hugging Face hub, '{_OWNER}{released}'."
+    f"{key!r} is published as {released}.npz but is not in {folder}/. Accept its licence and get"
+    f" it from {_PAGES[released.partition('-')[0]]}, get {TOKENIZER} from {_TOKENIZER_PAGE}, and"
+    f" put both into {folder}/ (set {DIRECTORY_VARIABLE} to use another folder). Or give its id"
+    f" on the Hugging Face hub, '{_OWNER}{released}'."
   )
 
 
@@ -127,11 +127,11 @@ def find_tokenizer(weights: pathlib.Path) -> pathlib.Path | None:
 
 
 _PREFIXES = {
-    "paligemma_3b": "pt",
-    "paligemma2_3b": "pt_3b",
-    "paligemma2_10b": "pt_10b",
-    "paligemma2_28b": "pt_28b",
-    "tiny": "",
+  "paligemma_3b": "pt",
+  "paligemma2_3b": "pt_3b",
+  "paligemma2_10b": "pt_10b",
+  "paligemma2_28b": "pt_28b",
+  "tiny": "",
 }
 
 
@@ -192,7 +192,7 @@ def cached_on_hub(name: str) -> pathlib.Path | None:
 def cache() -> pathlib.Path:
   """Where the hub's tools keep what they downloaded; the variables are theirs."""
   home = os.environ.get("HF_HOME") or os.path.join(
-      os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"
+    os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"
   )
   named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
   return pathlib.Path(named or os.path.join(home, "hub")).expanduser()
@@ -230,28 +230,28 @@ def _download(repo: str, revision: str, name: str) -> pathlib.Path:
   by_hand = f"download it with `hf download {repo}{at}`, or give the folder that it is in"
   if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
     raise errors.CheckpointError(
-        f"{name!r}: there is no such file or directory. It reads as an id of the Hugging Face hub,"
-        f" but {cache()} has it not whole, and HF_HUB_OFFLINE forbids a download. Online,"
-        f" {by_hand}."
+      f"{name!r}: there is no such file or directory. It reads as an id of the Hugging Face hub,"
+      f" but {cache()} has it not whole, and HF_HUB_OFFLINE forbids a download. Online,"
+      f" {by_hand}."
     )
   try:
     import huggingface_hub
   except ImportError:
     raise errors.CheckpointError(
-        f"{name!r}: there is no such file or directory. It reads as an id of the Hugging Face hub"
-        f" ({page}), but {cache()} has it not whole. `pip install huggingface_hub` and try again;"
-        f" or {by_hand}. {_LOGIN}"
+      f"{name!r}: there is no such file or directory. It reads as an id of the Hugging Face hub"
+      f" ({page}), but {cache()} has it not whole. `pip install huggingface_hub` and try again;"
+      f" or {by_hand}. {_LOGIN}"
     ) from None
   logging.warning("%s: not in %s, so it is downloaded from %s", name, cache(), page)
   try:
     return pathlib.Path(
-        huggingface_hub.snapshot_download(
-            repo, revision=revision, cache_dir=cache(), allow_patterns=list(_WANTED)
-        )
+      huggingface_hub.snapshot_download(
+        repo, revision=revision, cache_dir=cache(), allow_patterns=list(_WANTED)
+      )
     )
   except Exception as e:  # Of the package and of the network below it: any.
     why = " ".join(str(e).split())[:300]
     raise errors.CheckpointError(
-        f"{name!r} could not be downloaded from the Hugging Face hub: {type(e).__name__}: {why}."
-        f" {_LOGIN} The same command goes on with what is there; or {by_hand}."
+      f"{name!r} could not be downloaded from the Hugging Face hub: {type(e).__name__}: {why}."
+      f" {_LOGIN} The same command goes on with what is there; or {by_hand}."
     ) from None

@@ -86,7 +86,7 @@ def read_json(path: pathlib.Path, *, max_bytes: int = strict_json.MAX_BYTES) -> 
     return strict_json.read_object(path, max_bytes=max_bytes)
   except (OSError, strict_json.Malformed) as e:
     raise errors.CheckpointError(
-        f"{path}: is no valid JSON object: {strict_json.reason(e)}.{foreign.of_file(path)}"
+      f"{path}: is no valid JSON object: {strict_json.reason(e)}.{foreign.of_file(path)}"
     ) from None
 
 

@@ -80,7 +80,7 @@ def open_native(path: str | os.PathLike) -> Native:
   folders = step_folders(path)
   if not folders:
     raise errors.CheckpointError(
-        f"{path}: no saved step here; give a workdir or checkpoints/<step>."
+      f"{path}: no saved step here; give a workdir or checkpoints/<step>."
     )
   reasons = []
   for folder in folders:
@@ -112,22 +112,22 @@ def _open(folder: pathlib.Path, facts: Mapping[str, Any]) -> Native:
   tokenizer = folder / TOKENIZER if (folder / TOKENIZER).exists() else None
   config = _config(folder)
   tuned = reader.Weights(
-      path=folder,
-      kind="run",
-      entries=entries,
-      sizes={},
-      tokenizer=tokenizer,
-      blocks=lambda name: iter((_read(*places[name], entries[name]),)),
+    path=folder,
+    kind="run",
+    entries=entries,
+    sizes={},
+    tokenizer=tokenizer,
+    blocks=lambda name: iter((_read(*places[name], entries[name]),)),
   )
   weights = tuned if merge.is_plain(entries) else merge.weights(model_of(config), tuned)
   sizes = param_table.sizes_of({name: e.shape for name, e in weights.entries.items()}, str(folder))
   return Native(
-      dataclasses.replace(weights, sizes=sizes),
-      dataclasses.replace(tuned, sizes=sizes),
-      config,
-      tokenizer,
-      facts["step"],
-      trained,
+    dataclasses.replace(weights, sizes=sizes),
+    dataclasses.replace(tuned, sizes=sizes),
+    config,
+    tokenizer,
+    facts["step"],
+    trained,
   )
 
 
@@ -153,13 +153,13 @@ def _read(folder: pathlib.Path, stored: str, entry: reader.Entry) -> np.ndarray:
   except Exception as e:  # Of orbax and tensorstore on a folder that they did not write: any.
     why = " ".join(str(e).split())[:200]
     raise errors.StateError(
-        f"{folder}: {stored} cannot be read: {type(e).__name__}: {why}."
+      f"{folder}: {stored} cannot be read: {type(e).__name__}: {why}."
     ) from None
   # By its own description it may be a plain number.
   found = (getattr(array, "dtype", None), getattr(array, "shape", None))
   if found != (entry.dtype, entry.shape):
     raise errors.StateError(
-        f"{folder}: {stored} is {found[0]} {found[1]}, but sealed as {entry.dtype} {entry.shape}."
+      f"{folder}: {stored} is {found[0]} {found[1]}, but sealed as {entry.dtype} {entry.shape}."
     )
   return array
 

@@ -24,15 +24,15 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import strict_json
 
 DTYPES = {
-    "F32": np.dtype(np.float32),
-    "F16": np.dtype(np.float16),
-    "BF16": reader.BFLOAT16,
+  "F32": np.dtype(np.float32),
+  "F16": np.dtype(np.float16),
+  "BF16": reader.BFLOAT16,
 }
 _OF_BUFFERS = {
-    **DTYPES,
-    **{f"{k}{8 * n}": np.dtype(f"{k.lower()}{n}") for k in "IU" for n in (1, 2, 4, 8)},
-    "F64": np.dtype(np.float64),
-    "BOOL": np.dtype(np.bool_),
+  **DTYPES,
+  **{f"{k}{8 * n}": np.dtype(f"{k.lower()}{n}") for k in "IU" for n in (1, 2, 4, 8)},
+  "F64": np.dtype(np.float64),
+  "BOOL": np.dtype(np.bool_),
 }
 _MAX_HEADER = strict_json.MAX_BYTES  # A 28B model's is below 1 MB.
 _METADATA = "__metadata__"
@@ -48,7 +48,7 @@ class Tensor:
 
 
 def read_header(
-    path: str | os.PathLike, *, buffers: re.Pattern[str] | None = None
+  path: str | os.PathLike, *, buffers: re.Pattern[str] | None = None
 ) -> dict[str, Tensor]:
   """{name: Tensor} of one file; its data is not read.
 
@@ -64,8 +64,8 @@ def read_header(
     header_len = int.from_bytes(file.read(8), "little")
     if file_bytes < 8 or header_len > min(_MAX_HEADER, file_bytes - 8):
       raise errors.CheckpointError(
-          f"{path}: claims a header of {header_len} bytes in a file of {file_bytes}: truncated, or"
-          " no safetensors file."
+        f"{path}: claims a header of {header_len} bytes in a file of {file_bytes}: truncated, or"
+        " no safetensors file."
       )
     raw = file.read(header_len)
   header = parse_json(raw, str(path))
@@ -115,7 +115,7 @@ def row_blocks(tensor: Tensor, num_rows: int) -> Iterator[np.ndarray]:
 
 
 def write(
-    path: pathlib.Path, tensors: Mapping[str, tuple[reader.Entry, Iterable[np.ndarray]]]
+  path: pathlib.Path, tensors: Mapping[str, tuple[reader.Entry, Iterable[np.ndarray]]]
 ) -> None:
   """Writes one file and syncs it to disk.
 
@@ -127,7 +127,9 @@ def write(
   for name, (entry, _) in tensors.items():
     end = at + entry.num_bytes
     header[name] = {
-        "dtype": kinds[entry.dtype], "shape": list(entry.shape), "data_offsets": [at, end]
+      "dtype": kinds[entry.dtype],
+      "shape": list(entry.shape),
+      "data_offsets": [at, end],
     }
     at = end
   raw = json.dumps(header).encode()
@@ -153,7 +155,7 @@ def _place(item: tuple[str, Tensor]) -> tuple[int, int]:
 
 
 def _entry(
-    fields: Any, where: str, dtypes: Mapping[str, np.dtype]
+  fields: Any, where: str, dtypes: Mapping[str, np.dtype]
 ) -> tuple[reader.Entry, tuple[int, int]]:
   if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
     raise errors.CheckpointError(f"{where} has a damaged header: {str(fields)[:100]}.")
@@ -167,6 +169,6 @@ def _entry(
   entry = reader.Entry(tuple(shape), dtypes[dtype])
   if len(offsets) != 2 or offsets[1] - offsets[0] != entry.num_bytes:
     raise errors.CheckpointError(
-        f"{where} is {dtype}{shape}, that is {entry.num_bytes} bytes, but lies at {offsets}."
+      f"{where} is {dtype}{shape}, that is {entry.num_bytes} bytes, but lies at {offsets}."
     )
   return entry, (offsets[0], offsets[1])

@@ -44,14 +44,14 @@ class Checkpoints:
   """
 
   def __init__(
-      self,
-      folder: pathlib.Path,
-      *,
-      keep: int,
-      best_mode: str,
-      async_save: bool,
-      files: Mapping[str, bytes],
-      gather: Callable[[str, Any], list[Any]] | None = None,
+    self,
+    folder: pathlib.Path,
+    *,
+    keep: int,
+    best_mode: str,
+    async_save: bool,
+    files: Mapping[str, bytes],
+    gather: Callable[[str, Any], list[Any]] | None = None,
   ):
     self._folder = pathlib.Path(folder).absolute()
     self._keep = keep
@@ -100,10 +100,10 @@ class Checkpoints:
       raise errors.NumericsError(f"Not saving step {step}: {name} holds a non-finite number.")
     moving = _moving(state)
     seal_facts = {
-        "kind": "step",
-        "step": step,
-        "run": dict(facts or {}),
-        "leaves": arrays.table(moving),
+      "kind": "step",
+      "step": step,
+      "run": dict(facts or {}),
+      "leaves": arrays.table(moving),
     }
     tmp = self._folder / f"{manifest.TMP}{step}"
     try:
@@ -158,8 +158,8 @@ class Checkpoints:
     """Raises StateError when saves have failed three times in a row; cheap."""
     if len(self._failures) >= _MAX_FAILURES:
       raise errors.StateError(
-          f"The state could not be saved {len(self._failures)} times in a row; the last time:"
-          f" {self._failures[-1]}"
+        f"The state could not be saved {len(self._failures)} times in a row; the last time:"
+        f" {self._failures[-1]}"
       )
 
   def wait(self) -> None:
@@ -200,9 +200,9 @@ class Checkpoints:
     if step == _NONE_INTACT:
       steps = self.steps()
       raise errors.StateError(
-          f"None of the {len(steps)} saved steps in {self._folder} is intact: step {steps[-1]}:"
-          f" {self.skipped.get(steps[-1], 'see the log of process 0')}. Nothing was changed; to"
-          " start anew use another --workdir."
+        f"None of the {len(steps)} saved steps in {self._folder} is intact: step {steps[-1]}:"
+        f" {self.skipped.get(steps[-1], 'see the log of process 0')}. Nothing was changed; to"
+        " start anew use another --workdir."
       )
     folder = self._folder / str(step)
     facts = manifest.read_facts(folder)
@@ -217,11 +217,11 @@ class Checkpoints:
     if self._leads:
       logging.info("restored step %d from %s", step, folder)
     read = states.TrainState(
-        step=found["step"],
-        trainable={name: found[f"trainable/{name}"] for name in target.trainable},
-        frozen=frozen,
-        opt_state=arrays.rebuild(target.opt_state, found, "opt_state"),
-        ema={name: found[f"ema/{name}"] for name in target.ema},
+      step=found["step"],
+      trainable={name: found[f"trainable/{name}"] for name in target.trainable},
+      frozen=frozen,
+      opt_state=arrays.rebuild(target.opt_state, found, "opt_state"),
+      ema={name: found[f"ema/{name}"] for name in target.ema},
     )
     return states.owned(read)
 
@@ -257,7 +257,7 @@ class Checkpoints:
     return manifest.seal_crc(final)
 
   def _write_base(
-      self, tmp: pathlib.Path, final: pathlib.Path, frozen: Mapping[str, jax.Array]
+    self, tmp: pathlib.Path, final: pathlib.Path, frozen: Mapping[str, jax.Array]
   ) -> None:
     self._begin(tmp, frozen)
     self._writer.wait_until_finished()
@@ -379,8 +379,8 @@ class Checkpoints:
 
 def _moving(state: states.TrainState) -> dict[str, Any]:
   return {
-      "step": state.step,
-      **{f"trainable/{name}": leaf for name, leaf in state.trainable.items()},
-      **arrays.names(state.opt_state, "opt_state"),
-      **{f"ema/{name}": leaf for name, leaf in state.ema.items()},
+    "step": state.step,
+    **{f"trainable/{name}": leaf for name, leaf in state.trainable.items()},
+    **arrays.names(state.opt_state, "opt_state"),
+    **{f"ema/{name}": leaf for name, leaf in state.ema.items()},
   }

@@ -38,12 +38,12 @@ def is_native(path: pathlib.Path) -> bool:
 
 
 def save_native(
-    path: str | os.PathLike,
-    params: Mapping[str, Any],
-    sizes: Mapping[str, Any],
-    *,
-    dtype: Any = None,
-    tokenizer: bytes = b"",
+  path: str | os.PathLike,
+  params: Mapping[str, Any],
+  sizes: Mapping[str, Any],
+  *,
+  dtype: Any = None,
+  tokenizer: bytes = b"",
 ) -> pathlib.Path:
   """Writes the directory `path`, which must not exist; it appears complete or not at all.
 
@@ -57,7 +57,9 @@ def save_native(
     CheckpointError: `path` exists, cannot be written, or the parameters do not fit the sizes.
   """
   path = pathlib.Path(path)
-  param_table.check({n: tuple(a.shape) for n, a in params.items()}, param_table.shapes(sizes), str(path))
+  param_table.check(
+    {n: tuple(a.shape) for n, a in params.items()}, param_table.shapes(sizes), str(path)
+  )
   with npz_export.new_folder(path) as folder:
     npz_export.save_npz(folder / _PARAMS, params, dtype=dtype)
     config = {"format": _FORMAT, "model": sizes}
@@ -96,16 +98,14 @@ def open_native(path: str | os.PathLike) -> reader.Weights:
   config = reader.read_json(path / _CONFIG)
   if config.get("format") != _FORMAT:
     raise errors.CheckpointError(
-        f"{path / _CONFIG}: format is {config.get('format')!r}, expected {_FORMAT!r}."
+      f"{path / _CONFIG}: format is {config.get('format')!r}, expected {_FORMAT!r}."
     )
   weights = npz.open_npz(path / _PARAMS, alone=False)
   found = {name: entry.shape for name, entry in weights.entries.items()}
   sizes = _checked_sizes(config.get("model"), weights.sizes, f"{path / _CONFIG}")
   param_table.check(found, param_table.shapes(sizes), str(path))
   tokenizer = path / _TOKENIZER if _TOKENIZER in files else None
-  return dataclasses.replace(
-      weights, path=path, kind="native", sizes=sizes, tokenizer=tokenizer
-  )
+  return dataclasses.replace(weights, path=path, kind="native", sizes=sizes, tokenizer=tokenizer)
 
 
 def _crc(files: Mapping[str, Any]) -> int:
@@ -119,7 +119,7 @@ def _checked_sizes(found: Any, like: Mapping[str, Any], where: str) -> dict[str,
   for tower in ("img", "llm"):
     if not isinstance(found[tower], dict) or set(found[tower]) != set(like[tower]):
       raise errors.CheckpointError(
-          f"{where}: damaged model sizes: {tower} must have {', '.join(like[tower])}."
+        f"{where}: damaged model sizes: {tower} must have {', '.join(like[tower])}."
       )
   checked = {"res": (found["res"], like["res"])}
   for tower in ("img", "llm"):

@@ -20,7 +20,15 @@ _ENCODINGS = tuple(_EVAL_COLUMNS)
 _LEAST = {"batch_size": 1, "max_len": 1, "text_len": 2, "limit": 0, "best_of": 1, "beam_size": 1}
 _OVERFLOW = schema.flat()["train.overflow"].choices
 _EVALUATOR_FIELDS = (
-    "name", "source", "pp", "every", "sampler", "banned", "constraint", "overflow", *_LEAST
+  "name",
+  "source",
+  "pp",
+  "every",
+  "sampler",
+  "banned",
+  "constraint",
+  "overflow",
+  *_LEAST,
 )
 
 
@@ -84,7 +92,7 @@ def _are_texts(value: Any) -> bool:
 
 
 def _flow(
-    what: str, res: int, source: Any, ops: tuple[Any, ...], wanted: Mapping[str, str]
+  what: str, res: int, source: Any, ops: tuple[Any, ...], wanted: Mapping[str, str]
 ) -> Iterator[str]:
   """Follows the columns from the source through the ops to those who read them.
 
@@ -108,16 +116,16 @@ def _flow(
     for column in op.needs() if known else ():
       if column not in columns:
         yield (
-            f"{what}: pp[{i}] {op!r} reads the column {column!r}, which neither the source nor an"
-            f" earlier op makes.{errors.did_you_mean(column, columns)}"
+          f"{what}: pp[{i}] {op!r} reads the column {column!r}, which neither the source nor an"
+          f" earlier op makes.{errors.did_you_mean(column, columns)}"
         )
     columns += [c for c in op.makes() if c not in columns]
     size = (getattr(op, "size", 0) if "image" in op.makes() else 0) or size
   for column, reader in wanted.items() if known else ():
     if column not in columns:
       yield (
-          f"{what}: {reader} reads the column {column!r}, which neither the source nor an op"
-          f" makes.{errors.did_you_mean(column, columns)}"
+        f"{what}: {reader} reads the column {column!r}, which neither the source nor an op"
+        f" makes.{errors.did_you_mean(column, columns)}"
       )
   if isinstance(size, int) and size not in (0, res):
     yield f"{what}: its ops make images of {size} pixels, but model.res is {res}."

@@ -32,44 +32,57 @@ class Parser(argparse.ArgumentParser):
 
   def __init__(self, module: str, description: str, example: str):
     super().__init__(
-        prog=f"python -m paligemma_jax.{module}",
-        description=description,
-        epilog=f"example:\n  {example}\n\n{_EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
+      prog=f"python -m paligemma_jax.{module}",
+      description=description,
+      epilog=f"example:\n  {example}\n\n{_EXIT_CODES}",
+      formatter_class=argparse.RawDescriptionHelpFormatter,
+      allow_abbrev=False,
     )
     self.add_argument(
-        "--config", metavar="FILE[:NAME=VALUE,…]",
-        help="a file with get_config, and arguments for it: transfers/forkme.py:res=448",
+      "--config",
+      metavar="FILE[:NAME=VALUE,…]",
+      help="a file with get_config, and arguments for it: transfers/forkme.py:res=448",
     )
     self.add_argument(
-        "--config.KEY", dest="overrides", metavar="VALUE",
-        help="override one key of the configuration: --config.optim.lr=3e-5 (any number of times)",
+      "--config.KEY",
+      dest="overrides",
+      metavar="VALUE",
+      help="override one key of the configuration: --config.optim.lr=3e-5 (any number of times)",
     )
     self.add_argument("--workdir", metavar="DIR", help="where the run keeps all that it writes")
     several = self.add_argument_group(
-        "several hosts",
-        "Start the same command on every host, with one --workdir that all of them see. The hosts\n"
-        "are found on Cloud TPU VMs, GKE, Slurm, Open MPI and Kubernetes, or named by\n"
-        "JAX_COORDINATOR_ADDRESS (name:port of host 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.\n"
-        "JAX_NUM_PROCESSES=1 runs on this host alone. docs/several_hosts.md says more.",
+      "several hosts",
+      "Start the same command on every host, with one --workdir that all of them see. The hosts\n"
+      "are found on Cloud TPU VMs, GKE, Slurm, Open MPI and Kubernetes, or named by\n"
+      "JAX_COORDINATOR_ADDRESS (name:port of host 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.\n"
+      "JAX_NUM_PROCESSES=1 runs on this host alone. docs/several_hosts.md says more.",
     )
     several.add_argument(
-        "--hosts_join_secs", type=float, default=300.0, metavar="SECS",
-        help="how long to wait for the other hosts at the start (default 300)",
+      "--hosts_join_secs",
+      type=float,
+      default=300.0,
+      metavar="SECS",
+      help="how long to wait for the other hosts at the start (default 300)",
     )
     several.add_argument(
-        "--hosts_stall_secs", type=float, default=1800.0, metavar="SECS",
-        help="end all hosts when none of them makes progress for so long (default 1800)",
+      "--hosts_stall_secs",
+      type=float,
+      default=1800.0,
+      metavar="SECS",
+      help="end all hosts when none of them makes progress for so long (default 1800)",
     )
     self.add_argument(
-        "--allow_code", action="store_true",
-        help="import modules that a saved configuration (a config.json) names: row ops, sources and"
-        " evaluators of your own. Without it a run's folder is data and runs no code",
+      "--allow_code",
+      action="store_true",
+      help="import modules that a saved configuration (a config.json) names: row ops, sources and"
+      " evaluators of your own. Without it a run's folder is data and runs no code",
     )
     self.add_argument(
-        "--help-config", action=_HelpConfig, nargs="?", metavar="SECTION",
-        help="list every key of the configuration with its default and meaning, and exit",
+      "--help-config",
+      action=_HelpConfig,
+      nargs="?",
+      metavar="SECTION",
+      help="list every key of the configuration with its default and meaning, and exit",
     )
 
   def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:

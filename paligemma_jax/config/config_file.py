@@ -53,9 +53,9 @@ def run(path: str, text: str) -> Any:
 def ran() -> dict[str, str]:
   """{module name: file} of the config files that this process has run."""
   return {
-      name: module.__spec__.loader.path
-      for name, module in list(sys.modules.items())
-      if isinstance(getattr(getattr(module, "__spec__", None), "loader", None), _Loader)
+    name: module.__spec__.loader.path
+    for name, module in list(sys.modules.items())
+    if isinstance(getattr(getattr(module, "__spec__", None), "loader", None), _Loader)
   }
 
 
@@ -139,7 +139,7 @@ class _Finder(importlib.abc.MetaPathFinder):
     self._files = files
 
   def find_spec(
-      self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
+    self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
   ) -> importlib.machinery.ModuleSpec | None:
     del path, target
     file = self._files.get(name, "")

@@ -42,9 +42,9 @@ def between(before: Any, after: Any, path: str) -> list[Difference]:
       return [_changed(path, before, after)]
     names = [name for name in dict.fromkeys((*before, *after)) if name != _KIND]
     return [
-        found
-        for name in names
-        for found in between(before.get(name, _ABSENT), after.get(name, _ABSENT), f"{path}.{name}")
+      found
+      for name in names
+      for found in between(before.get(name, _ABSENT), after.get(name, _ABSENT), f"{path}.{name}")
     ]
   if _is_list(before) and _is_list(after):
     return _of_lists(list(before), list(after), path)
@@ -68,9 +68,9 @@ def shown(value: Any) -> str:
 def _of_lists(before: list[Any], after: list[Any], path: str) -> list[Difference]:
   if len(before) == len(after):
     return [
-        found
-        for i, (old, new) in enumerate(zip(before, after, strict=True))
-        for found in between(old, new, f"{path}[{i}]")
+      found
+      for i, (old, new) in enumerate(zip(before, after, strict=True))
+      for found in between(old, new, f"{path}[{i}]")
     ]
   if len(before) + len(after) > 1000:  # Thousands of plain values: no one reads them.
     return [_changed(path, before, after)]

@@ -66,7 +66,7 @@ def sweepable(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def load(
-    spec: str, overrides: Sequence[str | tuple[str, str]] = (), *, allow_code: bool = False
+  spec: str, overrides: Sequence[str | tuple[str, str]] = (), *, allow_code: bool = False
 ) -> ml_collections.ConfigDict:
   """The configuration that a file makes, overridden; not yet validated.
 
@@ -89,8 +89,8 @@ def load(
     config = config_file.run(path, text)
     if not isinstance(config, ml_collections.ConfigDict):
       raise errors.ConfigError(
-          f"{path}: get_config returned {type(config).__name__}; it must return the"
-          " ConfigDict of default_config()."
+        f"{path}: get_config returned {type(config).__name__}; it must return the"
+        " ConfigDict of default_config()."
       )
   for item in overrides:
     key, equals, value = item.partition("=") if isinstance(item, str) else (item[0], "=", item[1])
@@ -114,7 +114,7 @@ def save(config: ml_collections.ConfigDict, path: str | os.PathLike[str]) -> Non
 
 
 def read(
-    path: str | os.PathLike[str], *, allow_code: bool = False, keep_unknown: bool = False
+  path: str | os.PathLike[str], *, allow_code: bool = False, keep_unknown: bool = False
 ) -> ml_collections.ConfigDict:
   """The configuration that `save` wrote.
 
@@ -129,7 +129,7 @@ def read(
     data = strict_json.read_object(path)
   except OSError as e:
     raise errors.ConfigError(
-        f"Cannot read the configuration {str(path)!r}: {strict_json.reason(e)}."
+      f"Cannot read the configuration {str(path)!r}: {strict_json.reason(e)}."
     ) from None
   except strict_json.Malformed as e:
     raise errors.ConfigError(f"{path} is not a saved configuration: {e}.") from None
@@ -175,9 +175,7 @@ def fingerprint(value: Any) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def changes(
-    old: ml_collections.ConfigDict, new: ml_collections.ConfigDict
-) -> dict[str, list[str]]:
+def changes(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> dict[str, list[str]]:
   """What differs between the configuration of a run and the one it is resumed with.
 
   Returns:
@@ -186,7 +184,7 @@ def changes(
     field. "moved" are the paths of "data": what lies there decides.
   """
   found: dict[str, list[str]] = {
-      policy: [] for policy in ("refuse", "data", "moved", "warn", "allow")
+    policy: [] for policy in ("refuse", "data", "moved", "warn", "allow")
   }
   for path, key in schema.flat().items():
     section, _, name = path.rpartition(".")

@@ -53,9 +53,9 @@ def _literal(text: str, kind: type, what: str) -> Any:
   try:
     value = ast.literal_eval(text.strip())
   except (ValueError, SyntaxError, MemoryError, RecursionError):
-    hint = f"(\"{text}\",)" if kind is tuple else example
+    hint = f'("{text}",)' if kind is tuple else example
     raise errors.ConfigError(
-        f"{what}: {text!r} is not a Python {kind.__name__}; write it as {hint}, in shell quotes."
+      f"{what}: {text!r} is not a Python {kind.__name__}; write it as {hint}, in shell quotes."
     ) from None
   if kind is tuple and isinstance(value, (list, tuple)):
     return specs.from_json(list(value))
@@ -83,8 +83,8 @@ def parameters(fn: Callable[..., Any]) -> dict[str, type]:
     kind = parameter.annotation if annotated else type(parameter.default)
     if kind not in (bool, int, float, str):
       raise errors.ConfigError(
-          f"{where}: argument {name!r} of {fn.__name__} must be a bool, int, float or str,"
-          f" not {kind!r}."
+        f"{where}: argument {name!r} of {fn.__name__} must be a bool, int, float or str,"
+        f" not {kind!r}."
       )
     kinds[name] = kind
   return kinds
@@ -144,8 +144,8 @@ def _changed(value: Any, path: str, text: str, what: str) -> Any:
       return ()
     if value is None or specs.is_spec(value) or _holds_specs(value):
       raise errors.ConfigError(
-          f"{what} holds specs; they are written in the config file, one field of them can be set"
-          " as in 'train.source.path=…' or 'evals.0.limit=…'; 'evals=()' takes all of them out."
+        f"{what} holds specs; they are written in the config file, one field of them can be set"
+        " as in 'train.source.path=…' or 'evals.0.limit=…'; 'evals=()' takes all of them out."
       )
     kind = dict if isinstance(value, Mapping | ml_collections.ConfigDict) else type(value)
     return parse(text, kind, what)
@@ -159,7 +159,7 @@ def _changed(value: Any, path: str, text: str, what: str) -> Any:
     fields = [field.name for field in dataclasses.fields(value)]
     if first not in fields:
       raise errors.ConfigError(
-          f"{what} has no field {first!r}.{errors.did_you_mean(first, fields)}"
+        f"{what} has no field {first!r}.{errors.did_you_mean(first, fields)}"
       )
     return value.replace(**{first: _changed(getattr(value, first), rest, text, deeper)})
   if isinstance(value, Mapping | ml_collections.ConfigDict):

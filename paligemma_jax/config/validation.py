@@ -17,7 +17,7 @@ from paligemma_jax.core import units
 
 
 def validate(
-    config: ml_collections.ConfigDict, *, training: bool = True, variants: Iterable[str] = ()
+  config: ml_collections.ConfigDict, *, training: bool = True, variants: Iterable[str] = ()
 ) -> None:
   """Passes, or raises one ConfigError that lists all that is wrong.
 
@@ -94,8 +94,8 @@ def _relations(config: ml_collections.ConfigDict, variants: tuple[str, ...]) -> 
   for key in ("final_logits_softcap", "attn_logits_softcap"):
     if model[key] < 0 and model[key] != -1:
       yield (
-          f"model.{key}={model[key]!r}: write 0 for none, -1 for the variant's own, or a positive"
-          " cap."
+        f"model.{key}={model[key]!r}: write 0 for none, -1 for the variant's own, or a positive"
+        " cap."
       )
   if config.lora.rank and not config.lora.targets:
     yield "lora.rank is set but lora.targets is empty: say which matrices get an adapter."
@@ -103,9 +103,9 @@ def _relations(config: ml_collections.ConfigDict, variants: tuple[str, ...]) -> 
     yield "lora.alpha is 0: the adapters would add nothing."
   if not config.lora.rank:
     yield from (
-        f"lora.{name} is set but lora.rank is 0: there are no adapters."
-        for name in ("rslora", "dora", "dropout")
-        if config.lora[name]
+      f"lora.{name} is set but lora.rank is 0: there are no adapters."
+      for name in ("rslora", "dora", "dropout")
+      if config.lora[name]
     )
   if train.batch_size % train.accum:
     yield f"train.accum={train.accum} does not divide train.batch_size={train.batch_size}."
@@ -138,8 +138,8 @@ def _training(config: ml_collections.ConfigDict) -> Iterator[str]:
   drawing = [type(op).__name__ for op in train.pp if getattr(op, "draws_image", False)]
   if train.img_cache and drawing:
     yield (
-        f"train.img_cache={train.img_cache!r}: {drawing[0]} makes another image of a row every"
-        " epoch, so there is nothing to find again. Leave one of them out."
+      f"train.img_cache={train.img_cache!r}: {drawing[0]} makes another image of a row every"
+      " epoch, so there is nothing to find again. Leave one of them out."
     )
   if train.source is not None:
     yield from column_flow.training(config)

@@ -96,18 +96,20 @@ def _check_specs(path: str, value: Any) -> None:
 
 def _check_free(path: str, value: Any) -> None:
   _check(
-      isinstance(value, Mapping | ml_collections.ConfigDict), path, value,
-      "a dict, as in {'llm': {'depth': 2}}",
+    isinstance(value, Mapping | ml_collections.ConfigDict),
+    path,
+    value,
+    "a dict, as in {'llm': {'depth': 2}}",
   )
 
 
 _FORMS: Mapping[str, Callable[[str, Any], None]] = {
-    "axes": _check_axes,
-    "duration": _check_duration,
-    "free": _check_free,
-    "lengths": _check_lengths,
-    "regex": _check_regexes,
-    "rules": _check_rules,
-    "spec": _check_spec,
-    "specs": _check_specs,
+  "axes": _check_axes,
+  "duration": _check_duration,
+  "free": _check_free,
+  "lengths": _check_lengths,
+  "regex": _check_regexes,
+  "rules": _check_rules,
+  "spec": _check_spec,
+  "specs": _check_specs,
 }

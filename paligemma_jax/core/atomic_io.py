@@ -113,8 +113,8 @@ def make_folder(path: Path, *, below: Path) -> None:
     at = at / part
     if at.is_symlink():
       raise errors.WorkdirError(
-          f"{str(at)!r} is a link, and nothing is written through a link in a run's folder. Remove"
-          " it; to keep the run on another disk, let the whole workdir be a link."
+        f"{str(at)!r} is a link, and nothing is written through a link in a run's folder. Remove"
+        " it; to keep the run on another disk, let the whole workdir be a link."
       )
     at.mkdir(exist_ok=True)
 
@@ -189,8 +189,8 @@ def _refuse(path: Path, status: os.stat_result) -> None:
   else:
     return
   raise errors.WorkdirError(
-      f"{str(path)!r} is {what}; nothing is written through such a name. Remove it, or choose"
-      " another place."
+    f"{str(path)!r} is {what}; nothing is written through such a name. Remove it, or choose"
+    " another place."
   )
 
 

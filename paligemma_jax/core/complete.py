@@ -194,7 +194,7 @@ def _jpeg(data: bytes) -> None:
       scans += 1
       if scans > MAX_SCANS:
         raise errors.DataError(
-            f"a JPEG of more than {MAX_SCANS} scans; each costs a pass over the whole picture."
+          f"a JPEG of more than {MAX_SCANS} scans; each costs a pass over the whole picture."
         )
       if lossless or body[1 + 2 * body[0]] == 0:  # It begins with the mean of each block.
         seen.update(body[1 : 1 + 2 * body[0] : 2])
@@ -210,7 +210,7 @@ def _jpeg(data: bytes) -> None:
   check_tags(exif)
   if scans and len(seen) < components:
     raise errors.DataError(
-        f"the JPEG ends before every one of its {components} components was sent: cut short."
+      f"the JPEG ends before every one of its {components} components was sent: cut short."
     )
 
 
@@ -273,8 +273,8 @@ def _tiff(data: bytes) -> None:
   compression = tags.get(259, (_PLAIN,))[0]
   if compression not in _COMPRESSIONS:
     raise errors.DataError(
-        f"a TIFF that is compressed by method {compression}, which is not read. Convert it before:"
-        " image.convert('RGB').save('….png') with Pillow does."
+      f"a TIFF that is compressed by method {compression}, which is not read. Convert it before:"
+      " image.convert('RGB').save('….png') with Pillow does."
     )
   if math.prod(tags.get(tag, (0,))[0] for tag in (322, 323)) > _MAX_TILE_PIXELS:
     raise errors.DataError(f"a TIFF with tiles of more than {_MAX_TILE_PIXELS} pixels.")
@@ -291,7 +291,7 @@ def _tiff(data: bytes) -> None:
 
 
 def _page(
-    data: bytes, order: str, start: int, *, tags: bool = True
+  data: bytes, order: str, start: int, *, tags: bool = True
 ) -> tuple[dict[int, tuple[int, ...]], int]:
   """{tag of _TIFF_TAGS: whole numbers} of a TIFF's page, and where the next one is (0: nowhere)."""
   (number,) = struct.unpack_from(f"{order}H", data, start)

@@ -15,7 +15,8 @@ import time
 
 from paligemma_jax.core import errors
 
-POINTS = frozenset({
+POINTS = frozenset(
+  {
     "state.before_arrays",
     "state.after_arrays",
     "state.after_seal",
@@ -28,7 +29,8 @@ POINTS = frozenset({
     "metrics.after_append",
     "bad_rows.before_append",
     "bad_rows.after_append",
-})
+  }
+)
 
 _visits: collections.Counter[str] = collections.Counter()
 
@@ -52,9 +54,9 @@ def _enospc(name):
 
 
 _ACTIONS = {
-    "exit": lambda name: os._exit(9),
-    "sleep": lambda name: time.sleep(3600),
-    "enospc": _enospc,
-    "sigterm": lambda name: os.kill(os.getpid(), signal.SIGTERM),
-    "sigint": lambda name: os.kill(os.getpid(), signal.SIGINT),
+  "exit": lambda name: os._exit(9),
+  "sleep": lambda name: time.sleep(3600),
+  "enospc": _enospc,
+  "sigterm": lambda name: os.kill(os.getpid(), signal.SIGTERM),
+  "sigint": lambda name: os.kill(os.getpid(), signal.SIGINT),
 }

@@ -14,16 +14,16 @@ _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _CONVERT = "Convert it before: image.convert('RGB').save('….png') with Pillow does"
 _AGAIN = "Download the file again"
 _STARTS = (
-    (b"8BPS", "a Photoshop file"),
-    (b"%PDF", "a PDF document"),
-    (b"\xff\x0a", "a JPEG XL file"),
-    (b"\0\0\0\x0cJXL ", "a JPEG XL file"),
-    (b"\0\0\0\x0cjP  ", "a JPEG 2000 file"),
-    (b"\xff\x4f\xff\x51", "a JPEG 2000 file"),
-    (b"\0\0\1\0", "an icon (ICO)"),
-    (b"v/1\x01", "an OpenEXR file"),
-    (b"II+\0", "a BigTIFF file"),
-    (b"MM\0+", "a BigTIFF file"),
+  (b"8BPS", "a Photoshop file"),
+  (b"%PDF", "a PDF document"),
+  (b"\xff\x0a", "a JPEG XL file"),
+  (b"\0\0\0\x0cJXL ", "a JPEG XL file"),
+  (b"\0\0\0\x0cjP  ", "a JPEG 2000 file"),
+  (b"\xff\x4f\xff\x51", "a JPEG 2000 file"),
+  (b"\0\0\1\0", "an icon (ICO)"),
+  (b"v/1\x01", "an OpenEXR file"),
+  (b"II+\0", "a BigTIFF file"),
+  (b"MM\0+", "a BigTIFF file"),
 )
 
 
@@ -32,13 +32,13 @@ def not_downloaded(data: bytes) -> tuple[str, str]:
   text = _text(data)
   if data.startswith(_LFS):
     return (
-        "a git-lfs pointer, not the file itself",
-        "Run 'git lfs pull' where it was cloned, or download the file",
+      "a git-lfs pointer, not the file itself",
+      "Run 'git lfs pull' where it was cloned, or download the file",
     )
   if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
     return (
-        "an HTML page: a web site answered a download with it",
-        f"{_AGAIN}; it may need a login, or be gone",
+      "an HTML page: a web site answered a download with it",
+      f"{_AGAIN}; it may need a login, or be gone",
     )
   if text.startswith(b"<?xml") and b"<svg" not in text:
     return "XML text", f"{_AGAIN}; it may be the error message of a server"

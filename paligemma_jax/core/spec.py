@@ -25,13 +25,13 @@ _KIND = "__spec__"
 _OURS = tuple(f"paligemma_jax.{room}." for room in ("core", "evals", "pp", "sources"))
 # Types by which the fields of our own specs are checked; one of another type is trusted.
 _TYPES = {
-    "str": ((str,), "a text"),
-    "int": ((int,), "a whole number"),
-    "float": ((int, float), "a number"),
-    "bool": ((bool,), "True or False"),
-    "tuple": ((tuple,), "a tuple"),
-    "dict": ((dict,), "a dict"),
-    "None": ((type(None),), "None"),
+  "str": ((str,), "a text"),
+  "int": ((int,), "a whole number"),
+  "float": ((int, float), "a number"),
+  "bool": ((bool,), "True or False"),
+  "tuple": ((tuple,), "a tuple"),
+  "dict": ((dict,), "a dict"),
+  "None": ((type(None),), "None"),
 }
 
 
@@ -153,16 +153,16 @@ def resolve(path: Any, *, allow_code: bool = False) -> type:
   if module is None:
     if not allow_code and not module_name.startswith(_OURS):
       raise errors.ConfigError(
-          f"{path!r} is code outside of paligemma_jax, and a saved configuration does not make code"
-          " run. Give --config with the config file that it was made by; or, if you trust that"
-          " module, --allow_code (allow_code=True in Python)."
+        f"{path!r} is code outside of paligemma_jax, and a saved configuration does not make code"
+        " run. Give --config with the config file that it was made by; or, if you trust that"
+        " module, --allow_code (allow_code=True in Python)."
       )
     try:
       module = importlib.import_module(module_name)
     except Exception as e:  # Of the user's module: any.
       raise errors.ConfigError(
-          f"Cannot import the module of {path!r}: {type(e).__name__}: {e}. If it is of a config"
-          " file that has moved, give that with --config."
+        f"Cannot import the module of {path!r}: {type(e).__name__}: {e}. If it is of a config"
+        " file that has moved, give that with --config."
       ) from None
   cls = vars(module).get(name)
   if not isinstance(cls, type) or vars(cls).get("__is_spec__") is not cls:
@@ -197,5 +197,5 @@ def _freeze(value: Any, where: str) -> Any:
   if isinstance(value, Mapping):
     return {str(k): _freeze(v, where) for k, v in value.items()}
   raise errors.ConfigError(
-      f"{where} is a {type(value).__name__}; it must be a plain value, a tuple, a dict or a spec."
+    f"{where} is a {type(value).__name__}; it must be a plain value, a tuple, a dict or a spec."
   )

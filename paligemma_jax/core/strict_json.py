@@ -61,7 +61,7 @@ def parse_object(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> dict[str, 
 
 
 def read_object(
-    path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH
+  path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH
 ) -> dict[str, Any]:
   """The JSON object in a regular file of at most `max_bytes`.
 
@@ -147,8 +147,8 @@ def _check_text(text: str) -> None:
 
 
 _WORDS: Mapping[bool, tuple[Any, ...]] = {
-    True: (1, "1", "true", "yes"),  # 1 is True and 1.0, too.
-    False: (0, "0", "", "false", "no"),
+  True: (1, "1", "true", "yes"),  # 1 is True and 1.0, too.
+  False: (0, "0", "", "false", "no"),
 }
 
 

@@ -15,8 +15,16 @@ from paligemma_jax.core import errors
 
 _FULL = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "the disk quota is used up"}
 _DENIED = {
-    errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP,
-    errno.ESTALE, errno.EISDIR, errno.ENOTDIR,
+  errno.EROFS,
+  errno.EACCES,
+  errno.EPERM,
+  errno.EFBIG,
+  errno.EIO,
+  errno.ENAMETOOLONG,
+  errno.ELOOP,
+  errno.ESTALE,
+  errno.EISDIR,
+  errno.ENOTDIR,
 }
 _FULL_TEXT = re.compile(r"No space left on device|Disk quota exceeded")
 _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|OUT_OF_MEMORY|[Oo]ut of memory|bad_alloc")
@@ -29,7 +37,7 @@ _SAID_LEN = 240
 
 
 def translated(
-    error: BaseException, *, remedies: Sequence[str] = (), memory_bytes: int = 0
+  error: BaseException, *, remedies: Sequence[str] = (), memory_bytes: int = 0
 ) -> errors.PaligemmaError | None:
   """The error as one of ours, or None where it is none of the machine's.
 
@@ -48,8 +56,8 @@ def translated(
   for e in chain:
     if isinstance(e, MemoryError):
       return errors.OutOfMemoryError(
-          f"This machine ran out of memory ({_said(e) or 'MemoryError'}). What helps: fewer workers"
-          " and threads of the loader, smaller batches, or a machine with more memory."
+        f"This machine ran out of memory ({_said(e) or 'MemoryError'}). What helps: fewer workers"
+        " and threads of the loader, smaller batches, or a machine with more memory."
       )
     if type(e).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and _OUT_OF_MEMORY.search(str(e)):
       return _out_of_memory(str(e), remedies, memory_bytes)
@@ -86,9 +94,7 @@ def _out_of_memory(said: str, remedies: Sequence[str], memory_bytes: int) -> err
   found = f": {', '.join(facts)}" if facts else ""
   first = " ".join(said.partition("\n")[0].split())[:_SAID_LEN]
   helps = f" What helps, the cheapest first: {'; '.join(remedies)}." if remedies else ""
-  return errors.OutOfMemoryError(
-      f"The device ran out of memory{found}.{helps} JAX said: {first!r}"
-  )
+  return errors.OutOfMemoryError(f"The device ran out of memory{found}.{helps} JAX said: {first!r}")
 
 
 def _bytes(pattern: re.Pattern[str], said: str) -> int:

@@ -56,15 +56,15 @@ def matches(patterns: Sequence[str], names: Iterable[str], what: str) -> set[str
     hits = {name for name in names if regex.fullmatch(name)}
     if not hits:
       raise errors.ConfigError(
-          f"{what}: the regex {pattern!r} matches no parameter. It must match a whole name"
-          f" (as 'img/.*' does).{_name_hint(pattern, names)}"
+        f"{what}: the regex {pattern!r} matches no parameter. It must match a whole name"
+        f" (as 'img/.*' does).{_name_hint(pattern, names)}"
       )
     found |= hits
   return found
 
 
 def first_match(
-    rules: Sequence[tuple[str, Any]], names: Iterable[str], what: str
+  rules: Sequence[tuple[str, Any]], names: Iterable[str], what: str
 ) -> dict[str, Any]:
   """For each name the value of the first rule whose regex matches it in full.
 

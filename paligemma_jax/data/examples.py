@@ -132,7 +132,7 @@ class Maker:
     return ""
 
   def _lay_out(
-      self, columns: dict[str, Any], ops: Sequence[Any]
+    self, columns: dict[str, Any], ops: Sequence[Any]
   ) -> tuple[dict[str, np.ndarray] | None, bool]:
     question = tokens.prefix_ids(self.tokenizer, _text(columns, "prefix", ops))
     limits = {"text_len": self.text_len, "overflow": self.overflow}
@@ -180,8 +180,8 @@ def _column(columns: dict[str, Any], name: str, ops: Sequence[Any]) -> Any:
     known = [c for c in columns if not c.startswith("_")]
     made_by = ", ".join(type(op).__name__ for op in ops) or "there are none"
     raise errors.ConfigError(
-        f"the row has no {name!r} after the ops ({made_by}).{errors.did_you_mean(name, known)}"
-        f"{jsonl.chat_hint(columns, 'FILE')}"
+      f"the row has no {name!r} after the ops ({made_by}).{errors.did_you_mean(name, known)}"
+      f"{jsonl.chat_hint(columns, 'FILE')}"
     ) from None
 
 
@@ -189,7 +189,7 @@ def _text(columns: dict[str, Any], name: str, ops: Sequence[Any]) -> str:
   value = _column(columns, name, ops)
   if not isinstance(value, str):
     raise errors.DataError(
-        f"column {name!r}: expected text, found {type(value).__name__} {str(value)[:60]!r}."
+      f"column {name!r}: expected text, found {type(value).__name__} {str(value)[:60]!r}."
     )
   return value
 
@@ -203,7 +203,7 @@ def _suffix(columns: dict[str, Any], ops: Sequence[Any]) -> tokens.Suffix:
     good = isinstance(piece, (list, tuple)) and len(piece) == 2
     if not good or not isinstance(piece[0], str) or not isinstance(piece[1], bool):
       raise errors.DataError(
-          f"column 'suffix': expected text or pieces (text, supervised), found {str(piece)[:60]!r}."
+        f"column 'suffix': expected text or pieces (text, supervised), found {str(piece)[:60]!r}."
       )
   return value
 
@@ -214,8 +214,8 @@ def _checked_image(image: Any) -> np.ndarray:
   if not good or shape[-1] != 3 or shape[-2] != shape[-3] or 0 in shape:
     found = f"{image.dtype}{list(shape)}" if shape is not None else type(image).__name__
     raise errors.ConfigError(
-        f"after the ops 'image' is {found}; expected uint8[R, R, 3] or uint8[F, R, R, 3]"
-        " (do the ops hold Decode and Resize?)."
+      f"after the ops 'image' is {found}; expected uint8[R, R, 3] or uint8[F, R, R, 3]"
+      " (do the ops hold Decode and Resize?)."
     )
   return np.ascontiguousarray(image)
 
@@ -244,8 +244,8 @@ def warnings(rows: Any, ops: Sequence[Any], evaluators: Sequence[Any]) -> Iterat
   replaced, unread = _unread(row, ops)
   for name, op in replaced.items():
     yield (
-        f"the column {name!r} of the data is not used: {type(op).__name__} replaces it unread"
-        f" ({where_is(rows, 0)}: {str(row[name])[:60]!r})"
+      f"the column {name!r} of the data is not used: {type(op).__name__} replaces it unread"
+      f" ({where_is(rows, 0)}: {str(row[name])[:60]!r})"
     )
   for evaluator in evaluators:
     unread -= {*evaluator.columns(), *(name for op in evaluator.pp for name in op.needs())}
@@ -272,5 +272,5 @@ def _unread(row: Mapping[str, Any], ops: Sequence[Any]) -> tuple[dict[str, Any],
 def _is_told_twice(name: str, row: Mapping[str, Any]) -> bool:
   """Whether a column only repeats another: 'image_path', and 'objects/bbox' beside 'objects'."""
   return name.removesuffix("_path") in row.keys() - {name} or name.partition("/")[0] in (
-      row.keys() - {name}
+    row.keys() - {name}
   )

@@ -21,7 +21,7 @@ MAX_DIGESTS = 1 << 20  # 2 MB; of more rows each digest is of several that follo
 
 
 def fingerprint(
-    rows: Any, ops: Sequence[Any], tokenizer: tokenizer_lib.Tokenizer, **settings: Any
+  rows: Any, ops: Sequence[Any], tokenizer: tokenizer_lib.Tokenizer, **settings: Any
 ) -> dict[str, str]:
   """{what: short text}; equal texts give equal batches, image files aside, which are not read.
 
@@ -30,10 +30,10 @@ def fingerprint(
     settings: whatever else decides, as batch_size, seed, text_len.
   """
   parts = {
-      "rows": rows.fingerprint(),
-      "ops": json.dumps(differences.nameless(spec_lib.to_json(tuple(ops))), sort_keys=True),
-      "tokenizer": tokenizer.fingerprint,
-      "image decoder": f"Pillow {PIL.__version__}, jpeg {_jpeg_version()}",
+    "rows": rows.fingerprint(),
+    "ops": json.dumps(differences.nameless(spec_lib.to_json(tuple(ops))), sort_keys=True),
+    "tokenizer": tokenizer.fingerprint,
+    "image decoder": f"Pillow {PIL.__version__}, jpeg {_jpeg_version()}",
   }
   return parts | {name: json.dumps(spec_lib.to_json(value)) for name, value in settings.items()}
 
@@ -75,9 +75,7 @@ def rows_each(num_rows: int) -> int:
   return max(-(-num_rows // MAX_DIGESTS), 1)
 
 
-def row_changes(
-    before: np.ndarray, now: np.ndarray, num_before: int, rows: Any
-) -> str:
+def row_changes(before: np.ndarray, now: np.ndarray, num_before: int, rows: Any) -> str:
   """Which rows differ, the first by name: '2 rows were taken out: row 4 (train.jsonl:5) …'.
 
   Args:

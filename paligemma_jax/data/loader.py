@@ -61,40 +61,38 @@ class TrainLoader:
   """
 
   def __init__(
-      self,
-      rows: Any,
-      ops: Sequence[Any],
-      tokenizer: tokenizer_lib.Tokenizer,
-      *,
-      batch_size: int,
-      text_len: int,
-      overflow: str,
-      buckets: Sequence[int] = (),
-      seed: int,
-      shuffle: bool,
-      bad_rows: int = 0,
-      on_bad_row: OnBadRow | None = None,
-      num_threads: int = 2,
-      num_workers: int = 0,
-      prefetch: int = 4,
-      process_index: int = 0,
-      process_count: int = 1,
-      known_bad: Sequence[int] = (),
-      stall_secs: float = _STALL_SECS,
+    self,
+    rows: Any,
+    ops: Sequence[Any],
+    tokenizer: tokenizer_lib.Tokenizer,
+    *,
+    batch_size: int,
+    text_len: int,
+    overflow: str,
+    buckets: Sequence[int] = (),
+    seed: int,
+    shuffle: bool,
+    bad_rows: int = 0,
+    on_bad_row: OnBadRow | None = None,
+    num_threads: int = 2,
+    num_workers: int = 0,
+    prefetch: int = 4,
+    process_index: int = 0,
+    process_count: int = 1,
+    known_bad: Sequence[int] = (),
+    stall_secs: float = _STALL_SECS,
   ):
     if len(rows) < 1:
       raise errors.DataError("The training source has no rows.")
-    self._maker = examples.Maker(
-        rows, tuple(ops), tokenizer, "train", text_len, overflow, seed
-    )
+    self._maker = examples.Maker(rows, tuple(ops), tokenizer, "train", text_len, overflow, seed)
     share = _share(batch_size, process_index, process_count)
     rows_of_step = functools.partial(
-        order.rows_of_step,
-        num_rows=len(rows),
-        batch_size=batch_size,
-        seed=seed,
-        shuffle=shuffle,
-        mix=rows.mix() if hasattr(rows, "mix") else (),
+      order.rows_of_step,
+      num_rows=len(rows),
+      batch_size=batch_size,
+      seed=seed,
+      shuffle=shuffle,
+      mix=rows.mix() if hasattr(rows, "mix") else (),
     )
     self._slots = _TrainSlots(self._maker, rows_of_step, share)
     self._assembler = _Assembler(self._maker, buckets if process_count == 1 else ())
@@ -117,7 +115,7 @@ class TrainLoader:
     """
     share = self._slots.share
     slots_of_steps = reading.read(
-        self._slots, start_step, None, share, self._reading, self._slots.name_of
+      self._slots, start_step, None, share, self._reading, self._slots.name_of
     )
     for slots in slots_of_steps:
       self._register.take(slots)
@@ -125,26 +123,26 @@ class TrainLoader:
 
 
 def eval_batches(
-    rows: Any,
-    ops: Sequence[Any],
-    tokenizer: tokenizer_lib.Tokenizer,
-    *,
-    encoding: str,
-    batch_size: int,
-    text_len: int,
-    keep: Sequence[str] = (),
-    limit: int = 0,
-    overflow: str = "error",
-    buckets: Sequence[int] = (),
-    seed: int = 0,
-    bad_rows: int = 0,
-    on_bad_row: OnBadRow | None = None,
-    num_threads: int = 2,
-    num_workers: int = 0,
-    prefetch: int = 2,
-    process_index: int = 0,
-    process_count: int = 1,
-    stall_secs: float = _STALL_SECS,
+  rows: Any,
+  ops: Sequence[Any],
+  tokenizer: tokenizer_lib.Tokenizer,
+  *,
+  encoding: str,
+  batch_size: int,
+  text_len: int,
+  keep: Sequence[str] = (),
+  limit: int = 0,
+  overflow: str = "error",
+  buckets: Sequence[int] = (),
+  seed: int = 0,
+  bad_rows: int = 0,
+  on_bad_row: OnBadRow | None = None,
+  num_threads: int = 2,
+  num_workers: int = 0,
+  prefetch: int = 2,
+  process_index: int = 0,
+  process_count: int = 1,
+  stall_secs: float = _STALL_SECS,
 ) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
   """Each row once, in the order of the source; the last batch is filled up with _mask False.
 
@@ -161,7 +159,7 @@ def eval_batches(
   """
   num_rows = min(len(rows), limit) if limit else len(rows)
   maker = examples.Maker(
-      rows, tuple(ops), tokenizer, encoding, text_len, overflow, seed, tuple(keep)
+    rows, tuple(ops), tokenizer, encoding, text_len, overflow, seed, tuple(keep)
   )
   share = _share(batch_size, process_index, process_count)
   slots_of = _EvalSlots(maker, num_rows, batch_size, share)
@@ -183,8 +181,8 @@ def _share(batch_size: int, process_index: int, process_count: int) -> range:
   """The slots of the global batch that belong to this process."""
   if batch_size < 1 or batch_size % process_count:
     raise errors.ConfigError(
-        f"batch_size is {batch_size}; it must be a positive multiple of the number of processes,"
-        f" {process_count}."
+      f"batch_size is {batch_size}; it must be a positive multiple of the number of processes,"
+      f" {process_count}."
     )
   size = batch_size // process_count
   return range(process_index * size, (process_index + 1) * size)
@@ -229,7 +227,7 @@ class _Register:
   """Counts what is handed out, reports bad rows once, ends the run when the budget is spent."""
 
   def __init__(
-      self, budget: int, on_bad_row: OnBadRow | None, known: set[int], report_dropped: bool = False
+    self, budget: int, on_bad_row: OnBadRow | None, known: set[int], report_dropped: bool = False
   ):
     self.counts: collections.Counter[str] = collections.Counter()
     self._budget = budget
@@ -265,8 +263,8 @@ class _Register:
       more = len(self._known) - _NUM_SHOWN
       listed = "\n  ".join(self._shown[-_NUM_SHOWN:]) + (f"\n  and {more} more" if more > 0 else "")
       raise errors.DataError(
-          f"{len(self._known)} bad rows, bad_rows allows {self._budget}; mend or remove them, or"
-          f" raise bad_rows to go on without them:\n  {listed}"
+        f"{len(self._known)} bad rows, bad_rows allows {self._budget}; mend or remove them, or"
+        f" raise bad_rows to go on without them:\n  {listed}"
       )
 
 
@@ -305,8 +303,8 @@ class _Assembler:
     self._image_shape = self._image_shape or shape
     if shape != self._image_shape:
       raise errors.ConfigError(
-          f"{slot.where}: after the ops 'image' is uint8{list(shape)}, that of rows before it"
-          f" uint8{list(self._image_shape)}; the ops must give every row the same shape."
+        f"{slot.where}: after the ops 'image' is uint8{list(shape)}, that of rows before it"
+        f" uint8{list(self._image_shape)}; the ops must give every row the same shape."
       )
 
   def _probe(self) -> tuple[int, ...]:
@@ -318,6 +316,6 @@ class _Assembler:
         return slot.arrays["image"].shape
       num_dropped += slot.dropped
     raise errors.DataError(
-        f"No row of the source can be used: of {len(self._maker.rows)} rows {num_dropped} are"
-        f" longer than text_len={self._maker.text_len} and dropped (overflow), the others are bad."
+      f"No row of the source can be used: of {len(self._maker.rows)} rows {num_dropped} are"
+      f" longer than text_len={self._maker.text_len} and dropped (overflow), the others are bad."
     )

@@ -24,12 +24,12 @@ def warning(prompt: str) -> str:
   inside = [marker for marker in MARKERS if marker in prompt]
   if inside:
     return (
-        f"the prompt {prompt[:60]!r} holds {' and '.join(inside)}, which is no marker here but"
-        " ordinary text: BOS, the image and the line break after the prompt are added anyway"
+      f"the prompt {prompt[:60]!r} holds {' and '.join(inside)}, which is no marker here but"
+      " ordinary text: BOS, the image and the line break after the prompt are added anyway"
     )
   if prompt.endswith("\n"):
     return (
-        f"the prompt {prompt[:60]!r} ends in a line break (newline), and the model gets another one"
-        " after it"
+      f"the prompt {prompt[:60]!r} ends in a line break (newline), and the model gets another one"
+      " after it"
     )
   return ""

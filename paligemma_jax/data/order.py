@@ -22,13 +22,13 @@ _PART = 0x70617274
 
 @functools.lru_cache(maxsize=64)
 def rows_of_step(
-    step: int,
-    *,
-    num_rows: int,
-    batch_size: int,
-    seed: int,
-    shuffle: bool,
-    mix: tuple[tuple[int, int], ...] = (),
+  step: int,
+  *,
+  num_rows: int,
+  batch_size: int,
+  seed: int,
+  shuffle: bool,
+  mix: tuple[tuple[int, int], ...] = (),
 ) -> list[tuple[int, int]]:
   """The (epoch, row) of each slot of the global batch of step `step` (the first step is 0).
 
@@ -54,11 +54,11 @@ def rows_of_step(
 
 
 def _mixed(
-    rounds: np.ndarray,
-    picks: np.ndarray,
-    mix: tuple[tuple[int, int], ...],
-    seed: int,
-    shuffle: bool,
+  rounds: np.ndarray,
+  picks: np.ndarray,
+  mix: tuple[tuple[int, int], ...],
+  seed: int,
+  shuffle: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
   """(epochs of the parts, rows) for places 0..num_rows-1 of the mixture's epochs `rounds`.
 

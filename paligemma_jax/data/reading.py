@@ -52,12 +52,12 @@ class _Flat:
 
 
 def read(
-    slot_at: Callable[[int, int], examples.Slot],
-    start_step: int,
-    stop_step: int | None,
-    share: range,
-    options: Options,
-    name_of: Callable[[int, int], str],
+  slot_at: Callable[[int, int], examples.Slot],
+  start_step: int,
+  stop_step: int | None,
+  share: range,
+  options: Options,
+  name_of: Callable[[int, int], str],
 ) -> Iterator[list[examples.Slot]]:
   """The slots `share` of each step from `start_step` to before `stop_step` (None: without end).
 
@@ -86,12 +86,12 @@ class _Reading:
   """What the gathering thread and the consumer share, and how long who has waited."""
 
   def __init__(
-      self,
-      flat: _Flat,
-      start: int,
-      stop: int,
-      options: Options,
-      name_of: Callable[[int, int], str],
+    self,
+    flat: _Flat,
+    start: int,
+    stop: int,
+    options: Options,
+    name_of: Callable[[int, int], str],
   ):
     self._flat, self._options, self._name_of = flat, options, name_of
     self._start, self._stop = start, stop
@@ -104,7 +104,7 @@ class _Reading:
     # One group is being made while one waits here; the rows before them wait in Grain's buffer.
     self._groups: queue.Queue[Any] = queue.Queue(maxsize=1)
     self._thread = threading.Thread(
-        target=self._gather, args=(source,), name="batches", daemon=True
+      target=self._gather, args=(source,), name="batches", daemon=True
     )
     self._thread.start()
 
@@ -124,8 +124,10 @@ class _Reading:
         if now - since > say_secs:
           say_secs *= 2
           logging.warning(
-              "waited %.0f s for %s; after train.stall_secs=%g s without a row the run ends",
-              now - since, self._awaited(), self._options.stall_secs,
+            "waited %.0f s for %s; after train.stall_secs=%g s without a row the run ends",
+            now - since,
+            self._awaited(),
+            self._options.stall_secs,
           )
     if isinstance(item, BaseException):
       self._check_workers()
@@ -133,8 +135,8 @@ class _Reading:
         self._stalled = True
         raise errors.StallError(f"A worker process of the loader died: {item}") from None
       raise errors.DataError(
-          f"The loader failed with {self._options.num_workers} worker processes:"
-          f" {type(item).__name__}: {item}"
+        f"The loader failed with {self._options.num_workers} worker processes:"
+        f" {type(item).__name__}: {item}"
       ) from item
     return item
 
@@ -153,8 +155,8 @@ class _Reading:
     if dead:
       self._stalled = True
       raise errors.StallError(
-          f"{dead} while {self._row()} was waited for. The kernel kills processes when memory"
-          " runs out: fewer train.num_workers or a smaller train.prefetch need less."
+        f"{dead} while {self._row()} was waited for. The kernel kills processes when memory"
+        " runs out: fewer train.num_workers or a smaller train.prefetch need less."
       )
 
   def _check_progress(self, now: float) -> None:
@@ -170,9 +172,9 @@ class _Reading:
     if quiet_secs > limit:
       self._stalled = True
       raise errors.StallError(
-          f"The loader stalled: no row for {quiet_secs:.0f} s (train.stall_secs is"
-          f" {self._options.stall_secs:g}), waiting for {self._awaited()}. Reading that row, or a"
-          " row op on it, hangs."
+        f"The loader stalled: no row for {quiet_secs:.0f} s (train.stall_secs is"
+        f" {self._options.stall_secs:g}), waiting for {self._awaited()}. Reading that row, or a"
+        " row op on it, hangs."
       )
 
   def _awaited(self) -> str:
@@ -217,7 +219,7 @@ class _Reading:
 
 
 def _grain_iterator(
-    flat: _Flat, start: int, stop: int, options: Options, workers: workers_lib.Workers
+  flat: _Flat, start: int, stop: int, options: Options, workers: workers_lib.Workers
 ) -> Iterator[examples.Slot]:
   import grain  # Takes 0.8 s to import, which is not needed to load a config or a tokenizer.
 
@@ -230,7 +232,7 @@ def _grain_iterator(
     flags.FLAGS.mark_as_parsed()  # Grain hands absl's flags to its workers and insists on this.
   threads = grain.ReadOptions(options.num_threads, options.num_threads)
   processes = grain.MultiprocessingOptions(
-      num_workers=options.num_workers,
-      per_worker_buffer_size=-(-ahead // options.num_workers),
+    num_workers=options.num_workers,
+    per_worker_buffer_size=-(-ahead // options.num_workers),
   )
   return iter(slots.to_iter_dataset(threads).mp_prefetch(processes, workers.started()))

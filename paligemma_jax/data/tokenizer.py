@@ -32,14 +32,14 @@ NUM_LOC = 1024
 NUM_SEG = 128
 
 _EXTRA = tuple(f"<loc{i:04d}>" for i in range(NUM_LOC)) + tuple(
-    f"<seg{i:03d}>" for i in range(NUM_SEG)
+  f"<seg{i:03d}>" for i in range(NUM_SEG)
 )
 _MAX_BYTES = 16 << 20  # Gemma's has 4 MB.
 _MAX_JSON_BYTES = 40 << 20  # Gemma's tokenizer.json has 17 to 35 MB.
 _ADDED_TOKENS = "added_tokens.json"
 _WHERE_FROM = (
-    "The tokenizer comes with the licensed weights (tokenizer.model or paligemma_tokenizer.model);"
-    " set `tokenizer` to its path."
+  "The tokenizer comes with the licensed weights (tokenizer.model or paligemma_tokenizer.model);"
+  " set `tokenizer` to its path."
 )
 
 
@@ -70,7 +70,7 @@ class Tokenizer:
     except (OSError, ValueError) as e:
       why = getattr(e, "strerror", None) or e
       raise errors.ConfigError(
-          f"Cannot read the tokenizer {str(path)!r}: {why}. {_WHERE_FROM}"
+        f"Cannot read the tokenizer {str(path)!r}: {why}. {_WHERE_FROM}"
       ) from None
     if is_json or data.lstrip()[:1] == b"{":
       data = tokenizer_json.to_model(data, str(path))
@@ -175,7 +175,7 @@ class Tokenizer:
     # UTF-8, a field of an unknown kind, the end of the file in the middle of one.
     except (RuntimeError, ValueError, LookupError, OSError) as e:
       raise errors.ConfigError(
-          f"{path!r} is a damaged sentencepiece model: {type(e).__name__}. {_WHERE_FROM}"
+        f"{path!r} is a damaged sentencepiece model: {type(e).__name__}. {_WHERE_FROM}"
       ) from None
 
   def _check_and_extend(self, data: bytes, path: str) -> None:
@@ -184,8 +184,8 @@ class Tokenizer:
     special = (plain.pad_id(), plain.eos_id(), plain.bos_id(), plain.unk_id())
     if special != (PAD_ID, EOS_ID, BOS_ID, UNK_ID):
       raise errors.ConfigError(
-          f"{path!r} is not a Gemma tokenizer: pad, eos, bos and unk are {special}, expected"
-          f" (0, 1, 2, 3); pieces of these names have the ids {found}. {_WHERE_FROM}"
+        f"{path!r} is not a Gemma tokenizer: pad, eos, bos and unk are {special}, expected"
+        f" (0, 1, 2, 3); pieces of these names have the ids {found}. {_WHERE_FROM}"
       )
     self._processor, self.whole_bytes = plain, data
     if not all(_is_whole(plain, piece) for piece in _EXTRA):
@@ -204,7 +204,7 @@ def _processor(data: bytes, path: str) -> sentencepiece.SentencePieceProcessor:
     return sentencepiece.SentencePieceProcessor(model_proto=data)
   except (RuntimeError, ValueError):  # Its own error may quote what is no UTF-8.
     raise errors.ConfigError(
-        f"{path!r} is not a sentencepiece model ({_looks_like(data)}). {_WHERE_FROM}"
+      f"{path!r} is not a sentencepiece model ({_looks_like(data)}). {_WHERE_FROM}"
     ) from None
 
 
@@ -240,7 +240,7 @@ def _with_added(data: bytes, path: pathlib.Path) -> bytes:
     named = strict_json.read_object(beside, max_bytes=_MAX_BYTES)
   except (OSError, strict_json.Malformed) as e:
     raise errors.ConfigError(
-        f"{str(beside)!r} is no valid JSON object: {strict_json.reason(e)}."
+      f"{str(beside)!r} is no valid JSON object: {strict_json.reason(e)}."
     ) from None
   plain = _processor(data, str(path))
   size = plain.vocab_size()
@@ -252,11 +252,11 @@ def _with_added(data: bytes, path: pathlib.Path) -> bytes:
     size = _processor(data, str(path)).vocab_size()
   if [i for i, _ in added] != list(range(size, size + len(added))):
     raise errors.ConfigError(
-        f"{str(beside)!r} adds tokens with the ids {[i for i, _ in added][:5]} to a tokenizer of"
-        f" {size}; expected ids that follow without a gap."
+      f"{str(beside)!r} adds tokens with the ids {[i for i, _ in added][:5]} to a tokenizer of"
+      f" {size}; expected ids that follow without a gap."
     )
   control, user = sentencepiece_file.CONTROL, sentencepiece_file.USER_DEFINED
   return data + b"".join(
-      sentencepiece_file.piece_field(text, kind=control if text == tokenizer_json.IMAGE else user)
-      for _, text in added
+    sentencepiece_file.piece_field(text, kind=control if text == tokenizer_json.IMAGE else user)
+    for _, text in added
   )

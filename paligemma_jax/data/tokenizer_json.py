@@ -44,9 +44,9 @@ def to_model(data: bytes, path: str) -> bytes:
   wrong = _why_not(content, model) if isinstance(model, dict) else "it has no 'model'"
   if wrong:
     raise errors.ConfigError(
-        f"{path!r} holds JSON but is no tokenizer.json of a Gemma tokenizer: {wrong}. Put"
-        " tokenizer.model, which comes with the licensed weights, beside it, or set `tokenizer` to"
-        " its path."
+      f"{path!r} holds JSON but is no tokenizer.json of a Gemma tokenizer: {wrong}. Put"
+      " tokenizer.model, which comes with the licensed weights, beside it, or set `tokenizer` to"
+      " its path."
     )
   by_id = {i: text for text, i in model["vocab"].items()}
   added = {t["id"]: t for t in content.get("added_tokens") or []}
@@ -58,8 +58,8 @@ def to_model(data: bytes, path: str) -> bytes:
       raise errors.ConfigError(f"{path!r} has {len(by_id)} tokens, but none with the id {i}.")
     pieces.append(_piece(by_id[i], added.get(i), len(model["vocab"]) <= i, scores))
   while pieces and (
-      pieces[-1].kind == sentencepiece_file.CONTROL
-      or pieces[-1].text == _FILLER.format(len(pieces) - 1)
+    pieces[-1].kind == sentencepiece_file.CONTROL
+    or pieces[-1].text == _FILLER.format(len(pieces) - 1)
   ):
     pieces.pop()
   return sentencepiece_file.build(pieces)
@@ -78,8 +78,8 @@ def from_model(data: bytes, *, num_ids: int = 0, image_token: int = 0) -> str:
   model = sentencepiece_file.parse(data)
   if model.algorithm != sentencepiece_file.BPE or not model.is_identity:
     raise errors.ConfigError(
-        "The tokenizer is no byte-pair model that reads texts as they are, as Gemma's is, so it has"
-        " no exact tokenizer.json."
+      "The tokenizer is no byte-pair model that reads texts as they are, as Gemma's is, so it has"
+      " no exact tokenizer.json."
     )
   if any(p.kind == sentencepiece_file.UNUSED for p in model.pieces):
     raise errors.ConfigError("The tokenizer has unused pieces, so it has no exact tokenizer.json.")
@@ -87,53 +87,51 @@ def from_model(data: bytes, *, num_ids: int = 0, image_token: int = 0) -> str:
   for i in range(len(vocab), max(num_ids, image_token)):
     vocab[_FILLER.format(i)] = i
   content = {
-      "version": "1.0",
-      "truncation": None,
-      "padding": None,
-      "added_tokens": added_tokens(data, image_token),
-      "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": _BLANK},
-      "pre_tokenizer": {
-          "type": "Split",
-          "pattern": {"String": " "},
-          "behavior": "MergedWithPrevious",
-          "invert": False,
-      },
-      "post_processor": {
-          "type": "TemplateProcessing",
-          "single": [
-              {"SpecialToken": {"id": "<bos>", "type_id": 0}},
-              {"Sequence": {"id": "A", "type_id": 0}},
-          ],
-          "pair": [
-              {"SpecialToken": {"id": "<bos>", "type_id": 0}},
-              {"Sequence": {"id": "A", "type_id": 0}},
-              {"SpecialToken": {"id": "<bos>", "type_id": 1}},
-              {"Sequence": {"id": "B", "type_id": 1}},
-          ],
-          "special_tokens": {
-              "<bos>": {"id": "<bos>", "ids": [vocab["<bos>"]], "tokens": ["<bos>"]}
-          },
-      },
-      "decoder": {
-          "type": "Sequence",
-          "decoders": [
-              {"type": "Replace", "pattern": {"String": _BLANK}, "content": " "},
-              {"type": "ByteFallback"},
-              {"type": "Fuse"},
-          ],
-      },
-      "model": {
-          "type": "BPE",
-          "dropout": None,
-          "unk_token": "<unk>",
-          "continuing_subword_prefix": None,
-          "end_of_word_suffix": None,
-          "fuse_unk": True,
-          "byte_fallback": True,
-          "ignore_merges": False,
-          "vocab": vocab,
-          "merges": _merges(model),
-      },
+    "version": "1.0",
+    "truncation": None,
+    "padding": None,
+    "added_tokens": added_tokens(data, image_token),
+    "normalizer": {"type": "Replace", "pattern": {"String": " "}, "content": _BLANK},
+    "pre_tokenizer": {
+      "type": "Split",
+      "pattern": {"String": " "},
+      "behavior": "MergedWithPrevious",
+      "invert": False,
+    },
+    "post_processor": {
+      "type": "TemplateProcessing",
+      "single": [
+        {"SpecialToken": {"id": "<bos>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+      ],
+      "pair": [
+        {"SpecialToken": {"id": "<bos>", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+        {"SpecialToken": {"id": "<bos>", "type_id": 1}},
+        {"Sequence": {"id": "B", "type_id": 1}},
+      ],
+      "special_tokens": {"<bos>": {"id": "<bos>", "ids": [vocab["<bos>"]], "tokens": ["<bos>"]}},
+    },
+    "decoder": {
+      "type": "Sequence",
+      "decoders": [
+        {"type": "Replace", "pattern": {"String": _BLANK}, "content": " "},
+        {"type": "ByteFallback"},
+        {"type": "Fuse"},
+      ],
+    },
+    "model": {
+      "type": "BPE",
+      "dropout": None,
+      "unk_token": "<unk>",
+      "continuing_subword_prefix": None,
+      "end_of_word_suffix": None,
+      "fuse_unk": True,
+      "byte_fallback": True,
+      "ignore_merges": False,
+      "vocab": vocab,
+      "merges": _merges(model),
+    },
   }
   return json.dumps(content, ensure_ascii=False)
 
@@ -172,7 +170,7 @@ def _merges(model: sentencepiece_file.Model) -> list[list[str]]:
 
 
 def _piece(
-    text: str, added: Mapping[str, Any] | None, behind: bool, scores: Mapping[str, float]
+  text: str, added: Mapping[str, Any] | None, behind: bool, scores: Mapping[str, float]
 ) -> sentencepiece_file.Piece:
   if text in _CONTROL:
     kind = sentencepiece_file.UNKNOWN if text == "<unk>" else sentencepiece_file.CONTROL

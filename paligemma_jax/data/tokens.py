@@ -27,10 +27,10 @@ Suffix = str | Sequence[tuple[str, bool]]
 
 # What stands in the slots after the text.
 PADDING = {
-    "text": (0, np.int32),
-    "mask_ar": (1, np.int32),
-    "mask_loss": (0, np.float32),
-    "mask_input": (0, np.int32),
+  "text": (0, np.int32),
+  "mask_ar": (1, np.int32),
+  "mask_loss": (0, np.float32),
+  "mask_input": (0, np.int32),
 }
 
 
@@ -44,9 +44,7 @@ def suffix_ids(tokenizer: tokenizer_lib.Tokenizer, suffix: Suffix) -> list[int]:
   return answer_of(tokenizer, suffix)[0]
 
 
-def answer_of(
-    tokenizer: tokenizer_lib.Tokenizer, suffix: Suffix
-) -> tuple[list[int], list[int]]:
+def answer_of(tokenizer: tokenizer_lib.Tokenizer, suffix: Suffix) -> tuple[list[int], list[int]]:
   """The ids of an answer (the suffix, its pieces tokenized one by one, EOS), and 1 for each that is
   supervised. EOS always is.
   """
@@ -59,12 +57,12 @@ def answer_of(
 
 
 def encode_train(
-    tokenizer: tokenizer_lib.Tokenizer,
-    prefix: str,
-    suffix: Suffix,
-    *,
-    text_len: int,
-    overflow: str,
+  tokenizer: tokenizer_lib.Tokenizer,
+  prefix: str,
+  suffix: Suffix,
+  *,
+  text_len: int,
+  overflow: str,
 ) -> dict[str, np.ndarray] | None:
   """One training example; None when the text is too long and `overflow` is 'drop'.
 
@@ -81,12 +79,12 @@ def encode_train(
 
 
 def lay_out_train(
-    question: list[int],
-    answer: list[int],
-    supervised: list[int],
-    *,
-    text_len: int,
-    overflow: str,
+  question: list[int],
+  answer: list[int],
+  supervised: list[int],
+  *,
+  text_len: int,
+  overflow: str,
 ) -> dict[str, np.ndarray] | None:
   """`encode_train` from what `prefix_ids` and `answer_of` give."""
   if len(question) + len(answer) > text_len + 1:
@@ -102,19 +100,19 @@ def lay_out_train(
       answer, supervised = [*answer[:room], answer[-1]], [*supervised[:room], supervised[-1]]
   unlearned = [0] * len(question)
   return {
-      "text": _padded("text", question + answer, text_len + 1),
-      "mask_ar": _padded("mask_ar", unlearned + [1] * len(answer), text_len + 1),
-      "mask_loss": _padded("mask_loss", unlearned + supervised, text_len + 1),
+    "text": _padded("text", question + answer, text_len + 1),
+    "mask_ar": _padded("mask_ar", unlearned + [1] * len(answer), text_len + 1),
+    "mask_loss": _padded("mask_loss", unlearned + supervised, text_len + 1),
   }
 
 
 def encode_prompt(
-    tokenizer: tokenizer_lib.Tokenizer,
-    prefix: str,
-    *,
-    text_len: int,
-    overflow: str,
-    suffix: str = "",
+  tokenizer: tokenizer_lib.Tokenizer,
+  prefix: str,
+  *,
+  text_len: int,
+  overflow: str,
+  suffix: str = "",
 ) -> dict[str, np.ndarray] | None:
   """One prompt to decode from; None when it is too long and `overflow` is 'drop'.
 
@@ -134,7 +132,7 @@ def encode_prompt(
 
 
 def lay_out_prompt(
-    question: list[int], begun: list[int], *, text_len: int, overflow: str
+  question: list[int], begun: list[int], *, text_len: int, overflow: str
 ) -> dict[str, np.ndarray] | None:
   """`encode_prompt` from token ids; `question` ends in the separator, one token."""
   if len(question) + len(begun) > text_len:
@@ -147,9 +145,9 @@ def lay_out_prompt(
     begun = begun[: text_len - len(question)]
   num_used = len(question) + len(begun)
   return {
-      "text": _padded("text", question + begun, text_len),
-      "mask_ar": _padded("mask_ar", [0] * len(question) + [1] * len(begun), text_len),
-      "mask_input": _padded("mask_input", [1] * num_used, text_len),
+    "text": _padded("text", question + begun, text_len),
+    "mask_ar": _padded("mask_ar", [0] * len(question) + [1] * len(begun), text_len),
+    "mask_input": _padded("mask_input", [1] * num_used, text_len),
   }
 
 
@@ -191,7 +189,7 @@ def _drops(overflow: str, found: int, room: int) -> bool:
     raise errors.ConfigError(f"Unknown overflow {overflow!r}.{hint}")
   if overflow == "error":
     raise errors.DataError(
-        f"The text has {found} tokens but there is room for {room}; raise text_len by"
-        f" {found - room}, or set overflow to 'truncate', 'cut' or 'drop'."
+      f"The text has {found} tokens but there is room for {room}; raise text_len by"
+      f" {found - room}, or set overflow to 'truncate', 'cut' or 'drop'."
     )
   return overflow == "drop"

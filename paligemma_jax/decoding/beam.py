@@ -49,7 +49,7 @@ class _Best(NamedTuple):
 
 
 def make(
-    rules: rules_lib.Rules, eos_id: int, beam_size: int
+  rules: rules_lib.Rules, eos_id: int, beam_size: int
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:
   """`search(prompt, extend, max_new_tokens)` -> int32[B, N] tokens, float32[B, N] logprobs."""
 
@@ -66,25 +66,23 @@ def make(
     logprob_BAK = logit_BAK - total_BA[..., None]
     score_BAK = beams.score[..., None] + logprob_BAK
     score_BX, logprob_BX, token_BX = (
-        _flat(x, beam_size, fill)
-        for x, fill in ((score_BAK, -jnp.inf), (logprob_BAK, 0), (token_BAK, 0))
+      _flat(x, beam_size, fill)
+      for x, fill in ((score_BAK, -jnp.inf), (logprob_BAK, 0), (token_BAK, 0))
     )
     score_BA, chosen_BA = lax.top_k(score_BX, beam_size)
     parent_BA = chosen_BA // token_BAK.shape[2]
     token_BA, logprob_BA = (
-        jnp.take_along_axis(x, chosen_BA, axis=1) for x in (token_BX, logprob_BX)
+      jnp.take_along_axis(x, chosen_BA, axis=1) for x in (token_BX, logprob_BX)
     )
     beams = jax.tree.map(lambda x: x[jnp.arange(num_rows)[:, None], parent_BA], beams)
-    state_R3 = rules.advance(
-        beams.state.reshape(-1, beams.state.shape[-1]), token_BA.reshape(-1)
-    )
+    state_R3 = rules.advance(beams.state.reshape(-1, beams.state.shape[-1]), token_BA.reshape(-1))
     beams = _Beams(
-        tokens=beams.tokens.at[:, :, step].set(token_BA),
-        logprob=beams.logprob.at[:, :, step].set(logprob_BA),
-        score=score_BA,
-        state=state_R3.reshape(beams.state.shape),
-        # After the last step there is no slot; nothing is set then.
-        own=beams.own.at[:, :, step].set(jnp.eye(beam_size, dtype=bool)),
+      tokens=beams.tokens.at[:, :, step].set(token_BA),
+      logprob=beams.logprob.at[:, :, step].set(logprob_BA),
+      score=score_BA,
+      state=state_R3.reshape(beams.state.shape),
+      # After the last step there is no slot; nothing is set then.
+      own=beams.own.at[:, :, step].set(jnp.eye(beam_size, dtype=bool)),
     )
     return beams, best
 
@@ -92,11 +90,11 @@ def make(
     num_rows = prompt.logits_BV.shape[0]
     shape = (num_rows, 1, max_new_tokens)
     beams = _Beams(
-        tokens=jnp.full(shape, prompts.PAD_ID, jnp.int32),
-        logprob=jnp.zeros(shape, jnp.float32),
-        score=jnp.zeros((num_rows, 1), jnp.float32),
-        state=rules.start(num_rows)[:, None],
-        own=jnp.zeros((num_rows, 1, max(max_new_tokens - 1, 1), beam_size), bool),
+      tokens=jnp.full(shape, prompts.PAD_ID, jnp.int32),
+      logprob=jnp.zeros(shape, jnp.float32),
+      score=jnp.zeros((num_rows, 1), jnp.float32),
+      state=rules.start(num_rows)[:, None],
+      own=jnp.zeros((num_rows, 1, max(max_new_tokens - 1, 1), beam_size), bool),
     )
     best = _Best(beams.tokens[:, 0], beams.logprob[:, 0], jnp.full(num_rows, -jnp.inf))
     beams, best = grow(jnp.int32(0), beams, best, prompt.logits_BV[:, None])
@@ -140,9 +138,9 @@ def _end_here(step, beams, best, eos_logprob_BA, eos_id):
   beam_B = jnp.argmax(score_BA, axis=1)
   rows = jnp.arange(len(beam_B))
   ended = _Best(
-      tokens=beams.tokens[rows, beam_B].at[:, step].set(eos_id),
-      logprob=beams.logprob[rows, beam_B].at[:, step].set(eos_logprob_BA[rows, beam_B]),
-      score=score_BA[rows, beam_B],
+    tokens=beams.tokens[rows, beam_B].at[:, step].set(eos_id),
+    logprob=beams.logprob[rows, beam_B].at[:, step].set(eos_logprob_BA[rows, beam_B]),
+    score=score_BA[rows, beam_B],
   )
   better_B = ended.score > best.score
 

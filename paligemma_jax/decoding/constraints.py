@@ -20,11 +20,11 @@ _LOC = "<loc0000>"
 
 
 def automaton(
-    constraint: Any,
-    tokenizer: tokenizers.Tokenizer,
-    *,
-    max_new_tokens: int,
-    banned: Sequence[int] = (),
+  constraint: Any,
+  tokenizer: tokenizers.Tokenizer,
+  *,
+  max_new_tokens: int,
+  banned: Sequence[int] = (),
 ) -> rules.Automaton:
   """The automaton of a spec of regions.answer_forms.
 
@@ -35,8 +35,8 @@ def automaton(
   make = _MAKERS.get(type(constraint))
   if make is None:
     raise errors.ConfigError(
-        f"constraint={constraint!r} is none: it must be one of"
-        f" {', '.join(f'constraints.{name}' for name in answer_forms.CONSTRAINTS)}."
+      f"constraint={constraint!r} is none: it must be one of"
+      f" {', '.join(f'constraints.{name}' for name in answer_forms.CONSTRAINTS)}."
     )
   graph = make(constraint, tokenizer, max_new_tokens, frozenset(banned))
   return graph.automaton(tokenizer.vocab_size)
@@ -68,7 +68,7 @@ class _Graph:
     return self.classes[token] if token in self.classes else self.new_class([token])
 
   def edge(
-      self, source: int, low: int, target: int, *, high=-1, register=-1, gap=0, store=-1
+    self, source: int, low: int, target: int, *, high=-1, register=-1, gap=0, store=-1
   ) -> None:
     """See rules.Automaton; `high` is `low` when not given."""
     self.edges.append((source, low, low if high < 0 else high, target, register, gap, store))
@@ -95,8 +95,8 @@ def _one_of(constraint, tokenizer, max_new_tokens, banned):
     ids = tokenizer.encode(text)
     if len(ids) + 1 > max_new_tokens:
       raise errors.ConfigError(
-          f"The answer {text!r} of constraints.OneOf needs {len(ids) + 1} tokens, EOS included;"
-          f" only {max_new_tokens} are decoded."
+        f"The answer {text!r} of constraints.OneOf needs {len(ids) + 1} tokens, EOS included;"
+        f" only {max_new_tokens} are decoded."
       )
     _refuse_banned(constraint, tokenizer, banned, [*ids, _EOS])
     last = graph.path(tries, 0, ids)
@@ -114,8 +114,8 @@ def _objects(constraint, tokenizer, max_new_tokens, banned):
   num_tokens = 4 + segments * _NUM_SEG_TOKENS + 1  # And EOS; the label comes on top.
   if first and first * num_tokens > max_new_tokens:
     raise errors.ConfigError(
-        f"{first} objects of constraints.{type(constraint).__name__} need more than the"
-        f" {max_new_tokens} tokens that are decoded."
+      f"{first} objects of constraints.{type(constraint).__name__} need more than the"
+      f" {max_new_tokens} tokens that are decoded."
     )
   graph = _Graph()
   locs = [tokenizer.loc_id(i) for i in range(tokenizers.NUM_LOC)]
@@ -137,9 +137,7 @@ def _objects(constraint, tokenizer, max_new_tokens, banned):
     for _ in range(segments * _NUM_SEG_TOKENS):
       before, state = state, graph.state()
       graph.edge(before, len(locs), state, high=len(locs) + len(segs) - 1)
-    label(
-        graph, constraint, tokenizer, banned, state, following, ends if i + 1 >= first else ()
-    )
+    label(graph, constraint, tokenizer, banned, state, following, ends if i + 1 >= first else ())
   return graph
 
 
@@ -197,10 +195,10 @@ def _text_classes(graph, tokenizer):
     texts = {i: t for i, t in texts.items() if t and i not in graph.classes and "<" not in t}
     plain = {i: t for i, t in texts.items() if t.strip() and ";" not in t}
     graph.text_classes = (
-        graph.new_class(i for i, t in texts.items() if t == " "),
-        graph.new_class(i for i, t in plain.items() if t[0] == " "),
-        graph.new_class(i for i, t in plain.items() if t[0] != " "),
-        graph.new_class(i for i, t in texts.items() if t.strip() == ";" and "\n" not in t),
+      graph.new_class(i for i, t in texts.items() if t == " "),
+      graph.new_class(i for i, t in plain.items() if t[0] == " "),
+      graph.new_class(i for i, t in plain.items() if t[0] != " "),
+      graph.new_class(i for i, t in texts.items() if t.strip() == ";" and "\n" not in t),
     )
   return graph.text_classes
 
@@ -209,13 +207,13 @@ def _refuse_banned(constraint, tokenizer, banned, ids):
   hit = sorted(banned.intersection(ids))
   if hit:
     raise errors.ConfigError(
-        f"constraints.{type(constraint).__name__} needs the token {tokenizer.piece(hit[0])!r},"
-        " which is banned."
+      f"constraints.{type(constraint).__name__} needs the token {tokenizer.piece(hit[0])!r},"
+      " which is banned."
     )
 
 
 _MAKERS = {
-    answer_forms.Boxes: _objects,
-    answer_forms.OneOf: _one_of,
-    answer_forms.Segments: _objects,
+  answer_forms.Boxes: _objects,
+  answer_forms.OneOf: _one_of,
+  answer_forms.Segments: _objects,
 }

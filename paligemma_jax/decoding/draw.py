@@ -1,6 +1,6 @@
 """One token after the other, greedy or drawn; of several answers per row the most probable one.
 
-  B rows, A answers per row, R = B * A, S slots behind the prompt, N new tokens, V vocabulary.
+B rows, A answers per row, R = B * A, S slots behind the prompt, N new tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from paligemma_jax.decoding import sampling
 
 
 def make(
-    rules: rules_lib.Rules,
-    ends: Sequence[int],
-    best_of: int,
-    choose: sampling.Sampler,
-    *,
-    repetition_penalty: float = 1.0,
+  rules: rules_lib.Rules,
+  ends: Sequence[int],
+  best_of: int,
+  choose: sampling.Sampler,
+  *,
+  repetition_penalty: float = 1.0,
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:
   """`search(prompt, extend, max_new_tokens)` -> int32[B, N] tokens, float32[B, N] logprobs.
 
@@ -40,7 +40,7 @@ def make(
     if not penalized:
       return logits_RV
     less_RV = jnp.where(
-        logits_RV > 0, logits_RV / repetition_penalty, logits_RV * repetition_penalty
+      logits_RV > 0, logits_RV / repetition_penalty, logits_RV * repetition_penalty
     )
     return jnp.where(seen_RV, less_RV, logits_RV)
 
@@ -103,9 +103,7 @@ def make(
 
 
 def _most_probable(tokens_RN, logprob_RN, num_rows):
-  tokens_BAN, logprob_BAN = (
-      x.reshape(num_rows, -1, x.shape[1]) for x in (tokens_RN, logprob_RN)
-  )
+  tokens_BAN, logprob_BAN = (x.reshape(num_rows, -1, x.shape[1]) for x in (tokens_RN, logprob_RN))
   best_B = jnp.argmax(jnp.sum(logprob_BAN, axis=2), axis=1)
   rows = jnp.arange(num_rows)
   return tokens_BAN[rows, best_B], logprob_BAN[rows, best_B]

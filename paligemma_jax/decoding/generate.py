@@ -1,6 +1,6 @@
 """Generation: the prompt, then a loop on the device that stops when every row is done.
 
-  B rows, A answers per row, R = B * A, C cache slots, T prompt tokens, N new tokens, V vocabulary.
+B rows, A answers per row, R = B * A, C cache slots, T prompt tokens, N new tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ Generate = Callable[..., dict[str, jax.Array]]
 
 
 def make_generate(
-    cfg: variants.ModelConfig,
-    *,
-    max_new_tokens: int,
-    eos_id: int = 1,
-    sampler: str = "greedy",
-    best_of: int = 1,
-    beam_size: int = 1,
-    banned: Sequence[int] = (),
-    automaton: rules_lib.Automaton | None = None,
-    ends: Sequence[int] = (),
-    repetition_penalty: float = 1.0,
-    cache_dtype: Any = None,
+  cfg: variants.ModelConfig,
+  *,
+  max_new_tokens: int,
+  eos_id: int = 1,
+  sampler: str = "greedy",
+  best_of: int = 1,
+  beam_size: int = 1,
+  banned: Sequence[int] = (),
+  automaton: rules_lib.Automaton | None = None,
+  ends: Sequence[int] = (),
+  repetition_penalty: float = 1.0,
+  cache_dtype: Any = None,
 ) -> Generate:
   """`generate(params, batch, key=None)`, one compiled program per batch shape.
 
@@ -93,22 +93,22 @@ def make_generate(
     mask_B = batch.get("_mask")
     prompt_len = num_image_tokens + text_len
     logits_BV, cache = paligemma.prefill(
-        cfg,
-        params,
-        image,
-        text_BT,
-        batch["mask_ar"],
-        mask_input_BT,
-        # The last new tokens are never fed back.
-        cache_len=prompt_len + num_answers * (max_new_tokens - 1),
-        cache_dtype=cache_dtype,
+      cfg,
+      params,
+      image,
+      text_BT,
+      batch["mask_ar"],
+      mask_input_BT,
+      # The last new tokens are never fed back.
+      cache_len=prompt_len + num_answers * (max_new_tokens - 1),
+      cache_dtype=cache_dtype,
     )
     prompt = prompts.Prompt(
-        logits_BV=logits_BV,
-        cache=cache,
-        real_B=jnp.ones(batch_size, bool) if mask_B is None else mask_B.astype(bool),
-        keys_B=jax.vmap(jax.random.fold_in, (None, 0))(key, rows_B),
-        seen_BV=_seen(text_BT, mask_input_BT, logits_BV) if repetition_penalty != 1.0 else None,
+      logits_BV=logits_BV,
+      cache=cache,
+      real_B=jnp.ones(batch_size, bool) if mask_B is None else mask_B.astype(bool),
+      keys_B=jax.vmap(jax.random.fold_in, (None, 0))(key, rows_B),
+      seen_BV=_seen(text_BT, mask_input_BT, logits_BV) if repetition_penalty != 1.0 else None,
     )
 
     ready = paligemma.ready_to_extend(cfg, params)
@@ -121,14 +121,14 @@ def make_generate(
 
     tokens_BN, logprob_BN = search(prompt, extend, max_new_tokens)
     return {
-        "tokens": tokens_BN,
-        "lengths": _lengths(tokens_BN, ends, prompt.real_B),
-        "token_logprob": logprob_BN,
-        "logprob": jnp.sum(logprob_BN, axis=1),
+      "tokens": tokens_BN,
+      "lengths": _lengths(tokens_BN, ends, prompt.real_B),
+      "token_logprob": logprob_BN,
+      "logprob": jnp.sum(logprob_BN, axis=1),
     }
 
   def generate(
-      params: Mapping[str, jax.Array], batch: Mapping[str, Any], key: jax.Array | None = None
+    params: Mapping[str, jax.Array], batch: Mapping[str, Any], key: jax.Array | None = None
   ) -> dict[str, jax.Array]:
     """See make_generate."""
     inputs = {name: batch[name] for name in _INPUTS if name in batch}
@@ -148,12 +148,12 @@ def _check(sampler: str, best_of: int, beam_size: int, repetition_penalty: float
   greedy = sampler.strip() == "greedy"
   if beam_size > 1 and (best_of > 1 or not greedy):
     raise errors.ConfigError(
-        f"{beam_size=} searches, {sampler=} and {best_of=} draw: choose one of them."
+      f"{beam_size=} searches, {sampler=} and {best_of=} draw: choose one of them."
     )
   if best_of > 1 and greedy:
     raise errors.ConfigError(
-        f"{best_of=} greedy answers are all the same; set sampler to one that draws, such as"
-        " 'temperature(0.7)'."
+      f"{best_of=} greedy answers are all the same; set sampler to one that draws, such as"
+      " 'temperature(0.7)'."
     )
 
 

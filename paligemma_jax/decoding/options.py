@@ -28,7 +28,7 @@ class Options:
 
 
 def make_generate(
-    cfg: variants.ModelConfig, options: Options, tokenizer: tokenizers.Tokenizer | None
+  cfg: variants.ModelConfig, options: Options, tokenizer: tokenizers.Tokenizer | None
 ) -> generate.Generate:
   """`generate.make_generate`, with what the options say about texts looked up in the tokenizer.
 
@@ -41,29 +41,27 @@ def make_generate(
     if tokenizer is None:
       raise errors.ConfigError("A constraint needs a tokenizer; none was found with the weights.")
     automaton = constraints.automaton(
-        options.constraint, tokenizer, max_new_tokens=options.max_new_tokens, banned=banned
+      options.constraint, tokenizer, max_new_tokens=options.max_new_tokens, banned=banned
     )
   if options.stop and tokenizer is None:
     raise errors.ConfigError("stop= needs a tokenizer; none was found with the weights.")
   if not all(isinstance(text, str) and text for text in options.stop):
     raise errors.ConfigError(f"stop={list(options.stop)!r}: expected texts that are not empty.")
   return generate.make_generate(
-      cfg,
-      max_new_tokens=options.max_new_tokens,
-      eos_id=tokenizers.EOS_ID,
-      sampler=options.sampler,
-      best_of=options.best_of,
-      beam_size=options.beam_size,
-      banned=banned,
-      automaton=automaton,
-      ends=_ending(options.stop, tokenizer) if options.stop else (),
-      repetition_penalty=options.repetition_penalty,
+    cfg,
+    max_new_tokens=options.max_new_tokens,
+    eos_id=tokenizers.EOS_ID,
+    sampler=options.sampler,
+    best_of=options.best_of,
+    beam_size=options.beam_size,
+    banned=banned,
+    automaton=automaton,
+    ends=_ending(options.stop, tokenizer) if options.stop else (),
+    repetition_penalty=options.repetition_penalty,
   )
 
 
-def sampler(
-    given: str, temperature: float | None, top_k: int, top_p: float
-) -> str:
+def sampler(given: str, temperature: float | None, top_k: int, top_p: float) -> str:
   """The sampler that these say, as `sampling.parse` reads it.
 
   Args:
@@ -80,7 +78,7 @@ def sampler(
     return given
   if given.strip() != "greedy":
     raise errors.ConfigError(
-        f"sampler={given!r} and {temperature=}, {top_k=}, {top_p=}: choose one of the two ways."
+      f"sampler={given!r} and {temperature=}, {top_k=}, {top_p=}: choose one of the two ways."
     )
   if temperature == 0:
     return "greedy"
@@ -88,7 +86,7 @@ def sampler(
 
 
 def until(
-    tokenizer: tokenizers.Tokenizer, tokens: Sequence[int], stop: Sequence[str]
+  tokenizer: tokenizers.Tokenizer, tokens: Sequence[int], stop: Sequence[str]
 ) -> tuple[str, int]:
   """(the text before the first of the stop strings, how many tokens make that and the string)."""
   text = tokenizer.decode(tokens)
@@ -107,17 +105,17 @@ def _ending(stop: Sequence[str], tokenizer: tokenizers.Tokenizer) -> tuple[int, 
 
 
 def _token_id(
-    token: str | int, cfg: variants.ModelConfig, tokenizer: tokenizers.Tokenizer | None
+  token: str | int, cfg: variants.ModelConfig, tokenizer: tokenizers.Tokenizer | None
 ) -> int:
   if not isinstance(token, str):
     if not 0 <= token < cfg.llm.vocab_size:
       raise errors.ConfigError(
-          f"banned: token id {token}; the model knows 0 to {cfg.llm.vocab_size - 1}."
+        f"banned: token id {token}; the model knows 0 to {cfg.llm.vocab_size - 1}."
       )
     return int(token)
   if tokenizer is None:
     raise errors.ConfigError(
-        f"banned: {token!r} needs a tokenizer; none was found with the weights. Give its id."
+      f"banned: {token!r} needs a tokenizer; none was found with the weights. Give its id."
     )
   try:
     return tokenizer.token_id(token)

@@ -1,6 +1,6 @@
 """Which tokens may come next: banned ids, and an automaton that reads the answer as it grows.
 
-  R answers (rows, or rows x beams), E edges, C classes of tokens, V vocabulary.
+R answers (rows, or rows x beams), E edges, C classes of tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Rules:
     hit_RE = self._passable(state_R3) & (self._low(state_R3) <= class_R1) & (class_R1 <= a.high)
     edge_R = jnp.argmax(hit_RE, axis=1)
     stored_R2 = jnp.where(
-        jnp.asarray(a.store)[edge_R][:, None] == np.arange(NUM_REGISTERS), class_R1, state_R3[:, 1:]
+      jnp.asarray(a.store)[edge_R][:, None] == np.arange(NUM_REGISTERS), class_R1, state_R3[:, 1:]
     )
     moved_R3 = jnp.concatenate([jnp.asarray(a.target)[edge_R][:, None], stored_R2], axis=1)
     return jnp.where(jnp.any(hit_RE, axis=1)[:, None], moved_R3, state_R3)

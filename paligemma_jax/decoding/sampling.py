@@ -1,6 +1,6 @@
 """How the next token is chosen: greedy, by temperature, from the k best, or from a nucleus.
 
-  B rows, V vocabulary.
+B rows, V vocabulary.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def parse(text: str) -> Sampler:
   match = _PATTERN.fullmatch(text)
   if not match:
     raise errors.ConfigError(
-        f"sampler {text!r} is not of the form 'greedy', 'temperature(0.7)', 'top_k(40, 0.7)' or"
-        " 'nucleus(0.9, 0.7)'."
+      f"sampler {text!r} is not of the form 'greedy', 'temperature(0.7)', 'top_k(40, 0.7)' or"
+      " 'nucleus(0.9, 0.7)'."
     )
   make, most = errors.pick(_SAMPLERS, match[1], "sampler")
   try:
@@ -115,9 +115,9 @@ def _draw(logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
 
 # name: (maker, number of arguments; the temperature is the last and, when not the only, optional)
 _SAMPLERS = {
-    "greedy": (_greedy, 0),
-    "temperature": (_temperature, 1),
-    "top_k": (_top_k, 2),
-    "nucleus": (_nucleus, 2),
-    "draw": (_top_k_and_p, 3),
+  "greedy": (_greedy, 0),
+  "temperature": (_temperature, 1),
+  "top_k": (_top_k, 2),
+  "nucleus": (_nucleus, 2),
+  "draw": (_top_k_and_p, 3),
 }

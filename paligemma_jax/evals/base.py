@@ -86,8 +86,8 @@ def answers_of(value: Any, name: str, i: int) -> tuple[str, ...]:
   if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
     return tuple(value)
   raise errors.DataError(
-      f"Row {i} of those to score: column {name!r} holds {value!r}; expected a text or a list of"
-      " texts."
+    f"Row {i} of those to score: column {name!r} holds {value!r}; expected a text or a list of"
+    " texts."
   )
 
 
@@ -101,8 +101,8 @@ def plain_id(value: Any, name: str) -> Any:
   value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
   if not isinstance(value, (str, int, float)):
     raise errors.DataError(
-        f"The column {name!r} is no id: it holds a {type(value).__name__}; name another one by"
-        " `image_id`."
+      f"The column {name!r} is no id: it holds a {type(value).__name__}; name another one by"
+      " `image_id`."
     )
   return value
 

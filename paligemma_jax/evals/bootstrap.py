@@ -28,14 +28,14 @@ Values = dict[str, float]
 
 
 def of_table(
-    table: tables.Table, summary: Callable[[Mapping[str, np.ndarray]], Values]
+  table: tables.Table, summary: Callable[[Mapping[str, np.ndarray]], Values]
 ) -> Callable[[Sequence[int]], Values]:
   """`value_of` of a metric that has the scores of each row."""
   return lambda indices: summary(tables.take(table, np.asarray(indices)))
 
 
 def intervals(
-    value_of: Callable[[Sequence[int]], Values], num_rows: int, *, num_samples: int, seed: int = 0
+  value_of: Callable[[Sequence[int]], Values], num_rows: int, *, num_samples: int, seed: int = 0
 ) -> Values:
   """`<key>/low` and `<key>/high` of each metric: the middle 95 % of its values on drawn rows.
 

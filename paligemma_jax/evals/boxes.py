@@ -13,11 +13,11 @@ from paligemma_jax.regions import loc
 
 
 def box_accuracy(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "suffix",
-    bins: int = 1024,
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "suffix",
+  bins: int = 1024,
 ) -> dict[str, float]:
   """How many of the true boxes were found, and how well.
 
@@ -51,15 +51,15 @@ def box_accuracy(
     num_invalid += bool(said.num_invalid or (true_objects.boxes and not said.boxes))
   num_found = sum(v >= 0.5 for v in overlaps)
   return {
-      "acc/0.5": base.mean(float(v >= 0.5) for v in overlaps),
-      "acc/0.75": base.mean(float(v >= 0.75) for v in overlaps),
-      "miou": base.mean(overlaps),
-      "precision/0.5": num_found / max(num_predicted, 1),
-      "invalid": float(num_invalid),
-      "invalid_share": num_invalid / max(len(predictions), 1),
-      "num": float(len(predictions)),
-      "num_boxes": float(len(overlaps)),
-      "num_predicted": float(num_predicted),
+    "acc/0.5": base.mean(float(v >= 0.5) for v in overlaps),
+    "acc/0.75": base.mean(float(v >= 0.75) for v in overlaps),
+    "miou": base.mean(overlaps),
+    "precision/0.5": num_found / max(num_predicted, 1),
+    "invalid": float(num_invalid),
+    "invalid_share": num_invalid / max(len(predictions), 1),
+    "num": float(len(predictions)),
+    "num_boxes": float(len(overlaps)),
+    "num_predicted": float(num_predicted),
   }
 
 
@@ -78,12 +78,12 @@ def iou(a: loc.Box, b: loc.Box) -> float:
 def match(truth: loc.Parsed, said: loc.Parsed) -> list[float]:
   """For each true box the overlap with its predicted partner, 0.0 where it has none."""
   pairs = sorted(
-      (
-          (-iou(true_box, box), t, p)
-          for t, (true_box, true_label) in enumerate(zip(truth.boxes, truth.labels, strict=True))
-          for p, (box, label) in enumerate(zip(said.boxes, said.labels, strict=True))
-          if true_label == label
-      ),
+    (
+      (-iou(true_box, box), t, p)
+      for t, (true_box, true_label) in enumerate(zip(truth.boxes, truth.labels, strict=True))
+      for p, (box, label) in enumerate(zip(said.boxes, said.labels, strict=True))
+      if true_label == label
+    ),
   )
   overlaps = [0.0] * len(truth.boxes)
   free_truth, free_said = set(range(len(truth.boxes))), set(range(len(said.boxes)))
@@ -110,7 +110,7 @@ class BoxAccuracy(base.Evaluator):
     return (self.truth,)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `box_accuracy`."""
     return box_accuracy([o.text for o in outputs], rows, truth=self.truth, bins=self.bins)
@@ -118,14 +118,14 @@ class BoxAccuracy(base.Evaluator):
   def baseline(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The same metrics of always giving the mean true box of these very rows, rightly labelled."""
     truths = [
-        _read_truth(base.column(row, self.truth, i), self.truth, i, bins=self.bins)
-        for i, row in enumerate(rows)
+      _read_truth(base.column(row, self.truth, i), self.truth, i, bins=self.bins)
+      for i, row in enumerate(rows)
     ]
     boxes = [box for truth in truths for box in truth.boxes]
     middle = loc.Box(*(base.mean(side) for side in zip(*boxes, strict=True))) if boxes else None
     texts = [
-        loc.format_boxes([middle] * len(truth.boxes), truth.labels, bins=self.bins)
-        for truth in truths
+      loc.format_boxes([middle] * len(truth.boxes), truth.labels, bins=self.bins)
+      for truth in truths
     ]
     return box_accuracy(texts, rows, truth=self.truth, bins=self.bins)
 
@@ -138,7 +138,7 @@ def _read_truth(text: Any, name: str, i: int, *, bins: int) -> loc.Parsed:
   parsed = loc.parse_boxes(text, bins=bins) if isinstance(text, str) else None
   if parsed is None or parsed.num_invalid:
     raise errors.DataError(
-        f"Row {i} of those to score: column {name!r} holds {text!r}, which is no text of boxes;"
-        " expected '<loc0012><loc0034><loc0056><loc0078> label', several joined by ' ; '."
+      f"Row {i} of those to score: column {name!r} holds {text!r}, which is no text of boxes;"
+      " expected '<loc0012><loc0034><loc0056><loc0078> label', several joined by ' ; '."
     )
   return parsed

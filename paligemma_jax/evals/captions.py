@@ -24,11 +24,11 @@ _BLEU_SUMS = tuple(f"bleu_sum_{i}" for i in range(2 * ngrams.MAX_N + 2))
 _METEOR_SUMS = tuple(f"meteor_sum_{i}" for i in range(java_captions.NUM_METEOR_COUNTS))
 # The columns of the table that each asked-for metric makes.
 COLUMNS = {
-    "bleu": _BLEU_SUMS,
-    "cider": ("cider",),
-    "meteor": _METEOR_SUMS,
-    "rouge": ("rouge",),
-    "spice": ("spice",),
+  "bleu": _BLEU_SUMS,
+  "cider": ("cider",),
+  "meteor": _METEOR_SUMS,
+  "rouge": ("rouge",),
+  "spice": ("spice",),
 }
 
 _GROUP = "in/"  # Before a group's name: the column that is 1 for its rows.
@@ -36,10 +36,10 @@ _GROUP = "in/"  # Before a group's name: the column that is 1 for its rows.
 # Letters of scripts without blanks between words, each with the marks that belong to it: Thai, Lao,
 # Burmese, Khmer, kana, Han.
 _UNSPACED = re.compile(
-    "[ก-\u0e30\u0e32\u0e33\u0e40-\u0e46][\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]*"
-    "|[\u0e80-\u0eb0\u0eb2\u0eb3\u0ebd-\u0eff][\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ecd]*"
-    "|[\u1000-\u102a\u103f-\u109f][\u102b-\u103e]*|[\u1780-\u17b3][\u17b4-\u17d3]*"
-    "|[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
+  "[ก-\u0e30\u0e32\u0e33\u0e40-\u0e46][\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]*"
+  "|[\u0e80-\u0eb0\u0eb2\u0eb3\u0ebd-\u0eff][\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ecd]*"
+  "|[\u1000-\u102a\u103f-\u109f][\u102b-\u103e]*|[\u1780-\u17b3][\u17b4-\u17d3]*"
+  "|[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
 )
 
 
@@ -49,20 +49,20 @@ def _characters(text: str) -> str:
 
 # How a text becomes its words with single blanks between.
 TOKENS: dict[str, Callable[[str], str]] = {
-    "ptb": ptb.tokenize,
-    "blanks": str,
-    "characters": _characters,
+  "ptb": ptb.tokenize,
+  "blanks": str,
+  "characters": _characters,
 }
 
 
 def table(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "captions",
-    metrics: Sequence[str] = ("cider",),
-    tokens: str = "ptb",
-    group: str = "",
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "captions",
+  metrics: Sequence[str] = ("cider",),
+  tokens: str = "ptb",
+  group: str = "",
 ) -> tables.Table:
   """What each row adds; a row without true captions counts nowhere. See `coco_caption`."""
   for name in metrics:
@@ -90,13 +90,13 @@ def _group(row: Mapping[str, Any], column: str, i: int) -> str:
   value = base.column(row, column, i) if column else ""
   if not isinstance(value, str):
     raise errors.DataError(
-        f"Row {i} of those to score: column {column!r} holds {value!r}; expected a text."
+      f"Row {i} of those to score: column {column!r} holds {value!r}; expected a text."
     )
   return value
 
 
 def _scores(
-    said: Sequence[str], true: Sequence[Sequence[str]], metrics: Sequence[str]
+  said: Sequence[str], true: Sequence[Sequence[str]], metrics: Sequence[str]
 ) -> dict[str, np.ndarray]:
   """{column: a value for each caption}, of captions that are scored together."""
   scored: dict[str, Sequence[float]] = {}
@@ -162,13 +162,13 @@ def _sums(table: Mapping[str, np.ndarray], columns: Sequence[str]) -> np.ndarray
 
 
 def coco_caption(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "captions",
-    metrics: Sequence[str] = ("cider",),
-    tokens: str = "ptb",
-    group: str = "",
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "captions",
+  metrics: Sequence[str] = ("cider",),
+  tokens: str = "ptb",
+  group: str = "",
 ) -> dict[str, float]:
   """The scores of captions, equal to those of pycocoevalcap, without Java.
 
@@ -229,16 +229,16 @@ class CocoCaption(base.Evaluator):
   def __post_init__(self):
     if isinstance(self.metrics, str) or not self.metrics:
       raise errors.ConfigError(
-          f"evals.CocoCaption: metrics={self.metrics!r} must be a tuple of names, as in"
-          " ('cider', 'bleu')."
+        f"evals.CocoCaption: metrics={self.metrics!r} must be a tuple of names, as in"
+        " ('cider', 'bleu')."
       )
     for name in self.metrics:
       errors.pick(COLUMNS, name, "metric of evals.CocoCaption")
     errors.pick(TOKENS, self.tokens, "tokens of evals.CocoCaption")
     if self.group and self.parts:
       raise errors.ConfigError(
-          f"evals.CocoCaption: group={self.group!r} and parts={self.parts!r} both part the rows;"
-          " give one of them."
+        f"evals.CocoCaption: group={self.group!r} and parts={self.parts!r} both part the rows;"
+        " give one of them."
       )
 
   def columns(self) -> tuple[str, ...]:
@@ -247,13 +247,13 @@ class CocoCaption(base.Evaluator):
     return tuple(dict.fromkeys(name for name in names if name))
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """What each row adds."""
     return self._table(rows, outputs)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `coco_caption`, those beside them, and those of parts."""
     found = summary(self.table(rows, outputs))
@@ -266,7 +266,7 @@ class CocoCaption(base.Evaluator):
     return found
 
   def files(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, str]:
     """{name below `predictions/`: JSON list of image_id and caption, as COCO's tools read it}."""
     if not self.image_id:
@@ -278,10 +278,10 @@ class CocoCaption(base.Evaluator):
     return {f"{self.name}.json": json.dumps(results, ensure_ascii=False)}
 
   def _table(
-      self,
-      rows: Sequence[Mapping[str, Any]],
-      outputs: Sequence[base.Output],
-      **changes: str,
+    self,
+    rows: Sequence[Mapping[str, Any]],
+    outputs: Sequence[base.Output],
+    **changes: str,
   ) -> tables.Table:
     options = dict(truth=self.truth, metrics=self.metrics, tokens=self.tokens, group=self.group)
     return table([o.text for o in outputs], rows, **{**options, **changes})

@@ -19,12 +19,12 @@ _TOLERANCE = 0.05  # arXiv:2203.10244, section 5.1.
 
 
 def table(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "answer",
-    lower: bool = False,
-    part: str = "",
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "answer",
+  lower: bool = False,
+  part: str = "",
 ) -> tables.Table:
   """acc and relaxed_acc of each row, and again by part; see `relaxed_accuracy`."""
   exact, relaxed = [], []
@@ -54,12 +54,12 @@ def summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def relaxed_accuracy(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "answer",
-    lower: bool = False,
-    part: str = "",
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "answer",
+  lower: bool = False,
+  part: str = "",
 ) -> dict[str, float]:
   """`acc`, `relaxed_acc` (see `relaxed_match`) and `num`, the rows scored.
 
@@ -102,14 +102,14 @@ class ChartQa(base.Evaluator):
     return (self.truth, self.part) if self.part else (self.truth,)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """The scores of each row."""
     options = dict(truth=self.truth, lower=self.lower, part=self.part)
     return table([o.text for o in outputs], rows, **options)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `relaxed_accuracy`."""
     return summary(self.table(rows, outputs))
@@ -128,7 +128,7 @@ def _part(row: Mapping[str, Any], name: str, i: int) -> str:
   value = base.column(row, name, i)
   if not isinstance(value, str) or not value:
     raise errors.DataError(
-        f"Row {i} of those to score: column {name!r} holds {value!r}; expected the name of a part."
+      f"Row {i} of those to score: column {name!r} holds {value!r}; expected the name of a part."
     )
   return value
 

@@ -18,10 +18,10 @@ import numpy as np
 IOUS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
 AREAS: Mapping[str, tuple[float, float]] = {  # Of true boxes, in square pixels.
-    "all": (0.0, 1e10),
-    "small": (0.0, 32.0**2),
-    "medium": (32.0**2, 96.0**2),
-    "large": (96.0**2, 1e10),
+  "all": (0.0, 1e10),
+  "small": (0.0, 32.0**2),
+  "medium": (32.0**2, 96.0**2),
+  "large": (96.0**2, 1e10),
 }
 MOST = (1, 10, 100)  # Detections per picture and class.
 
@@ -61,9 +61,9 @@ class _Matched(NamedTuple):
 
 
 def mean_average_precision(
-    pictures: Sequence[Mapping[str, tuple[Truth, Detections]]],
-    *,
-    by_class: bool = False,
+  pictures: Sequence[Mapping[str, tuple[Truth, Detections]]],
+  *,
+  by_class: bool = False,
 ) -> dict[str, float]:
   """The twelve numbers of the COCO evaluation; -1 where there is nothing to measure.
 
@@ -104,13 +104,13 @@ def mean_average_precision(
         for name, which in (("ap", slice(None)), ("ap50", fifty)) for k in there
     }  # fmt: skip
   return {
-      "map": _mean(precision[..., at["all"]]),
-      "map50": _mean(precision[fifty, ..., at["all"]]),
-      "map75": _mean(precision[three_quarters, ..., at["all"]]),
-      **{f"map_{area}": _mean(precision[..., at[area]]) for area in areas[1:]},
-      **{f"ar{most}": _mean(recall[..., at["all"], m]) for m, most in enumerate(MOST)},
-      **{f"ar_{area}": _mean(recall[..., at[area], -1]) for area in areas[1:]},
-      **of_classes,
+    "map": _mean(precision[..., at["all"]]),
+    "map50": _mean(precision[fifty, ..., at["all"]]),
+    "map75": _mean(precision[three_quarters, ..., at["all"]]),
+    **{f"map_{area}": _mean(precision[..., at[area]]) for area in areas[1:]},
+    **{f"ar{most}": _mean(recall[..., at["all"], m]) for m, most in enumerate(MOST)},
+    **{f"ar_{area}": _mean(recall[..., at[area], -1]) for area in areas[1:]},
+    **of_classes,
   }
 
 
@@ -133,7 +133,7 @@ def _match(truth: Truth, found: Detections) -> _Matched:
 
 
 def _assign(
-    overlaps: np.ndarray, crowd: np.ndarray, skip: np.ndarray
+  overlaps: np.ndarray, crowd: np.ndarray, skip: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
   """(hit, ignored), bool[T, D] each; `skip` is sorted, False first."""
   num_found, num_true = overlaps.shape
@@ -173,9 +173,7 @@ def _overlaps(boxes: np.ndarray, truth: np.ndarray, crowd: np.ndarray) -> np.nda
   return np.divide(common, either, out=np.zeros_like(common), where=common > 0)
 
 
-def _curve(
-    hit: np.ndarray, ignored: np.ndarray, num_true: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _curve(hit: np.ndarray, ignored: np.ndarray, num_true: int) -> tuple[np.ndarray, np.ndarray]:
   """Precision float64[T, 101] at RECALLS and the recall reached, float64[T]."""
   true = np.cumsum(hit & ~ignored, axis=1, dtype=np.float64)
   false = np.cumsum(~hit & ~ignored, axis=1, dtype=np.float64)

@@ -20,18 +20,18 @@ _LOC_LEN = 4 * len("<loc0000>")
 
 
 def coco_detection(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    boxes: str = "boxes",
-    labels: str = "labels",
-    crowd: str = "",
-    areas: str = "",
-    height: str = "height",
-    width: str = "width",
-    bins: int = 1024,
-    by_class: bool = False,
-    scores: Sequence[Sequence[float]] | None = None,
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  boxes: str = "boxes",
+  labels: str = "labels",
+  crowd: str = "",
+  areas: str = "",
+  height: str = "height",
+  width: str = "width",
+  bins: int = 1024,
+  by_class: bool = False,
+  scores: Sequence[Sequence[float]] | None = None,
 ) -> dict[str, float]:
   """The COCO numbers of texts of boxes, '<loc0012>… cat ; …'.
 
@@ -67,7 +67,7 @@ def coco_detection(
     given = np.arange(len(said.boxes), 0, -1.0) if scores is None else np.array(scores[i], float)
     if given.shape != (len(said.boxes),):
       raise errors.DataError(
-          f"Prediction {i} has {len(said.boxes)} readable boxes but {given.size} scores."
+        f"Prediction {i} has {len(said.boxes)} readable boxes but {given.size} scores."
       )
     found = coco_map.Detections(_pixels(said.boxes, size), given)
     names = (*true_labels, *said.labels)
@@ -83,11 +83,11 @@ def coco_detection(
     num_boxes += len(true_labels)
     num_predicted += len(said.boxes)
   return {
-      **coco_map.mean_average_precision(pictures, by_class=by_class),
-      "invalid": float(num_invalid),
-      "num": float(len(pictures)),
-      "num_boxes": float(num_boxes),
-      "num_predicted": float(num_predicted),
+    **coco_map.mean_average_precision(pictures, by_class=by_class),
+    "invalid": float(num_invalid),
+    "num": float(len(pictures)),
+    "num_boxes": float(num_boxes),
+    "num_predicted": float(num_predicted),
   }
 
 
@@ -124,8 +124,8 @@ class CocoDetection(base.Evaluator):
       good = isinstance(pair, tuple) and len(pair) == 2
       if not good or not isinstance(pair[0], str) or type(pair[1]) is not int:
         raise errors.ConfigError(
-            f"evals.CocoDetection: categories holds {pair!r}; expected pairs of a label and a"
-            " whole number, as in ('person', 1)."
+          f"evals.CocoDetection: categories holds {pair!r}; expected pairs of a label and a"
+          " whole number, as in ('person', 1)."
         )
 
   def columns(self) -> tuple[str, ...]:
@@ -134,21 +134,21 @@ class CocoDetection(base.Evaluator):
     return tuple(name for name in (*names, self.image_id) if name)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `coco_detection`, and how many boxes have an `unknown` label."""
     found = coco_detection(
-        [o.text for o in outputs],
-        rows,
-        boxes=self.boxes,
-        labels=self.labels,
-        crowd=self.crowd,
-        areas=self.areas,
-        height=self.height,
-        width=self.width,
-        bins=self.bins,
-        by_class=self.by_class,
-        scores=[label_likelihoods(o, bins=self.bins) for o in outputs],
+      [o.text for o in outputs],
+      rows,
+      boxes=self.boxes,
+      labels=self.labels,
+      crowd=self.crowd,
+      areas=self.areas,
+      height=self.height,
+      width=self.width,
+      bins=self.bins,
+      by_class=self.by_class,
+      scores=[label_likelihoods(o, bins=self.bins) for o in outputs],
     )
     if self.categories:
       known = {label for label, _ in self.categories}
@@ -157,7 +157,7 @@ class CocoDetection(base.Evaluator):
     return found
 
   def files(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, str]:
     """{name below `predictions/`: a COCO results file}."""
     if not self.image_id:
@@ -205,15 +205,15 @@ def _likelihood(said: base.Output, begin: int, end: int) -> float:
   """Of the tokens that wrote any of `text[begin:end]`, together."""
   starts = (0, *said.token_ends[:-1])
   inside = [
-      logprob
-      for first, last, logprob in zip(starts, said.token_ends, said.token_logprobs, strict=True)
-      if first < end and begin < last
+    logprob
+    for first, last, logprob in zip(starts, said.token_ends, said.token_logprobs, strict=True)
+    if first < end and begin < last
   ]
   return math.exp(math.fsum(inside))
 
 
 def _truth(
-    row: Mapping[str, Any], i: int, columns: tuple[str, ...]
+  row: Mapping[str, Any], i: int, columns: tuple[str, ...]
 ) -> tuple[list[str], coco_map.Truth, tuple[float, float]]:
   """Labels, boxes and size of the picture in a row to score."""
   boxes, labels, crowd, areas, height, width = columns
@@ -273,7 +273,7 @@ def _numbers(value: Any, name: str, i: int, shape: tuple[int, ...]) -> np.ndarra
     array = None
   if array is None or array.shape != shape or not np.isfinite(array).all():
     raise errors.DataError(
-        f"Row {i} of those to score: column {name!r} holds {str(value)[:80]!r}; expected numbers"
-        f" of the shape {list(shape)}, one entry per label."
+      f"Row {i} of those to score: column {name!r} holds {str(value)[:80]!r}; expected numbers"
+      f" of the shape {list(shape)}, one entry per label."
     )
   return array

@@ -54,16 +54,16 @@ def anls(prediction: str, truth: str, threshold: float = 0.5) -> float:
 
 
 def table(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "suffix",
-    lower: bool = False,
-    strip: bool = True,
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "suffix",
+  lower: bool = False,
+  strip: bool = True,
 ) -> tables.Table:
   """cer/edits, cer/length, wer/edits, wer/length of each row; see `error_rate`."""
   columns: dict[str, list[float]] = {
-      name: [] for name in ("cer/edits", "cer/length", "wer/edits", "wer/length")
+    name: [] for name in ("cer/edits", "cer/length", "wer/edits", "wer/length")
   }
   for i, (prediction, row) in enumerate(zip(predictions, rows, strict=True)):
     answers = base.answers_of(base.column(row, truth, i), truth, i)
@@ -86,12 +86,12 @@ def summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def error_rate(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "suffix",
-    lower: bool = False,
-    strip: bool = True,
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "suffix",
+  lower: bool = False,
+  strip: bool = True,
 ) -> dict[str, float]:
   """Character and word error rate: edits over all rows by the length of all true texts.
 
@@ -128,14 +128,14 @@ class ErrorRate(base.Evaluator):
     return (self.truth,)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """Edits and lengths of each row."""
     texts = [o.text for o in outputs]
     return table(texts, rows, truth=self.truth, lower=self.lower, strip=self.strip)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `error_rate`."""
     return summary(self.table(rows, outputs))

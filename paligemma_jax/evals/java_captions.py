@@ -23,9 +23,7 @@ _WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 
 
-def meteor_counts(
-    captions: Sequence[str], references: Sequence[Sequence[str]]
-) -> np.ndarray:
+def meteor_counts(captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
   """float64[N, 23]: what METEOR's program counts in each tokenized caption, fit to be summed.
 
   Words of caption and reference, function words of both, for each kind of match the matched
@@ -63,7 +61,7 @@ def spice(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[
     _, scores = module.Spice().compute_score(*_as_official(captions, references))
   except OSError as e:
     raise errors.ConfigError(
-        f"SPICE could not get its language models ({e}); it needs the network at first use."
+      f"SPICE could not get its language models ({e}); it needs the network at first use."
     ) from None
   return [float(score["All"]["f"]) for score in scores]
 
@@ -87,7 +85,7 @@ def _module(name: str) -> Any:
       from pycocoevalcap.spice import spice as module
   except ImportError:
     raise errors.ConfigError(
-        f"{name.upper()} needs pycocoevalcap: pip install pycocoevalcap (and Java)."
+      f"{name.upper()} needs pycocoevalcap: pip install pycocoevalcap (and Java)."
     ) from None
   if shutil.which("java") is None:
     raise errors.ConfigError(f"{name.upper()} needs Java: no program 'java' was found on the path.")
@@ -95,7 +93,7 @@ def _module(name: str) -> Any:
 
 
 def _as_official(
-    captions: Sequence[str], references: Sequence[Sequence[str]]
+  captions: Sequence[str], references: Sequence[Sequence[str]]
 ) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
   """(references, captions) by number, as the tool takes them."""
   return dict(enumerate(map(list, references))), {i: [c] for i, c in enumerate(captions)}

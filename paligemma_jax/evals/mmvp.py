@@ -17,11 +17,11 @@ from paligemma_jax.evals import vqav2
 
 
 def table(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "answer",
-    pair: str = "pair",
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "answer",
+  pair: str = "pair",
 ) -> tables.Table:
   """acc_single of each row; acc of each whole pair, at the first of its rows; see `accuracy`."""
   single: list[float] = []
@@ -40,19 +40,19 @@ def table(
 def summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
   """The metrics of `accuracy`."""
   return {
-      "acc": tables.mean(table["acc"]),
-      "acc_single": tables.mean(table["acc_single"]),
-      "num_pairs": tables.count(table["acc"]),
-      "num": float(len(table["acc"])),
+    "acc": tables.mean(table["acc"]),
+    "acc_single": tables.mean(table["acc_single"]),
+    "num_pairs": tables.count(table["acc"]),
+    "num": float(len(table["acc"])),
   }
 
 
 def accuracy(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "answer",
-    pair: str = "pair",
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "answer",
+  pair: str = "pair",
 ) -> dict[str, float]:
   """Share of the pairs of which both answers are right.
 
@@ -87,13 +87,13 @@ class Mmvp(base.Evaluator):
     return (self.truth, self.pair)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """The scores of each row and pair."""
     return table([o.text for o in outputs], rows, truth=self.truth, pair=self.pair)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `accuracy`."""
     return summary(self.table(rows, outputs))
@@ -108,7 +108,7 @@ def _name_of(row: Mapping[str, Any], name: str, i: int) -> Hashable:
   value = base.column(row, name, i)
   if not isinstance(value, (str, int, np.integer)):
     raise errors.DataError(
-        f"Row {i} of those to score: column {name!r} holds {value!r}; expected the name or number"
-        " of a pair."
+      f"Row {i} of those to score: column {name!r} holds {value!r}; expected the name or number"
+      " of a pair."
     )
   return value

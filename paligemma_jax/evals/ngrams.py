@@ -29,8 +29,8 @@ def count(caption: str) -> Counts:
   """The n-grams of a caption; a no-break space parts words here."""
   words = caption.split()
   return tuple(
-      collections.Counter(zip(*(words[i:] for i in range(n)), strict=False))
-      for n in range(1, MAX_N + 1)
+    collections.Counter(zip(*(words[i:] for i in range(n)), strict=False))
+    for n in range(1, MAX_N + 1)
   )
 
 
@@ -42,11 +42,9 @@ def cider(captions: Sequence[Counts], references: Sequence[Sequence[Counts]]) ->
   the length is the number of bigrams.
   """
   num_with = collections.Counter(
-      itertools.chain.from_iterable(
-          set().union(*(counts[n] for counts in others))
-          for others in references
-          for n in range(MAX_N)
-      )
+    itertools.chain.from_iterable(
+      set().union(*(counts[n] for counts in others)) for others in references for n in range(MAX_N)
+    )
   )
   all_images = math.log(len(captions)) if captions else 0.0
   idf = {ngram: all_images - math.log(n) for ngram, n in num_with.items()}
@@ -67,7 +65,7 @@ def cider(captions: Sequence[Counts], references: Sequence[Sequence[Counts]]) ->
 
 
 def _weighted(
-    counts: Counts, idf: Mapping[tuple[str, ...], float], unseen: float
+  counts: Counts, idf: Mapping[tuple[str, ...], float], unseen: float
 ) -> tuple[list[dict[tuple[str, ...], float]], list[float], int]:
   """For each n ({n-gram: weight}, their norm), and the number of bigrams."""
   weights = [{g: k * idf.get(g, unseen) for g, k in grams.items()} for grams in counts]
@@ -82,8 +80,8 @@ def bleu_counts(caption: Counts, references: Sequence[Counts]) -> np.ndarray:
   lengths the shorter one counts.
   """
   right = [
-      sum(min(k, max(other[n].get(g, 0) for other in references)) for g, k in caption[n].items())
-      for n in range(MAX_N)
+    sum(min(k, max(other[n].get(g, 0) for other in references)) for g, k in caption[n].items())
+    for n in range(MAX_N)
   ]
   length = sum(caption[0].values())
   nearest = min((abs(n - length), n) for n in (sum(o[0].values()) for o in references))[1]

@@ -30,7 +30,7 @@ class Perplexity(base.Evaluator):
     return ()
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics above; a row without a supervised token counts nowhere."""
     del rows
@@ -38,10 +38,10 @@ class Perplexity(base.Evaluator):
     num_tokens = sum(o.num_tokens for o in scored)
     nll_per_token = math.fsum(o.loss_sum for o in scored) / max(num_tokens, 1)
     return {
-        "loss": base.mean(o.loss_sum / o.num_tokens for o in scored),
-        "nll_per_token": nll_per_token,
-        "perplexity": math.exp(nll_per_token) if nll_per_token < 700 else math.inf,
-        "token_accuracy": sum(o.num_correct for o in scored) / max(num_tokens, 1),
-        "num": float(len(scored)),
-        "num_tokens": float(num_tokens),
+      "loss": base.mean(o.loss_sum / o.num_tokens for o in scored),
+      "nll_per_token": nll_per_token,
+      "perplexity": math.exp(nll_per_token) if nll_per_token < 700 else math.inf,
+      "token_accuracy": sum(o.num_correct for o in scored) / max(num_tokens, 1),
+      "num": float(len(scored)),
+      "num_tokens": float(num_tokens),
     }

@@ -30,11 +30,11 @@ WORDINGS: dict[str, Callable[[str], str]] = {"bare": _bare, "sentence": _in_sent
 
 
 def table(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "answer",
-    wording: str = "bare",
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "answer",
+  wording: str = "bare",
 ) -> tables.Table:
   """What is said and what is true of each row, as 0 or 1; see `polling`."""
   names = ("acc", "valid", "said_yes", "is_yes", "right_yes")
@@ -43,8 +43,11 @@ def table(
   for i, (prediction, row) in enumerate(zip(predictions, rows, strict=True)):
     said, wanted = read(prediction), _truth(row, truth, i)
     values = (
-        said == wanted, _bare(prediction) in ("yes", "no"), said == "yes", wanted == "yes",
-        said == wanted == "yes",
+      said == wanted,
+      _bare(prediction) in ("yes", "no"),
+      said == "yes",
+      wanted == "yes",
+      said == wanted == "yes",
     )
     for name, value in zip(names, values, strict=True):
       columns[name].append(float(value))
@@ -54,26 +57,26 @@ def table(
 def summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
   """The metrics of `polling`."""
   num_right, num_said, num_true = (
-      float(table[name].sum()) for name in ("right_yes", "said_yes", "is_yes")
+    float(table[name].sum()) for name in ("right_yes", "said_yes", "is_yes")
   )
   return {
-      "acc": tables.mean(table["acc"]),
-      "precision": num_right / max(num_said, 1.0),
-      "recall": num_right / max(num_true, 1.0),
-      # The harmonic mean of the two, without dividing by nothing.
-      "f1": 2 * num_right / max(num_said + num_true, 1.0),
-      "yes_share": tables.mean(table["said_yes"]),
-      "valid_share": tables.mean(table["valid"]),
-      "num": float(len(table["acc"])),
+    "acc": tables.mean(table["acc"]),
+    "precision": num_right / max(num_said, 1.0),
+    "recall": num_right / max(num_true, 1.0),
+    # The harmonic mean of the two, without dividing by nothing.
+    "f1": 2 * num_right / max(num_said + num_true, 1.0),
+    "yes_share": tables.mean(table["said_yes"]),
+    "valid_share": tables.mean(table["valid"]),
+    "num": float(len(table["acc"])),
   }
 
 
 def polling(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "answer",
-    wording: str = "bare",
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "answer",
+  wording: str = "bare",
 ) -> dict[str, float]:
   """Accuracy, and precision and recall of 'yes'.
 
@@ -113,13 +116,13 @@ class Pope(base.Evaluator):
     return (self.truth,)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """What is said and what is true of each row."""
     return table([o.text for o in outputs], rows, truth=self.truth, wording=self.wording)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `polling`."""
     return summary(self.table(rows, outputs))
@@ -130,6 +133,6 @@ def _truth(row: Mapping[str, Any], name: str, i: int) -> str:
   text = value.strip().lower() if isinstance(value, str) else ""
   if text not in ("yes", "no"):
     raise errors.DataError(
-        f"Row {i} of those to score: column {name!r} holds {value!r}; expected 'yes' or 'no'."
+      f"Row {i} of those to score: column {name!r} holds {value!r}; expected 'yes' or 'no'."
     )
   return text

@@ -27,8 +27,8 @@ class WritePredictions(base.Evaluator):
   def __post_init__(self):
     if any(name in _OWN_KEYS for name in self.keep):
       raise errors.ConfigError(
-          f"evals.WritePredictions: keep={self.keep!r} must be a tuple of columns, none of them"
-          f" called {', '.join(_OWN_KEYS)}: those are written anyway."
+        f"evals.WritePredictions: keep={self.keep!r} must be a tuple of columns, none of them"
+        f" called {', '.join(_OWN_KEYS)}: those are written anyway."
       )
 
   def columns(self) -> tuple[str, ...]:
@@ -36,14 +36,14 @@ class WritePredictions(base.Evaluator):
     return ("prefix", *(name for name in self.keep if name != "prefix"))
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """`num` rows written and their mean log-probability, `logprob`."""
     del rows
     return {"logprob": base.mean(o.logprob for o in outputs), "num": float(len(outputs))}
 
   def files(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, str]:
     """{name below `predictions/`: JSON lines}; the runner puts `-<step>` before the suffix."""
     lines = []
@@ -62,7 +62,7 @@ def _plain(value: Any, name: str, i: int) -> Any:
     json.dumps(value)
   except (TypeError, ValueError):
     raise errors.DataError(
-        f"Row {i}: column {name!r} is a {type(value).__name__}, which JSON cannot hold; leave it"
-        " out of `keep`."
+      f"Row {i}: column {name!r} is a {type(value).__name__}, which JSON cannot hold; leave it"
+      " out of `keep`."
     ) from None
   return value

@@ -91,11 +91,11 @@ def _words(text: str) -> list[str]:
 def _rules_at() -> dict[str, list[tuple[re.Pattern[str], Callable[[str], str]]]]:
   """The compiled rules by the kind of the first character."""
   compiled = [
-      (kinds, re.compile(f"({token}){ahead}"), write)
-      for kinds, token, ahead, write in ptb_rules.rules()
+    (kinds, re.compile(f"({token}){ahead}"), write)
+    for kinds, token, ahead, write in ptb_rules.rules()
   ]
   return {k: [(p, w) for kinds, p, w in compiled if k in kinds] for k in ("L", "D", "O")} | {
-      "&": [(p, w) for _, p, w in compiled]
+    "&": [(p, w) for _, p, w in compiled]
   }
 
 

@@ -76,19 +76,19 @@ Rule = tuple[str, str, str, Callable[[str], str]]
 # How tokens are written.
 
 ALWAYS_WRITTEN = {
-    **{"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"},
-    **{"¢": "cents", "£": "#", "\u0080": "$", "¤": "$", "₠": "$", "€": "$"},
-    **{"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"},
-    **{"&lt;": "<", "&gt;": ">", "\u00ad": "-"},
+  **{"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"},
+  **{"¢": "cents", "£": "#", "\u0080": "$", "¤": "$", "₠": "$", "€": "$"},
+  **{"¼": "1/4", "½": "1/2", "¾": "3/4", "⅓": "1/3", "⅔": "2/3"},
+  **{"&lt;": "<", "&gt;": ">", "\u00ad": "-"},
 }
 _APOSTROPHES = str.maketrans(dict.fromkeys("’\u0092", "'") | dict.fromkeys("‘‛\u0091", "`"))
 _QUOTES = str.maketrans(
-    {
-        **dict.fromkeys("‘‛\u0091‹", "`"),
-        **dict.fromkeys("’\u0092›", "'"),
-        **dict.fromkeys("“\u0093«", "``"),
-        **dict.fromkeys("”\u0094»", "''"),
-    }
+  {
+    **dict.fromkeys("‘‛\u0091‹", "`"),
+    **dict.fromkeys("’\u0092›", "'"),
+    **dict.fromkeys("“\u0093«", "``"),
+    **dict.fromkeys("”\u0094»", "''"),
+  }
 )
 
 
@@ -126,7 +126,7 @@ def _round_brackets(token: str) -> str:
 
 def _ranges(table: str) -> str:
   return "".join(
-      "-".join(f"\\u{int(code, 16):04x}" for code in codes.split("-")) for codes in table.split()
+    "-".join(f"\\u{int(code, 16):04x}" for code in codes.split("-")) for codes in table.split()
   )
 
 
@@ -159,26 +159,26 @@ _PAUSE = "[,;:\\u3001]"
 
 # Abbreviations that keep their full stop. Those of the first kind look two characters ahead.
 _ABBREVIATIONS = (
-    "al ala apr ariz assn aug bancorp bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq"
-    " est etc ext feb fla fri ga inc ind intl jan jr jul jun kans? ky ltd mar md mich minn mo mon"
-    " mont neb nev nov oct okla penn plc pp?t[ey]s? ppties rd rt sept? seq sq sr sys tel tenn thu"
-    " thurs tues? univ va vt wed wisc? wyo (?:ed|ph)\\.d"
+  "al ala apr ariz assn aug bancorp bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq"
+  " est etc ext feb fla fri ga inc ind intl jan jr jul jun kans? ky ltd mar md mich minn mo mon"
+  " mont neb nev nov oct okla penn plc pp?t[ey]s? ppties rd rt sept? seq sq sr sys tel tenn thu"
+  " thurs tues? univ va vt wed wisc? wyo (?:ed|ph)\\.d"
 )
 _CAPITAL_ABBREVIATIONS = (
-    "A[Zz]|A[Rr][Kk]|D[Ee][Ll]|I[Ll][Ll]|L[Aa]|M[Aa][Ss][Ss]|M[Ii][Ss][Ss]|O[Rr][Ee]|P[Aa]"
-    "|T[Ee][Xx]|W[Aa][Ss][Hh]"
+  "A[Zz]|A[Rr][Kk]|D[Ee][Ll]|I[Ll][Ll]|L[Aa]|M[Aa][Ss][Ss]|M[Ii][Ss][Ss]|O[Rr][Ee]|P[Aa]"
+  "|T[Ee][Xx]|W[Aa][Ss][Hh]"
 )
 _TITLES = (
-    "adj adm adv alex assoc asst attys? ave brig capt cf cie co?mdr col cpl dept det drs? elec ens"
-    " ft gen govs? hon insp invt jos lieut lt maj messrs mfg mlle mme mrs? ms msgr mt mtg natl pfc"
-    " ph pres profs? pvt reps? rev sens? sfc sgt spc ste? supts? treas vs wm a\\.k\\.a"
+  "adj adm adv alex assoc asst attys? ave brig capt cf cie co?mdr col cpl dept det drs? elec ens"
+  " ft gen govs? hon insp invt jos lieut lt maj messrs mfg mlle mme mrs? ms msgr mt mtg natl pfc"
+  " ph pres profs? pvt reps? rev sens? sfc sgt spc ste? supts? treas vs wm a\\.k\\.a"
 )
 _BEFORE_NUMBERS = "art ca figs? no nos op pp? prop"
 # After one of these the full stop of a letter ends a sentence.
 _STARTS = (
-    "A About According Additionally After An As At But Earlier He Her Here However If In It Last"
-    " Many More M[rs]\\. Now Once One Other Our She Since So Some Such That The Their Then There"
-    " These They This We What When While Yet You"
+  "A About According Additionally After An As At But Earlier He Her Here However If In It Last"
+  " Many More M[rs]\\. Now Once One Other Our She Since So Some Such That The Their Then There"
+  " These They This We What When While Yet You"
 )
 _STARTS = "|".join(f"{word[0]}{_any_case(word[1:])}" for word in _STARTS.split())
 
@@ -191,19 +191,19 @@ _HOST = "(?:[^ \\t\\n\\f\\r\"`'<>|.!?(){}$,-_]+\\.)+(?ai:com|net|org|edu)"
 _MAIL_NAME = '[A-Za-z0-9][^ \\t\\n\\f\\r"<>|(){}\\u00a0]*'
 _MAIL_PART = '[^ \\t\\n\\f\\r"<>|().{}\\u00a0]+'
 _FILE_END = _any_case(
-    "bat bmp class cgi cpp c dll docx? exe gif gz html? h java jar jpe?g mov mp3 pdf php pl png ppt"
-    " ps py sql tar txt wav xml x zip"
+  "bat bmp class cgi cpp c dll docx? exe gif gz html? h java jar jpe?g mov mp3 pdf php pl png ppt"
+  " ps py sql tar txt wav xml x zip"
 )
 _TAG_NAME = "[A-Za-z][A-Za-z0-9_:.-]*"
 _TAG_VALUE = f"{_TAG_NAME}[ ]*=[ ]*(?:'[^'\\n]*'|\"[^\"\\n]*\")"
 _TAG = (
-    f"<(?:[!?][A-Za-z-][^>\\n]*|/{_TAG_NAME}[ ]*"
-    f"|{_TAG_NAME}(?:[ ]+(?:{_TAG_VALUE}|{_TAG_NAME}))*[ ]*/?[ ]*)>"
+  f"<(?:[!?][A-Za-z-][^>\\n]*|/{_TAG_NAME}[ ]*"
+  f"|{_TAG_NAME}(?:[ ]+(?:{_TAG_VALUE}|{_TAG_NAME}))*[ ]*/?[ ]*)>"
 )
 _TELEPHONE = (
-    "\\([0-9]{2,3}\\)[ \\u00a0]?[0-9]{3,4}[- \\u00a0]?[0-9]{3,5}"
-    "|(?:\\+\\+?)?(?:[0-9]{2,4}[- \\u00a0])?[0-9]{2,4}[- \\u00a0][0-9]{3,4}[- \\u00a0]?[0-9]{3,5}"
-    "|(?:(?:\\+\\+?)?[0-9]{2,4}\\.)?[0-9]{2,4}\\.[0-9]{3,4}\\.[0-9]{3,5}"
+  "\\([0-9]{2,3}\\)[ \\u00a0]?[0-9]{3,4}[- \\u00a0]?[0-9]{3,5}"
+  "|(?:\\+\\+?)?(?:[0-9]{2,4}[- \\u00a0])?[0-9]{2,4}[- \\u00a0][0-9]{3,4}[- \\u00a0]?[0-9]{3,5}"
+  "|(?:(?:\\+\\+?)?[0-9]{2,4}\\.)?[0-9]{2,4}\\.[0-9]{3,4}\\.[0-9]{3,5}"
 )
 _ODD_APOSTROPHES = "|".join(
     f"(?:{form})".replace("'", _APOS)

@@ -19,12 +19,12 @@ _NUMERIC = ("area", "count")
 
 
 def table(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "answers",
-    question_type: str = "question_type",
-    lower: bool = False,
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "answers",
+  question_type: str = "question_type",
+  lower: bool = False,
 ) -> tables.Table:
   """acc and acc_any of each row, acc_any again by type of question; see `accuracy`."""
   scores = vqa.vqa_table(predictions, rows, truth=truth, lower=lower)
@@ -42,22 +42,22 @@ def summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
   kinds = {name: value for name, value in by_kind.items() if name.startswith("acc/")}
   plain = [v for name, v in kinds.items() if name.removeprefix("acc/") not in _NUMERIC]
   return {
-      "acc": tables.mean(table["acc"]),
-      "acc_any": tables.mean(table["acc_any"]),
-      "acc_avg": base.mean(kinds.values()),
-      "acc_avg_nonum": base.mean(plain),
-      **by_kind,
-      "num": float(len(table["acc"])),
+    "acc": tables.mean(table["acc"]),
+    "acc_any": tables.mean(table["acc_any"]),
+    "acc_avg": base.mean(kinds.values()),
+    "acc_avg_nonum": base.mean(plain),
+    **by_kind,
+    "num": float(len(table["acc"])),
   }
 
 
 def accuracy(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "answers",
-    question_type: str = "question_type",
-    lower: bool = False,
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "answers",
+  question_type: str = "question_type",
+  lower: bool = False,
 ) -> dict[str, float]:
   """The accuracies of RSVQA.
 
@@ -95,14 +95,14 @@ class Rsvqa(base.Evaluator):
     return (self.truth, self.question_type)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """The scores of each row."""
     options = dict(truth=self.truth, question_type=self.question_type, lower=self.lower)
     return table([o.text for o in outputs], rows, **options)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `accuracy`."""
     return summary(self.table(rows, outputs))
@@ -112,7 +112,7 @@ def _kind(row: Mapping[str, Any], name: str, i: int) -> str:
   value = base.column(row, name, i)
   if not isinstance(value, str) or not value:
     raise errors.DataError(
-        f"Row {i} of those to score: column {name!r} holds {value!r}; expected a type of question"
-        " such as 'presence'."
+      f"Row {i} of those to score: column {name!r} holds {value!r}; expected a type of question"
+      " such as 'presence'."
     )
   return value

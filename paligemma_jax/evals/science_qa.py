@@ -18,7 +18,7 @@ _ANSWER = re.compile(r"the answer is ([a-z])\.")
 
 
 def table(
-    predictions: Sequence[str], rows: Sequence[Mapping[str, Any]], *, truth: str = "answer"
+  predictions: Sequence[str], rows: Sequence[Mapping[str, Any]], *, truth: str = "answer"
 ) -> tables.Table:
   """acc and parsefail of each row; see `accuracy`."""
   hits, failures = [], []
@@ -36,7 +36,7 @@ def summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def accuracy(
-    predictions: Sequence[str], rows: Sequence[Mapping[str, Any]], *, truth: str = "answer"
+  predictions: Sequence[str], rows: Sequence[Mapping[str, Any]], *, truth: str = "answer"
 ) -> dict[str, float]:
   """`acc`, `parsefail` (share of the answers without a letter, which are wrong) and `num`.
 
@@ -67,13 +67,13 @@ class ScienceQa(base.Evaluator):
     return (self.truth,)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """The scores of each row."""
     return table([o.text for o in outputs], rows, truth=self.truth)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `accuracy`."""
     return summary(self.table(rows, outputs))
@@ -85,7 +85,7 @@ def _true_letter(row: Mapping[str, Any], name: str, i: int) -> str:
   found = text if re.fullmatch("[a-z]", text) else letter(text)
   if not found:
     raise errors.DataError(
-        f"Row {i} of those to score: column {name!r} holds {value!r}; expected a letter, or a text"
-        " such as 'The answer is A.'."
+      f"Row {i} of those to score: column {name!r} holds {value!r}; expected a letter, or a text"
+      " such as 'The answer is A.'."
     )
   return found

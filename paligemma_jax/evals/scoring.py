@@ -29,49 +29,49 @@ from paligemma_jax.evals import vqa
 from paligemma_jax.evals import vqav2
 
 METRICS: dict[str, Callable[..., dict[str, float]]] = {
-    "box_accuracy": boxes.box_accuracy,
-    "chartqa": chartqa.relaxed_accuracy,
-    "coco_caption": captions.coco_caption,
-    "coco_detection": detection.coco_detection,
-    "error_rate": edits.error_rate,
-    "exact_match": vqa.exact_match,
-    "mmvp": mmvp.accuracy,
-    "pope": pope.polling,
-    "rsvqa": rsvqa.accuracy,
-    "science_qa": science_qa.accuracy,
-    "segmentation": segmentation.segmentation,
-    "tallyqa": tallyqa.accuracy,
-    "vqa_accuracy": vqa.vqa_accuracy,
-    "vqav2": vqav2.accuracy,
+  "box_accuracy": boxes.box_accuracy,
+  "chartqa": chartqa.relaxed_accuracy,
+  "coco_caption": captions.coco_caption,
+  "coco_detection": detection.coco_detection,
+  "error_rate": edits.error_rate,
+  "exact_match": vqa.exact_match,
+  "mmvp": mmvp.accuracy,
+  "pope": pope.polling,
+  "rsvqa": rsvqa.accuracy,
+  "science_qa": science_qa.accuracy,
+  "segmentation": segmentation.segmentation,
+  "tallyqa": tallyqa.accuracy,
+  "vqa_accuracy": vqa.vqa_accuracy,
+  "vqav2": vqav2.accuracy,
 }
 
 Summary = Callable[[Mapping[str, np.ndarray]], dict[str, float]]
 
 # Of metrics whose rows are scored one by one: the scores of each row, and what sums them up.
 TABLES: dict[str, tuple[Callable[..., tables.Table], Summary]] = {
-    "chartqa": (chartqa.table, chartqa.summary),
-    "coco_caption": (captions.table, captions.summary),
-    "error_rate": (edits.table, edits.summary),
-    "exact_match": (vqa.exact_match_table, vqa.exact_match_summary),
-    "mmvp": (mmvp.table, mmvp.summary),
-    "pope": (pope.table, pope.summary),
-    "rsvqa": (rsvqa.table, rsvqa.summary),
-    "science_qa": (science_qa.table, science_qa.summary),
-    "segmentation": (segmentation.table, segmentation.summary),
-    "tallyqa": (tallyqa.table, tallyqa.summary),
-    "vqa_accuracy": (vqa.vqa_table, vqa.vqa_summary),
-    "vqav2": (vqav2.table, vqav2.summary),
+  "chartqa": (chartqa.table, chartqa.summary),
+  "coco_caption": (captions.table, captions.summary),
+  "error_rate": (edits.table, edits.summary),
+  "exact_match": (vqa.exact_match_table, vqa.exact_match_summary),
+  "mmvp": (mmvp.table, mmvp.summary),
+  "pope": (pope.table, pope.summary),
+  "rsvqa": (rsvqa.table, rsvqa.summary),
+  "science_qa": (science_qa.table, science_qa.summary),
+  "segmentation": (segmentation.table, segmentation.summary),
+  "tallyqa": (tallyqa.table, tallyqa.summary),
+  "vqa_accuracy": (vqa.vqa_table, vqa.vqa_summary),
+  "vqav2": (vqav2.table, vqav2.summary),
 }
 
 
 def score(
-    metric: str,
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    bootstrap: int = 0,
-    seed: int = 0,
-    **options: Any,
+  metric: str,
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  bootstrap: int = 0,
+  seed: int = 0,
+  **options: Any,
 ) -> dict[str, float]:
   """The named metric of `predictions[i]` against `rows[i]`, as {key: value}.
 
@@ -93,7 +93,7 @@ def score(
   for name in options:
     if name not in known:
       raise errors.ConfigError(
-          f"The metric {metric!r} has no option {name!r}.{errors.did_you_mean(name, known)}"
+        f"The metric {metric!r} has no option {name!r}.{errors.did_you_mean(name, known)}"
       )
   if len(predictions) != len(rows):
     raise errors.DataError(f"There are {len(predictions)} predictions but {len(rows)} rows.")
@@ -108,11 +108,11 @@ def score(
 
 
 def intervals(
-    evaluator: base.Evaluator,
-    rows: Sequence[Mapping[str, Any]],
-    outputs: Sequence[base.Output],
-    *,
-    seed: int = 0,
+  evaluator: base.Evaluator,
+  rows: Sequence[Mapping[str, Any]],
+  outputs: Sequence[base.Output],
+  *,
+  seed: int = 0,
 ) -> dict[str, float]:
   """Confidence intervals of what an evaluator scores, from `evaluator.bootstrap` draws of its rows.
 
@@ -129,30 +129,28 @@ def intervals(
     def value_of(indices: Sequence[int]) -> dict[str, float]:
       return evaluator.score([rows[i] for i in indices], [outputs[i] for i in indices])
 
-  return bootstraps.intervals(
-      value_of, len(rows), num_samples=evaluator.bootstrap, seed=seed
-  )
+  return bootstraps.intervals(value_of, len(rows), num_samples=evaluator.bootstrap, seed=seed)
 
 
 def _value_of(
-    metric: str,
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    options: Mapping[str, Any],
+  metric: str,
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  options: Mapping[str, Any],
 ) -> Callable[[Sequence[int]], dict[str, float]]:
   """The metric of some of the rows; their scores are looked up where it has a table."""
   if metric in TABLES:
     table, summary = TABLES[metric]
     return bootstraps.of_table(table(predictions, rows, **options), summary)
   return lambda indices: METRICS[metric](
-      [predictions[i] for i in indices], [rows[i] for i in indices], **options
+    [predictions[i] for i in indices], [rows[i] for i in indices], **options
   )
 
 
 def _options(function: Callable[..., Any]) -> list[str]:
   """Names of the keyword-only arguments."""
   return [
-      p.name
-      for p in inspect.signature(function).parameters.values()
-      if p.kind is inspect.Parameter.KEYWORD_ONLY
+    p.name
+    for p in inspect.signature(function).parameters.values()
+    if p.kind is inspect.Parameter.KEYWORD_ONLY
   ]

@@ -19,13 +19,13 @@ from paligemma_jax.regions import seg
 
 
 def table(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    mask: str = "mask",
-    box: str = "box",
-    codec: str = "",
-    bins: int = 1023,
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  mask: str = "mask",
+  box: str = "box",
+  codec: str = "",
+  bins: int = 1023,
 ) -> tables.Table:
   """iou and box_iou of each row, its mask's pixels, whether it is invalid; see `segmentation`."""
   model = mask_codec.open_codec(codec)
@@ -50,24 +50,24 @@ def table(
 def summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
   """The metrics of `segmentation`."""
   return {
-      "miou": tables.mean(table["iou"]),
-      "ciou": float(table["common"].sum() / max(table["either"].sum(), 1.0)),
-      "boxacc/0.5": tables.mean(table["box_iou"] >= 0.5),
-      "boxacc/0.75": tables.mean(table["box_iou"] >= 0.75),
-      "invalid": float(table["invalid"].sum()),
-      "total": float(len(table["iou"])),  # As the reference calls it; `num` is the house's name.
-      "num": float(len(table["iou"])),
+    "miou": tables.mean(table["iou"]),
+    "ciou": float(table["common"].sum() / max(table["either"].sum(), 1.0)),
+    "boxacc/0.5": tables.mean(table["box_iou"] >= 0.5),
+    "boxacc/0.75": tables.mean(table["box_iou"] >= 0.75),
+    "invalid": float(table["invalid"].sum()),
+    "total": float(len(table["iou"])),  # As the reference calls it; `num` is the house's name.
+    "num": float(len(table["iou"])),
   }
 
 
 def segmentation(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    mask: str = "mask",
-    box: str = "box",
-    codec: str = "",
-    bins: int = 1023,
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  mask: str = "mask",
+  box: str = "box",
+  codec: str = "",
+  bins: int = 1023,
 ) -> dict[str, float]:
   """The metrics of RefCOCO segmentation, by the rules of the reference's evaluator.
 
@@ -122,7 +122,7 @@ class Segmentation(base.Evaluator):
     return (self.mask, self.box) if self.box else (self.mask,)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `segmentation`."""
     return self._score([o.text for o in outputs], rows)
@@ -130,7 +130,7 @@ class Segmentation(base.Evaluator):
   def baseline(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The same metrics of always giving the mean true box of these very rows, filled."""
     found = [
-        _true_box(row, self.box, _true_mask(row, self.mask, i), i) for i, row in enumerate(rows)
+      _true_box(row, self.box, _true_mask(row, self.mask, i), i) for i, row in enumerate(rows)
     ]
     if not found:
       return self._score([], [])
@@ -141,9 +141,7 @@ class Segmentation(base.Evaluator):
     return self._score([text] * len(rows), rows)
 
   def _score(self, texts: list[str], rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    return segmentation(
-        texts, rows, mask=self.mask, box=self.box, codec=self.codec, bins=self.bins
-    )
+    return segmentation(texts, rows, mask=self.mask, box=self.box, codec=self.codec, bins=self.bins)
 
 
 def _decoded(codes: list[tuple[int, ...]], model: mask_codec.MaskCodec) -> np.ndarray:
@@ -155,7 +153,7 @@ def _decoded(codes: list[tuple[int, ...]], model: mask_codec.MaskCodec) -> np.nd
 
 
 def _pixels(
-    painted: np.ndarray | None, true_mask: np.ndarray, segment: seg.Segment | None
+  painted: np.ndarray | None, true_mask: np.ndarray, segment: seg.Segment | None
 ) -> tuple[int, int]:
   """How many pixels both masks have, and either: one painted into its box, and one of the whole."""
   num_true = int(true_mask.sum())
@@ -184,6 +182,6 @@ def _true_box(row: Mapping[str, Any], name: str, true_mask: np.ndarray, i: int) 
     return loc.Box(*(float(v) for v in value))
   except (TypeError, ValueError):
     raise errors.DataError(
-        f"Row {i} of those to score: column {name!r} holds {value!r}; expected a box of four"
-        " numbers, y_min, x_min, y_max, x_max."
+      f"Row {i} of those to score: column {name!r} holds {value!r}; expected a box of four"
+      " numbers, y_min, x_min, y_max, x_max."
     ) from None

@@ -43,19 +43,19 @@ class ServerFile(base.Evaluator):
     return tuple(name for name in (self._id_column(), self.choices) if name)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """`num` answers; how many are `empty`, were `replaced`, or have the id of an earlier row."""
     ids, answers, num_replaced = self._answers(rows, outputs)
     return {
-        "num": float(len(ids)),
-        "empty": float(sum(not answer for answer in answers)),
-        "replaced": float(num_replaced),
-        "duplicates": float(len(ids) - len(set(ids))),
+      "num": float(len(ids)),
+      "empty": float(sum(not answer for answer in answers)),
+      "replaced": float(num_replaced),
+      "duplicates": float(len(ids) - len(set(ids))),
     }
 
   def files(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, str]:
     """{name below `predictions/`: JSON}; the runner puts `-<step>` before the suffix."""
     ids, answers, _ = self._answers(rows, outputs)
@@ -67,7 +67,7 @@ class ServerFile(base.Evaluator):
     return self.question_id or self.image_id or own
 
   def _answers(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tuple[list[Id], list[str], int]:
     """(ids, answers, how many of them were replaced by a choice)."""
     form, name = FORMATS[self.format], self._id_column()
@@ -120,19 +120,19 @@ class Format:
 
 
 FORMATS = {
-    "aokvqa_da": Format("question_id", "", str, "direct_answer", "", "question_id"),
-    "aokvqa_mc": Format(
-        "question_id", "", str, "multiple_choice", "", "question_id", choices_key="choices"
-    ),
-    "coco_captions": Format("image_id", "image_id", int, "caption", "images", "id"),
-    "docvqa": Format("question_id", "questionId", int, "answer", "data", "questionId"),
-    "gqa": Format("question_id", "questionId", str, "prediction", "", ""),
-    "infovqa": Format("question_id", "questionId", int, "answer", "data", "questionId"),
-    "nocaps": Format("image_id", "image_id", int, "caption", "images", "id"),
-    "stvqa": Format("question_id", "question_id", int, "answer", "data", "question_id"),
-    "textvqa": Format("question_id", "question_id", int, "answer", "data", "question_id"),
-    "vizwiz": Format("image_id", "image", str, "answer", "", "image"),
-    "vqav2": Format("question_id", "question_id", int, "answer", "questions", "question_id"),
+  "aokvqa_da": Format("question_id", "", str, "direct_answer", "", "question_id"),
+  "aokvqa_mc": Format(
+    "question_id", "", str, "multiple_choice", "", "question_id", choices_key="choices"
+  ),
+  "coco_captions": Format("image_id", "image_id", int, "caption", "images", "id"),
+  "docvqa": Format("question_id", "questionId", int, "answer", "data", "questionId"),
+  "gqa": Format("question_id", "questionId", str, "prediction", "", ""),
+  "infovqa": Format("question_id", "questionId", int, "answer", "data", "questionId"),
+  "nocaps": Format("image_id", "image_id", int, "caption", "images", "id"),
+  "stvqa": Format("question_id", "question_id", int, "answer", "data", "question_id"),
+  "textvqa": Format("question_id", "question_id", int, "answer", "data", "question_id"),
+  "vizwiz": Format("image_id", "image", str, "answer", "", "image"),
+  "vqav2": Format("question_id", "question_id", int, "answer", "questions", "question_id"),
 }
 
 Id = int | str
@@ -183,15 +183,15 @@ def official(form: Format, questions: Any) -> dict[Id, tuple[str, ...]]:
 
 
 def problems(
-    form: Format,
-    submission: Any,
-    wanted: Mapping[Id, Sequence[str]],
-    repeated: Iterable[str] = (),
+  form: Format,
+  submission: Any,
+  wanted: Mapping[Id, Sequence[str]],
+  repeated: Iterable[str] = (),
 ) -> Iterator[str]:
   """What is wrong with a file, a sentence for each kind of problem; nothing if it can be sent.
 
   Args:
-    submission: the file's server_content.
+    submission: the file's content.
     wanted: {id: choices} as `official` gives it.
     repeated: keys that an object of the file has more than once, which parsing hides.
   """
@@ -226,7 +226,7 @@ def problems(
     choices = wanted.get(id_, ())
     if choices and entry.get(form.answer_key) not in choices:
       found["answers that are none of the question's choices"].append(
-          f"{id_!r} has {entry.get(form.answer_key)!r}, not of {list(choices)}"
+        f"{id_!r} has {entry.get(form.answer_key)!r}, not of {list(choices)}"
       )
   found["ids that come more than once"] = [repr(id_) for id_, num in seen.items() if num > 1]
   found["ids that are missing"] = [repr(id_) for id_ in wanted if id_ not in seen]

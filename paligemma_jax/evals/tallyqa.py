@@ -15,18 +15,18 @@ from paligemma_jax.evals import tables
 
 _LARGEST = 15  # TallyQA's largest count; others have larger ones, which are one group.
 _WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
-    " sixteen seventeen eighteen nineteen twenty"
+  "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+  " sixteen seventeen eighteen nineteen twenty"
 ).split()
 _DIGITS = {"none": "0"} | {word: str(i) for i, word in enumerate(_WORDS)}
 
 
 def table(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "answer",
-    simple: str = "issimple",
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "answer",
+  simple: str = "issimple",
 ) -> tables.Table:
   """acc of each row, the same again by kind of question and by count; see `accuracy`."""
   hits, groups = [], []
@@ -48,11 +48,11 @@ def summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def accuracy(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "answer",
-    simple: str = "issimple",
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "answer",
+  simple: str = "issimple",
 ) -> dict[str, float]:
   """Share of right counts, 'two' and '2' being the same.
 
@@ -92,13 +92,13 @@ class TallyQa(base.Evaluator):
     return (self.truth, self.simple) if self.simple else (self.truth,)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """The score of each row."""
     return table([o.text for o in outputs], rows, truth=self.truth, simple=self.simple)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `accuracy`."""
     return summary(self.table(rows, outputs))
@@ -111,8 +111,8 @@ def _true_count(row: Mapping[str, Any], name: str, i: int) -> str:
   if isinstance(value, str):
     return in_digits(value)
   raise errors.DataError(
-      f"Row {i} of those to score: column {name!r} holds {value!r}; expected a count, as a whole"
-      " number or a text."
+    f"Row {i} of those to score: column {name!r} holds {value!r}; expected a count, as a whole"
+    " number or a text."
   )
 
 
@@ -123,8 +123,8 @@ def _kind(row: Mapping[str, Any], name: str, i: int) -> str:
   value = base.column(row, name, i)
   if not isinstance(value, (int, np.integer)) or value not in (-1, 0, 1):
     raise errors.DataError(
-        f"Row {i} of those to score: column {name!r} holds {value!r}; expected 1 (simple), 0"
-        " (complex) or -1 (not known). Without such a column set simple=''."
+      f"Row {i} of those to score: column {name!r} holds {value!r}; expected 1 (simple), 0"
+      " (complex) or -1 (not known). Without such a column set simple=''."
     )
   return {1: "acc/simple", 0: "acc/complex", -1: ""}[int(value)]
 

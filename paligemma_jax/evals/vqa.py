@@ -16,12 +16,12 @@ from paligemma_jax.evals import tables
 
 
 def exact_match_table(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "suffix",
-    lower: bool = False,
-    strip: bool = True,
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "suffix",
+  lower: bool = False,
+  strip: bool = True,
 ) -> tables.Table:
   """`acc` of each row, 0 or 1; see `exact_match`."""
   hits = []
@@ -38,12 +38,12 @@ def exact_match_summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def exact_match(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "suffix",
-    lower: bool = False,
-    strip: bool = True,
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "suffix",
+  lower: bool = False,
+  strip: bool = True,
 ) -> dict[str, float]:
   """`acc`: share of the predictions that equal a true answer; `num`: rows scored.
 
@@ -59,12 +59,12 @@ def exact_match(
 
 
 def vqa_table(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "suffix",
-    lower: bool = False,
-    strip: bool = False,
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "suffix",
+  lower: bool = False,
+  strip: bool = False,
 ) -> tables.Table:
   """acc, acc_any and anls of each row; see `vqa_accuracy`."""
   soft, hit, similarity = [], [], []
@@ -85,19 +85,19 @@ def vqa_table(
 def vqa_summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
   """The metrics of `vqa_accuracy`."""
   return {
-      **{name: tables.mean(table[name]) for name in ("acc", "acc_any", "anls")},
-      "num_truth": tables.count(table["acc"]),
-      "num": float(len(table["acc"])),
+    **{name: tables.mean(table[name]) for name in ("acc", "acc_any", "anls")},
+    "num_truth": tables.count(table["acc"]),
+    "num": float(len(table["acc"])),
   }
 
 
 def vqa_accuracy(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "suffix",
-    lower: bool = False,
-    strip: bool = False,
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "suffix",
+  lower: bool = False,
+  strip: bool = False,
 ) -> dict[str, float]:
   """The accuracies of OK-VQA and its kin, without the VQAv2 text normalisation.
 
@@ -127,14 +127,14 @@ class ExactMatch(base.Evaluator):
     return (self.truth,)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """The score of each row."""
     texts = [o.text for o in outputs]
     return exact_match_table(texts, rows, truth=self.truth, lower=self.lower, strip=self.strip)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `exact_match`."""
     return exact_match_summary(self.table(rows, outputs))
@@ -142,13 +142,13 @@ class ExactMatch(base.Evaluator):
   def baseline(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """The same metrics of always giving the commonest true answer of these very rows."""
     answers = collections.Counter(
-        answer
-        for i, row in enumerate(rows)
-        for answer in base.answers_of(base.column(row, self.truth, i), self.truth, i)
+      answer
+      for i, row in enumerate(rows)
+      for answer in base.answers_of(base.column(row, self.truth, i), self.truth, i)
     )
     best = max(answers, key=lambda a: (answers[a], a)) if answers else ""
     return exact_match(
-        [best] * len(rows), rows, truth=self.truth, lower=self.lower, strip=self.strip
+      [best] * len(rows), rows, truth=self.truth, lower=self.lower, strip=self.strip
     )
 
 
@@ -167,14 +167,14 @@ class VqaAccuracy(base.Evaluator):
     return (self.truth,)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """The scores of each row."""
     texts = [o.text for o in outputs]
     return vqa_table(texts, rows, truth=self.truth, lower=self.lower, strip=self.strip)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `vqa_accuracy`."""
     return vqa_summary(self.table(rows, outputs))

@@ -28,10 +28,10 @@ _MOST_PERIODS = int(re.UNICODE)
 
 _ARTICLES = frozenset(("a", "an", "the"))
 _NUMBERS = {"none": "0"} | {
-    word: str(i)
-    for i, word in enumerate(
-        ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-    )
+  word: str(i)
+  for i, word in enumerate(
+    ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+  )
 }
 # Any of these written without one of its apostrophes gets it back. The official list has I'd've,
 # I'm and I've too, which never match: words are in lower case by then.
@@ -73,11 +73,11 @@ def accuracy_of(num_matches: int, num_answers: int) -> float:
 
 
 def table(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "answers",
-    answer_type: str = "answer_type",
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "answers",
+  answer_type: str = "answer_type",
 ) -> tables.Table:
   """acc of each row, the same again by type of answer; see `accuracy`."""
   memo: dict[str, str] = {}
@@ -89,8 +89,8 @@ def table(
     scores.append(_score(prediction, answers, memo) if answers else tables.NONE)
     if len(answers) == 1:
       raise errors.DataError(
-          f"Row {i} of those to score: column {truth!r} holds the one answer {answers[0]!r}; VQAv2"
-          " accuracy compares with those of several people. Use exact_match."
+        f"Row {i} of those to score: column {truth!r} holds the one answer {answers[0]!r}; VQAv2"
+        " accuracy compares with those of several people. Use exact_match."
       )
   columns = {"acc": scores}
   for kind in _TYPES.values():
@@ -101,19 +101,19 @@ def table(
 def summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
   """The metrics of `accuracy`."""
   return {
-      "acc": tables.mean(table["acc"]),
-      **tables.parts(table, "acc"),
-      "num_truth": tables.count(table["acc"]),
-      "num": float(len(table["acc"])),
+    "acc": tables.mean(table["acc"]),
+    **tables.parts(table, "acc"),
+    "num_truth": tables.count(table["acc"]),
+    "num": float(len(table["acc"])),
   }
 
 
 def accuracy(
-    predictions: Sequence[str],
-    rows: Sequence[Mapping[str, Any]],
-    *,
-    truth: str = "answers",
-    answer_type: str = "answer_type",
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  truth: str = "answers",
+  answer_type: str = "answer_type",
 ) -> dict[str, float]:
   """The accuracy of VQAv2, in all and by type of answer, as shares (not percent).
 
@@ -145,14 +145,14 @@ class VqaV2Accuracy(base.Evaluator):
     return (self.truth, self.answer_type) if self.answer_type else (self.truth,)
 
   def table(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> tables.Table:
     """The score of each row."""
     texts = [o.text for o in outputs]
     return table(texts, rows, truth=self.truth, answer_type=self.answer_type)
 
   def score(
-      self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
   ) -> dict[str, float]:
     """The metrics of `accuracy`."""
     return summary(self.table(rows, outputs))
@@ -197,7 +197,7 @@ def _kind(row: Mapping[str, Any], name: str, i: int) -> str:
   value = base.column(row, name, i)
   if not isinstance(value, str) or value not in _TYPES:
     raise errors.DataError(
-        f"Row {i} of those to score: column {name!r} holds {value!r}; expected one of"
-        f" {', '.join(map(repr, _TYPES))}. If the answers have no types, set answer_type=''."
+      f"Row {i} of those to score: column {name!r} holds {value!r}; expected one of"
+      f" {', '.join(map(repr, _TYPES))}. If the answers have no types, set answer_type=''."
     )
   return _TYPES[value]

@@ -1,6 +1,6 @@
 """Attention from the structure of a prefix-LM mask; how it is worked out is chosen by length.
 
-  B rows, Q query positions, S key positions, N query heads, K key heads, G = N / K, H head dim.
+B rows, Q query positions, S key positions, N query heads, K key heads, G = N / K, H head dim.
 """
 
 from __future__ import annotations
@@ -71,9 +71,7 @@ class Visibility(NamedTuple):
   def of_last(self, num: int) -> Visibility:
     """What the last queries see."""
     only = None if self.only is None else self.only[:, -num:]
-    return Visibility(
-        self.q_block[:, -num:], self.k_block, self.q_pos[:, -num:], self.k_pos, only
-    )
+    return Visibility(self.q_block[:, -num:], self.k_block, self.q_pos[:, -num:], self.k_pos, only)
 
 
 def prefix_lm(mask_ar_BS: jax.Array, valid_BS: jax.Array | None = None) -> Visibility:
@@ -92,15 +90,15 @@ def prefix_lm(mask_ar_BS: jax.Array, valid_BS: jax.Array | None = None) -> Visib
 
 
 def attend(
-    q_BQNH: jax.Array,
-    k_BSKH: jax.Array,
-    v_BSKH: jax.Array,
-    see: Visibility | None,
-    *,
-    softcap: float = 0.0,
-    window: jax.Array | None = None,
-    how: str = "auto",
-    chunk: int = 0,
+  q_BQNH: jax.Array,
+  k_BSKH: jax.Array,
+  v_BSKH: jax.Array,
+  see: Visibility | None,
+  *,
+  softcap: float = 0.0,
+  window: jax.Array | None = None,
+  how: str = "auto",
+  chunk: int = 0,
 ) -> jax.Array:
   """[B, Q, N, H]: softmax(q k) v, logits and softmax in float32, K and V never repeated.
 
@@ -187,7 +185,7 @@ def _plain(q_BQNH, k_BSKH, v_BSKH, mask_BQS, softcap):
   num_kv_heads = k_BSKH.shape[2]
   q_BQKGH = q_BQNH.reshape(batch, q_len, num_kv_heads, num_heads // num_kv_heads, head_dim)
   logits_BKGQS = jnp.einsum(
-      "BQKGH,BSKH->BKGQS", q_BQKGH, k_BSKH, preferred_element_type=jnp.float32
+    "BQKGH,BSKH->BKGQS", q_BQKGH, k_BSKH, preferred_element_type=jnp.float32
   )
   if softcap:
     logits_BKGQS = jnp.tanh(logits_BKGQS / softcap) * softcap
@@ -293,7 +291,7 @@ def _rows_backward(softcap, kept, out_grad_BCKXH):
     # Masked keys have no probability, but where a query sees nothing.
     logits_grad_KXS *= softmax.max_KX1 > _MASKED_LOGIT
     probs_KXS, logits_grad_KXS = (
-        x.astype(out_grad_KXH.dtype) for x in (probs_KXS, logits_grad_KXS)
+      x.astype(out_grad_KXH.dtype) for x in (probs_KXS, logits_grad_KXS)
     )
     k_grad_KSH, v_grad_KSH = kv_grads
     k_grad_KSH += _times(logits_grad_KXS, queries.q_KXH, 1, 1)

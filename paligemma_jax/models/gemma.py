@@ -70,11 +70,11 @@ class Gemma(nn.Module):
     c = self.sizes
     self.embedder = Embedder(c.vocab_size, c.width)
     self.layers = nn.scan(
-        remat.wrap(Layer, self.remat),
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
-        length=c.depth,
+      remat.wrap(Layer, self.remat),
+      variable_axes={"params": 0},
+      split_rngs={"params": True, "dropout": True},
+      in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
+      length=c.depth,
     )(c, self.dtype, self.dropout, self.cache_dtype, self.attend_by)
     self.final_norm = RMSNorm(self.dtype)
 
@@ -93,7 +93,7 @@ class Gemma(nn.Module):
     return self.layers(x_BSD, None, _windows_L(self.sizes, x_BSD.shape[1]), see, rope, None)
 
   def extend(
-      self, x_BAD: jax.Array, cache: Cache, only_BAC: jax.Array | None
+    self, x_BAD: jax.Array, cache: Cache, only_BAC: jax.Array | None
   ) -> tuple[jax.Array, Cache]:
     """Runs the layers on the next token of each row's A answers, which take A slots.
 
@@ -112,22 +112,22 @@ class Gemma(nn.Module):
     see = attention.Visibility(q_block, k_block, q_pos, k_pos, only_BAC)
     rope = rotary_angles(q_pos, self.sizes.head_dim)
     x_BAD, (k_LBAKH, v_LBAKH) = self.layers(
-        x_BAD,
-        (cache.k, cache.v),
-        _windows_L(self.sizes, cache.k.shape[2]),
-        see,
-        rope,
-        cache.slot,
+      x_BAD,
+      (cache.k, cache.v),
+      _windows_L(self.sizes, cache.k.shape[2]),
+      see,
+      rope,
+      cache.slot,
     )
     start = (0, 0, cache.slot, 0, 0)
     return x_BAD, Cache(
-        k=lax.dynamic_update_slice(cache.k, k_LBAKH.astype(cache.k.dtype), start),
-        v=lax.dynamic_update_slice(cache.v, v_LBAKH.astype(cache.v.dtype), start),
-        k_block=k_block,
-        k_pos=k_pos,
-        next_pos=cache.next_pos + 1,
-        next_block=cache.next_block + 1,
-        slot=cache.slot + x_BAD.shape[1],
+      k=lax.dynamic_update_slice(cache.k, k_LBAKH.astype(cache.k.dtype), start),
+      v=lax.dynamic_update_slice(cache.v, v_LBAKH.astype(cache.v.dtype), start),
+      k_block=k_block,
+      k_pos=k_pos,
+      next_pos=cache.next_pos + 1,
+      next_block=cache.next_block + 1,
+      slot=cache.slot + x_BAD.shape[1],
     )
 
   def norm(self, x: jax.Array) -> jax.Array:
@@ -158,11 +158,11 @@ class Embedder(nn.Module):
 
   def setup(self):
     self.table = linear.table(
-        self,
-        "input_embedding",
-        # Times sqrt(width) this gives tokens of unit variance.
-        nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0),
-        (self.vocab_size, self.width),
+      self,
+      "input_embedding",
+      # Times sqrt(width) this gives tokens of unit variance.
+      nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0),
+      (self.vocab_size, self.width),
     )
 
   def encode(self, tokens_BT: jax.Array) -> jax.Array:
@@ -196,7 +196,7 @@ class Layer(nn.Module):
     c = self.sizes
     y_BTD = RMSNorm(self.dtype, name="pre_attention_norm")(x_BTD)
     y_BTD, kv = Attention(c, self.dtype, self.cache_dtype, self.attend_by, name="attn")(
-        y_BTD, cached, window, see, rope, slot
+      y_BTD, cached, window, see, rope, slot
     )
     if c.post_norms:
       y_BTD = RMSNorm(self.dtype, name="post_attention_norm")(y_BTD)
@@ -233,25 +233,23 @@ class Attention(nn.Module):
     num_queries = see.q_pos.shape[1]
     x_BQD = _last(x_BTD, num_queries)
     q_BQNH, k_BTKH, v_BTKH = (
-        linear.product("XD,NDH->XNH", x.reshape(-1, d), w).reshape(*x.shape[:2], -1, h)
-        for x, w in zip((x_BQD, x_BTD, x_BTD), ws, strict=True)
+      linear.product("XD,NDH->XNH", x.reshape(-1, d), w).reshape(*x.shape[:2], -1, h)
+      for x, w in zip((x_BQD, x_BTD, x_BTD), ws, strict=True)
     )
 
     q_rope = tuple(_last(x, num_queries) for x in rope)
     q_BQNH = rotate(q_BQNH, q_rope) * (h if c.query_scale == "head_dim" else d // n) ** -0.5
     k_BTKH = rotate(k_BTKH, rope)
     if self.cache_dtype is not None:
-      k_BTKH, v_BTKH = (
-          x.astype(self.cache_dtype).astype(self.dtype) for x in (k_BTKH, v_BTKH)
-      )
+      k_BTKH, v_BTKH = (x.astype(self.cache_dtype).astype(self.dtype) for x in (k_BTKH, v_BTKH))
     kv = (k_BTKH, v_BTKH)
     if cached is not None:
       k_BTKH, v_BTKH = (
-          lax.dynamic_update_slice(old, new.astype(old.dtype), (0, slot, 0, 0)).astype(self.dtype)
-          for old, new in zip(cached, kv, strict=True)
+        lax.dynamic_update_slice(old, new.astype(old.dtype), (0, slot, 0, 0)).astype(self.dtype)
+        for old, new in zip(cached, kv, strict=True)
       )
     y_BQNH = attention.attend(
-        q_BQNH, k_BTKH, v_BTKH, see, softcap=c.attn_softcap, window=window, how=self.attend_by
+      q_BQNH, k_BTKH, v_BTKH, see, softcap=c.attn_softcap, window=window, how=self.attend_by
     )
     w_NHD = Einsum((n, h, d), in_axis=(0, 1), name="attn_vec_einsum")(self.dtype)
     y_XD = linear.product("XNH,NHD->XD", y_BQNH.reshape(-1, n, h), w_NHD)
@@ -279,7 +277,7 @@ class Mlp(nn.Module):
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     d, f = self.sizes.width, self.sizes.mlp_dim
     gate_DF, up_DF = linear.weight(
-        self, "gating_einsum", _fan_in((2, d, f), 1), (2, d, f), self.dtype
+      self, "gating_einsum", _fan_in((2, d, f), 1), (2, d, f), self.dtype
     )
     linear_FD = linear.weight(self, "linear", _fan_in((f, d), 0), (f, d), self.dtype)
     x_XD = x_BTD.reshape(-1, d)
@@ -302,7 +300,7 @@ class RMSNorm(nn.Module):
 
 
 def last_features(
-    model: Gemma, variables: Any, x_BSD: jax.Array, see: attention.Visibility, num_last: int
+  model: Gemma, variables: Any, x_BSD: jax.Array, see: attention.Visibility, num_last: int
 ) -> tuple[jax.Array, Any]:
   """As `model(x_BSD, see)`, but features of the last positions alone: dtype[B, num_last, D].
 
@@ -324,7 +322,7 @@ def last_features(
     kvs.append(first_kvs)
   layer = Layer(sizes, model.dtype, model.dropout, model.cache_dtype, model.attend_by)
   x_BTD, last_kv = layer.apply(
-      {"params": last}, x_BSD, None, window, see.of_last(num_last), rope, None
+    {"params": last}, x_BSD, None, window, see.of_last(num_last), rope, None
   )
   kvs.append(jax.tree.map(lambda x: x[None], last_kv))
   return x_BTD, jax.tree.map(lambda *parts: jnp.concatenate(parts), *kvs)

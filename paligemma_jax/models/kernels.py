@@ -77,25 +77,25 @@ def has_cudnn_kernel(q_BSNH: jax.Array, *, softcap: float) -> bool:
 
 
 def cudnn(
-    q_BSNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BSS: jax.Array | None
+  q_BSNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BSS: jax.Array | None
 ) -> jax.Array:
   """[B, S, N, H] by cuDNN; see `has_cudnn_kernel`. Queries are already scaled."""
   mask_BNSS = None if mask_BSS is None else mask_BSS[:, None]
   return jax.nn.dot_product_attention(
-      q_BSNH, k_BSKH, v_BSKH, mask=mask_BNSS, scale=1.0, implementation="cudnn"
+    q_BSNH, k_BSKH, v_BSKH, mask=mask_BNSS, scale=1.0, implementation="cudnn"
   )
 
 
 def splash(
-    q_BSNH: jax.Array,
-    k_BSKH: jax.Array,
-    v_BSKH: jax.Array,
-    q_block_BS: jax.Array | None,
-    k_block_BS: jax.Array | None,
-    *,
-    hidden: int,
-    softcap: float,
-    interpret: bool = False,
+  q_BSNH: jax.Array,
+  k_BSKH: jax.Array,
+  v_BSKH: jax.Array,
+  q_block_BS: jax.Array | None,
+  k_block_BS: jax.Array | None,
+  *,
+  hidden: int,
+  softcap: float,
+  interpret: bool = False,
 ) -> jax.Array:
   """[B, S, N, H] by the TPU's kernel; what a query that sees no key gets is finite.
 
@@ -153,13 +153,21 @@ def _kernel(block, softcap, interpret):
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as lib
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as infos
 
-  sizes = lib.BlockSizes(**{
+  sizes = lib.BlockSizes(
+    **{
       name: block
       for name in (
-          "block_q", "block_kv", "block_kv_compute", "block_q_dkv", "block_kv_dkv",
-          "block_kv_dkv_compute", "block_q_dq", "block_kv_dq",
+        "block_q",
+        "block_kv",
+        "block_kv_compute",
+        "block_q_dkv",
+        "block_kv_dkv",
+        "block_kv_dkv_compute",
+        "block_q_dq",
+        "block_kv_dq",
       )
-  })
+    }
+  )
 
   def run(q_NSH, k_KSH, v_KSH, see):
     last_S, segments = None, None
@@ -170,15 +178,17 @@ def _kernel(block, softcap, interpret):
     # from the numbers that would be those of the queries.
     info = infos.MaskInfo(None, None, None, None, q_sequence=last_S)
     kernel = lib.SplashAttentionKernel(
-        info, info, info,
-        block_sizes=sizes,
-        is_mqa=False,
-        save_residuals=False,
-        mask_value=_MASKED_LOGIT,
-        attn_logits_soft_cap=softcap or None,
-        residual_checkpoint_name=None,
-        mask_function=None if see is None else _is_seen,
-        interpret=interpret,
+      info,
+      info,
+      info,
+      block_sizes=sizes,
+      is_mqa=False,
+      save_residuals=False,
+      mask_value=_MASKED_LOGIT,
+      attn_logits_soft_cap=softcap or None,
+      residual_checkpoint_name=None,
+      mask_function=None if see is None else _is_seen,
+      interpret=interpret,
     )
     return kernel(q_NSH, k_KSH, v_KSH, segments)
 
@@ -201,12 +211,12 @@ def _cut(local: Any, mesh: Mesh, num_heads: int, num_kv_heads: int, *, masked: b
   kv_spec = PartitionSpec(rows, None, kv_heads)
   see_spec = (PartitionSpec(rows),) * 2 if masked else None
   return jax.shard_map(
-      local,
-      mesh=mesh,
-      in_specs=(q_spec, kv_spec, kv_spec, see_spec),
-      out_specs=q_spec,
-      # Kernels do not say what they vary over.
-      check_vma=False,
+    local,
+    mesh=mesh,
+    in_specs=(q_spec, kv_spec, kv_spec, see_spec),
+    out_specs=q_spec,
+    # Kernels do not say what they vary over.
+    check_vma=False,
   )
 
 

@@ -39,19 +39,19 @@ from paligemma_jax.models import quantize
 _BLOCK = "img/Transformer/encoderblock"
 _ATTN = f"{_BLOCK}/MultiHeadDotProductAttention_0"
 MATRICES = {
-    f"{_ATTN}/query/kernel": "sioo",
-    f"{_ATTN}/key/kernel": "sioo",
-    f"{_ATTN}/value/kernel": "sioo",
-    f"{_ATTN}/out/kernel": "siio",
-    f"{_BLOCK}/MlpBlock_0/Dense_0/kernel": "sio",
-    f"{_BLOCK}/MlpBlock_0/Dense_1/kernel": "sio",
-    "img/head/kernel": "io",
-    "llm/layers/attn/q_einsum/w": "soio",
-    "llm/layers/attn/kv_einsum/w": "ssoio",
-    "llm/layers/attn/qkv_einsum/w": "ssoio",
-    "llm/layers/attn/attn_vec_einsum/w": "siio",
-    "llm/layers/mlp/gating_einsum": "ssio",
-    "llm/layers/mlp/linear": "sio",
+  f"{_ATTN}/query/kernel": "sioo",
+  f"{_ATTN}/key/kernel": "sioo",
+  f"{_ATTN}/value/kernel": "sioo",
+  f"{_ATTN}/out/kernel": "siio",
+  f"{_BLOCK}/MlpBlock_0/Dense_0/kernel": "sio",
+  f"{_BLOCK}/MlpBlock_0/Dense_1/kernel": "sio",
+  "img/head/kernel": "io",
+  "llm/layers/attn/q_einsum/w": "soio",
+  "llm/layers/attn/kv_einsum/w": "ssoio",
+  "llm/layers/attn/qkv_einsum/w": "ssoio",
+  "llm/layers/attn/attn_vec_einsum/w": "siio",
+  "llm/layers/mlp/gating_einsum": "ssio",
+  "llm/layers/mlp/linear": "sio",
 }
 TABLE = "llm/embedder/input_embedding"  # Read by rows, so packed along its second dim.
 
@@ -150,9 +150,9 @@ def weight(module: nn.Module, leaf: str, init: Any, shape: tuple[int, ...], dtyp
   for kind in quantize.KINDS:
     found |= {kind: f"{leaf}_{kind}", f"{kind}_scale": f"{leaf}_{kind}_scale"}
   parts = {
-      part: module.get_variable("params", name)
-      for part, name in found.items()
-      if module.has_variable("params", name)
+    part: module.get_variable("params", name)
+    for part, name in found.items()
+    if module.has_variable("params", name)
   }
   if not any(kind in parts for kind in quantize.KINDS):
     parts["w"] = module.param(leaf, init, shape)
@@ -188,9 +188,7 @@ class Table:
 
     @jax.checkpoint
     def multiply(x, codes, scale):
-      table_VD = quantize.unpack(
-          codes, scale, kind, size=self.width, dtype=x.dtype, axis=-1
-      )
+      table_VD = quantize.unpack(codes, scale, kind, size=self.width, dtype=x.dtype, axis=-1)
       return _times_table(x, table_VD)
 
     return multiply(x, self.parts[kind], self._scale)
@@ -266,7 +264,7 @@ def _times_table_backward(kept, gradient):
 
 
 _times_table_on_cpu.defvjp(
-    lambda x, table_VD: (_times_table_on_cpu(x, table_VD), (x, table_VD)), _times_table_backward
+  lambda x, table_VD: (_times_table_on_cpu(x, table_VD), (x, table_VD)), _times_table_backward
 )
 
 
@@ -294,7 +292,7 @@ def _pulled_back_together(x, w):
 
 
 _pulled_back_together.defvjp(
-    lambda x, w: ((x, w), None), lambda _, gradients: jax.lax.optimization_barrier(gradients)
+  lambda x, w: ((x, w), None), lambda _, gradients: jax.lax.optimization_barrier(gradients)
 )
 
 

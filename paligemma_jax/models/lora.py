@@ -41,10 +41,10 @@ def targets(lora: variants.Lora, names: Iterable[str]) -> list[str]:
 
 
 def create(
-    lora: variants.Lora,
-    shapes: Mapping[str, tuple[int, ...]],
-    lengths: Callable[[str], jax.Array],
-    key: jax.Array,
+  lora: variants.Lora,
+  shapes: Mapping[str, tuple[int, ...]],
+  lengths: Callable[[str], jax.Array],
+  key: jax.Array,
 ) -> dict[str, jax.Array]:
   """Fresh adapters by name, float32, that change nothing yet: B is 0, and DoRA's magnitude is that
   of the matrix.
@@ -68,7 +68,7 @@ def create(
 
 
 def ready(
-    lora: variants.Lora, params: Mapping[str, jax.Array], key: jax.Array | None = None
+  lora: variants.Lora, params: Mapping[str, jax.Array], key: jax.Array | None = None
 ) -> dict[str, jax.Array]:
   """The parameters as modules take them: B times the scale, and keys of dropout beside it.
 
@@ -98,12 +98,12 @@ def is_adapter(name: str) -> bool:
 
 
 def merged(
-    lora: variants.Lora,
-    name: str,
-    w: np.ndarray,
-    a: np.ndarray,
-    b: np.ndarray,
-    magnitude: np.ndarray | None = None,
+  lora: variants.Lora,
+  name: str,
+  w: np.ndarray,
+  a: np.ndarray,
+  b: np.ndarray,
+  magnitude: np.ndarray | None = None,
 ) -> np.ndarray:
   """float32, the matrix `name` with its adapter in it, or some of its stack.
 

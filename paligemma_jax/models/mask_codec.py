@@ -103,9 +103,9 @@ def paint(params: Params, x_NHWC: jax.Array) -> jax.Array:
 
 
 def train(
-    recipe: codec_recipe.CodecRecipe,
-    batches: Iterator[np.ndarray],
-    report: Callable[[int, dict[str, float]], None],
+  recipe: codec_recipe.CodecRecipe,
+  batches: Iterator[np.ndarray],
+  report: Callable[[int, dict[str, float]], None],
 ) -> dict[str, np.ndarray]:
   """Trained parameters by published name.
 
@@ -119,10 +119,10 @@ def train(
       0.0, recipe.lr, recipe.steps // 50 + 1, recipe.steps
   ))  # fmt: skip
   state = State(
-      params,
-      optimizer.init(_by_gradient(params)),
-      jnp.zeros(recipe.num_codes),
-      jnp.zeros((recipe.num_codes, recipe.code_dim)),
+    params,
+    optimizer.init(_by_gradient(params)),
+    jnp.zeros(recipe.num_codes),
+    jnp.zeros((recipe.num_codes, recipe.code_dim)),
   )
   step = jax.jit(functools.partial(_step, recipe, optimizer), static_argnames="coded",
                  donate_argnums=0)  # fmt: skip
@@ -135,13 +135,13 @@ def train(
 
 
 def _step(
-    recipe: codec_recipe.CodecRecipe,
-    optimizer: optax.GradientTransformation,
-    state: State,
-    masks_NSS: jax.Array,
-    key: jax.Array,
-    *,
-    coded: bool,
+  recipe: codec_recipe.CodecRecipe,
+  optimizer: optax.GradientTransformation,
+  state: State,
+  masks_NSS: jax.Array,
+  key: jax.Array,
+  *,
+  coded: bool,
 ) -> tuple[State, dict[str, jax.Array]]:
   codebook_KD = state.params[mask_codec.CODEBOOK]
 
@@ -188,7 +188,7 @@ def _by_gradient(params: Params) -> dict[str, jax.Array]:
 
 def _conv(params: Params, x_NHWC: jax.Array, name: str, stride: int = 1) -> jax.Array:
   x_NHWC = jax.lax.conv_general_dilated(
-      x_NHWC, params[f"{name}.weight"], (stride, stride), "SAME", dimension_numbers=_DIMENSIONS
+    x_NHWC, params[f"{name}.weight"], (stride, stride), "SAME", dimension_numbers=_DIMENSIONS
   )
   return x_NHWC + params[f"{name}.bias"]
 

@@ -64,16 +64,16 @@ def init_params(cfg: variants.ModelConfig, key: jax.Array) -> dict[str, jax.Arra
 
 
 def fresh_adapters(
-    cfg: variants.ModelConfig, params: Params, key: jax.Array
+  cfg: variants.ModelConfig, params: Params, key: jax.Array
 ) -> dict[str, jax.Array]:
   """The float32 adapters of the config, which change nothing yet, for parameters without any."""
   shapes = {name: leaf.shape for name, leaf in param_shapes(cfg.plain()).items()}
   # Folded, so that no adapter of a model from scratch is drawn as another of its parameters.
   return lora.create(
-      cfg.lora,
-      shapes,
-      lambda name: quantized.lengths(cfg, params, name, shapes[name]),
-      jax.random.fold_in(key, 1),
+    cfg.lora,
+    shapes,
+    lambda name: quantized.lengths(cfg, params, name, shapes[name]),
+    jax.random.fold_in(key, 1),
   )
 
 
@@ -93,11 +93,11 @@ def stays_float32(name: str, *, beside_packed: bool) -> bool:
 
 
 def image_tokens(
-    cfg: variants.ModelConfig,
-    params: Params,
-    image: jax.Array,
-    *,
-    dropout_key: jax.Array | None = None,
+  cfg: variants.ModelConfig,
+  params: Params,
+  image: jax.Array,
+  *,
+  dropout_key: jax.Array | None = None,
 ) -> jax.Array:
   """The vision tower's tokens, those of several images one after the other.
 
@@ -131,11 +131,11 @@ def encode_images(cfg: variants.ModelConfig, params: Params, image: jax.Array) -
 
 
 def project_images(
-    cfg: variants.ModelConfig,
-    params: Params,
-    encoded: jax.Array,
-    *,
-    dropout_key: jax.Array | None = None,
+  cfg: variants.ModelConfig,
+  params: Params,
+  encoded: jax.Array,
+  *,
+  dropout_key: jax.Array | None = None,
 ) -> jax.Array:
   """The vision tower's tokens, dtype[B, I, D], of what `encode_images` gave."""
   variables = {"params": _tower(cfg, params, "img", dropout_key)}
@@ -146,8 +146,8 @@ def _pixels(cfg, image):
   """float[B * F, R, R, 3] in [-1, 1]."""
   if image.ndim not in (4, 5) or image.shape[-3:] != (cfg.res, cfg.res, 3):
     raise errors.ConfigError(
-        f"The model takes images of shape [B, {cfg.res}, {cfg.res}, 3] or [B, F, {cfg.res},"
-        f" {cfg.res}, 3]; got {list(image.shape)}. Resize them, or set model.res."
+      f"The model takes images of shape [B, {cfg.res}, {cfg.res}, 3] or [B, F, {cfg.res},"
+      f" {cfg.res}, 3]; got {list(image.shape)}. Resize them, or set model.res."
     )
   if image.dtype == jnp.uint8:
     image = -1 + image.astype(jnp.float32) / 255 * 2
@@ -155,15 +155,15 @@ def _pixels(cfg, image):
 
 
 def text_features(
-    cfg: variants.ModelConfig,
-    params: Params,
-    image: jax.Array | None,
-    text_BT: jax.Array,
-    mask_ar_BT: jax.Array,
-    *,
-    mask_input_BT: jax.Array | None = None,
-    dropout_key: jax.Array | None = None,
-    img_tokens: jax.Array | None = None,
+  cfg: variants.ModelConfig,
+  params: Params,
+  image: jax.Array | None,
+  text_BT: jax.Array,
+  mask_ar_BT: jax.Array,
+  *,
+  mask_input_BT: jax.Array | None = None,
+  dropout_key: jax.Array | None = None,
+  img_tokens: jax.Array | None = None,
 ) -> jax.Array:
   """dtype[B, T, D] after the final norm, at the text positions: what `logits` takes.
 
@@ -193,15 +193,15 @@ def logits(cfg: variants.ModelConfig, params: Params, x: jax.Array) -> jax.Array
 
 
 def prefill(
-    cfg: variants.ModelConfig,
-    params: Params,
-    image: jax.Array | None,
-    text_BT: jax.Array,
-    mask_ar_BT: jax.Array,
-    mask_input_BT: jax.Array,
-    *,
-    cache_len: int,
-    cache_dtype: Any = None,
+  cfg: variants.ModelConfig,
+  params: Params,
+  image: jax.Array | None,
+  text_BT: jax.Array,
+  mask_ar_BT: jax.Array,
+  mask_input_BT: jax.Array,
+  *,
+  cache_len: int,
+  cache_dtype: Any = None,
 ) -> tuple[jax.Array, gemma.Cache]:
   """Runs the prompt.
 
@@ -235,13 +235,13 @@ def prefill(
     return jnp.pad(x, widths, constant_values=fill)
 
   cache = gemma.Cache(
-      k=pad(k_LBSKH.astype(cache_dtype), 2),
-      v=pad(v_LBSKH.astype(cache_dtype), 2),
-      k_block=pad(see.k_block, 1, attention.HIDDEN),
-      k_pos=pad(see.k_pos, 1),
-      next_pos=see.q_pos[rows, last_B] + 1,
-      next_block=see.q_block[rows, last_B] + 1,
-      slot=jnp.int32(prompt_len),
+    k=pad(k_LBSKH.astype(cache_dtype), 2),
+    v=pad(v_LBSKH.astype(cache_dtype), 2),
+    k_block=pad(see.k_block, 1, attention.HIDDEN),
+    k_pos=pad(see.k_pos, 1),
+    next_pos=see.q_pos[rows, last_B] + 1,
+    next_block=see.q_block[rows, last_B] + 1,
+    slot=jnp.int32(prompt_len),
   )
   return model.apply(variables, x_BD, method="head"), cache
 
@@ -261,11 +261,11 @@ def ready_to_extend(cfg: variants.ModelConfig, params: Params) -> Params:
 
 
 def extend(
-    cfg: variants.ModelConfig,
-    params: Params,
-    token_BA: jax.Array,
-    cache: gemma.Cache,
-    only_BAC: jax.Array | None = None,
+  cfg: variants.ModelConfig,
+  params: Params,
+  token_BA: jax.Array,
+  cache: gemma.Cache,
+  only_BAC: jax.Array | None = None,
 ) -> tuple[jax.Array, gemma.Cache]:
   """Runs one more token of each row's A answers; it takes A slots of the cache.
 
@@ -318,8 +318,8 @@ def _init(cfg, key):
   img_key, llm_key = jax.random.split(key)
   image = jnp.zeros((1, cfg.res, cfg.res, 3))
   tree = {
-      "img": _vit(cfg).init(img_key, image)["params"],
-      "llm": _llm(cfg).init(llm_key, jnp.zeros((1, 1), jnp.int32), method="init_all")["params"],
+    "img": _vit(cfg).init(img_key, image)["params"],
+    "llm": _llm(cfg).init(llm_key, jnp.zeros((1, 1), jnp.int32), method="init_all")["params"],
   }
   plain = trees.flatten(tree)
   params = dict(plain)

@@ -26,45 +26,45 @@ INPUT_EMBEDDING = "llm/embedder/input_embedding"
 _BLOCK = "img/Transformer/encoderblock"
 _ATTN = f"{_BLOCK}/MultiHeadDotProductAttention_0"
 _BASE = {
-    "img/embedding/kernel": "p p 3 d",
-    "img/embedding/bias": "d",
-    POS_EMBEDDING: "1 s d",
-    f"{_BLOCK}/LayerNorm_0/scale": "l d",
-    f"{_BLOCK}/LayerNorm_0/bias": "l d",
-    f"{_BLOCK}/LayerNorm_1/scale": "l d",
-    f"{_BLOCK}/LayerNorm_1/bias": "l d",
-    f"{_ATTN}/query/kernel": "l d n h",
-    f"{_ATTN}/query/bias": "l n h",
-    f"{_ATTN}/key/kernel": "l d n h",
-    f"{_ATTN}/key/bias": "l n h",
-    f"{_ATTN}/value/kernel": "l d n h",
-    f"{_ATTN}/value/bias": "l n h",
-    f"{_ATTN}/out/kernel": "l n h d",
-    f"{_ATTN}/out/bias": "l d",
-    f"{_BLOCK}/MlpBlock_0/Dense_0/kernel": "l d f",
-    f"{_BLOCK}/MlpBlock_0/Dense_0/bias": "l f",
-    f"{_BLOCK}/MlpBlock_0/Dense_1/kernel": "l f d",
-    f"{_BLOCK}/MlpBlock_0/Dense_1/bias": "l d",
-    "img/Transformer/encoder_norm/scale": "d",
-    "img/Transformer/encoder_norm/bias": "d",
-    "img/head/kernel": "d D",
-    "img/head/bias": "D",
-    INPUT_EMBEDDING: "V D",
-    "llm/layers/attn/attn_vec_einsum/w": "L N H D",
-    "llm/layers/mlp/gating_einsum": "L 2 D F",
-    "llm/layers/mlp/linear": "L F D",
-    "llm/layers/pre_attention_norm/scale": "L D",
-    "llm/layers/pre_ffw_norm/scale": "L D",
-    "llm/final_norm/scale": "D",
+  "img/embedding/kernel": "p p 3 d",
+  "img/embedding/bias": "d",
+  POS_EMBEDDING: "1 s d",
+  f"{_BLOCK}/LayerNorm_0/scale": "l d",
+  f"{_BLOCK}/LayerNorm_0/bias": "l d",
+  f"{_BLOCK}/LayerNorm_1/scale": "l d",
+  f"{_BLOCK}/LayerNorm_1/bias": "l d",
+  f"{_ATTN}/query/kernel": "l d n h",
+  f"{_ATTN}/query/bias": "l n h",
+  f"{_ATTN}/key/kernel": "l d n h",
+  f"{_ATTN}/key/bias": "l n h",
+  f"{_ATTN}/value/kernel": "l d n h",
+  f"{_ATTN}/value/bias": "l n h",
+  f"{_ATTN}/out/kernel": "l n h d",
+  f"{_ATTN}/out/bias": "l d",
+  f"{_BLOCK}/MlpBlock_0/Dense_0/kernel": "l d f",
+  f"{_BLOCK}/MlpBlock_0/Dense_0/bias": "l f",
+  f"{_BLOCK}/MlpBlock_0/Dense_1/kernel": "l f d",
+  f"{_BLOCK}/MlpBlock_0/Dense_1/bias": "l d",
+  "img/Transformer/encoder_norm/scale": "d",
+  "img/Transformer/encoder_norm/bias": "d",
+  "img/head/kernel": "d D",
+  "img/head/bias": "D",
+  INPUT_EMBEDDING: "V D",
+  "llm/layers/attn/attn_vec_einsum/w": "L N H D",
+  "llm/layers/mlp/gating_einsum": "L 2 D F",
+  "llm/layers/mlp/linear": "L F D",
+  "llm/layers/pre_attention_norm/scale": "L D",
+  "llm/layers/pre_ffw_norm/scale": "L D",
+  "llm/final_norm/scale": "D",
 }
 _SPLIT_QKV = {
-    "llm/layers/attn/q_einsum/w": "L N D H",
-    "llm/layers/attn/kv_einsum/w": "L 2 K D H",
+  "llm/layers/attn/q_einsum/w": "L N D H",
+  "llm/layers/attn/kv_einsum/w": "L 2 K D H",
 }
 _FUSED_QKV = {"llm/layers/attn/qkv_einsum/w": "L 3 N D H"}
 _POST_NORMS = {
-    "llm/layers/post_attention_norm/scale": "L D",
-    "llm/layers/post_ffw_norm/scale": "L D",
+  "llm/layers/post_attention_norm/scale": "L D",
+  "llm/layers/post_ffw_norm/scale": "L D",
 }
 TABLE = {**_BASE, **_SPLIT_QKV, **_FUSED_QKV, **_POST_NORMS}
 
@@ -86,20 +86,20 @@ def dims_of(sizes: Mapping[str, Any]) -> dict[str, int]:
   """{letter of the table: size}."""
   img, llm = sizes["img"], sizes["llm"]
   return {
-      "d": img["width"],
-      "l": img["depth"],
-      "f": img["mlp_dim"],
-      "n": img["num_heads"],
-      "h": img["width"] // img["num_heads"],
-      "p": img["patch_size"],
-      "s": (sizes["res"] // img["patch_size"]) ** 2,
-      "D": llm["width"],
-      "L": llm["depth"],
-      "F": llm["mlp_dim"],
-      "N": llm["num_heads"],
-      "K": llm["num_kv_heads"],
-      "H": llm["head_dim"],
-      "V": llm["vocab_size"],
+    "d": img["width"],
+    "l": img["depth"],
+    "f": img["mlp_dim"],
+    "n": img["num_heads"],
+    "h": img["width"] // img["num_heads"],
+    "p": img["patch_size"],
+    "s": (sizes["res"] // img["patch_size"]) ** 2,
+    "D": llm["width"],
+    "L": llm["depth"],
+    "F": llm["mlp_dim"],
+    "N": llm["num_heads"],
+    "K": llm["num_kv_heads"],
+    "H": llm["head_dim"],
+    "V": llm["vocab_size"],
   }
 
 
@@ -134,38 +134,38 @@ def sizes_of(found: Mapping[str, tuple[int, ...]], where: str) -> dict[str, Any]
   side = math.isqrt(dims["s"])
   if side * side != dims["s"] or min(dims.values()) < 1 or dims["d"] != dims["n"] * dims["h"]:
     raise errors.CheckpointError(
-        f"{where}: the shapes fit no model: {dims['s']} image tokens (must be a square), image"
-        f" width {dims['d']} (must be heads {dims['n']} x head dim {dims['h']})."
+      f"{where}: the shapes fit no model: {dims['s']} image tokens (must be a square), image"
+      f" width {dims['d']} (must be heads {dims['n']} x head dim {dims['h']})."
     )
   per_head = (dims["D"], dims["N"], dims["H"]) in _WIDTH_PER_HEAD
   return {
-      "img": {
-          "width": dims["d"],
-          "depth": dims["l"],
-          "mlp_dim": dims["f"],
-          "num_heads": dims["n"],
-          "patch_size": dims["p"],
-      },
-      "llm": {
-          "width": dims["D"],
-          "depth": dims["L"],
-          "mlp_dim": dims["F"],
-          "num_heads": dims["N"],
-          "num_kv_heads": dims["K"],
-          "head_dim": dims["H"],
-          "vocab_size": dims["V"],
-          "post_norms": post_norms,
-          "attn_softcap": _GEMMA2_ATTN_SOFTCAP if post_norms else 0.0,
-          "final_softcap": 0.0,
-          "query_scale": "width_per_head" if per_head else "head_dim",
-          "sliding_window": 0,
-      },
-      "res": side * dims["p"],
+    "img": {
+      "width": dims["d"],
+      "depth": dims["l"],
+      "mlp_dim": dims["f"],
+      "num_heads": dims["n"],
+      "patch_size": dims["p"],
+    },
+    "llm": {
+      "width": dims["D"],
+      "depth": dims["L"],
+      "mlp_dim": dims["F"],
+      "num_heads": dims["N"],
+      "num_kv_heads": dims["K"],
+      "head_dim": dims["H"],
+      "vocab_size": dims["V"],
+      "post_norms": post_norms,
+      "attn_softcap": _GEMMA2_ATTN_SOFTCAP if post_norms else 0.0,
+      "final_softcap": 0.0,
+      "query_scale": "width_per_head" if per_head else "head_dim",
+      "sliding_window": 0,
+    },
+    "res": side * dims["p"],
   }
 
 
 def check(
-    found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[Any, ...]], where: str
+  found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[Any, ...]], where: str
 ) -> None:
   """Raises one CheckpointError that lists every missing, surplus and differently shaped name.
 
@@ -189,8 +189,8 @@ def check(
       line += f" (a run takes all rows with model.vocab_size={found[name][0]})"
     lines.append(line)
   raise errors.CheckpointError(
-      f"{where}: the weights do not fit: {len(missing)} missing, {len(surplus)} surplus,"
-      f" {len(wrong)} of another shape.\n" + "\n".join(lines)
+    f"{where}: the weights do not fit: {len(missing)} missing, {len(surplus)} surplus,"
+    f" {len(wrong)} of another shape.\n" + "\n".join(lines)
   )
 
 
@@ -203,9 +203,9 @@ def strip_prefix(found: Mapping[str, Any], where: str) -> dict[str, Any]:
     bare = [name for name in found if not name.startswith(PREFIX)]
     few = min(prefixed, bare, key=len)
     raise errors.CheckpointError(
-        f"{where}: {len(prefixed)} names begin with {PREFIX!r} and {len(bare)} do not (e.g."
-        f" {few[0]!r}); expected all or none. A file that also holds optimizer state is a training"
-        " checkpoint: keep its parameters only."
+      f"{where}: {len(prefixed)} names begin with {PREFIX!r} and {len(bare)} do not (e.g."
+      f" {few[0]!r}); expected all or none. A file that also holds optimizer state is a training"
+      " checkpoint: keep its parameters only."
     )
   return {name.removeprefix(PREFIX): value for name, value in found.items()}
 
@@ -213,8 +213,8 @@ def strip_prefix(found: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _expected(dims: Mapping[str, int], *, fused: bool, post_norms: bool) -> dict[str, tuple]:
   table = {**_BASE, **(_FUSED_QKV if fused else _SPLIT_QKV), **(_POST_NORMS if post_norms else {})}
   return {
-      name: tuple(int(c) if c.isdigit() else dims[c] if c in dims else "?" for c in letters.split())
-      for name, letters in table.items()
+    name: tuple(int(c) if c.isdigit() else dims[c] if c in dims else "?" for c in letters.split())
+    for name, letters in table.items()
   }
 
 
@@ -252,79 +252,79 @@ LM_HEAD = "language_model.lm_head.weight"  # Absent, or a copy of the tied embed
 BUFFER = re.compile(r"(^|\.)(position_ids|inv_freq|original_inv_freq)$")
 
 _HF_BASE = {
-    "img/embedding/kernel": (
-        [f"{_VISION}.embeddings.patch_embedding.weight"],
-        "d 3 p q -> p q 3 d",
-    ),
-    "img/embedding/bias": ([f"{_VISION}.embeddings.patch_embedding.bias"], "d -> d"),
-    "img/pos_embedding": ([POSITIONS], "s d -> 1 s d"),
-    f"{_BLOCK}/LayerNorm_0/scale": ([f"{_VIT}.layer_norm1.weight"], "d -> d"),
-    f"{_BLOCK}/LayerNorm_0/bias": ([f"{_VIT}.layer_norm1.bias"], "d -> d"),
-    f"{_BLOCK}/LayerNorm_1/scale": ([f"{_VIT}.layer_norm2.weight"], "d -> d"),
-    f"{_BLOCK}/LayerNorm_1/bias": ([f"{_VIT}.layer_norm2.bias"], "d -> d"),
-    f"{_ATTN}/query/kernel": ([f"{_VIT}.self_attn.q_proj.weight"], "(n h) d -> d n h"),
-    f"{_ATTN}/query/bias": ([f"{_VIT}.self_attn.q_proj.bias"], "(n h) -> n h"),
-    f"{_ATTN}/key/kernel": ([f"{_VIT}.self_attn.k_proj.weight"], "(n h) d -> d n h"),
-    f"{_ATTN}/key/bias": ([f"{_VIT}.self_attn.k_proj.bias"], "(n h) -> n h"),
-    f"{_ATTN}/value/kernel": ([f"{_VIT}.self_attn.v_proj.weight"], "(n h) d -> d n h"),
-    f"{_ATTN}/value/bias": ([f"{_VIT}.self_attn.v_proj.bias"], "(n h) -> n h"),
-    f"{_ATTN}/out/kernel": ([f"{_VIT}.self_attn.out_proj.weight"], "d (n h) -> n h d"),
-    f"{_ATTN}/out/bias": ([f"{_VIT}.self_attn.out_proj.bias"], "d -> d"),
-    f"{_BLOCK}/MlpBlock_0/Dense_0/kernel": ([f"{_VIT}.mlp.fc1.weight"], "f d -> d f"),
-    f"{_BLOCK}/MlpBlock_0/Dense_0/bias": ([f"{_VIT}.mlp.fc1.bias"], "f -> f"),
-    f"{_BLOCK}/MlpBlock_0/Dense_1/kernel": ([f"{_VIT}.mlp.fc2.weight"], "d f -> f d"),
-    f"{_BLOCK}/MlpBlock_0/Dense_1/bias": ([f"{_VIT}.mlp.fc2.bias"], "d -> d"),
-    "img/Transformer/encoder_norm/scale": ([f"{_VISION}.post_layernorm.weight"], "d -> d"),
-    "img/Transformer/encoder_norm/bias": ([f"{_VISION}.post_layernorm.bias"], "d -> d"),
-    "img/head/kernel": (["multi_modal_projector.linear.weight"], "D d -> d D"),
-    "img/head/bias": (["multi_modal_projector.linear.bias"], "D -> D"),
-    "llm/embedder/input_embedding": ([EMBEDDING], "V D -> V D"),
-    "llm/layers/attn/attn_vec_einsum/w": (
-        [f"{_LAYER}.self_attn.o_proj.weight"],
-        "D (N H) -> N H D",
-    ),
-    "llm/layers/mlp/gating_einsum": (
-        [f"{_LAYER}.mlp.gate_proj.weight", f"{_LAYER}.mlp.up_proj.weight"],
-        "F D -> D F",
-    ),
-    "llm/layers/mlp/linear": ([f"{_LAYER}.mlp.down_proj.weight"], "D F -> F D"),
-    "llm/layers/pre_attention_norm/scale": ([f"{_LAYER}.input_layernorm.weight"], "D -> D"),
-    "llm/final_norm/scale": ([f"{_TEXT}.norm.weight"], "D -> D"),
+  "img/embedding/kernel": (
+    [f"{_VISION}.embeddings.patch_embedding.weight"],
+    "d 3 p q -> p q 3 d",
+  ),
+  "img/embedding/bias": ([f"{_VISION}.embeddings.patch_embedding.bias"], "d -> d"),
+  "img/pos_embedding": ([POSITIONS], "s d -> 1 s d"),
+  f"{_BLOCK}/LayerNorm_0/scale": ([f"{_VIT}.layer_norm1.weight"], "d -> d"),
+  f"{_BLOCK}/LayerNorm_0/bias": ([f"{_VIT}.layer_norm1.bias"], "d -> d"),
+  f"{_BLOCK}/LayerNorm_1/scale": ([f"{_VIT}.layer_norm2.weight"], "d -> d"),
+  f"{_BLOCK}/LayerNorm_1/bias": ([f"{_VIT}.layer_norm2.bias"], "d -> d"),
+  f"{_ATTN}/query/kernel": ([f"{_VIT}.self_attn.q_proj.weight"], "(n h) d -> d n h"),
+  f"{_ATTN}/query/bias": ([f"{_VIT}.self_attn.q_proj.bias"], "(n h) -> n h"),
+  f"{_ATTN}/key/kernel": ([f"{_VIT}.self_attn.k_proj.weight"], "(n h) d -> d n h"),
+  f"{_ATTN}/key/bias": ([f"{_VIT}.self_attn.k_proj.bias"], "(n h) -> n h"),
+  f"{_ATTN}/value/kernel": ([f"{_VIT}.self_attn.v_proj.weight"], "(n h) d -> d n h"),
+  f"{_ATTN}/value/bias": ([f"{_VIT}.self_attn.v_proj.bias"], "(n h) -> n h"),
+  f"{_ATTN}/out/kernel": ([f"{_VIT}.self_attn.out_proj.weight"], "d (n h) -> n h d"),
+  f"{_ATTN}/out/bias": ([f"{_VIT}.self_attn.out_proj.bias"], "d -> d"),
+  f"{_BLOCK}/MlpBlock_0/Dense_0/kernel": ([f"{_VIT}.mlp.fc1.weight"], "f d -> d f"),
+  f"{_BLOCK}/MlpBlock_0/Dense_0/bias": ([f"{_VIT}.mlp.fc1.bias"], "f -> f"),
+  f"{_BLOCK}/MlpBlock_0/Dense_1/kernel": ([f"{_VIT}.mlp.fc2.weight"], "d f -> f d"),
+  f"{_BLOCK}/MlpBlock_0/Dense_1/bias": ([f"{_VIT}.mlp.fc2.bias"], "d -> d"),
+  "img/Transformer/encoder_norm/scale": ([f"{_VISION}.post_layernorm.weight"], "d -> d"),
+  "img/Transformer/encoder_norm/bias": ([f"{_VISION}.post_layernorm.bias"], "d -> d"),
+  "img/head/kernel": (["multi_modal_projector.linear.weight"], "D d -> d D"),
+  "img/head/bias": (["multi_modal_projector.linear.bias"], "D -> D"),
+  "llm/embedder/input_embedding": ([EMBEDDING], "V D -> V D"),
+  "llm/layers/attn/attn_vec_einsum/w": (
+    [f"{_LAYER}.self_attn.o_proj.weight"],
+    "D (N H) -> N H D",
+  ),
+  "llm/layers/mlp/gating_einsum": (
+    [f"{_LAYER}.mlp.gate_proj.weight", f"{_LAYER}.mlp.up_proj.weight"],
+    "F D -> D F",
+  ),
+  "llm/layers/mlp/linear": ([f"{_LAYER}.mlp.down_proj.weight"], "D F -> F D"),
+  "llm/layers/pre_attention_norm/scale": ([f"{_LAYER}.input_layernorm.weight"], "D -> D"),
+  "llm/final_norm/scale": ([f"{_TEXT}.norm.weight"], "D -> D"),
 }
 _HF_SPLIT_QKV = {
-    "llm/layers/attn/q_einsum/w": ([f"{_LAYER}.self_attn.q_proj.weight"], "(N H) D -> N D H"),
-    "llm/layers/attn/kv_einsum/w": (
-        [f"{_LAYER}.self_attn.k_proj.weight", f"{_LAYER}.self_attn.v_proj.weight"],
-        "(K H) D -> K D H",
-    ),
+  "llm/layers/attn/q_einsum/w": ([f"{_LAYER}.self_attn.q_proj.weight"], "(N H) D -> N D H"),
+  "llm/layers/attn/kv_einsum/w": (
+    [f"{_LAYER}.self_attn.k_proj.weight", f"{_LAYER}.self_attn.v_proj.weight"],
+    "(K H) D -> K D H",
+  ),
 }
 _HF_FUSED_QKV = {
-    "llm/layers/attn/qkv_einsum/w": (
-        [f"{_LAYER}.self_attn.{x}_proj.weight" for x in "qkv"],
-        "(N H) D -> N D H",
-    ),
+  "llm/layers/attn/qkv_einsum/w": (
+    [f"{_LAYER}.self_attn.{x}_proj.weight" for x in "qkv"],
+    "(N H) D -> N D H",
+  ),
 }
 # The same name means another norm in the two generations: in Gemma 1 `post_attention_layernorm`
 # comes before the MLP, in Gemma 2 it is applied to the output of attention.
 _GEMMA1_NORMS = {
-    "llm/layers/pre_ffw_norm/scale": ([f"{_LAYER}.post_attention_layernorm.weight"], "D -> D"),
+  "llm/layers/pre_ffw_norm/scale": ([f"{_LAYER}.post_attention_layernorm.weight"], "D -> D"),
 }
 _GEMMA2_NORMS = {
-    "llm/layers/post_attention_norm/scale": (
-        [f"{_LAYER}.post_attention_layernorm.weight"],
-        "D -> D",
-    ),
-    "llm/layers/pre_ffw_norm/scale": ([f"{_LAYER}.pre_feedforward_layernorm.weight"], "D -> D"),
-    "llm/layers/post_ffw_norm/scale": ([f"{_LAYER}.post_feedforward_layernorm.weight"], "D -> D"),
+  "llm/layers/post_attention_norm/scale": (
+    [f"{_LAYER}.post_attention_layernorm.weight"],
+    "D -> D",
+  ),
+  "llm/layers/pre_ffw_norm/scale": ([f"{_LAYER}.pre_feedforward_layernorm.weight"], "D -> D"),
+  "llm/layers/post_ffw_norm/scale": ([f"{_LAYER}.post_feedforward_layernorm.weight"], "D -> D"),
 }
 
 
 def table(*, fused: bool, post_norms: bool) -> dict[str, tuple[list[str], str]]:
   """{our name: (their names, pattern)} for one generation of Gemma."""
   return {
-      **_HF_BASE,
-      **(_HF_FUSED_QKV if fused else _HF_SPLIT_QKV),
-      **(_GEMMA2_NORMS if post_norms else _GEMMA1_NORMS),
+    **_HF_BASE,
+    **(_HF_FUSED_QKV if fused else _HF_SPLIT_QKV),
+    **(_GEMMA2_NORMS if post_norms else _GEMMA1_NORMS),
   }
 
 
@@ -353,7 +353,7 @@ def to_ours(array: np.ndarray, pattern: str, dims: Mapping[str, int]) -> np.ndar
   array = array.reshape([_size(x, dims) for x in theirs])
   ours = [x for x in right.split() if x != "1"]
   return array.transpose([theirs.index(x) for x in ours]).reshape(
-      [_size(x, dims) for x in right.split()]
+    [_size(x, dims) for x in right.split()]
   )
 
 

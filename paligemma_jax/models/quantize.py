@@ -23,13 +23,25 @@ BLOCK = 64
 
 # As published with arXiv:2305.14314; rounded to float32 they are its code book.
 NF4 = np.array(
-    [
-        -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
-        -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
-        0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-        0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
-    ],
-    np.float32,
+  [
+    -1.0,
+    -0.6961928009986877,
+    -0.5250730514526367,
+    -0.39491748809814453,
+    -0.28444138169288635,
+    -0.18477343022823334,
+    -0.09105003625154495,
+    0.0,
+    0.07958029955625534,
+    0.16093020141124725,
+    0.24611230194568634,
+    0.33791524171829224,
+    0.44070982933044434,
+    0.5626170039176941,
+    0.7229568362236023,
+    1.0,
+  ],
+  np.float32,
 )
 _MIDDLES = (NF4[1:] + NF4[:-1]) / 2
 _INT_MAX = {"int8": 127, "int4": 7}
@@ -66,7 +78,7 @@ def pack(w: jax.Array, kind: str, *, axis: int = -2) -> tuple[jax.Array, jax.Arr
 
 
 def unpack(
-    codes: jax.Array, scale: jax.Array, kind: str, *, size: int, dtype, axis: int = -2
+  codes: jax.Array, scale: jax.Array, kind: str, *, size: int, dtype, axis: int = -2
 ) -> jax.Array:
   """dtype[…, I, O], what `pack` made of a matrix with I = `size` inputs."""
   axis += codes.ndim
@@ -101,6 +113,6 @@ def _select(codes: jax.Array) -> jax.Array:
   for bit in range(4):
     is_set = ((codes >> bit) & 1) == 1
     values = [
-        jnp.where(is_set, high, low) for low, high in zip(values[::2], values[1::2], strict=True)
+      jnp.where(is_set, high, low) for low, high in zip(values[::2], values[1::2], strict=True)
     ]
   return values[0]

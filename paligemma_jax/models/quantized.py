@@ -40,7 +40,7 @@ def pack(name: str, kind: str, w: jax.Array) -> dict[str, jax.Array]:
 
 
 def unpack(
-    name: str, kind: str, codes: jax.Array, scale: jax.Array, shape: tuple[int, ...], dtype: Any
+  name: str, kind: str, codes: jax.Array, scale: jax.Array, shape: tuple[int, ...], dtype: Any
 ) -> jax.Array:
   """dtype[shape] in the published layout: a parameter, or some of its first dim."""
   if name == linear.TABLE:
@@ -49,7 +49,7 @@ def unpack(
 
 
 def lengths(
-    cfg: variants.ModelConfig, params: Mapping[str, Any], name: str, shape: tuple[int, ...]
+  cfg: variants.ModelConfig, params: Mapping[str, Any], name: str, shape: tuple[int, ...]
 ) -> jax.Array:
   """float32[…, O], the length of each output's weights in a matrix, packed or not.
 

@@ -1,10 +1,10 @@
 """What the backward pass recomputes of a layer instead of keeping it.
 
-  none  nothing: most memory.
-  dots  all but products with parameters and what has the name KEPT: less than half the memory for
-        about 3 % more operations. On CPU it is also the fastest, since what is kept must be written
-        out.
-  full  the whole layer: only its input is kept.
+none  nothing: most memory.
+dots  all but products with parameters and what has the name KEPT: less than half the memory for
+      about 3 % more operations. On CPU it is also the fastest, since what is kept must be written
+      out.
+full  the whole layer: only its input is kept.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def wrap(layer: type[nn.Module], name: str) -> type[nn.Module]:
 def policy(name: str) -> Callable[..., bool] | None:
   """What `jax.checkpoint` takes for "dots" or "full"."""
   dots = jax.checkpoint_policies.save_from_both_policies(
-      jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-      jax.checkpoint_policies.save_only_these_names(KEPT),
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(KEPT),
   )
   return errors.pick({"dots": dots, "full": None}, name, "remat policy")

@@ -1,7 +1,7 @@
 """The SigLIP vision tower, with the parameter names of the published checkpoints.
 
-  B images, R side in pixels, P patch side, M tokens, D width, N heads, H head dim, E output width;
-  X = B * M (why products run on [X, D] is said in gemma.py).
+B images, R side in pixels, P patch side, M tokens, D width, N heads, H head dim, E output width;
+X = B * M (why products run on [X, D] is said in gemma.py).
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class Siglip(nn.Module):
 
   @nn.compact
   def __call__(
-      self, image_BRRC: jax.Array | None, encoded_BMD: jax.Array | None = None
+    self, image_BRRC: jax.Array | None, encoded_BMD: jax.Array | None = None
   ) -> jax.Array:
     c = self.sizes
     x_BMD = encoded_BMD
     if x_BMD is None:
       x_BMD = PatchEmbedding(c, self.dtype, name="embedding")(image_BRRC)
       posemb_1MD = self.param(
-          "pos_embedding", nn.initializers.normal(c.width**-0.5), (1, x_BMD.shape[1], c.width)
+        "pos_embedding", nn.initializers.normal(c.width**-0.5), (1, x_BMD.shape[1], c.width)
       )
       x_BMD = (x_BMD + posemb_1MD).astype(self.dtype)
       x_BMD = Encoder(c, self.dtype, self.remat, self.attend_by, name="Transformer")(x_BMD)
@@ -68,9 +68,7 @@ class PatchEmbedding(nn.Module):
   def __call__(self, image_BRRC: jax.Array) -> jax.Array:
     c = self.sizes
     p = c.patch_size
-    kernel = self.param(
-        "kernel", nn.initializers.lecun_normal(), (p, p, 3, c.width)
-    )
+    kernel = self.param("kernel", nn.initializers.lecun_normal(), (p, p, 3, c.width))
     bias_D = self.param("bias", nn.initializers.zeros, (c.width,))
     batch, rows, cols, channels = image_BRRC.shape
     x = image_BRRC.astype(self.dtype)
@@ -91,10 +89,10 @@ class Encoder(nn.Module):
   @nn.compact
   def __call__(self, x_BMD: jax.Array) -> jax.Array:
     layers = nn.scan(
-        remat.wrap(Layer, self.remat),
-        variable_axes={"params": 0},
-        split_rngs={"params": True},
-        length=self.sizes.depth,
+      remat.wrap(Layer, self.remat),
+      variable_axes={"params": 0},
+      split_rngs={"params": True},
+      length=self.sizes.depth,
     )
     x_BMD, _ = layers(self.sizes, self.dtype, self.attend_by, name="encoderblock")(x_BMD, None)
     return _layer_norm(self.dtype, "encoder_norm")(x_BMD)
@@ -111,7 +109,7 @@ class Layer(nn.Module):
   def __call__(self, x_BMD: jax.Array, _: None) -> tuple[jax.Array, None]:
     y_BMD = _layer_norm(self.dtype, "LayerNorm_0")(x_BMD)
     x_BMD = x_BMD + SelfAttention(
-        self.sizes, self.dtype, self.attend_by, name="MultiHeadDotProductAttention_0"
+      self.sizes, self.dtype, self.attend_by, name="MultiHeadDotProductAttention_0"
     )(y_BMD)
     y_BMD = _layer_norm(self.dtype, "LayerNorm_1")(x_BMD)
     return x_BMD + Mlp(self.sizes, self.dtype, name="MlpBlock_0")(y_BMD), None
@@ -130,10 +128,10 @@ class SelfAttention(nn.Module):
     heads = (c.num_heads, c.width // c.num_heads)
     init = nn.initializers.xavier_uniform()
     q_BMNH, k_BMNH, v_BMNH = (
-        Dense("XD,DNH->XNH", (c.width, *heads), self.dtype, init, name=name)(
-            x_BMD.reshape(-1, c.width)
-        ).reshape(*x_BMD.shape[:2], *heads)
-        for name in ("query", "key", "value")
+      Dense("XD,DNH->XNH", (c.width, *heads), self.dtype, init, name=name)(
+        x_BMD.reshape(-1, c.width)
+      ).reshape(*x_BMD.shape[:2], *heads)
+      for name in ("query", "key", "value")
     )
     q_BMNH *= heads[1] ** -0.5
     y_BMNH = attention.attend(q_BMNH, k_BMNH, v_BMNH, None, how=self.attend_by)

@@ -11,24 +11,23 @@ from typing import Any
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
-from paligemma_jax.models import variants as sizes_lib
 
 # A few times the largest that anybody has trained; more would fill the memory before it failed.
 _LARGEST = {
-    "width": 1 << 17,
-    "depth": 1 << 10,
-    "mlp_dim": 1 << 20,
-    "num_heads": 1 << 12,
-    "num_kv_heads": 1 << 12,
-    "head_dim": 1 << 14,
-    "vocab_size": 1 << 24,
-    "patch_size": 1 << 10,
-    "res": 1 << 15,
+  "width": 1 << 17,
+  "depth": 1 << 10,
+  "mlp_dim": 1 << 20,
+  "num_heads": 1 << 12,
+  "num_kv_heads": 1 << 12,
+  "head_dim": 1 << 14,
+  "vocab_size": 1 << 24,
+  "patch_size": 1 << 10,
+  "res": 1 << 15,
 }
 
 
 def wrong_size(name: str, value: Any) -> str:
-  """What is wrong_size with the size `name`, as the end of a sentence; '' when nothing is."""
+  """What is wrong with the size `name`, as the end of a sentence; '' when nothing is."""
   if type(value) is not int or value <= 0:
     return "is not a positive whole number"
   largest = _LARGEST[name]
@@ -36,7 +35,7 @@ def wrong_size(name: str, value: Any) -> str:
 
 
 def wrong_number(value: Any) -> str:
-  """What is wrong_size with a cap or a window, which is off at 0; '' when nothing is."""
+  """What is wrong with a cap or a window, which is off at 0; '' when nothing is."""
   if type(value) is int:
     finite = abs(value) < 1 << 31
   else:
@@ -44,6 +43,7 @@ def wrong_number(value: Any) -> str:
   if not finite:
     return "is not a finite number"
   return "is negative; 0 is off" if value < 0 else ""
+
 
 DTYPES = ("auto", "float32", "bfloat16")
 REMATS = ("auto", "none", "dots", "full")
@@ -65,7 +65,7 @@ class Vit:
     _check_positive("img", self, ("width", "depth", "mlp_dim", "num_heads", "patch_size"))
     if self.width % self.num_heads:
       raise errors.ConfigError(
-          f"img.num_heads={self.num_heads} does not divide img.width={self.width}."
+        f"img.num_heads={self.num_heads} does not divide img.width={self.width}."
       )
 
 
@@ -94,18 +94,19 @@ class Gemma:
 
   def __post_init__(self):
     _check_positive(
-        "llm", self,
-        ("width", "depth", "mlp_dim", "num_heads", "num_kv_heads", "head_dim", "vocab_size"),
+      "llm",
+      self,
+      ("width", "depth", "mlp_dim", "num_heads", "num_kv_heads", "head_dim", "vocab_size"),
     )
     if self.num_heads % self.num_kv_heads:
       raise errors.ConfigError(
-          f"llm.num_kv_heads={self.num_kv_heads} does not divide llm.num_heads={self.num_heads}."
+        f"llm.num_kv_heads={self.num_kv_heads} does not divide llm.num_heads={self.num_heads}."
       )
     if self.head_dim % 2:
       raise errors.ConfigError(f"llm.head_dim={self.head_dim} is odd; rotary needs two halves.")
     _check_option("llm.query_scale", self.query_scale, QUERY_SCALES)
     for name in ("attn_softcap", "final_softcap", "sliding_window"):
-      wrong = sizes_lib.wrong_number(getattr(self, name))
+      wrong = wrong_number(getattr(self, name))
       if wrong:
         raise errors.ConfigError(f"llm.{name}={getattr(self, name)!r} {wrong}.")
 
@@ -156,12 +157,12 @@ class ModelConfig:
     _check_option("model.attention", self.attention, ATTENTIONS)
     if not 0 <= self.dropout < 1:
       raise errors.ConfigError(f"model.dropout={self.dropout!r} is not in [0, 1).")
-    if sizes_lib.wrong_size("res", self.res):
-      raise errors.ConfigError(f"model.res={self.res!r} {sizes_lib.wrong_size('res', self.res)}.")
+    if wrong_size("res", self.res):
+      raise errors.ConfigError(f"model.res={self.res!r} {wrong_size('res', self.res)}.")
     if self.res % self.img.patch_size:
       raise errors.ConfigError(
-          f"model.res={self.res!r} is not a positive multiple of the patch size"
-          f" {self.img.patch_size}."
+        f"model.res={self.res!r} is not a positive multiple of the patch size"
+        f" {self.img.patch_size}."
       )
 
   def plain(self) -> ModelConfig:
@@ -179,7 +180,7 @@ class ModelConfig:
 
 def _check_positive(tower: str, sizes: Any, names: tuple[str, ...]) -> None:
   for name in names:
-    wrong = sizes_lib.wrong_size(name, getattr(sizes, name))
+    wrong = wrong_size(name, getattr(sizes, name))
     if wrong:
       raise errors.ConfigError(f"{tower}.{name}={getattr(sizes, name)!r} {wrong}.")
 
@@ -195,48 +196,57 @@ _SO400M = Vit(width=1152, depth=27, mlp_dim=4304, num_heads=16)
 _GEMMA2 = dict(post_norms=True, attn_softcap=50.0, final_softcap=0.0)
 
 VARIANTS: dict[str, tuple[Vit, Gemma]] = {
-    "tiny": (
-        Vit(width=128, depth=4, mlp_dim=512, num_heads=4),
-        Gemma(width=128, depth=4, mlp_dim=512, num_heads=4, num_kv_heads=1, head_dim=32,
-              vocab_size=2176),
+  "tiny": (
+    Vit(width=128, depth=4, mlp_dim=512, num_heads=4),
+    Gemma(
+      width=128, depth=4, mlp_dim=512, num_heads=4, num_kv_heads=1, head_dim=32, vocab_size=2176
     ),
-    "paligemma_3b": (
-        _SO400M,
-        Gemma(width=2048, depth=18, mlp_dim=16384, num_heads=8, num_kv_heads=1, head_dim=256),
+  ),
+  "paligemma_3b": (
+    _SO400M,
+    Gemma(width=2048, depth=18, mlp_dim=16384, num_heads=8, num_kv_heads=1, head_dim=256),
+  ),
+  "paligemma2_3b": (
+    _SO400M,
+    Gemma(width=2304, depth=26, mlp_dim=9216, num_heads=8, num_kv_heads=4, head_dim=256, **_GEMMA2),
+  ),
+  "paligemma2_10b": (
+    _SO400M,
+    Gemma(
+      width=3584, depth=42, mlp_dim=14336, num_heads=16, num_kv_heads=8, head_dim=256, **_GEMMA2
     ),
-    "paligemma2_3b": (
-        _SO400M,
-        Gemma(width=2304, depth=26, mlp_dim=9216, num_heads=8, num_kv_heads=4, head_dim=256,
-              **_GEMMA2),
+  ),
+  "paligemma2_28b": (
+    _SO400M,
+    Gemma(
+      width=4608,
+      depth=46,
+      mlp_dim=36864,
+      num_heads=32,
+      num_kv_heads=16,
+      head_dim=128,
+      query_scale="width_per_head",
+      **_GEMMA2,
     ),
-    "paligemma2_10b": (
-        _SO400M,
-        Gemma(width=3584, depth=42, mlp_dim=14336, num_heads=16, num_kv_heads=8, head_dim=256,
-              **_GEMMA2),
-    ),
-    "paligemma2_28b": (
-        _SO400M,
-        Gemma(width=4608, depth=46, mlp_dim=36864, num_heads=32, num_kv_heads=16, head_dim=128,
-              query_scale="width_per_head", **_GEMMA2),
-    ),
+  ),
 }
 
 
 def get(
-    variant: str,
-    *,
-    res: int,
-    vocab_size: int = 0,
-    final_softcap: float = -1.0,
-    attn_softcap: float = -1.0,
-    dropout: float = 0.0,
-    dtype: str = "auto",
-    remat: str = "auto",
-    attention: str = "auto",
-    overrides: Mapping[str, Any] | None = None,
-    lora: Lora | None = None,
-    packed: str = "",
-    packed_names: tuple[str, ...] = (),
+  variant: str,
+  *,
+  res: int,
+  vocab_size: int = 0,
+  final_softcap: float = -1.0,
+  attn_softcap: float = -1.0,
+  dropout: float = 0.0,
+  dtype: str = "auto",
+  remat: str = "auto",
+  attention: str = "auto",
+  overrides: Mapping[str, Any] | None = None,
+  lora: Lora | None = None,
+  packed: str = "",
+  packed_names: tuple[str, ...] = (),
 ) -> ModelConfig:
   """The variant at a resolution, with the run's settings.
 
@@ -262,25 +272,33 @@ def get(
       changes["llm"][name] = float(cap)
   img, llm = img.replace(**changes["img"]), llm.replace(**changes["llm"])
   return ModelConfig(
-      img=img, llm=llm, res=res, dropout=dropout, dtype=dtype, remat=remat, attention=attention,
-      lora=lora or Lora(), packed=packed, packed_names=packed_names if packed else (),
+    img=img,
+    llm=llm,
+    res=res,
+    dropout=dropout,
+    dtype=dtype,
+    remat=remat,
+    attention=attention,
+    lora=lora or Lora(),
+    packed=packed,
+    packed_names=packed_names if packed else (),
   )
 
 
 def of_run(model: Mapping[str, Any], lora: Mapping[str, Any]) -> ModelConfig:
   """The ModelConfig of the sections `model` and `lora` of a configuration."""
   return get(
-      model["variant"],
-      res=model["res"],
-      vocab_size=model["vocab_size"],
-      final_softcap=model["final_logits_softcap"],
-      attn_softcap=model["attn_logits_softcap"],
-      dropout=model["dropout"],
-      dtype=model["dtype"],
-      remat=model["remat"],
-      attention=model["attention"],
-      overrides=model["overrides"],
-      lora=Lora(**lora),
-      packed=model["packed"],
-      packed_names=tuple(model["packed_names"]),
+    model["variant"],
+    res=model["res"],
+    vocab_size=model["vocab_size"],
+    final_softcap=model["final_logits_softcap"],
+    attn_softcap=model["attn_logits_softcap"],
+    dropout=model["dropout"],
+    dtype=model["dtype"],
+    remat=model["remat"],
+    attention=model["attention"],
+    overrides=model["overrides"],
+    lora=Lora(**lora),
+    packed=model["packed"],
+    packed_names=tuple(model["packed_names"]),
   )

@@ -28,8 +28,19 @@ from paligemma_jax.core import spec as specs
 from paligemma_jax.multihost import hosts
 
 _PACKAGES = (
-    "jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "pillow",
-    "simplejpeg", "sentencepiece", "tensorflow-datasets", "array-record",
+  "jax",
+  "jaxlib",
+  "libtpu",
+  "flax",
+  "optax",
+  "orbax-checkpoint",
+  "numpy",
+  "grain",
+  "pillow",
+  "simplejpeg",
+  "sentencepiece",
+  "tensorflow-datasets",
+  "array-record",
 )
 # Where things lie may differ from host to host; what lies there is compared instead.
 _PLACES = ("init", "train.img_cache")  # Beside those of `configs.is_place`.
@@ -60,14 +71,14 @@ def check(team: hosts.Team | None, what: str, mine: Mapping[str, Any]) -> None:
     other = next((i for i, value in enumerate(values) if value != values[0]), 0)
     if other:
       found.append(
-          f"{name} is {_shown(values[0])} on {team.label(0)} and {_shown(values[other])} on"
-          f" {team.label(other)}"
+        f"{name} is {_shown(values[0])} on {team.label(0)} and {_shown(values[other])} on"
+        f" {team.label(other)}"
       )
   if found:
     more = f"; and {len(found) - _NUM_SHOWN} more" if len(found) > _NUM_SHOWN else ""
     raise errors.ConfigError(
-        f"The hosts differ in their {what}: {'; '.join(found[:_NUM_SHOWN])}{more}. Start all with"
-        " the same command, files and packages."
+      f"The hosts differ in their {what}: {'; '.join(found[:_NUM_SHOWN])}{more}. Start all with"
+      " the same command, files and packages."
     )
 
 
@@ -151,9 +162,9 @@ def check_folder(team: hosts.Team | None, path: pathlib.Path) -> None:
     host = (wrong or unseen)[0]
     why = problems[host][1] or "it does not see what host 0 wrote there"
     raise errors.WorkdirError(
-        f"The workdir must be one folder that all hosts share, but {team.label(host)} has another"
-        f" {problems[host][2]!r} than {team.label(0)} ({why}). Mount the same file system on every"
-        " host (NFS, Filestore, Lustre) and give it to all of them as --workdir."
+      f"The workdir must be one folder that all hosts share, but {team.label(host)} has another"
+      f" {problems[host][2]!r} than {team.label(0)} ({why}). Mount the same file system on every"
+      " host (NFS, Filestore, Lustre) and give it to all of them as --workdir."
     )
 
 

@@ -51,13 +51,13 @@ class Channel:
   """
 
   def __init__(
-      self,
-      index: int,
-      count: int,
-      name: str,
-      *,
-      on_message: Callable[[int, Message], None],
-      on_lost: Callable[[int, str], None],
+    self,
+    index: int,
+    count: int,
+    name: str,
+    *,
+    on_message: Callable[[int, Message], None],
+    on_lost: Callable[[int, str], None],
   ):
     self.index = index
     self.count = count
@@ -177,9 +177,9 @@ class Hub(Channel):
       server = await asyncio.start_server(self._accept, None, self._port, limit=_MAX_LINE_BYTES)
     except OSError as e:
       raise errors.HostError(
-          f"Host 0 cannot listen on port {self._port} of {self.names[0]}, where the other hosts"
-          f" look for it: {e.strerror or e}. Is another run using it? Name another port in"
-          " JAX_COORDINATOR_ADDRESS (or in JAX_COORDINATOR_PORT)."
+        f"Host 0 cannot listen on port {self._port} of {self.names[0]}, where the other hosts"
+        f" look for it: {e.strerror or e}. Is another run using it? Name another port in"
+        " JAX_COORDINATOR_ADDRESS (or in JAX_COORDINATOR_PORT)."
       ) from None
     self._servers.append(server)
     self._look_around()
@@ -197,8 +197,8 @@ class Hub(Channel):
   def _missing(self) -> str:
     gone = [str(i) for i in range(self.count) if i not in self.names]
     return (
-        f"{len(gone)} of {self.count} hosts are missing: {_listed(gone)} (host 0 waits for them on"
-        f" {self.names[0]}, port {self._port})"
+      f"{len(gone)} of {self.count} hosts are missing: {_listed(gone)} (host 0 waits for them on"
+      f" {self.names[0]}, port {self._port})"
     )
 
   def _look_around(self) -> None:
@@ -251,15 +251,15 @@ class Hub(Channel):
       return "Host 0 runs another version of paligemma_jax; install the same one on all hosts."
     if count != self.count:
       return (
-          f"Host {host} was started as one of {count} hosts, host 0 as one of {self.count}; start"
-          " all with the same number (JAX_NUM_PROCESSES, or the launcher's number of tasks)."
+        f"Host {host} was started as one of {count} hosts, host 0 as one of {self.count}; start"
+        " all with the same number (JAX_NUM_PROCESSES, or the launcher's number of tasks)."
       )
     if not isinstance(host, int) or not 0 < host < self.count:
       return f"{host!r} is no number of a host; expected 1 to {self.count - 1}."
     if host in self.names:
       return (
-          f"Host {host} is there already ({self.names[host]}); each host needs a number of its own"
-          " (JAX_PROCESS_ID). Or is an earlier start of this run still there?"
+        f"Host {host} is there already ({self.names[host]}); each host needs a number of its own"
+        " (JAX_PROCESS_ID). Or is an earlier start of this run still there?"
       )
     return ""
 
@@ -311,8 +311,11 @@ class Spoke(Channel):
 
   async def _connect(self, deadline: float) -> None:
     hello = {
-        "kind": "hello", "version": _VERSION, "host": self.index, "count": self.count,
-        "name": self.names[self.index],
+      "kind": "hello",
+      "version": _VERSION,
+      "host": self.index,
+      "count": self.count,
+      "name": self.names[self.index],
     }
     while not self._all_here.is_set() and not self._refused and time.monotonic() < deadline:
       try:
@@ -384,12 +387,12 @@ def _listed(hosts: list[str]) -> str:
 
 
 async def _pipe_to(
-    reader: asyncio.StreamReader,
-    writer: asyncio.StreamWriter,
-    host: str,
-    port: int,
-    *,
-    hello: Message | None = None,
+  reader: asyncio.StreamReader,
+  writer: asyncio.StreamWriter,
+  host: str,
+  port: int,
+  *,
+  hello: Message | None = None,
 ) -> None:
   """Copies bytes both ways between a connection and a new one to (host, port), until one breaks."""
   try:
@@ -399,8 +402,8 @@ async def _pipe_to(
   if hello:
     there_writer.write(_line(hello))
   tasks = [
-      asyncio.ensure_future(_copy(reader, there_writer)),
-      asyncio.ensure_future(_copy(there_reader, writer)),
+    asyncio.ensure_future(_copy(reader, there_writer)),
+    asyncio.ensure_future(_copy(there_reader, writer)),
   ]
   await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
   for task in tasks:

@@ -33,8 +33,11 @@ _FIRST_NOTICE_SECS = 60.0
 _WATCH_SECS = 1.0
 # What the parts of a run's time (`progress.PARTS`) are called when a host is missed.
 _PARTS = {
-    "step": "in a step", "data": "reading data", "compile": "compiling the step",
-    "eval": "in an evaluation", "save": "in a save",
+  "step": "in a step",
+  "data": "reading data",
+  "compile": "compiling the step",
+  "eval": "in an evaluation",
+  "save": "in a save",
 }
 
 
@@ -153,8 +156,8 @@ class Team:
         last = "; ".join(str(self._places[i]) for i in gone[:5])
         if waited > secs:
           raise errors.HostError(
-              f"{self._named(gone)} did not come to {what!r} within {secs:.0f} s; last {last}."
-              " Were all hosts started with the same command?"
+            f"{self._named(gone)} did not come to {what!r} within {secs:.0f} s; last {last}."
+            " Were all hosts started with the same command?"
           )
         if waited > _NOTICE_SECS and not told:
           told = True
@@ -280,7 +283,7 @@ class Team:
         self._stop = str(message["name"])
         who = "" if host == self.index else f" on {self.label(host)}"
         logging.warning(
-            "%s%s: all hosts stop at the next point they can stop at together", self._stop, who
+          "%s%s: all hosts stop at the next point they can stop at together", self._stop, who
         )
         position = {"kind": "value", "key": "stop", "value": self._position}
         self._channel.send(position)
@@ -324,10 +327,15 @@ class Team:
         missing = self._missing()
       now = time.monotonic()
       # Host 0 watches all; the others only need to know what host 0 did, should it be gone.
-      self._channel.send({
-          "kind": "place", "position": place.position, "doing": place.doing,
-          "secs": now - place.since, "private": bool(self.index),
-      })
+      self._channel.send(
+        {
+          "kind": "place",
+          "position": place.position,
+          "doing": place.doing,
+          "secs": now - place.since,
+          "private": bool(self.index),
+        }
+      )
       if self.index:
         continue
       if still > self._stall_secs:

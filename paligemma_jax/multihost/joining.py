@@ -54,19 +54,19 @@ def join(join_secs: float, stall_secs: float) -> hosts.Team | None:
     team.meet(join_secs, notice)
   except errors.HostError as e:
     raise errors.HostError(
-        f"{e} Start the same command on all hosts at the same time, or allow more time with"
-        f" --hosts_join_secs; to run on this host alone set {_COUNT}=1."
+      f"{e} Start the same command on all hosts at the same time, or allow more time with"
+      f" --hosts_join_secs; to run on this host alone set {_COUNT}=1."
     ) from None
   jax.config.update("jax_enable_preemption_service", False)  # Stops travel through the team.
   jax.distributed.initialize(
-      f"127.0.0.1:{team.jax_port}",
-      count,
-      index,
-      local_device_ids=devices,
-      coordinator_bind_address=f"127.0.0.1:{team.jax_port}",
-      cluster_detection_method="deactivate",
-      heartbeat_timeout_seconds=_JAX_HEARTBEAT_SECS,
-      shutdown_timeout_seconds=_JAX_SHUTDOWN_SECS,
+    f"127.0.0.1:{team.jax_port}",
+    count,
+    index,
+    local_device_ids=devices,
+    coordinator_bind_address=f"127.0.0.1:{team.jax_port}",
+    cluster_detection_method="deactivate",
+    heartbeat_timeout_seconds=_JAX_HEARTBEAT_SECS,
+    shutdown_timeout_seconds=_JAX_SHUTDOWN_SECS,
   )
   team.on_finish.append(jax.distributed.shutdown)
   atexit.register(team.goodbye)  # A process that ends in peace is not missed.
@@ -87,12 +87,12 @@ def _found(secs: float) -> tuple[Any, int | None, int | None, Any]:
   timer.start()
   try:
     address, count, index, devices = clusters.ClusterEnv.auto_detect_unset_distributed_params(
-        address, count, index, devices, None, int(secs)
+      address, count, index, devices, None, int(secs)
     )
   except Exception as e:  # Of whatever asks: HTTP, DNS, Kubernetes.
     raise errors.HostError(
-        f"The hosts of this run cannot be found: {type(e).__name__}: {e}. Set {_ADDRESS}, {_COUNT}"
-        f" and {_INDEX} to name them, or {_COUNT}=1 to run on this host alone."
+      f"The hosts of this run cannot be found: {type(e).__name__}: {e}. Set {_ADDRESS}, {_COUNT}"
+      f" and {_INDEX} to name them, or {_COUNT}=1 to run on this host alone."
     ) from e
   finally:
     timer.cancel()
@@ -103,9 +103,9 @@ def _found(secs: float) -> tuple[Any, int | None, int | None, Any]:
   if missing:
     present = [name for name in values if name not in missing]
     raise errors.ConfigError(
-        f"{' and '.join(present)} {'is' if len(present) == 1 else 'are'} set, but not"
-        f" {' and '.join(missing)}: several hosts need all three (the address and port of host 0,"
-        " the number of hosts, the number of this one); one host alone needs none."
+      f"{' and '.join(present)} {'is' if len(present) == 1 else 'are'} set, but not"
+      f" {' and '.join(missing)}: several hosts need all three (the address and port of host 0,"
+      " the number of hosts, the number of this one); one host alone needs none."
     )
   if not 0 <= index < count:
     raise errors.ConfigError(f"{_INDEX} is {index}; expected 0 to {count - 1} ({_COUNT}={count}).")

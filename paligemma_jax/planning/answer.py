@@ -13,12 +13,12 @@ _GIB = 2**30
 
 
 def answer(
-    found: Mapping[str, Any],
-    target: targets.Target,
-    suggestions: Sequence[search.Suggestion],
-    *,
-    batch_size: int,
-    num_rows: int,
+  found: Mapping[str, Any],
+  target: targets.Target,
+  suggestions: Sequence[search.Suggestion],
+  *,
+  batch_size: int,
+  num_rows: int,
 ) -> dict[str, Any]:
   """Everything as plain data; bytes are those of one chip, flops those of all chips.
 
@@ -30,30 +30,30 @@ def answer(
   if num_rows and roofline["step_secs"]:
     roofline["epoch_secs"] = roofline["step_secs"] * num_rows / batch_size
   return {
-      "fits": found["fits"],
-      "device": target.name,
-      "device_kind": found["device"],
-      "num_devices": found["num_devices"],
-      "memory_bytes": found["memory_bytes"],
-      "bytes": found["bytes"],
-      "parts": {**found["parts"], "activations": found["activations"]},
-      "num_params": found["num_params"],
-      "flops": found["flops"],
-      "flops_needed": found["flops_needed"],
-      "roofline": roofline,
-      "collectives": found["collectives"],
-      "compile_secs": found["compile_secs"],
-      "error": found["error"],
-      "notes": target.notes,
-      "suggestions": [
-          {
-              "change": ", ".join(s.change.words),
-              "flags": s.change.flags,
-              "fits": s.found["fits"],
-              "bytes": s.found["bytes"],
-          }
-          for s in suggestions
-      ],
+    "fits": found["fits"],
+    "device": target.name,
+    "device_kind": found["device"],
+    "num_devices": found["num_devices"],
+    "memory_bytes": found["memory_bytes"],
+    "bytes": found["bytes"],
+    "parts": {**found["parts"], "activations": found["activations"]},
+    "num_params": found["num_params"],
+    "flops": found["flops"],
+    "flops_needed": found["flops_needed"],
+    "roofline": roofline,
+    "collectives": found["collectives"],
+    "compile_secs": found["compile_secs"],
+    "error": found["error"],
+    "notes": target.notes,
+    "suggestions": [
+      {
+        "change": ", ".join(s.change.words),
+        "flags": s.change.flags,
+        "fits": s.found["fits"],
+        "bytes": s.found["bytes"],
+      }
+      for s in suggestions
+    ],
   }
 
 
@@ -68,9 +68,9 @@ def _roofline(found: Mapping[str, Any], target: targets.Target) -> dict[str, flo
     return amount / rate if rate else 0.0
 
   limits = {
-      "compute_secs": secs(found["flops"] / chips, target.flops_per_sec),
-      "memory_secs": secs(moved, target.memory_bytes_per_sec),
-      "links_secs": secs(talk, target.link_bytes_per_sec),
+    "compute_secs": secs(found["flops"] / chips, target.flops_per_sec),
+    "memory_secs": secs(moved, target.memory_bytes_per_sec),
+    "links_secs": secs(talk, target.link_bytes_per_sec),
   }
   return {**limits, "step_secs": max(limits.values())}
 
@@ -88,12 +88,12 @@ def lines(answer: Mapping[str, Any], what: str, command: str) -> list[str]:
   of_limit = f" of {_gib(limit)}" if limit else ""
   verdict = "fits" if answer["fits"] else "does not fit"
   out = [
-      f"{what} on {answer['device']} ({chips} x {answer['device_kind']}): {verdict},"
-      f" {_gib(sizes['total'])}{of_limit} per chip",
-      "",
-      f"  parameters    {_gib(parts['parameters']):>10}   {answer['num_params'] / 1e9:.3g} B",
-      f"  optimizer     {_gib(parts['optimizer']):>10}",
-      f"  batch         {_gib(parts['batch']):>10}",
+    f"{what} on {answer['device']} ({chips} x {answer['device_kind']}): {verdict},"
+    f" {_gib(sizes['total'])}{of_limit} per chip",
+    "",
+    f"  parameters    {_gib(parts['parameters']):>10}   {answer['num_params'] / 1e9:.3g} B",
+    f"  optimizer     {_gib(parts['optimizer']):>10}",
+    f"  batch         {_gib(parts['batch']):>10}",
   ]
   padding = sizes["arguments"] - parts["parameters"] - parts["optimizer"] - parts["batch"]
   if padding > 0.01 * sizes["arguments"]:
@@ -102,10 +102,10 @@ def lines(answer: Mapping[str, Any], what: str, command: str) -> list[str]:
   if fresh > 2**20:
     out.append(f"  outputs       {_gib(fresh):>10}   that take no argument's place")
   out += [
-      f"  temporaries   {_gib(sizes['temporaries']):>10}   activations kept for the backward pass"
-      f" {_gib(parts['activations'])}, gradients {_gib(parts['gradients'])}",
-      f"  total         {_gib(sizes['total']):>10}",
-      "",
+    f"  temporaries   {_gib(sizes['temporaries']):>10}   activations kept for the backward pass"
+    f" {_gib(parts['activations'])}, gradients {_gib(parts['gradients'])}",
+    f"  total         {_gib(sizes['total']):>10}",
+    "",
   ]
   flops, needed = answer["flops"], answer["flops_needed"]
   again = f", {needed / 1e12:.4g} without recomputation" if flops > 1.005 * needed else ""
@@ -120,9 +120,9 @@ def lines(answer: Mapping[str, Any], what: str, command: str) -> list[str]:
   for suggestion in answer["suggestions"]:
     flags = " ".join(_quoted(flag) for flag in suggestion["flags"])
     out += [
-        "",
-        f"It fits with {suggestion['change']}: {_gib(suggestion['bytes']['total'])} per chip.",
-        f"  {command} {flags}",
+      "",
+      f"It fits with {suggestion['change']}: {_gib(suggestion['bytes']['total'])} per chip.",
+      f"  {command} {flags}",
     ]
   return out
 
@@ -135,7 +135,7 @@ def _times(roofline: Mapping[str, float]) -> list[str]:
   each = ", ".join(f"{name} {_secs(value)}" for name, value in limits.items())
   epoch = f"; an epoch {_secs(roofline['epoch_secs'])}" if "epoch_secs" in roofline else ""
   return [
-      f"  a step takes at least {_secs(roofline['step_secs'])}, by its {slowest} ({each}){epoch}"
+    f"  a step takes at least {_secs(roofline['step_secs'])}, by its {slowest} ({each}){epoch}"
   ]
 
 
@@ -143,8 +143,8 @@ def _talk(answer: Mapping[str, Any]) -> list[str]:
   if not answer["collectives"]:
     return []
   each = ", ".join(
-      f"{kind} {entry['count']:.0f} ({entry['bytes'] / 1e9:.3g} GB)"
-      for kind, entry in answer["collectives"].items()
+    f"{kind} {entry['count']:.0f} ({entry['bytes'] / 1e9:.3g} GB)"
+    for kind, entry in answer["collectives"].items()
   )
   return [f"  between chips     {each}, received by each in a step"]
 

@@ -8,8 +8,21 @@ from collections.abc import Mapping
 
 _KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 _ITEM_BYTES = {
-    "pred": 1, "s8": 1, "u8": 1, "s4": 0.5, "u4": 0.5, "s16": 2, "u16": 2, "bf16": 2, "f16": 2,
-    "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8,
+  "pred": 1,
+  "s8": 1,
+  "u8": 1,
+  "s4": 0.5,
+  "u4": 0.5,
+  "s16": 2,
+  "u16": 2,
+  "bf16": 2,
+  "f16": 2,
+  "s32": 4,
+  "u32": 4,
+  "f32": 4,
+  "s64": 8,
+  "u64": 8,
+  "f64": 8,
 }
 
 _COMPUTATION = re.compile(r"(ENTRY )?(%[\w.\-]+) \(.*\{$")
@@ -50,11 +63,11 @@ def _computations(hlo: str) -> tuple[dict[str, list[tuple[str, str, str]]], str]
 
 
 def _walk(
-    computations: Mapping[str, list[tuple[str, str, str]]],
-    name: str,
-    times: int,
-    found: dict[str, dict[str, float]],
-    above: tuple[str, ...],
+  computations: Mapping[str, list[tuple[str, str, str]]],
+  name: str,
+  times: int,
+  found: dict[str, dict[str, float]],
+  above: tuple[str, ...],
 ) -> None:
   if name in above:
     return
@@ -112,7 +125,9 @@ def _trips(computations: Mapping[str, list[tuple[str, str, str]]], line: str) ->
   condition = re.search(r"condition=(%[\w.\-]+)", line)
   body = computations.get(condition[1], ()) if condition else ()
   numbers = [
-      int(value) for _, operation, text in body if operation == "constant"
-      for value in re.findall(r"constant\((\d+)\)", text)
+    int(value)
+    for _, operation, text in body
+    if operation == "constant"
+    for value in re.findall(r"constant\((\d+)\)", text)
   ]
   return numbers[0] if len(numbers) == 1 and numbers[0] > 0 else 1

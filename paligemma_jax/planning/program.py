@@ -20,7 +20,6 @@ from jax.extend import core
 from paligemma_jax.core import errors
 from paligemma_jax.models import linear
 from paligemma_jax.planning import collectives
-from paligemma_jax.planning import program as flops_lib
 from paligemma_jax.planning import targets
 from paligemma_jax.trainer import devices as devices_lib
 from paligemma_jax.trainer import memory
@@ -34,12 +33,12 @@ _STEPS = 1000  # Of the schedule; its length changes nothing that is measured he
 
 
 def measure(
-    config: ml_collections.ConfigDict,
-    target: targets.Target,
-    *,
-    frames: int,
-    num_supervised: int,
-    compiled: bool,
+  config: ml_collections.ConfigDict,
+  target: targets.Target,
+  *,
+  frames: int,
+  num_supervised: int,
+  compiled: bool,
 ) -> dict[str, Any]:
   """What the step of this configuration needs on the target; all bytes are those of one device.
 
@@ -62,24 +61,22 @@ def measure(
     config.model.dtype = "bfloat16"
   setup = setups.lay_out(config, devices)
   train = config.train
-  sharding.check_batch(
-      train.batch_size, setup.mesh, accum=train.accum, what="train.batch_size"
-  )
+  sharding.check_batch(train.batch_size, setup.mesh, accum=train.accum, what="train.batch_size")
   optimizer = _optimizer(setup)
   state = setups.abstract_state(setup, optimizer)
   batch = _batch(setup, frames)
   found = {
-      "device": devices[0].device_kind,
-      "num_devices": len(devices),
-      "num_row_shards": sharding.num_row_shards(setup.mesh),
-      "memory_bytes": memory_bytes,
-      "num_params": setups.num_params(setup),
-      "parts": {
-          "parameters": _bytes((state.trainable, state.frozen)),
-          "optimizer": _bytes((state.opt_state, state.ema, state.step)),
-          "batch": _bytes(batch),
-          "gradients": _gradient_bytes(setup, state),
-      },
+    "device": devices[0].device_kind,
+    "num_devices": len(devices),
+    "num_row_shards": sharding.num_row_shards(setup.mesh),
+    "memory_bytes": memory_bytes,
+    "num_params": setups.num_params(setup),
+    "parts": {
+      "parameters": _bytes((state.trainable, state.frozen)),
+      "optimizer": _bytes((state.opt_state, state.ema, state.step)),
+      "batch": _bytes(batch),
+      "gradients": _gradient_bytes(setup, state),
+    },
   }
   if compiled:
     found.update(_compiled(setup, optimizer, state, batch, num_supervised or train.text_len))
@@ -89,11 +86,11 @@ def measure(
 
 
 def _compiled(
-    setup: setups.Setup,
-    optimizer: optimizers.Optimizer,
-    state: states.TrainState,
-    batch: dict[str, Any],
-    num_supervised: int,
+  setup: setups.Setup,
+  optimizer: optimizers.Optimizer,
+  state: states.TrainState,
+  batch: dict[str, Any],
+  num_supervised: int,
 ) -> dict[str, Any]:
   num_supervised = min(num_supervised, setup.config.train.text_len)
 
@@ -103,10 +100,10 @@ def _compiled(
   trace = traced(setup)
   bare = setups.without_recomputation(setup)
   found = {
-      "flops": flops_lib.matmul_flops(trace.jaxpr),
-      "flops_needed": flops_lib.matmul_flops(traced(bare).jaxpr),
-      "activations": _kept(trace.jaxpr.jaxpr) // sharding.num_row_shards(setup.mesh),
-      "error": "",
+    "flops": matmul_flops(trace.jaxpr),
+    "flops_needed": matmul_flops(traced(bare).jaxpr),
+    "activations": _kept(trace.jaxpr.jaxpr) // sharding.num_row_shards(setup.mesh),
+    "error": "",
   }
   start = time.monotonic()
   try:
@@ -117,22 +114,25 @@ def _compiled(
     arguments = _bytes((state, batch))
     total = max(_used(str(e)), arguments)
     found["bytes"] = dict(
-        arguments=arguments, outputs=_bytes(state), aliased=_bytes(state),
-        temporaries=total - arguments, total=total,
+      arguments=arguments,
+      outputs=_bytes(state),
+      aliased=_bytes(state),
+      temporaries=total - arguments,
+      total=total,
     )
     found["error"] = str(e).partition("\n")[0][:300]
     found["collectives"] = {}
   else:
     analysis = program.memory_analysis()
     sizes = dict(
-        arguments=analysis.argument_size_in_bytes,
-        outputs=analysis.output_size_in_bytes,
-        aliased=analysis.alias_size_in_bytes,
-        temporaries=analysis.temp_size_in_bytes,
+      arguments=analysis.argument_size_in_bytes,
+      outputs=analysis.output_size_in_bytes,
+      aliased=analysis.alias_size_in_bytes,
+      temporaries=analysis.temp_size_in_bytes,
     )
     found["bytes"] = {
-        **sizes,
-        "total": sizes["arguments"] + sizes["outputs"] - sizes["aliased"] + sizes["temporaries"],
+      **sizes,
+      "total": sizes["arguments"] + sizes["outputs"] - sizes["aliased"] + sizes["temporaries"],
     }
     found["collectives"] = collectives.collectives(program.as_text())
   found["compile_secs"] = round(time.monotonic() - start, 1)
@@ -156,8 +156,8 @@ def _devices(target: targets.Target) -> tuple[list[Any], int]:
   except Exception as e:  # Of many kinds: the plugin is absent, too old, or knows no such chip.
     packages = {"tpu": "libtpu==0.0.42.*", "cuda": "jax-cuda12-plugin jax-cuda12-pjrt"}
     raise errors.ConfigError(
-        f"Cannot compile for {target.name}: {str(e).splitlines()[0][:200]}. It takes the compiler"
-        f" for it: pip install '{packages[target.platform]}'."
+      f"Cannot compile for {target.name}: {str(e).splitlines()[0][:200]}. It takes the compiler"
+      f" for it: pip install '{packages[target.platform]}'."
     ) from e
   return list(topology.devices), target.memory_bytes
 
@@ -174,23 +174,23 @@ def _batch(setup: setups.Setup, frames: int) -> dict[str, Any]:
   place = sharding.batch_sharding(setup.mesh)
   rows, length, res = train.batch_size, train.text_len + 1, setup.cfg.res
   shapes = {
-      "image": ((rows, *([frames] if frames else []), res, res, 3), jnp.uint8),
-      "text": ((rows, length), jnp.int32),
-      "mask_ar": ((rows, length), jnp.int32),
-      "mask_loss": ((rows, length), jnp.float32),
-      "_mask": ((rows,), jnp.bool_),
+    "image": ((rows, *([frames] if frames else []), res, res, 3), jnp.uint8),
+    "text": ((rows, length), jnp.int32),
+    "mask_ar": ((rows, length), jnp.int32),
+    "mask_loss": ((rows, length), jnp.float32),
+    "_mask": ((rows,), jnp.bool_),
   }
   return {
-      key: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
-      for key, (shape, dtype) in shapes.items()
+    key: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
+    for key, (shape, dtype) in shapes.items()
   }
 
 
 def _bytes(tree: Any) -> int:
   """Bytes of one device's part of the arrays."""
   return sum(
-      math.prod(leaf.sharding.shard_shape(leaf.shape)) * _item_bits(leaf.dtype) // 8
-      for leaf in jax.tree.leaves(tree)
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * _item_bits(leaf.dtype) // 8
+    for leaf in jax.tree.leaves(tree)
   )
 
 

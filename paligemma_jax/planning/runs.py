@@ -23,10 +23,10 @@ _ROOT = pathlib.Path(__file__).resolve().parents[2]
 # The TPU compiler looks for a TPU VM around it; these answer what it would ask. The last lets two
 # of our processes use it at a time.
 _TPU_ENV = {
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+  "TPU_SKIP_MDS_QUERY": "1",
+  "TPU_WORKER_HOSTNAMES": "localhost",
+  "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+  "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 # Without a card there is nothing to initialise, and no kernels can be timed against each other, for
 # want of which large products would not compile through Triton.
@@ -37,27 +37,27 @@ _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal
 
 
 def job(
-    config: ml_collections.ConfigDict,
-    on: str,
-    *,
-    frames: int = 0,
-    num_supervised: int = 0,
-    compiled: bool = True,
+  config: ml_collections.ConfigDict,
+  on: str,
+  *,
+  frames: int = 0,
+  num_supervised: int = 0,
+  compiled: bool = True,
 ) -> dict[str, Any]:
   """A job for `ask`; see `program.measure`. Rows, ops and evaluators play no part in the step."""
   plain = {**config.to_dict(), "evals": (), "init": "", "tokenizer": ""}
   plain["train"] = {**plain["train"], "source": None, "pp": ()}
   return {
-      "config": specs.to_json(plain),
-      "on": on,
-      "frames": frames,
-      "num_supervised": num_supervised,
-      "compiled": compiled,
+    "config": specs.to_json(plain),
+    "on": on,
+    "frames": frames,
+    "num_supervised": num_supervised,
+    "compiled": compiled,
   }
 
 
 def ask(
-    jobs: Sequence[dict[str, Any]], on: str, *, effort: float, timeout_secs: float
+  jobs: Sequence[dict[str, Any]], on: str, *, effort: float, timeout_secs: float
 ) -> list[dict[str, Any]]:
   """What `program.measure` found for each job, or {"refused": why} where a job cannot be run.
 
@@ -80,22 +80,22 @@ def ask(
 
 
 def _run(
-    jobs: Sequence[dict[str, Any]], on: str, effort: float, timeout_secs: float
+  jobs: Sequence[dict[str, Any]], on: str, effort: float, timeout_secs: float
 ) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
   """The worker that ended, and the answers that it gave until then."""
   try:
     done = subprocess.run(
-        [sys.executable, "-m", "paligemma_jax.planning.worker"],
-        input=json.dumps({"jobs": list(jobs), "config_files": config_file.ran()}),
-        env=_environment(targets.get(on), effort),
-        capture_output=True,
-        text=True,
-        timeout=timeout_secs,
-        check=False,
+      [sys.executable, "-m", "paligemma_jax.planning.worker"],
+      input=json.dumps({"jobs": list(jobs), "config_files": config_file.ran()}),
+      env=_environment(targets.get(on), effort),
+      capture_output=True,
+      text=True,
+      timeout=timeout_secs,
+      check=False,
     )
   except subprocess.TimeoutExpired:
     raise errors.CompilerError(
-        f"Compiling for {on} took more than {timeout_secs:.0f} s; give it more with --timeout."
+      f"Compiling for {on} took more than {timeout_secs:.0f} s; give it more with --timeout."
     ) from None
   return done, [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 

@@ -20,19 +20,19 @@ from paligemma_jax.core import errors
 Override = tuple[str, str]
 Found = dict[str, Any]
 
-# Ways to tune, from the one nearest to training everything. Names of paligemma_jax/presets.py, set where
+# Ways to tune, nearest to training everything first. Names of paligemma_jax/presets.py, set where
 # the configuration takes a `tune`; those that it does not know are passed over.
 _TUNES = ("adam8bit", "adafactor", "full_adam+freeze_vit", "lora", "sgd_attention", "qlora")
 
 # What takes their place in a configuration without `tune`.
 _WITHOUT_TUNE: tuple[tuple[Override, ...], ...] = (
-    (("optim.mu_dtype", "bfloat16"),),
-    (("optim.freeze", "('img/.*',)"),),
-    (
-        ("optim.name", "sgd"),
-        ("optim.freeze", "()"),
-        ("optim.train_only", "('llm/layers/attn/.*',)"),
-    ),
+  (("optim.mu_dtype", "bfloat16"),),
+  (("optim.freeze", "('img/.*',)"),),
+  (
+    ("optim.name", "sgd"),
+    ("optim.freeze", "()"),
+    ("optim.train_only", "('llm/layers/attn/.*',)"),
+  ),
 )
 
 _LESS_REMAT = ("none", "dots")  # Values of model.remat that keep more than "full".
@@ -78,13 +78,13 @@ class Suggestion:
 
 
 def search(
-    start: Change,
-    found: Found,
-    ask: Callable[[Sequence[Change], bool], list[Found]],
-    *,
-    want: int,
-    tries: int,
-    note: Callable[[str], None],
+  start: Change,
+  found: Found,
+  ask: Callable[[Sequence[Change], bool], list[Found]],
+  *,
+  want: int,
+  tries: int,
+  note: Callable[[str], None],
 ) -> list[Suggestion]:
   """Up to `want` changes that fit, the cheapest first.
 
@@ -183,8 +183,7 @@ def _variants(base: Change, start: Change, found: Found, state: Found) -> Iterat
     base = base.and_set("model.remat", "full")
     yield base
   parts = [
-      a for a in _powers(accum * 2, batch_size)
-      if batch_size % (a * found["num_row_shards"]) == 0
+    a for a in _powers(accum * 2, batch_size) if batch_size % (a * found["num_row_shards"]) == 0
   ]
   # Micro-batches add up into gradients of their own, beside those of the part under way.
   likely = [a for a in parts if rows_bytes * accum / a + state["parts"]["gradients"] <= room]
@@ -192,8 +191,9 @@ def _variants(base: Change, start: Change, found: Found, state: Found) -> Iterat
     yield base.and_set("train.accum", a)
   if not likely:
     sizes = [
-        s for s in (batch_size // p for p in _powers(2, batch_size))
-        if s % (found["num_row_shards"] * accum) == 0 and rows_bytes * s / batch_size <= room
+      s
+      for s in (batch_size // p for p in _powers(2, batch_size))
+      if s % (found["num_row_shards"] * accum) == 0 and rows_bytes * s / batch_size <= room
     ]
     for size in sizes[:1]:
       yield base.and_set("train.batch_size", size)

@@ -75,25 +75,71 @@ class _Gpu:
 
 
 _TPUS = {
-    "v5e": _Tpu(15.75, 197e12, 819e9, 200e9),
-    "v5p": _Tpu(95.74, 459e12, 2765e9, 600e9, cores=2, dims=3),
-    "v6e": _Tpu(31.25, 918e12, 1640e9, 400e9),
+  "v5e": _Tpu(15.75, 197e12, 819e9, 200e9),
+  "v5p": _Tpu(95.74, 459e12, 2765e9, 600e9, cores=2, dims=3),
+  "v6e": _Tpu(31.25, 918e12, 1640e9, 400e9),
 }
 
 _GPUS = {
-    "h100": _Gpu("NVIDIA H100 80GB HBM3", (9, 0), 132, 84942979072, 989e12, 3352e9, 450e9,
-                 52428800, 233472, 2048, 1.98),
-    "h200": _Gpu("NVIDIA H200", (9, 0), 132, 150109880320, 989e12, 4800e9, 450e9,
-                 52428800, 233472, 2048, 1.98),
-    "a100": _Gpu("NVIDIA A100-SXM4-80GB", (8, 0), 108, 85097971712, 312e12, 2039e9, 300e9,
-                 41943040, 167936, 2048, 1.41),
-    "a100-40": _Gpu("NVIDIA A100-SXM4-40GB", (8, 0), 108, 42298834944, 312e12, 1555e9, 300e9,
-                    41943040, 167936, 2048, 1.41),
-    "l4": _Gpu("NVIDIA L4", (8, 9), 58, 23580639232, 121e12, 300e9, 32e9,
-               50331648, 102400, 1536, 2.04),
-    "t4": _Gpu("Tesla T4", (7, 5), 40, 15655829504, 8.1e12, 320e9, 16e9,
-               4194304, 65536, 1024, 1.59,
-               notes="A T4 has no bfloat16 units: products run in float32, at 8.1 TFLOP/s."),
+  "h100": _Gpu(
+    "NVIDIA H100 80GB HBM3",
+    (9, 0),
+    132,
+    84942979072,
+    989e12,
+    3352e9,
+    450e9,
+    52428800,
+    233472,
+    2048,
+    1.98,
+  ),
+  "h200": _Gpu(
+    "NVIDIA H200", (9, 0), 132, 150109880320, 989e12, 4800e9, 450e9, 52428800, 233472, 2048, 1.98
+  ),
+  "a100": _Gpu(
+    "NVIDIA A100-SXM4-80GB",
+    (8, 0),
+    108,
+    85097971712,
+    312e12,
+    2039e9,
+    300e9,
+    41943040,
+    167936,
+    2048,
+    1.41,
+  ),
+  "a100-40": _Gpu(
+    "NVIDIA A100-SXM4-40GB",
+    (8, 0),
+    108,
+    42298834944,
+    312e12,
+    1555e9,
+    300e9,
+    41943040,
+    167936,
+    2048,
+    1.41,
+  ),
+  "l4": _Gpu(
+    "NVIDIA L4", (8, 9), 58, 23580639232, 121e12, 300e9, 32e9, 50331648, 102400, 1536, 2.04
+  ),
+  "t4": _Gpu(
+    "Tesla T4",
+    (7, 5),
+    40,
+    15655829504,
+    8.1e12,
+    320e9,
+    16e9,
+    4194304,
+    65536,
+    1024,
+    1.59,
+    notes="A T4 has no bfloat16 units: products run in float32, at 8.1 TFLOP/s.",
+  ),
 }
 
 # XLA's allocator keeps this share of a GPU for others unless told otherwise.
@@ -117,8 +163,8 @@ def get(name: str) -> Target:
   if match and match[1] in _GPUS:
     return _gpu(name, match[1], int(match[2] or 1))
   raise errors.ConfigError(
-      f"Unknown device {name!r} for --on.{errors.did_you_mean(name, EXAMPLES)} TPU slices are"
-      f" written as in v5e-8 ({', '.join(_TPUS)}), cards as in h100 or h100x8 ({', '.join(_GPUS)})."
+    f"Unknown device {name!r} for --on.{errors.did_you_mean(name, EXAMPLES)} TPU slices are"
+    f" written as in v5e-8 ({', '.join(_TPUS)}), cards as in h100 or h100x8 ({', '.join(_GPUS)})."
   )
 
 
@@ -127,18 +173,18 @@ def _tpu(name: str, generation: str, count: int) -> Target:
   chips, left = divmod(count, tpu.cores)
   if left or chips & (chips - 1) or chips < 1 or (tpu.dims == 3 and chips < 4):
     raise errors.ConfigError(
-        f"--on {name}: {generation} slices come in powers of two"
-        f"{' from v5p-8 on; the number counts two cores per chip' if tpu.cores == 2 else ''}."
+      f"--on {name}: {generation} slices come in powers of two"
+      f"{' from v5p-8 on; the number counts two cores per chip' if tpu.cores == 2 else ''}."
     )
   return Target(
-      "tpu",
-      name,
-      chips,
-      topology=f"{generation}:{'x'.join(str(side) for side in _sides(chips, tpu.dims))}",
-      memory_bytes=round(tpu.memory_gib * GIB),
-      flops_per_sec=tpu.flops,
-      memory_bytes_per_sec=tpu.memory_rate,
-      link_bytes_per_sec=tpu.link_rate,
+    "tpu",
+    name,
+    chips,
+    topology=f"{generation}:{'x'.join(str(side) for side in _sides(chips, tpu.dims))}",
+    memory_bytes=round(tpu.memory_gib * GIB),
+    flops_per_sec=tpu.flops,
+    memory_bytes_per_sec=tpu.memory_rate,
+    link_bytes_per_sec=tpu.link_rate,
   )
 
 
@@ -153,15 +199,15 @@ def _sides(chips: int, dims: int) -> list[int]:
 def _gpu(name: str, card: str, count: int) -> Target:
   gpu = _GPUS[card]
   return Target(
-      "cuda",
-      name,
-      count,
-      topology=card,
-      memory_bytes=round(gpu.memory_bytes * _GPU_SHARE),
-      flops_per_sec=gpu.flops,
-      memory_bytes_per_sec=gpu.memory_rate,
-      link_bytes_per_sec=gpu.link_rate,
-      notes=gpu.notes,
+    "cuda",
+    name,
+    count,
+    topology=card,
+    memory_bytes=round(gpu.memory_bytes * _GPU_SHARE),
+    flops_per_sec=gpu.flops,
+    memory_bytes_per_sec=gpu.memory_rate,
+    link_bytes_per_sec=gpu.link_rate,
+    notes=gpu.notes,
   )
 
 

@@ -33,11 +33,11 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
     plain = specs.from_json(job["config"], allow_code=True)
     config = configs.from_plain(plain, "the configuration")
     return program.measure(
-        config,
-        targets.get(job["on"]),
-        frames=job["frames"],
-        num_supervised=job["num_supervised"],
-        compiled=job["compiled"],
+      config,
+      targets.get(job["on"]),
+      frames=job["frames"],
+      num_supervised=job["num_supervised"],
+      compiled=job["compiled"],
     )
   except errors.ConfigError as e:
     return {"refused": str(e)}

@@ -97,12 +97,12 @@ class Boxes:
     numbers = [v for box in boxes for v in self._numbers(box)]
     if all(0 <= v <= 1 for v in numbers) and any(v != int(v) for v in numbers):
       raise errors.DataError(
-          f"column {self.key!r}: all boxes, as {tuple(boxes[0])!r}, have numbers from 0 to 1, like"
-          " shares of the picture; set Boxes(pixels=False)."
+        f"column {self.key!r}: all boxes, as {tuple(boxes[0])!r}, have numbers from 0 to 1, like"
+        " shares of the picture; set Boxes(pixels=False)."
       )
 
   def _shares(
-      self, box: Any, height: int, width: int, notes: list[str]
+    self, box: Any, height: int, width: int, notes: list[str]
   ) -> tuple[float, float, float, float]:
     """(y_min, x_min, y_max, x_max), cut at the picture's edge as far as `outside` allows."""
     a, b, c, d = self._numbers(box)
@@ -122,9 +122,9 @@ class Boxes:
     if not self.pixels:
       return found
     raise errors.DataError(
-        f"column {self.key!r}: the box {box!r}, read as {self.order}, does not lie in the picture,"
-        f" {width} x {height} pixels. Is `order` right, or Decode's `exif`? Boxes(outside='cut')"
-        " cuts boxes at the edge."
+      f"column {self.key!r}: the box {box!r}, read as {self.order}, does not lie in the picture,"
+      f" {width} x {height} pixels. Is `order` right, or Decode's `exif`? Boxes(outside='cut')"
+      " cuts boxes at the edge."
     )
 
 
@@ -167,12 +167,12 @@ class ParseBoxes:
     found = loc.parse_boxes(text, bins=self.bins)
     if found.num_invalid:
       raise columns.wrong(
-          self.key, "boxes as in '<loc0012><loc0034><loc0056><loc0078> cat ; …'", text
+        self.key, "boxes as in '<loc0012><loc0034><loc0056><loc0078> cat ; …'", text
       )
     size = {}
     if not (self.height in row and self.width in row):
       size = dict(
-          zip((self.height, self.width), columns.image(row, self.image).shape[-3:-1], strict=True)
+        zip((self.height, self.width), columns.image(row, self.image).shape[-3:-1], strict=True)
       )
     boxes, labels = list(found.boxes), list(found.labels)
     return {**row, **size, self.boxes: boxes, self.labels: labels}
@@ -196,7 +196,7 @@ class KeepClasses:
   def __post_init__(self):
     if not self.classes or not all(isinstance(name, str) for name in self.classes):
       raise errors.ConfigError(
-          f"KeepClasses.classes is {self.classes!r}; expected labels, as in ('cat', 'dog')."
+        f"KeepClasses.classes is {self.classes!r}; expected labels, as in ('cat', 'dog')."
       )
 
   def needs(self) -> tuple[str, ...]:
@@ -215,8 +215,8 @@ class KeepClasses:
       values = columns.entries(row[name], name)
       if len(values) != len(labels):
         raise errors.DataError(
-            f"column {name!r} has {len(values)} values, but there are {len(labels)} labels in"
-            f" {self.labels!r}."
+          f"column {name!r} has {len(values)} values, but there are {len(labels)} labels in"
+          f" {self.labels!r}."
         )
       out[name] = [values[i] for i in kept]
     return out

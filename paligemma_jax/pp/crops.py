@@ -40,7 +40,7 @@ class RandomCrop:
     height, width = image.shape[-3:-1]
     if min(height, width) < self.size:
       raise errors.DataError(
-          f"column {self.key!r}: {height} x {width} is too small for a crop of {self.size}."
+        f"column {self.key!r}: {height} x {width} is too small for a crop of {self.size}."
       )
     y = int(rng.integers(height - self.size + 1))
     x = int(rng.integers(width - self.size + 1))
@@ -75,8 +75,8 @@ class InceptionCrop:
     low, high = self.area
     if not 0 < low <= high <= 100 or not 0 < self.ratio[0] <= self.ratio[1]:
       raise errors.ConfigError(
-          f"InceptionCrop: area {self.area!r} (percent) and ratio {self.ratio!r} must be"
-          " (least, greatest), positive."
+        f"InceptionCrop: area {self.area!r} (percent) and ratio {self.ratio!r} must be"
+        " (least, greatest), positive."
       )
 
   def needs(self) -> tuple[str, ...]:

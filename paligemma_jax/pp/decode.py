@@ -108,9 +108,7 @@ class Decode:
           named = f"column {self.key!r}" + (f", {path!r}" if path else "")
           raise errors.DataError(f"{named}: {e}") from None
 
-  def _decode_all(
-      self, values: Sequence[Any], exif: bool, notes: list[str]
-  ) -> list[np.ndarray]:
+  def _decode_all(self, values: Sequence[Any], exif: bool, notes: list[str]) -> list[np.ndarray]:
     if len(values) > columns.MAX_ROW_ITEMS:
       raise errors.DataError(f"{len(values)} images; a row may have {columns.MAX_ROW_ITEMS}.")
     left = max(self.max_row_pixels, self.max_pixels)
@@ -124,36 +122,36 @@ class Decode:
     return out
 
   def _decode(
-      self, value: Any, exif: bool, notes: list[str], left: int = MAX_SIDE**2
+    self, value: Any, exif: bool, notes: list[str], left: int = MAX_SIDE**2
   ) -> np.ndarray:
     if isinstance(value, bytes):
       return decode_image(
-          value,
-          exif=exif,
-          alpha=self.alpha,
-          max_pixels=self.max_pixels,
-          dct=self.dct,
-          notes=notes,
-          left=left,
+        value,
+        exif=exif,
+        alpha=self.alpha,
+        max_pixels=self.max_pixels,
+        dct=self.dct,
+        notes=notes,
+        left=left,
       )
     if isinstance(value, np.ndarray):
       return from_pixels(value, alpha=self.alpha, notes=notes)
     raise errors.DataError(
-        f"expected the bytes of an image file or an array of pixels, found"
-        f" {type(value).__name__} {str(value)[:60]!r} (a path is opened by the source:"
-        " Jsonl(image_column=…))."
+      f"expected the bytes of an image file or an array of pixels, found"
+      f" {type(value).__name__} {str(value)[:60]!r} (a path is opened by the source:"
+      " Jsonl(image_column=…))."
     )
 
 
 def decode_image(
-    data: bytes,
-    *,
-    exif: bool = True,
-    alpha: str = "drop",
-    max_pixels: int = MAX_PIXELS,
-    dct: str = "fast",
-    notes: list[str] | None = None,
-    left: int = MAX_SIDE**2,
+  data: bytes,
+  *,
+  exif: bool = True,
+  alpha: str = "drop",
+  max_pixels: int = MAX_PIXELS,
+  dct: str = "fast",
+  notes: list[str] | None = None,
+  left: int = MAX_SIDE**2,
 ) -> np.ndarray:
   """uint8[H, W, 3] from the bytes of an image file; arguments as those of `Decode`.
 
@@ -213,7 +211,7 @@ def check_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> None:
 
 
 def from_pixels(
-    value: np.ndarray, *, alpha: str = "drop", notes: list[str] | None = None
+  value: np.ndarray, *, alpha: str = "drop", notes: list[str] | None = None
 ) -> np.ndarray:
   """uint8[..., H, W, 3] from pixels: uint8 or uint16, [H, W], [H, W, 1], [..., H, W, 3 or 4]."""
   pixels = (value >> 8).astype(np.uint8) if value.dtype == np.uint16 else value
@@ -221,7 +219,7 @@ def from_pixels(
     pixels = pixels[..., None]
   if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or pixels.shape[-1] not in (1, 3, 4):
     raise errors.DataError(
-        f"expected pixels uint8[H, W, 3], found {value.dtype}{list(value.shape)}."
+      f"expected pixels uint8[H, W, 3], found {value.dtype}{list(value.shape)}."
     )
   if not pixels.size:
     raise errors.DataError(f"an image without pixels, {list(value.shape)}.")
@@ -236,9 +234,7 @@ def from_pixels(
   return _over(pixels, alpha)
 
 
-def _jpeg(
-    data: bytes, size: tuple[int, int], dct: str, mode: str = "RGB"
-) -> np.ndarray | None:
+def _jpeg(data: bytes, size: tuple[int, int], dct: str, mode: str = "RGB") -> np.ndarray | None:
   """uint8[H, W, 3] of a JPEG without Pillow's copies of it; None where Pillow has to say.
 
   Raises:
@@ -249,7 +245,7 @@ def _jpeg(
   out = np.empty((size[1], size[0], 4 if cmyk else 3), np.uint8)
   try:
     pixels = simplejpeg.decode_jpeg(
-        data, "CMYK" if cmyk else "RGB", fastdct=dct == "fast" and not cmyk, buffer=out
+      data, "CMYK" if cmyk else "RGB", fastdct=dct == "fast" and not cmyk, buffer=out
     )
   except ValueError as e:  # Also what Pillow forgives, such as odd bytes between segments.
     if any(lost in str(e).lower() for lost in _LOST):
@@ -275,13 +271,13 @@ def _check_size(im: Image.Image, num_bytes: int, max_pixels: int, left: int) -> 
     max_pixels, note = min(max_pixels, _MAX_PACKED_PIXELS), " of a packed BMP"
   if width * height > max_pixels or max(im.size) > MAX_SIDE:
     raise errors.DataError(
-        f"the image is {width} x {height}; the limits{note} are {max_pixels} pixels and sides of"
-        f" {MAX_SIDE}."
+      f"the image is {width} x {height}; the limits{note} are {max_pixels} pixels and sides of"
+      f" {MAX_SIDE}."
     )
   if width * height > left:
     raise errors.DataError(
-        f"the image is {width} x {height}, but the images of the row before it leave {left} pixels"
-        " of what a row may have in all (Decode.max_row_pixels)."
+      f"the image is {width} x {height}, but the images of the row before it leave {left} pixels"
+      " of what a row may have in all (Decode.max_row_pixels)."
     )
   if not width or not height:
     raise errors.DataError(f"an image without pixels, {width} x {height}.")
@@ -320,8 +316,8 @@ def _to_rgb(im: Image.Image, alpha: str, notes: list[str]) -> Image.Image:
     return Image.fromarray((np.asarray(im) >> 8).astype(np.uint8)).convert("RGB")
   if im.mode in ("I", "F"):
     raise errors.DataError(
-        f"pixels of mode {im.mode!r} have no known range of values. Save them as 8 or 16 bits"
-        " before, as in Image.fromarray(levels.astype('uint8'))."
+      f"pixels of mode {im.mode!r} have no known range of values. Save them as 8 or 16 bits"
+      " before, as in Image.fromarray(levels.astype('uint8'))."
     )
   if im.mode == "LAB":
     return _from_lab(im)

@@ -90,8 +90,8 @@ def check_range(image: np.ndarray) -> np.ndarray:
     low, high = float(image.min()), float(image.max())
     if not (-1 - _SLACK <= low and high <= 1 + _SLACK):
       raise errors.DataError(
-          f"Float images are in [-1, 1]; this one has values from {low:.4g} to {high:.4g}. Pass"
-          " uint8 for levels from 0 to 255."
+        f"Float images are in [-1, 1]; this one has values from {low:.4g} to {high:.4g}. Pass"
+        " uint8 for levels from 0 to 255."
       )
   return image
 
@@ -150,7 +150,7 @@ def _pil(image: Image.Image) -> np.ndarray:
     image.save(buffer, "PNG" if image.mode in _PNG_MODES else "TIFF")
   except (OSError, ValueError) as e:
     raise errors.DataError(
-        f"A PIL image of mode {image.mode!r} cannot be read ({e}); pass image.convert('RGB')."
+      f"A PIL image of mode {image.mode!r} cannot be read ({e}); pass image.convert('RGB')."
     ) from None
   return decode.decode_image(buffer.getvalue())
 
@@ -178,7 +178,7 @@ def _unread(image: Image.Image) -> bytes | None:
 def _floats(array: np.ndarray, res: int) -> np.ndarray:
   if array.ndim not in (3, 4) or array.shape[-3:] != (res, res, 3):
     raise errors.DataError(
-        f"A float image must be [{res}, {res}, 3] already; found {list(array.shape)}. Pass uint8 to"
-        " have it resized."
+      f"A float image must be [{res}, {res}, 3] already; found {list(array.shape)}. Pass uint8 to"
+      " have it resized."
     )
   return check_range(array.astype(np.float32))

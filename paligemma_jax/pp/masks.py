@@ -95,7 +95,7 @@ def _masks(values: Sequence[Any]) -> list[np.ndarray]:
     left -= out[-1].size
     if left < 0:
       raise errors.DataError(
-          f"the {len(values)} masks of the row have more than {columns.MAX_MASK_PIXELS} pixels in"
-          " all."
+        f"the {len(values)} masks of the row have more than {columns.MAX_MASK_PIXELS} pixels in"
+        " all."
       )
   return out

@@ -121,9 +121,7 @@ class StackImages:
     return {**row, self.out: np.stack(images)}
 
 
-def resize(
-    image: np.ndarray, size: tuple[int, int], *, method: str, antialias: bool
-) -> np.ndarray:
+def resize(image: np.ndarray, size: tuple[int, int], *, method: str, antialias: bool) -> np.ndarray:
   """uint8[..., height, width, 3]: `image` (uint8[..., H, W, 3]) resized; see `Resize`.
 
   Args:
@@ -163,8 +161,8 @@ def _check_size(size: tuple[int, int], num: int) -> None:
   """DataError where `num` images of the size would be more than a row may hold."""
   if num * size[0] * size[1] > columns.MAX_ROW_PIXELS:
     raise errors.DataError(
-        f"{num} of {size[1]} x {size[0]} pixels after the resize; a row may have"
-        f" {columns.MAX_ROW_PIXELS} pixels in all."
+      f"{num} of {size[1]} x {size[0]} pixels after the resize; a row may have"
+      f" {columns.MAX_ROW_PIXELS} pixels in all."
     )
 
 

@@ -211,7 +211,7 @@ class GetIndex:
     index = columns.whole(columns.get(row, self.index_key), self.index_key)
     if not 0 <= index < len(values):
       raise errors.DataError(
-          f"column {self.index_key!r} is {index}, but {self.key!r} has {len(values)} values."
+        f"column {self.index_key!r} is {index}, but {self.key!r} has {len(values)} values."
       )
     return {**row, self.out: values[index]}
 
@@ -249,14 +249,14 @@ def parse_template(template: str) -> list[tuple[str, str]]:
     fields = list(string.Formatter().parse(template))
   except (ValueError, TypeError) as e:
     raise errors.ConfigError(
-        f"The template {template!r}: {e} (a brace is written twice: {{{{)."
+      f"The template {template!r}: {e} (a brace is written twice: {{{{)."
     ) from None
   parts = []
   for literal, name, format_spec, conversion in fields:
     if name is not None and (not _COLUMN.fullmatch(name) or format_spec or conversion):
       raise errors.ConfigError(
-          f"The template {template!r}: a field is a column's name in braces, as in {{question}};"
-          f" found {name!r}{' with a format' if format_spec or conversion else ''}."
+        f"The template {template!r}: a field is a column's name in braces, as in {{question}};"
+        f" found {name!r}{' with a format' if format_spec or conversion else ''}."
       )
     parts.append((literal, name or ""))
   return parts
@@ -305,7 +305,7 @@ class LetterChoices:
       raise columns.wrong(self.index_key, "a whole number", right)
     if not -1 <= right < len(choices) <= len(string.ascii_uppercase):
       raise errors.DataError(
-          f"column {self.index_key!r} is {right}, but {self.key!r} has {len(choices)} values."
+        f"column {self.index_key!r} is {right}, but {self.key!r} has {len(choices)} values."
       )
     places = rng.permutation(len(choices)) if self.order == "shuffled" else range(len(choices))
     pairs = list(zip(string.ascii_uppercase, places, strict=False))

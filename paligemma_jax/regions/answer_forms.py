@@ -79,8 +79,8 @@ def _check_objects(where: str, value: Boxes | Segments) -> None:
   for label in value.labels:
     if not label or label != label.strip() or ";" in label or "<" in label:
       raise errors.ConfigError(
-          f"{where}: the label {label!r} must be text without ';' and '<', not empty, and without"
-          " spaces at its ends."
+        f"{where}: the label {label!r} must be text without ';' and '<', not empty, and without"
+        " spaces at its ends."
       )
   for name in ("min_objects", "max_objects"):
     count = getattr(value, name)
@@ -88,5 +88,5 @@ def _check_objects(where: str, value: Boxes | Segments) -> None:
       raise errors.ConfigError(f"{where}: {name} must be a whole number from 0 on, not {count!r}.")
   if 0 < value.max_objects < value.min_objects:
     raise errors.ConfigError(
-        f"{where}: min_objects={value.min_objects} is more than max_objects={value.max_objects}."
+      f"{where}: min_objects={value.min_objects} is more than max_objects={value.max_objects}."
     )

@@ -46,13 +46,13 @@ class CodecRecipe:
   def __post_init__(self):
     if not 1 <= self.num_codes <= mask_codec_file.MAX_CODES:
       raise errors.ConfigError(
-          f"CodecRecipe.num_codes={self.num_codes!r}: there are {mask_codec_file.MAX_CODES}"
-          " <seg> tokens."
+        f"CodecRecipe.num_codes={self.num_codes!r}: there are {mask_codec_file.MAX_CODES}"
+        " <seg> tokens."
       )
     if self.num_codes > _CODED_GRID * self.batch_size:
       raise errors.ConfigError(
-          f"CodecRecipe.batch_size={self.batch_size!r} is too small: its 16 codes per mask must be"
-          f" as many as num_codes={self.num_codes}, or dead codes cannot start anew."
+        f"CodecRecipe.batch_size={self.batch_size!r} is too small: its 16 codes per mask must be"
+        f" as many as num_codes={self.num_codes}, or dead codes cannot start anew."
       )
     if len(self.encoder) != 4 or len(self.decoder) != 5:
       raise errors.ConfigError("CodecRecipe: encoder has four numbers of channels, decoder five.")
@@ -62,8 +62,8 @@ class CodecRecipe:
   def shapes(self) -> dict[str, tuple[int, ...]]:
     """{published name: shape} of the codec."""
     return mask_codec_file.shapes(
-        num_codes=self.num_codes,
-        code_dim=self.code_dim,
-        encoder=self.encoder,
-        decoder=self.decoder,
+      num_codes=self.num_codes,
+      code_dim=self.code_dim,
+      encoder=self.encoder,
+      decoder=self.decoder,
     )

@@ -114,13 +114,13 @@ def checked(box: Sequence[float]) -> Box:
     values = Box(*(float(v) for v in box))
   except (TypeError, ValueError):
     raise errors.DataError(
-        f"The box {box!r} must be four numbers: y_min, x_min, y_max, x_max."
+      f"The box {box!r} must be four numbers: y_min, x_min, y_max, x_max."
     ) from None
   inside = all(math.isfinite(v) and -_EDGE_SLACK <= v <= 1 + _EDGE_SLACK for v in values)
   if not inside or values.y_min > values.y_max or values.x_min > values.x_max:
     raise errors.DataError(
-        f"The box {tuple(values)} must be (y_min, x_min, y_max, x_max) with minima below maxima,"
-        " as shares of the image's height and width from 0 to 1."
+      f"The box {tuple(values)} must be (y_min, x_min, y_max, x_max) with minima below maxima,"
+      " as shares of the image's height and width from 0 to 1."
     )
   return values
 

@@ -116,9 +116,9 @@ class MaskCodec:
       x = np.pad(x, ((0, 0), around, around, (0, 0)))
       span = (side - 1) * stride + 1
       parts = [
-          x[:, ky : ky + span : stride, kx : kx + span : stride]
-          for ky in range(kernel)
-          for kx in range(kernel)
+        x[:, ky : ky + span : stride, kx : kx + span : stride]
+        for ky in range(kernel)
+        for kx in range(kernel)
       ]
       x = np.concatenate(parts, axis=-1)
     flat = x.reshape(-1, kernel * kernel * channels) @ self._matrices[name]

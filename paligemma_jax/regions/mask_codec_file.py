@@ -46,16 +46,16 @@ _TRANSPOSED = ("decoder.4", "decoder.6", "decoder.8", "decoder.10")
 _WIDTH_KEPT = ".net."  # Residual blocks: as many channels out as in.
 _MAX_KERNEL = 7
 NAMES = (CODEBOOK,) + tuple(
-    f"{layer}.{kind}" for layer, _ in _ENCODER + _DECODER for kind in ("weight", "bias")
+  f"{layer}.{kind}" for layer, _ in _ENCODER + _DECODER for kind in ("weight", "bias")
 )
 
 
 def shapes(
-    *,
-    num_codes: int = 128,
-    code_dim: int = 512,
-    encoder: tuple[int, int, int, int] = (16, 32, 64, 128),
-    decoder: tuple[int, int, int, int, int] = (128, 128, 64, 32, 16),
+  *,
+  num_codes: int = 128,
+  code_dim: int = 512,
+  encoder: tuple[int, int, int, int] = (16, 32, 64, 128),
+  decoder: tuple[int, int, int, int, int] = (128, 128, 64, 32, 16),
 ) -> dict[str, tuple[int, ...]]:
   """{published name: shape}; the defaults are the published decoder and codebook.
 
@@ -78,14 +78,14 @@ def stamp(path: pathlib.Path, codec: str) -> tuple[int, int]:
     status = path.stat()
   except (OSError, ValueError):
     raise errors.CheckpointError(
-        f"codec={codec!r}: there is no such file here. The published mask codec is {PUBLISHED} (the"
-        f" same file: {_MIRROR}): download it and name its path; codec='' is the small embedded"
-        " one."
+      f"codec={codec!r}: there is no such file here. The published mask codec is {PUBLISHED} (the"
+      f" same file: {_MIRROR}): download it and name its path; codec='' is the small embedded"
+      " one."
     ) from None
   if not path.is_file() or status.st_size > _MAX_BYTES:
     raise errors.CheckpointError(
-        f"{path}: is no file, or one of more than {_MAX_BYTES} bytes; a mask codec is an npz of a"
-        " few megabytes."
+      f"{path}: is no file, or one of more than {_MAX_BYTES} bytes; a mask codec is an npz of a"
+      " few megabytes."
     )
   return status.st_size, status.st_mtime_ns
 
@@ -108,13 +108,13 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
     problems = _wrong_shapes({name: array.shape for name, array in found.items()})
   if problems:
     raise errors.CheckpointError(
-        f"{path}: is not a mask codec in the layout of {PUBLISHED}:\n  " + "\n  ".join(problems)
+      f"{path}: is not a mask codec in the layout of {PUBLISHED}:\n  " + "\n  ".join(problems)
     )
   return found
 
 
 def write(
-    path: str | os.PathLike[str], weights: Mapping[str, np.ndarray], dtype: str = "float16"
+  path: str | os.PathLike[str], weights: Mapping[str, np.ndarray], dtype: str = "float16"
 ) -> None:
   """Writes the weights under their published names, compressed, the same bytes every time."""
   buffer = io.BytesIO()
@@ -172,7 +172,7 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
       total = sum(info.file_size for info in archive.infolist())
       if total > 20 * file_bytes + (1 << 20) or total > _MAX_BYTES:
         raise errors.CheckpointError(
-            f"{path}: its {file_bytes} bytes claim to hold {total}; no weights deflate like that."
+          f"{path}: its {file_bytes} bytes claim to hold {total}; no weights deflate like that."
         )
       for info in archive.infolist():
         name = info.filename.removesuffix(".npy")
@@ -185,7 +185,7 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise
   except Exception as e:  # Whatever zipfile raises on damaged files: many types.
     raise errors.CheckpointError(
-        f"{path}: is no intact npz file: {type(e).__name__}: {e}.{foreign.of_file(path)}"
+      f"{path}: is no intact npz file: {type(e).__name__}: {e}.{foreign.of_file(path)}"
     ) from None
   return found
 
@@ -201,12 +201,12 @@ def _array(data: bytes, where: str) -> np.ndarray:
     raise errors.CheckpointError(f"{where} is no numpy array: {e}.") from None
   if dtype.hasobject or dtype.kind != "f":
     raise errors.CheckpointError(
-        f"{where} has dtype {dtype}; weights are floats, and pickled objects are never read."
+      f"{where} has dtype {dtype}; weights are floats, and pickled objects are never read."
     )
   body = memoryview(data)[stream.tell() :]
   if math.prod(shape) * dtype.itemsize != len(body):
     raise errors.CheckpointError(
-        f"{where} says {dtype}{list(shape)}, but {len(body)} bytes of data follow."
+      f"{where} says {dtype}{list(shape)}, but {len(body)} bytes of data follow."
     )
   array = np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C")
   array = np.ascontiguousarray(array, np.float32)

@@ -32,14 +32,12 @@ class Budget:
     self._left -= work
     if self._left < 0:
       raise errors.DataError(
-          "the outlines or run lengths of the row take far longer to draw than any picture's:"
-          " damaged, or made to."
+        "the outlines or run lengths of the row take far longer to draw than any picture's:"
+        " damaged, or made to."
       )
 
 
-def decode(
-    segmentation: Any, height: int, width: int, budget: Budget | None = None
-) -> np.ndarray:
+def decode(segmentation: Any, height: int, width: int, budget: Budget | None = None) -> np.ndarray:
   """bool[height, width] of a `segmentation` of COCO's format.
 
   Args:
@@ -66,7 +64,7 @@ def decode(
 
 
 def fill_polygon(
-    points: Sequence[float], height: int, width: int, budget: Budget | None = None
+  points: Sequence[float], height: int, width: int, budget: Budget | None = None
 ) -> np.ndarray:
   """bool[height, width]: the inside of x, y, x, y, … in pixels; see `decode`."""
   return decode([points], height, width, budget)
@@ -146,16 +144,14 @@ def _corners(points: Any) -> np.ndarray:
     flat = np.zeros(0)
   if flat.ndim != 1 or flat.size < 6 or flat.size % 2 or flat.size > 2 * _MAX_POINTS:
     raise errors.DataError(
-        f"expected a polygon [x, y, x, y, …] of at least three points, found {str(points)[:60]!r}."
+      f"expected a polygon [x, y, x, y, …] of at least three points, found {str(points)[:60]!r}."
     )
   if not (np.abs(flat) < 1e6).all():
     raise errors.DataError("a polygon with a coordinate that is no number of pixels.")
   return flat.reshape(-1, 2)
 
 
-def _from_runs(
-    value: dict[str, Any], height: int, width: int, budget: Budget
-) -> np.ndarray:
+def _from_runs(value: dict[str, Any], height: int, width: int, budget: Budget) -> np.ndarray:
   counts, size = value.get("counts"), value.get("size")
   if not isinstance(size, (list, tuple)) or list(size) != [height, width]:
     raise errors.DataError(f"run lengths of the size {size!r}; the image has {[height, width]}.")
@@ -167,7 +163,7 @@ def _from_runs(
   good = isinstance(runs, list) and all(type(n) is int and n >= 0 for n in runs)
   if not good or sum(runs) != height * width:
     raise errors.DataError(
-        f"run lengths that are no counts which add up to {height} x {width} pixels."
+      f"run lengths that are no counts which add up to {height} x {width} pixels."
     )
   values = np.arange(len(runs)) % 2 == 1  # The first run is outside.
   return np.repeat(values, runs).reshape(width, height).T  # Column after column.
@@ -211,7 +207,7 @@ def png_pixels(data: bytes) -> np.ndarray:
     complete.check(data)
     with Image.open(io.BytesIO(complete.without_texts(data)), formats=("PNG",)) as image:
       if image.width * image.height > _MAX_PNG_PIXELS:
-        raise errors.DataError(f"it has more than {_MAX_PNG_PIXELS} png_pixels.")
+        raise errors.DataError(f"it has more than {_MAX_PNG_PIXELS} pixels.")
       found = np.asarray(image)
     if not complete.png_holds_all_rows(data):
       raise errors.DataError("its data end before the last row.")

@@ -1,7 +1,7 @@
 """Segmentations as the model writes them, and back: four `<loc…>`, sixteen `<seg…>`, a label.
 
-The four loc tokens are the object's box as in `regions.loc` (y_min, x_min, y_max, x_max). The sixteen
-seg tokens are the codes of what the box cuts out of the object's mask, in the order of lines of
+The four loc tokens are the object's box as in `regions.loc` (y_min, x_min, y_max, x_max). The
+sixteen seg tokens are the codes of what the box cuts out of the object's mask, in the order of lines of
 text, as `regions.mask_codec` makes them. The rules are those of the reference's op refcoco_mask2str
 and of its segmentation evaluator. Both use bins=1023; callers always say which convention they
 mean.
@@ -24,7 +24,7 @@ from paligemma_jax.regions import rle
 
 _LOC_LEN = 4 * len("<loc0000>")
 _OBJECT = re.compile(
-    r"<loc([0-9]{4})>" * 4 + r"<seg([0-9]{3})>" * mask_codec.NUM_CODES + r"(.*)", re.DOTALL
+  r"<loc([0-9]{4})>" * 4 + r"<seg([0-9]{3})>" * mask_codec.NUM_CODES + r"(.*)", re.DOTALL
 )
 
 
@@ -45,7 +45,7 @@ class Found(NamedTuple):
 
 
 def format_segment(
-    box: Sequence[float], codes: Sequence[int], label: str = "", *, bins: int
+  box: Sequence[float], codes: Sequence[int], label: str = "", *, bins: int
 ) -> str:
   """The text of one object: four loc tokens, sixteen seg tokens, a space, the label.
 
@@ -63,25 +63,25 @@ def format_segment(
 
 
 def mask_to_text(
-    mask: np.ndarray,
-    box: Sequence[float] | None,
-    label: str = "",
-    *,
-    codec: mask_codec.MaskCodec,
-    bins: int,
+  mask: np.ndarray,
+  box: Sequence[float] | None,
+  label: str = "",
+  *,
+  codec: mask_codec.MaskCodec,
+  bins: int,
 ) -> str:
   """The text of one object; see `masks_to_text`."""
   return masks_to_text([mask], [box], [label], codec=codec, bins=bins)
 
 
 def masks_to_text(
-    masks: Sequence[np.ndarray],
-    boxes: Sequence[Sequence[float] | None],
-    labels: Sequence[str],
-    *,
-    codec: mask_codec.MaskCodec,
-    bins: int,
-    tiny: list[int] | None = None,
+  masks: Sequence[np.ndarray],
+  boxes: Sequence[Sequence[float] | None],
+  labels: Sequence[str],
+  *,
+  codec: mask_codec.MaskCodec,
+  bins: int,
+  tiny: list[int] | None = None,
 ) -> str:
   """The text of these objects in the order given, joined by ' ; '.
 
@@ -102,7 +102,7 @@ def masks_to_text(
   """
   if not len(masks) == len(boxes) == len(labels):
     raise errors.DataError(
-        f"{len(masks)} masks, {len(boxes)} boxes and {len(labels)} labels; expected equally many."
+      f"{len(masks)} masks, {len(boxes)} boxes and {len(labels)} labels; expected equally many."
     )
   used, squares = [], []
   for i, (mask, given, label) in enumerate(zip(masks, boxes, labels, strict=True)):
@@ -117,14 +117,14 @@ def masks_to_text(
     squares.append(to_square(part))
   if masks and not used:
     raise errors.DataError(
-        f"all {len(masks)} masks are thinner than a pixel or than a loc token can say."
+      f"all {len(masks)} masks are thinner than a pixel or than a loc token can say."
     )
   if not used:
     return ""
   codes = codec.encode(np.stack(squares)).tolist()
   return loc.SEPARATOR.join(
-      format_segment(box, row, label, bins=bins)
-      for (box, label), row in zip(used, codes, strict=True)
+    format_segment(box, row, label, bins=bins)
+    for (box, label), row in zip(used, codes, strict=True)
   )
 
 
@@ -133,7 +133,7 @@ class _TinyError(errors.DataError):
 
 
 def _boxed(
-    mask: np.ndarray, given: Sequence[float] | None, label: str, bins: int
+  mask: np.ndarray, given: Sequence[float] | None, label: str, bins: int
 ) -> tuple[Sequence[float], np.ndarray]:
   """The box of an object, and its mask inside of it."""
   if given is None and not mask.any():
@@ -144,8 +144,8 @@ def _boxed(
   part = _cut_out(mask, box)
   if not part.size or read_back.y_min >= read_back.y_max or read_back.x_min >= read_back.x_max:
     raise _TinyError(
-        f"The box {tuple(box)} is thinner than a pixel or than a loc token can say; no mask can"
-        " be written for it. Leave the object out."
+      f"The box {tuple(box)} is thinner than a pixel or than a loc token can say; no mask can"
+      " be written for it. Leave the object out."
     )
   if not part.any():
     raise _TinyError(f"The mask has no pixel in its box {tuple(box)}. Leave the object out.")
@@ -153,7 +153,7 @@ def _boxed(
 
 
 def text_to_mask(
-    text: str, height: int, width: int, *, codec: mask_codec.MaskCodec, bins: int
+  text: str, height: int, width: int, *, codec: mask_codec.MaskCodec, bins: int
 ) -> Found | None:
   """The object that a text begins with, painted; None where it is invalid, see `parse`."""
   found = text_to_masks(text, height, width, codec=codec, bins=bins, most=1)
@@ -161,7 +161,7 @@ def text_to_mask(
 
 
 def text_to_masks(
-    text: str, height: int, width: int, *, codec: mask_codec.MaskCodec, bins: int, most: int = 0
+  text: str, height: int, width: int, *, codec: mask_codec.MaskCodec, bins: int, most: int = 0
 ) -> list[Found | None]:
   """Every object of a text, of which parts are joined by ';'; None for each invalid part.
 
@@ -237,7 +237,7 @@ def least_box(mask: np.ndarray) -> loc.Box:
     raise errors.DataError("The mask has no pixel that is set.")
   height, width = mask.shape
   return loc.Box(
-      rows[0] / height, columns[0] / width, (rows[-1] + 1) / height, (columns[-1] + 1) / width
+    rows[0] / height, columns[0] / width, (rows[-1] + 1) / height, (columns[-1] + 1) / width
   )
 
 
@@ -262,7 +262,7 @@ def as_mask(value: Any) -> np.ndarray:
     if isinstance(value, np.ndarray):
       found = f"{value.dtype}{list(value.shape)}"
     raise errors.DataError(
-        f"expected a mask, bool[H, W] or the bytes of a PNG file, found {found}."
+      f"expected a mask, bool[H, W] or the bytes of a PNG file, found {found}."
     )
   if not value.size:
     raise errors.DataError(f"a mask without pixels, {list(value.shape)}.")

@@ -76,14 +76,14 @@ class GalleryItem:
 
 
 def write_gallery(
-    path: str | os.PathLike[str],
-    items: Iterable[GalleryItem],
-    title: str,
-    *,
-    table: report.Table | None = None,
-    lead: str = "",
-    bins: int = 1024,
-    codec: str = "",
+  path: str | os.PathLike[str],
+  items: Iterable[GalleryItem],
+  title: str,
+  *,
+  table: report.Table | None = None,
+  lead: str = "",
+  bins: int = 1024,
+  codec: str = "",
 ) -> None:
   """Writes the page. Texts with loc tokens are drawn as boxes, those with seg tokens as masks.
 
@@ -122,10 +122,10 @@ def _card(number: int, item: GalleryItem, bins: int, codec: str) -> str:
 
 
 def _answer(
-    text: str,
-    said: Answer | None,
-    truth: str | None,
-    true_answer: Answer | None = None,
+  text: str,
+  said: Answer | None,
+  truth: str | None,
+  true_answer: Answer | None = None,
 ) -> str:
   """A text beside its name, marked right or wrong; boxes by their labels and their overlap."""
   if said is None:
@@ -149,11 +149,11 @@ def _answer(
 
 
 def _views(
-    number: int,
-    item: GalleryItem,
-    truth: Answer | None,
-    before: Answer | None,
-    said: Answer | None,
+  number: int,
+  item: GalleryItem,
+  truth: Answer | None,
+  before: Answer | None,
+  said: Answer | None,
 ) -> str:
   """The image with its boxes and masks: once, or before and after side by side."""
   pixels = _frames(item.image)
@@ -168,8 +168,8 @@ def _views(
   before_marks = _marks(before, "before", width, height)
   again = f'<use href="#i{number}"/>'
   return (
-      f"<div>{_svg(image + true_marks + before_marks, width, height)}<small>before</small></div>"
-      f"<div>{_svg(again + true_marks + said_marks, width, height)}<small>after</small></div>"
+    f"<div>{_svg(image + true_marks + before_marks, width, height)}<small>before</small></div>"
+    f"<div>{_svg(again + true_marks + said_marks, width, height)}<small>after</small></div>"
   )
 
 
@@ -190,14 +190,14 @@ def _marks(answer: Answer | None, kind: str, width: int, height: int) -> str:
     x, y = box.x_min * width, box.y_min * height
     box_width, box_height = (box.x_max - box.x_min) * width, (box.y_max - box.y_min) * height
     marks.append(
-        f'<rect class="box-{kind}" x="{x:.2f}" y="{y:.2f}" width="{box_width:.2f}"'
-        f' height="{box_height:.2f}"/>'
+      f'<rect class="box-{kind}" x="{x:.2f}" y="{y:.2f}" width="{box_width:.2f}"'
+      f' height="{box_height:.2f}"/>'
     )
     text_y = y + size if kind == "truth" else y + box_height - size / 4
     marks.append(
-        f'<text class="text-{"truth" if kind == "truth" else "said"}" x="{x + size / 4:.2f}"'
-        f' y="{min(max(text_y, size), height):.2f}" font-size="{size:.2f}"'
-        f' stroke-width="{size / 6:.2f}">{html_page.escape(label)}</text>'
+      f'<text class="text-{"truth" if kind == "truth" else "said"}" x="{x + size / 4:.2f}"'
+      f' y="{min(max(text_y, size), height):.2f}" font-size="{size:.2f}"'
+      f' stroke-width="{size / 6:.2f}">{html_page.escape(label)}</text>'
     )
   return "".join(marks)
 

@@ -58,7 +58,7 @@ def page(title: str, lead: str, body: str, *, style: str = "") -> str:
 </head>
 <body><main>
 <h1>{escape(title)}</h1>
-{f'<p class="lead">{escape(lead)}</p>' if lead else ''}
+{f'<p class="lead">{escape(lead)}</p>' if lead else ""}
 {body}
 </main></body>
 </html>

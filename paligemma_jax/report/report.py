@@ -64,22 +64,22 @@ def html(table: Table) -> str:
   """The table as an HTML fragment."""
   head = "".join(f"<th>{html_page.escape(c)}</th>" for c in table.columns)
   rows = "".join(
-      "<tr>" + "".join(f"<td>{html_page.escape(_shown(c))}</td>" for c in row) + "</tr>"
-      for row in table.rows
+    "<tr>" + "".join(f"<td>{html_page.escape(_shown(c))}</td>" for c in row) + "</tr>"
+    for row in table.rows
   )
   return (
-      f"<h2>{html_page.escape(table.title)}</h2>"
-      f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
+    f"<h2>{html_page.escape(table.title)}</h2>"
+    f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
   )
 
 
 def write_report(
-    path: str | os.PathLike[str],
-    title: str,
-    *,
-    tables: Sequence[Table],
-    lines: Sequence[Mapping[str, float]],
-    lead: str = "",
+  path: str | os.PathLike[str],
+  title: str,
+  *,
+  tables: Sequence[Table],
+  lines: Sequence[Mapping[str, float]],
+  lead: str = "",
 ) -> None:
   """Writes a self-contained HTML page with the tables and a chart of everything that changed.
 
@@ -121,16 +121,16 @@ def _chart(name: str, points: Sequence[tuple[float, float]]) -> str:
   width, height = _WIDTH, _HEIGHT
   left, right, top, bottom = 6, width - 6, 8, height - 20
   drawn = " ".join(
-      f"{left + (right - left) * (s - first) / (last - first):.1f},"
-      f"{bottom - (bottom - top) * (v - low) / (high - low):.1f}"
-      for s, v in points
+    f"{left + (right - left) * (s - first) / (last - first):.1f},"
+    f"{bottom - (bottom - top) * (v - low) / (high - low):.1f}"
+    for s, v in points
   )
   return (
-      f"<figure><figcaption><span>{html_page.escape(name)}</span><b>{points[-1][1]:.4g}</b></figcaption>"
-      f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html_page.escape(name)}">'
-      f'<line class="axis" x1="{left}" y1="{bottom}" x2="{right}" y2="{bottom}"/>'
-      f'<polyline points="{drawn}"/>'
-      f'<text x="{left}" y="{height - 5}">step {first:.0f}</text>'
-      f'<text x="{width / 2}" y="{height - 5}" text-anchor="middle">{low:.4g} to {high:.4g}</text>'
-      f'<text x="{right}" y="{height - 5}" text-anchor="end">{last:.0f}</text></svg></figure>'
+    f"<figure><figcaption><span>{html_page.escape(name)}</span><b>{points[-1][1]:.4g}</b></figcaption>"
+    f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html_page.escape(name)}">'
+    f'<line class="axis" x1="{left}" y1="{bottom}" x2="{right}" y2="{bottom}"/>'
+    f'<polyline points="{drawn}"/>'
+    f'<text x="{left}" y="{height - 5}">step {first:.0f}</text>'
+    f'<text x="{width / 2}" y="{height - 5}" text-anchor="middle">{low:.4g} to {high:.4g}</text>'
+    f'<text x="{right}" y="{height - 5}" text-anchor="end">{last:.0f}</text></svg></figure>'
   )

@@ -107,15 +107,18 @@ class CocoRows:
     path, first = self._spec.path, orphans[0]
     what = f"annotations[{first}] is of image_id {listed[first].get('image_id')!r}"
     pictures.check_found(
-        len(listed) - len(orphans),
-        len(listed),
-        f"annotations of {path} are of images in it ({what})",
-        [f"{path}: images[…].id"],
-        "Do images and annotations belong to one another?",
+      len(listed) - len(orphans),
+      len(listed),
+      f"annotations of {path} are of images in it ({what})",
+      [f"{path}: images[…].id"],
+      "Do images and annotations belong to one another?",
     )
     logging.warning(
-        "%s: %d of %d annotations are left out: they are of images that are not in the file (%s)",
-        path, len(orphans), len(listed), what,
+      "%s: %d of %d annotations are left out: they are of images that are not in the file (%s)",
+      path,
+      len(orphans),
+      len(listed),
+      what,
     )
 
   def __len__(self) -> int:
@@ -130,7 +133,7 @@ class CocoRows:
       picture = pictures.picture(data, exif=s.exif, said=tuple(said), what="the annotation file")
       annotations = json.loads(self._annotations[i])
       pictures.check_unit(
-          filter(None, (_written(a) for _, a in annotations)), picture.size, "COCO has pixels"
+        filter(None, (_written(a) for _, a in annotations)), picture.size, "COCO has pixels"
       )
       budget = rle.Budget()
       make = [functools.partial(self._thing, n, a, picture.size, budget) for n, a in annotations]
@@ -151,33 +154,33 @@ class CocoRows:
   def digests(self) -> array.array:
     """uint16[rows], of the image's name and size and of its annotations."""
     return files.of(
-        json.dumps([image[1:], [kept for _, kept in json.loads(things)]]).encode()
-        for image, things in zip(self._images, self._annotations, strict=True)
+      json.dumps([image[1:], [kept for _, kept in json.loads(things)]]).encode()
+      for image, things in zip(self._images, self._annotations, strict=True)
     )
 
   def _thing(
-      self, n: int, annotation: Mapping[str, Any], size: tuple[int, int], budget: rle.Budget
+    self, n: int, annotation: Mapping[str, Any], size: tuple[int, int], budget: rle.Budget
   ) -> pictures.Thing:
     where = f"annotations[{n}]"
     area = annotation["area"]
     x, y, width, height = (
-        pictures.number(v, f"{where}: bbox") for v in _box(annotation["bbox"], where)
+      pictures.number(v, f"{where}: bbox") for v in _box(annotation["bbox"], where)
     )
     category = _id(annotation["category_id"])
     if category is None or category not in self._names:
       raise errors.DataError(
-          f"{where}: category_id {annotation['category_id']!r} is no category's id."
+        f"{where}: category_id {annotation['category_id']!r} is no category's id."
       )
     mask = None
     if annotation.get("segmentation"):
       outline = _outline(annotation["segmentation"], where)
       mask = functools.partial(rle.decode, outline, *size, budget)
     return pictures.Thing(
-        self._names[category],
-        (x, y, x + width, y + height),
-        0.0 if area is None else pictures.number(area, f"{where}: area"),
-        strict_json.yes_no(annotation["iscrowd"], f"{where}: iscrowd"),
-        mask,
+      self._names[category],
+      (x, y, x + width, y + height),
+      0.0 if area is None else pictures.number(area, f"{where}: area"),
+      strict_json.yes_no(annotation["iscrowd"], f"{where}: iscrowd"),
+      mask,
     )
 
 
@@ -263,8 +266,8 @@ def _list(content: Mapping[str, Any], key: str, path: str) -> list[dict[str, Any
   value = content.get(key)
   if not isinstance(value, list):
     raise errors.DataError(
-        f"{path}: expected a list {key!r}, found {type(value).__name__}."
-        f"{errors.did_you_mean(key, content)}"
+      f"{path}: expected a list {key!r}, found {type(value).__name__}."
+      f"{errors.did_you_mean(key, content)}"
     )
   for n, entry in enumerate(value):
     if not isinstance(entry, dict):
@@ -278,8 +281,8 @@ def _categories(content: Mapping[str, Any], path: str) -> dict[Any, str]:
     key, name = _id(category.get("id")), category.get("name")
     if key is None or not isinstance(name, str) or key in names:
       raise errors.DataError(
-          f"{path}: categories[{n}] has id {category.get('id')!r} and name {name!r}; expected an id"
-          " of its own and a text."
+        f"{path}: categories[{n}] has id {category.get('id')!r} and name {name!r}; expected an id"
+        " of its own and a text."
       )
     names[key] = name
   return names
@@ -294,8 +297,8 @@ def _images(content: Mapping[str, Any], path: str) -> tuple[list[tuple], dict[An
       name = image["coco_url"].rpartition("/")[2]
     if key is None or not isinstance(name, str) or key in by_id:
       raise errors.DataError(
-          f"{path}: images[{n}] has id {image.get('id')!r} and file_name {name!r}; expected an id"
-          " of its own and a text (or a coco_url, as LVIS has it)."
+        f"{path}: images[{n}] has id {image.get('id')!r} and file_name {name!r}; expected an id"
+        " of its own and a text (or a coco_url, as LVIS has it)."
       )
     by_id[key] = len(images)
     images.append((image["id"], name, image.get("height"), image.get("width")))

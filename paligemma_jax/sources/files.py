@@ -37,7 +37,7 @@ def is_remote(path: str) -> bool:
     return False
   if scheme not in _PIP_PACKAGE:
     raise errors.ConfigError(
-        f"{path!r}: data is read from local paths, gs:// and s3://; download it first."
+      f"{path!r}: data is read from local paths, gs:// and s3://; download it first."
     )
   return True
 
@@ -51,7 +51,7 @@ def file_system(path: str) -> Any:
     return fsspec.filesystem(path.partition("://")[0])
   except ImportError as e:
     raise errors.ConfigError(
-        f"Reading {path!r} needs fsspec and {package}: pip install fsspec {package}."
+      f"Reading {path!r} needs fsspec and {package}: pip install fsspec {package}."
     ) from e
 
 
@@ -205,7 +205,7 @@ def _checked_name(root: str, name: Any) -> str:
     inside = f"{root.rstrip('/')}/"
     if not (is_remote(root) and name.startswith(inside)):
       raise errors.DataError(
-          f"file {name!r}: a row names files relative to {root!r}, no addresses."
+        f"file {name!r}: a row names files relative to {root!r}, no addresses."
       )
     name = name.removeprefix(inside)
   if os.path.isabs(name) or _DRIVE.match(name) or ".." in name.replace("\\", "/").split("/"):
@@ -221,9 +221,7 @@ def _check_status(status: os.stat_result, name: str, max_bytes: int) -> None:
   if not stat.S_ISREG(status.st_mode):
     raise errors.DataError(f"file {name!r} is not a regular file.")
   if status.st_size > max_bytes:
-    raise errors.DataError(
-        f"file {name!r} has {status.st_size} bytes, the limit is {max_bytes}."
-    )
+    raise errors.DataError(f"file {name!r} has {status.st_size} bytes, the limit is {max_bytes}.")
 
 
 def _read_remote(path: str, max_bytes: int) -> bytes:
@@ -263,7 +261,7 @@ def same(root: str, name: str) -> str | None:
       alike = _names(folder).get(key(part), ())
       if len(alike) > 1:
         raise errors.DataError(
-            f"file {name!r}: which of {', '.join(map(repr, alike))} is meant? None is spelt so."
+          f"file {name!r}: which of {', '.join(map(repr, alike))} is meant? None is spelt so."
         )
       if not alike:
         return None

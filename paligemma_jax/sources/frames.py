@@ -63,14 +63,14 @@ def positions(total: int, num: int, stride: int) -> list[int]:
 
 
 def decode(
-    data: bytes | BinaryIO,
-    what: str,
-    *,
-    num: int,
-    stride: int,
-    start: float = 0.0,
-    end: float = 0.0,
-    limits: Limits = Limits(),
+  data: bytes | BinaryIO,
+  what: str,
+  *,
+  num: int,
+  stride: int,
+  start: float = 0.0,
+  end: float = 0.0,
+  limits: Limits = Limits(),
 ) -> list[np.ndarray]:
   """`num` frames, uint8[H, W, 3], of a video file's content.
 
@@ -137,9 +137,7 @@ class _Video:
         number += start <= seconds and (not end or seconds < end)
     return number
 
-  def kept(
-      self, wanted: set[int], start: float, end: float
-  ) -> tuple[dict[int, np.ndarray], int]:
+  def kept(self, wanted: set[int], start: float, end: float) -> tuple[dict[int, np.ndarray], int]:
     """({position: frame} for those of `wanted` that are there, frames seen) from start to end."""
     found: dict[int, np.ndarray] = {}
     seen, before, left = 0, None, MAX_KEPT_PIXELS
@@ -154,8 +152,8 @@ class _Video:
         left -= frame.width * frame.height
         if left < 0:
           raise errors.DataError(
-              f"has {len(wanted)} frames of {frame.width} x {frame.height} pixels; a row may have"
-              f" {MAX_KEPT_PIXELS} pixels in all. Make the video smaller."
+            f"has {len(wanted)} frames of {frame.width} x {frame.height} pixels; a row may have"
+            f" {MAX_KEPT_PIXELS} pixels in all. Make the video smaller."
           )
         found[seen] = frame.to_ndarray(format="rgb24")
       seen += 1
@@ -179,28 +177,28 @@ class _Video:
     self._format = self._format or find(self._file)
     self._file.seek(0)
     options = {
-        "format_whitelist": self._format,
-        "codec_whitelist": ",".join(CODECS),
-        "protocol_whitelist": "none",
-        "max_streams": str(MAX_STREAMS),
-        "max_pixels": str(MAX_FRAME_PIXELS),
+      "format_whitelist": self._format,
+      "codec_whitelist": ",".join(CODECS),
+      "protocol_whitelist": "none",
+      "max_streams": str(MAX_STREAMS),
+      "max_pixels": str(MAX_FRAME_PIXELS),
     }
     if self._format == MOV:
       options |= {"enable_drefs": "0", "use_absolute_path": "0"}
     with self._av.open(
-        _Watched(self._file, self._check_time),
-        format=self._format.split(",")[0],
-        options=options,
-        metadata_errors="replace",
-        io_open=_open_nothing,
+      _Watched(self._file, self._check_time),
+      format=self._format.split(",")[0],
+      options=options,
+      metadata_errors="replace",
+      io_open=_open_nothing,
     ) as container:
       stream = container.streams.video[0]
       codec = stream.codec_context
       if codec is None or codec.name not in CODECS:
         name = "unknown" if codec is None else codec.name
         raise errors.DataError(
-            f"has the codec {name!r}, which is none of {', '.join(CODECS)}. Convert it to H.264"
-            " before."
+          f"has the codec {name!r}, which is none of {', '.join(CODECS)}. Convert it to H.264"
+          " before."
         )
       self._check_frame(codec.width, codec.height)
       codec.thread_count = 1
@@ -214,8 +212,8 @@ class _Video:
   def _check_frame(self, width: int, height: int) -> None:
     if width * height > MAX_FRAME_PIXELS:
       raise errors.DataError(
-          f"has frames of {width} x {height}; the limit is {MAX_FRAME_PIXELS} pixels. Make it"
-          " smaller before."
+        f"has frames of {width} x {height}; the limit is {MAX_FRAME_PIXELS} pixels. Make it"
+        " smaller before."
       )
 
   def _check_scans(self, packet: Any) -> None:
@@ -226,15 +224,15 @@ class _Video:
     self._decoded += pixels
     if self._decoded > self._limits.decoded:
       raise errors.DataError(
-          f"has its frames behind more than {self._limits.decoded} pixels to decode. Cut it"
-          " before, store its frames as images, or raise Video.max_decoded."
+        f"has its frames behind more than {self._limits.decoded} pixels to decode. Cut it"
+        " before, store its frames as images, or raise Video.max_decoded."
       )
 
   def _check_time(self) -> None:
     if time.thread_time() > self._until:
       raise errors.DataError(
-          f"takes more than {self._limits.secs:g} s of a core to decode. Cut it before, store its"
-          " frames as images, or raise Video.max_secs."
+        f"takes more than {self._limits.secs:g} s of a core to decode. Cut it before, store its"
+        " frames as images, or raise Video.max_secs."
       )
 
 
@@ -265,12 +263,12 @@ def _open_nothing(url: str, flags: int, options: dict[str, str]) -> Any:
 # FFmpeg's names. None of these reads another file; references inside of a .mov are switched off.
 MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 FORMATS = {
-    MOV: "MP4 or MOV",
-    "matroska,webm": "Matroska or WebM",
-    "avi": "AVI",
-    "mpegts": "MPEG-TS",
-    "mpeg": "MPEG",
-    "gif": "GIF",
+  MOV: "MP4 or MOV",
+  "matroska,webm": "Matroska or WebM",
+  "avi": "AVI",
+  "mpegts": "MPEG-TS",
+  "mpeg": "MPEG",
+  "gif": "GIF",
 }
 MAX_SAMPLES = 2_000_000  # Of a track: nine hours of video. FFmpeg takes 24 bytes and more for each.
 
@@ -306,8 +304,8 @@ def find(file: BinaryIO) -> str:
     if len(marks) > 1 and marks == b"G" * len(marks):
       return "mpegts"
   raise errors.DataError(
-      f"is no video that can be decoded: it starts with {start[:12]!r}, like none of"
-      f" {', '.join(FORMATS.values())}. Convert it to MP4 before."
+    f"is no video that can be decoded: it starts with {start[:12]!r}, like none of"
+    f" {', '.join(FORMATS.values())}. Convert it to MP4 before."
   )
 
 

@@ -77,15 +77,15 @@ class HfDataset:
       known = {name: root / name for name in splits if _is_plain(name)}
     else:
       raise errors.ConfigError(
-          f"{self.path!r} is no dataset saved to disk: it has neither state.json nor"
-          f" dataset_dict.json. Write it with {_SAVE}."
+        f"{self.path!r} is no dataset saved to disk: it has neither state.json nor"
+        f" dataset_dict.json. Write it with {_SAVE}."
       )
     for name in asked:
       if name not in known:
         listed = ", ".join(repr(n) for n in known if n) or "none by name"
         raise errors.ConfigError(
-            f"{self.path!r} has no split {name!r}; it has {listed}."
-            f"{errors.did_you_mean(name, known) if name else ' Set split to one of them.'}"
+          f"{self.path!r} has no split {name!r}; it has {listed}."
+          f"{errors.did_you_mean(name, known) if name else ' Set split to one of them.'}"
         )
     return {name: known[name] for name in asked}
 
@@ -174,8 +174,8 @@ class HfRows:
       return None
     if not self._spec.images:
       raise errors.DataError(
-          f"column {column!r}: the image is stored as the path {value['path']!r} alone; set"
-          " `images` to the folder it is relative to, or save the dataset with its images in it."
+        f"column {column!r}: the image is stored as the path {value['path']!r} alone; set"
+        " `images` to the folder it is relative to, or save the dataset with its images in it."
       )
     try:
       return files.read_under(self._spec.images, value["path"])
@@ -193,15 +193,15 @@ class _Split:
       raise errors.ConfigError("Reading a saved dataset needs pyarrow: pip install pyarrow") from e
     if int(pyarrow.__version__.partition(".")[0]) < _LEAST_PYARROW:
       raise errors.ConfigError(
-          f"pyarrow {pyarrow.__version__} runs code that a file holds (CVE-2023-47248): pip install"
-          f" 'pyarrow>={_LEAST_PYARROW}'"
+        f"pyarrow {pyarrow.__version__} runs code that a file holds (CVE-2023-47248): pip install"
+        f" 'pyarrow>={_LEAST_PYARROW}'"
       )
     self._pyarrow = pyarrow
     state = _read_json(folder / "state.json")
     if state.get("_indices_data_files"):
       raise errors.ConfigError(
-          f"{folder} was saved by an old version of datasets, with an index of its rows beside it;"
-          " load it there, and save it again after .flatten_indices()."
+        f"{folder} was saved by an old version of datasets, with an index of its rows beside it;"
+        " load it there, and save it again after .flatten_indices()."
       )
     self._errors = (pyarrow.ArrowException, ValueError, OSError)
     self._batches, self._starts = [], [0]
@@ -225,7 +225,7 @@ class _Split:
       one.validate(full=True)
       if one.nbytes > files.MAX_ROW_BYTES:
         raise errors.DataError(
-            f"the row has {one.nbytes} bytes; the limit is {files.MAX_ROW_BYTES}."
+          f"the row has {one.nbytes} bytes; the limit is {files.MAX_ROW_BYTES}."
         )
       num = sum(_num_values(self._pyarrow, column) for column in one.columns)
       if num > _MAX_VALUES:
@@ -243,8 +243,8 @@ class _Split:
         for message in ipc.MessageReader.open_stream(mapped):
           if _is_compressed(memoryview(message.metadata)):
             raise errors.ConfigError(
-                f"{path} is compressed, which a saved dataset never is; a small file can then mean"
-                f" gigabytes. Save it again: {_SAVE}."
+              f"{path} is compressed, which a saved dataset never is; a small file can then mean"
+              f" gigabytes. Save it again: {_SAVE}."
             )
       with memory_map(str(path)) as mapped, ipc.open_stream(mapped) as stream:
         for batch in stream:
@@ -254,7 +254,7 @@ class _Split:
       return os.path.getsize(path)
     except FileNotFoundError:
       raise errors.ConfigError(
-          f"{path} is missing; state.json beside it names it. Copy the whole folder."
+        f"{path} is missing; state.json beside it names it. Copy the whole folder."
       ) from None
     except self._errors as e:
       raise errors.ConfigError(f"{path} is no Arrow file of a saved dataset: {e}") from None
@@ -319,7 +319,7 @@ def _is_class(feature: Mapping[str, Any]) -> bool:
 
 
 def _described(
-    features: Mapping[str, Any], above: str = ""
+  features: Mapping[str, Any], above: str = ""
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
   for name, feature in features.items():
     if isinstance(feature, list) and len(feature) == 1:  # A list of records, or of values.
@@ -391,8 +391,8 @@ def _parts(text: str) -> list[tuple[str, str | None, str | None]]:
     match = _PART.fullmatch(part)
     if not match:
       raise errors.ConfigError(
-          f"split={text!r}: {part!r} is no part of a split; write 'train', 'train[:90%]',"
-          " 'train[-500:]', or several joined by '+'."
+        f"split={text!r}: {part!r} is no part of a split; write 'train', 'train[:90%]',"
+        " 'train[-500:]', or several joined by '+'."
       )
     parts.append((match[1], match[2], match[3]))
   return parts

@@ -74,9 +74,7 @@ class Jsonl:
 class JsonlRows:
   """The rows of a `Jsonl` source. Picklable; holds 26 bytes per row."""
 
-  def __init__(
-      self, path: str, images: str, columns: Sequence[str], image_columns: Sequence[str]
-  ):
+  def __init__(self, path: str, images: str, columns: Sequence[str], image_columns: Sequence[str]):
     self._path, self._images = path, images
     self._columns, self._image_columns = tuple(columns), tuple(image_columns)
     files.is_remote(images)  # An address of another scheme is an error now, not at the first row.
@@ -284,18 +282,16 @@ def chat_hint(row: Mapping[str, Any], path: str) -> str:
   return f"{said} {convert}." if chat else ""
 
 
-def _check_object(
-    text: bytes, first: Any, path: str, wanted: Sequence[str]
-) -> None:
+def _check_object(text: bytes, first: Any, path: str, wanted: Sequence[str]) -> None:
   if first is None:
     first = _leading(text)
     start = text[:200].decode("utf-8", "replace")
     keys = first.keys() if isinstance(first, Mapping) else {k for k in _COCO if f'"{k}"' in start}
     if keys & _COCO and not keys & {"image", "prefix", "suffix"}:
       raise errors.DataError(
-          f"{path} is one JSON object with {', '.join(sorted(keys & _COCO))}, as COCO has it;"
-          f" expected one object a line. Read it with sources.Coco, or"
-          f" {_CONVERT.format(kind='coco', path=path)}."
+        f"{path} is one JSON object with {', '.join(sorted(keys & _COCO))}, as COCO has it;"
+        f" expected one object a line. Read it with sources.Coco, or"
+        f" {_CONVERT.format(kind='coco', path=path)}."
       )
     if first is not None:
       raise _error(path, "pretty-printed JSON, objects over several lines", "json")
@@ -307,8 +303,7 @@ def _check_object(
 
 def _error(path: str, what: str, kind: str) -> errors.DataError:
   return errors.DataError(
-      f"{path} is {what}; expected one JSON object a line:"
-      f" {_CONVERT.format(kind=kind, path=path)}."
+    f"{path} is {what}; expected one JSON object a line: {_CONVERT.format(kind=kind, path=path)}."
   )
 
 

@@ -45,8 +45,8 @@ class Masks:
     errors.pick(dict.fromkeys(sprites.SPLITS), self.classes, "Masks.classes")
     if self.num_rows < 0 or not 0 <= self.simple <= 1:
       raise errors.ConfigError(
-          f"Masks.num_rows={self.num_rows!r} must not be negative, and Masks.simple="
-          f"{self.simple!r} is a share from 0 to 1."
+        f"Masks.num_rows={self.num_rows!r} must not be negative, and Masks.simple="
+        f"{self.simple!r} is a share from 0 to 1."
       )
 
   def open(self) -> MaskRows:

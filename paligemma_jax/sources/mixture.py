@@ -65,13 +65,13 @@ class Mixture:
     for i, part in enumerate(self.parts):
       if not isinstance(part, Part):
         raise errors.ConfigError(
-            f"parts[{i}] of a Mixture is {part!r}; write sources.Part(source, pp, weight)."
+          f"parts[{i}] of a Mixture is {part!r}; write sources.Part(source, pp, weight)."
         )
     unweighted = [i for i, part in enumerate(self.parts) if not part.weight]
     if 0 < len(unweighted) < len(self.parts):
       raise errors.ConfigError(
-          f"Some parts of a Mixture have a weight, parts[{unweighted[0]}] has none: give one to"
-          " each, or to none."
+        f"Some parts of a Mixture have a weight, parts[{unweighted[0]}] has none: give one to"
+        " each, or to none."
       )
 
   def open(self) -> MixtureRows:
@@ -113,8 +113,8 @@ class MixtureRows:
     for size, quota, rows in zip(self._sizes, self._quotas, self._rows, strict=True):
       if not quota:
         raise errors.ConfigError(
-            f"The weight of a part of {size} rows ({_where(rows, 0)}) is so small that it has not"
-            f" one of the {len(self)} rows of an epoch; raise it or leave the part out."
+          f"The weight of a part of {size} rows ({_where(rows, 0)}) is so small that it has not"
+          f" one of the {len(self)} rows of an epoch; raise it or leave the part out."
         )
 
   def __len__(self) -> int:
@@ -144,8 +144,8 @@ class MixtureRows:
     plain = differences.nameless(spec_lib.to_json(tuple(self._ops)))
     ops = json.dumps(plain, sort_keys=True)
     each = " + ".join(
-        f"{quota} of {rows.fingerprint()}"
-        for rows, quota in zip(self._rows, self._quotas, strict=True)
+      f"{quota} of {rows.fingerprint()}"
+      for rows, quota in zip(self._rows, self._quotas, strict=True)
     )
     return f"mixture:{zlib.crc32(ops.encode('utf-8', 'surrogatepass')):08x}: {each}"
 

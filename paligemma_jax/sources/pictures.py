@@ -82,7 +82,7 @@ class Picture(NamedTuple):
 
 
 def picture(
-    data: bytes, *, exif: bool | str, said: tuple[Any, Any] = (None, None), what: str = ""
+  data: bytes, *, exif: bool | str, said: tuple[Any, Any] = (None, None), what: str = ""
 ) -> Picture:
   """The picture in an image file.
 
@@ -109,9 +109,9 @@ def picture(
   told = f"{what} says {width} x {height} pixels (width x height)"
   if found.orientation >= 5:
     raise errors.DataError(
-        f"{told}, but the file has {stored[1]} x {stored[0]} as stored and {upright[1]} x"
-        f" {upright[0]} upright (EXIF orientation {found.orientation}), and exif={exif!r} takes the"
-        f" {'upright' if chosen else 'stored'} one."
+      f"{told}, but the file has {stored[1]} x {stored[0]} as stored and {upright[1]} x"
+      f" {upright[0]} upright (EXIF orientation {found.orientation}), and exif={exif!r} takes the"
+      f" {'upright' if chosen else 'stored'} one."
     )
   swapped = " The sides are swapped." if fits(size[::-1]) else ""
   raise errors.DataError(f"{told}, but the file has {size[1]} x {size[0]}.{swapped}")
@@ -139,7 +139,7 @@ class Things(NamedTuple):
 
 
 def row(
-    picture: Picture, path: str, image_id: Any, things: Things, *, masks: bool
+  picture: Picture, path: str, image_id: Any, things: Things, *, masks: bool
 ) -> dict[str, Any]:
   """The row.
 
@@ -150,8 +150,8 @@ def row(
   size = picture.size
   if masks and len(things.make) * size[0] * size[1] > MAX_MASK_PIXELS:
     raise errors.DataError(
-        f"{len(things.make)} masks of {size[1]} x {size[0]} pixels; a row may have"
-        f" {MAX_MASK_PIXELS} pixels of masks in all. Make the picture smaller, or set masks=False."
+      f"{len(things.make)} masks of {size[1]} x {size[0]} pixels; a row may have"
+      f" {MAX_MASK_PIXELS} pixels of masks in all. Make the picture smaller, or set masks=False."
     )
   boxes, labels, areas, crowd, found = [], [], [], [], []
   notes = []
@@ -178,15 +178,15 @@ def row(
     crowd.append(thing.crowd)
     found.append(mask)
   out = {
-      "image": picture.data,
-      "image_path": path,
-      "image_id": image_id,
-      "height": size[0],
-      "width": size[1],
-      "boxes": boxes,
-      "labels": labels,
-      "areas": areas,
-      "crowd": crowd,
+    "image": picture.data,
+    "image_path": path,
+    "image_id": image_id,
+    "height": size[0],
+    "width": size[1],
+    "boxes": boxes,
+    "labels": labels,
+    "areas": areas,
+    "crowd": crowd,
   }
   if masks:
     out["masks"] = found
@@ -228,7 +228,7 @@ def check_found(num_found: int, num: int, what: str, looked: Iterable[str], reme
   if num and 2 * num_found < num:
     places = ", ".join(map(repr, list(looked)[:_NUM_LOOKED]))
     raise errors.DataError(
-        f"{num_found or 'none'} of the {num} {what}; looked for {places}. {remedy}"
+      f"{num_found or 'none'} of the {num} {what}; looked for {places}. {remedy}"
     )
 
 
@@ -244,7 +244,7 @@ def check_unit(boxes: Iterable[tuple[float, ...]], size: tuple[int, int], what: 
   small = min(size) > _LEAST_SIDE and all(0 <= v <= 1 for box in boxes for v in box)
   if boxes and small and any(v != int(v) for box in boxes for v in box):
     raise errors.DataError(
-        f"all boxes, as {boxes[0]}, have numbers from 0 to 1, like shares of the picture; {what}."
+      f"all boxes, as {boxes[0]}, have numbers from 0 to 1, like shares of the picture; {what}."
     )
 
 
@@ -263,7 +263,7 @@ def number(value: Any, what: str) -> float:
 
 
 def _inside(
-    box: tuple[float, ...], height: int, width: int
+  box: tuple[float, ...], height: int, width: int
 ) -> tuple[tuple[float, float, float, float], bool]:
   """(y_min, x_min, y_max, x_max) within the picture, and whether that took more than rounding."""
   x_min, y_min, x_max, y_max = box
@@ -279,7 +279,7 @@ def _inside(
 def _mask(thing: Thing, size: tuple[int, int]) -> np.ndarray:
   if thing.mask is None:
     raise errors.DataError(
-        "has no mask; set masks=False, or bad_annotations='skip' to leave such objects out."
+      "has no mask; set masks=False, or bad_annotations='skip' to leave such objects out."
     )
   mask = thing.mask()
   if mask.shape != size:

@@ -25,18 +25,18 @@ from paligemma_jax.sources import sprites
 
 # What is asked, by style. "demo" is worded so that no model trained on "pretrain" has seen it.
 PROMPTS: Mapping[str, Mapping[str, str]] = {
-    "pretrain": {
-        "caption": "caption en",
-        "count": "count {}",
-        "detect": "detect {}",
-        "segment": "segment {}",
-    },
-    "demo": {
-        "caption": "describe the picture",
-        "count": "how many {}s are there?",
-        "detect": "where is the {}?",
-        "segment": "outline the {}",
-    },
+  "pretrain": {
+    "caption": "caption en",
+    "count": "count {}",
+    "detect": "detect {}",
+    "segment": "segment {}",
+  },
+  "demo": {
+    "caption": "describe the picture",
+    "count": "how many {}s are there?",
+    "detect": "where is the {}?",
+    "segment": "outline the {}",
+  },
 }
 TASKS = ("caption", "count", "detect", "segment")
 BINS = 1024  # The published demos' convention of loc tokens (see regions/loc.py).
@@ -95,8 +95,8 @@ class Scenes:
         raise errors.ConfigError(f"Scenes.{name}={getattr(self, name)!r} must be 1 to 5.")
     if min(self.num_rows, self.warmup) < 0 or not 56 <= self.size <= 2048:
       raise errors.ConfigError(
-          f"Scenes.num_rows={self.num_rows!r} and Scenes.warmup={self.warmup!r} must not be"
-          f" negative, and Scenes.size={self.size!r} must be 56 to 2048 pixels."
+        f"Scenes.num_rows={self.num_rows!r} and Scenes.warmup={self.warmup!r} must not be"
+        f" negative, and Scenes.size={self.size!r} must be 56 to 2048 pixels."
       )
 
   def open(self) -> SceneRows:
@@ -143,17 +143,15 @@ class SceneRows:
       box = places[0].box
       mask[box.y_min : box.y_max, box.x_min : box.x_max] = places[0].sprite.mask
     return {
-        "image": _render(rng, places, s.size),
-        "prefix": PROMPTS[s.prompts][task].format(label),
-        "suffix": answer,
-        "task": task,
-        "label": label,
-        "boxes": tuple(_shares(box, s.size) for box in asked),
-        "labels": (label,) * len(asked),
-        "mask": mask,
-        "objects": tuple(
-            (name, _shares(box, s.size)) for name, box in zip(cast, boxes, strict=True)
-        ),
+      "image": _render(rng, places, s.size),
+      "prefix": PROMPTS[s.prompts][task].format(label),
+      "suffix": answer,
+      "task": task,
+      "label": label,
+      "boxes": tuple(_shares(box, s.size) for box in asked),
+      "labels": (label,) * len(asked),
+      "mask": mask,
+      "objects": tuple((name, _shares(box, s.size)) for name, box in zip(cast, boxes, strict=True)),
     }
 
   def where(self, i: int) -> str:

@@ -66,15 +66,15 @@ class Tfds:
     versions = [v for v in there if v == self.version] if self.version else there
     if there and not versions:
       raise errors.ConfigError(
-          f"{above} has {', '.join(sorted(there))} of the dataset {self.name!r}, but version"
-          f" {self.version} is needed: its rows changed. Build it anew: python -m tools.prepare"
-          f" {self.name.partition('/')[0]} says what to download."
+        f"{above} has {', '.join(sorted(there))} of the dataset {self.name!r}, but version"
+        f" {self.version} is needed: its rows changed. Build it anew: python -m tools.prepare"
+        f" {self.name.partition('/')[0]} says what to download."
       )
     if not versions:
       raise errors.ConfigError(
-          f"There is no dataset {self.name!r} in {above.parent if '/' not in self.name else above}."
-          f" Build it: python -m tools.prepare {self.name.partition('/')[0]} says what to download;"
-          " or name its place in $TFDS_DATA_DIR."
+        f"There is no dataset {self.name!r} in {above.parent if '/' not in self.name else above}."
+        f" Build it: python -m tools.prepare {self.name.partition('/')[0]} says what to download;"
+        " or name its place in $TFDS_DATA_DIR."
       )
     return above / max(versions, key=lambda v: tuple(map(int, v.split("."))))
 
@@ -103,7 +103,7 @@ class TfdsRows:
     except Exception as e:  # Of TFDS, protocol buffers and ArrayRecord, on damage: many types.
       why = " ".join(str(e).split())[:300]
       raise errors.DataError(
-          f"{self.where(i)}: cannot be read: {type(e).__name__}: {why}."
+        f"{self.where(i)}: cannot be read: {type(e).__name__}: {why}."
       ) from None
 
   def where(self, i: int) -> str:
@@ -129,8 +129,8 @@ class TfdsRows:
     sizes = sorted((p.name, p.stat().st_size) for p in folder.iterdir() if "array_record" in p.name)
     if not sizes:
       raise errors.ConfigError(
-          f"{folder} has no ArrayRecord files. Prepare it with file_format='array_record': other"
-          " formats cannot be read by index."
+        f"{folder} has no ArrayRecord files. Prepare it with file_format='array_record': other"
+        " formats cannot be read by index."
       )
     self._crc = zlib.crc32(repr(sizes).encode())
     known = ", ".join(_splits(folder))
@@ -146,7 +146,7 @@ class TfdsRows:
       self._rows = builder.as_data_source(split=self._spec.split, decoders=encoded)
     except Exception as e:  # Of TFDS, protocol buffers and ArrayRecord, on damage: many types.
       raise errors.ConfigError(
-          f"Cannot read split {self._spec.split!r} of {folder}, which has {known}: {e}"
+        f"Cannot read split {self._spec.split!r} of {folder}, which has {known}: {e}"
       ) from None
     what = f"column of class numbers in {folder}"
     self._classes = {name: errors.pick(classes, name, what) for name in self._spec.names}
@@ -196,7 +196,7 @@ def _check_classes(content: Any, where: str) -> None:
     named = key in _CLASS_KEYS and isinstance(value, str)
     if named and not value.startswith("tensorflow_datasets.core.features."):
       raise errors.ConfigError(
-          f"{where} names the class {value!r}; only those of tensorflow_datasets are loaded."
+        f"{where} names the class {value!r}; only those of tensorflow_datasets are loaded."
       )
     _check_classes(value, where)
 

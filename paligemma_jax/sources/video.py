@@ -92,9 +92,7 @@ class VideoRows:
     row = self._lines[i]
     try:
       name = row[self._spec.video]
-      part = {
-          which: _seconds(row, getattr(self._spec, which)) for which in ("start", "end")
-      }
+      part = {which: _seconds(row, getattr(self._spec, which)) for which in ("start", "end")}
       if 0 < part["end"] <= part["start"]:
         raise errors.DataError(f"the part from {part['start']} s to {part['end']} s is empty.")
       inside = files.names_under(self._root, name)
@@ -103,9 +101,7 @@ class VideoRows:
       s = self._spec
       limits = frames.Limits(decoded=s.max_decoded, secs=s.max_secs)
       with files.open_under(self._root, name, max_bytes=MAX_VIDEO_BYTES) as file:
-        found = frames.decode(
-            file, repr(name), num=s.num, stride=s.stride, limits=limits, **part
-        )
+        found = frames.decode(file, repr(name), num=s.num, stride=s.stride, limits=limits, **part)
       return {**row, "frames": found}
     except errors.DataError as e:
       raise errors.DataError(f"{self.where(i)}: column {self._spec.video!r}: {e}") from None

@@ -91,11 +91,11 @@ class VocRows:
     except errors.DataError as e:
       raise errors.ConfigError(f"Voc({source.path!r}): {e}") from None
     pictures.check_found(
-        sum(found for _, found in paths),
-        len(paths),
-        f"names of Voc({source.path!r}, {source.split!r}) have an annotation file",
-        [path for path, found in paths if not found],
-        "Name the folder with Voc.annotations.",
+      sum(found for _, found in paths),
+      len(paths),
+      f"names of Voc({source.path!r}, {source.split!r}) have an annotation file",
+      [path for path, found in paths if not found],
+      "Name the folder with Voc.annotations.",
     )
     # Of the XML files, and the names that they give the rows.
     self._xmls = [path for path, _ in paths]
@@ -154,13 +154,13 @@ class VocRows:
       beside = files.by_stem(s.path, f"{s.images}/{stem}", image_files.ENDINGS)
       if len(beside) > 1:
         raise errors.DataError(
-            f"which picture is meant, {' or '.join(map(repr, beside))}? <filename> is {said!r}."
+          f"which picture is meant, {' or '.join(map(repr, beside))}? <filename> is {said!r}."
         )
       if beside:
         return _rest(s.images, beside[0])
     looked = ", ".join(map(repr, dict.fromkeys([*tries, f"{name}.jpg"])))
     raise errors.DataError(
-        f"there is no picture {looked} in {s.images!r}, nor {name!r} with another ending."
+      f"there is no picture {looked} in {s.images!r}, nor {name!r} with another ending."
     )
 
   def _thing(self, n: int, node: Node, numbers: np.ndarray | None) -> pictures.Thing:
@@ -169,13 +169,13 @@ class VocRows:
     if not label or box is None:
       raise errors.DataError(f"{where} has no {'bndbox' if label else 'name'}.")
     x_min, y_min, x_max, y_max = (
-        _number(box, key, where) for key in ("xmin", "ymin", "xmax", "ymax")
+      _number(box, key, where) for key in ("xmin", "ymin", "xmax", "ymax")
     )
     first = self._spec.first_pixel
     difficult = strict_json.yes_no(_text(node, "difficult"), f"{where}: difficult")
     mask = None if numbers is None else functools.partial(np.equal, numbers, n)
     return pictures.Thing(
-        label.strip(), (x_min - first, y_min - first, x_max, y_max), crowd=difficult, mask=mask
+      label.strip(), (x_min - first, y_min - first, x_max, y_max), crowd=difficult, mask=mask
     )
 
   def _numbers(self, name: str) -> np.ndarray:
@@ -221,7 +221,7 @@ def parse(data: bytes) -> Node:
 
   def refuse(*_: Any) -> None:
     raise errors.DataError(
-        f"line {parser.CurrentLineNumber}: a document type (DOCTYPE); annotations need none."
+      f"line {parser.CurrentLineNumber}: a document type (DOCTYPE); annotations need none."
     )
 
   def start(name: str, _: Any) -> None:

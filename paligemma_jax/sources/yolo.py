@@ -118,8 +118,8 @@ class YoloRows:
       picture = pictures.picture(files.read_under(self._root, name), exif=s.exif)
       budget = rle.Budget()
       things = [
-          functools.partial(self._thing, words, picture.size, where, budget)
-          for words, where in self._lines(self._labels[i])
+        functools.partial(self._thing, words, picture.size, where, budget)
+        for words, where in self._lines(self._labels[i])
       ]
       things = pictures.Things(things, s.bad_annotations, self.where(i))
       return pictures.row(picture, name, name, things, masks=s.masks)
@@ -142,12 +142,12 @@ class YoloRows:
     missing = [n for n, path in zip(self._images, self._labels, strict=True) if not path]
     num = len(self._images)
     pictures.check_found(
-        num - len(missing),
-        num,
-        f"pictures of {self._spec.path}, {self._spec.split}: {places}, have a label file; there is"
-        f" none for {', '.join(map(repr, missing[:3]))}",
-        [path for name in missing[:1] for path in _label_paths(name)],
-        "Where these pictures do hold no object, set Yolo.unlabelled='empty'.",
+      num - len(missing),
+      num,
+      f"pictures of {self._spec.path}, {self._spec.split}: {places}, have a label file; there is"
+      f" none for {', '.join(map(repr, missing[:3]))}",
+      [path for name in missing[:1] for path in _label_paths(name)],
+      "Where these pictures do hold no object, set Yolo.unlabelled='empty'.",
     )
 
   def _lines(self, path: str) -> Iterator[tuple[list[bytes], str]]:
@@ -160,7 +160,7 @@ class YoloRows:
         yield line.split(), f"{path}:{n}"
 
   def _thing(
-      self, words: Sequence[bytes], size: tuple[int, int], where: str, budget: rle.Budget
+    self, words: Sequence[bytes], size: tuple[int, int], where: str, budget: rle.Budget
   ) -> pictures.Thing:
     height, width = size
     try:
@@ -173,14 +173,14 @@ class YoloRows:
     if self._points:
       if len(shares) != 4 + self._points:
         raise errors.DataError(
-            f"{where}: {len(shares)} numbers after the class; kpt_shape of the data.yaml asks for 4"
-            f" of a box and {self._points} of keypoints."
+          f"{where}: {len(shares)} numbers after the class; kpt_shape of the data.yaml asks for 4"
+          f" of a box and {self._points} of keypoints."
         )
       shares = shares[:4]
     if not all(-0.01 <= v <= 1.01 for v in shares):  # NaN too.
       raise errors.DataError(
-          f"{where}: coordinates must be shares of the picture, 0 to 1 (those in pixels are divided"
-          " by its width and height)."
+        f"{where}: coordinates must be shares of the picture, 0 to 1 (those in pixels are divided"
+        " by its width and height)."
       )
     label = self._names[int(number)]
     if len(shares) == 4:
@@ -189,8 +189,8 @@ class YoloRows:
       return pictures.Thing(label, box)
     if len(shares) < 6 or len(shares) % 2:
       raise errors.DataError(
-          f"{where}: {len(shares)} numbers after the class; expected 4 of a box, or x y of three"
-          " points or more (of keypoints the data.yaml says kpt_shape)."
+        f"{where}: {len(shares)} numbers after the class; expected 4 of a box, or x y of three"
+        " points or more (of keypoints the data.yaml says kpt_shape)."
       )
     sides = (width, height) * (len(shares) // 2)
     points = [v * side for v, side in zip(shares, sides, strict=True)]
@@ -232,10 +232,12 @@ def _images(root: str, place: Any, above: str) -> list[str]:
   other = [path for path in paths if path.lower().endswith(image_files.OTHER_ENDINGS)]
   if other:
     logging.warning(
-        "%s: %d pictures are left out, of formats that are not read: %s%s; convert them to PNG or"
-        " JPEG",
-        os.path.join(root, folder), len(other), ", ".join(other[:3]),
-        ", …" if len(other) > 3 else "",
+      "%s: %d pictures are left out, of formats that are not read: %s%s; convert them to PNG or"
+      " JPEG",
+      os.path.join(root, folder),
+      len(other),
+      ", ".join(other[:3]),
+      ", …" if len(other) > 3 else "",
     )
   paths = [path for path in paths if path.lower().endswith(image_files.ENDINGS)]
   if not paths:
@@ -266,8 +268,8 @@ def _root(source: Yolo, content: dict[str, Any]) -> tuple[str, str]:
   inside = os.path.commonpath([os.path.realpath(own), os.path.realpath(root)])
   if inside != os.path.realpath(own) or not os.path.isdir(root):
     raise errors.DataError(
-        f"{source.path}: its path {below!r} is no folder below {own!r}. Set Yolo.root to the folder"
-        " that its paths are relative to."
+      f"{source.path}: its path {below!r} is no folder below {own!r}. Set Yolo.root to the folder"
+      " that its paths are relative to."
     )
   parts = os.path.normpath(below).split("/")
   at = next((i for i, part in enumerate(parts) if part.lower() == "images"), 0)

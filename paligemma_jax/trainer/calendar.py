@@ -24,11 +24,11 @@ class Calendar:
 
     def steps(duration: str, what: str) -> int:
       return units.to_steps(
-          duration,
-          what,
-          batch_size=config.train.batch_size,
-          num_examples=num_rows,
-          total_steps=total,
+        duration,
+        what,
+        batch_size=config.train.batch_size,
+        num_examples=num_rows,
+        total_steps=total,
       )
 
     self._log_every = steps(config.log.every, "log.every")
@@ -47,6 +47,4 @@ class Calendar:
   def is_line(self, step: int) -> bool:
     """Whether a line of metrics is written for this step."""
     log_now = self._log_every and step % self._log_every == 0
-    return bool(
-        step in (1, self._total) or log_now or self.is_save(step) or self.evals(step)
-    )
+    return bool(step in (1, self._total) or log_now or self.is_save(step) or self.evals(step))

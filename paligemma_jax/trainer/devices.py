@@ -24,8 +24,11 @@ from paligemma_jax.multihost import joining
 _PLATFORMS_VARIABLE = "JAX_PLATFORMS"
 # What brings JAX's part for a platform.
 _INSTALLS = {
-    "cpu": "", "cuda": "pip install 'jax[cuda12]'", "gpu": "pip install 'jax[cuda12]'",
-    "rocm": "pip install 'jax[rocm]'", "tpu": "pip install 'jax[tpu]'",
+  "cpu": "",
+  "cuda": "pip install 'jax[cuda12]'",
+  "gpu": "pip install 'jax[cuda12]'",
+  "rocm": "pip install 'jax[rocm]'",
+  "tpu": "pip install 'jax[tpu]'",
 }
 _THREADS_VARIABLE = "NPROC"  # Read by XLA when the CPU becomes a device.
 _THREADS_OF_SEVERAL_DEVICES = 64
@@ -33,10 +36,10 @@ _LONG_COMPILE_SECS = 1.0
 
 
 def start(
-    *,
-    alone: bool = False,
-    join_secs: float = hosts.JOIN_SECS,
-    stall_secs: float = hosts.STALL_SECS,
+  *,
+  alone: bool = False,
+  join_secs: float = hosts.JOIN_SECS,
+  stall_secs: float = hosts.STALL_SECS,
 ) -> hosts.Team | None:
   """Joins the other hosts, if there are any, and turns on the compilation cache.
 
@@ -88,8 +91,8 @@ def check() -> None:
       helps = " or ".join(f"`{_INSTALLS[n]}`" for n in asked.split(",") if _INSTALLS[n])
       helps = f"On a machine that has one: {helps}." if helps else ""
     raise errors.ConfigError(
-        f"{_PLATFORMS_VARIABLE}={asked!r} asks for a device that JAX does not find here: {reason}."
-        f" {helps} Or unset {_PLATFORMS_VARIABLE} to use what there is."
+      f"{_PLATFORMS_VARIABLE}={asked!r} asks for a device that JAX does not find here: {reason}."
+      f" {helps} Or unset {_PLATFORMS_VARIABLE} to use what there is."
     ) from e
 
 
@@ -181,7 +184,7 @@ def use() -> None:
   folder = os.environ.get(_VARIABLE) or _default()
   if not folder:
     logging.warning(
-        "compiled programs are not kept: there is no home folder (HOME is not set); %s", _HOW
+      "compiled programs are not kept: there is no home folder (HOME is not set); %s", _HOW
     )
     return
   jax.config.update("jax_compilation_cache_dir", folder)

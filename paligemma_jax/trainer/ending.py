@@ -28,12 +28,12 @@ _BASELINE = "baseline/"
 
 
 def write(
-    setup: setups.Setup,
-    params: Mapping[str, jax.Array],
-    workdir: workdirs.Workdir,
-    *,
-    main: bool,
-    note: Callable[[str], None],
+  setup: setups.Setup,
+  params: Mapping[str, jax.Array],
+  workdir: workdirs.Workdir,
+  *,
+  main: bool,
+  note: Callable[[str], None],
 ) -> None:
   """Exports the weights if asked for; prints the table of scores, writes gallery and report.
 
@@ -89,11 +89,11 @@ def scores(lines: list[dict[str, Any]], names: list[str]) -> report.Table | None
 
 
 def export(
-    setup: setups.Setup,
-    params: Mapping[str, jax.Array],
-    workdir: workdirs.Workdir,
-    *,
-    note: Callable[[str], None],
+  setup: setups.Setup,
+  params: Mapping[str, jax.Array],
+  workdir: workdirs.Workdir,
+  *,
+  note: Callable[[str], None],
 ) -> None:
   """Writes the weights as `params.npz` in the published format, adapters in their matrices."""
   published = merge.published(setup.cfg, params)
@@ -109,7 +109,7 @@ def _is_exported(workdir: workdirs.Workdir) -> bool:
 
 
 def _examples(
-    setup: setups.Setup, workdir: workdirs.Workdir, step: int
+  setup: setups.Setup, workdir: workdirs.Workdir, step: int
 ) -> list[gallery.GalleryItem]:
   """Some rows of each evaluator that wrote predictions at `step`, with what was said at step 0."""
   writers = [e for e in setup.config.evals if isinstance(e, evals.WritePredictions)]
@@ -119,29 +119,29 @@ def _examples(
     before = _predictions(workdir, evaluator.name, 0)
     limit = max(1, _NUM_EXAMPLES // len(writers))
     batches = loader.eval_batches(
-        evaluator.source.open(),
-        evaluator.pp,
-        setup.tokenizer,
-        encoding="decode",
-        batch_size=limit,
-        text_len=evaluator.text_len,
-        keep=evaluator.columns(),
-        limit=limit,
-        bad_rows=limit,
-        stall_secs=setup.config.train.stall_secs,
+      evaluator.source.open(),
+      evaluator.pp,
+      setup.tokenizer,
+      encoding="decode",
+      batch_size=limit,
+      text_len=evaluator.text_len,
+      keep=evaluator.columns(),
+      limit=limit,
+      bad_rows=limit,
+      stall_secs=setup.config.train.stall_secs,
     )
     for batch, kept in batches:
       for image, row in zip(batch["image"][batch["_mask"]], kept, strict=True):
         said = after.get(row["_row"])
         if said is not None:
           items.append(
-              gallery.GalleryItem(
-                  image=image,
-                  prompt=row["prefix"],
-                  truth=_truth(row, evaluator.keep),
-                  prediction=said,
-                  before=before.get(row["_row"]),
-              )
+            gallery.GalleryItem(
+              image=image,
+              prompt=row["prefix"],
+              truth=_truth(row, evaluator.keep),
+              prediction=said,
+              before=before.get(row["_row"]),
+            )
           )
   return items
 

@@ -62,12 +62,12 @@ class Runner:
   """
 
   def __init__(
-      self,
-      setup: setups.Setup,
-      folder: pathlib.Path | None,
-      *,
-      on_bad_row: Callable[[str, int, str, str], None] | None = None,
-      alone: bool = True,
+    self,
+    setup: setups.Setup,
+    folder: pathlib.Path | None,
+    *,
+    on_bad_row: Callable[[str, int, str, str], None] | None = None,
+    alone: bool = True,
   ):
     self._setup = setup
     self._folder, self._alone = folder, alone
@@ -102,14 +102,14 @@ class Runner:
     return merged({**found, **self.run(params, step, names=rest, at_start=at_start)})
 
   def run(
-      self,
-      params: Params,
-      step: int,
-      *,
-      names: Iterable[str] | None = None,
-      keep_images: int = 0,
-      baseline: bool = False,
-      at_start: bool = False,
+    self,
+    params: Params,
+    step: int,
+    *,
+    names: Iterable[str] | None = None,
+    keep_images: int = 0,
+    baseline: bool = False,
+    at_start: bool = False,
   ) -> dict[str, Result]:
     """{evaluator name: Result}; every process gets the same.
 
@@ -169,7 +169,7 @@ class Runner:
     return rows
 
   def _run_one(
-      self, evaluator: evals.Evaluator, params: Params, step: int, limit: int, keep_images: int
+    self, evaluator: evals.Evaluator, params: Params, step: int, limit: int, keep_images: int
   ) -> Result:
     records: list[tuple[dict[str, Any], evals.Output, np.ndarray | None]] = []
     num_rejected = 0
@@ -207,64 +207,60 @@ class Runner:
     return Result(metrics, rows, outputs, images)
 
   def _batches(
-      self, evaluator: evals.Evaluator, limit: int, on_bad_row: Callable[[int, str, str], None]
+    self, evaluator: evals.Evaluator, limit: int, on_bad_row: Callable[[int, str, str], None]
   ) -> Iterator[tuple[loader.Batch, list[dict[str, Any]]]]:
     train = self._setup.config.train
     num_devices = sharding.num_row_shards(self._setup.mesh)
     return loader.eval_batches(
-        self.rows(evaluator.source),
-        evaluator.pp,
-        self._setup.tokenizer,
-        encoding=evaluator.encoding,
-        # Filled up with rows that are masked out, so that any size works on any mesh.
-        batch_size=-(-evaluator.batch_size // num_devices) * num_devices,
-        text_len=evaluator.text_len,
-        overflow=evaluator.overflow,
-        keep=evaluator.columns(),
-        limit=limit,
-        buckets=train.buckets,
-        seed=self._setup.config.seed,
-        bad_rows=train.bad_rows,
-        on_bad_row=on_bad_row,
-        num_threads=train.num_threads,
-        num_workers=train.num_workers,
-        stall_secs=train.stall_secs,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+      self.rows(evaluator.source),
+      evaluator.pp,
+      self._setup.tokenizer,
+      encoding=evaluator.encoding,
+      # Filled up with rows that are masked out, so that any size works on any mesh.
+      batch_size=-(-evaluator.batch_size // num_devices) * num_devices,
+      text_len=evaluator.text_len,
+      overflow=evaluator.overflow,
+      keep=evaluator.columns(),
+      limit=limit,
+      buckets=train.buckets,
+      seed=self._setup.config.seed,
+      bad_rows=train.bad_rows,
+      on_bad_row=on_bad_row,
+      num_threads=train.num_threads,
+      num_workers=train.num_workers,
+      stall_secs=train.stall_secs,
+      process_index=jax.process_index(),
+      process_count=jax.process_count(),
     )
 
   def _outputs(
-      self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
+    self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
   ) -> dict[int, evals.Output]:
     """{row: Output} of this process's real rows."""
     score = errors.pick(
-        {"train": self._losses, "decode": self._texts}, evaluator.encoding, "encoding"
+      {"train": self._losses, "decode": self._texts}, evaluator.encoding, "encoding"
     )
     outputs = score(evaluator, params, batch)
     return {o.row: o for o, real in zip(outputs, batch["_mask"], strict=True) if real}
 
   def _losses(
-      self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
+    self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
   ) -> list[evals.Output]:
     del evaluator
     eval_step = self._program(("losses",), lambda: steps.make_eval_step(*self._model()))
-    num_supervised = loss.num_supervised(
-        batch["mask_loss"], num_processes=jax.process_count()
-    )
+    num_supervised = loss.num_supervised(batch["mask_loss"], num_processes=jax.process_count())
     sums = eval_step(params, sharding.put(batch, self._setup.mesh), num_supervised)
     sums = (sums.loss_sum, sums.num_tokens, sums.num_correct)
     sums = [gather.local_rows(x) for x in sums]
     return [
-        evals.Output(
-            int(row), loss_sum=float(nll), num_tokens=round(count), num_correct=round(correct)
-        )
-        for row, nll, count, correct in zip(
-            batch["_row"], *(x.tolist() for x in sums), strict=True
-        )
+      evals.Output(
+        int(row), loss_sum=float(nll), num_tokens=round(count), num_correct=round(correct)
+      )
+      for row, nll, count, correct in zip(batch["_row"], *(x.tolist() for x in sums), strict=True)
     ]
 
   def _texts(
-      self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
+    self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
   ) -> list[evals.Output]:
     on_device = sharding.put(batch, self._setup.mesh)
     key = jax.random.key(self._setup.config.seed)
@@ -283,14 +279,14 @@ class Runner:
 def merged(results: Mapping[str, Result]) -> dict[str, float]:
   """The metrics of all evaluators as {'<eval name>/<metric>': value}."""
   return {
-      f"{name}/{metric}": value
-      for name, result in results.items()
-      for metric, value in result.metrics.items()
+    f"{name}/{metric}": value
+    for name, result in results.items()
+    for metric, value in result.metrics.items()
   }
 
 
 def listed(
-    evaluators: Iterable[evals.Evaluator], step: int, metrics: Mapping[str, float]
+  evaluators: Iterable[evals.Evaluator], step: int, metrics: Mapping[str, float]
 ) -> Iterator[str]:
   """What the evaluators found, one line each, for the log."""
   for name in [e.name for e in evaluators]:
@@ -304,7 +300,7 @@ def _gathered(records: list[Any], num_rejected: int) -> tuple[list[Any], int]:
   mine = [(row, dataclasses.asdict(output), image) for row, output, image in records]
   parts = gather.gather((mine, num_rejected))
   records = [
-      (row, evals.Output(**output), image) for part, _ in parts for row, output, image in part
+    (row, evals.Output(**output), image) for part, _ in parts for row, output, image in part
   ]
   num_rejected = sum(count for _, count in parts)
   return sorted(records, key=lambda record: record[0]["_row"]), num_rejected
@@ -313,7 +309,7 @@ def _gathered(records: list[Any], num_rejected: int) -> tuple[list[Any], int]:
 def _checked(metrics: Any) -> dict[str, float]:
   """What an evaluator's `score` returned, which may be a user's code."""
   if not isinstance(metrics, dict) or not all(
-      isinstance(k, str) and isinstance(v, (int, float)) for k, v in metrics.items()
+    isinstance(k, str) and isinstance(v, (int, float)) for k, v in metrics.items()
   ):
     raise errors.ConfigError(f"`score` must return a dict of names and numbers; got {metrics!r}.")
   return dict(metrics)
@@ -332,7 +328,7 @@ _NAMES = ("tokens", "lengths", "logprob", "token_logprob")
 
 
 def programs(
-    evaluators: Sequence[evals.Evaluator], setup: setups.Setup
+  evaluators: Sequence[evals.Evaluator], setup: setups.Setup
 ) -> dict[str, generate.Generate]:
   """{evaluator name: generate}, one program for evaluators that decode alike; nothing is compiled.
 
@@ -345,12 +341,12 @@ def programs(
     if evaluator.encoding != "decode":
       continue
     how = options.Options(
-        max_new_tokens=evaluator.max_len,
-        sampler=evaluator.sampler,
-        best_of=evaluator.best_of,
-        beam_size=evaluator.beam_size,
-        banned=evaluator.banned,
-        constraint=evaluator.constraint,
+      max_new_tokens=evaluator.max_len,
+      sampler=evaluator.sampler,
+      best_of=evaluator.best_of,
+      beam_size=evaluator.beam_size,
+      banned=evaluator.banned,
+      constraint=evaluator.constraint,
     )
     if how not in made:
       try:
@@ -362,7 +358,7 @@ def programs(
 
 
 def outputs(
-    tokenizer: tokenizers.Tokenizer, batch: loader.Batch, result: Mapping[str, jax.Array]
+  tokenizer: tokenizers.Tokenizer, batch: loader.Batch, result: Mapping[str, jax.Array]
 ) -> list[evals.Output]:
   """What `generate` gave for this process's rows of the batch."""
   columns = [gather.local_rows(result[name]) for name in _NAMES]
@@ -370,12 +366,12 @@ def outputs(
   for row, ids, length, total, each in zip(batch["_row"], *columns, strict=True):
     ids, each = (tuple(x[:length].tolist()) for x in (ids, each))
     output = evals.Output(
-        int(row),
-        text=tokenizer.decode(ids),
-        tokens=ids,
-        logprob=float(total),
-        token_logprobs=each,
-        token_ends=tokenizer.ends(ids),
+      int(row),
+      text=tokenizer.decode(ids),
+      tokens=ids,
+      logprob=float(total),
+      token_logprobs=each,
+      token_ends=tokenizer.ends(ids),
     )
     found.append(output)
   return found

@@ -61,7 +61,7 @@ class TowerCache:
     self._encode = jax.jit(encode, in_shardings=(None, rows), out_shardings=rows)
 
   def fill(
-      self, batch: Mapping[str, np.ndarray], params: Mapping[str, jax.Array]
+    self, batch: Mapping[str, np.ndarray], params: Mapping[str, jax.Array]
   ) -> dict[str, np.ndarray]:
     """The batch with `encoded` dtype[B, I, D] in place of `image`.
 
@@ -91,8 +91,8 @@ class TowerCache:
     """What it was good for, in a line."""
     num_bytes = self._store.num_bytes if self._store else 0
     parts = [
-        f"vision tower: {self._num_computed} images computed, {self._num_found} found in"
-        f" {self._train.img_cache}, which holds {num_bytes / 1e9:.2f} GB"
+      f"vision tower: {self._num_computed} images computed, {self._num_found} found in"
+      f" {self._train.img_cache}, which holds {num_bytes / 1e9:.2f} GB"
     ]
     if self._num_left_out:
       parts.append(f"{self._num_left_out} were not kept for lack of room (train.img_cache_gb)")
@@ -115,8 +115,8 @@ class TowerCache:
       return
     if not self._num_left_out:
       self._note(
-          f"train.img_cache: no room for more than {self._store.num_bytes / 1e9:.2f} GB; other"
-          " images are computed every time (train.img_cache_gb)"
+        f"train.img_cache: no room for more than {self._store.num_bytes / 1e9:.2f} GB; other"
+        " images are computed every time (train.img_cache_gb)"
       )
     self._num_left_out += 1
 
@@ -127,15 +127,15 @@ class TowerCache:
     cfg = self._setup.cfg
     num_images = shape[1] if len(shape) == 5 else 1
     facts = {
-        "weights": {
-            name: [str(x.dtype), x.shape, np.asarray(_checksum(x)).tolist()]
-            for name, x in sorted(tower.items())
-            if not name.startswith(_HEAD)
-        },
-        "res": cfg.res,
-        "dtype": str(jnp.dtype(self._setup.dtype)),
-        "device": jax.default_backend(),
-        "tower": str(cfg.img),
+      "weights": {
+        name: [str(x.dtype), x.shape, np.asarray(_checksum(x)).tolist()]
+        for name, x in sorted(tower.items())
+        if not name.startswith(_HEAD)
+      },
+      "res": cfg.res,
+      "dtype": str(jnp.dtype(self._setup.dtype)),
+      "device": jax.default_backend(),
+      "tower": str(cfg.img),
     }
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     tokens = (num_images * cfg.num_image_tokens, cfg.img.width)
@@ -153,7 +153,7 @@ def _checksum(x: jax.Array) -> jax.Array:
   place, stride = jnp.zeros((), jnp.uint32), 1
   for axis in reversed(range(bits.ndim)):
     place = place + jax.lax.broadcasted_iota(jnp.uint32, bits.shape, axis) * np.uint32(
-        stride % 2**32
+      stride % 2**32
     )
     stride *= bits.shape[axis]
 
@@ -171,9 +171,9 @@ def _check_frozen(trainable):
   names = [n for n in trainable if n.startswith("img/") and not n.startswith(_HEAD)]
   if names:
     raise errors.ConfigError(
-        f"train.img_cache keeps what the vision tower makes of an image, but {len(names)} of its"
-        f" parameters train, as {names[0]!r}. Freeze it (tune=...+freeze_vit, or"
-        " optim.freeze=('img/(?!head/).*',)), or set train.img_cache=''."
+      f"train.img_cache keeps what the vision tower makes of an image, but {len(names)} of its"
+      f" parameters train, as {names[0]!r}. Freeze it (tune=...+freeze_vit, or"
+      " optim.freeze=('img/(?!head/).*',)), or set train.img_cache=''."
     )
 
 
@@ -232,7 +232,7 @@ class Folder:
   """
 
   def __init__(
-      self, path: str | os.PathLike[str], shape: Iterable[int], dtype: str, max_bytes: int
+    self, path: str | os.PathLike[str], shape: Iterable[int], dtype: str, max_bytes: int
   ):
     self.max_bytes = max_bytes
     self.num_broken = 0
@@ -247,7 +247,7 @@ class Folder:
       self.num_bytes = sum(_file_sizes(self._path))
     except OSError as e:
       raise errors.WorkdirError(
-          f"train.img_cache: the folder {str(self._path)!r} cannot be used: {e.strerror or e}."
+        f"train.img_cache: the folder {str(self._path)!r} cannot be used: {e.strerror or e}."
       ) from e
 
   def get(self, key: str) -> np.ndarray | None:
@@ -293,7 +293,9 @@ class Folder:
 
   def _head(self, data: bytes) -> bytes:
     head = {
-        "dtype": self._dtype.name, "shape": list(self._shape), "crc32": f"{zlib.crc32(data):08x}",
+      "dtype": self._dtype.name,
+      "shape": list(self._shape),
+      "crc32": f"{zlib.crc32(data):08x}",
     }
     return json.dumps(head).encode() + b"\n"
 

@@ -51,13 +51,13 @@ def look(runner: evaluation.Runner, *, secs: float = SECS) -> list[Found]:
   for evaluator in setup.config.evals:
     rows = runner.rows(evaluator.source)
     maker = examples.Maker(
-        rows,
-        tuple(evaluator.pp),
-        setup.tokenizer,
-        evaluator.encoding,
-        evaluator.text_len,
-        evaluator.overflow,
-        setup.config.seed,
+      rows,
+      tuple(evaluator.pp),
+      setup.tokenizer,
+      evaluator.encoding,
+      evaluator.text_len,
+      evaluator.overflow,
+      setup.config.seed,
     )
     num_rows = min(len(rows), evaluator.limit) if evaluator.limit else len(rows)
     if (maker, num_rows) not in makers:
@@ -73,10 +73,10 @@ def look(runner: evaluation.Runner, *, secs: float = SECS) -> list[Found]:
 
 
 def judge(
-    found: Sequence[Found],
-    budget: int,
-    on_bad_row: Callable[[str, int, str, str], None],
-    note: Callable[[str], None],
+  found: Sequence[Found],
+  budget: int,
+  on_bad_row: Callable[[str, int, str, str], None],
+  note: Callable[[str], None],
 ) -> None:
   """Says what was looked at, and reports bad rows.
 
@@ -107,8 +107,8 @@ def _check_budget(name: str, bad: Sequence[BadRow], budget: int) -> None:
     listed = "".join(f"\n  {where}: {reason}" for _, where, reason in bad[:_NUM_SHOWN])
     more = f"\n  and {len(bad) - _NUM_SHOWN} more" if len(bad) > _NUM_SHOWN else ""
     raise errors.DataError(
-        f"evaluator {name!r} would find {len(bad)} bad rows, bad_rows allows {budget}; mend or"
-        f" remove them, or raise bad_rows to go on without them:{listed}{more}"
+      f"evaluator {name!r} would find {len(bad)} bad rows, bad_rows allows {budget}; mend or"
+      f" remove them, or raise bad_rows to go on without them:{listed}{more}"
     )
 
 

@@ -61,12 +61,12 @@ _SHOWN = ("loss", "lr")  # In the progress line; everything is in metrics.jsonl.
 
 
 def train(
-    config: ml_collections.ConfigDict,
-    path: str | os.PathLike,
-    *,
-    team: hosts.Team | None = None,
-    allow_data_change: bool = False,
-    resume_step: int = 0,
+  config: ml_collections.ConfigDict,
+  path: str | os.PathLike,
+  *,
+  team: hosts.Team | None = None,
+  allow_data_change: bool = False,
+  resume_step: int = 0,
 ) -> None:
   """Runs a training from its start, or from its newest intact state, to its end.
 
@@ -90,8 +90,8 @@ def train(
       run.go()
     except signals.Left:
       raise errors.Interrupted(
-          f"{stop.asked}: stopped; all steps that were finished are saved in"
-          f" {workdir.checkpoints}. The same command goes on from there."
+        f"{stop.asked}: stopped; all steps that were finished are saved in"
+        f" {workdir.checkpoints}. The same command goes on from there."
       ) from None
     finally:
       if run is not None:
@@ -115,13 +115,13 @@ class _Run:
   """One run in one process: its parts, and where it stands."""
 
   def __init__(
-      self,
-      config: ml_collections.ConfigDict,
-      workdir: workdirs.Workdir,
-      team: hosts.Team | None,
-      stop: signals.StopRequest,
-      allow_data_change: bool,
-      resume_step: int,
+    self,
+    config: ml_collections.ConfigDict,
+    workdir: workdirs.Workdir,
+    team: hosts.Team | None,
+    stop: signals.StopRequest,
+    allow_data_change: bool,
+    resume_step: int,
   ):
     self._config = config
     self._workdir = workdir
@@ -140,35 +140,35 @@ class _Run:
     data = fingerprint.fingerprint(self._rows, config.train.pp, self._setup.tokenizer)
     agreement.check(team, "training data", {"number of rows": len(self._rows), **data})
     self._data = resume.check_data(
-        data,
-        self._rows,
-        self._total,
-        workdir,
-        duration=config.train.total,
-        allowed=allowed,
-        allow_data_change=allow_data_change,
+      data,
+      self._rows,
+      self._total,
+      workdir,
+      duration=config.train.total,
+      allowed=allowed,
+      allow_data_change=allow_data_change,
     )
     sharding.check_batch(
-        config.train.batch_size, self._setup.mesh, accum=config.train.accum, what="train.batch_size"
+      config.train.batch_size, self._setup.mesh, accum=config.train.accum, what="train.batch_size"
     )
     self._optimizer = setups.optimizer(self._setup, self._total, len(self._rows))
     self._calendar = calendar.Calendar(config, self._total, len(self._rows))
     self._policy = nonfinite.Policy(config.optim, self._total, self._advice)
     self._checkpoints = store.Checkpoints(
-        workdir.checkpoints,
-        keep=config.ckpt.keep,
-        best_mode=config.ckpt.best_mode,
-        async_save=config.ckpt.async_save,
-        gather=team.gather if team else None,
-        files={
-            "config.json": json.dumps(specs.to_json(config.to_dict()), indent=2).encode(),
-            "tokenizer.model": self._setup.tokenizer.model_bytes,
-        },
+      workdir.checkpoints,
+      keep=config.ckpt.keep,
+      best_mode=config.ckpt.best_mode,
+      async_save=config.ckpt.async_save,
+      gather=team.gather if team else None,
+      files={
+        "config.json": json.dumps(specs.to_json(config.to_dict()), indent=2).encode(),
+        "tokenizer.model": self._setup.tokenizer.model_bytes,
+      },
     )
     anew = not resume.is_begun(workdir)
     self._bad_rows = row_counts.BadRows(workdir, team, anew=anew)
     self._evaluation = evaluation.Runner(
-        self._setup, workdir.predictions, on_bad_row=self._bad_eval_row
+      self._setup, workdir.predictions, on_bad_row=self._bad_eval_row
     )
     # These are made when it is known which step the run goes on from.
     self._start_step = 0
@@ -196,7 +196,7 @@ class _Run:
       self._judge(look)
     train_step = setups.train_step(self._setup, self._optimizer, state)
     train_loader = setups.train_loader(
-        self._setup, self._rows, self._bad_rows.add, known_bad=self._bad_rows.of("")
+      self._setup, self._rows, self._bad_rows.add, known_bad=self._bad_rows.of("")
     )
     batches = train_loader.batches(start)
     try:
@@ -231,11 +231,11 @@ class _Run:
     facts = self._checkpoints.facts
     start = self._start_step = 0 if state is None else int(state.step)
     self._progress = progress_lib.Progress(
-        self._total,
-        batch_size=self._config.train.batch_size,
-        start_step=start,
-        main=self._main,
-        on_part=self._team.doing if self._team else None,
+      self._total,
+      batch_size=self._config.train.batch_size,
+      start_step=start,
+      main=self._main,
+      on_part=self._team.doing if self._team else None,
     )
     agreement.check(self._team, "state", {"step to go on from": start})
     note = self._progress.note
@@ -262,10 +262,10 @@ class _Run:
       self._tower_cache = feature_cache.TowerCache(self._setup, note)
     last = max((line["step"] for line in lines), default=0)
     self._metrics = metrics_lib.MetricsLog(
-        self._workdir,
-        resume_step=last if start else -1,
-        tensorboard="on" if self._config.log.tensorboard else "off",
-        main=self._main,
+      self._workdir,
+      resume_step=last if start else -1,
+      tensorboard="on" if self._config.log.tensorboard else "off",
+      main=self._main,
     )
     if "line" in facts and self._calendar.is_line(start) and last < start:
       results = self._evaluate(state, start, self._calendar.evals(start))
@@ -282,7 +282,7 @@ class _Run:
     first_look.judge(found, self._config.train.bad_rows, self._bad_eval_row, self._progress.note)
 
   def _get_ready(
-      self, train_step: Any, state: states.TrainState, batches: Iterator[dict[str, np.ndarray]]
+    self, train_step: Any, state: states.TrainState, batches: Iterator[dict[str, np.ndarray]]
   ) -> tuple[dict[str, np.ndarray], Any]:
     """The first batch, and the step compiled for it, else None; both while evaluators are busy."""
     batch = next(batches)
@@ -295,12 +295,12 @@ class _Run:
     return batch, None
 
   def _steps_from(
-      self,
-      state: states.TrainState,
-      train_step: Any,
-      train_loader: loader.TrainLoader,
-      batches: Iterator[dict[str, np.ndarray]],
-      first: futures.Future | None,
+    self,
+    state: states.TrainState,
+    train_step: Any,
+    train_loader: loader.TrainLoader,
+    batches: Iterator[dict[str, np.ndarray]],
+    first: futures.Future | None,
   ) -> states.TrainState:
     """From the step that the run stands at to the end; `first` is of `_get_ready`."""
     finished: _Finished | None = None
@@ -318,9 +318,7 @@ class _Run:
         counts = dict(train_loader.counts)
         if self._tower_cache is not None:
           batch = self._tower_cache.fill(batch, state.params)
-        num_supervised = loss.num_supervised(
-            batch["mask_loss"], num_processes=jax.process_count()
-        )
+        num_supervised = loss.num_supervised(batch["mask_loss"], num_processes=jax.process_count())
         pictures = batch["image" if self._tower_cache is None else "encoded"]
         key = (num_supervised, batch["text"].shape, pictures.shape)
         on_device = sharding.put(batch, self._setup.mesh)
@@ -328,7 +326,7 @@ class _Run:
         if is_new:
           with self._progress.part("compile"):
             programs[key] = program or self._stop.leaving(
-                functools.partial(setups.compiled, train_step, state, on_device, num_supervised)
+              functools.partial(setups.compiled, train_step, state, on_device, num_supervised)
             )
         self._stop.check()
       except (signals.Left, Exception) as e:
@@ -350,7 +348,7 @@ class _Run:
     return state
 
   def _look_at(
-      self, step: int, sums: Mapping[str, jax.Array], rows: np.ndarray, counts: dict[str, int]
+    self, step: int, sums: Mapping[str, jax.Array], rows: np.ndarray, counts: dict[str, int]
   ) -> _Finished:
     """Waits for a step's numbers and judges them."""
     numbers = {name: np.asarray(value) for name, value in sums.items()}
@@ -405,9 +403,9 @@ class _Run:
 
   def _save(self, state: states.TrainState, finished: _Finished) -> None:
     facts = {
-        "line": metrics_lib.plain(finished.values),
-        "rows": self._row_counts.upto(finished.counts),
-        "nonfinite": self._policy.facts,
+      "line": metrics_lib.plain(finished.values),
+      "rows": self._row_counts.upto(finished.counts),
+      "nonfinite": self._policy.facts,
     }
     with self._progress.part("save"):
       self._checkpoints.save(state, facts)

@@ -41,6 +41,6 @@ def explained(remedies: Callable[[], Sequence[str]]) -> Iterator[None]:
     if system_errors.translated(e) is None:
       raise
     ours = system_errors.translated(
-        e, remedies=remedies(), memory_bytes=of_device(jax.local_devices()[0])
+      e, remedies=remedies(), memory_bytes=of_device(jax.local_devices()[0])
     )
     raise ours from e

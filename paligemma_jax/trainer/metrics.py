@@ -27,7 +27,6 @@ from absl import logging
 from paligemma_jax import evals
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
-from paligemma_jax.trainer import metrics as metrics_lib
 from paligemma_jax.trainer import workdir as workdirs
 
 # The keys whose values come from a clock; a comparison of two runs leaves them out.
@@ -50,9 +49,7 @@ class MetricsLog:
     num_torn: unreadable lines that were dropped.
   """
 
-  def __init__(
-      self, workdir: workdirs.Workdir, *, resume_step: int, tensorboard: str, main: bool
-  ):
+  def __init__(self, workdir: workdirs.Workdir, *, resume_step: int, tensorboard: str, main: bool):
     self.num_cut = self.num_torn = 0
     self._pending: dict[int, dict[str, float]] = {}
     self._last_step = resume_step
@@ -135,7 +132,7 @@ def parsed(pairs: Iterable[Sequence[Any]]) -> dict[str, Any]:
 
 
 def of_step(
-    numbers: Mapping[str, np.ndarray], rows: np.ndarray, more: Mapping[str, int]
+  numbers: Mapping[str, np.ndarray], rows: np.ndarray, more: Mapping[str, int]
 ) -> dict[str, int | float]:
   """What a line says of a training step.
 
@@ -146,16 +143,16 @@ def of_step(
   """
   num_tokens = float(numbers["num_tokens"])
   values = {
-      "loss": numbers["loss"],
-      "lr": numbers["lr"],
-      "grad_norm": numbers["grad_norm"],
-      "update_norm": numbers["update_norm"],
-      "token_accuracy": float(numbers["num_correct"]) / max(num_tokens, 1.0),
-      "num_tokens": int(num_tokens),
-      "num_rows": int(numbers["num_rows"]),
-      **more,
-      # Equal for two runs only if they saw the same rows in the same places.
-      "rows_crc32": zlib.crc32(np.ascontiguousarray(rows, np.int64).tobytes()),
+    "loss": numbers["loss"],
+    "lr": numbers["lr"],
+    "grad_norm": numbers["grad_norm"],
+    "update_norm": numbers["update_norm"],
+    "token_accuracy": float(numbers["num_correct"]) / max(num_tokens, 1.0),
+    "num_tokens": int(num_tokens),
+    "num_rows": int(numbers["num_rows"]),
+    **more,
+    # Equal for two runs only if they saw the same rows in the same places.
+    "rows_crc32": zlib.crc32(np.ascontiguousarray(rows, np.int64).tobytes()),
   }
   return {name: number(value) for name, value in values.items()}
 
@@ -177,7 +174,7 @@ def number(value: Any) -> int | float:
 def _is_line(line: Mapping[str, Any]) -> bool:
   """A step and numbers alone; somebody may have edited the file."""
   return type(line.get("step")) is int and all(
-      isinstance(value, (int, float)) or value in _NON_FINITE for value in line.values()
+    isinstance(value, (int, float)) or value in _NON_FINITE for value in line.values()
   )
 
 
@@ -211,8 +208,8 @@ class EventFile:
       from tensorboardX.proto import event_pb2
     except ImportError as e:
       raise errors.ConfigError(
-          "log.tensorboard=True needs a package that is not here: `pip install tensorboardX`, or"
-          " set log.tensorboard=False."
+        "log.tensorboard=True needs a package that is not here: `pip install tensorboardX`, or"
+        " set log.tensorboard=False."
       ) from e
     self._folder, self._scalar, self._event = folder, summary.scalar, event_pb2.Event
     self._file: Any = None
@@ -254,8 +251,9 @@ class EventFile:
 
   def _give_up(self, error: OSError) -> None:
     logging.error(
-        "nothing more is written for TensorBoard to %s: %s; jsonl has all numbers",
-        self._folder, error.strerror or error,
+      "nothing more is written for TensorBoard to %s: %s; jsonl has all numbers",
+      self._folder,
+      error.strerror or error,
     )
     with contextlib.suppress(OSError):
       self.close()
@@ -267,16 +265,16 @@ def _check_links(folder: pathlib.Path) -> None:
   for path in sorted(folder.glob("*")):
     if path.is_symlink():
       raise errors.WorkdirError(
-          f"{str(path)!r} is a link, and nothing is written through a link in a run's folder."
-          " Remove it, or set log.tensorboard=False."
+        f"{str(path)!r} is a link, and nothing is written through a link in a run's folder."
+        " Remove it, or set log.tensorboard=False."
       )
 
 
 def check_best_name(config: ml_collections.ConfigDict) -> None:
   """Passes when `ckpt.best` is '' or a metric that its evaluator can have.
 
-  What evaluators of other people's measure, and best_scores by kinds that only the rows name, are known
-  when they first ran: `check_best_found`.
+  What evaluators of other people's measure, and scores by kinds that only the rows name, are
+  known when they first ran: `check_best_found`.
 
   Raises:
     ConfigError: naming the near match.
@@ -317,7 +315,7 @@ def best_summary(ckpt: ml_collections.ConfigDict, workdir: workdirs.Workdir, sav
     saved: the best step that is saved; 0 when there is none.
   """
   best = ckpt.best
-  values = best_scores(best, metrics_lib.read(workdir.metrics))
+  values = best_scores(best, read(workdir.metrics))
   if not values:
     return f"best {best}: it was never measured, so no step is kept for it"
   top = (max if ckpt.best_mode == "max" else min)(values.values())

@@ -63,16 +63,17 @@ class Policy:
     self._streak += 1
     self.count += 1
     logging.error(
-        "step %d skipped: loss or gradient is not finite; the rows of its batch: %s",
-        step, ", ".join(str(int(row)) for row in rows),
+      "step %d skipped: loss or gradient is not finite; the rows of its batch: %s",
+      step,
+      ", ".join(str(int(row)) for row in rows),
     )
     counted = self.count - self._forgiven
     if self._streak >= self._in_a_row or counted > self._budget:
       advice = self._advise(step - self._streak + 1)
       raise errors.NumericsError(
-          f"Loss or gradients were not finite at step {step}, {self._streak} times in a row and"
-          f" {counted} times in all (optim.nonfinite_in_a_row={self._in_a_row},"
-          f" optim.nonfinite_share allows {self._budget}). {advice}"
+        f"Loss or gradients were not finite at step {step}, {self._streak} times in a row and"
+        f" {counted} times in all (optim.nonfinite_in_a_row={self._in_a_row},"
+        f" optim.nonfinite_share allows {self._budget}). {advice}"
       )
 
 
@@ -93,13 +94,13 @@ def advice(lines: Sequence[Mapping[str, Any]], saved: Iterable[int], first: int)
   if sane:
     loss = next((v for s, v in reversed(losses) if s <= max(sane)), math.nan)
     return (
-        "Saved states are finite, but may be damaged by the steps before. The last saved step of"
-        f" a sane loss ({loss:.4g}) is step {max(sane)}. {look}, and go on from there with"
-        f" --resume_step {max(sane)}; what was written after it is set aside."
+      "Saved states are finite, but may be damaged by the steps before. The last saved step of"
+      f" a sane loss ({loss:.4g}) is step {max(sane)}. {look}, and go on from there with"
+      f" --resume_step {max(sane)}; what was written after it is set aside."
     )
   return (
-      "Saved states are finite, but none is from before the loss went bad, so going on from them"
-      f" does not help. {look}, and start in another --workdir."
+    "Saved states are finite, but none is from before the loss went bad, so going on from them"
+    f" does not help. {look}, and start in another --workdir."
   )
 
 

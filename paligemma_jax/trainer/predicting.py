@@ -46,7 +46,7 @@ def from_images(paths: Sequence[str], prompt: str) -> Iterator[Question]:
 
 
 def from_rows(
-    rows: Any, prompt: str, *, start: int, image: str = "image", prefix: str = "prefix"
+  rows: Any, prompt: str, *, start: int, image: str = "image", prefix: str = "prefix"
 ) -> Iterator[Question]:
   """The rows of a source from `start` on.
 
@@ -85,8 +85,8 @@ def opened(path: pathlib.Path, settings: Mapping[str, Any]) -> Iterator[Answers]
   path = path.expanduser().absolute()
   if path.exists() and not path.is_file():
     raise errors.WorkdirError(
-        f"--out {str(path)!r} is no regular file, which answers must go to: they are read again"
-        " when an interrupted run goes on."
+      f"--out {str(path)!r} is no regular file, which answers must go to: they are read again"
+      " when an interrupted run goes on."
     )
   workdirs.make_writable(path.parent, "folder of --out", "--out")
   lock = path.with_name(f".{path.name}{_LOCK_SUFFIX}")
@@ -110,8 +110,8 @@ class Answers:
       if begun != settings:
         differs = [k for k, v in settings.items() if begun.get(k) != v] or ["settings"]
         raise errors.ConfigError(
-            f"{path} holds {self.num_done} answers that were made with another"
-            f" {' and '.join(differs)}. Remove it, or name another file."
+          f"{path} holds {self.num_done} answers that were made with another"
+          f" {' and '.join(differs)}. Remove it, or name another file."
         )
     else:
       atomic_io.write_atomically(beside, json.dumps(settings))
@@ -131,8 +131,8 @@ class Answers:
         os.fsync(f.fileno())
     except OSError as e:
       raise errors.StateError(
-          f"{self._path} cannot be written: {e.strerror or e}. It holds {self.num_done} answers;"
-          " the same command goes on after them."
+        f"{self._path} cannot be written: {e.strerror or e}. It holds {self.num_done} answers;"
+        " the same command goes on after them."
       ) from e
     self.num_done += len(lines)
 
@@ -144,7 +144,7 @@ class Answers:
       return 0
     except OSError as e:
       raise errors.WorkdirError(
-          f"--out {str(self._path)!r} cannot be written: {e.strerror or e}."
+        f"--out {str(self._path)!r} cannot be written: {e.strerror or e}."
       ) from e
     count, end = 0, 0
     with os.fdopen(descriptor, "rb+") as f:
@@ -153,8 +153,8 @@ class Answers:
         begin = f'{{"row": {count}, '.encode()
         if _row(line) != count if is_whole else not line.startswith(begin[: len(line)]):
           raise errors.ConfigError(
-              f"{self._path}:{count + 1}: this is not the answer to row {count}, so it is no file"
-              " of ours. Name another."
+            f"{self._path}:{count + 1}: this is not the answer to row {count}, so it is no file"
+            " of ours. Name another."
           )
         if not is_whole:
           break
@@ -164,13 +164,13 @@ class Answers:
 
 
 def run(
-    generate: Callable[..., list[Any]],
-    questions: Iterator[Question],
-    answers: Answers,
-    *,
-    batch_size: int,
-    bad_rows: int,
-    note: Callable[[str], None],
+  generate: Callable[..., list[Any]],
+  questions: Iterator[Question],
+  answers: Answers,
+  *,
+  batch_size: int,
+  bad_rows: int,
+  note: Callable[[str], None],
 ) -> int:
   """Answers the questions, which begin at row `answers.num_done`; how many rows were bad.
 
@@ -198,9 +198,7 @@ def run(
     if num_bad > bad_rows:
       whole = next(i for i, answer in enumerate(found) if isinstance(answer, errors.DataError))
       answers.append(lines[:whole])
-      raise errors.DataError(
-          f"{num_bad} bad rows; --bad_rows allows {bad_rows}. {found[whole]}"
-      )
+      raise errors.DataError(f"{num_bad} bad rows; --bad_rows allows {bad_rows}. {found[whole]}")
     answers.append(lines)
   return num_bad
 
@@ -211,8 +209,9 @@ def _answered(generate, batch: Sequence[Question], first: int) -> list[Any]:
   found: list[Any] = [q.image for q in batch]
   try:
     predictions = generate(
-        [batch[i].image for i in good], [batch[i].prompt for i in good],
-        rows=[first + i for i in good],
+      [batch[i].image for i in good],
+      [batch[i].prompt for i in good],
+      rows=[first + i for i in good],
     )
   except errors.DataError as e:
     if len(batch) == 1:

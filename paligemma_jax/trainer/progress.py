@@ -30,15 +30,15 @@ class Progress:
   """
 
   def __init__(
-      self,
-      total: int,
-      *,
-      batch_size: int,
-      start_step: int,
-      main: bool,
-      stream: TextIO | None = None,
-      clock: Callable[[], float] = time.monotonic,
-      on_part: Callable[[str], None] | None = None,
+    self,
+    total: int,
+    *,
+    batch_size: int,
+    start_step: int,
+    main: bool,
+    stream: TextIO | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    on_part: Callable[[str], None] | None = None,
   ):
     self._total = total
     self._batch_size = batch_size
@@ -88,8 +88,8 @@ class Progress:
     working = spent["step"] + spent["data"]
     num_rows = (step - self._reported_step) * self._batch_size
     rates = {
-        "examples_per_second": num_rows / working if working > 0 else 0.0,
-        "data_wait_share": spent["data"] / working if working > 0 else 0.0,
+      "examples_per_second": num_rows / working if working > 0 else 0.0,
+      "data_wait_share": spent["data"] / working if working > 0 else 0.0,
     }
     self._reported_step, self._reported_secs = step, secs
     self._show(" | ".join(self._pieces(step, values, rates)))
@@ -118,9 +118,7 @@ class Progress:
     self._secs[self._stack[-1]] += now - self._since
     self._since = now
 
-  def _pieces(
-      self, step: int, values: dict[str, float], rates: dict[str, float]
-  ) -> Iterator[str]:
+  def _pieces(self, step: int, values: dict[str, float], rates: dict[str, float]) -> Iterator[str]:
     yield f"step {step}/{self._total} ({100 * step / max(self._total, 1):.0f} %)"
     for name, value in values.items():
       yield f"{name} {_short(value)}"

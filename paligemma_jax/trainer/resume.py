@@ -69,7 +69,7 @@ def is_begun(workdir: workdirs.Workdir) -> bool:
 
 
 def check_config(
-    config: ml_collections.ConfigDict, workdir: workdirs.Workdir, *, allow_data_change: bool
+  config: ml_collections.ConfigDict, workdir: workdirs.Workdir, *, allow_data_change: bool
 ) -> list[str]:
   """Compares the configuration with that of the run in the workdir, if there is one.
 
@@ -85,14 +85,14 @@ def check_config(
   refused = found["refuse"] + ([] if allow_data_change else found["data"])
   if refused:
     options = [
-        "the old values go on with it",
-        f"another --workdir begins a new run (init={workdir.path} starts that with these weights)",
+      "the old values go on with it",
+      f"another --workdir begins a new run (init={workdir.path} starts that with these weights)",
     ]
     if found["data"] and not found["refuse"]:
       options.append("--allow_data_change goes on with the new rows")
     raise errors.ConfigError(
-        f"{workdir.path} holds a run with another configuration. What was -> what is now:\n"
-        f"{_listed(refused)}\n{_sentence(options)}"
+      f"{workdir.path} holds a run with another configuration. What was -> what is now:\n"
+      f"{_listed(refused)}\n{_sentence(options)}"
     )
   for change in found["warn"]:
     logging.warning("this run was started with another value: %s", change)
@@ -102,14 +102,14 @@ def check_config(
 
 
 def check_data(
-    parts: Mapping[str, str],
-    rows: Any,
-    total: int,
-    workdir: workdirs.Workdir,
-    *,
-    duration: str,
-    allowed: Sequence[str] = (),
-    allow_data_change: bool,
+  parts: Mapping[str, str],
+  rows: Any,
+  total: int,
+  workdir: workdirs.Workdir,
+  *,
+  duration: str,
+  allowed: Sequence[str] = (),
+  allow_data_change: bool,
 ) -> Data:
   """Compares the rows, and the length of the run, with those of the run in the workdir.
 
@@ -135,29 +135,29 @@ def check_data(
     digests = fingerprint.digests(rows)
     if old.digests is not None and digests is not None:
       changed["rows"] = [
-          f"rows: {fingerprint.row_changes(old.digests, digests, old.num_rows, rows)}"
+        f"rows: {fingerprint.row_changes(old.digests, digests, old.num_rows, rows)}"
       ]
   if changed and old.total and old.total != total:
     changed["length"] = [
-        f"{duration!r} is now {total} steps, it was {old.total}; the order of the rows is drawn"
-        " anew, so that of the epoch under way some may come twice and others not"
+      f"{duration!r} is now {total} steps, it was {old.total}; the order of the rows is drawn"
+      " anew, so that of the epoch under way some may come twice and others not"
     ]
   lines = [line for listed in changed.values() for line in listed]
   if lines and not allow_data_change:
     options = [
-        "the old data goes on with it",
-        f"another --workdir begins a new run (init={workdir.path} starts that with these weights)",
-        "--allow_data_change goes on with the new data",
+      "the old data goes on with it",
+      f"another --workdir begins a new run (init={workdir.path} starts that with these weights)",
+      "--allow_data_change goes on with the new data",
     ]
     raise errors.ConfigError(
-        f"{workdir.path}: the data is not what this run began with:\n{_listed(lines)}\n"
-        f"{_sentence(options)}"
+      f"{workdir.path}: the data is not what this run began with:\n{_listed(lines)}\n"
+      f"{_sentence(options)}"
     )
   if not changed and total < old.total:
     raise errors.ConfigError(
-        f"{workdir.path}: train.total={duration!r} is {total} steps, but the run was started for"
-        f" {old.total}: it can be made longer, not shorter. Use the old value, or another --workdir"
-        f" for a new run (init={workdir.path} starts that with these weights)."
+      f"{workdir.path}: train.total={duration!r} is {total} steps, but the run was started for"
+      f" {old.total}: it can be made longer, not shorter. Use the old value, or another --workdir"
+      f" for a new run (init={workdir.path} starts that with these weights)."
     )
   news = tuple(dict.fromkeys((*allowed, *lines)))
   for line in news:
@@ -166,12 +166,12 @@ def check_data(
 
 
 def claim(
-    config: ml_collections.ConfigDict,
-    data: Data,
-    workdir: workdirs.Workdir,
-    *,
-    step: int,
-    main: bool,
+  config: ml_collections.ConfigDict,
+  data: Data,
+  workdir: workdirs.Workdir,
+  *,
+  step: int,
+  main: bool,
 ) -> Data:
   """Writes configuration and data into the workdir: from now on they are those of its run.
 
@@ -202,25 +202,25 @@ def new_length(config: ml_collections.ConfigDict, data: Data, *, step: int, path
   if old is None or not old.total or old.total == data.total:
     return ""
   lrs = [
-      config.optim.lr * float(_schedule(config, total, num_rows)(min(step, total)))
-      for total, num_rows in ((old.total, old.num_rows), (data.total, data.num_rows))
+    config.optim.lr * float(_schedule(config, total, num_rows)(min(step, total)))
+    for total, num_rows in ((old.total, old.num_rows), (data.total, data.num_rows))
   ]
   text = (
-      f"the run now has {data.total} steps instead of {old.total}; its schedule"
-      f" ({config.optim.schedule}) ends there, and after step {step} the learning rate is"
-      f" {lrs[1]:.3g} instead of {lrs[0]:.3g}"
+    f"the run now has {data.total} steps instead of {old.total}; its schedule"
+    f" ({config.optim.schedule}) ends there, and after step {step} the learning rate is"
+    f" {lrs[1]:.3g} instead of {lrs[0]:.3g}"
   )
   if step >= old.total:
     text += (
-        f". The run was complete; to train longer with a schedule of its own, begin a new one in"
-        f" another --workdir with init={path}"
+      f". The run was complete; to train longer with a schedule of its own, begin a new one in"
+      f" another --workdir with init={path}"
     )
   return text
 
 
 def _schedule(config: ml_collections.ConfigDict, total: int, num_rows: int) -> Any:
   return optimizers.make_schedule(
-      config.optim, total, batch_size=config.train.batch_size, num_examples=num_rows
+    config.optim, total, batch_size=config.train.batch_size, num_examples=num_rows
   )
 
 
@@ -239,8 +239,8 @@ def _read(workdir: workdirs.Workdir) -> Data | None:
       raise ValueError("a change is no object")
   except (OSError, ValueError, TypeError) as e:
     raise errors.ConfigError(
-        f"{workdir.data} is damaged ({strict_json.reason(e)}), so it cannot be said whether the"
-        " rows are the same. If they are, delete the file."
+      f"{workdir.data} is damaged ({strict_json.reason(e)}), so it cannot be said whether the"
+      " rows are the same. If they are, delete the file."
     ) from None
   return Data(found, **facts, changes=changes, digests=_read_digests(workdir, facts["num_rows"]))
 
@@ -249,7 +249,7 @@ def _read_digests(workdir: workdirs.Workdir, num_rows: int) -> np.ndarray | None
   """They only serve to say which row differs; without them it is still known that one does."""
   try:
     digests = np.frombuffer(
-        atomic_io.read(workdir.rows, max_bytes=2 * fingerprint.MAX_DIGESTS), "<u2"
+      atomic_io.read(workdir.rows, max_bytes=2 * fingerprint.MAX_DIGESTS), "<u2"
     )
   except (OSError, ValueError):
     return None
@@ -288,7 +288,7 @@ def go_back(workdir: workdirs.Workdir, step: int, config: ml_collections.ConfigD
   if step not in saved:
     listed = ", ".join(map(str, sorted(saved))) or "none"
     raise errors.ConfigError(
-        f"--resume_step {step}: {workdir.checkpoints} has no such step; saved: {listed}."
+      f"--resume_step {step}: {workdir.checkpoints} has no such step; saved: {listed}."
     )
   try:
     manifest.verify_step(workdir.checkpoints / str(step))
@@ -300,14 +300,12 @@ def go_back(workdir: workdirs.Workdir, step: int, config: ml_collections.ConfigD
   return f"went back to step {step}{told}"
 
 
-def _set_aside(
-    workdir: workdirs.Workdir, step: int, later: list[int]
-) -> pathlib.Path | None:
+def _set_aside(workdir: workdirs.Workdir, step: int, later: list[int]) -> pathlib.Path | None:
   """Moves what is of later steps to a folder of its own, metrics as a copy; None without any."""
   predictions = [
-      path
-      for path in (workdir.predictions.rglob("*") if workdir.predictions.is_dir() else ())
-      if (found := _STEP_OF.search(path.name)) and int(found[1]) > step and path.is_file()
+    path
+    for path in (workdir.predictions.rglob("*") if workdir.predictions.is_dir() else ())
+    if (found := _STEP_OF.search(path.name)) and int(found[1]) > step and path.is_file()
   ]
   has_lines = any(line["step"] > step for line in metrics_lib.read(workdir.metrics))
   if not (later or predictions or has_lines):
@@ -317,7 +315,9 @@ def _set_aside(
     number += 1
   atomic_io.make_folder(place / workdir.checkpoints.name, below=workdir.path)
   if workdir.metrics.exists():
-    atomic_io.write_new(place / workdir.metrics.name, atomic_io.read(workdir.metrics, max_bytes=_MAX_BYTES))
+    atomic_io.write_new(
+      place / workdir.metrics.name, atomic_io.read(workdir.metrics, max_bytes=_MAX_BYTES)
+    )
   for path in predictions:
     target = place / path.relative_to(workdir.path)
     atomic_io.make_folder(target.parent, below=workdir.path)

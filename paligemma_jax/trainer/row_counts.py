@@ -21,21 +21,21 @@ from paligemma_jax.trainer import workdir as workdirs
 PREFIX = "rows/"
 
 _MEANING = {
-    "rejected": "left out: bad, see bad_rows.jsonl",
-    "dropped": "left out: the text is longer than train.text_len (train.overflow='drop')",
-    "truncated": "cut: the text is longer than train.text_len (train.overflow='truncate')",
-    "exif_rotated": "turned upright, as the EXIF of the image says",
-    "exif_unreadable": "taken as stored: the EXIF of the image is damaged",
-    "alpha_dropped": "taken without the transparency of the image",
-    "animation_first_frame": "the first frame of an animation was taken",
-    "boxes_clipped": "boxes cut at the border of the image",
-    "marker_in_text": "with <image>, <bos>, <eos> or <pad> in the text, which are no markers here"
-    " but ordinary text: take them out of the data (BOS, EOS and the image are added anyway)",
-    "newline_at_end": "whose prompt or answer ends in a line break (newline): take it out of the"
-    " data (one is added after every prompt)",
-    "box_inverted": "a box whose corners are swapped",
-    "annotations_skipped": "without annotations that are wrong (bad_annotations='skip')",
-    "tiny_masks_dropped": "without objects thinner than a pixel, for which no mask can be written",
+  "rejected": "left out: bad, see bad_rows.jsonl",
+  "dropped": "left out: the text is longer than train.text_len (train.overflow='drop')",
+  "truncated": "cut: the text is longer than train.text_len (train.overflow='truncate')",
+  "exif_rotated": "turned upright, as the EXIF of the image says",
+  "exif_unreadable": "taken as stored: the EXIF of the image is damaged",
+  "alpha_dropped": "taken without the transparency of the image",
+  "animation_first_frame": "the first frame of an animation was taken",
+  "boxes_clipped": "boxes cut at the border of the image",
+  "marker_in_text": "with <image>, <bos>, <eos> or <pad> in the text, which are no markers here"
+  " but ordinary text: take them out of the data (BOS, EOS and the image are added anyway)",
+  "newline_at_end": "whose prompt or answer ends in a line break (newline): take it out of the"
+  " data (one is added after every prompt)",
+  "box_inverted": "a box whose corners are swapped",
+  "annotations_skipped": "without annotations that are wrong (bad_annotations='skip')",
+  "tiny_masks_dropped": "without objects thinner than a pixel, for which no mask can be written",
 }
 
 
@@ -49,7 +49,7 @@ class RowCounts:
   """
 
   def __init__(
-      self, before: Mapping[str, int], note: Callable[[str], None], team: hosts.Team | None = None
+    self, before: Mapping[str, int], note: Callable[[str], None], team: hosts.Team | None = None
   ):
     self._team = team
     self._before = collections.Counter(before)
@@ -73,8 +73,8 @@ class RowCounts:
     for name in counts.keys() - self._told:
       self._told.add(name)
       self._note(
-          f"  rows: {counts[name]} {_meaning(name)} (up to step {step}; metrics.jsonl counts them"
-          f" on as {PREFIX}{name})"
+        f"  rows: {counts[name]} {_meaning(name)} (up to step {step}; metrics.jsonl counts them"
+        f" on as {PREFIX}{name})"
       )
 
 
@@ -82,13 +82,15 @@ def table(lines: list[dict[str, Any]]) -> report.Table | None:
   """The counts of the last line of metrics.jsonl that has a step's numbers; None without any."""
   last = next((line for line in reversed(lines) if "loss" in line), {})
   rows = tuple(
-      (_meaning(key.removeprefix(PREFIX)), float(value))
-      for key, value in last.items()
-      if key.startswith(PREFIX)
+    (_meaning(key.removeprefix(PREFIX)), float(value))
+    for key, value in last.items()
+    if key.startswith(PREFIX)
   )
-  return report.Table("Training rows, over all epochs", ("what became of them", "rows"), rows) if (
-      rows
-  ) else None
+  return (
+    report.Table("Training rows, over all epochs", ("what became of them", "rows"), rows)
+    if (rows)
+    else None
+  )
 
 
 def _meaning(name: str) -> str:
@@ -107,18 +109,20 @@ class BadRows:
   """
 
   def __init__(
-      self, workdir: workdirs.Workdir, team: hosts.Team | None = None, *, anew: bool = False
+    self, workdir: workdirs.Workdir, team: hosts.Team | None = None, *, anew: bool = False
   ):
     lines = [] if anew else atomic_io.read_lines(workdir.bad_rows)[0]
     self._file = None
     self._lock = threading.Lock()  # Rows of other hosts come in a thread of their own.
     self._team = team
     if team is None or not team.index:
-      self._file = atomic_io.LineFile(workdir.bad_rows, map(atomic_io.to_line, lines), fault="bad_rows")
+      self._file = atomic_io.LineFile(
+        workdir.bad_rows, map(atomic_io.to_line, lines), fault="bad_rows"
+      )
     self._known = {
-        (str(line.get("evaluator", "")), line["row"])
-        for line in lines
-        if isinstance(line.get("row"), int)
+      (str(line.get("evaluator", "")), line["row"])
+      for line in lines
+      if isinstance(line.get("row"), int)
     }
     if team is not None and not team.index:
       team.take_bad_rows(self._take)

@@ -73,18 +73,18 @@ def prepare(config: ml_collections.ConfigDict, *, plain: bool = False) -> Setup:
   setup = lay_out(config, plain=plain)
   if tokenizer.vocab_size > setup.cfg.llm.vocab_size:
     raise errors.ConfigError(
-        f"The tokenizer {tokenizer.path!r} has {tokenizer.vocab_size} ids, but the model's token"
-        f" table has {setup.cfg.llm.vocab_size} rows; use the tokenizer that belongs to the"
-        " weights, or set model.vocab_size."
+      f"The tokenizer {tokenizer.path!r} has {tokenizer.vocab_size} ids, but the model's token"
+      f" table has {setup.cfg.llm.vocab_size} rows; use the tokenizer that belongs to the"
+      " weights, or set model.vocab_size."
     )
   return dataclasses.replace(setup, tokenizer=tokenizer)
 
 
 def lay_out(
-    config: ml_collections.ConfigDict,
-    devices: Sequence[jax.Device] | None = None,
-    *,
-    plain: bool = False,
+  config: ml_collections.ConfigDict,
+  devices: Sequence[jax.Device] | None = None,
+  *,
+  plain: bool = False,
 ) -> Setup:
   """What `prepare` makes but for the tokenizer (None): needs no file, and no device that exists.
 
@@ -120,12 +120,12 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
   weights = opening.open_weights(init)
   log(f"initial weights: {weights.path}")
   params = load.load_params(
-      weights,
-      paligemma.param_shapes(setup.cfg.plain()),
-      dtype=dtypes,
-      shardings=places,
-      log=log,
-      repack=functools.partial(packed_loading.repack, setup.cfg),
+    weights,
+    paligemma.param_shapes(setup.cfg.plain()),
+    dtype=dtypes,
+    shardings=places,
+    log=log,
+    repack=functools.partial(packed_loading.repack, setup.cfg),
   )
   if setup.cfg.lora.rank:
     make = functools.partial(paligemma.fresh_adapters, setup.cfg)
@@ -140,28 +140,28 @@ def optimizer(setup: Setup, total: int, num_rows: int) -> optimizers.Optimizer:
   shapes = {name: setup.shapes[name] for name in setup.trainable}
   places = sharding.param_shardings(shapes, setup.mesh)
   return optimizers.make(
-      setup.config.optim,
-      {n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=places[n]) for n, s in shapes.items()},
-      total,
-      names=setup.shapes,
-      batch_size=setup.config.train.batch_size,
-      num_examples=num_rows,
+    setup.config.optim,
+    {n: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=places[n]) for n, s in shapes.items()},
+    total,
+    names=setup.shapes,
+    batch_size=setup.config.train.batch_size,
+    num_examples=num_rows,
   )
 
 
 def abstract_state(setup: Setup, optimizer: optimizers.Optimizer) -> states.TrainState:
   """The run's state as ShapeDtypeStructs with shardings; nothing is allocated."""
   return states.abstract(
-      setup.shapes,
-      setup.trainable,
-      optimizer,
-      setup.mesh,
-      dtype=setup.dtype,
+    setup.shapes,
+    setup.trainable,
+    optimizer,
+    setup.mesh,
+    dtype=setup.dtype,
   )
 
 
 def initial_state(
-    setup: Setup, optimizer: optimizers.Optimizer, log: Callable[[str], None]
+  setup: Setup, optimizer: optimizers.Optimizer, log: Callable[[str], None]
 ) -> states.TrainState:
   """The run's state at step 0, on the mesh."""
   params = states.owned(initial_params(setup, log))
@@ -169,22 +169,22 @@ def initial_state(
 
 
 def train_step(
-    setup: Setup, optimizer: optimizers.Optimizer, state: states.TrainState
+  setup: Setup, optimizer: optimizers.Optimizer, state: states.TrainState
 ) -> Callable[..., Any]:
   """The compiled step of the run; `state` may be abstract. See `training.step`."""
   return steps.make_train_step(
-      setup.cfg,
-      optimizer,
-      state,
-      setup.mesh,
-      label_smoothing=setup.config.optim.label_smoothing,
-      accum=setup.config.train.accum,
-      seed=setup.config.seed,
+    setup.cfg,
+    optimizer,
+    state,
+    setup.mesh,
+    label_smoothing=setup.config.optim.label_smoothing,
+    accum=setup.config.train.accum,
+    seed=setup.config.seed,
   )
 
 
 def train_loader(
-    setup: Setup, rows: Any, on_bad_row: loader.OnBadRow, *, known_bad: Iterable[int]
+  setup: Setup, rows: Any, on_bad_row: loader.OnBadRow, *, known_bad: Iterable[int]
 ) -> loader.TrainLoader:
   """The batches of the run, as its config says.
 
@@ -197,24 +197,24 @@ def train_loader(
     for warning in examples.warnings(rows, train.pp, setup.config.evals):
       logging.warning("%s", warning)
   return loader.TrainLoader(
-      rows,
-      train.pp,
-      setup.tokenizer,
-      batch_size=train.batch_size,
-      text_len=train.text_len,
-      overflow=train.overflow,
-      buckets=train.buckets,
-      seed=setup.config.seed,
-      shuffle=train.shuffle,
-      bad_rows=train.bad_rows,
-      on_bad_row=on_bad_row,
-      num_threads=train.num_threads,
-      num_workers=train.num_workers,
-      stall_secs=train.stall_secs,
-      prefetch=train.prefetch,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
-      known_bad=sorted(known_bad),
+    rows,
+    train.pp,
+    setup.tokenizer,
+    batch_size=train.batch_size,
+    text_len=train.text_len,
+    overflow=train.overflow,
+    buckets=train.buckets,
+    seed=setup.config.seed,
+    shuffle=train.shuffle,
+    bad_rows=train.bad_rows,
+    on_bad_row=on_bad_row,
+    num_threads=train.num_threads,
+    num_workers=train.num_workers,
+    stall_secs=train.stall_secs,
+    prefetch=train.prefetch,
+    process_index=jax.process_index(),
+    process_count=jax.process_count(),
+    known_bad=sorted(known_bad),
   )
 
 
@@ -234,10 +234,10 @@ def describe(setup: Setup, total: int, num_rows: int) -> str:
   num_trained = sum(math.prod(setup.shapes[name].shape) for name in setup.trainable)
   train = setup.config.train
   return (
-      f"{setup.config.model.variant} at {setup.cfg.res} px: {num_params(setup) / 1e6:.1f} M"
-      f" parameters, {num_trained / 1e6:.1f} M train; {num_rows} rows x"
-      f" {total * train.batch_size / num_rows:.3g} epochs = {total} steps of {train.batch_size} on"
-      f" {setup.mesh.size} {setup.mesh.devices.flat[0].device_kind} device(s)"
+    f"{setup.config.model.variant} at {setup.cfg.res} px: {num_params(setup) / 1e6:.1f} M"
+    f" parameters, {num_trained / 1e6:.1f} M train; {num_rows} rows x"
+    f" {total * train.batch_size / num_rows:.3g} epochs = {total} steps of {train.batch_size} on"
+    f" {setup.mesh.size} {setup.mesh.devices.flat[0].device_kind} device(s)"
   )
 
 
@@ -248,9 +248,11 @@ def warn_of_warmup(setup: Setup, optimizer: optimizers.Optimizer, total: int) ->
   idle = sum(float(optimizer.schedule(step)) == 0 for step in range(total))
   if 2 * idle >= total:
     logging.warning(
-        "the learning rate is 0 at %d of the %d steps, where warm-up (optim.warmup=%r) begins: they"
-        " learn nothing; train longer (train.total), or set optim.schedule_start=1",
-        idle, total, setup.config.optim.warmup,
+      "the learning rate is 0 at %d of the %d steps, where warm-up (optim.warmup=%r) begins: they"
+      " learn nothing; train longer (train.total), or set optim.schedule_start=1",
+      idle,
+      total,
+      setup.config.optim.warmup,
     )
 
 
@@ -263,10 +265,10 @@ def num_params(setup: Setup) -> int:
 def total_steps(config: ml_collections.ConfigDict, num_rows: int) -> int:
   """The run's length in steps."""
   return units.to_steps(
-      config.train.total,
-      "train.total",
-      batch_size=config.train.batch_size,
-      num_examples=num_rows,
+    config.train.total,
+    "train.total",
+    batch_size=config.train.batch_size,
+    num_examples=num_rows,
   )
 
 
@@ -280,6 +282,6 @@ def _tokenizer_path(config: ml_collections.ConfigDict) -> pathlib.Path:
   if config.model.variant == "tiny":
     return DEMO_TOKENIZER
   raise errors.ConfigError(
-      f"No tokenizer lies beside init={config.init!r}; put {published.TOKENIZER} (or"
-      " tokenizer.model) there, or set `tokenizer` to its path."
+    f"No tokenizer lies beside init={config.init!r}; put {published.TOKENIZER} (or"
+    " tokenizer.model) there, or set `tokenizer` to its path."
   )

@@ -159,8 +159,8 @@ def listen(end: Callable[[str], None] | None = None) -> None:
 def _end(end: Callable[[str], None], number: int, frame: object) -> None:
   del frame
   end(
-      f"{signal.Signals(number).name}: ended while no step was under way. The same command goes on"
-      " from what is saved."
+    f"{signal.Signals(number).name}: ended while no step was under way. The same command goes on"
+    " from what is saved."
   )
 
 

@@ -117,8 +117,8 @@ def _local(path: str | os.PathLike[str]) -> pathlib.Path:
     raise errors.WorkdirError("The workdir is ''; give a folder, as in --workdir runs/first.")
   if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", text):
     raise errors.WorkdirError(
-        f"The workdir {text!r} is not a local folder. Remote stores are not supported: mount the"
-        " store, or write to a local folder and copy it afterwards."
+      f"The workdir {text!r} is not a local folder. Remote stores are not supported: mount the"
+      " store, or write to a local folder and copy it afterwards."
     )
   return pathlib.Path(text).expanduser().absolute()
 
@@ -144,13 +144,13 @@ def make_writable(path: pathlib.Path, what: str, flag: str) -> None:
       os.unlink(name)
   except (FileExistsError, NotADirectoryError):
     raise errors.WorkdirError(
-        f"The {what} {str(path)!r} cannot be made: a file is in its place. Move it, or choose"
-        f" another {flag}."
+      f"The {what} {str(path)!r} cannot be made: a file is in its place. Move it, or choose"
+      f" another {flag}."
     ) from None
   except OSError as e:
     raise errors.WorkdirError(
-        f"The {what} {str(path)!r} cannot be written: {e.strerror or e}. Free it or choose another"
-        f" {flag}."
+      f"The {what} {str(path)!r} cannot be written: {e.strerror or e}. Free it or choose another"
+      f" {flag}."
     ) from e
 
 
@@ -162,9 +162,9 @@ def _check_renames(path: pathlib.Path) -> None:
     os.rename(made / "before", made / "after")
   except OSError as e:
     raise errors.WorkdirError(
-        f"The file system of the workdir {str(path)!r} cannot rename folders ({e.strerror or e}),"
-        " so no state could be saved there; mounted buckets are such. Choose a --workdir on a local"
-        " disk or a shared file system, and copy it to the bucket afterwards."
+      f"The file system of the workdir {str(path)!r} cannot rename folders ({e.strerror or e}),"
+      " so no state could be saved there; mounted buckets are such. Choose a --workdir on a local"
+      " disk or a shared file system, and copy it to the bucket afterwards."
     ) from e
   finally:
     shutil.rmtree(made, ignore_errors=True)
@@ -216,18 +216,18 @@ def _acquire(lock: _Lock, what: str, flag: str) -> None:
     except BlockingIOError:
       if time.monotonic() > deadline:
         raise errors.WorkdirError(
-            f"{what} is in use by {_holder(lock)}. Wait for it, stop it, or choose another {flag}."
+          f"{what} is in use by {_holder(lock)}. Wait for it, stop it, or choose another {flag}."
         ) from None
       time.sleep(_POLL_SECS)
     except OSError as e:
       raise errors.WorkdirError(
-          f"{what} is on a file system that has no locks ({e.strerror}), so two processes could"
-          f" destroy each other's work; choose a {flag} on another file system."
+        f"{what} is on a file system that has no locks ({e.strerror}), so two processes could"
+        f" destroy each other's work; choose a {flag} on another file system."
       ) from e
   record = dict(
-      host=socket.gethostname(),
-      pid=os.getpid(),
-      since=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    host=socket.gethostname(),
+    pid=os.getpid(),
+    since=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
   )
   os.ftruncate(lock.descriptor, 0)
   os.pwrite(lock.descriptor, json.dumps(record).encode() + b"\n", 0)

@@ -73,11 +73,11 @@ def scale_by_adam8bit(*, b1: float, b2: float, eps: float) -> Adam8bit:
     zero_mu, zero_nu = np.uint8(127), np.uint8(0)
     scales = {name: jnp.zeros(_scale_shape(p.shape)) for name, p in coded.items()}
     return State(
-        count=jnp.zeros((), jnp.int32),
-        mu={**small, **{name: jnp.full(p.shape, zero_mu) for name, p in coded.items()}},
-        nu={**small, **{name: jnp.full(p.shape, zero_nu) for name, p in coded.items()}},
-        mu_scale=scales,
-        nu_scale=scales,
+      count=jnp.zeros((), jnp.int32),
+      mu={**small, **{name: jnp.full(p.shape, zero_mu) for name, p in coded.items()}},
+      nu={**small, **{name: jnp.full(p.shape, zero_nu) for name, p in coded.items()}},
+      mu_scale=scales,
+      nu_scale=scales,
     )
 
   def update(gradients, state, params=None):

@@ -64,16 +64,16 @@ def num_supervised(mask_loss: np.ndarray, *, num_processes: int = 1) -> int:
 
 
 def token_losses(
-    logits_fn: Callable[[jax.Array], jax.Array],
-    x_BTD: jax.Array,
-    targets_BT: jax.Array,
-    mask_BT: jax.Array,
-    *,
-    num_supervised: int,
-    vocab_size: int,
-    label_smoothing: float,
-    num_devices: int,
-    budget_bytes: int = BUDGET_BYTES,
+  logits_fn: Callable[[jax.Array], jax.Array],
+  x_BTD: jax.Array,
+  targets_BT: jax.Array,
+  mask_BT: jax.Array,
+  *,
+  num_supervised: int,
+  vocab_size: int,
+  label_smoothing: float,
+  num_devices: int,
+  budget_bytes: int = BUDGET_BYTES,
 ) -> TokenLosses:
   """NLL of the first M = `num_supervised` supervised positions of each row.
 
@@ -163,6 +163,6 @@ def _in_chunks(losses, x_BMD, targets_BM, chunk):
   # Without the checkpoint, scan would keep every chunk's logits for the backward pass.
   body = jax.checkpoint(losses, prevent_cse=False)
   _, parts = jax.lax.scan(
-      lambda carry, xt: (carry, body(*xt)), (), (x_CBcD.swapaxes(0, 1), targets_CBc.swapaxes(0, 1))
+    lambda carry, xt: (carry, body(*xt)), (), (x_CBcD.swapaxes(0, 1), targets_CBc.swapaxes(0, 1))
   )
   return tuple(p.swapaxes(0, 1).reshape(num_rows, -1)[:, :num_positions] for p in parts)

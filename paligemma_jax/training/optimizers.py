@@ -61,25 +61,25 @@ def split(names: Iterable[str], optim: Any) -> tuple[tuple[str, ...], tuple[str,
     trainable = trainable - trees.matches(optim.freeze, names, "optim.freeze")
   if not trainable:
     raise errors.ConfigError(
-        f"optim.freeze={tuple(optim.freeze)} and optim.train_only={tuple(optim.train_only)} leave"
-        " no parameter to train."
+      f"optim.freeze={tuple(optim.freeze)} and optim.train_only={tuple(optim.train_only)} leave"
+      " no parameter to train."
     )
   if packed := sorted(n for n in trainable if paligemma.is_packed(n)):
     raise errors.ConfigError(
-        f"{packed[0]} and {len(packed) - 1} more are packed (model.packed) and cannot train; leave"
-        " them out with optim.freeze or optim.train_only, or out of model.packed_names."
+      f"{packed[0]} and {len(packed) - 1} more are packed (model.packed) and cannot train; leave"
+      " them out with optim.freeze or optim.train_only, or out of model.packed_names."
     )
   return tuple(n for n in names if n in trainable), tuple(n for n in names if n not in trainable)
 
 
 def make(
-    optim: Any,
-    shapes: Mapping[str, jax.ShapeDtypeStruct],
-    total_steps: int,
-    *,
-    names: Iterable[str],
-    batch_size: int,
-    num_examples: int = 0,
+  optim: Any,
+  shapes: Mapping[str, jax.ShapeDtypeStruct],
+  total_steps: int,
+  *,
+  names: Iterable[str],
+  batch_size: int,
+  num_examples: int = 0,
 ) -> Optimizer:
   """The optimizer that the `optim` section of a config describes.
 
@@ -99,22 +99,22 @@ def make(
   decayed = trees.matches(optim.wd_names, names, "optim.wd_names") if optim.wd_names else set()
   schedule = make_schedule(optim, total_steps, batch_size=batch_size, num_examples=num_examples)
   rule = transform(
-      optim,
-      schedules=dict.fromkeys(shapes, schedule),
-      lrs={name: optim.lr * mults[name] if name in mults else optim.lr for name in shapes},
-      wds={name: optim.wd if name in decayed else 0.0 for name in shapes},
-      specs={name: getattr(getattr(s, "sharding", None), "spec", ()) for name, s in shapes.items()},
+    optim,
+    schedules=dict.fromkeys(shapes, schedule),
+    lrs={name: optim.lr * mults[name] if name in mults else optim.lr for name in shapes},
+    wds={name: optim.wd if name in decayed else 0.0 for name in shapes},
+    specs={name: getattr(getattr(s, "sharding", None), "spec", ()) for name, s in shapes.items()},
   )
   return rule._replace(schedule=lambda step: optim.lr * schedule(step), ema=optim.ema)
 
 
 def transform(
-    optim: Any,
-    *,
-    schedules: Mapping[str, Schedule],
-    lrs: Mapping[str, float],
-    wds: Mapping[str, float],
-    specs: Mapping[str, Sequence[Any]] = types.MappingProxyType({}),
+  optim: Any,
+  *,
+  schedules: Mapping[str, Schedule],
+  lrs: Mapping[str, float],
+  wds: Mapping[str, float],
+  specs: Mapping[str, Sequence[Any]] = types.MappingProxyType({}),
 ) -> Optimizer:
   """The update rule, its last steps given leaf by leaf.
 
@@ -132,8 +132,8 @@ def transform(
   """
   rule = errors.pick(_RULES, optim.name, "optim.name")(optim)
   direction = optax.named_chain(
-      ("clip", _clip(optim.clip) if optim.clip else optax.identity()),
-      ("rule", rule),
+    ("clip", _clip(optim.clip) if optim.clip else optax.identity()),
+    ("rule", rule),
   )
 
   def scaled(step):
@@ -157,10 +157,10 @@ def transform(
 
 
 def averaged(
-    decay: float,
-    ema: Mapping[str, jax.Array],
-    params: Mapping[str, jax.Array],
-    step: jax.Array,
+  decay: float,
+  ema: Mapping[str, jax.Array],
+  params: Mapping[str, jax.Array],
+  step: jax.Array,
 ) -> dict[str, jax.Array]:
   """The moving averages after one more step; {} when none are kept.
 
@@ -178,7 +178,7 @@ def averaged(
 
 
 def make_schedule(
-    optim: Any, total_steps: int, *, batch_size: int, num_examples: int = 0
+  optim: Any, total_steps: int, *, batch_size: int, num_examples: int = 0
 ) -> Schedule:
   """step -> multiplier float32[] of the learning rate, in [0, 1]; 0 at step 0 with a warm-up.
 
@@ -196,8 +196,8 @@ def make_schedule(
   # A run of one step (a smoke test) keeps its one step of warm-up.
   if warmup + cooldown > total or (warmup == total and total > 1):
     raise errors.ConfigError(
-        f"optim.warmup={optim.warmup!r} is {warmup} steps and optim.cooldown={optim.cooldown!r} is"
-        f" {cooldown}; they do not fit a run of {total_steps} steps."
+      f"optim.warmup={optim.warmup!r} is {warmup} steps and optim.cooldown={optim.cooldown!r} is"
+      f" {cooldown}; they do not fit a run of {total_steps} steps."
     )
 
   def schedule(step):
@@ -369,17 +369,15 @@ def _adafactor(optim):
   """The variant that ViTs were scaled up with (arXiv:2106.04560): momentum, no relative steps."""
   dtype = errors.pick(_MU_DTYPES, optim.mu_dtype, "optim.mu_dtype")
   return optax.chain(
-      optax.scale_by_factored_rms(
-          min_dim_size_to_factor=_FACTORED_FROM,
-          epsilon=optim.eps,
-          decay_rate_fn=lambda step, exponent: jnp.minimum(
-              optim.b2, 1.0 - (jnp.asarray(step, jnp.float32) + 1.0) ** -exponent
-          ),
+    optax.scale_by_factored_rms(
+      min_dim_size_to_factor=_FACTORED_FROM,
+      epsilon=optim.eps,
+      decay_rate_fn=lambda step, exponent: jnp.minimum(
+        optim.b2, 1.0 - (jnp.asarray(step, jnp.float32) + 1.0) ** -exponent
       ),
-      optax.clip_by_block_rms(optim.rms_clip) if optim.rms_clip else optax.identity(),
-      optax.ema(optim.b1, debias=False, accumulator_dtype=dtype)
-      if optim.b1
-      else optax.identity(),
+    ),
+    optax.clip_by_block_rms(optim.rms_clip) if optim.rms_clip else optax.identity(),
+    optax.ema(optim.b1, debias=False, accumulator_dtype=dtype) if optim.b1 else optax.identity(),
   )
 
 
@@ -394,10 +392,10 @@ _MU_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 # (optim, share of the run after the warm-up, steps after the warm-up) -> multiplier.
 _DECAYS = {
-    "cosine": lambda optim, progress, steps: 0.5 * (1.0 + jnp.cos(jnp.pi * progress)),
-    "linear": lambda optim, progress, steps: (
-        optim.schedule_end + (1.0 - optim.schedule_end) * (1.0 - progress)
-    ),
-    "constant": lambda optim, progress, steps: jnp.ones_like(progress),
-    "rsqrt": lambda optim, progress, steps: jax.lax.rsqrt(1.0 + steps / optim.rsqrt_timescale),
+  "cosine": lambda optim, progress, steps: 0.5 * (1.0 + jnp.cos(jnp.pi * progress)),
+  "linear": lambda optim, progress, steps: (
+    optim.schedule_end + (1.0 - optim.schedule_end) * (1.0 - progress)
+  ),
+  "constant": lambda optim, progress, steps: jnp.ones_like(progress),
+  "rsqrt": lambda optim, progress, steps: jax.lax.rsqrt(1.0 + steps / optim.rsqrt_timescale),
 }

@@ -31,19 +31,19 @@ _SCANNED = ("img/Transformer/encoderblock/", "llm/layers/")
 # Which dim of a leaf "tensor" cuts, by the last parts of its name. What a layer computes then stays
 # apart until the product that ends a branch: heads of attention, hidden units of the MLP.
 _TENSOR_DIMS = {
-    "attn/q_einsum/w": 1,  # L N D H
-    "attn/kv_einsum/w": 2,  # L 2 K D H
-    "attn/qkv_einsum/w": 2,  # L 3 N D H
-    "attn/attn_vec_einsum/w": 1,  # L N H D
-    "mlp/gating_einsum": 3,  # L 2 D F
-    "mlp/linear": 1,  # L F D
-    "embedder/input_embedding": 0,  # V D
-    "MultiHeadDotProductAttention_0/query/kernel": 2,  # L D N H
-    "MultiHeadDotProductAttention_0/key/kernel": 2,
-    "MultiHeadDotProductAttention_0/value/kernel": 2,
-    "MultiHeadDotProductAttention_0/out/kernel": 1,  # L N H D
-    "MlpBlock_0/Dense_0/kernel": 2,  # L D F
-    "MlpBlock_0/Dense_1/kernel": 1,  # L F D
+  "attn/q_einsum/w": 1,  # L N D H
+  "attn/kv_einsum/w": 2,  # L 2 K D H
+  "attn/qkv_einsum/w": 2,  # L 3 N D H
+  "attn/attn_vec_einsum/w": 1,  # L N H D
+  "mlp/gating_einsum": 3,  # L 2 D F
+  "mlp/linear": 1,  # L F D
+  "embedder/input_embedding": 0,  # V D
+  "MultiHeadDotProductAttention_0/query/kernel": 2,  # L D N H
+  "MultiHeadDotProductAttention_0/key/kernel": 2,
+  "MultiHeadDotProductAttention_0/value/kernel": 2,
+  "MultiHeadDotProductAttention_0/out/kernel": 1,  # L N H D
+  "MlpBlock_0/Dense_0/kernel": 2,  # L D F
+  "MlpBlock_0/Dense_1/kernel": 1,  # L F D
 }
 _TABLE = "llm/embedder/input_embedding"
 
@@ -72,13 +72,12 @@ def make_mesh(mesh: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
   known = math.prod(size for size in sizes if size != -1)
   if len(set(names)) < len(names) or sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
     raise errors.ConfigError(
-        f"mesh.shape: {pairs} must name each axis once, with sizes of at least 1 and at most one"
-        " -1."
+      f"mesh.shape: {pairs} must name each axis once, with sizes of at least 1 and at most one -1."
     )
   if len(devices) % known or (-1 not in sizes and known != len(devices)):
     raise errors.ConfigError(
-        f"mesh.shape: {pairs} needs {'a multiple of ' if -1 in sizes else ''}{known} devices;"
-        f" there are {len(devices)}."
+      f"mesh.shape: {pairs} needs {'a multiple of ' if -1 in sizes else ''}{known} devices;"
+      f" there are {len(devices)}."
     )
   sizes = [len(devices) // known if size == -1 else size for size in sizes]
   return Mesh(np.array(devices).reshape(sizes), names)
@@ -105,7 +104,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def param_shardings(
-    shapes: Mapping[str, Any], mesh: Mesh, *, min_size: int = 2**14
+  shapes: Mapping[str, Any], mesh: Mesh, *, min_size: int = 2**14
 ) -> dict[str, NamedSharding]:
   """For each name the sharding of its leaf.
 
@@ -118,8 +117,8 @@ def param_shardings(
     shapes: name -> anything with a `.shape`.
   """
   return {
-      name: NamedSharding(mesh, _spec(name, leaf.shape, mesh, min_size))
-      for name, leaf in shapes.items()
+    name: NamedSharding(mesh, _spec(name, leaf.shape, mesh, min_size))
+    for name, leaf in shapes.items()
   }
 
 
@@ -196,8 +195,8 @@ def check_batch(batch_size: int, mesh: Mesh, *, accum: int, what: str) -> None:
     per = f"{shards} devices" if shards == mesh.size else f"the mesh's {shards} shards of rows"
     per += f" x {accum} micro-batches (train.accum)" if accum > 1 else ""
     raise errors.ConfigError(
-        f"{what}={batch_size} does not divide over {per}; it must be a multiple of {unit},"
-        f" for instance {near}."
+      f"{what}={batch_size} does not divide over {per}; it must be a multiple of {unit},"
+      f" for instance {near}."
     )
 
 
@@ -212,9 +211,9 @@ def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
   """
   sharding = batch_sharding(mesh)
   return {
-      key: jax.make_array_from_process_local_data(sharding, np.asarray(batch[key]))
-      for key in _DEVICE_KEYS
-      if key in batch
+    key: jax.make_array_from_process_local_data(sharding, np.asarray(batch[key]))
+    for key in _DEVICE_KEYS
+    if key in batch
   }
 
 

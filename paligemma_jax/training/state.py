@@ -47,7 +47,7 @@ class TrainState:
 
 
 def param_dtypes(
-    shapes: Mapping[str, Any], trainable: Iterable[str], dtype: Any
+  shapes: Mapping[str, Any], trainable: Iterable[str], dtype: Any
 ) -> Callable[[str], Any]:
   """name -> dtype that a parameter is kept in: float32 where it trains, else `dtype`.
 
@@ -66,12 +66,12 @@ def param_dtypes(
 
 
 def make(
-    params: Mapping[str, jax.Array],
-    trainable: Iterable[str],
-    optimizer: optimizers.Optimizer,
-    mesh: Mesh,
-    *,
-    dtype: Any,
+  params: Mapping[str, jax.Array],
+  trainable: Iterable[str],
+  optimizer: optimizers.Optimizer,
+  mesh: Mesh,
+  *,
+  dtype: Any,
 ) -> TrainState:
   """The state at step 0, every leaf in its dtype and on its place in the mesh.
 
@@ -89,12 +89,12 @@ def make(
   placed = {name: place(name, t) for name, t in target.trainable.items()}
   opt_state = jax.jit(optimizer.init, out_shardings=shardings(target).opt_state)(placed)
   return TrainState(
-      step=jax.device_put(jnp.zeros((), jnp.int32), target.step.sharding),
-      trainable=placed,
-      frozen={name: place(name, t) for name, t in target.frozen.items()},
-      opt_state=opt_state,
-      # Copies, because a donated buffer can be handed over only once.
-      ema={name: jnp.copy(placed[name]) for name in target.ema},
+    step=jax.device_put(jnp.zeros((), jnp.int32), target.step.sharding),
+    trainable=placed,
+    frozen={name: place(name, t) for name, t in target.frozen.items()},
+    opt_state=opt_state,
+    # Copies, because a donated buffer can be handed over only once.
+    ema={name: jnp.copy(placed[name]) for name in target.ema},
   )
 
 
@@ -113,12 +113,12 @@ def owned(tree: Any) -> Any:
 
 
 def abstract(
-    shapes: Mapping[str, Any],
-    trainable: Iterable[str],
-    optimizer: optimizers.Optimizer,
-    mesh: Mesh,
-    *,
-    dtype: Any,
+  shapes: Mapping[str, Any],
+  trainable: Iterable[str],
+  optimizer: optimizers.Optimizer,
+  mesh: Mesh,
+  *,
+  dtype: Any,
 ) -> TrainState:
   """The state as ShapeDtypeStructs with shardings; nothing is allocated.
 
@@ -131,22 +131,22 @@ def abstract(
   places = sharding.param_shardings(shapes, mesh)
   dtypes = param_dtypes(shapes, trainable, dtype)
   leaves = {
-      name: jax.ShapeDtypeStruct(leaf.shape, dtypes(name), sharding=places[name])
-      for name, leaf in shapes.items()
+    name: jax.ShapeDtypeStruct(leaf.shape, dtypes(name), sharding=places[name])
+    for name, leaf in shapes.items()
   }
   moving = {name: leaf for name, leaf in leaves.items() if name in trainable}
   opt_shapes = jax.eval_shape(optimizer.init, moving)
   opt_places = sharding.like_params(opt_shapes, moving, mesh)
   return TrainState(
-      step=jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(mesh)),
-      trainable=moving,
-      frozen={name: leaf for name, leaf in leaves.items() if name not in trainable},
-      opt_state=jax.tree.map(
-          lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-          opt_shapes,
-          opt_places,
-      ),
-      ema=dict(moving) if optimizer.ema else {},
+    step=jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(mesh)),
+    trainable=moving,
+    frozen={name: leaf for name, leaf in leaves.items() if name not in trainable},
+    opt_state=jax.tree.map(
+      lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+      opt_shapes,
+      opt_places,
+    ),
+    ema=dict(moving) if optimizer.ema else {},
   )
 
 

@@ -33,14 +33,14 @@ _LARGE_TABLE = 2**24  # Numbers.
 
 
 def make_train_step(
-    cfg: Any,
-    optimizer: optimizers.Optimizer,
-    state: states.TrainState,
-    mesh: Mesh,
-    *,
-    label_smoothing: float,
-    accum: int,
-    seed: int,
+  cfg: Any,
+  optimizer: optimizers.Optimizer,
+  state: states.TrainState,
+  mesh: Mesh,
+  *,
+  label_smoothing: float,
+  accum: int,
+  seed: int,
 ) -> Callable[[states.TrainState, Batch, int], tuple[states.TrainState, dict[str, jax.Array]]]:
   """The jitted (state, batch, num_supervised) -> (state, sums). The state handed in is donated.
 
@@ -77,12 +77,10 @@ def make_train_step(
 
     def loss_fn(moving, part, key):
       params = {**fixed, **moving}
-      sums = _row_sums(
-          cfg, params, part, num_supervised, label_smoothing, key, mesh, budget_bytes
-      )
+      sums = _row_sums(cfg, params, part, num_supervised, label_smoothing, key, mesh, budget_bytes)
       totals = {
-          name: jnp.where(part["_mask"], getattr(sums, name), 0.0).sum()
-          for name in ("num_tokens", "num_correct")
+        name: jnp.where(part["_mask"], getattr(sums, name), 0.0).sum()
+        for name in ("num_tokens", "num_correct")
       }
       return loss.batch_loss(sums, part["_mask"], num_rows), totals
 
@@ -104,7 +102,7 @@ def make_train_step(
 
     def applied(gradients, state, counts):
       trainable, opt_state = optimizer.apply(
-          gradients, state.opt_state, state.trainable, state.step, counts
+        gradients, state.opt_state, state.trainable, state.step, counts
       )
       ema = optimizers.averaged(optimizer.ema, state.ema, trainable, state.step)
       ema = {name: jnp.where(counts, new, state.ema[name]) for name, new in ema.items()}
@@ -113,41 +111,39 @@ def make_train_step(
     if on_cpu:
       old = (state.trainable, state.opt_state, state.ema)
       trainable, opt_state, ema = jax.lax.cond(
-          finite, lambda *args: applied(*args, True), lambda *args: old, gradients, state
+        finite, lambda *args: applied(*args, True), lambda *args: old, gradients, state
       )
     else:
       trainable, opt_state, ema = applied(gradients, state, finite)
     sums = dict(
-        loss=value,
-        grad_norm=grad_norm,
-        update_norm=jnp.where(finite, update_norm, 0.0),
-        lr=optimizer.schedule(state.step),
-        num_rows=num_rows,
-        nonfinite=1.0 - finite.astype(jnp.float32),
-        **totals,
+      loss=value,
+      grad_norm=grad_norm,
+      update_norm=jnp.where(finite, update_norm, 0.0),
+      lr=optimizer.schedule(state.step),
+      num_rows=num_rows,
+      nonfinite=1.0 - finite.astype(jnp.float32),
+      **totals,
     )
     new_state = states.TrainState(
-        step=state.step + 1,
-        trainable=trainable,
-        frozen=state.frozen,
-        opt_state=opt_state,
-        ema=ema,
+      step=state.step + 1,
+      trainable=trainable,
+      frozen=state.frozen,
+      opt_state=opt_state,
+      ema=ema,
     )
     return new_state, sums
 
   return jax.jit(
-      step_fn,
-      static_argnums=2,
-      donate_argnums=0,
-      in_shardings=(places, sharding.batch_sharding(mesh)),
-      out_shardings=(places, sharding.replicated(mesh)),
-      compiler_options=_FOR_MEMORY if for_memory else None,
+    step_fn,
+    static_argnums=2,
+    donate_argnums=0,
+    in_shardings=(places, sharding.batch_sharding(mesh)),
+    out_shardings=(places, sharding.replicated(mesh)),
+    compiler_options=_FOR_MEMORY if for_memory else None,
   )
 
 
-def to_differentiate(
-    cfg: Any, state: states.TrainState, *, table: bool
-) -> tuple[Params, Params]:
+def to_differentiate(cfg: Any, state: states.TrainState, *, table: bool) -> tuple[Params, Params]:
   """(what gradients are taken with respect to, all other parameters), both by name.
 
   Where products run in bfloat16, layers' weights are moved by offsets and not themselves: the
@@ -169,7 +165,7 @@ def to_differentiate(
 
 
 def make_eval_step(
-    cfg: Any, mesh: Mesh
+  cfg: Any, mesh: Mesh
 ) -> Callable[[dict[str, jax.Array], Batch, int], loss.RowSums]:
   """The jitted (params, batch, num_supervised) -> RowSums float32[B], replicated; no dropout.
 
@@ -177,15 +173,13 @@ def make_eval_step(
   """
 
   def step_fn(params, batch, num_supervised):
-    return _row_sums(
-        cfg, params, batch, num_supervised, 0.0, None, mesh, loss.BUDGET_BYTES
-    )
+    return _row_sums(cfg, params, batch, num_supervised, 0.0, None, mesh, loss.BUDGET_BYTES)
 
   return jax.jit(
-      step_fn,
-      static_argnums=2,
-      in_shardings=(None, sharding.batch_sharding(mesh)),
-      out_shardings=sharding.replicated(mesh),
+    step_fn,
+    static_argnums=2,
+    in_shardings=(None, sharding.batch_sharding(mesh)),
+    out_shardings=sharding.replicated(mesh),
   )
 
 
@@ -211,13 +205,11 @@ def _logits_budget(state):
   return max(loss.BUDGET_BYTES, 4 * math.prod(table.sharding.shard_shape(table.shape)))
 
 
-def _row_sums(
-    cfg, params, batch, num_supervised, label_smoothing, key, mesh, budget_bytes
-):
+def _row_sums(cfg, params, batch, num_supervised, label_smoothing, key, mesh, budget_bytes):
   if batch["text"].shape != batch["mask_loss"].shape:
     raise errors.ConfigError(
-        f"text {batch['text'].shape} and mask_loss {batch['mask_loss'].shape} differ in shape; the"
-        " loss needs the train encoding."
+      f"text {batch['text'].shape} and mask_loss {batch['mask_loss'].shape} differ in shape; the"
+      " loss needs the train encoding."
     )
   with sharding.rows_stay(mesh):
     # A batch has the images, or what a frozen vision tower made of them.
@@ -225,13 +217,13 @@ def _row_sums(
     if encoded is not None:
       img_tokens = paligemma.project_images(cfg, params, encoded, dropout_key=key)
     x_BTD = paligemma.text_features(
-        cfg,
-        params,
-        batch.get("image"),
-        batch["text"][:, :-1],
-        batch["mask_ar"][:, :-1],
-        dropout_key=key,
-        img_tokens=img_tokens,
+      cfg,
+      params,
+      batch.get("image"),
+      batch["text"][:, :-1],
+      batch["mask_ar"][:, :-1],
+      dropout_key=key,
+      img_tokens=img_tokens,
     )
   place = sharding.logits_sharding(cfg.llm.vocab_size, cfg.llm.width, mesh)
 
@@ -239,15 +231,15 @@ def _row_sums(
     return jax.lax.with_sharding_constraint(paligemma.logits(cfg, params, x_BcD), place)
 
   losses = loss.token_losses(
-      logits,
-      x_BTD,
-      batch["text"][:, 1:],
-      batch["mask_loss"][:, 1:],
-      num_supervised=num_supervised,
-      vocab_size=cfg.llm.vocab_size,
-      label_smoothing=label_smoothing,
-      num_devices=mesh.size,
-      budget_bytes=budget_bytes,
+    logits,
+    x_BTD,
+    batch["text"][:, 1:],
+    batch["mask_loss"][:, 1:],
+    num_supervised=num_supervised,
+    vocab_size=cfg.llm.vocab_size,
+    label_smoothing=label_smoothing,
+    num_devices=mesh.size,
+    budget_bytes=budget_bytes,
   )
   return loss.row_sums(losses)
 

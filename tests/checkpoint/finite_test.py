@@ -62,7 +62,7 @@ def _native(path, model, params):
 
 def _hf(path, model, params):
   return makers.write_hf(
-      path / "hf", makers.hf_tensors(params, model), makers.hf_config(model), num_shards=2
+    path / "hf", makers.hf_tensors(params, model), makers.hf_config(model), num_shards=2
   )
 
 
@@ -113,7 +113,10 @@ except errors.CheckpointError as e:
 def test_so_it_is_on_two_devices(tmp_path):
   model, params = _bad_params()
   done = subprocess.run(
-      [sys.executable, "-c", _SHARDED, str(_npz(tmp_path, model, params))],
-      env=virtual_devices.environment(2), capture_output=True, text=True, timeout=300,
+    [sys.executable, "-c", _SHARDED, str(_npz(tmp_path, model, params))],
+    env=virtual_devices.environment(2),
+    capture_output=True,
+    text=True,
+    timeout=300,
   )
   assert "refused" in done.stdout and all(name in done.stdout for name in _BAD), done.stderr

@@ -33,7 +33,7 @@ def test_tensors_are_theirs_and_come_back_as_ours(tmp_path, post_norms, num_kv_h
   model = makers.sizes(post_norms=post_norms, num_kv_heads=num_kv_heads)
   params = makers.params(model)
   folder = hf_export.save_hf(
-      tmp_path / "out", params, model, files={"a.txt": b"beside"}, shard_bytes=shard_bytes
+    tmp_path / "out", params, model, files={"a.txt": b"beside"}, shard_bytes=shard_bytes
   )
   found, expected = _read(folder), makers.hf_tensors(params, model)
   assert found.keys() == expected.keys()
@@ -59,7 +59,7 @@ def test_tensors_are_theirs_and_come_back_as_ours(tmp_path, post_norms, num_kv_h
 def test_what_only_the_configuration_says_comes_back(scale, window):
   model = makers.sizes(post_norms=True)
   model["llm"].update(
-      query_scale=scale, sliding_window=window, final_softcap=30.0, attn_softcap=0.0
+    query_scale=scale, sliding_window=window, final_softcap=30.0, attn_softcap=0.0
   )
   assert hf_config.sizes_of(hf_config.config_of(model, "float32", 11, 11), "here") == model
 
@@ -70,7 +70,7 @@ def test_a_directory_of_transformers_keeps_its_meaning(name, tmp_path):
   weights = hf.open_hf(path)
   params = {key: weights.read(key) for key in weights.entries}
   folder = hf_export.save_hf(
-      tmp_path / "out", params, weights.sizes, image_token=weights.image_token
+    tmp_path / "out", params, weights.sizes, image_token=weights.image_token
   )
   theirs = {k.replace("vision_model.", ""): v for k, v in _read(folder).items()}
   before = _read(path)
@@ -102,9 +102,9 @@ def test_a_number_that_float16_cannot_hold_is_refused_and_nothing_is_left(tmp_pa
   params = makers.params(model)
   params["llm/layers/mlp/linear"][1, 2, 3] = -1e6
   save = {
-      "hf": functools.partial(hf_export.save_hf, sizes=model),
-      "npz": npz_export.save_npz,
-      "native": functools.partial(weights_dir.save_native, sizes=model),
+    "hf": functools.partial(hf_export.save_hf, sizes=model),
+    "npz": npz_export.save_npz,
+    "native": functools.partial(weights_dir.save_native, sizes=model),
   }
   for kind, write in save.items():
     with pytest.raises(errors.CheckpointError, match=r"mlp/linear: -1e\+06 .* bfloat16"):

@@ -76,14 +76,14 @@ def _source(tmp_path, **files):
 def test_the_files_of_the_source_are_carried_over(tmp_path, tokenizer):
   size = {"size": {"height": 224, "width": 224}, "image_seq_length": 256, "resample": 2}
   source = _source(
-      tmp_path,
-      preprocessor_config__json=json.dumps(size).encode(),
-      README__md=b"# Mine",
-      chat_template__jinja=b"{{ x }}",
-      tokenizer_config__json=b'{"mine": 1}',
-      code__py=b"print()",
-      optimizer__pt=b"\x80",
-      LICENSE=b"free",
+    tmp_path,
+    preprocessor_config__json=json.dumps(size).encode(),
+    README__md=b"# Mine",
+    chat_template__jinja=b"{{ x }}",
+    tokenizer_config__json=b'{"mine": 1}',
+    code__py=b"print()",
+    optimizer__pt=b"\x80",
+    LICENSE=b"free",
   )
   image_token, files = hf_files.make({**source.sizes, "res": 16}, None, source)
   assert image_token == 7

@@ -31,7 +31,7 @@ def _tensors(seed=0):
 
 @pytest.mark.parametrize("num_shards", [0, 2])
 @pytest.mark.parametrize(
-    "prefix", ["module.", "_orig_mod.", "base_model.model.", "module._orig_mod.model."]
+  "prefix", ["module.", "_orig_mod.", "base_model.model.", "module._orig_mod.model."]
 )
 def test_what_a_wrapper_put_before_all_names_is_taken_off(tmp_path, prefix, num_shards):
   tensors = {prefix + name: array for name, array in _tensors().items()}
@@ -59,9 +59,9 @@ def test_buffers_among_the_parameters_are_ignored(tmp_path, num_shards):
   makers_dtypes[np.dtype(np.int64)] = "I64"
   try:
     tensors = {
-        "vision_tower.vision_model.embeddings.position_ids": np.arange(16)[None],
-        **_tensors(),
-        "language_model.model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(7, np.float32),
+      "vision_tower.vision_model.embeddings.position_ids": np.arange(16)[None],
+      **_tensors(),
+      "language_model.model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(7, np.float32),
     }
     path, truth = _directory(tmp_path, tensors, num_shards=num_shards)
     _assert_equal(path, truth)
@@ -118,12 +118,12 @@ def test_rows_that_only_pad_are_left_out(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "files",
-    [
-        {"added_tokens": {"<mine>": 63}},
-        {"tokenizer_config": {"added_tokens_decoder": {"63": {"content": "<mine>"}}}},
-        {"tokenizer": {"added_tokens": [{"id": 63, "content": "<mine>"}]}},
-    ],
+  "files",
+  [
+    {"added_tokens": {"<mine>": 63}},
+    {"tokenizer_config": {"added_tokens_decoder": {"63": {"content": "<mine>"}}}},
+    {"tokenizer": {"added_tokens": [{"id": 63, "content": "<mine>"}]}},
+  ],
 )
 def test_rows_of_added_tokens_are_kept(tmp_path, files):
   weights, table = _padded(tmp_path, 0.01, **files)
@@ -143,7 +143,9 @@ def test_trained_rows_in_the_padding_are_kept_without_any_tokenizer(tmp_path):
   makers.write_safetensors(path / "model.safetensors", makers.hf_tensors(truth, model))
   weights = hf.open_hf(path)
   assert weights.sizes["llm"]["vocab_size"] == 128
-  assert np.array_equal(weights.read(param_table.INPUT_EMBEDDING), truth[param_table.INPUT_EMBEDDING])
+  assert np.array_equal(
+    weights.read(param_table.INPUT_EMBEDDING), truth[param_table.INPUT_EMBEDDING]
+  )
 
 
 def test_tokenizer_files_that_name_nonsense_are_named(tmp_path):

@@ -16,12 +16,12 @@ from tests.checkpoint import makers
 
 _Q = "language_model.model.layers.1.self_attn.q_proj.weight"
 _SPELLINGS = {
-    "hub": lambda n: n,
-    "transformers 5 files": lambda n: n.replace("vision_model.", ""),
-    "transformers 5 in memory": lambda n: (
-        "model." + n.replace("vision_model.", "").replace("language_model.model", "language_model")
-    ),
-    "model. in front": lambda n: "model." + n,
+  "hub": lambda n: n,
+  "transformers 5 files": lambda n: n.replace("vision_model.", ""),
+  "transformers 5 in memory": lambda n: (
+    "model." + n.replace("vision_model.", "").replace("language_model.model", "language_model")
+  ),
+  "model. in front": lambda n: "model." + n,
 }
 
 
@@ -49,7 +49,7 @@ def _assert_equal(weights, truth):
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
 def test_tensors_become_ours(tmp_path, post_norms, num_kv_heads, num_shards):
   path, truth, model = _directory(
-      tmp_path, post_norms=post_norms, num_kv_heads=num_kv_heads, num_shards=num_shards
+    tmp_path, post_norms=post_norms, num_kv_heads=num_kv_heads, num_shards=num_shards
   )
   weights = hf.open_hf(path)
   _assert_equal(weights, truth)
@@ -130,41 +130,41 @@ def test_all_differences_are_in_one_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"model_type": "llava"}, "model_type is 'llava'"),
-        ({"text_config": {"model_type": "qwen2"}}, "'qwen2', expected 'gemma' or 'gemma2'"),
-        ({"text_config": None}, "has no text_config"),
-        ({"text_config": {"hidden_size": "8"}}, "hidden_size is '8', not a whole number"),
-        ({"text_config": {"num_hidden_layers": 10**12}}, "not a whole number"),
-        ({"text_config": {"num_hidden_layers": 2**31 - 1}}, "layers is 2147483647, not a whole"),
-        ({"text_config": {"num_hidden_layers": True}}, "num_hidden_layers is True, not a whole"),
-        ({"text_config": {"num_hidden_layers": -1}}, "num_hidden_layers is -1, not a whole"),
-        ({"text_config": {"hidden_size": 8.0}}, "hidden_size is 8.0, not a whole number"),
-        ({"text_config": {"hidden_size": float("nan")}}, "NaN"),
-        ({"text_config": {"hidden_size": 1 << 30}}, "hidden_size is 1073741824, not a whole"),
-        ({"text_config": {"model_type": []}}, r"model_type is \[\], expected"),
-        ({"vision_config": {"num_hidden_layers": 10**9}}, "layers is 1000000000, not a whole"),
-        ({"vision_config": {"image_size": 1 << 28}}, "image_size is 268435456, not a whole"),
-        *[
-            (
-                {"text_config": {"model_type": "gemma2", f"{which}_logit_softcapping": value}},
-                f"{which}_logit_softcapping is .*; expected null or a number from 0",
-            )
-            for which in ("attn", "final")
-            for value in (10**30, -30.0, True, "50")
-        ],
-        ({"text_config": {"attn_logit_softcapping": float("nan")}}, "NaN"),
-        ({"text_config": {"final_logit_softcapping": float("inf")}}, "Infinity"),
-        ({"text_config": {"hidden_activation": "relu"}}, "hidden_activation is 'relu'"),
-        ({"text_config": {"rms_norm_eps": 1e-5}}, "rms_norm_eps is 1e-05"),
-        ({"text_config": {"rope_theta": 5e5}}, "rope_theta is 500000"),
-        ({"text_config": {"rope_parameters": {"rope_type": "linear"}}}, "scales rotary positions"),
-        ({"text_config": {"tie_word_embeddings": False}}, "tie_word_embeddings is False"),
-        ({"vision_config": {"layer_norm_eps": 1e-5}}, "layer_norm_eps is 1e-05"),
-        ({"vision_config": {"image_size": 9}}, "must be multiples"),
-        ({"vision_config": {"image_size": 12}}, r"\[16, 6\] in the file, \[36, 6\] expected"),
+  ("change", "says"),
+  [
+    ({"model_type": "llava"}, "model_type is 'llava'"),
+    ({"text_config": {"model_type": "qwen2"}}, "'qwen2', expected 'gemma' or 'gemma2'"),
+    ({"text_config": None}, "has no text_config"),
+    ({"text_config": {"hidden_size": "8"}}, "hidden_size is '8', not a whole number"),
+    ({"text_config": {"num_hidden_layers": 10**12}}, "not a whole number"),
+    ({"text_config": {"num_hidden_layers": 2**31 - 1}}, "layers is 2147483647, not a whole"),
+    ({"text_config": {"num_hidden_layers": True}}, "num_hidden_layers is True, not a whole"),
+    ({"text_config": {"num_hidden_layers": -1}}, "num_hidden_layers is -1, not a whole"),
+    ({"text_config": {"hidden_size": 8.0}}, "hidden_size is 8.0, not a whole number"),
+    ({"text_config": {"hidden_size": float("nan")}}, "NaN"),
+    ({"text_config": {"hidden_size": 1 << 30}}, "hidden_size is 1073741824, not a whole"),
+    ({"text_config": {"model_type": []}}, r"model_type is \[\], expected"),
+    ({"vision_config": {"num_hidden_layers": 10**9}}, "layers is 1000000000, not a whole"),
+    ({"vision_config": {"image_size": 1 << 28}}, "image_size is 268435456, not a whole"),
+    *[
+      (
+        {"text_config": {"model_type": "gemma2", f"{which}_logit_softcapping": value}},
+        f"{which}_logit_softcapping is .*; expected null or a number from 0",
+      )
+      for which in ("attn", "final")
+      for value in (10**30, -30.0, True, "50")
     ],
+    ({"text_config": {"attn_logit_softcapping": float("nan")}}, "NaN"),
+    ({"text_config": {"final_logit_softcapping": float("inf")}}, "Infinity"),
+    ({"text_config": {"hidden_activation": "relu"}}, "hidden_activation is 'relu'"),
+    ({"text_config": {"rms_norm_eps": 1e-5}}, "rms_norm_eps is 1e-05"),
+    ({"text_config": {"rope_theta": 5e5}}, "rope_theta is 500000"),
+    ({"text_config": {"rope_parameters": {"rope_type": "linear"}}}, "scales rotary positions"),
+    ({"text_config": {"tie_word_embeddings": False}}, "tie_word_embeddings is False"),
+    ({"vision_config": {"layer_norm_eps": 1e-5}}, "layer_norm_eps is 1e-05"),
+    ({"vision_config": {"image_size": 9}}, "must be multiples"),
+    ({"vision_config": {"image_size": 12}}, r"\[16, 6\] in the file, \[36, 6\] expected"),
+  ],
 )
 def test_a_config_that_we_do_not_compute_is_refused(tmp_path, change, says):
   path, _, model = _directory(tmp_path)
@@ -188,14 +188,14 @@ def test_absent_keys_mean_the_defaults_of_transformers_and_null_means_off():
 
 
 @pytest.mark.parametrize(
-    ("scalar", "expected"), [(128, "head_dim"), (144, "width_per_head"), (100, None)]
+  ("scalar", "expected"), [(128, "head_dim"), (144, "width_per_head"), (100, None)]
 )
 def test_the_query_scale_is_read(scalar, expected):
   text = {"model_type": "gemma2", "hidden_size": 4608, "num_attention_heads": 32, "head_dim": 128}
   config = {
-      "model_type": "paligemma",
-      "text_config": {**text, "query_pre_attn_scalar": scalar},
-      "vision_config": {"patch_size": 14},
+    "model_type": "paligemma",
+    "text_config": {**text, "query_pre_attn_scalar": scalar},
+    "vision_config": {"patch_size": 14},
   }
   if expected is None:
     with pytest.raises(errors.CheckpointError, match="query_pre_attn_scalar is 100"):
@@ -205,7 +205,7 @@ def test_the_query_scale_is_read(scalar, expected):
 
 
 @pytest.mark.parametrize(
-    "shard", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", None, "x.bin"]
+  "shard", ["../secret.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", None, "x.bin"]
 )
 def test_a_shard_outside_the_directory_is_never_opened(tmp_path, shard):
   path, _, _ = _directory(tmp_path, num_shards=2)
@@ -248,22 +248,22 @@ def test_one_tensor_under_two_spellings_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change, says",
-    [
-        ({"attn_logit_softcapping": 10**400}, "400 digits|401 digits"),
-        ({"attn_logit_softcapping": 10**200}, "from 0 to 1e"),
-        ({"final_logit_softcapping": -1.0}, "from 0 to 1e"),
-        ({"attn_logit_softcapping": float("nan")}, "NaN is not JSON"),
-        ({"attn_logit_softcapping": float("inf")}, "Infinity is not JSON"),
-        ({"attn_logit_softcapping": True}, "True; expected null"),
-        ({"model_type": ["gemma2"]}, r"model_type is \['gemma2'\]"),
-        ({"num_hidden_layers": 10**9}, "whole number from 1 to 1000"),
-        ({"vocab_size": 1 << 40}, "not a whole number"),
-        ({"head_dim": 2.0}, "not a whole number"),
-        ({"layer_types": 5, "sliding_window": 64}, "layer_types is 5"),
-        ({"rope_scaling": [1]}, "rotary"),
-        ({"hidden_activation": {"a": 1}}, "computes"),
-    ],
+  "change, says",
+  [
+    ({"attn_logit_softcapping": 10**400}, "400 digits|401 digits"),
+    ({"attn_logit_softcapping": 10**200}, "from 0 to 1e"),
+    ({"final_logit_softcapping": -1.0}, "from 0 to 1e"),
+    ({"attn_logit_softcapping": float("nan")}, "NaN is not JSON"),
+    ({"attn_logit_softcapping": float("inf")}, "Infinity is not JSON"),
+    ({"attn_logit_softcapping": True}, "True; expected null"),
+    ({"model_type": ["gemma2"]}, r"model_type is \['gemma2'\]"),
+    ({"num_hidden_layers": 10**9}, "whole number from 1 to 1000"),
+    ({"vocab_size": 1 << 40}, "not a whole number"),
+    ({"head_dim": 2.0}, "not a whole number"),
+    ({"layer_types": 5, "sliding_window": 64}, "layer_types is 5"),
+    ({"rope_scaling": [1]}, "rotary"),
+    ({"hidden_activation": {"a": 1}}, "computes"),
+  ],
 )
 def test_a_hostile_value_in_config_json_is_refused(change, says, tmp_path):
   path, _, _ = _directory(tmp_path, post_norms=True)

@@ -49,7 +49,7 @@ def test_npz_hf_and_native_round_trips_keep_every_bit(tmp_path, dtype, post_norm
   truth = makers.params(model, dtype)
   shapes = param_table.shapes(model)
   source = makers.write_hf(
-      tmp_path / "hf", makers.hf_tensors(truth, model), makers.hf_config(model), num_shards=2
+    tmp_path / "hf", makers.hf_tensors(truth, model), makers.hf_config(model), num_shards=2
   )
   params = load.load_params(source, shapes, dtype=None)
   _assert_bits(params, truth)
@@ -148,7 +148,7 @@ def test_position_embeddings_are_resampled_as_the_reference_does_and_it_says_so(
   weights = load.open_weights(golden_files.path("bv/tiny.npz"))
   said = []
   params = load.load_params(
-      weights, param_table.shapes({**weights.sizes, "res": 84}), dtype=np.float32, log=said.append
+    weights, param_table.shapes({**weights.sizes, "res": 84}), dtype=np.float32, log=said.append
   )
   with np.load(golden_files.path("bv/tiny_res84.npz")) as golden:
     # The same scipy routine on the same float32 numbers.
@@ -204,15 +204,19 @@ def _native(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "tower, name, value",
-    [
-        ("llm", "attn_softcap", float("nan")), ("llm", "final_softcap", float("inf")),
-        ("llm", "final_softcap", -1.0), ("llm", "sliding_window", True),
-        ("llm", "width", 10**30), ("img", "depth", 3.0), ("llm", "post_norms", 1),
-    ],
+  "tower, name, value",
+  [
+    ("llm", "attn_softcap", float("nan")),
+    ("llm", "final_softcap", float("inf")),
+    ("llm", "final_softcap", -1.0),
+    ("llm", "sliding_window", True),
+    ("llm", "width", 10**30),
+    ("img", "depth", 3.0),
+    ("llm", "post_norms", 1),
+  ],
 )
 def test_a_native_directory_with_an_impossible_size_is_refused_by_name(
-    tmp_path, tower, name, value
+  tmp_path, tower, name, value
 ):
   path, _, model = _native(tmp_path)
   model[tower][name] = value
@@ -283,13 +287,13 @@ def test_a_published_name_says_where_to_get_it_and_where_to_put_it(tmp_path, mon
 
 
 @pytest.mark.parametrize(
-    ("name", "file"),
-    [
-        ("pt_224", "paligemma-3b-pt-224.npz"),
-        ("pt_224", "pt_224.npz"),
-        ("pt_3b_224", "paligemma2-3b-pt-224.b16.npz"),
-        ("paligemma2-10b-mix-448", "paligemma2-10b-mix-448"),
-    ],
+  ("name", "file"),
+  [
+    ("pt_224", "paligemma-3b-pt-224.npz"),
+    ("pt_224", "pt_224.npz"),
+    ("pt_3b_224", "paligemma2-3b-pt-224.b16.npz"),
+    ("paligemma2-10b-mix-448", "paligemma2-10b-mix-448"),
+  ],
 )
 def test_a_published_name_finds_its_file(tmp_path, monkeypatch, name, file):
   monkeypatch.setenv(published.DIRECTORY_VARIABLE, str(tmp_path))

@@ -17,22 +17,22 @@ _SAFE_DTYPES = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", BFLOAT
 def sizes(*, post_norms: bool = False, num_kv_heads: int = 1) -> dict:
   """Sizes of a model whose dims all differ where they may, so that no transpose goes unseen."""
   return {
-      "img": {"width": 6, "depth": 2, "mlp_dim": 5, "num_heads": 3, "patch_size": 2},
-      "llm": {
-          "width": 8,
-          "depth": 3,
-          "mlp_dim": 10,
-          "num_heads": 4,
-          "num_kv_heads": num_kv_heads,
-          "head_dim": 14,
-          "vocab_size": 11,
-          "post_norms": post_norms,
-          "attn_softcap": 50.0 if post_norms else 0.0,
-          "final_softcap": 0.0,
-          "query_scale": "head_dim",
-          "sliding_window": 0,
-      },
-      "res": 8,
+    "img": {"width": 6, "depth": 2, "mlp_dim": 5, "num_heads": 3, "patch_size": 2},
+    "llm": {
+      "width": 8,
+      "depth": 3,
+      "mlp_dim": 10,
+      "num_heads": 4,
+      "num_kv_heads": num_kv_heads,
+      "head_dim": 14,
+      "vocab_size": 11,
+      "post_norms": post_norms,
+      "attn_softcap": 50.0 if post_norms else 0.0,
+      "final_softcap": 0.0,
+      "query_scale": "head_dim",
+      "sliding_window": 0,
+    },
+    "res": 8,
   }
 
 
@@ -57,13 +57,13 @@ def npy_header(descr: str, shape: str) -> bytes:
 
 
 def write_npz(
-    path: pathlib.Path,
-    arrays: dict[str, np.ndarray],
-    *,
-    prefix: str = "params/",
-    deflate: bool = False,
-    replace: dict[str, bytes] | None = None,
-    extra: tuple[tuple[str, bytes], ...] = (),
+  path: pathlib.Path,
+  arrays: dict[str, np.ndarray],
+  *,
+  prefix: str = "params/",
+  deflate: bool = False,
+  replace: dict[str, bytes] | None = None,
+  extra: tuple[tuple[str, bytes], ...] = (),
 ) -> pathlib.Path:
   """Writes an npz; `replace` puts other bytes in place of a member, `extra` adds members."""
   method = zipfile.ZIP_DEFLATED if deflate else zipfile.ZIP_STORED
@@ -82,9 +82,9 @@ def write_safetensors(path: pathlib.Path, arrays: dict[str, np.ndarray]) -> path
   for name, array in arrays.items():
     raw = np.ascontiguousarray(array).tobytes()
     header[name] = {
-        "dtype": _SAFE_DTYPES[array.dtype],
-        "shape": list(array.shape),
-        "data_offsets": [len(data), len(data) + len(raw)],
+      "dtype": _SAFE_DTYPES[array.dtype],
+      "shape": list(array.shape),
+      "data_offsets": [len(data), len(data) + len(raw)],
     }
     data += raw
   return write_raw_safetensors(path, header, data)
@@ -102,7 +102,7 @@ def hf_tensors(arrays: dict[str, np.ndarray], model: dict) -> dict[str, np.ndarr
   llm = model["llm"]
   tensors = {}
   table = param_table.table(
-      fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
+    fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
   )
   for name, (theirs, _) in table.items():
     layers = arrays[name] if "{i}" in theirs[0] else arrays[name][None]
@@ -117,36 +117,36 @@ def hf_config(model: dict, **text) -> dict:
   """The config.json of such a model."""
   img, llm = model["img"], model["llm"]
   text_config = {
-      "model_type": "gemma2" if llm["post_norms"] else "gemma",
-      "hidden_size": llm["width"],
-      "num_hidden_layers": llm["depth"],
-      "intermediate_size": llm["mlp_dim"],
-      "num_attention_heads": llm["num_heads"],
-      "num_key_value_heads": llm["num_kv_heads"],
-      "head_dim": llm["head_dim"],
-      "vocab_size": llm["vocab_size"],
-      "query_pre_attn_scalar": llm["head_dim"],
-      "final_logit_softcapping": None,
-      "sliding_window": None,
-      **text,
+    "model_type": "gemma2" if llm["post_norms"] else "gemma",
+    "hidden_size": llm["width"],
+    "num_hidden_layers": llm["depth"],
+    "intermediate_size": llm["mlp_dim"],
+    "num_attention_heads": llm["num_heads"],
+    "num_key_value_heads": llm["num_kv_heads"],
+    "head_dim": llm["head_dim"],
+    "vocab_size": llm["vocab_size"],
+    "query_pre_attn_scalar": llm["head_dim"],
+    "final_logit_softcapping": None,
+    "sliding_window": None,
+    **text,
   }
   vision_config = {
-      "hidden_size": img["width"],
-      "num_hidden_layers": img["depth"],
-      "intermediate_size": img["mlp_dim"],
-      "num_attention_heads": img["num_heads"],
-      "patch_size": img["patch_size"],
-      "image_size": model["res"],
+    "hidden_size": img["width"],
+    "num_hidden_layers": img["depth"],
+    "intermediate_size": img["mlp_dim"],
+    "num_attention_heads": img["num_heads"],
+    "patch_size": img["patch_size"],
+    "image_size": model["res"],
   }
   return {"model_type": "paligemma", "text_config": text_config, "vision_config": vision_config}
 
 
 def write_hf(
-    folder: pathlib.Path,
-    tensors: dict[str, np.ndarray],
-    config: dict,
-    *,
-    num_shards: int = 0,
+  folder: pathlib.Path,
+  tensors: dict[str, np.ndarray],
+  config: dict,
+  *,
+  num_shards: int = 0,
 ) -> pathlib.Path:
   """Writes a Hugging Face directory; 0 shards is the single file without an index."""
   folder.mkdir(exist_ok=True)

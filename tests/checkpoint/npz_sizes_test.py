@@ -8,10 +8,10 @@ from paligemma_jax.core import errors
 from tests.checkpoint import makers
 
 _OTHERS = (
-    {"final_softcap": 30.0},
-    {"attn_softcap": 0.0},
-    {"sliding_window": 4},
-    {"query_scale": "width_per_head", "final_softcap": 7.5},
+  {"final_softcap": 30.0},
+  {"attn_softcap": 0.0},
+  {"sliding_window": 4},
+  {"query_scale": "width_per_head", "final_softcap": 7.5},
 )
 
 

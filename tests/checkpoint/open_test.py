@@ -40,15 +40,15 @@ def run(tmp_path_factory):
   state = states.make(params, trainable, optimizer, mesh, dtype=np.float32)
   config_lib.save(config, workdir / "config.json")
   files = {
-      "config.json": (workdir / "config.json").read_bytes(),
-      "tokenizer.model": setup.DEMO_TOKENIZER.read_bytes(),
+    "config.json": (workdir / "config.json").read_bytes(),
+    "tokenizer.model": setup.DEMO_TOKENIZER.read_bytes(),
   }
   saver = store.Checkpoints(
-      workdir / "checkpoints",
-      keep=1,
-      best_mode="max",
-      async_save=False,
-      files=files,
+    workdir / "checkpoints",
+    keep=1,
+    best_mode="max",
+    async_save=False,
+    files=files,
   )
   saver.save(state)
   saver.close()
@@ -62,9 +62,7 @@ def test_of_a_run_with_averages_they_are_what_is_loaded(run, tmp_path):
   ema = {name: 2 * array for name, array in moving.items()}
   frozen = {name: jnp.asarray(array) for name, array in truth.items() if name not in names}
   state = states.TrainState(jnp.int32(1), moving, frozen, {}, ema)
-  saver = store.Checkpoints(
-      tmp_path, keep=1, best_mode="max", async_save=False, files={}
-  )
+  saver = store.Checkpoints(tmp_path, keep=1, best_mode="max", async_save=False, files={})
   saver.save(state)
   saver.close()
   weights = opening.open_weights(tmp_path)
@@ -116,6 +114,7 @@ def forged(run, tmp_path):
 @pytest.mark.parametrize("dtype", ["object", "O", "no such", "f4,f4", "(2,)f4", "U5", "int8", "V9"])
 def test_a_seal_that_lies_about_dtypes_is_an_error_at_the_latest_when_it_is_read(dtype, forged):
   folder, reseal = forged
+
   def change(body):
     leaves = body["facts"]["leaves"]
     leaves.update({name: [dtype, shape] for name, (_, shape) in leaves.items()})

@@ -29,8 +29,8 @@ def _random_adapters(spec, shapes, seed=0):
   for name in lora.targets(spec, shapes):
     stack, inputs, out = linear.in_out(name, shapes[name])
     adapters[name] = {
-        "lora_a": 0.3 * rng.normal(size=(*stack, *inputs, spec.rank)),
-        "lora_b": 0.3 * rng.normal(size=(*stack, spec.rank, *out)),
+      "lora_a": 0.3 * rng.normal(size=(*stack, *inputs, spec.rank)),
+      "lora_b": 0.3 * rng.normal(size=(*stack, spec.rank, *out)),
     }
     if spec.dora:
       adapters[name]["lora_magnitude"] = rng.uniform(0.5, 2, (*stack, *out))
@@ -55,8 +55,7 @@ def test_every_module_gains_what_our_matrix_gained(num_kv_heads, dora, tmp_path)
   spec = variants.Lora(rank=3, alpha=5.0, dora=dora, targets=("llm/layers/.*", "img/.*"))
   adapters = _random_adapters(spec, {name: x.shape for name, x in base.items()})
   merged = {
-      name: lora.merged(spec, name, base[name], **_short(parts))
-      for name, parts in adapters.items()
+    name: lora.merged(spec, name, base[name], **_short(parts)) for name, parts in adapters.items()
   }
   before = makers.hf_tensors(base, sizes)
   after = makers.hf_tensors({**base, **merged}, sizes)
@@ -105,12 +104,12 @@ def test_nothing_is_written_over_and_nothing_to_write_is_said(tmp_path):
 
 @pytest.mark.slow  # Starts torch; 30 s.
 @pytest.mark.parametrize(
-    "spec",
-    [
-        variants.Lora(rank=4, alpha=8.0, targets=("llm/layers/.*", "img/.*")),
-        variants.Lora(rank=4, rslora=True, dora=True, targets=("llm/layers/.*", "img/.*")),
-    ],
-    ids=["lora", "rslora and dora"],
+  "spec",
+  [
+    variants.Lora(rank=4, alpha=8.0, targets=("llm/layers/.*", "img/.*")),
+    variants.Lora(rank=4, rslora=True, dora=True, targets=("llm/layers/.*", "img/.*")),
+  ],
+  ids=["lora", "rslora and dora"],
 )
 def test_peft_computes_what_we_compute(spec, tmp_path):
   torch = pytest.importorskip("torch")
@@ -127,7 +126,7 @@ def test_peft_computes_what_we_compute(spec, tmp_path):
     params.update({linear.beside(name, part): x for part, x in parts.items()})
   first = cfg.num_image_tokens
   ids, real, suffix = (
-      golden[key][:, first:] for key in ("input_ids", "attention_mask", "token_type_ids")
+    golden[key][:, first:] for key in ("input_ids", "attention_mask", "token_type_ids")
   )
 
   @jax.jit
@@ -139,7 +138,7 @@ def test_peft_computes_what_we_compute(spec, tmp_path):
   ours = np.asarray(forward(params))
   path = _save(tmp_path / "out", spec, adapters, weights.sizes)
   base = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
-      folder, dtype=torch.float32, attn_implementation="eager"
+    folder, dtype=torch.float32, attn_implementation="eager"
   )
   model = theirs.PeftModel.from_pretrained(base, path).eval()
   keys = ("input_ids", "attention_mask", "token_type_ids", "pixel_values")

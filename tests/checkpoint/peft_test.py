@@ -66,7 +66,8 @@ def test_the_base_is_the_one_that_the_adapters_name_or_another(tmp_path):
   other = tmp_path / "base.npz"
   pj.load(golden_files.path("hf_paligemma2"), dtype="float32").save(other, format="npz")
   for weights in (
-      opening.open_weights(f"{folder}:base={other}"), opening.open_weights(folder, base=other)
+    opening.open_weights(f"{folder}:base={other}"),
+    opening.open_weights(folder, base=other),
   ):
     for name in named.entries:
       np.testing.assert_array_equal(weights.read(name), named.read(name))
@@ -95,16 +96,16 @@ def test_names_of_older_versions_are_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"peft_type": "LOHA"}, "kind 'LOHA'"),
-        ({"init_lora_weights": "pissa_niter_4"}, "changed the base"),
-        ({"layer_replication": [[0, 2]]}, "layer_replication"),
-        ({"use_something_new": True}, "use_something_new=True"),
-        ({"lora_alpha": "5"}, "is no scale"),
-        ({"alpha_pattern": {"(": 3}}, "is no regex"),
-        ({"alpha_pattern": [3]}, "no table"),
-    ],
+  ("settings", "says"),
+  [
+    ({"peft_type": "LOHA"}, "kind 'LOHA'"),
+    ({"init_lora_weights": "pissa_niter_4"}, "changed the base"),
+    ({"layer_replication": [[0, 2]]}, "layer_replication"),
+    ({"use_something_new": True}, "use_something_new=True"),
+    ({"lora_alpha": "5"}, "is no scale"),
+    ({"alpha_pattern": {"(": 3}}, "is no regex"),
+    ({"alpha_pattern": [3]}, "no table"),
+  ],
 )
 def test_what_cannot_be_merged_exactly_is_named(tmp_path, settings, says):
   with pytest.raises(errors.CheckpointError, match=says):
@@ -168,9 +169,9 @@ def test_what_we_write_we_read(tmp_path):
   for name in lora.targets(spec, params):
     stack, inputs, out = linear.in_out(name, params[name].shape)
     adapters[name] = {
-        "lora_a": rng.normal(size=(*stack, *inputs, 2)).astype(np.float32),
-        "lora_b": rng.normal(size=(*stack, 2, *out)).astype(np.float32),
-        "lora_magnitude": rng.uniform(1, 2, (*stack, *out)).astype(np.float32),
+      "lora_a": rng.normal(size=(*stack, *inputs, 2)).astype(np.float32),
+      "lora_b": rng.normal(size=(*stack, 2, *out)).astype(np.float32),
+      "lora_magnitude": rng.uniform(1, 2, (*stack, *out)).astype(np.float32),
     }
   names = {"llm/layers/pre_attention_norm/scale", "img/head/kernel", "img/pos_embedding",
            "llm/final_norm/scale", "llm/embedder/input_embedding"}  # fmt: skip

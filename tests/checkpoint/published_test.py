@@ -98,16 +98,16 @@ def test_a_download_that_broke_off_is_an_error_and_then_goes_on(cache, monkeypat
   pytest.importorskip("huggingface_hub", reason="huggingface_hub is not installed")
   model = makers.sizes()
   source = makers.write_hf(
-      tmp_path / "source", makers.hf_tensors(makers.params(model), model), makers.hf_config(model)
+    tmp_path / "source", makers.hf_tensors(makers.params(model), model), makers.hf_config(model)
   )
   server = _Hub(source)
   threading.Thread(target=server.serve_forever, daemon=True).start()
   monkeypatch.setattr(
-      "huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}"
+    "huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{server.server_port}"
   )
   monkeypatch.setattr(
-      "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
-      f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
+    "huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE",
+    f"http://127.0.0.1:{server.server_port}/{{repo_id}}/resolve/{{revision}}/{{filename}}",
   )
   try:
     server.cut_after = 2000
@@ -145,12 +145,20 @@ class _Answer(http.server.BaseHTTPRequestHandler):
   def _answer(self, body):
     if "/resolve/" not in self.path:
       files = [{"rfilename": p.name} for p in self.server.folder.iterdir()]
-      content = {"id": "somebody/model", "modelId": "somebody/model", "sha": _COMMIT,
-                 "siblings": files, "private": False, "tags": [], "downloads": 0, "likes": 0}
+      content = {
+        "id": "somebody/model",
+        "modelId": "somebody/model",
+        "sha": _COMMIT,
+        "siblings": files,
+        "private": False,
+        "tags": [],
+        "downloads": 0,
+        "likes": 0,
+      }
       if "/tree/" in self.path:
         content = [
-            {"type": "file", "path": p.name, "size": p.stat().st_size, "oid": "0" * 40}
-            for p in self.server.folder.iterdir()
+          {"type": "file", "path": p.name, "size": p.stat().st_size, "oid": "0" * 40}
+          for p in self.server.folder.iterdir()
         ]
       return self._send(json.dumps(content).encode(), {"Content-Type": "application/json"}, body)
     data = (self.server.folder / self.path.rpartition("/")[2].partition("?")[0]).read_bytes()

@@ -17,27 +17,27 @@ def _header(**fields):
 
 
 @pytest.mark.parametrize(
-    ("header", "data", "says"),
-    [
-        (_header(dtype="F64"), bytes(16), "dtype 'F64'"),
-        (_header(dtype=["F32"]), bytes(16), "dtype"),
-        (_header(dtype="I8"), bytes(16), "dtype 'I8'"),
-        (_header(shape=[2, 3]), bytes(16), "that is 24 bytes, but lies at"),
-        (_header(shape=[10**7, 10**6]), bytes(16), "40000000000000 bytes"),
-        (_header(shape=[-2, -2]), bytes(16), "damaged header"),
-        (_header(shape=[True, 4]), bytes(16), "damaged header"),
-        (_header(shape="22"), bytes(16), "damaged header"),
-        (_header(data_offsets=[0]), bytes(16), "lies at"),
-        (_header(data_offsets=[16, 32]), bytes(16), "beyond the end"),
-        (_header(data_offsets=[-16, 0]), bytes(16), "damaged header"),
-        (_header(data_offsets=[4, 20]), bytes(20), "follows a hole"),
-        (_header(), bytes(20), "4 bytes at its end"),
-        (_header(), bytes(12), "beyond the end"),
-        ({**_header(), "b": _header()["a"]}, bytes(16), "overlaps"),
-        ({"a": 3}, b"", "damaged header"),
-        ({"a": {"dtype": "F32"}}, b"", "damaged header"),
-        ([1], b"", "expected a JSON object"),
-    ],
+  ("header", "data", "says"),
+  [
+    (_header(dtype="F64"), bytes(16), "dtype 'F64'"),
+    (_header(dtype=["F32"]), bytes(16), "dtype"),
+    (_header(dtype="I8"), bytes(16), "dtype 'I8'"),
+    (_header(shape=[2, 3]), bytes(16), "that is 24 bytes, but lies at"),
+    (_header(shape=[10**7, 10**6]), bytes(16), "40000000000000 bytes"),
+    (_header(shape=[-2, -2]), bytes(16), "damaged header"),
+    (_header(shape=[True, 4]), bytes(16), "damaged header"),
+    (_header(shape="22"), bytes(16), "damaged header"),
+    (_header(data_offsets=[0]), bytes(16), "lies at"),
+    (_header(data_offsets=[16, 32]), bytes(16), "beyond the end"),
+    (_header(data_offsets=[-16, 0]), bytes(16), "damaged header"),
+    (_header(data_offsets=[4, 20]), bytes(20), "follows a hole"),
+    (_header(), bytes(20), "4 bytes at its end"),
+    (_header(), bytes(12), "beyond the end"),
+    ({**_header(), "b": _header()["a"]}, bytes(16), "overlaps"),
+    ({"a": 3}, b"", "damaged header"),
+    ({"a": {"dtype": "F32"}}, b"", "damaged header"),
+    ([1], b"", "expected a JSON object"),
+  ],
 )
 def test_a_hostile_safetensors_header_is_refused(tmp_path, header, data, says):
   path = makers.write_raw_safetensors(tmp_path / "x.safetensors", header, data)
@@ -46,18 +46,18 @@ def test_a_hostile_safetensors_header_is_refused(tmp_path, header, data, says):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
-    [
-        (b"", "truncated"),
-        (b"abc", "truncated"),
-        (b"\xff" * 8, "truncated"),
-        ((1 << 40).to_bytes(8, "little") + b"{}", "truncated"),
-        ((2).to_bytes(8, "little") + b"{[", "no valid JSON"),
-        ((4).to_bytes(8, "little") + b"\xff\xfe{}", "no valid JSON"),
-        ((20_000).to_bytes(8, "little") + b"[" * 20_000, "no valid JSON"),
-        ((15).to_bytes(8, "little") + b'{"a":1, "a": 2}', "'a' stands twice"),
-        ((9000).to_bytes(8, "little") + b"[" + b"9" * 8998 + b"]", "no valid JSON"),
-    ],
+  ("content", "says"),
+  [
+    (b"", "truncated"),
+    (b"abc", "truncated"),
+    (b"\xff" * 8, "truncated"),
+    ((1 << 40).to_bytes(8, "little") + b"{}", "truncated"),
+    ((2).to_bytes(8, "little") + b"{[", "no valid JSON"),
+    ((4).to_bytes(8, "little") + b"\xff\xfe{}", "no valid JSON"),
+    ((20_000).to_bytes(8, "little") + b"[" * 20_000, "no valid JSON"),
+    ((15).to_bytes(8, "little") + b'{"a":1, "a": 2}', "'a' stands twice"),
+    ((9000).to_bytes(8, "little") + b"[" + b"9" * 8998 + b"]", "no valid JSON"),
+  ],
 )
 def test_a_damaged_safetensors_file_is_refused_in_little_memory(tmp_path, content, says):
   path = tmp_path / "x.safetensors"

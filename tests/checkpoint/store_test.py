@@ -262,7 +262,7 @@ def test_a_non_finite_state_is_never_sealed(tmp_path):
 
 
 def test_a_failed_save_is_reported_leaves_nothing_and_the_next_one_works(
-    tmp_path, monkeypatch, caplog
+  tmp_path, monkeypatch, caplog
 ):
   opened, history = _saved(tmp_path, 1)
   monkeypatch.setattr(faults, "_visits", faults.collections.Counter())
@@ -328,7 +328,7 @@ def test_another_optimizer_than_the_saved_one_is_an_error(two_steps, tmp_path):
 
 
 def test_weights_are_read_back_by_name_from_workdir_folder_and_step(
-    two_steps, tmp_path, monkeypatch
+  two_steps, tmp_path, monkeypatch
 ):
   _copy(two_steps, tmp_path)
   # The toy has no model's names, so its sizes cannot be inferred.

@@ -24,17 +24,28 @@ def exit_of(capsys, *argv, code=2):
 
 
 def test_config_workdir_and_overrides_are_read_in_both_spellings():
-  found = parser().parse_args([
-      "--config=transfers/vqav2.py:res=448,tune=lora", "--config.optim.lr=3e-5", "--workdir", "w",
-      "--config.train.total", "15 epochs", "--steps=3", "--config.init=a=b",
-      "--config.model.final_logits_softcap", "-1",
-  ])
+  found = parser().parse_args(
+    [
+      "--config=transfers/vqav2.py:res=448,tune=lora",
+      "--config.optim.lr=3e-5",
+      "--workdir",
+      "w",
+      "--config.train.total",
+      "15 epochs",
+      "--steps=3",
+      "--config.init=a=b",
+      "--config.model.final_logits_softcap",
+      "-1",
+    ]
+  )
   assert found.config == "transfers/vqav2.py:res=448,tune=lora"
   assert found.workdir == "w"
   assert found.steps == 3
   assert found.overrides == (
-      ("optim.lr", "3e-5"), ("train.total", "15 epochs"), ("init", "a=b"),
-      ("model.final_logits_softcap", "-1"),
+    ("optim.lr", "3e-5"),
+    ("train.total", "15 epochs"),
+    ("init", "a=b"),
+    ("model.final_logits_softcap", "-1"),
   )
 
 
@@ -49,21 +60,21 @@ def test_a_boolean_key_alone_is_true():
 
 
 @pytest.mark.parametrize(
-    "argv, message",
-    [
-        (["--wrkdir=x"], "There is no flag '--wrkdir'. Did you mean '--workdir'?"),
-        (["--stesp", "3"], "There is no flag '--stesp'. Did you mean '--steps'"),
-        (["--conf", "x"], "There is no flag '--conf'. Did you mean '--config'"),
-        (["--cofnig.optim.lr=2"], "Did you mean '--config.optim.lr'?"),
-        (["--optim.lr=2"], "Did you mean '--config.optim.lr'?"),
-        (["--lr", "2"], "Did you mean '--config.optim.lr'?"),
-        (["transfers/x.py"], "a configuration is given as --config transfers/x.py"),
-        (["--config"], "--config: expected one argument"),
-        (["--config.optim.lr"], "--config.optim.lr needs a value"),
-        (["--config.optim.lr", "--workdir=w"], "--config.optim.lr needs a value"),
-        (["--steps=x"], "invalid int value: 'x'"),
-        (["--help-config", "lgo"], "There is no section 'lgo'. Did you mean 'log' or 'lora'?"),
-    ],
+  "argv, message",
+  [
+    (["--wrkdir=x"], "There is no flag '--wrkdir'. Did you mean '--workdir'?"),
+    (["--stesp", "3"], "There is no flag '--stesp'. Did you mean '--steps'"),
+    (["--conf", "x"], "There is no flag '--conf'. Did you mean '--config'"),
+    (["--cofnig.optim.lr=2"], "Did you mean '--config.optim.lr'?"),
+    (["--optim.lr=2"], "Did you mean '--config.optim.lr'?"),
+    (["--lr", "2"], "Did you mean '--config.optim.lr'?"),
+    (["transfers/x.py"], "a configuration is given as --config transfers/x.py"),
+    (["--config"], "--config: expected one argument"),
+    (["--config.optim.lr"], "--config.optim.lr needs a value"),
+    (["--config.optim.lr", "--workdir=w"], "--config.optim.lr needs a value"),
+    (["--steps=x"], "invalid int value: 'x'"),
+    (["--help-config", "lgo"], "There is no section 'lgo'. Did you mean 'log' or 'lora'?"),
+  ],
 )
 def test_a_usage_error_is_one_sentence_and_exits_with_2(capsys, argv, message):
   text = exit_of(capsys, *argv)
@@ -82,8 +93,15 @@ def test_a_required_flag_that_is_missing_is_named(capsys):
 
 def test_help_names_the_flags_an_example_and_the_exit_codes(capsys):
   text = exit_of(capsys, "--help", code=0)
-  for part in ("--config FILE", "--config.optim.lr=3e-5", "--workdir", "--help-config", "--steps",
-               "python -m paligemma_jax.train --config demo.py", "75 interrupted and saved"):
+  for part in (
+    "--config FILE",
+    "--config.optim.lr=3e-5",
+    "--workdir",
+    "--help-config",
+    "--steps",
+    "python -m paligemma_jax.train --config demo.py",
+    "75 interrupted and saved",
+  ):
     assert part in text
 
 
@@ -104,11 +122,11 @@ def test_help_config_of_a_section_lists_that_section_alone(capsys):
 
 def test_help_needs_no_jax_and_no_configuration_library():
   code = (
-      "import sys, time\n"
-      "from paligemma_jax.core import command\n"
-      "try: command.Parser('train', 'Trains.', 'x').parse_args(['--help'])\n"
-      "except SystemExit: pass\n"
-      "assert not {'jax', 'tensorflow', 'ml_collections', 'numpy'} & set(sys.modules)\n"
-      "assert time.process_time() < 0.5"  # CPU seconds from the start of Python; 0.06 if idle.
+    "import sys, time\n"
+    "from paligemma_jax.core import command\n"
+    "try: command.Parser('train', 'Trains.', 'x').parse_args(['--help'])\n"
+    "except SystemExit: pass\n"
+    "assert not {'jax', 'tensorflow', 'ml_collections', 'numpy'} & set(sys.modules)\n"
+    "assert time.process_time() < 0.5"  # CPU seconds from the start of Python; 0.06 if idle.
   )
   subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)

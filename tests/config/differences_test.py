@@ -15,19 +15,19 @@ def _texts(before, after, path="train.pp"):
 
 
 @pytest.mark.parametrize(
-    "before, after, expected",
-    [
-        (8, 16, ["train.pp: 8 -> 16"]),
-        (1, True, ["train.pp: 1 -> True"]),
-        (1, 1.0, []),
-        ((1, 2), (1, 3), ["train.pp[1]: 2 -> 3"]),
-        ({"a": 1}, {"a": 1, "b": 2}, ["train.pp.b: (absent) -> 2"]),
-        (
-            (pp.Decode(), pp.Resize(224)),
-            (pp.Decode(), pp.Resize(448)),
-            ["train.pp[1].size: 224 -> 448"],
-        ),
-    ],
+  "before, after, expected",
+  [
+    (8, 16, ["train.pp: 8 -> 16"]),
+    (1, True, ["train.pp: 1 -> True"]),
+    (1, 1.0, []),
+    ((1, 2), (1, 3), ["train.pp[1]: 2 -> 3"]),
+    ({"a": 1}, {"a": 1, "b": 2}, ["train.pp.b: (absent) -> 2"]),
+    (
+      (pp.Decode(), pp.Resize(224)),
+      (pp.Decode(), pp.Resize(448)),
+      ["train.pp[1].size: 224 -> 448"],
+    ),
+  ],
 )
 def test_the_least_parts_that_differ_are_named(before, after, expected):
   assert _texts(before, after) == expected
@@ -48,7 +48,7 @@ def test_an_op_that_was_added_or_taken_out_is_named_alone():
 def test_a_field_inside_a_part_of_a_mixture_is_named():
   make = lambda path: sources.Mixture((sources.Part(sources.Jsonl(path)),))  # noqa: E731
   assert _texts(make("a.jsonl"), make("b.jsonl"), "train.source") == [
-      "train.source.parts[0].source.path: 'a.jsonl' -> 'b.jsonl'"
+    "train.source.parts[0].source.path: 'a.jsonl' -> 'b.jsonl'"
   ]
 
 

@@ -48,16 +48,16 @@ def test_arguments_are_read_by_the_types_of_the_function(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
-    [
-        ("rez=448", r"no argument 'rez'. Did you mean 'res'"),
-        ("res=4.5", "res: '4.5' is not a whole number"),
-        ("lr=fast", "lr: 'fast' is not a number"),
-        ("lr=nan", "lr: 'nan' is not a finite number"),
-        ("frozen=maybe", "frozen: 'maybe' is not true or false"),
-        ("res", "argument 'res' needs a value"),
-        ("res=1,res=2", "argument 'res' is given twice"),
-    ],
+  "arguments, message",
+  [
+    ("rez=448", r"no argument 'rez'. Did you mean 'res'"),
+    ("res=4.5", "res: '4.5' is not a whole number"),
+    ("lr=fast", "lr: 'fast' is not a number"),
+    ("lr=nan", "lr: 'nan' is not a finite number"),
+    ("frozen=maybe", "frozen: 'maybe' is not true or false"),
+    ("res", "argument 'res' needs a value"),
+    ("res=1,res=2", "argument 'res' is given twice"),
+  ],
 )
 def test_a_wrong_argument_is_one_clear_sentence(tmp_path, arguments, message):
   with pytest.raises(errors.ConfigError, match=message):
@@ -99,18 +99,18 @@ def test_a_missing_file_is_named_with_the_files_that_are_near(tmp_path, monkeypa
 
 
 @pytest.mark.parametrize(
-    "body, message",
-    [
-        ("def get_config(:\n  pass", r"conf\.py:1: "),
-        ("import nonesuch_module", r"conf\.py:1: ModuleNotFoundError: .*nonesuch_module"),
-        ("x = 3", "has no function get_config"),
-        ("def get_config():\n  return 3", "get_config returned int"),
-        ("def get_config():\n  y = 3\n  return x", r"conf\.py:3: NameError"),
-        ("rows = 1\nprint(rwos)", r"conf\.py:2: NameError: .*\. Did you mean 'rows'"),
-        ("from paligemma_jax import pp\npp.Resiz(28)", r":2: .*'Resiz'\. Did you mean 'Resize'"),
-        ("from paligemma_jax.pp import Decod", r":1: ImportError: .*Did you mean 'Decode'"),
-        ("import paligemma_jax as pj\npj.default_confg()", r":2: .*Did you mean 'default_config'"),
-    ],
+  "body, message",
+  [
+    ("def get_config(:\n  pass", r"conf\.py:1: "),
+    ("import nonesuch_module", r"conf\.py:1: ModuleNotFoundError: .*nonesuch_module"),
+    ("x = 3", "has no function get_config"),
+    ("def get_config():\n  return 3", "get_config returned int"),
+    ("def get_config():\n  y = 3\n  return x", r"conf\.py:3: NameError"),
+    ("rows = 1\nprint(rwos)", r"conf\.py:2: NameError: .*\. Did you mean 'rows'"),
+    ("from paligemma_jax import pp\npp.Resiz(28)", r":2: .*'Resiz'\. Did you mean 'Resize'"),
+    ("from paligemma_jax.pp import Decod", r":1: ImportError: .*Did you mean 'Decode'"),
+    ("import paligemma_jax as pj\npj.default_confg()", r":2: .*Did you mean 'default_config'"),
+  ],
 )
 def test_an_error_in_the_file_is_one_sentence_with_its_line(tmp_path, body, message):
   with pytest.raises(errors.ConfigError, match=message):
@@ -118,13 +118,13 @@ def test_an_error_in_the_file_is_one_sentence_with_its_line(tmp_path, body, mess
 
 
 @pytest.mark.parametrize(
-    "line, message",
-    [
-        ("c.optim.lr = 'fast'", r"conf\.py:6: optim\.lr must be of type float, but fast is str"),
-        ("c.train.update(batch_size=1.5)", r":6: train\.batch_size must be of type int"),
-        ("c.optim = 3", r":6: optim must be a section"),
-        ("pj.spec(type('T', (), {}))(typo=1)", r"conf\.py:6: .*T has no field 'typo'"),
-    ],
+  "line, message",
+  [
+    ("c.optim.lr = 'fast'", r"conf\.py:6: optim\.lr must be of type float, but fast is str"),
+    ("c.train.update(batch_size=1.5)", r":6: train\.batch_size must be of type int"),
+    ("c.optim = 3", r":6: optim must be a section"),
+    ("pj.spec(type('T', (), {}))(typo=1)", r"conf\.py:6: .*T has no field 'typo'"),
+  ],
 )
 def test_a_wrong_value_is_named_with_its_line(tmp_path, line, message):
   body = f"""
@@ -184,7 +184,7 @@ def test_a_spec_declared_in_a_config_file_is_found_again_by_its_name(tmp_path, m
     ],
 )  # fmt: skip
 def test_a_saved_configuration_makes_no_code_run_without_consent(
-    where, value, tmp_path, monkeypatch
+  where, value, tmp_path, monkeypatch
 ):
   monkeypatch.syspath_prepend(tmp_path)
   code = "import pathlib; pathlib.Path(__file__).with_name('ran').touch(); X = 1"
@@ -213,11 +213,11 @@ def test_specs_that_are_gone_can_still_be_compared(tmp_path):
 
 def test_loading_needs_no_jax_and_a_quarter_of_a_second(tmp_path):
   code = (
-      "import sys, time; t = time.perf_counter()\n"
-      "from paligemma_jax.core import config\n"
-      f"c = config.load({stand_ins.write(tmp_path, GOOD)!r}); config.validate(c, training=False)\n"
-      "assert not {'jax', 'tensorflow', 'flax', 'numpy'} & set(sys.modules), 'heavy imports'\n"
-      "print(time.process_time())"
+    "import sys, time; t = time.perf_counter()\n"
+    "from paligemma_jax.core import config\n"
+    f"c = config.load({stand_ins.write(tmp_path, GOOD)!r}); config.validate(c, training=False)\n"
+    "assert not {'jax', 'tensorflow', 'flax', 'numpy'} & set(sys.modules), 'heavy imports'\n"
+    "print(time.process_time())"
   )
   out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
   assert float(out.stdout) < 1.0  # CPU seconds from the start of Python; 0.2 on an idle machine.
@@ -231,6 +231,7 @@ def test_load_applies_overrides_in_order_as_text_or_pairs(tmp_path):
 
 
 # JSON, fingerprints, changes.
+
 
 def test_a_saved_configuration_reads_back_equal(tmp_path):
   c = stand_ins.full_config()
@@ -271,12 +272,14 @@ def test_an_older_file_without_a_key_gets_the_default(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, message",
-    [
-        ("{", "is not a saved configuration"), ("[1]", "expected a JSON object"),
-        ('{"optim": 3}', "'optim' is a section"), ('{"seed": "x"}', "seed: "),
-        ('{"train": {"source": {"__spec__": "os:system"}}}', "not a spec"),
-    ],
+  "text, message",
+  [
+    ("{", "is not a saved configuration"),
+    ("[1]", "expected a JSON object"),
+    ('{"optim": 3}', "'optim' is a section"),
+    ('{"seed": "x"}', "seed: "),
+    ('{"train": {"source": {"__spec__": "os:system"}}}', "not a spec"),
+  ],
 )
 def test_a_damaged_saved_configuration_is_a_config_error(tmp_path, text, message):
   (tmp_path / "config.json").write_text(text)
@@ -291,16 +294,26 @@ def test_the_fingerprint_depends_on_values_and_not_on_their_order():
 
 
 @pytest.mark.parametrize(
-    "key, value, policy",
-    [
-        ("seed", 1, "refuse"), ("model.variant", "paligemma_3b", "refuse"), ("init", "x", "refuse"),
-        ("train.batch_size", 64, "refuse"), ("train.source", stand_ins.Rows(("a",)), "data"),
-        ("train.pp", (), "data"), ("tokenizer", "x", "moved"), ("train.total", "9 epochs", "warn"),
-        ("optim.name", "sgd", "refuse"), ("optim.freeze", (), "refuse"),
-        ("optim.lr", 1.0, "warn"), ("optim.wd", 1.0, "warn"), ("ckpt.keep", 5, "allow"),
-        ("log.every", "1 step", "allow"), ("evals", (), "allow"), ("mesh.shape", (), "allow"),
-        ("model.overrides", {}, "refuse"),
-    ],
+  "key, value, policy",
+  [
+    ("seed", 1, "refuse"),
+    ("model.variant", "paligemma_3b", "refuse"),
+    ("init", "x", "refuse"),
+    ("train.batch_size", 64, "refuse"),
+    ("train.source", stand_ins.Rows(("a",)), "data"),
+    ("train.pp", (), "data"),
+    ("tokenizer", "x", "moved"),
+    ("train.total", "9 epochs", "warn"),
+    ("optim.name", "sgd", "refuse"),
+    ("optim.freeze", (), "refuse"),
+    ("optim.lr", 1.0, "warn"),
+    ("optim.wd", 1.0, "warn"),
+    ("ckpt.keep", 5, "allow"),
+    ("log.every", "1 step", "allow"),
+    ("evals", (), "allow"),
+    ("mesh.shape", (), "allow"),
+    ("model.overrides", {}, "refuse"),
+  ],
 )
 def test_a_change_between_save_and_resume_is_sorted_by_what_it_does(key, value, policy):
   changed = stand_ins.full_config()

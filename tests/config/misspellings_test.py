@@ -21,10 +21,10 @@ def mutations(word):
 
 
 TYPOS = [
-    (path.rpartition(".")[0], wrong, path)
-    for path in KEYS
-    for wrong in mutations(path.rpartition(".")[2])
-    if wrong not in schema.sections()[path.rpartition(".")[0]]
+  (path.rpartition(".")[0], wrong, path)
+  for path in KEYS
+  for wrong in mutations(path.rpartition(".")[2])
+  if wrong not in schema.sections()[path.rpartition(".")[0]]
 ]
 
 
@@ -50,7 +50,9 @@ def test_every_misspelt_override_is_an_error_that_names_key_and_near_match(path)
 
 @pytest.mark.parametrize("how", ["assign", "update", "read"])
 def test_every_misspelt_key_in_a_config_file_is_named_with_file_line_and_near_match(tmp_path, how):
-  path = stand_ins.write(tmp_path, """
+  path = stand_ins.write(
+    tmp_path,
+    """
       import paligemma_jax as pj
 
       def get_config(how: str = "", section: str = "", key: str = ""):
@@ -63,7 +65,8 @@ def test_every_misspelt_key_in_a_config_file_is_named_with_file_line_and_near_ma
         else:
           getattr(part, key)  # line 12
         return c
-  """)
+  """,
+  )
   line = {"assign": 8, "update": 10, "read": 12}[how]
   for section, wrong, right in TYPOS:
     with pytest.raises(errors.ConfigError) as caught:

@@ -20,8 +20,8 @@ def good_config():
   c.train.update(source=Rows(), pp=stand_ins.OPS, total="3 epochs", batch_size=8)
   c.optim.lr = 1e-5
   c.evals = (
-      Judge("val/acc", Rows(), stand_ins.OPS, every="10%", reads=("suffix",)),
-      Judge("val/end", Rows(()), stand_ins.OPS, reads=("whatever",)),
+    Judge("val/acc", Rows(), stand_ins.OPS, every="10%", reads=("suffix",)),
+    Judge("val/end", Rows(()), stand_ins.OPS, reads=("whatever",)),
   )
   return c
 
@@ -74,48 +74,48 @@ def test_numbers_below_the_least_legal_one_are_refused(path):
 
 
 @pytest.mark.parametrize(
-    "path, value, message",
-    [
-        ("optim.lr", float("nan"), "optim.lr must be a finite number"),
-        ("optim.lr", "1e-5", "optim.lr must be a number, but '1e-5' is a str"),
-        ("seed", True, "seed must be a whole number, but True is a bool"),
-        ("init", None, "init must be a text, but None is a NoneType"),
-        ("optim.b1", 1.0, "optim.b1 must be less than 1"),
-        ("model.final_logits_softcap", -0.5, "model.final_logits_softcap=-0.5: write 0"),
-        ("model.attn_logits_softcap", -0.5, "model.attn_logits_softcap=-0.5: write 0"),
-        ("model.dropout", 1.0, "model.dropout must be at most 0.99"),
-        ("train.total", "many", "train.total: 'many' is not a duration; write '200 steps'"),
-        ("train.total", "50%", "train.total='50%' is a share of itself"),
-        ("train.total", "", "train.total is not set"),
-        ("log.every", "200", "log.every: '200' is not a duration"),
-        ("optim.warmup", "105%", "optim.warmup must be at most '100%'"),
-        ("optim.freeze", ("img/(",), "optim.freeze: 'img/(' is not a regular expression"),
-        ("optim.freeze", "img/.*", "optim.freeze must be a tuple of regexes"),
-        ("optim.freeze", (3,), "optim.freeze: 3 is not a regular expression"),
-        ("optim.lr_mults", (("img/.*",),), "optim.lr_mults must be a tuple of pairs"),
-        ("optim.lr_mults", (("img/.*", -1),), "the number at least 0"),
-        ("optim.momentum", 0.9, "optim.momentum=0.9 is for optim.name='sgd'"),
-        ("optim.eps", 0.0, "optim.eps must be above 0"),
-        ("optim.schedule_end", 0.1, "is for optim.schedule='linear' only"),
-        ("train.accum", 3, "train.accum=3 does not divide train.batch_size=8"),
-        ("train.buckets", (64, 32), "train.buckets must be a tuple of rising text lengths"),
-        ("train.buckets", (32, 128), "train.buckets=(32, 128) go beyond train.text_len=64"),
-        ("mesh.shape", (("fsdp", 0),), "mesh.shape must be a tuple of pairs (axis, size)"),
-        ("mesh.shape", (("fspd", -1),), "mesh.shape: unknown axis 'fspd'. Did you mean 'fsdp'?"),
-        ("mesh.shape", ("fsdp", -1), "mesh.shape must be a tuple of pairs"),
-        ("mesh.shape", (("data", -1), ("fsdp", -1)), "one size at most -1"),
-        ("mesh.shape", (("data", 1), ("data", 2)), "each axis once"),
-        ("train.source", "rows.jsonl", "train.source must be a spec"),
-        ("train.source", stand_ins.RESIZE, "is no source of paligemma_jax.sources"),
-        ("train.pp", stand_ins.RESIZE, "one spec needs a comma: (x,)"),
-        ("train.pp", (Make,), "train.pp[0] must be a spec; it is a class, write it with brackets"),
-        ("train.pp", (Rows(),), "train: pp[0] is Rows(names=('image', 'text')"),
-        ("evals", (Rows(),), "evals[0] is Rows("),
-        ("evals", (), "the metric"),
-        ("ckpt.best", "val/ac/acc", "ckpt.best='val/ac/acc' is no metric"),
-        ("ckpt.best", "val/acc/", "ckpt.best='val/acc/' is no metric"),
-        ("ckpt.best", "val/end/acc", "evaluator 'val/end' never runs during training"),
-    ],
+  "path, value, message",
+  [
+    ("optim.lr", float("nan"), "optim.lr must be a finite number"),
+    ("optim.lr", "1e-5", "optim.lr must be a number, but '1e-5' is a str"),
+    ("seed", True, "seed must be a whole number, but True is a bool"),
+    ("init", None, "init must be a text, but None is a NoneType"),
+    ("optim.b1", 1.0, "optim.b1 must be less than 1"),
+    ("model.final_logits_softcap", -0.5, "model.final_logits_softcap=-0.5: write 0"),
+    ("model.attn_logits_softcap", -0.5, "model.attn_logits_softcap=-0.5: write 0"),
+    ("model.dropout", 1.0, "model.dropout must be at most 0.99"),
+    ("train.total", "many", "train.total: 'many' is not a duration; write '200 steps'"),
+    ("train.total", "50%", "train.total='50%' is a share of itself"),
+    ("train.total", "", "train.total is not set"),
+    ("log.every", "200", "log.every: '200' is not a duration"),
+    ("optim.warmup", "105%", "optim.warmup must be at most '100%'"),
+    ("optim.freeze", ("img/(",), "optim.freeze: 'img/(' is not a regular expression"),
+    ("optim.freeze", "img/.*", "optim.freeze must be a tuple of regexes"),
+    ("optim.freeze", (3,), "optim.freeze: 3 is not a regular expression"),
+    ("optim.lr_mults", (("img/.*",),), "optim.lr_mults must be a tuple of pairs"),
+    ("optim.lr_mults", (("img/.*", -1),), "the number at least 0"),
+    ("optim.momentum", 0.9, "optim.momentum=0.9 is for optim.name='sgd'"),
+    ("optim.eps", 0.0, "optim.eps must be above 0"),
+    ("optim.schedule_end", 0.1, "is for optim.schedule='linear' only"),
+    ("train.accum", 3, "train.accum=3 does not divide train.batch_size=8"),
+    ("train.buckets", (64, 32), "train.buckets must be a tuple of rising text lengths"),
+    ("train.buckets", (32, 128), "train.buckets=(32, 128) go beyond train.text_len=64"),
+    ("mesh.shape", (("fsdp", 0),), "mesh.shape must be a tuple of pairs (axis, size)"),
+    ("mesh.shape", (("fspd", -1),), "mesh.shape: unknown axis 'fspd'. Did you mean 'fsdp'?"),
+    ("mesh.shape", ("fsdp", -1), "mesh.shape must be a tuple of pairs"),
+    ("mesh.shape", (("data", -1), ("fsdp", -1)), "one size at most -1"),
+    ("mesh.shape", (("data", 1), ("data", 2)), "each axis once"),
+    ("train.source", "rows.jsonl", "train.source must be a spec"),
+    ("train.source", stand_ins.RESIZE, "is no source of paligemma_jax.sources"),
+    ("train.pp", stand_ins.RESIZE, "one spec needs a comma: (x,)"),
+    ("train.pp", (Make,), "train.pp[0] must be a spec; it is a class, write it with brackets"),
+    ("train.pp", (Rows(),), "train: pp[0] is Rows(names=('image', 'text')"),
+    ("evals", (Rows(),), "evals[0] is Rows("),
+    ("evals", (), "the metric"),
+    ("ckpt.best", "val/ac/acc", "ckpt.best='val/ac/acc' is no metric"),
+    ("ckpt.best", "val/acc/", "ckpt.best='val/acc/' is no metric"),
+    ("ckpt.best", "val/end/acc", "evaluator 'val/end' never runs during training"),
+  ],
 )
 def test_what_is_wrong_is_named_with_its_key(path, value, message):
   if path == "evals" and value == ():
@@ -162,6 +162,7 @@ def test_all_problems_are_told_at_once():
 
 # Columns from the source through the ops to their readers.
 
+
 def test_an_op_that_reads_what_nobody_makes_is_named_with_the_near_column():
   c = changed("train.pp", (Make(("imgae",), ("image",)), stand_ins.FORMAT))
   message = message_of(c)
@@ -196,8 +197,10 @@ def test_the_real_specs_fit_together():
   source = pj.sources.Jsonl("train.jsonl", images="images", columns=("image", "suffix"))
   c = good_config()
   c.train.update(source=source, pp=ops)
-  c.evals = (pj.evals.Perplexity("val/loss", source, ops, every="10%"),
-             pj.evals.WritePredictions("val/pred", source, ops))
+  c.evals = (
+    pj.evals.Perplexity("val/loss", source, ops, every="10%"),
+    pj.evals.WritePredictions("val/pred", source, ops),
+  )
   load.validate(c, variants=variants.VARIANTS)
   c.train.pp = (ops[0], pp.Resize(224), ops[2])
   assert message_of(c) == "train: its ops make images of 224 pixels, but model.res is 112."
@@ -215,22 +218,22 @@ def test_images_of_another_size_than_the_models_are_found_the_last_resize_counts
 
 
 @pytest.mark.parametrize(
-    "changes, message",
-    [
-        ({"name": ""}, "evals[0]: its name must be a text"),
-        ({"name": 3}, "evals[0]: its name must be a text"),
-        ({"every": "often"}, "evaluator 'v': every: 'often' is not a duration"),
-        ({"batch_size": 0}, "evaluator 'v': batch_size must be a whole number of at least 1"),
-        ({"overflow": "trim"}, "evaluator 'v': overflow must be one of 'error', 'truncate', 'cut'"),
-        ({"limit": -1}, "evaluator 'v': limit must be a whole number of at least 0"),
-        ({"beam_size": 0}, "evaluator 'v': beam_size must be a whole number of at least 1, not 0"),
-        ({"sampler": None}, "evaluator 'v': sampler must be a text such as 'greedy', not None"),
-        ({"constraint": ("yes",)}, "evaluator 'v': constraint must be None or one of constraints."),
-        ({"banned": "<eos>"}, "evaluator 'v': banned must be a tuple of texts of tokens, not '<e"),
-        ({"banned": (1,)}, "evaluator 'v': banned must be a tuple of texts of tokens, not (1,)"),
-        ({"source": "x"}, "evaluator 'v': its source must be a spec"),
-        ({"pp": ("x",)}, "evaluator 'v': pp[0] must be a spec"),
-    ],
+  "changes, message",
+  [
+    ({"name": ""}, "evals[0]: its name must be a text"),
+    ({"name": 3}, "evals[0]: its name must be a text"),
+    ({"every": "often"}, "evaluator 'v': every: 'often' is not a duration"),
+    ({"batch_size": 0}, "evaluator 'v': batch_size must be a whole number of at least 1"),
+    ({"overflow": "trim"}, "evaluator 'v': overflow must be one of 'error', 'truncate', 'cut'"),
+    ({"limit": -1}, "evaluator 'v': limit must be a whole number of at least 0"),
+    ({"beam_size": 0}, "evaluator 'v': beam_size must be a whole number of at least 1, not 0"),
+    ({"sampler": None}, "evaluator 'v': sampler must be a text such as 'greedy', not None"),
+    ({"constraint": ("yes",)}, "evaluator 'v': constraint must be None or one of constraints."),
+    ({"banned": "<eos>"}, "evaluator 'v': banned must be a tuple of texts of tokens, not '<e"),
+    ({"banned": (1,)}, "evaluator 'v': banned must be a tuple of texts of tokens, not (1,)"),
+    ({"source": "x"}, "evaluator 'v': its source must be a spec"),
+    ({"pp": ("x",)}, "evaluator 'v': pp[0] must be a spec"),
+  ],
 )
 def test_an_evaluator_that_cannot_run_is_named(changes, message):
   judge = Judge("v", Rows(), stand_ins.OPS).replace(**changes)

@@ -26,12 +26,16 @@ def test_pick_of_an_unhashable_key_is_a_config_error():
 
 
 @pytest.mark.parametrize(
-    "error, code",
-    [
-        (errors.ConfigError, 78), (errors.DataError, 65), (errors.CheckpointError, 78),
-        (errors.StateError, 74), (errors.WorkdirError, 73), (errors.NumericsError, 70),
-        (errors.Interrupted, 75),
-    ],
+  "error, code",
+  [
+    (errors.ConfigError, 78),
+    (errors.DataError, 65),
+    (errors.CheckpointError, 78),
+    (errors.StateError, 74),
+    (errors.WorkdirError, 73),
+    (errors.NumericsError, 70),
+    (errors.Interrupted, 75),
+  ],
 )
 def test_a_command_says_one_sentence_and_exits_with_the_code_of_the_error(error, code, capsys):
   def main():
@@ -53,13 +57,13 @@ def test_a_command_that_ends_well_exits_with_0():
 def test_a_command_ends_also_when_a_thread_of_it_never_does(error, code):
   raised = f"raise errors.{error}('the sentence.')" if error else "print('done')"
   script = (
-      "import threading\nfrom paligemma_jax.core import errors\n"
-      "def main():\n  threading.Thread(target=threading.Event().wait).start()\n"
-      f"  {raised}\nerrors.run_main(main)\n"
+    "import threading\nfrom paligemma_jax.core import errors\n"
+    "def main():\n  threading.Thread(target=threading.Event().wait).start()\n"
+    f"  {raised}\nerrors.run_main(main)\n"
   )
   start = time.monotonic()
   done = subprocess.run(
-      [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
+    [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False
   )
   assert done.returncode == code
   assert (done.stdout, done.stderr) == (("", "error: the sentence.\n") if error else ("done\n", ""))

@@ -11,8 +11,8 @@ from paligemma_jax.core import huge_pages
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 _NEEDS_GLIBC = pytest.mark.skipif(
-    not hasattr(os, "confstr") or "CS_GNU_LIBC_VERSION" not in os.confstr_names,
-    reason="another C library",
+  not hasattr(os, "confstr") or "CS_GNU_LIBC_VERSION" not in os.confstr_names,
+  reason="another C library",
 )
 _PROGRAM = """
 import os, sys
@@ -32,8 +32,11 @@ def _run(tmp_path, kernel, tunables):
   if tunables is not None:
     env["GLIBC_TUNABLES"] = tunables
   process = subprocess.Popen(
-      [sys.executable, "-c", _PROGRAM, str(switch), "--flag", "two words"],
-      cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True,
+    [sys.executable, "-c", _PROGRAM, str(switch), "--flag", "two words"],
+    cwd=ROOT,
+    env=env,
+    stdout=subprocess.PIPE,
+    text=True,
   )
   *begins, said = process.communicate(timeout=60)[0].splitlines()
   assert process.returncode == 0
@@ -42,20 +45,26 @@ def _run(tmp_path, kernel, tunables):
 
 
 @_NEEDS_GLIBC
-@pytest.mark.parametrize("before, after", [
+@pytest.mark.parametrize(
+  "before, after",
+  [
     (None, "glibc.malloc.hugetlb=1"),
     ("glibc.malloc.check=0", "glibc.malloc.check=0:glibc.malloc.hugetlb=1"),
-])
+  ],
+)
 def test_it_starts_again_once_with_the_same_arguments(tmp_path, before, after):
   found = _run(tmp_path, "always [madvise] never\n", before)
   assert found == (2, True, f"{after} --flag two words")
 
 
-@pytest.mark.parametrize("kernel, tunables", [
+@pytest.mark.parametrize(
+  "kernel, tunables",
+  [
     ("always [madvise] never\n", "glibc.malloc.hugetlb=0"),
     ("[always] madvise never\n", None),
     ("always madvise [never]\n", None),
-])
+  ],
+)
 def test_it_does_not_where_it_would_not_help_or_was_told_not_to(tmp_path, kernel, tunables):
   assert _run(tmp_path, kernel, tunables) == (1, True, f"{tunables} --flag two words")
 

@@ -52,7 +52,7 @@ def test_lists_become_tuples_at_every_depth():
 
 
 @pytest.mark.parametrize(
-    "value", [object(), NotASpec(), lambda: 0, {1, 2}, b"bytes", (NotASpec(),)]
+  "value", [object(), NotASpec(), lambda: 0, {1, 2}, b"bytes", (NotASpec(),)]
 )
 def test_a_field_holds_only_plain_values_and_specs(value):
   with pytest.raises(errors.ConfigError, match=r"Point\.inner is a"):
@@ -70,8 +70,8 @@ def test_json_refuses_what_it_could_not_give_back():
 
 
 @pytest.mark.parametrize(
-    "path",
-    ["os:system", "no.such.module:X", "tests.core.spec_test:NotASpec", "x", "", ":", "a:b:c"],
+  "path",
+  ["os:system", "no.such.module:X", "tests.core.spec_test:NotASpec", "x", "", ":", "a:b:c"],
 )
 def test_only_declared_specs_are_constructed(path):
   with pytest.raises(errors.ConfigError):
@@ -87,14 +87,14 @@ def test_a_subclass_is_a_spec_only_when_declared():
 
 
 @pytest.mark.parametrize(
-    "fields, says",
-    [
-        ({"path": 7}, "sources.jsonl.Jsonl.path must be a text, not 7"),
-        ({"path": "a", "columns": 5}, "Jsonl.columns must be a tuple, not 5"),
-        ({"path": "a", "columns": "image"}, "Jsonl.columns must be a tuple, not 'image'"),
-        ({"path": "a", "images": [1]}, r"Jsonl.images must be a text, not \(1,\)"),
-        ({"path": "a", "image_column": None}, "image_column must be a text or a tuple, not None"),
-    ],
+  "fields, says",
+  [
+    ({"path": 7}, "sources.jsonl.Jsonl.path must be a text, not 7"),
+    ({"path": "a", "columns": 5}, "Jsonl.columns must be a tuple, not 5"),
+    ({"path": "a", "columns": "image"}, "Jsonl.columns must be a tuple, not 'image'"),
+    ({"path": "a", "images": [1]}, r"Jsonl.images must be a text, not \(1,\)"),
+    ({"path": "a", "image_column": None}, "image_column must be a text or a tuple, not None"),
+  ],
 )
 def test_a_field_of_our_own_specs_has_the_type_that_it_is_declared_with(fields, says):
   with pytest.raises(errors.ConfigError, match=says):

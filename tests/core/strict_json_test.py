@@ -26,11 +26,11 @@ def test_large_files_fail_in_one_way_too(data):
 
 @hypothesis.settings(deadline=None)
 @hypothesis.given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-        lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-        max_leaves=20,
-    )
+  st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+  )
 )
 def test_a_value_comes_through_as_it_is_or_not_at_all(value):
   try:

@@ -17,32 +17,32 @@ def _of_jax(said):
 
 
 @pytest.mark.parametrize(
-    "said, told",
-    [
-        (
-            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 2150744064 bytes.",
-            "it has 16.00 GiB, 2.00 GiB more were asked for.",
-        ),
-        (
-            "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 21.54GiB.",
-            "it has 16.00 GiB, 21.54 GiB more were asked for.",
-        ),
-        (
-            "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space"
-            " hbm. Used 20.05G of 15.75G hbm. Exceeded hbm capacity by 4.30G.\n\nTotal hbm usage",
-            "it has 15.75 GiB, the program needs 20.05 GiB.",
-        ),
-        (
-            "RESOURCE_EXHAUSTED: Error allocating device buffer: Attempting to allocate 2.00G. That"
-            " was not possible. There are 1.12G free.; (0x0x0_HBM0)",
-            "it has 16.00 GiB, 2.00 GiB more were asked for.",
-        ),
-        (
-            "INTERNAL: Failed to allocate 3221225472 bytes: CUDA_ERROR_OUT_OF_MEMORY: none left",
-            "it has 16.00 GiB, 3.00 GiB more were asked for.",
-        ),
-        ("RESOURCE_EXHAUSTED: no more", "it has 16.00 GiB."),
-    ],
+  "said, told",
+  [
+    (
+      "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 2150744064 bytes.",
+      "it has 16.00 GiB, 2.00 GiB more were asked for.",
+    ),
+    (
+      "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 21.54GiB.",
+      "it has 16.00 GiB, 21.54 GiB more were asked for.",
+    ),
+    (
+      "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space"
+      " hbm. Used 20.05G of 15.75G hbm. Exceeded hbm capacity by 4.30G.\n\nTotal hbm usage",
+      "it has 15.75 GiB, the program needs 20.05 GiB.",
+    ),
+    (
+      "RESOURCE_EXHAUSTED: Error allocating device buffer: Attempting to allocate 2.00G. That"
+      " was not possible. There are 1.12G free.; (0x0x0_HBM0)",
+      "it has 16.00 GiB, 2.00 GiB more were asked for.",
+    ),
+    (
+      "INTERNAL: Failed to allocate 3221225472 bytes: CUDA_ERROR_OUT_OF_MEMORY: none left",
+      "it has 16.00 GiB, 3.00 GiB more were asked for.",
+    ),
+    ("RESOURCE_EXHAUSTED: no more", "it has 16.00 GiB."),
+  ],
 )
 def test_a_device_without_memory_says_what_it_has_what_was_asked_for_and_what_helps(said, told):
   error = system_errors.translated(_of_jax(said), remedies=["a=2", "b=1"], memory_bytes=2**34)
@@ -66,18 +66,19 @@ def test_the_machine_without_memory_is_one_too():
 
 
 @pytest.mark.parametrize(
-    "error, kind, told",
-    [
-        (OSError(errno.ENOSPC, "No space", "/a/b"), errors.StateError, "'/a/b'.*no space left"),
-        (OSError(errno.EDQUOT, "quota"), errors.StateError, "the disk quota is used up"),
-        # What the writer of arrays says of a full disk is no lack of memory.
-        (
-            ValueError('RESOURCE_EXHAUSTED: writing "x" [OS error 28: No space left on device]'),
-            errors.StateError, "no space left",
-        ),
-        (OSError(errno.EROFS, "Read-only file system", "/a"), errors.WorkdirError, "Read-only"),
-        (PermissionError(errno.EACCES, "Permission denied", "/a"), errors.StateError, "Permission"),
-    ],
+  "error, kind, told",
+  [
+    (OSError(errno.ENOSPC, "No space", "/a/b"), errors.StateError, "'/a/b'.*no space left"),
+    (OSError(errno.EDQUOT, "quota"), errors.StateError, "the disk quota is used up"),
+    # What the writer of arrays says of a full disk is no lack of memory.
+    (
+      ValueError('RESOURCE_EXHAUSTED: writing "x" [OS error 28: No space left on device]'),
+      errors.StateError,
+      "no space left",
+    ),
+    (OSError(errno.EROFS, "Read-only file system", "/a"), errors.WorkdirError, "Read-only"),
+    (PermissionError(errno.EACCES, "Permission denied", "/a"), errors.StateError, "Permission"),
+  ],
 )
 def test_a_file_that_the_system_refuses_is_one_sentence(error, kind, told):
   found = system_errors.translated(error)
@@ -110,5 +111,5 @@ def test_a_command_that_meets_one_ends_with_its_code_and_no_traceback(capsys):
     errors.run_main(main)
   assert exit_info.value.code == os.EX_IOERR
   assert capsys.readouterr().err == (
-      "error: A file '/runs/a' cannot be written: no space left on the disk. Free some.\n"
+    "error: A file '/runs/a' cannot be written: no space left on the disk. Free some.\n"
   )

@@ -11,7 +11,7 @@ NAMES = ["img/head/bias", "img/head/kernel", "llm/final_norm/scale", "llm/layers
 
 _KEYS = st.text("abc_", min_size=1, max_size=3)
 _TREES = st.recursive(
-    st.integers(), lambda leaf: st.dictionaries(_KEYS, leaf, min_size=1, max_size=3), max_leaves=8
+  st.integers(), lambda leaf: st.dictionaries(_KEYS, leaf, min_size=1, max_size=3), max_leaves=8
 ).filter(lambda tree: isinstance(tree, dict))
 
 

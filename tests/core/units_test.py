@@ -9,21 +9,43 @@ from paligemma_jax.core import units
 
 
 @pytest.mark.parametrize(
-    "text, expected",
-    [
-        ("200 steps", (200, "steps")), ("1 step", (1, "steps")), ("1.5 epochs", (1.5, "epochs")),
-        ("5e3 examples", (5000, "examples")), ("10%", (10, "%")), (" 10 % ", (10, "%")),
-        ("end", (100, "%")), ("", (0, "steps")), (7, (7, "steps")), ("0 epochs", (0, "epochs")),
-    ],
+  "text, expected",
+  [
+    ("200 steps", (200, "steps")),
+    ("1 step", (1, "steps")),
+    ("1.5 epochs", (1.5, "epochs")),
+    ("5e3 examples", (5000, "examples")),
+    ("10%", (10, "%")),
+    (" 10 % ", (10, "%")),
+    ("end", (100, "%")),
+    ("", (0, "steps")),
+    (7, (7, "steps")),
+    ("0 epochs", (0, "epochs")),
+  ],
 )
 def test_durations_people_write(text, expected):
   assert units.parse(text, "log.every") == expected
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["200", "-1 steps", "ten steps", "10 percent", "nan steps", "inf epochs", "1e5", "5 stepsx",
-     "1 2 steps", "%", True, 1.5, -3, "9e999 steps", ["1 step"]],
+  "text",
+  [
+    "200",
+    "-1 steps",
+    "ten steps",
+    "10 percent",
+    "nan steps",
+    "inf epochs",
+    "1e5",
+    "5 stepsx",
+    "1 2 steps",
+    "%",
+    True,
+    1.5,
+    -3,
+    "9e999 steps",
+    ["1 step"],
+  ],
 )
 def test_what_is_no_duration_is_refused_with_the_key_and_the_forms(text):
   with pytest.raises(errors.ConfigError, match=r"log\.every.*write '200 steps'"):
@@ -53,14 +75,15 @@ def test_epochs_and_examples_are_at_most_half_a_step_off_but_never_none(n, batch
 # The reference's rule is max(1, round(epochs * (rows / batch))), by hand with the paper's numbers
 # of rows: VQAv2's 658 111 make 2570.746 steps of 256 an epoch, GQA's 1 075 062 make 4199.46.
 @pytest.mark.parametrize(
-    "text, batch_size, rows, expected",
-    [
-        ("10 epochs", 256, 658_111, 25_707),
-        ("1 epoch", 256, 1_075_062, 4_199),
-        ("2832175 examples", 256, 0, 11_063),  # COCO-35L: 11 063.18.
-        ("1 epoch", 2, 5, 2), ("1 epoch", 2, 7, 4),  # Python's round: a half to the even number.
-        ("1 epoch", 256, 10, 1),
-    ],
+  "text, batch_size, rows, expected",
+  [
+    ("10 epochs", 256, 658_111, 25_707),
+    ("1 epoch", 256, 1_075_062, 4_199),
+    ("2832175 examples", 256, 0, 11_063),  # COCO-35L: 11 063.18.
+    ("1 epoch", 2, 5, 2),
+    ("1 epoch", 2, 7, 4),  # Python's round: a half to the even number.
+    ("1 epoch", 256, 10, 1),
+  ],
 )
 def test_lengths_of_published_runs_are_those_of_the_reference(text, batch_size, rows, expected):
   assert units.to_steps(text, "k", batch_size=batch_size, num_examples=rows) == expected

@@ -20,8 +20,10 @@ def test_a_rejected_row_keeps_its_slot_and_moves_no_other(tokenizer):
   good = loading.take(loading.make(tokenizer), 5)
   reported = []
   bad_loader = loading.make(
-      tokenizer, rows_and_ops.Rows(20, bad=(4, 11)), bad_rows=2,
-      on_bad_row=lambda *report: reported.append(report),
+    tokenizer,
+    rows_and_ops.Rows(20, bad=(4, 11)),
+    bad_rows=2,
+    on_bad_row=lambda *report: reported.append(report),
   )
   found = loading.take(bad_loader, 5)
   for one, other in zip(found, good, strict=True):
@@ -31,7 +33,8 @@ def test_a_rejected_row_keeps_its_slot_and_moves_no_other(tokenizer):
       np.testing.assert_array_equal(one[name][one["_mask"]], other[name][one["_mask"]])
       assert not one[name][~one["_mask"]].any()
   assert sorted(reported) == [
-      (4, "rows.txt:5", "row 4 is bad."), (11, "rows.txt:12", "row 11 is bad."),
+    (4, "rows.txt:5", "row 4 is bad."),
+    (11, "rows.txt:12", "row 11 is bad."),
   ]
   assert bad_loader.counts["rejected"] == 4
   assert bad_loader.counts["rows"] == 40
@@ -88,10 +91,10 @@ def test_what_ops_remark_is_counted(tokenizer):
 
 def test_markers_and_line_breaks_in_texts_are_counted(tokenizer):
   ops = (
-      *loading.OPS,
-      rows_and_ops.Set("prefix", "<image>caption en", at=(1, 2)),
-      rows_and_ops.Set("suffix", "a cat\n", at=(2, 3, 4)),
-      rows_and_ops.Set("suffix", (("a <eos>", True), ("b", False)), at=(5,)),
+    *loading.OPS,
+    rows_and_ops.Set("prefix", "<image>caption en", at=(1, 2)),
+    rows_and_ops.Set("suffix", "a cat\n", at=(2, 3, 4)),
+    rows_and_ops.Set("suffix", (("a <eos>", True), ("b", False)), at=(5,)),
   )
   counting = loading.make(tokenizer, ops=ops)
   loading.take(counting, 5)  # 40 slots, so that each row comes twice.
@@ -105,12 +108,12 @@ def test_a_chat_that_no_op_reads_is_named(tokenizer):
 
 
 @pytest.mark.parametrize(
-    "op, reason",
-    [
-        (rows_and_ops.Broken(), r"rows.txt:\d+: op .*Broken\(\) failed: KeyError: 'nothing'"),
-        (rows_and_ops.Set("image", 3), "'image' is int; expected uint8"),
-        (rows_and_ops.Paint(side=6), ""),
-    ],
+  "op, reason",
+  [
+    (rows_and_ops.Broken(), r"rows.txt:\d+: op .*Broken\(\) failed: KeyError: 'nothing'"),
+    (rows_and_ops.Set("image", 3), "'image' is int; expected uint8"),
+    (rows_and_ops.Paint(side=6), ""),
+  ],
 )
 def test_a_broken_op_ends_the_run_whatever_the_budget(op, reason, tokenizer):
   ops = (*loading.OPS, op)
@@ -146,8 +149,11 @@ def test_from_files_to_batches_with_one_broken_picture_among_good_ones(tmp_path,
   ops = (pp.Decode(), pp.Resize(14), pp.Format("answer en {question}"), pp.Choice("answers"))
   reported = []
   (batch,) = loading.take(
-      loading.make(tokenizer, rows, ops, shuffle=False, bad_rows=1,
-           on_bad_row=lambda *r: reported.append(r)), 1)
+    loading.make(
+      tokenizer, rows, ops, shuffle=False, bad_rows=1, on_bad_row=lambda *r: reported.append(r)
+    ),
+    1,
+  )
   assert batch["_mask"].tolist() == [True] * 5 + [False] + [True] * 2
   ((row, where, reason),) = reported
   assert (row, where) == (5, f"{tmp_path}/rows.jsonl:6")
@@ -157,7 +163,7 @@ def test_from_files_to_batches_with_one_broken_picture_among_good_ones(tmp_path,
 
 
 def test_every_kind_of_hostile_picture_among_good_ones_is_decided_and_moves_none(
-    tmp_path, tokenizer
+  tmp_path, tokenizer
 ):
   good = images.rgb("PNG")
   kinds = list(images.MAKERS.items())

@@ -25,12 +25,12 @@ def test_evaluation_sees_each_row_once_in_order(tokenizer):
   assert out[2][0]["_mask"].tolist() == [True, True, False, False]
   assert [kept for _, batch in out for kept in batch] == [{"i": i, "_row": i} for i in range(10)]
   assert {name: (a.shape, str(a.dtype)) for name, a in out[2][0].items()} == {
-      "image": ((4, 4, 4, 3), "uint8"),
-      "text": ((4, 12), "int32"),
-      "mask_ar": ((4, 12), "int32"),
-      "mask_input": ((4, 12), "int32"),
-      "_mask": ((4,), "bool"),
-      "_row": ((4,), "int64"),
+    "image": ((4, 4, 4, 3), "uint8"),
+    "text": ((4, 12), "int32"),
+    "mask_ar": ((4, 12), "int32"),
+    "mask_input": ((4, 12), "int32"),
+    "_mask": ((4,), "bool"),
+    "_row": ((4,), "int64"),
   }
 
 
@@ -68,8 +68,8 @@ def test_a_limit_takes_the_first_rows(limit, expected, tokenizer):
 def test_each_row_is_evaluated_on_exactly_one_host(num_rows, process_count, tokenizer):
   rows = rows_and_ops.Rows(num_rows)
   outs = [
-      evaluate(tokenizer, rows, process_index=i, process_count=process_count)
-      for i in range(process_count)
+    evaluate(tokenizer, rows, process_index=i, process_count=process_count)
+    for i in range(process_count)
   ]
   assert len({len(out) for out in outs}) == 1
   seen = [kept["_row"] for out in outs for _, batch in out for kept in batch]

@@ -21,12 +21,12 @@ def test_a_prefix_that_an_op_replaces_is_named_with_the_op_and_an_example():
 
 
 @pytest.mark.parametrize(
-    "ops",
-    [
-        (pp.Decode(),),
-        (pp.Format("answer en {prefix}"), pp.Decode()),
-        (pp.Copy("prefix", "question"), pp.Format("caption en")),
-    ],
+  "ops",
+  [
+    (pp.Decode(),),
+    (pp.Format("answer en {prefix}"), pp.Decode()),
+    (pp.Copy("prefix", "question"), pp.Format("caption en")),
+  ],
 )
 def test_a_prefix_that_is_read_is_not_told_of(ops):
   row = {k: v for k, v in ROW.items() if k != "question_id"}

@@ -17,20 +17,20 @@ def tokenizer():
 
 def test_equal_data_has_equal_fingerprints(tokenizer):
   make = lambda: fingerprint.fingerprint(  # noqa: E731
-      rows_and_ops.Rows(5), (pp.Resize(8),), tokenizer, seed=1, buckets=(4, 8)
+    rows_and_ops.Rows(5), (pp.Resize(8),), tokenizer, seed=1, buckets=(4, 8)
   )
   assert fingerprint.changes(make(), make()) == {}
   assert "Pillow" in make()["image decoder"]
 
 
 @pytest.mark.parametrize(
-    "rows, ops, settings, named",
-    [
-        (rows_and_ops.Rows(6), (pp.Resize(8),), {"seed": 1}, "rows: '5 []' -> '6 []'"),
-        (rows_and_ops.Rows(5), (pp.Resize(9),), {"seed": 1}, "ops[0].size: 8 -> 9"),
-        (rows_and_ops.Rows(5), (pp.Resize(8),), {"seed": 2}, "seed: '1' -> '2'"),
-        (rows_and_ops.Rows(5), (pp.Resize(8),), {}, "seed: '1' -> '(absent)'"),
-    ],
+  "rows, ops, settings, named",
+  [
+    (rows_and_ops.Rows(6), (pp.Resize(8),), {"seed": 1}, "rows: '5 []' -> '6 []'"),
+    (rows_and_ops.Rows(5), (pp.Resize(9),), {"seed": 1}, "ops[0].size: 8 -> 9"),
+    (rows_and_ops.Rows(5), (pp.Resize(8),), {"seed": 2}, "seed: '1' -> '2'"),
+    (rows_and_ops.Rows(5), (pp.Resize(8),), {}, "seed: '1' -> '(absent)'"),
+  ],
 )
 def test_what_changed_is_named(rows, ops, settings, named, tokenizer):
   before = fingerprint.fingerprint(rows_and_ops.Rows(5), (pp.Resize(8),), tokenizer, seed=1)
@@ -42,7 +42,7 @@ def test_what_changed_is_named(rows, ops, settings, named, tokenizer):
 def test_many_rows_have_few_digests_and_the_first_that_differs_is_among_them(num, monkeypatch):
   monkeypatch.setattr(fingerprint, "MAX_DIGESTS", 8)
   make = lambda changed: sources.InMemory(  # noqa: E731
-      tuple({"suffix": "x" if i == changed else str(i)} for i in range(num))
+    tuple({"suffix": "x" if i == changed else str(i)} for i in range(num))
   ).open()
   before = fingerprint.digests(make(-1))
   assert len(before) <= 8

@@ -20,12 +20,12 @@ def tokenizer():
 def test_a_batch_has_the_shapes_and_types_of_the_contract(tokenizer):
   (batch,) = loading.take(loading.make(tokenizer), 1)
   assert {name: (a.shape, str(a.dtype)) for name, a in batch.items()} == {
-      "image": ((8, 4, 4, 3), "uint8"),
-      "text": ((8, 25), "int32"),
-      "mask_ar": ((8, 25), "int32"),
-      "mask_loss": ((8, 25), "float32"),
-      "_mask": ((8,), "bool"),
-      "_row": ((8,), "int64"),
+    "image": ((8, 4, 4, 3), "uint8"),
+    "text": ((8, 25), "int32"),
+    "mask_ar": ((8, 25), "int32"),
+    "mask_loss": ((8, 25), "float32"),
+    "_mask": ((8,), "bool"),
+    "_row": ((8,), "int64"),
   }
   assert batch["_mask"].all()
 
@@ -41,9 +41,15 @@ def test_each_epoch_holds_every_row_and_redraws_what_is_random(tokenizer):
   assert (first != second).mean() > 0.9
 
 
-@pytest.mark.parametrize("options", [
-    {"num_threads": 0}, {"num_threads": 1, "prefetch": 0}, {"num_threads": 5, "prefetch": 8},
-], ids=str)
+@pytest.mark.parametrize(
+  "options",
+  [
+    {"num_threads": 0},
+    {"num_threads": 1, "prefetch": 0},
+    {"num_threads": 5, "prefetch": 8},
+  ],
+  ids=str,
+)
 def test_threads_and_prefetch_change_nothing(options, tokenizer):
   ops = (*loading.OPS, rows_and_ops.Sleep())
   expected = loading.take(loading.make(tokenizer, num_threads=2), 6)
@@ -54,12 +60,12 @@ def test_threads_and_prefetch_change_nothing(options, tokenizer):
 def test_the_hosts_together_have_the_rows_of_one(process_count, tokenizer):
   expected = loading.take(loading.make(tokenizer), 4)
   shares = [
-      loading.take(loading.make(tokenizer, process_index=i, process_count=process_count), 4)
-      for i in range(process_count)
+    loading.take(loading.make(tokenizer, process_index=i, process_count=process_count), 4)
+    for i in range(process_count)
   ]
   joined = [
-      {name: np.concatenate([share[t][name] for share in shares]) for name in expected[t]}
-      for t in range(4)
+    {name: np.concatenate([share[t][name] for share in shares]) for name in expected[t]}
+    for t in range(4)
   ]
   loading.assert_same(joined, expected)
 

@@ -103,7 +103,9 @@ def test_each_choice_comes_once_before_any_comes_twice(n):
 
 def test_row_generators_differ_by_seed_epoch_and_row():
   drawn = {
-      order.row_rng(seed, epoch, row).integers(1 << 40)
-      for seed in range(4) for epoch in range(4) for row in range(4)
+    order.row_rng(seed, epoch, row).integers(1 << 40)
+    for seed in range(4)
+    for epoch in range(4)
+    for row in range(4)
   }
   assert len(drawn) == 64

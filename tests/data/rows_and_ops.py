@@ -47,8 +47,12 @@ class Paint:
   def __call__(self, row, rng):
     image = rng.integers(0, 256, (self.side, self.side, 3), np.uint8)
     image[0, 0] = row["i"], row["_epoch"], row["_row"]
-    return {**row, "image": image, "prefix": f"row {row['i']}",
-            "suffix": row["answers"][int(rng.integers(3))] * (1 + row["i"] % 4)}
+    return {
+      **row,
+      "image": image,
+      "prefix": f"row {row['i']}",
+      "suffix": row["answers"][int(rng.integers(3))] * (1 + row["i"] % 4),
+    }
 
 
 @spec_lib.spec

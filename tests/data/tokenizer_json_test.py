@@ -109,18 +109,18 @@ def test_added_tokens_follow_loc_and_seg_that_the_file_lacks(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        (lambda c: c["model"].update(type="WordPiece"), "expected 'BPE'"),
-        (lambda c: c["model"].update(byte_fallback=False), "byte_fallback"),
-        (lambda c: c["model"].update(merges=[["a"]]), "no pair to merge"),
-        (lambda c: c["model"].update(vocab=["a"]), "another form"),
-        (lambda c: c.update(normalizer={"type": "Lowercase"}), "changes texts by"),
-        (lambda c: c.update(normalizer=None), "changes texts by None"),
-        (lambda c: c.update(model=3), "has no 'model'"),
-        (lambda c: c.update(added_tokens=[{"id": "3"}]), "no added token"),
-        (lambda c: c["model"]["vocab"].update(odd=10**9), "none with the id"),
-    ],
+  ("change", "says"),
+  [
+    (lambda c: c["model"].update(type="WordPiece"), "expected 'BPE'"),
+    (lambda c: c["model"].update(byte_fallback=False), "byte_fallback"),
+    (lambda c: c["model"].update(merges=[["a"]]), "no pair to merge"),
+    (lambda c: c["model"].update(vocab=["a"]), "another form"),
+    (lambda c: c.update(normalizer={"type": "Lowercase"}), "changes texts by"),
+    (lambda c: c.update(normalizer=None), "changes texts by None"),
+    (lambda c: c.update(model=3), "has no 'model'"),
+    (lambda c: c.update(added_tokens=[{"id": "3"}]), "no added token"),
+    (lambda c: c["model"]["vocab"].update(odd=10**9), "none with the id"),
+  ],
 )
 def test_another_tokenizer_is_named_and_the_way_out(tokenizer, change, says):
   content = json.loads(tokenizer_json.from_model(tokenizer.whole_bytes))

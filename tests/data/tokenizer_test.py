@@ -101,15 +101,15 @@ def test_a_piece_that_is_there_as_an_ordinary_one_is_redeclared_in_place(model_p
 
 
 @pytest.mark.parametrize(
-    "data, reason",
-    [
-        (b"", "empty"),
-        (b"hello there", "not a sentencepiece model"),
-        (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
-        (b'{"model": {}}', "JSON"),
-        (b"<!doctype html>", "HTML page"),
-        (b"\x00" * 100, "not a sentencepiece model"),
-    ],
+  "data, reason",
+  [
+    (b"", "empty"),
+    (b"hello there", "not a sentencepiece model"),
+    (b"version https://git-lfs.github.com/spec/v1\n", "git-lfs pointer"),
+    (b'{"model": {}}', "JSON"),
+    (b"<!doctype html>", "HTML page"),
+    (b"\x00" * 100, "not a sentencepiece model"),
+  ],
 )
 def test_a_file_that_is_no_model_says_what_it_looks_like(data, reason, tmp_path):
   path = tmp_path / "tokenizer.model"
@@ -150,13 +150,13 @@ def test_it_can_be_sent_to_other_processes(tokenizer):
 
 @hypothesis.settings(deadline=None)
 @hypothesis.given(
-    text=st.lists(
-        st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="▁\0"), max_size=8)
-        | st.integers(0, 1023).map("<loc{:04d}>".format)
-        | st.integers(0, 127).map("<seg{:03d}>".format)
-        | st.sampled_from(["\n", "\n\n", "\t", "<eos>", "<bos>", "<pad>", "<loc12>", "  ", "🐯"]),
-        max_size=8,
-    ).map("".join)
+  text=st.lists(
+    st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="▁\0"), max_size=8)
+    | st.integers(0, 1023).map("<loc{:04d}>".format)
+    | st.integers(0, 127).map("<seg{:03d}>".format)
+    | st.sampled_from(["\n", "\n\n", "\t", "<eos>", "<bos>", "<pad>", "<loc12>", "  ", "🐯"]),
+    max_size=8,
+  ).map("".join)
 )
 def test_text_comes_back_and_never_holds_control_tokens(text, tokenizer):
   ids = tokenizer.encode(text)
@@ -189,13 +189,13 @@ def _same_piece_twice(data):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        _same_piece_twice,
-        lambda data: data.replace(b"\xe2\x96\x81", b"\xff\xfe\xff", 1),
-        lambda data: data + b"\x0b",  # A group, which no reader of ours knows.
-        lambda data: data + b"\x0a\xff\xff\xff\xff\x0f",
-    ],
+  "change",
+  [
+    _same_piece_twice,
+    lambda data: data.replace(b"\xe2\x96\x81", b"\xff\xfe\xff", 1),
+    lambda data: data + b"\x0b",  # A group, which no reader of ours knows.
+    lambda data: data + b"\x0a\xff\xff\xff\xff\x0f",
+  ],
 )
 def test_a_damaged_model_is_an_error_of_ours(change, model_path):
   data = change(model_path.read_bytes())

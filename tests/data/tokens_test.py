@@ -39,7 +39,7 @@ def test_training_examples_are_the_reference_s(cases, tokenizer):
   assert len(fitting) >= 8
   for case in fitting:
     example = tokens.encode_train(
-        tokenizer, case["prefix"], case["suffix"], text_len=case["text_len"], overflow="error"
+      tokenizer, case["prefix"], case["suffix"], text_len=case["text_len"], overflow="error"
     )
     assert_equal(example, case["train"])
 
@@ -92,11 +92,15 @@ def test_a_prompt_that_is_cut_loses_its_separator_and_teaches_nothing(tokenizer)
 def test_dtypes_and_lengths(tokenizer):
   example = tokens.encode_train(tokenizer, "caption en", "a cat", text_len=12, overflow="error")
   assert {k: (v.shape, v.dtype) for k, v in example.items()} == {
-      "text": ((13,), np.int32), "mask_ar": ((13,), np.int32), "mask_loss": ((13,), np.float32),
+    "text": ((13,), np.int32),
+    "mask_ar": ((13,), np.int32),
+    "mask_loss": ((13,), np.float32),
   }
   prompt = tokens.encode_prompt(tokenizer, "caption en", text_len=12, overflow="error")
   assert {k: (v.shape, v.dtype) for k, v in prompt.items()} == {
-      "text": ((12,), np.int32), "mask_ar": ((12,), np.int32), "mask_input": ((12,), np.int32),
+    "text": ((12,), np.int32),
+    "mask_ar": ((12,), np.int32),
+    "mask_input": ((12,), np.int32),
   }
 
 
@@ -111,9 +115,7 @@ def test_a_text_too_long_is_an_error_that_says_how_long(tokenizer):
 def test_a_text_that_just_fits_is_left_whole(tokenizer):
   whole = tokens.encode_train(tokenizer, "caption en", "a cat", text_len=40, overflow="error")
   size = tokens.num_tokens(whole)
-  tight = tokens.encode_train(
-      tokenizer, "caption en", "a cat", text_len=size - 1, overflow="error"
-  )
+  tight = tokens.encode_train(tokenizer, "caption en", "a cat", text_len=size - 1, overflow="error")
   assert tight["text"].tolist() == whole["text"][:size].tolist()
   with pytest.raises(errors.DataError, match="by 1,"):
     tokens.encode_train(tokenizer, "caption en", "a cat", text_len=size - 2, overflow="error")
@@ -130,9 +132,7 @@ TEXT = st.text(st.characters(blacklist_categories=["Cs"]), max_size=30)
 @hypothesis.settings(deadline=None)
 @hypothesis.given(prefix=TEXT, suffix=TEXT, text_len=st.integers(2, 40))
 def test_masks_are_as_defined_for_any_text(prefix, suffix, text_len, tokenizer):
-  example = tokens.encode_train(
-      tokenizer, prefix, suffix, text_len=text_len, overflow="truncate"
-  )
+  example = tokens.encode_train(tokenizer, prefix, suffix, text_len=text_len, overflow="truncate")
   size = tokens.num_tokens(example)
   supervised = np.flatnonzero(example["mask_loss"])
   assert example["text"].shape == (text_len + 1,)

@@ -60,7 +60,7 @@ def test_it_is_the_search_by_hand(beam_size, num_new, banned):
   lengths = set()
   for row in range(model.num_rows):
     want, score = _by_hand(
-        lambda answer, row=row: model.logprobs(row, answer), beam_size, num_new, banned
+      lambda answer, row=row: model.logprobs(row, answer), beam_size, num_new, banned
     )
     assert _answer(tokens[row]) == want
     assert not tokens[row, len(want) :].any() and not logprobs[row, len(want) :].any()
@@ -78,9 +78,7 @@ def test_beams_enough_for_every_answer_find_the_most_probable_one():
   tokens, logprobs = _search(model, _V ** (num_new - 1), num_new)
   for row in range(model.num_rows):
     words = set(range(_V)) - {_EOS}
-    answers = [
-        (*text, _EOS) for n in range(num_new) for text in itertools.product(words, repeat=n)
-    ]
+    answers = [(*text, _EOS) for n in range(num_new) for text in itertools.product(words, repeat=n)]
     assert len(answers) == 1 + 6 + 36 + 216
     best = max(answers, key=lambda answer: model.logprob(row, answer))
     assert _answer(tokens[row]) == best
@@ -136,21 +134,19 @@ def test_one_beam_is_greedy():
   params = small_model.params(cfg)
   run = generate.make_generate(cfg, max_new_tokens=small_model.N, eos_id=-1, beam_size=1)
   tokens = np.asarray(run(params, batch)["tokens"])
-  np.testing.assert_array_equal(
-      small_model.forward(cfg, batch, tokens).argmax(-1), tokens
-  )
+  np.testing.assert_array_equal(small_model.forward(cfg, batch, tokens).argmax(-1), tokens)
 
 
 @pytest.mark.parametrize(
-    "options, said",
-    [
-        (dict(beam_size=0), "beam_size=0 must be"),
-        (dict(best_of=2.0), "best_of=2.0 must be"),
-        (dict(beam_size=2, best_of=2), "choose one"),
-        (dict(beam_size=2, sampler="temperature(1)"), "choose one"),
-        (dict(best_of=2), "greedy answers are all the same"),
-        (dict(best_of=2, sampler="gready"), "Did you mean 'greedy'"),
-    ],
+  "options, said",
+  [
+    (dict(beam_size=0), "beam_size=0 must be"),
+    (dict(best_of=2.0), "best_of=2.0 must be"),
+    (dict(beam_size=2, best_of=2), "choose one"),
+    (dict(beam_size=2, sampler="temperature(1)"), "choose one"),
+    (dict(best_of=2), "greedy answers are all the same"),
+    (dict(best_of=2, sampler="gready"), "Did you mean 'greedy'"),
+  ],
 )
 def test_options_that_exclude_each_other_are_refused(options, said):
   with pytest.raises(errors.ConfigError, match=said):

@@ -39,8 +39,10 @@ def test_tokens_and_log_probabilities(name, cache, atol):
   # Where a cap exists the reference has it from the second token on; see the next test.
   same_rule = slice(0, 1 if name == "tiny2" else None)
   np.testing.assert_allclose(
-      got["token_logprob"][real, same_rule], golden[f"{cache}_logp"][real, same_rule],
-      rtol=0, atol=atol,
+    got["token_logprob"][real, same_rule],
+    golden[f"{cache}_logp"][real, same_rule],
+    rtol=0,
+    atol=atol,
   )
 
 

@@ -32,7 +32,7 @@ class _Follower:
 
   def __init__(self, constraint, tokenizer, max_new_tokens=200, banned=()):
     automaton = constraints.automaton(
-        constraint, tokenizer, max_new_tokens=max_new_tokens, banned=banned
+      constraint, tokenizer, max_new_tokens=max_new_tokens, banned=banned
     )
     self.rules = rules.Rules(banned, automaton)
     self.tokenizer = tokenizer
@@ -101,13 +101,15 @@ def test_boxes_can_always_be_read_and_readable_boxes_can_be_written(name, labels
     text = loc.format_boxes(chosen, ["a red dog", "cat", "a red"][:count], bins=1024)
     assert follower.accepts(text)
   wrong = [
-      "", "cat", "<loc0001><loc0002><loc0003> cat",
-      "<loc0005><loc0000><loc0004><loc0009> cat",  # Upside down.
-      "<loc0000><loc0005><loc0004><loc0004> cat",
-      "<loc0000><loc0000><loc0004><loc0004>",
-      "<loc0000><loc0000><loc0004><loc0004> cat ; ",
-      "<loc0000><loc0000><loc0004><loc0004> cat<loc0004>",
-      loc.format_boxes([(0, 0, 1, 1)] * 4, ["cat"] * 4, bins=1024),
+    "",
+    "cat",
+    "<loc0001><loc0002><loc0003> cat",
+    "<loc0005><loc0000><loc0004><loc0009> cat",  # Upside down.
+    "<loc0000><loc0005><loc0004><loc0004> cat",
+    "<loc0000><loc0000><loc0004><loc0004>",
+    "<loc0000><loc0000><loc0004><loc0004> cat ; ",
+    "<loc0000><loc0000><loc0004><loc0004> cat<loc0004>",
+    loc.format_boxes([(0, 0, 1, 1)] * 4, ["cat"] * 4, bins=1024),
   ]
   assert not any(map(follower.accepts, wrong))
   assert follower.accepts("<loc0000><loc0000><loc0004><loc0004> bus") == (not labels)
@@ -149,25 +151,25 @@ def test_segments_have_a_box_with_an_area_and_sixteen_codes(name, labels):
   good = f"<loc0000><loc1022><loc0001><loc1023>{codes} cat"
   assert follower.accepts(good) and follower.accepts(f"{good} ; {good}")
   wrong = (
-      f"<loc0000><loc0000><loc0000><loc0001>{codes} cat",
-      f"<loc0000><loc0000><loc0001><loc0001>{codes}<seg000> cat",
-      f"<loc0000><loc0000><loc0001><loc0001>{codes[:-8]} cat",
-      f"{good} ; {good} ; {good}",
+    f"<loc0000><loc0000><loc0000><loc0001>{codes} cat",
+    f"<loc0000><loc0000><loc0001><loc0001>{codes}<seg000> cat",
+    f"<loc0000><loc0000><loc0001><loc0001>{codes[:-8]} cat",
+    f"{good} ; {good} ; {good}",
   )
   assert not any(map(follower.accepts, wrong))
 
 
 @pytest.mark.parametrize(
-    "make, said",
-    [
-        (lambda: specs.OneOf(()), "texts is empty"),
-        (lambda: specs.OneOf("yes"), "must be a tuple, not 'yes'; one alone needs a comma"),
-        (lambda: specs.OneOf(("a", "b", "a")), "has 'a' twice"),
-        (lambda: specs.Boxes(("a;b",)), "label 'a;b' must be text without ';'"),
-        (lambda: specs.Boxes(("",)), "label '' must be"),
-        (lambda: specs.Boxes(max_objects=-1), "max_objects must be a whole number"),
-        (lambda: specs.Segments(min_objects=3, max_objects=2), "min_objects=3 is more than"),
-    ],
+  "make, said",
+  [
+    (lambda: specs.OneOf(()), "texts is empty"),
+    (lambda: specs.OneOf("yes"), "must be a tuple, not 'yes'; one alone needs a comma"),
+    (lambda: specs.OneOf(("a", "b", "a")), "has 'a' twice"),
+    (lambda: specs.Boxes(("a;b",)), "label 'a;b' must be text without ';'"),
+    (lambda: specs.Boxes(("",)), "label '' must be"),
+    (lambda: specs.Boxes(max_objects=-1), "max_objects must be a whole number"),
+    (lambda: specs.Segments(min_objects=3, max_objects=2), "min_objects=3 is more than"),
+  ],
 )
 def test_a_constraint_that_makes_no_sense_is_refused(make, said):
   with pytest.raises(errors.ConfigError, match=re.escape(said)):
@@ -175,16 +177,16 @@ def test_a_constraint_that_makes_no_sense_is_refused(make, said):
 
 
 @pytest.mark.parametrize(
-    "constraint, options, said",
-    [
-        ("boxes", {}, "constraint='boxes' is none: it must be one of constraints.Boxes, "),
-        (specs.OneOf(("yes", "not sure")), {"max_new_tokens": 2}, "'not sure' of constraints.One"),
-        (specs.OneOf(("yes",)), {"banned": (_EOS,)}, "needs the token '<eos>', which is banned"),
-        (specs.Boxes(("cat",)), {"max_new_tokens": 4}, "1 objects of constraints.Boxes need more"),
-        (specs.Boxes(max_objects=1), {"banned": (_EOS,)}, "needs the token '<eos>', which"),
-        (specs.Boxes(), {"banned": (1030,)}, "needs the token '<loc"),
-        (specs.Boxes(("cat",)), {"banned": (698,)}, "needs the token '▁cat', which is banned"),
-    ],
+  "constraint, options, said",
+  [
+    ("boxes", {}, "constraint='boxes' is none: it must be one of constraints.Boxes, "),
+    (specs.OneOf(("yes", "not sure")), {"max_new_tokens": 2}, "'not sure' of constraints.One"),
+    (specs.OneOf(("yes",)), {"banned": (_EOS,)}, "needs the token '<eos>', which is banned"),
+    (specs.Boxes(("cat",)), {"max_new_tokens": 4}, "1 objects of constraints.Boxes need more"),
+    (specs.Boxes(max_objects=1), {"banned": (_EOS,)}, "needs the token '<eos>', which"),
+    (specs.Boxes(), {"banned": (1030,)}, "needs the token '<loc"),
+    (specs.Boxes(("cat",)), {"banned": (698,)}, "needs the token '▁cat', which is banned"),
+  ],
 )
 def test_what_cannot_be_decoded_is_refused(constraint, options, said):
   with pytest.raises(errors.ConfigError, match=re.escape(said)):

@@ -14,7 +14,10 @@ from tests.decoding import small_model
 _B, _T, _N = small_model.B, small_model.T, small_model.N
 _EOS = 1
 _config, _params, _batch, _forward = (
-    small_model.config, small_model.params, small_model.batch, small_model.forward
+  small_model.config,
+  small_model.params,
+  small_model.batch,
+  small_model.forward,
 )
 
 
@@ -104,8 +107,9 @@ def test_draws_depend_on_the_key_and_the_row_number_only():
   other = sampled(_batch(), key=jax.random.key(2))
   assert (one["tokens"] != other["tokens"]).any()
   turned = {k: v[::-1] for k, v in _batch().items()}
-  np.testing.assert_array_equal(sampled(turned, key=jax.random.key(1))["tokens"][::-1],
-                                one["tokens"])
+  np.testing.assert_array_equal(
+    sampled(turned, key=jax.random.key(1))["tokens"][::-1], one["tokens"]
+  )
 
 
 def test_sampled_log_probabilities_are_the_models():

@@ -29,8 +29,8 @@ def _right_padded(cfg, golden):
   for i, row in enumerate(rows):
     text[i, : len(row)], mask_input[i, : len(row)] = row, 1
   return {
-      "image": golden["pixel_values"].transpose(0, 2, 3, 1),
-      "text": text,
-      "mask_ar": 1 - mask_input,
-      "mask_input": mask_input,
+    "image": golden["pixel_values"].transpose(0, 2, 3, 1),
+    "text": text,
+    "mask_ar": 1 - mask_input,
+    "mask_input": mask_input,
   }

@@ -44,10 +44,10 @@ class PocketModel:
     """The Prompt; its cache is the tokens so far, [B, S], and the number of used slots."""
     slots = jnp.zeros((self.num_rows, num_answers * (max_new_tokens - 1)), jnp.int32)
     return prompts.Prompt(
-        logits_BV=jnp.asarray(self.prompts @ self._out),
-        cache=(slots, jnp.int32(0)),
-        real_B=jnp.ones(self.num_rows, bool) if real is None else jnp.asarray(real),
-        keys_B=jax.random.split(jax.random.key(3), self.num_rows),
+      logits_BV=jnp.asarray(self.prompts @ self._out),
+      cache=(slots, jnp.int32(0)),
+      real_B=jnp.ones(self.num_rows, bool) if real is None else jnp.asarray(real),
+      keys_B=jax.random.split(jax.random.key(3), self.num_rows),
     )
 
   def extend(self, token_BA, cache, own_BAS):

@@ -24,21 +24,21 @@ def _of(probs):
 
 
 @pytest.mark.parametrize(
-    "sampler, shares",
-    [
-        ("greedy", [0, 1, 0, 0]),
-        ("temperature(1)", _PROBS),
-        ("temperature(0.5)", _of(_PROBS**2)),
-        ("top_k(1)", [0, 1, 0, 0]),
-        ("top_k(2)", _of([0, 0.5, 0, 0.3])),
-        ("top_k(3, 0.5)", _of([0, 0.25, 0.0225, 0.09])),
-        ("top_k(9)", _PROBS),
-        ("nucleus(1.0)", _PROBS),
-        ("nucleus(0.5)", [0, 1, 0, 0]),
-        ("nucleus(0.51)", _of([0, 0.5, 0, 0.3])),
-        ("nucleus( 0.9 , 1.0 )", _of([0, 0.5, 0.15, 0.3])),
-        ("nucleus(0.9, 0.5)", _of([0, 0.25, 0, 0.09])),  # Squared, two already have 0.93.
-    ],
+  "sampler, shares",
+  [
+    ("greedy", [0, 1, 0, 0]),
+    ("temperature(1)", _PROBS),
+    ("temperature(0.5)", _of(_PROBS**2)),
+    ("top_k(1)", [0, 1, 0, 0]),
+    ("top_k(2)", _of([0, 0.5, 0, 0.3])),
+    ("top_k(3, 0.5)", _of([0, 0.25, 0.0225, 0.09])),
+    ("top_k(9)", _PROBS),
+    ("nucleus(1.0)", _PROBS),
+    ("nucleus(0.5)", [0, 1, 0, 0]),
+    ("nucleus(0.51)", _of([0, 0.5, 0, 0.3])),
+    ("nucleus( 0.9 , 1.0 )", _of([0, 0.5, 0.15, 0.3])),
+    ("nucleus(0.9, 0.5)", _of([0, 0.25, 0, 0.09])),  # Squared, two already have 0.93.
+  ],
 )
 def test_shares(sampler, shares):
   got = _shares(sampler)
@@ -48,19 +48,19 @@ def test_shares(sampler, shares):
 
 
 @pytest.mark.parametrize(
-    "sampler, said",
-    [
-        ("gredy", "Did you mean 'greedy'"),
-        ("temperature(0)", "above 0"),
-        ("temperature", "0 arguments; it takes 1"),
-        ("temperature(a)", "not numbers"),
-        ("nucleus(1.5)", r"in (0, 1]"),
-        ("nucleus(0.9, 0)", "above 0"),
-        ("top_k(0)", "at least 1"),
-        ("top_k(2.5)", "whole number"),
-        ("greedy(1)", "1 arguments; it takes 0"),
-        ("top_k(3", "not of the form"),
-    ],
+  "sampler, said",
+  [
+    ("gredy", "Did you mean 'greedy'"),
+    ("temperature(0)", "above 0"),
+    ("temperature", "0 arguments; it takes 1"),
+    ("temperature(a)", "not numbers"),
+    ("nucleus(1.5)", r"in (0, 1]"),
+    ("nucleus(0.9, 0)", "above 0"),
+    ("top_k(0)", "at least 1"),
+    ("top_k(2.5)", "whole number"),
+    ("greedy(1)", "1 arguments; it takes 0"),
+    ("top_k(3", "not of the form"),
+  ],
 )
 def test_what_is_no_sampler_is_named(sampler, said):
   with pytest.raises(errors.ConfigError) as e:

@@ -10,12 +10,15 @@ from paligemma_jax.models import variants
 
 B, T, N = 3, 6, 5
 GENERATIONS = {
-    "gemma": {},
-    "gemma2": dict(
-        num_kv_heads=2, post_norms=True, attn_softcap=5.0, final_softcap=3.0,
-        query_scale="width_per_head",
-    ),
-    "window": dict(num_kv_heads=4, sliding_window=3),
+  "gemma": {},
+  "gemma2": dict(
+    num_kv_heads=2,
+    post_norms=True,
+    attn_softcap=5.0,
+    final_softcap=3.0,
+    query_scale="width_per_head",
+  ),
+  "window": dict(num_kv_heads=4, sliding_window=3),
 }
 
 _SMALL = {"img": {"depth": 1, "width": 64, "mlp_dim": 96}, "llm": {"depth": 2, "mlp_dim": 96}}
@@ -44,8 +47,13 @@ def batch(**changes):
   text = rng.integers(3, 50, (B, T), np.int32) * _VALID
   image = rng.integers(0, 256, (B, 28, 28, 3), np.uint8)
   return {
-      "image": image, "text": text, "mask_ar": _MASK_AR, "mask_input": _VALID,
-      "_mask": np.ones(B, bool), "_row": np.arange(B), **changes,
+    "image": image,
+    "text": text,
+    "mask_ar": _MASK_AR,
+    "mask_input": _VALID,
+    "_mask": np.ones(B, bool),
+    "_row": np.arange(B),
+    **changes,
   }
 
 

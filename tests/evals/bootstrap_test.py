@@ -24,7 +24,7 @@ def test_the_interval_of_a_share_is_that_of_the_normal_approximation():
 
 def test_the_same_seed_gives_the_same_interval_and_another_one_another():
   first, again, other = (
-      evals.score("exact_match", SAID, ROWS, bootstrap=100, seed=seed) for seed in (1, 1, 2)
+    evals.score("exact_match", SAID, ROWS, bootstrap=100, seed=seed) for seed in (1, 1, 2)
   )
   assert first == again != other
 

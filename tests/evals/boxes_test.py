@@ -25,35 +25,35 @@ def test_overlap_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("truth", "prediction", "expected"),
-    [
-        # Found exactly.
-        ([(_LEFT, "cat")], _text((_LEFT, "cat")), {"acc/0.75": 1, "miou": 1, "invalid": 0}),
-        # The right box with the wrong name is not found, and is no unreadable text either.
-        ([(_LEFT, "cat")], _text((_LEFT, "dog")), {"acc/0.5": 0, "miou": 0, "invalid": 0}),
-        # Two cats, one prediction that overlaps both: the better pairing (2/3) counts, once.
-        (
-            [(_LEFT, "cat"), (_RIGHT, "cat")],
-            _text((_ALL, "cat")),
-            {"acc/0.5": 0.5, "acc/0.75": 0, "precision/0.5": 1, "num_boxes": 2},
-        ),
-        # Boxes strewn about: all are found, but precision tells.
-        (
-            [(_LEFT, "cat")],
-            _text((_RIGHT, "cat"), (_LEFT, "cat"), (_ALL, "cat"), (_LEFT, "cat")),
-            {"acc/0.5": 1, "miou": 1, "precision/0.5": 0.25, "num_predicted": 4},
-        ),
-        # One part unreadable: the readable one still counts.
-        (
-            [(_LEFT, "cat")],
-            "<loc0001> cat ; " + _text((_LEFT, "cat")),
-            {"acc/0.5": 1, "invalid": 1, "invalid_share": 1},
-        ),
-        # Nothing said where something was asked for.
-        ([(_LEFT, "cat")], "", {"acc/0.5": 0, "invalid": 1}),
-        # Nothing asked for and nothing said.
-        ([], "", {"invalid": 0, "num": 1, "num_boxes": 0}),
-    ],
+  ("truth", "prediction", "expected"),
+  [
+    # Found exactly.
+    ([(_LEFT, "cat")], _text((_LEFT, "cat")), {"acc/0.75": 1, "miou": 1, "invalid": 0}),
+    # The right box with the wrong name is not found, and is no unreadable text either.
+    ([(_LEFT, "cat")], _text((_LEFT, "dog")), {"acc/0.5": 0, "miou": 0, "invalid": 0}),
+    # Two cats, one prediction that overlaps both: the better pairing (2/3) counts, once.
+    (
+      [(_LEFT, "cat"), (_RIGHT, "cat")],
+      _text((_ALL, "cat")),
+      {"acc/0.5": 0.5, "acc/0.75": 0, "precision/0.5": 1, "num_boxes": 2},
+    ),
+    # Boxes strewn about: all are found, but precision tells.
+    (
+      [(_LEFT, "cat")],
+      _text((_RIGHT, "cat"), (_LEFT, "cat"), (_ALL, "cat"), (_LEFT, "cat")),
+      {"acc/0.5": 1, "miou": 1, "precision/0.5": 0.25, "num_predicted": 4},
+    ),
+    # One part unreadable: the readable one still counts.
+    (
+      [(_LEFT, "cat")],
+      "<loc0001> cat ; " + _text((_LEFT, "cat")),
+      {"acc/0.5": 1, "invalid": 1, "invalid_share": 1},
+    ),
+    # Nothing said where something was asked for.
+    ([(_LEFT, "cat")], "", {"acc/0.5": 0, "invalid": 1}),
+    # Nothing asked for and nothing said.
+    ([], "", {"invalid": 0, "num": 1, "num_boxes": 0}),
+  ],
 )
 def test_box_accuracy_by_hand(truth, prediction, expected):
   result = evals.score("box_accuracy", [prediction], [{"suffix": _text(*truth)}])
@@ -76,14 +76,13 @@ def test_truth_that_is_no_text_of_boxes_is_an_error_naming_the_row():
 
 _CORNER = st.tuples(*[st.integers(0, 8)] * 4)
 _OBJECTS = st.lists(
-    st.tuples(
-        _CORNER.map(
-            lambda c: (min(c[0], c[2]) / 8, min(c[1], c[3]) / 8, max(c[0], c[2]) / 8,
-                       max(c[1], c[3]) / 8)
-        ),
-        st.sampled_from(["cat", "dog"]),
+  st.tuples(
+    _CORNER.map(
+      lambda c: (min(c[0], c[2]) / 8, min(c[1], c[3]) / 8, max(c[0], c[2]) / 8, max(c[1], c[3]) / 8)
     ),
-    max_size=5,
+    st.sampled_from(["cat", "dog"]),
+  ),
+  max_size=5,
 )
 
 

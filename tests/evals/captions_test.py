@@ -29,8 +29,8 @@ def golden():
 
 
 @pytest.mark.parametrize(
-    ("tokens", "caption", "references"),
-    [("blanks", "hyp_tok", "refs_tok"), ("ptb", "hyp", "refs")],
+  ("tokens", "caption", "references"),
+  [("blanks", "hyp_tok", "refs_tok"), ("ptb", "hyp", "refs")],
 )
 def test_the_scores_are_the_official_ones(golden, tokens, caption, references):
   examples, corpus = golden["examples"], golden["corpus"]
@@ -97,8 +97,8 @@ def test_languages_without_blanks_are_counted_by_letters_on_request():
   rows = [{"captions": ["一只狗在跑。"]}, {"captions": ["แมวดำ"]}, {"captions": ["a big dog"]}]
   said = ["一只猫在跑", "แมวขาว", "a big dog"]
   scores = {
-      tokens: evals.score("coco_caption", said, rows, metrics=("rouge",), tokens=tokens)["rouge"]
-      for tokens in ("ptb", "characters")
+    tokens: evals.score("coco_caption", said, rows, metrics=("rouge",), tokens=tokens)["rouge"]
+    for tokens in ("ptb", "characters")
   }
   assert scores["ptb"] == pytest.approx(1 / 3, rel=1e-12) and scores["characters"] > 0.6
   assert captions.TOKENS["characters"]("กินน้ำ, dog's") == "กิ น น้ ำ dog 's"
@@ -106,8 +106,8 @@ def test_languages_without_blanks_are_counted_by_letters_on_request():
 
 def test_groups_are_scored_as_if_each_were_alone():
   parts = {
-      "de": (["ein Hund", "eine Katze"], [["ein Hund", "der Hund"], ["ein Kater"]]),
-      "en": (["a dog runs", "a cat", "x"], [["a dog"], ["the cat sits"], ["a cow", "cows"]]),
+    "de": (["ein Hund", "eine Katze"], [["ein Hund", "der Hund"], ["ein Kater"]]),
+    "en": (["a dog runs", "a cat", "x"], [["a dog"], ["the cat sits"], ["a cow", "cows"]]),
   }
   said, rows = [], []
   for language, (texts, truths) in parts.items():

@@ -10,34 +10,34 @@ from paligemma_jax.evals import chartqa
 
 
 @pytest.mark.parametrize(
-    ("prediction", "truth", "acc", "relaxed"),
-    [
-        ("100", "100", 1, 1),
-        ("105", "100", 0, 1),
-        ("95", "100", 0, 1),
-        ("105.1", "100", 0, 0),
-        ("94.9", "100", 0, 0),
-        ("-95", "-100", 0, 1),
-        ("95", "-100", 0, 0),
-        ("100.0", "100", 0, 1),
-        ("0.12", "12%", 0, 1),  # A percentage is a number.
-        ("12", "12%", 0, 0),
-        ("12.5%", "12%", 0, 1),
-        ("0", "0", 1, 1),
-        ("0.0", "0", 0, 0),  # There is no share of nothing: as it is written.
-        ("0.001", "0", 0, 0),
-        ("1e2", "100", 0, 1),
-        ("1,000", "1000", 0, 0),  # Not read as a number.
-        ("Spain", "Spain", 1, 1),
-        ("spain", "Spain", 0, 0),
-        ("Spain", "100", 0, 0),
-        ("nan", "nan", 1, 1),  # Words, not numbers.
-        ("inf", "100", 0, 0),
-        ("%", "%", 1, 1),
-        ("", "5", 0, 0),
-        (" 100\n", "100", 1, 1),
-        ("b", ["a", "b"], 1, 1),
-    ],
+  ("prediction", "truth", "acc", "relaxed"),
+  [
+    ("100", "100", 1, 1),
+    ("105", "100", 0, 1),
+    ("95", "100", 0, 1),
+    ("105.1", "100", 0, 0),
+    ("94.9", "100", 0, 0),
+    ("-95", "-100", 0, 1),
+    ("95", "-100", 0, 0),
+    ("100.0", "100", 0, 1),
+    ("0.12", "12%", 0, 1),  # A percentage is a number.
+    ("12", "12%", 0, 0),
+    ("12.5%", "12%", 0, 1),
+    ("0", "0", 1, 1),
+    ("0.0", "0", 0, 0),  # There is no share of nothing: as it is written.
+    ("0.001", "0", 0, 0),
+    ("1e2", "100", 0, 1),
+    ("1,000", "1000", 0, 0),  # Not read as a number.
+    ("Spain", "Spain", 1, 1),
+    ("spain", "Spain", 0, 0),
+    ("Spain", "100", 0, 0),
+    ("nan", "nan", 1, 1),  # Words, not numbers.
+    ("inf", "100", 0, 0),
+    ("%", "%", 1, 1),
+    ("", "5", 0, 0),
+    (" 100\n", "100", 1, 1),
+    ("b", ["a", "b"], 1, 1),
+  ],
 )
 def test_relaxed_accuracy_by_hand(prediction, truth, acc, relaxed):
   result = evals.score("chartqa", [prediction], [{"answer": truth}])

@@ -9,7 +9,7 @@ import pytest
 from paligemma_jax.evals import coco_map
 
 _GOLDEN = json.loads(
-    (pathlib.Path(__file__).parents[1] / "golden" / "coco_map.json").read_text("utf-8")
+  (pathlib.Path(__file__).parents[1] / "golden" / "coco_map.json").read_text("utf-8")
 )["cases"]
 
 
@@ -23,15 +23,15 @@ def _pictures(case):
       found = [f for f in case["found"] if f[:2] == [i, k]]
       if true or found:
         picture[str(k)] = (
-            coco_map.Truth(
-                np.array([t[2] for t in true], float).reshape(-1, 4),
-                np.array([t[3] for t in true], bool),
-                np.array([t[4] for t in true], float),
-            ),
-            coco_map.Detections(
-                np.array([f[2] for f in found], float).reshape(-1, 4),
-                np.array([f[3] for f in found], float),
-            ),
+          coco_map.Truth(
+            np.array([t[2] for t in true], float).reshape(-1, 4),
+            np.array([t[3] for t in true], bool),
+            np.array([t[4] for t in true], float),
+          ),
+          coco_map.Detections(
+            np.array([f[2] for f in found], float).reshape(-1, 4),
+            np.array([f[3] for f in found], float),
+          ),
         )
     pictures.append(picture)
   return pictures
@@ -98,5 +98,3 @@ def test_the_order_of_scores_decides_not_the_order_in_the_text():
   good = _single([_A], [(300, 0, 50, 50), _A], [0.1, 0.9])
   bad = _single([_A], [(300, 0, 50, 50), _A], [0.9, 0.1])
   assert (good["map"], bad["map"]) == (pytest.approx(1), pytest.approx(0.5))
-
-

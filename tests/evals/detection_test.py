@@ -60,11 +60,11 @@ def _output(pieces):
   """An output of (text, probability) tokens."""
   ends = np.cumsum([len(text) for text, _ in pieces]).tolist()
   return evals.Output(
-      0,
-      text="".join(text for text, _ in pieces),
-      tokens=tuple(range(len(pieces))),
-      token_logprobs=tuple(math.log(p) for _, p in pieces),
-      token_ends=tuple(ends),
+    0,
+    text="".join(text for text, _ in pieces),
+    tokens=tuple(range(len(pieces))),
+    token_logprobs=tuple(math.log(p) for _, p in pieces),
+    token_ends=tuple(ends),
   )
 
 
@@ -103,7 +103,10 @@ def test_each_class_has_its_own_precision_if_asked_for():
   found = evals.score("coco_detection", texts, [_ROW], by_class=True)
   # The cat is found; the dog is elsewhere; there is no bird.
   assert {k: v for k, v in found.items() if k.startswith("ap")} == {
-      "ap/cat": pytest.approx(1), "ap/dog": 0.0, "ap50/cat": pytest.approx(1), "ap50/dog": 0.0,
+    "ap/cat": pytest.approx(1),
+    "ap/dog": 0.0,
+    "ap50/cat": pytest.approx(1),
+    "ap50/dog": 0.0,
   }
   assert found["map"] == pytest.approx(0.5)
   assert not any(k.startswith("ap") for k in evals.score("coco_detection", texts, [_ROW]))
@@ -111,7 +114,7 @@ def test_each_class_has_its_own_precision_if_asked_for():
 
 def test_a_results_file_is_as_coco_s_tools_read_it():
   evaluator = evals.CocoDetection(
-      "val/map", source=None, image_id="id", categories=(("cat", 17), ("dog", 18))
+    "val/map", source=None, image_id="id", categories=(("cat", 17), ("dog", 18))
   )
   assert evaluator.columns() == ("boxes", "labels", "height", "width", "id")
   rows = [{**_ROW, "id": np.int64(139)}, {**_ROW, "id": 285}]
@@ -125,7 +128,9 @@ def test_a_results_file_is_as_coco_s_tools_read_it():
   # x, y, width, height in a picture of 100 x 200; the last token is 1023, of 1024 bins.
   (result,) = json.loads(text)
   assert {k: result[k] for k in ("image_id", "category_id", "score")} == {
-      "image_id": 139, "category_id": 18, "score": pytest.approx(0.25),
+    "image_id": 139,
+    "category_id": 18,
+    "score": pytest.approx(0.25),
   }
   assert result["bbox"] == pytest.approx([100, 25, 100 - 200 / 1024, 50], abs=1e-3)
   plain = evaluator.replace(categories=())
@@ -137,8 +142,8 @@ def test_a_results_file_is_as_coco_s_tools_read_it():
 
 
 @pytest.mark.parametrize(
-    "box",
-    [(10, 10, 50, 50), (0.5, 0.5, 0.1, 0.1), (0.1, 0.5, 0.5, 0.1), (-0.1, 0, 1, 1), (0, 0, 1, 1.1)],
+  "box",
+  [(10, 10, 50, 50), (0.5, 0.5, 0.1, 0.1), (0.1, 0.5, 0.5, 0.1), (-0.1, 0, 1, 1), (0, 0, 1, 1.1)],
 )
 def test_true_boxes_in_pixels_or_upside_down_are_refused(box):
   row = {**_ROW, "boxes": [_LEFT, box]}
@@ -165,16 +170,16 @@ def test_boxes_of_a_suffix_score_as_the_columns_do():
 
 
 @pytest.mark.parametrize(
-    ("change", "hint"),
-    [
-        ({"labels": ["cat"]}, "'boxes'.* one entry per label"),
-        ({"boxes": "x"}, "'boxes'"),
-        ({"boxes": [(0, 0, 1, float("nan"))] * 2}, "'boxes'"),
-        ({"labels": 3}, "'labels'"),
-        ({"width": 0}, "'width' holds 0 pixels"),
-        ({"height": None}, "'height'"),
-        ({"crowd": [1]}, "'crowd'"),
-    ],
+  ("change", "hint"),
+  [
+    ({"labels": ["cat"]}, "'boxes'.* one entry per label"),
+    ({"boxes": "x"}, "'boxes'"),
+    ({"boxes": [(0, 0, 1, float("nan"))] * 2}, "'boxes'"),
+    ({"labels": 3}, "'labels'"),
+    ({"width": 0}, "'width' holds 0 pixels"),
+    ({"height": None}, "'height'"),
+    ({"crowd": [1]}, "'crowd'"),
+  ],
 )
 def test_a_wrong_truth_is_named(change, hint):
   row = {**_ROW, "crowd": [0, 0], **change}

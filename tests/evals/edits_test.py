@@ -42,18 +42,18 @@ def test_the_distance_is_a_metric(a, b, c):
 
 
 @pytest.mark.parametrize(
-    ("prediction", "truth", "expected"),
-    [
-        ("", "", 1.0),
-        ("x", "", 0.0),
-        ("", "x", 0.0),
-        ("ab", "ac", 0.0),  # A distance of exactly one half is already too far.
-        ("abcd", "abxx", 0.0),
-        ("abcde", "abcxx", 0.6),
-        ("kitten", "sitting", 1 - 3 / 7),
-        ("abc", "abc", 1.0),
-        ("Abc", "abc", 1 - 1 / 3),  # Case counts here; the evaluator lowers it where asked to.
-    ],
+  ("prediction", "truth", "expected"),
+  [
+    ("", "", 1.0),
+    ("x", "", 0.0),
+    ("", "x", 0.0),
+    ("ab", "ac", 0.0),  # A distance of exactly one half is already too far.
+    ("abcd", "abxx", 0.0),
+    ("abcde", "abcxx", 0.6),
+    ("kitten", "sitting", 1 - 3 / 7),
+    ("abc", "abc", 1.0),
+    ("Abc", "abc", 1 - 1 / 3),  # Case counts here; the evaluator lowers it where asked to.
+  ],
 )
 def test_anls_by_hand(prediction, truth, expected):
   assert edits.anls(prediction, truth) == pytest.approx(expected, rel=1e-15)
@@ -68,19 +68,19 @@ def test_anls_is_symmetric_but_for_the_empty_truth_and_one_only_when_equal(a, b)
 
 
 @pytest.mark.parametrize(
-    ("predictions", "truths", "cer", "wer"),
-    [
-        (["the cat"], ["the cat"], 0.0, 0.0),
-        (["the bat"], ["the cat"], 1 / 7, 1 / 2),
-        (["cat"], ["the cat"], 4 / 7, 1 / 2),
-        (["a b c d"], ["a"], 6.0, 3.0),  # Too much was said: above 1.
-        (["", "xy"], ["abcd", "xy"], 4 / 6, 1 / 2),  # By all characters, not a mean of rates.
-        ([" the cat\n"], ["the cat"], 0.0, 0.0),
-        (["x"], [""], 1.0, 1.0),
-        ([""], [""], 0.0, 0.0),
-        (["hat"], [["cats", "hats"]], 1 / 4, 1.0),  # The nearest of several.
-        (["über"], ["uber"], 1 / 4, 1.0),
-    ],
+  ("predictions", "truths", "cer", "wer"),
+  [
+    (["the cat"], ["the cat"], 0.0, 0.0),
+    (["the bat"], ["the cat"], 1 / 7, 1 / 2),
+    (["cat"], ["the cat"], 4 / 7, 1 / 2),
+    (["a b c d"], ["a"], 6.0, 3.0),  # Too much was said: above 1.
+    (["", "xy"], ["abcd", "xy"], 4 / 6, 1 / 2),  # By all characters, not a mean of rates.
+    ([" the cat\n"], ["the cat"], 0.0, 0.0),
+    (["x"], [""], 1.0, 1.0),
+    ([""], [""], 0.0, 0.0),
+    (["hat"], [["cats", "hats"]], 1 / 4, 1.0),  # The nearest of several.
+    (["über"], ["uber"], 1 / 4, 1.0),
+  ],
 )
 def test_error_rates_by_hand(predictions, truths, cer, wer):
   rows = [{"suffix": truth} for truth in truths]
@@ -106,7 +106,7 @@ def test_the_evaluator_scores_as_the_metric_does():
   rows, outputs = [{"text": "AB"}], [evals.Output(0, "abc")]
   assert spec.columns() == ("text",)
   assert spec.score(rows, outputs) == evals.score(
-      "error_rate", ["abc"], rows, truth="text", lower=True
+    "error_rate", ["abc"], rows, truth="text", lower=True
   )
   with pytest.raises(errors.DataError, match="Row 0"):
     spec.score([{"text": 3}], outputs)

@@ -16,10 +16,10 @@ def test_a_pair_counts_when_both_are_right():
   rows = rows_of(("left", 1), ("right", 1), ("open", 2), ("closed", 2), ("Yes", 3), ("No", 3))
   said = ["left", "right", "open", "open", "yes", "no"]
   assert evals.score("mmvp", said, rows) == {
-      "acc": pytest.approx(2 / 3, rel=1e-15),
-      "acc_single": pytest.approx(5 / 6, rel=1e-15),
-      "num_pairs": 3.0,
-      "num": 6.0,
+    "acc": pytest.approx(2 / 3, rel=1e-15),
+    "acc_single": pytest.approx(5 / 6, rel=1e-15),
+    "num_pairs": 3.0,
+    "num": 6.0,
   }
 
 
@@ -34,15 +34,15 @@ def test_half_a_pair_is_no_pair():
 
 
 @pytest.mark.parametrize(
-    ("said", "truth", "right"),
-    [
-        ("in the puddle", "In the puddle", 1),
-        ("2", "Two", 1),
-        ("(a)", ["Yes", "(a)"], 1),
-        ("a", ["Yes", "(a)"], 0),
-        ("", "(a)", 0),
-        ("left side", "left", 0),
-    ],
+  ("said", "truth", "right"),
+  [
+    ("in the puddle", "In the puddle", 1),
+    ("2", "Two", 1),
+    ("(a)", ["Yes", "(a)"], 1),
+    ("a", ["Yes", "(a)"], 0),
+    ("", "(a)", 0),
+    ("left side", "left", 0),
+  ],
 )
 def test_answers_are_compared_as_vqav2_does(said, truth, right):
   result = evals.score("mmvp", [said, said], rows_of((truth, 1), (truth, 1)))

@@ -15,17 +15,20 @@ def score(pairs, **options):
 
 def test_the_confusion_table_by_hand():
   pairs = (
-      [("yes", "yes")] * 6 + [("no", "yes")] * 2 + [("yes", "no")] * 3 + [("no", "no")] * 8
-      + [("maybe", "no")]
+    [("yes", "yes")] * 6
+    + [("no", "yes")] * 2
+    + [("yes", "no")] * 3
+    + [("no", "no")] * 8
+    + [("maybe", "no")]
   )
   assert score(pairs) == {
-      "acc": 14 / 20,
-      "precision": 6 / 9,
-      "recall": 6 / 8,
-      "f1": pytest.approx(2 * (6 / 9) * (6 / 8) / (6 / 9 + 6 / 8), rel=1e-15),
-      "yes_share": 9 / 20,
-      "valid_share": 19 / 20,
-      "num": 20.0,
+    "acc": 14 / 20,
+    "precision": 6 / 9,
+    "recall": 6 / 8,
+    "f1": pytest.approx(2 * (6 / 9) * (6 / 8) / (6 / 9 + 6 / 8), rel=1e-15),
+    "yes_share": 9 / 20,
+    "valid_share": 19 / 20,
+    "num": 20.0,
   }
 
 
@@ -35,12 +38,20 @@ def test_case_and_space_at_the_ends_do_not_count():
 
 
 @pytest.mark.parametrize(
-    ("said", "taken_for"),
-    [
-        ("yes", "yes"), ("no", "no"), ("No, there is none.", "no"), ("There is not.", "no"),
-        ("Yes. There is no dog.", "yes"), ("NO", "yes"), ("no!", "yes"), ("none", "yes"),
-        ("maybe", "yes"), ("", "yes"), ("I do,not see it", "yes"),
-    ],
+  ("said", "taken_for"),
+  [
+    ("yes", "yes"),
+    ("no", "no"),
+    ("No, there is none.", "no"),
+    ("There is not.", "no"),
+    ("Yes. There is no dog.", "yes"),
+    ("NO", "yes"),
+    ("no!", "yes"),
+    ("none", "yes"),
+    ("maybe", "yes"),
+    ("", "yes"),
+    ("I do,not see it", "yes"),
+  ],
 )
 def test_sentences_are_read_as_by_the_authors_script(said, taken_for):
   # By hand, from the evaluate.py that comes with POPE's data: the text before the first full stop,

@@ -21,8 +21,8 @@ def test_every_line_reads_back_as_it_was(items):
   lines = files["val/pred.jsonl"].split("\n")
   assert lines.pop() == ""
   assert [json.loads(line) for line in lines] == [
-      {"row": i, "prompt": prompt, "suffix": truth, "text": text, "logprob": p}
-      for i, (prompt, truth, text, p) in enumerate(items)
+    {"row": i, "prompt": prompt, "suffix": truth, "text": text, "logprob": p}
+    for i, (prompt, truth, text, p) in enumerate(items)
   ]
 
 
@@ -32,7 +32,12 @@ def test_the_kept_columns_are_written_and_asked_for():
   row = {"prefix": "q", "id": np.int64(7), "answers": np.array(["a", "b"])}
   line = json.loads(spec.files([row], [evals.Output(3, "a", logprob=-0.5)])["p.jsonl"])
   assert line == {
-      "row": 3, "prompt": "q", "id": 7, "answers": ["a", "b"], "text": "a", "logprob": -0.5
+    "row": 3,
+    "prompt": "q",
+    "id": 7,
+    "answers": ["a", "b"],
+    "text": "a",
+    "logprob": -0.5,
   }
   assert spec.score([row], [evals.Output(3, "a", logprob=-0.5)]) == {"logprob": -0.5, "num": 1.0}
 

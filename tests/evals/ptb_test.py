@@ -20,9 +20,9 @@ def read(name):
 def test_the_words_are_those_of_the_java_tokenizer():
   golden = read("tokens.json.gz")
   differing = [
-      (text, wanted, ptb.tokenize(text))
-      for text, wanted in zip(golden["texts"], golden["tokens"], strict=True)
-      if ptb.tokenize(text) != wanted
+    (text, wanted, ptb.tokenize(text))
+    for text, wanted in zip(golden["texts"], golden["tokens"], strict=True)
+    if ptb.tokenize(text) != wanted
   ]
   assert len(golden["texts"]) > 3900 and not differing
 
@@ -30,31 +30,31 @@ def test_the_words_are_those_of_the_java_tokenizer():
 def test_so_are_those_of_the_captions_that_were_scored():
   for example in read("scores.json.gz")["examples"]:
     for text, wanted in zip(
-        [example["hyp"], *example["refs"]],
-        [example["hyp_tok"], *example["refs_tok"]],
-        strict=True,
+      [example["hyp"], *example["refs"]],
+      [example["hyp_tok"], *example["refs_tok"]],
+      strict=True,
     ):
       assert ptb.tokenize(text) == wanted
 
 
 @pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", ""),
-        (" \n ", ""),
-        ("A dog.", "a dog"),
-        ("A dog\r\nand\u2028a cat", "a dog and a cat"),
-        ("It can't; isn't it?", "it ca n't is n't it"),
-        ("The U.S. border at 10 p.m.", "the u.s. border at 10 p.m."),
-        ("(a) [b]", "-lrb- a -rrb- -lsb- b -rsb-"),
-        ("No!? No!", "no !? no"),
-        ("£5 or €5, ½ off 😀", "# 5 or $ 5 1/2 off"),
-        ("plan Q. The plan", "plan q the plan"),
-        ("plan Q. the plan", "plan q. the plan"),
-        ("1 1/2 cups", "1\u00a01/2 cups"),
-        ("cannot", "can not"),
-        ("狗 和猫", "狗 和猫"),
-    ],
+  ("text", "words"),
+  [
+    ("", ""),
+    (" \n ", ""),
+    ("A dog.", "a dog"),
+    ("A dog\r\nand\u2028a cat", "a dog and a cat"),
+    ("It can't; isn't it?", "it ca n't is n't it"),
+    ("The U.S. border at 10 p.m.", "the u.s. border at 10 p.m."),
+    ("(a) [b]", "-lrb- a -rrb- -lsb- b -rsb-"),
+    ("No!? No!", "no !? no"),
+    ("£5 or €5, ½ off 😀", "# 5 or $ 5 1/2 off"),
+    ("plan Q. The plan", "plan q the plan"),
+    ("plan Q. the plan", "plan q. the plan"),
+    ("1 1/2 cups", "1\u00a01/2 cups"),
+    ("cannot", "can not"),
+    ("狗 和猫", "狗 和猫"),
+  ],
 )
 def test_by_hand(text, words):
   assert ptb.tokenize(text) == words

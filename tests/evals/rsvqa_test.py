@@ -14,8 +14,14 @@ def rows_of(*pairs):
 
 def test_the_averages_by_hand():
   rows = rows_of(
-      ("yes", "presence"), ("no", "presence"), ("yes", "presence"), ("no", "presence"),
-      ("yes", "comp"), ("rural", "rural_urban"), ("0", "count"), ("1", "count"),
+    ("yes", "presence"),
+    ("no", "presence"),
+    ("yes", "presence"),
+    ("no", "presence"),
+    ("yes", "comp"),
+    ("rural", "rural_urban"),
+    ("0", "count"),
+    ("1", "count"),
   )
   said = ["yes", "no", "yes", "yes", "yes", "urban", "0", "2"]
   result = evals.score("rsvqa", said, rows)

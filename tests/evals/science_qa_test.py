@@ -11,19 +11,19 @@ from paligemma_jax.core import errors
 
 
 @pytest.mark.parametrize(
-    ("prediction", "acc", "parsefail"),
-    [
-        ("The answer is B.", 1, 0),
-        ("the answer is b.", 1, 0),
-        ("The answer is A.", 0, 0),
-        ("The answer is B. BECAUSE: it is so.", 1, 0),
-        ("The answer is B", 0, 1),  # The full stop belongs to it.
-        ("Well, the answer is B.", 0, 1),  # So does the beginning.
-        ("The answer is BB.", 0, 1),
-        ("The answer is (B).", 0, 1),
-        ("B", 0, 1),
-        ("", 0, 1),
-    ],
+  ("prediction", "acc", "parsefail"),
+  [
+    ("The answer is B.", 1, 0),
+    ("the answer is b.", 1, 0),
+    ("The answer is A.", 0, 0),
+    ("The answer is B. BECAUSE: it is so.", 1, 0),
+    ("The answer is B", 0, 1),  # The full stop belongs to it.
+    ("Well, the answer is B.", 0, 1),  # So does the beginning.
+    ("The answer is BB.", 0, 1),
+    ("The answer is (B).", 0, 1),
+    ("B", 0, 1),
+    ("", 0, 1),
+  ],
 )
 def test_letters_by_hand(prediction, acc, parsefail):
   for truth in ("b", "B", "The answer is B."):

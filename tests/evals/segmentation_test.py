@@ -58,14 +58,14 @@ def test_the_score_is_the_reference_s_rules_step_by_step():
 
 
 @pytest.mark.parametrize(
-    ("text", "boxacc"),
-    [
-        ("", 0),
-        ("<loc0205><loc0256><loc0614><loc0767> cat", 0),
-        ("cat <loc0205><loc0256><loc0614><loc0767>" + _FULL, 0),
-        ("<loc0614><loc0256><loc0205><loc0767>" + _FULL, 0),
-        ("<loc0205><loc0256><loc0614><loc0767>" + _FULL.replace("<seg", "<sag", 1), 0),
-    ],
+  ("text", "boxacc"),
+  [
+    ("", 0),
+    ("<loc0205><loc0256><loc0614><loc0767> cat", 0),
+    ("cat <loc0205><loc0256><loc0614><loc0767>" + _FULL, 0),
+    ("<loc0614><loc0256><loc0205><loc0767>" + _FULL, 0),
+    ("<loc0205><loc0256><loc0614><loc0767>" + _FULL.replace("<seg", "<sag", 1), 0),
+  ],
 )
 def test_an_invalid_text_scores_nothing_and_is_counted(text, boxacc):
   good = "<loc0205><loc0256><loc0614><loc0767>" + _FULL
@@ -105,7 +105,7 @@ def test_a_mask_may_be_a_file_and_its_box_may_be_left_to_it():
   text = seg.mask_to_text(row["mask"], None, codec=_CODEC, bins=1024)
   from_array = evals.score("segmentation", [text], [row], bins=1024)
   from_file = evals.score(
-      "segmentation", [text], [{"m": buffer.getvalue()}], mask="m", box="", bins=1024
+    "segmentation", [text], [{"m": buffer.getvalue()}], mask="m", box="", bins=1024
   )
   assert from_array == from_file and from_file["boxacc/0.75"] == 1
 
@@ -124,13 +124,13 @@ def test_the_evaluator_scores_texts_and_knows_a_baseline():
 
 
 @pytest.mark.parametrize(
-    ("row", "options", "hint"),
-    [
-        ({"mask": "x", "box": (0, 0, 1, 1)}, {}, "column 'mask'"),
-        ({"mask": np.ones((4, 4), bool), "box": (0, 0, 1)}, {}, "column 'box'"),
-        ({"mask": np.zeros((4, 4), bool)}, {"box": ""}, "Row 0"),
-        ({"maks": 1}, {}, "'maks'"),
-    ],
+  ("row", "options", "hint"),
+  [
+    ({"mask": "x", "box": (0, 0, 1, 1)}, {}, "column 'mask'"),
+    ({"mask": np.ones((4, 4), bool), "box": (0, 0, 1)}, {}, "column 'box'"),
+    ({"mask": np.zeros((4, 4), bool)}, {"box": ""}, "Row 0"),
+    ({"maks": 1}, {}, "'maks'"),
+  ],
 )
 def test_a_wrong_truth_is_named(row, options, hint):
   with pytest.raises(errors.DataError, match=hint):

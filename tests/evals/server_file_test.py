@@ -14,33 +14,34 @@ from tests import run_train
 
 # What the servers' own pages show; the id as our dataset has it.
 WRITTEN = {
-    "aokvqa_da": ("22MexNkBPpdZ", {"22MexNkBPpdZ": {"direct_answer": "cab"}}),
-    "aokvqa_mc": ("22MexNkBPpdZ", {"22MexNkBPpdZ": {"multiple_choice": "cab"}}),
-    "coco_captions": (57870, [{"image_id": 57870, "caption": "cab"}]),
-    "docvqa": (57344, [{"questionId": 57344, "answer": "cab"}]),
-    "gqa": ("201307251", [{"questionId": "201307251", "prediction": "cab"}]),
-    "infovqa": (98305, [{"questionId": 98305, "answer": "cab"}]),
-    "nocaps": (0, [{"image_id": 0, "caption": "cab"}]),
-    "stvqa": (16, [{"question_id": 16, "answer": "cab"}]),
-    "textvqa": (39602, [{"question_id": 39602, "answer": "cab"}]),
-    "vizwiz": (
-        "VizWiz_test_00000000.jpg", [{"image": "VizWiz_test_00000000.jpg", "answer": "cab"}],
-    ),
-    "vqav2": (262144005, [{"question_id": 262144005, "answer": "cab"}]),
+  "aokvqa_da": ("22MexNkBPpdZ", {"22MexNkBPpdZ": {"direct_answer": "cab"}}),
+  "aokvqa_mc": ("22MexNkBPpdZ", {"22MexNkBPpdZ": {"multiple_choice": "cab"}}),
+  "coco_captions": (57870, [{"image_id": 57870, "caption": "cab"}]),
+  "docvqa": (57344, [{"questionId": 57344, "answer": "cab"}]),
+  "gqa": ("201307251", [{"questionId": "201307251", "prediction": "cab"}]),
+  "infovqa": (98305, [{"questionId": 98305, "answer": "cab"}]),
+  "nocaps": (0, [{"image_id": 0, "caption": "cab"}]),
+  "stvqa": (16, [{"question_id": 16, "answer": "cab"}]),
+  "textvqa": (39602, [{"question_id": 39602, "answer": "cab"}]),
+  "vizwiz": (
+    "VizWiz_test_00000000.jpg",
+    [{"image": "VizWiz_test_00000000.jpg", "answer": "cab"}],
+  ),
+  "vqav2": (262144005, [{"question_id": 262144005, "answer": "cab"}]),
 }
 # The official files of questions, cut to what is read and one thing that is not.
 OFFICIAL = {
-    "aokvqa_da": [{"question_id": "22MexNkBPpdZ", "choices": ["cab", "bus"]}],
-    "aokvqa_mc": [{"question_id": "22MexNkBPpdZ", "choices": ["cab", "bus"]}],
-    "coco_captions": {"info": {}, "images": [{"id": 57870, "file_name": "x.jpg"}]},
-    "docvqa": {"dataset_name": "docvqa", "data": [{"questionId": 57344, "docId": 1}]},
-    "gqa": {"201307251": {"imageId": "n161313", "question": "Is it?"}},
-    "infovqa": {"dataset_name": "infographicVQA", "data": [{"questionId": 98305}]},
-    "nocaps": {"images": [{"id": 0, "open_images_id": "0013ea2087020901"}]},
-    "stvqa": {"dataset_name": "ST-VQA", "data": [{"question_id": 16, "file_name": "x.jpg"}]},
-    "textvqa": {"dataset_type": "test", "data": [{"question_id": 39602, "image_id": "f"}]},
-    "vizwiz": [{"image": "VizWiz_test_00000000.jpg", "question": "What?"}],
-    "vqav2": {"questions": [{"question_id": 262144005, "image_id": 262144}]},
+  "aokvqa_da": [{"question_id": "22MexNkBPpdZ", "choices": ["cab", "bus"]}],
+  "aokvqa_mc": [{"question_id": "22MexNkBPpdZ", "choices": ["cab", "bus"]}],
+  "coco_captions": {"info": {}, "images": [{"id": 57870, "file_name": "x.jpg"}]},
+  "docvqa": {"dataset_name": "docvqa", "data": [{"questionId": 57344, "docId": 1}]},
+  "gqa": {"201307251": {"imageId": "n161313", "question": "Is it?"}},
+  "infovqa": {"dataset_name": "infographicVQA", "data": [{"questionId": 98305}]},
+  "nocaps": {"images": [{"id": 0, "open_images_id": "0013ea2087020901"}]},
+  "stvqa": {"dataset_name": "ST-VQA", "data": [{"question_id": 16, "file_name": "x.jpg"}]},
+  "textvqa": {"dataset_type": "test", "data": [{"question_id": 39602, "image_id": "f"}]},
+  "vizwiz": [{"image": "VizWiz_test_00000000.jpg", "question": "What?"}],
+  "vqav2": {"questions": [{"question_id": 262144005, "image_id": 262144}]},
 }
 
 
@@ -68,14 +69,14 @@ def test_the_file_is_what_the_server_wants_and_passes_its_check(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "found", "expected"),
-    [
-        ("vqav2", np.int64(7), 7),
-        ("vqav2", "7", 7),
-        ("gqa", 7, "7"),
-        ("gqa", np.int64(7), "7"),
-        ("gqa", "07", "07"),
-    ],
+  ("name", "found", "expected"),
+  [
+    ("vqav2", np.int64(7), 7),
+    ("vqav2", "7", 7),
+    ("gqa", 7, "7"),
+    ("gqa", np.int64(7), "7"),
+    ("gqa", "07", "07"),
+  ],
 )
 def test_ids_are_turned_into_the_type_that_the_server_wants(name, found, expected):
   form = server_file.FORMATS[name]
@@ -103,16 +104,17 @@ def test_an_answer_that_is_no_choice_becomes_the_nearest_one_and_is_counted():
   _, content = written(spec, rows, ["a Train", "cab", ""])
   assert [entry["multiple_choice"] for entry in content.values()] == ["train", "cab", "cab"]
   outputs = [evals.Output(0, "a Train"), evals.Output(1, "cab"), evals.Output(2, "")]
-  assert spec.score(rows, outputs) == {
-      "num": 3.0, "empty": 0.0, "replaced": 2.0, "duplicates": 0.0
-  }
+  assert spec.score(rows, outputs) == {"num": 3.0, "empty": 0.0, "replaced": 2.0, "duplicates": 0.0}
 
 
 def test_ids_that_come_twice_are_counted():
   rows = [{"question_id": 1}, {"question_id": 1}, {"question_id": 2}]
   outputs = [evals.Output(0, "a"), evals.Output(1, ""), evals.Output(2, "c")]
   assert evals.ServerFile("t", None).score(rows, outputs) == {
-      "num": 3.0, "empty": 1.0, "replaced": 0.0, "duplicates": 1.0
+    "num": 3.0,
+    "empty": 1.0,
+    "replaced": 0.0,
+    "duplicates": 1.0,
   }
 
 
@@ -130,24 +132,24 @@ def entries(*ids):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ({"1": "a"}, ["holds an object; the server wants a list"]),
-        (entries(1, 2), ["1 ids that are missing: 3"]),
-        (entries(), ["3 ids that are missing: 1, 2, 3"]),
-        (entries(1, 2, 3, 9), ["1 ids that the server does not know: 9"]),
-        (entries(1, 2, 3, 3), ["1 ids that come more than once: 3"]),
-        (entries(1, 2, "3"), ["question_id that are not of type int: 2 has '3'", "missing: 3"]),
-        (entries(1, 2, 3.0), ["not of type int: 2 has 3.0"]),
-        (entries(1, 2, True), ["not of type int: 2 has True"]),
-        (entries(1, 2, None), ["not of type int: 2 has None"]),
-        (entries(1, 2) + [{"question_id": 3}], ["exactly the keys ['answer', 'question_id']"]),
-        (entries(1, 2) + [{"question_id": 3, "answer": "a", "gts": []}], ["exactly the keys"]),
-        (entries(1, 2) + [{"id": 3, "answer": "a"}], ["exactly the keys", "missing: 3"]),
-        (entries(1, 2) + [{"question_id": 3, "answer": 5}], ["answer that are no texts: 2 has 5"]),
-        (entries(1, 2) + [{"question_id": 3, "answer": None}], ["no texts: 2 has None"]),
-        (entries(1, 2) + [[3, "a"]], ["exactly the keys", "2 has a list", "missing: 3"]),
-    ],
+  ("content", "words"),
+  [
+    ({"1": "a"}, ["holds an object; the server wants a list"]),
+    (entries(1, 2), ["1 ids that are missing: 3"]),
+    (entries(), ["3 ids that are missing: 1, 2, 3"]),
+    (entries(1, 2, 3, 9), ["1 ids that the server does not know: 9"]),
+    (entries(1, 2, 3, 3), ["1 ids that come more than once: 3"]),
+    (entries(1, 2, "3"), ["question_id that are not of type int: 2 has '3'", "missing: 3"]),
+    (entries(1, 2, 3.0), ["not of type int: 2 has 3.0"]),
+    (entries(1, 2, True), ["not of type int: 2 has True"]),
+    (entries(1, 2, None), ["not of type int: 2 has None"]),
+    (entries(1, 2) + [{"question_id": 3}], ["exactly the keys ['answer', 'question_id']"]),
+    (entries(1, 2) + [{"question_id": 3, "answer": "a", "gts": []}], ["exactly the keys"]),
+    (entries(1, 2) + [{"id": 3, "answer": "a"}], ["exactly the keys", "missing: 3"]),
+    (entries(1, 2) + [{"question_id": 3, "answer": 5}], ["answer that are no texts: 2 has 5"]),
+    (entries(1, 2) + [{"question_id": 3, "answer": None}], ["no texts: 2 has None"]),
+    (entries(1, 2) + [[3, "a"]], ["exactly the keys", "2 has a list", "missing: 3"]),
+  ],
 )
 def test_every_kind_of_broken_file_is_told(content, words):
   said = list(server_file.problems(VQA, content, WANTED))
@@ -178,9 +180,11 @@ def test_a_file_passes_only_when_each_id_is_there_once(ids):
 
 
 _JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(0, 4) | st.text("ab", max_size=1),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.sampled_from(("question_id", "answer", "x")), inner, max_size=3),
+  st.none() | st.booleans() | st.integers(0, 4) | st.text("ab", max_size=1),
+  lambda inner: (
+    st.lists(inner, max_size=4)
+    | st.dictionaries(st.sampled_from(("question_id", "answer", "x")), inner, max_size=3)
+  ),
 )
 
 

@@ -11,25 +11,27 @@ from paligemma_jax.evals import tables
 
 _LOCS = "<loc0000><loc0000><loc1023><loc0700>"
 ROWS = {
-    "chartqa": ([{"answer": "1"}, {"answer": "b"}, {"answer": "3"}], ["1.04", "b", "9"]),
-    "coco_caption": (
-        [{"captions": ["a b"]}, {"captions": []}, {"captions": "c"}], ["a b", "x", "d"],
-    ),
-    "error_rate": ([{"suffix": "ab"}, {"suffix": []}, {"suffix": "c"}], ["ab", "x", "d"]),
-    "exact_match": ([{"suffix": "a"}, {"suffix": ["b", "c"]}, {"suffix": "d"}], ["a", "c", "x"]),
-    "mmvp": ([{"answer": "x b", "pair": p} for p in (1, 1, 2)], ["x b", "x b", "c"]),
-    "pope": ([{"answer": "yes"}, {"answer": "no"}, {"answer": "no"}], ["yes", "no", "x"]),
-    "rsvqa": (
-        [{"answers": "a", "question_type": t} for t in ("comp", "area", "comp")], ["a", "a", "b"],
-    ),
-    "science_qa": ([{"answer": "a"}] * 3, ["The answer is A.", "The answer is B.", "A"]),
-    "segmentation": (
-        [{"mask": np.ones((8, 8), bool), "box": (0, 0, 1, 1)}] * 3,
-        [_LOCS + "<seg007>" * 16, "cat", _LOCS + "<seg000>" * 16],
-    ),
-    "tallyqa": ([{"answer": n, "issimple": n % 2} for n in (1, 2, 33)], ["one", "3", "33"]),
-    "vqa_accuracy": ([{"suffix": ["a"] * 3}, {"suffix": []}, {"suffix": "b"}], ["a", "a", "b"]),
-    "vqav2": ([{"answers": ["a", "b"] * 5, "answer_type": "other"}] * 3, ["a", "b", "c"]),
+  "chartqa": ([{"answer": "1"}, {"answer": "b"}, {"answer": "3"}], ["1.04", "b", "9"]),
+  "coco_caption": (
+    [{"captions": ["a b"]}, {"captions": []}, {"captions": "c"}],
+    ["a b", "x", "d"],
+  ),
+  "error_rate": ([{"suffix": "ab"}, {"suffix": []}, {"suffix": "c"}], ["ab", "x", "d"]),
+  "exact_match": ([{"suffix": "a"}, {"suffix": ["b", "c"]}, {"suffix": "d"}], ["a", "c", "x"]),
+  "mmvp": ([{"answer": "x b", "pair": p} for p in (1, 1, 2)], ["x b", "x b", "c"]),
+  "pope": ([{"answer": "yes"}, {"answer": "no"}, {"answer": "no"}], ["yes", "no", "x"]),
+  "rsvqa": (
+    [{"answers": "a", "question_type": t} for t in ("comp", "area", "comp")],
+    ["a", "a", "b"],
+  ),
+  "science_qa": ([{"answer": "a"}] * 3, ["The answer is A.", "The answer is B.", "A"]),
+  "segmentation": (
+    [{"mask": np.ones((8, 8), bool), "box": (0, 0, 1, 1)}] * 3,
+    [_LOCS + "<seg007>" * 16, "cat", _LOCS + "<seg000>" * 16],
+  ),
+  "tallyqa": ([{"answer": n, "issimple": n % 2} for n in (1, 2, 33)], ["one", "3", "33"]),
+  "vqa_accuracy": ([{"suffix": ["a"] * 3}, {"suffix": []}, {"suffix": "b"}], ["a", "a", "b"]),
+  "vqav2": ([{"answers": ["a", "b"] * 5, "answer_type": "other"}] * 3, ["a", "b", "c"]),
 }
 
 # A row's score depends on the others: on its partner, or on how many have a word.
@@ -55,8 +57,8 @@ def test_the_metric_is_the_summary_of_its_table(metric):
 @pytest.mark.parametrize("metric", scoring.TABLES)
 def test_a_table_takes_the_options_of_its_metric(metric):
   options = [
-      [p for p in inspect.signature(f).parameters.values() if p.kind is p.KEYWORD_ONLY]
-      for f in (evals.METRICS[metric], scoring.TABLES[metric][0])
+    [p for p in inspect.signature(f).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    for f in (evals.METRICS[metric], scoring.TABLES[metric][0])
   ]
   assert options[0] == options[1]
 

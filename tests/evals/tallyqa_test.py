@@ -10,23 +10,23 @@ from paligemma_jax.evals import tallyqa
 
 
 @pytest.mark.parametrize(
-    ("prediction", "truth", "acc"),
-    [
-        ("2", 2, 1),
-        ("two", 2, 1),
-        ("Two", "2", 1),
-        ("2", "two", 1),
-        ("none", 0, 1),
-        ("zero", 0, 1),
-        ("twenty", 20, 1),
-        ("twenty one", 21, 0),
-        ("21", 21, 1),
-        ("2.0", 2, 0),
-        ("2 dogs", 2, 0),
-        (" 2\n", 2, 1),
-        ("", 0, 0),
-        ("many", "many", 1),
-    ],
+  ("prediction", "truth", "acc"),
+  [
+    ("2", 2, 1),
+    ("two", 2, 1),
+    ("Two", "2", 1),
+    ("2", "two", 1),
+    ("none", 0, 1),
+    ("zero", 0, 1),
+    ("twenty", 20, 1),
+    ("twenty one", 21, 0),
+    ("21", 21, 1),
+    ("2.0", 2, 0),
+    ("2 dogs", 2, 0),
+    (" 2\n", 2, 1),
+    ("", 0, 0),
+    ("many", "many", 1),
+  ],
 )
 def test_counts_by_hand(prediction, truth, acc):
   result = evals.score("tallyqa", [prediction], [{"answer": truth, "issimple": -1}])
@@ -35,8 +35,10 @@ def test_counts_by_hand(prediction, truth, acc):
 
 def test_simple_complex_and_each_count_have_their_own_means():
   rows = [
-      {"answer": 1, "issimple": 1}, {"answer": 1, "issimple": 0}, {"answer": 15, "issimple": 0},
-      {"answer": 3, "issimple": -1},
+    {"answer": 1, "issimple": 1},
+    {"answer": 1, "issimple": 0},
+    {"answer": 15, "issimple": 0},
+    {"answer": 3, "issimple": -1},
   ]
   assert evals.score("tallyqa", ["1", "one", "14", "3"], rows) == {
       "acc": 0.75,
@@ -77,14 +79,14 @@ def test_the_groups_of_counts_hold_every_row_once(pairs):
 
 
 @pytest.mark.parametrize(
-    ("row", "words"),
-    [
-        ({"answer": 1.5, "issimple": 1}, "holds 1.5"),
-        ({"answer": True, "issimple": 1}, "holds True"),
-        ({"answer": 1, "issimple": 2}, "holds 2.*simple=''"),
-        ({"answer": 1, "issimple": "yes"}, "holds 'yes'"),
-        ({"answer": 1}, "no column 'issimple'"),
-    ],
+  ("row", "words"),
+  [
+    ({"answer": 1.5, "issimple": 1}, "holds 1.5"),
+    ({"answer": True, "issimple": 1}, "holds True"),
+    ({"answer": 1, "issimple": 2}, "holds 2.*simple=''"),
+    ({"answer": 1, "issimple": "yes"}, "holds 'yes'"),
+    ({"answer": 1}, "no column 'issimple'"),
+  ],
 )
 def test_a_row_that_does_not_fit_is_named(row, words):
   with pytest.raises(errors.DataError, match=words):

@@ -11,17 +11,17 @@ from paligemma_jax.core import errors
 
 
 @pytest.mark.parametrize(
-    ("prediction", "truth", "options", "acc"),
-    [
-        ("cat", "cat", {}, 1.0),
-        (" cat\n", "cat", {}, 1.0),
-        (" cat", "cat", {"strip": False}, 0.0),
-        ("Cat", "cat", {}, 0.0),
-        ("Cat", "cAT", {"lower": True}, 1.0),
-        ("b", ["a", "b"], {}, 1.0),
-        ("c", ["a", "b"], {}, 0.0),
-        ("", "", {}, 1.0),
-    ],
+  ("prediction", "truth", "options", "acc"),
+  [
+    ("cat", "cat", {}, 1.0),
+    (" cat\n", "cat", {}, 1.0),
+    (" cat", "cat", {"strip": False}, 0.0),
+    ("Cat", "cat", {}, 0.0),
+    ("Cat", "cAT", {"lower": True}, 1.0),
+    ("b", ["a", "b"], {}, 1.0),
+    ("c", ["a", "b"], {}, 0.0),
+    ("", "", {}, 1.0),
+  ],
 )
 def test_exact_match_by_hand(prediction, truth, options, acc):
   result = evals.score("exact_match", [prediction], [{"suffix": truth}], **options)
@@ -29,17 +29,17 @@ def test_exact_match_by_hand(prediction, truth, options, acc):
 
 
 @pytest.mark.parametrize(
-    ("truth", "acc", "acc_any", "anls"),
-    [
-        ("red", 1.0, 1.0, 1.0),
-        ("rod", 0.0, 0.0, 2 / 3),  # One of three letters differs.
-        ("blue", 0.0, 0.0, 0.0),
-        (["red"], 1 / 3, 1.0, 1.0),
-        (["red"] * 2 + ["blue"], 2 / 3, 1.0, 1.0),
-        (["red"] * 3 + ["blue"], 1.0, 1.0, 1.0),
-        (["red"] * 9, 1.0, 1.0, 1.0),
-        (["rod", "blue"], 0.0, 0.0, 2 / 3),
-    ],
+  ("truth", "acc", "acc_any", "anls"),
+  [
+    ("red", 1.0, 1.0, 1.0),
+    ("rod", 0.0, 0.0, 2 / 3),  # One of three letters differs.
+    ("blue", 0.0, 0.0, 0.0),
+    (["red"], 1 / 3, 1.0, 1.0),
+    (["red"] * 2 + ["blue"], 2 / 3, 1.0, 1.0),
+    (["red"] * 3 + ["blue"], 1.0, 1.0, 1.0),
+    (["red"] * 9, 1.0, 1.0, 1.0),
+    (["rod", "blue"], 0.0, 0.0, 2 / 3),
+  ],
 )
 def test_vqa_accuracy_by_hand(truth, acc, acc_any, anls):
   result = evals.score("vqa_accuracy", ["red"], [{"suffix": truth}])
@@ -74,14 +74,14 @@ def test_the_evaluators_score_as_the_metrics_do():
 
 
 @pytest.mark.parametrize(
-    ("metric", "rows", "options", "error", "words"),
-    [
-        ("exact_mach", [{"suffix": "a"}], {}, errors.ConfigError, "exact_match"),
-        ("exact_match", [{"suffix": "a"}], {"lowr": True}, errors.ConfigError, "lower"),
-        ("exact_match", [{"sufix": "a"}], {}, errors.DataError, "sufix"),
-        ("exact_match", [{"suffix": 3}], {}, errors.DataError, "Row 0"),
-        ("exact_match", [], {}, errors.DataError, "1 predictions but 0 rows"),
-    ],
+  ("metric", "rows", "options", "error", "words"),
+  [
+    ("exact_mach", [{"suffix": "a"}], {}, errors.ConfigError, "exact_match"),
+    ("exact_match", [{"suffix": "a"}], {"lowr": True}, errors.ConfigError, "lower"),
+    ("exact_match", [{"sufix": "a"}], {}, errors.DataError, "sufix"),
+    ("exact_match", [{"suffix": 3}], {}, errors.DataError, "Row 0"),
+    ("exact_match", [], {}, errors.DataError, "1 predictions but 0 rows"),
+  ],
 )
 def test_a_wrong_call_is_one_clear_sentence(metric, rows, options, error, words):
   with pytest.raises(error, match=words):
@@ -95,18 +95,18 @@ def test_a_missing_prediction_is_named():
 
 def test_perplexity_by_hand():
   outputs = [
-      evals.Output(0, loss_sum=2.0, num_tokens=4, num_correct=3),
-      evals.Output(1, loss_sum=3.0, num_tokens=1, num_correct=0),
-      evals.Output(2),  # Nothing was supervised: counts nowhere.
+    evals.Output(0, loss_sum=2.0, num_tokens=4, num_correct=3),
+    evals.Output(1, loss_sum=3.0, num_tokens=1, num_correct=0),
+    evals.Output(2),  # Nothing was supervised: counts nowhere.
   ]
   result = evals.Perplexity("val/loss", None).score([{}] * 3, outputs)
   assert result == {
-      "loss": 1.75,
-      "nll_per_token": 1.0,
-      "perplexity": math.e,
-      "token_accuracy": 0.6,
-      "num": 2.0,
-      "num_tokens": 5.0,
+    "loss": 1.75,
+    "nll_per_token": 1.0,
+    "perplexity": math.e,
+    "token_accuracy": 0.6,
+    "num": 2.0,
+    "num_tokens": 5.0,
   }
 
 

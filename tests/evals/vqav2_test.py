@@ -21,49 +21,49 @@ def row(answers, kind="other"):
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Yes", "yes"),
-        ("two dogs", "2 dogs"),
-        ("None", "0"),
-        ("ten", "10"),
-        ("eleven", "eleven"),  # Number words end at ten.
-        ("the man and a dog", "man and dog"),
-        ("An Apple", "apple"),
-        ("a", ""),
-        ("t-shirt", "t shirt"),  # A mark between letters becomes a space,
-        ("t- shirt", "t shirt"),  # one beside a space goes.
-        ("t -shirt", "t shirt"),
-        ("a-b -c", "ab c"),  # Beside a space once, and all of that mark go.
-        ("red/white", "red white"),
-        ("what?", "what"),
-        ("1,000", "1000"),
-        ("1,000-2,000", "10002000"),  # A comma between digits makes every mark go, the dash too:
-        ("1,2 red-white", "12 redwhite"),  # a quirk of the official code.
-        ("1, 2", "1 2"),
-        ("2.5", "2.5"),
-        ("2.", "2"),
-        ("st. john", "st john"),
-        ("a.m.", "am"),
-        (".5", ".5"),
-        ("5.o", "5o"),
-        ("." * 40, "." * 8),  # The official code hands a flag, 32, where the count belongs.
-        ("dont", "don't"),
-        ("couldnt've", "couldn't've"),
-        ("couldn'tve", "couldn't've"),
-        ("yalld've", "yalld've"),  # Two apostrophes short: not in the list.
-        ("y'alld've", "y'all'd've"),
-        ("somebody'd", "somebodyd"),  # The wrong way round in the official list.
-        ("shes", "shes"),
-        ("Im", "im"),
-        ("Ive", "ive"),  # In the list with a capital, which is gone by then.
-        ("oclock", "o'clock"),
-        ("ow'sat", "ow'sat"),
-        ("'ow'sat", "'ow's'at"),
-        ("it's  a   cat", "it's cat"),
-        ("$5 & 10%", "$5 & 10%"),  # No marks of the list.
-        ("", ""),
-    ],
+  ("text", "expected"),
+  [
+    ("Yes", "yes"),
+    ("two dogs", "2 dogs"),
+    ("None", "0"),
+    ("ten", "10"),
+    ("eleven", "eleven"),  # Number words end at ten.
+    ("the man and a dog", "man and dog"),
+    ("An Apple", "apple"),
+    ("a", ""),
+    ("t-shirt", "t shirt"),  # A mark between letters becomes a space,
+    ("t- shirt", "t shirt"),  # one beside a space goes.
+    ("t -shirt", "t shirt"),
+    ("a-b -c", "ab c"),  # Beside a space once, and all of that mark go.
+    ("red/white", "red white"),
+    ("what?", "what"),
+    ("1,000", "1000"),
+    ("1,000-2,000", "10002000"),  # A comma between digits makes every mark go, the dash too:
+    ("1,2 red-white", "12 redwhite"),  # a quirk of the official code.
+    ("1, 2", "1 2"),
+    ("2.5", "2.5"),
+    ("2.", "2"),
+    ("st. john", "st john"),
+    ("a.m.", "am"),
+    (".5", ".5"),
+    ("5.o", "5o"),
+    ("." * 40, "." * 8),  # The official code hands a flag, 32, where the count belongs.
+    ("dont", "don't"),
+    ("couldnt've", "couldn't've"),
+    ("couldn'tve", "couldn't've"),
+    ("yalld've", "yalld've"),  # Two apostrophes short: not in the list.
+    ("y'alld've", "y'all'd've"),
+    ("somebody'd", "somebodyd"),  # The wrong way round in the official list.
+    ("shes", "shes"),
+    ("Im", "im"),
+    ("Ive", "ive"),  # In the list with a capital, which is gone by then.
+    ("oclock", "o'clock"),
+    ("ow'sat", "ow'sat"),
+    ("'ow'sat", "'ow's'at"),
+    ("it's  a   cat", "it's cat"),
+    ("$5 & 10%", "$5 & 10%"),  # No marks of the list.
+    ("", ""),
+  ],
 )
 def test_the_normalisation_by_hand(text, expected):
   assert vqav2.normalized(text) == expected
@@ -87,7 +87,7 @@ def test_the_normalisation_is_the_published_rules_one_by_one(text):
 
 
 @pytest.mark.parametrize(
-    ("num_matches", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)]
+  ("num_matches", "expected"), [(0, 0.0), (1, 0.3), (2, 0.6), (3, 0.9), (4, 1.0), (10, 1.0)]
 )
 def test_the_accuracy_of_ten_answers_by_hand(num_matches, expected):
   answers = ["cat"] * num_matches + ["dog"] * (10 - num_matches)
@@ -116,19 +116,19 @@ def test_nothing_but_space_is_normalised_where_all_agree():
 
 def test_the_types_of_answers_have_their_own_means():
   rows = [
-      row(["yes"] * 10, "yes/no"),
-      row(["no"] * 10, "yes/no"),
-      row(["2"] * 10, "number"),
-      row([], ""),  # Of a test split.
+    row(["yes"] * 10, "yes/no"),
+    row(["no"] * 10, "yes/no"),
+    row(["2"] * 10, "number"),
+    row([], ""),  # Of a test split.
   ]
   assert evals.score("vqav2", ["yes"] * 4, rows) == {
-      "acc": pytest.approx(1 / 3, rel=1e-15),
-      "acc/yesno": 0.5,
-      "num/yesno": 2.0,
-      "acc/number": 0.0,
-      "num/number": 1.0,
-      "num_truth": 3.0,
-      "num": 4.0,
+    "acc": pytest.approx(1 / 3, rel=1e-15),
+    "acc/yesno": 0.5,
+    "num/yesno": 2.0,
+    "acc/number": 0.0,
+    "num/number": 1.0,
+    "num_truth": 3.0,
+    "num": 4.0,
   }
 
 
@@ -138,13 +138,13 @@ def test_without_types_all_are_other():
 
 
 @pytest.mark.parametrize(
-    ("value", "words"),
-    [
-        (row(["a"] * 10, "yesno"), "'yesno'.*'yes/no', 'number', 'other'"),
-        (row("a"), "several people.*exact_match"),
-        ({"answers": ["a"] * 10}, "no column 'answer_type'"),
-        ({"answer_type": "other"}, "no column 'answers'"),
-    ],
+  ("value", "words"),
+  [
+    (row(["a"] * 10, "yesno"), "'yesno'.*'yes/no', 'number', 'other'"),
+    (row("a"), "several people.*exact_match"),
+    ({"answers": ["a"] * 10}, "no column 'answer_type'"),
+    ({"answer_type": "other"}, "no column 'answers'"),
+  ],
 )
 def test_a_row_that_does_not_fit_is_named(value, words):
   with pytest.raises(errors.DataError, match=f"(?s)Row 0.*{words}"):

@@ -45,8 +45,9 @@ def test_room_for_one_step_ends_with_74_after_three_failed_saves_and_goes_on(tmp
     _check(done, workdir, code=74)
     assert _steps(workdir) == [4]
     said = _remarks(done)
-    assert [int(re.search(r"saving step (\d+) to .* failed: no space left", s)[1]) for s in said] \
-        == [8, 12, 16, 16]
+    assert [
+      int(re.search(r"saving step (\d+) to .* failed: no space left", s)[1]) for s in said
+    ] == [8, 12, 16, 16]
     assert said[-1].startswith("error: The state could not be saved 3 times in a row")
     subprocess.run(["mount", "-o", "remount,size=300m", str(disk)], check=True)
     again = run_train.run(f"{TINY}:steps=24", workdir, **_CPU)
@@ -60,10 +61,16 @@ def test_a_disk_that_fills_up_ends_a_run_with_a_sentence(tmp_path, moment):
   with small_disk.mounted(tmp_path / "disk", size="300m") as disk:
     workdir, log = disk / "run", tmp_path / "log"
     flags = ("--config.log.tensorboard=true",)
-    with open(log, "w") as out, subprocess.Popen(
-        run_train.command(TINY, workdir, *flags), cwd=run_train.ROOT, stderr=out, text=True,
+    with (
+      open(log, "w") as out,
+      subprocess.Popen(
+        run_train.command(TINY, workdir, *flags),
+        cwd=run_train.ROOT,
+        stderr=out,
+        text=True,
         env={**os.environ, **_CPU},
-    ) as process:
+      ) as process,
+    ):
       while process.poll() is None and moment not in log.read_text():
         time.sleep(0.01)
       small_disk.fill(disk)

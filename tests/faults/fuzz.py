@@ -78,9 +78,9 @@ def _of_reader(name: str, seed: int, num: int) -> list[str]:
       bad += [f"{name} --number {i}: {violation}" for violation in result["violations"]]
   errors_ = ", ".join(f"{n} {what}" for what, n in sorted(seen.items()) if what != "value")
   print(
-      f"{name}: {num} inputs, {seen['value']} values, {errors_}; worst {secs:.2f} s,"
-      f" {megabytes:.0f} MB over idle; {len(bad)} violations",
-      flush=True,
+    f"{name}: {num} inputs, {seen['value']} values, {errors_}; worst {secs:.2f} s,"
+    f" {megabytes:.0f} MB over idle; {len(bad)} violations",
+    flush=True,
   )
   for violation in bad[:20]:
     print(f"  {violation}", flush=True)
@@ -94,8 +94,12 @@ def _results(name: str, seed: int, start: int, stop: int):
     command += ["--work", str(start), str(stop), folder]
     log = open(os.path.join(folder, "log"), "w+b")
     worker = subprocess.Popen(
-        command, cwd=readers.ROOT, stdout=subprocess.PIPE, stderr=log, start_new_session=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONDONTWRITEBYTECODE": "1"},
+      command,
+      cwd=readers.ROOT,
+      stdout=subprocess.PIPE,
+      stderr=log,
+      start_new_session=True,
+      env={**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONDONTWRITEBYTECODE": "1"},
     )
     try:
       yield from _lines(worker, start, stop, log)
@@ -159,7 +163,7 @@ class _Place:
     (self.outside / "mine").write_bytes(_MINE)
     self.reader.make(self.valid)
     self.names = sorted(
-        str(p.relative_to(self.valid)) for p in self.valid.rglob("*") if p.is_file()
+      str(p.relative_to(self.valid)) for p in self.valid.rglob("*") if p.is_file()
     )
     os.chdir(self.above)
     sys.path.insert(0, str(self.above))
@@ -224,7 +228,7 @@ def _one(place: _Place, seed: int, number: int, loud: bool = False) -> dict:
     violations.append("code of the input ran")
     sys.modules.pop("sent", None)
   if [p.name for p in place.outside.iterdir()] != ["mine"] or (
-      (place.outside / "mine").read_bytes() != _MINE
+    (place.outside / "mine").read_bytes() != _MINE
   ):
     violations.append("something was written through a link")
     (place.outside / "mine").write_bytes(_MINE)
@@ -238,8 +242,8 @@ class _Watch:
 
   _EVENTS = ("subprocess.", "os.system", "os.exec", "os.posix_spawn", "os.fork", "pty.")
   _LIBRARY = tuple(
-      os.path.realpath(path) + "/"
-      for path in {*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix, readers.ROOT}
+    os.path.realpath(path) + "/"
+    for path in {*sysconfig.get_paths().values(), sys.prefix, sys.base_prefix, readers.ROOT}
   )
   _SYSTEM = ("/proc/", "/sys/", "/dev/urandom", "/dev/null", "/usr/lib/", "/lib/", "/lib64/")
 

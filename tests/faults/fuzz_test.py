@@ -19,9 +19,13 @@ def test_300_damaged_inputs_of_all_readers():
   if importlib.util.find_spec("av") is None:
     names.remove("video")  # Its valid input is made with PyAV, which is an extra.
   done = subprocess.run(
-      [sys.executable, "-m", "tests.faults.fuzz", "--inputs", "300", "--seed", "2"]
-      + ["--readers", *names],
-      cwd=readers.ROOT, capture_output=True, text=True, timeout=600, check=False,
+    [sys.executable, "-m", "tests.faults.fuzz", "--inputs", "300", "--seed", "2"]
+    + ["--readers", *names],
+    cwd=readers.ROOT,
+    capture_output=True,
+    text=True,
+    timeout=600,
+    check=False,
   )
   assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
   lines = [line for line in done.stdout.splitlines() if " violations" in line]
@@ -36,7 +40,7 @@ def _socket(folder):
 
 def _memory(folder):
   data = bytearray(700 << 20)
-  data[:: 4096] = b"x" * len(data[:: 4096])
+  data[::4096] = b"x" * len(data[::4096])
 
 
 def _time(folder):
@@ -47,19 +51,19 @@ def _time(folder):
 
 @pytest.mark.slow  # 10 s: one of them takes the time that no reader may take.
 @pytest.mark.parametrize(
-    "read, says",
-    [
-        (lambda folder: {}["a"], "KeyError"),
-        (lambda folder: open("/etc/passwd").close(), "opened /etc/passwd"),
-        (lambda folder: (folder.parents[1] / "new").touch(), "new for writing"),
-        (lambda folder: open("/dev/zero").close(), "opened /dev/zero"),
-        (lambda folder: os.system("true"), "os.system"),
-        (lambda folder: __import__("sent"), "code of the input ran"),
-        (lambda folder: (folder.parents[1] / "outside" / "mine").write_text("x"), "through a link"),
-        (_socket, "a socket"),
-        (_memory, "MB"),
-        (_time, "it took"),
-    ],
+  "read, says",
+  [
+    (lambda folder: {}["a"], "KeyError"),
+    (lambda folder: open("/etc/passwd").close(), "opened /etc/passwd"),
+    (lambda folder: (folder.parents[1] / "new").touch(), "new for writing"),
+    (lambda folder: open("/dev/zero").close(), "opened /dev/zero"),
+    (lambda folder: os.system("true"), "os.system"),
+    (lambda folder: __import__("sent"), "code of the input ran"),
+    (lambda folder: (folder.parents[1] / "outside" / "mine").write_text("x"), "through a link"),
+    (_socket, "a socket"),
+    (_memory, "MB"),
+    (_time, "it took"),
+  ],
 )
 def test_a_reader_that_does_what_it_must_not_is_found_out(read, says, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)

@@ -16,8 +16,26 @@ _TEXTS = (
     "paligemma_jax.sources.jsonl:Jsonl", "os:system", "<loc0000>", "%s%n", "1e999", "0x10", "-1",
 )  # fmt: skip
 _NUMBERS = (
-    0, -1, 1, 2, 255, 2**31, 2**53, 2**63, 2**64, -(2**63), 10**30, 10**299, 10**400, 0.5, -0.0,
-    1e308, 5e-324, float("nan"), float("inf"), float("-inf"),
+  0,
+  -1,
+  1,
+  2,
+  255,
+  2**31,
+  2**53,
+  2**63,
+  2**64,
+  -(2**63),
+  10**30,
+  10**299,
+  10**400,
+  0.5,
+  -0.0,
+  1e308,
+  5e-324,
+  float("nan"),
+  float("inf"),
+  float("-inf"),
 )
 _WORDS = (
     b"<!DOCTYPE a [<!ENTITY b 'cc'>]>", b"&b;", b"<a>" * 40, b"&a", b"*a", b"!!timestamp x",

@@ -5,10 +5,10 @@ import json
 import numpy as np
 from PIL import Image
 
-_NEIGHBOUR = '''
+_NEIGHBOUR = """
 def darker(image, by):
   return image // by
-'''
+"""
 _CONFIG = '''
 import os
 import pathlib

@@ -17,8 +17,8 @@ from tests.miniatures import images
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 _BOX = (
-    "<object><name>dog</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>8</xmax><ymax>6</ymax>"
-    "</bndbox></object>"
+  "<object><name>dog</name><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>8</xmax><ymax>6</ymax>"
+  "</bndbox></object>"
 )
 
 
@@ -69,12 +69,12 @@ def _make_coco(folder):
   polygon = {"segmentation": [[1, 1, 9, 1, 9, 8, 1, 8]], "area": 56, "iscrowd": 0}
   runs = {"segmentation": {"size": [10, 20], "counts": [90, 10, 100]}, "area": 10, "iscrowd": 0}
   content = {
-      "images": [{"id": 1, "file_name": "a.png", "height": 10, "width": 20}],
-      "annotations": [
-          {"image_id": 1, "category_id": 1, "bbox": [1, 1, 8, 7], "id": i, **kind}
-          for i, kind in enumerate((polygon, runs))
-      ],
-      "categories": [{"id": 1, "name": "x"}],
+    "images": [{"id": 1, "file_name": "a.png", "height": 10, "width": 20}],
+    "annotations": [
+      {"image_id": 1, "category_id": 1, "bbox": [1, 1, 8, 7], "id": i, **kind}
+      for i, kind in enumerate((polygon, runs))
+    ],
+    "categories": [{"id": 1, "name": "x"}],
   }
   (folder / "a.json").write_text(json.dumps(content))
 
@@ -143,17 +143,17 @@ def _make_tfds(folder):
 
   picture = images.png(0, (8, 6))
   dataset = build.Dataset(
-      name="few",
-      homepage="https://example.org",
-      files=(),
-      features=lambda: {
-          "text": tfds.features.Text(),
-          "image": tfds.features.Image(encoding_format="png"),
-          "boxes": tfds.features.Sequence({"n": tfds.features.Scalar(np.int64)}),
-      },
-      splits=lambda raw: {
-          "train": [{"text": str(i), "image": picture, "boxes": [{"n": i}]} for i in range(3)]
-      },
+    name="few",
+    homepage="https://example.org",
+    files=(),
+    features=lambda: {
+      "text": tfds.features.Text(),
+      "image": tfds.features.Image(encoding_format="png"),
+      "boxes": tfds.features.Sequence({"n": tfds.features.Scalar(np.int64)}),
+    },
+    splits=lambda raw: {
+      "train": [{"text": str(i), "image": picture, "boxes": [{"n": i}]} for i in range(3)]
+    },
   )
   build.write(dataset, folder, folder)
 
@@ -325,7 +325,7 @@ def _make_hf_config(folder):
     config = makers.hf_config(makers.sizes(post_norms=post_norms, num_kv_heads=1))
     (folder / f"{name}.json").write_text(json.dumps(config))
   (folder / "released.json").write_text(
-      (ROOT / "tests" / "golden" / "hf_paligemma2" / "config.json").read_text()
+    (ROOT / "tests" / "golden" / "hf_paligemma2" / "config.json").read_text()
   )
 
 
@@ -346,16 +346,16 @@ def _read_hf_config(folder, changed):
 
 
 READERS = {
-    "jsonl": Reader(_make_jsonl, _read_jsonl),
-    "coco": Reader(_make_coco, _read_coco),
-    "yolo": Reader(_make_yolo, _read_yolo),
-    "voc": Reader(_make_voc, _read_voc),
-    "hf_dataset": Reader(_make_hf_dataset, _read_hf_dataset),
-    "tfds": Reader(_make_tfds, _read_tfds),
-    "image": Reader(_make_image, _read_image),
-    "video": Reader(_make_video, _read_video),
-    "masks": Reader(_make_masks, _read_masks),
-    "npz": Reader(_make_npz, _read_npz, change=_change_npz),
-    "safetensors": Reader(_make_safetensors, _read_safetensors, change=_change_safetensors),
-    "hf_config": Reader(_make_hf_config, _read_hf_config),
+  "jsonl": Reader(_make_jsonl, _read_jsonl),
+  "coco": Reader(_make_coco, _read_coco),
+  "yolo": Reader(_make_yolo, _read_yolo),
+  "voc": Reader(_make_voc, _read_voc),
+  "hf_dataset": Reader(_make_hf_dataset, _read_hf_dataset),
+  "tfds": Reader(_make_tfds, _read_tfds),
+  "image": Reader(_make_image, _read_image),
+  "video": Reader(_make_video, _read_video),
+  "masks": Reader(_make_masks, _read_masks),
+  "npz": Reader(_make_npz, _read_npz, change=_change_npz),
+  "safetensors": Reader(_make_safetensors, _read_safetensors, change=_change_safetensors),
+  "hf_config": Reader(_make_hf_config, _read_hf_config),
 }

@@ -6,9 +6,9 @@ import zlib
 from tests.faults.readers import Reader
 
 _ANSWERS = (
-    "<loc0100><loc0200><loc0300><loc0400> cat ; <loc0001><loc0002><loc0900><loc1023> a dog",
-    "<loc0000><loc0000><loc0512><loc0512><seg000><seg001><seg127><seg064><seg000><seg001><seg127>"
-    "<seg064><seg000><seg001><seg127><seg064><seg000><seg001><seg127><seg064> cat",
+  "<loc0100><loc0200><loc0300><loc0400> cat ; <loc0001><loc0002><loc0900><loc1023> a dog",
+  "<loc0000><loc0000><loc0512><loc0512><seg000><seg001><seg127><seg064><seg000><seg001><seg127>"
+  "<seg064><seg000><seg001><seg127><seg064><seg000><seg001><seg127><seg064> cat",
 )
 
 
@@ -41,15 +41,16 @@ def _make_native(folder):
   state = states.make(params, trainable, optimizer, mesh, dtype=np.float32)
   configs.save(config, folder / "run" / "config.json")
   files = {
-      "config.json": (folder / "run" / "config.json").read_bytes(),
-      "tokenizer.model": setup.DEMO_TOKENIZER.read_bytes(),
+    "config.json": (folder / "run" / "config.json").read_bytes(),
+    "tokenizer.model": setup.DEMO_TOKENIZER.read_bytes(),
   }
   saver = store.Checkpoints(
-      folder / "run" / "checkpoints", keep=1, best_mode="max", async_save=False, files=files
+    folder / "run" / "checkpoints", keep=1, best_mode="max", async_save=False, files=files
   )
   facts = {
-      "line": [["loss", 1.0], ["val/loss/loss", 1.0]], "rows": {"truncated": 3},
-      "nonfinite": {"count": 1, "streak": 0, "forgiven": 0},
+    "line": [["loss", 1.0], ["val/loss/loss", 1.0]],
+    "rows": {"truncated": 3},
+    "nonfinite": {"count": 1, "streak": 0, "forgiven": 0},
   }
   saver.save(state, facts)
   saver.close()
@@ -224,9 +225,8 @@ def _read_answers(folder, changed):
 
 
 READERS = {
-    "native": Reader(_make_native, _read_native, _repair_native),
-    "tokenizer": Reader(_make_tokenizer, _read_tokenizer),
-    "run_files": Reader(_make_lines, _read_lines),
-    "answers_and_config": Reader(_make_answers, _read_answers),
+  "native": Reader(_make_native, _read_native, _repair_native),
+  "tokenizer": Reader(_make_tokenizer, _read_tokenizer),
+  "run_files": Reader(_make_lines, _read_lines),
+  "answers_and_config": Reader(_make_answers, _read_answers),
 }
-

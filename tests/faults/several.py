@@ -9,7 +9,7 @@ import time
 from paligemma_jax.multihost import channel
 from tests import run_train
 
-SMALL = '''
+SMALL = """
 import paligemma_jax as pj
 from paligemma_jax import evals, pp, sources
 
@@ -29,7 +29,7 @@ def get_config(data: str = "", total: str = "6 steps", lr: float = 1e-3, seed: i
     val = evals.Perplexity("val/loss", train, ops, every="4 steps", text_len=32, batch_size=8)
     c.evals = (val,)
   return c
-'''
+"""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,8 +52,16 @@ class Hosts:
   """
 
   def __init__(
-      self, count, config_of, workdir_of, *flags, folder, env_of=lambda i: {},
-      prefix_of=lambda i: (), address="", devices=1,
+    self,
+    count,
+    config_of,
+    workdir_of,
+    *flags,
+    folder,
+    env_of=lambda i: {},
+    prefix_of=lambda i: (),
+    address="",
+    devices=1,
   ):
     address = address or f"127.0.0.1:{channel.free_port()}"
     self._began = time.monotonic()
@@ -61,16 +69,20 @@ class Hosts:
     for i in range(count):
       log = folder / f"log{time.monotonic_ns()}-{i}.txt"
       env = {
-          **os.environ, "JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(count),
-          "JAX_PROCESS_ID": str(i), "JAX_PLATFORMS": "cpu",
-          "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", **env_of(i),
+        **os.environ,
+        "JAX_COORDINATOR_ADDRESS": address,
+        "JAX_NUM_PROCESSES": str(count),
+        "JAX_PROCESS_ID": str(i),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        **env_of(i),
       }
       command = run_train.command(config_of(i), workdir_of(i), *flags)
       with open(log, "wb") as out:
         self.processes.append(
-            subprocess.Popen(
-                [*prefix_of(i), *command], cwd=run_train.ROOT, env=env, stdout=out, stderr=out
-            )
+          subprocess.Popen(
+            [*prefix_of(i), *command], cwd=run_train.ROOT, env=env, stdout=out, stderr=out
+          )
         )
       self._logs.append(log)
 

@@ -96,16 +96,18 @@ def _differ(story, codes=(78, 78), sentence="The hosts differ in their", **optio
 def differ_lr(story):
   """Host 1 has another learning rate."""
   return _differ(
-      story, sentence="optim.lr is 0.001 on host 0",
-      config_of=lambda i: story.args(total="4 steps", lr=2e-3 if i else 1e-3),
+    story,
+    sentence="optim.lr is 0.001 on host 0",
+    config_of=lambda i: story.args(total="4 steps", lr=2e-3 if i else 1e-3),
   )
 
 
 def differ_seed(story):
   """Host 1 has another seed."""
   return _differ(
-      story, sentence="seed is 0 on host 0",
-      config_of=lambda i: story.args(total="4 steps", seed=2 if i else 0),
+    story,
+    sentence="seed is 0 on host 0",
+    config_of=lambda i: story.args(total="4 steps", seed=2 if i else 0),
   )
 
 
@@ -113,8 +115,9 @@ def differ_data(story):
   """Host 1 has other rows, as many, under another path."""
   other = make_rows(story.folder / "other", changed=3)
   return _differ(
-      story, sentence="training data: rows is",
-      config_of=lambda i: story.args(total="4 steps", data=other if i else story.data),
+    story,
+    sentence="training data: rows is",
+    config_of=lambda i: story.args(total="4 steps", data=other if i else story.data),
   )
 
 
@@ -122,8 +125,9 @@ def differ_number(story):
   """Host 1 has fewer rows."""
   other = make_rows(story.folder / "other", num=8)
   return _differ(
-      story, sentence="number of rows is 16 on host 0",
-      config_of=lambda i: story.args(total="4 steps", data=other if i else story.data),
+    story,
+    sentence="number of rows is 16 on host 0",
+    config_of=lambda i: story.args(total="4 steps", data=other if i else story.data),
   )
 
 
@@ -134,9 +138,10 @@ def differ_code(story):
   with open(copy / "paligemma_jax" / "train.py", "a", encoding="utf-8") as f:
     f.write("# Another version.\n")
   return _differ(
-      story, sentence="code: paligemma_jax is",
-      prefix_of=lambda i: ("env", "-C", str(copy)) if i else (),
-      config_of=lambda i: story.args(total="4 steps"),
+    story,
+    sentence="code: paligemma_jax is",
+    prefix_of=lambda i: ("env", "-C", str(copy)) if i else (),
+    config_of=lambda i: story.args(total="4 steps"),
   )
 
 
@@ -145,8 +150,10 @@ def differ_weights(story):
   paths = []
   for seed in (0, 1):
     done = run_train.run(
-        story.args(total="1 steps", seed=seed), story.folder / f"weights{seed}",
-        "--config.ckpt.export=npz", JAX_PLATFORMS="cpu",
+      story.args(total="1 steps", seed=seed),
+      story.folder / f"weights{seed}",
+      "--config.ckpt.export=npz",
+      JAX_PLATFORMS="cpu",
     )
     assert done.returncode == 0, done.stderr
     paths.append(story.folder / f"weights{seed}" / "params.npz")
@@ -157,8 +164,9 @@ def differ_weights(story):
     configs[-1].parent.mkdir()
     configs[-1].write_text(text, encoding="utf-8")
   return _differ(
-      story, sentence="initial weights: init is",
-      config_of=lambda i: f"{configs[i]}:data={story.data},total=4 steps",
+    story,
+    sentence="initial weights: init is",
+    config_of=lambda i: f"{configs[i]}:data={story.data},total=4 steps",
   )
 
 
@@ -172,7 +180,7 @@ def two_folders(story):
 def two_mounts(story):
   """--workdir has one name, under which each host mounts a file system of its own."""
   story.workdir.mkdir()
-  mount = f"mount -t tmpfs none {story.workdir} && exec \"$@\""
+  mount = f'mount -t tmpfs none {story.workdir} && exec "$@"'
   with story.start(prefix_of=lambda i: ("unshare", "-m", "sh", "-c", mount, "sh")) as run:
     ended, secs = run.end()
   return ended, secs, promised(ended, secs, [73, 73], "must be one folder that all hosts share")
@@ -347,7 +355,7 @@ def cable(story):
     for i, name in enumerate(names):
       sh(f"ip -n {name} addr add 10.77.0.{i + 1}/24 dev {name} && ip -n {name} link set {name} up")
     with story.start(
-        prefix_of=lambda i: ("ip", "netns", "exec", names[i]), address="10.77.0.1:4321"
+      prefix_of=lambda i: ("ip", "netns", "exec", names[i]), address="10.77.0.1:4321"
     ) as run:
       run.wait_for_step(3, story.workdir)
       sh(f"ip -n {names[1]} link set {names[1]} down")
@@ -361,12 +369,31 @@ def cable(story):
 
 
 STORIES = {
-    f.__name__: f
-    for f in (
-        alone, differ_lr, differ_seed, differ_data, differ_number, differ_code, differ_weights,
-        two_folders, two_mounts, bad_row, mistake, stall, kill0, kill1, freeze0, freeze1, term0,
-        term1, int0, int1, twice, cable,
-    )
+  f.__name__: f
+  for f in (
+    alone,
+    differ_lr,
+    differ_seed,
+    differ_data,
+    differ_number,
+    differ_code,
+    differ_weights,
+    two_folders,
+    two_mounts,
+    bad_row,
+    mistake,
+    stall,
+    kill0,
+    kill1,
+    freeze0,
+    freeze1,
+    term0,
+    term1,
+    int0,
+    int1,
+    twice,
+    cable,
+  )
 }
 
 
@@ -380,8 +407,11 @@ def main():
       ended, secs, wrong = STORIES[name](Story(pathlib.Path(top) / name))
       num_wrong += bool(wrong)
       told = next((line for e in ended for line in e.errors), "")
-      print(f"{name}: {STORIES[name].__doc__} {[e.code for e in ended]} after {secs:.0f} s:"
-            f" {wrong or 'as promised'}: {told[:200]}", flush=True)
+      print(
+        f"{name}: {STORIES[name].__doc__} {[e.code for e in ended]} after {secs:.0f} s:"
+        f" {wrong or 'as promised'}: {told[:200]}",
+        flush=True,
+      )
       if wrong:
         for e in ended:
           print("    " + "\n    ".join(e.text.splitlines()[-12:]))

@@ -49,24 +49,27 @@ class Moment:
 
 
 MOMENTS = {
-    "import": Moment(secs=0.5),
-    "start": Moment(after="initial weights"),
-    "evaluation at step 0": Moment(after="rows looked at", secs=1.0, slow="eval"),
-    "compiling": Moment(after="device\\(s\\)", secs=0.7, arguments="evaluate=0"),
-    "step": Moment(after="step 2/"),
-    "data stall": Moment(after="step 3/", secs=2.0, slow="train", arguments="evaluate=0"),
-    "evaluation, a row": Moment(after="step 3/", secs=1.0, slow="eval"),
-    "evaluation, the score": Moment(after="step 3/", secs=2.0, slow="score"),
-    "evaluation, state saved": Moment("step 3/", 1.0, slow="eval", arguments="save=3 steps"),
-    "evaluation, going on": Moment(
-        after="going on from step 3", secs=2.0, slow="score", arguments="save=3 steps",
-        kill_first="step 3/",
-    ),
-    "save": Moment(fault="state.after_arrays@1", arguments="save=2 steps"),
-    "last save": Moment(fault="state.after_arrays@2", arguments="save=3 steps"),
-    "line of metrics": Moment(fault="metrics.before_append@3"),
-    "report": Moment(fault="metrics.after_append@7"),
-    "second signal": Moment(after="step 3/", secs=1.0, slow="eval", second=True),
+  "import": Moment(secs=0.5),
+  "start": Moment(after="initial weights"),
+  "evaluation at step 0": Moment(after="rows looked at", secs=1.0, slow="eval"),
+  "compiling": Moment(after="device\\(s\\)", secs=0.7, arguments="evaluate=0"),
+  "step": Moment(after="step 2/"),
+  "data stall": Moment(after="step 3/", secs=2.0, slow="train", arguments="evaluate=0"),
+  "evaluation, a row": Moment(after="step 3/", secs=1.0, slow="eval"),
+  "evaluation, the score": Moment(after="step 3/", secs=2.0, slow="score"),
+  "evaluation, state saved": Moment("step 3/", 1.0, slow="eval", arguments="save=3 steps"),
+  "evaluation, going on": Moment(
+    after="going on from step 3",
+    secs=2.0,
+    slow="score",
+    arguments="save=3 steps",
+    kill_first="step 3/",
+  ),
+  "save": Moment(fault="state.after_arrays@1", arguments="save=2 steps"),
+  "last save": Moment(fault="state.after_arrays@2", arguments="save=3 steps"),
+  "line of metrics": Moment(fault="metrics.before_append@3"),
+  "report": Moment(fault="metrics.after_append@7"),
+  "second signal": Moment(after="step 3/", secs=1.0, slow="eval", second=True),
 }
 
 
@@ -157,8 +160,11 @@ def _config(moment: Moment) -> str:
 def _started(moment: Moment, workdir: pathlib.Path, **env: str) -> subprocess.Popen:
   with open(f"{workdir}.log", "wb") as log:
     return subprocess.Popen(
-        run_train.command(_config(moment), workdir), cwd=run_train.ROOT, stdout=log, stderr=log,
-        env={**os.environ, "PYTHONFAULTHANDLER": "1", "SLOW": moment.slow, **env},
+      run_train.command(_config(moment), workdir),
+      cwd=run_train.ROOT,
+      stdout=log,
+      stderr=log,
+      env={**os.environ, "PYTHONFAULTHANDLER": "1", "SLOW": moment.slow, **env},
     )
 
 
@@ -196,8 +202,8 @@ def main() -> None:
   args = parser.parse_args()
   names = [name for name in MOMENTS if args.only in name]
   with (
-      tempfile.TemporaryDirectory() as folder,
-      concurrent.futures.ThreadPoolExecutor(args.jobs) as pool,
+    tempfile.TemporaryDirectory() as folder,
+    concurrent.futures.ThreadPoolExecutor(args.jobs) as pool,
   ):
     root = pathlib.Path(folder)
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(root / "cache"))
@@ -217,10 +223,10 @@ def main() -> None:
         wrong += not same
       wrong += not outcome.is_right
       print(
-          f"{name:26}{number.name:9}exit {outcome.code:4} {outcome.secs:5.1f} s  finished"
-          f" {outcome.finished} saved {outcome.saved}  {said}"
-          f"{'' if outcome.is_right else 'NOT RIGHT'}{'' if outcome.met else ': MOMENT NOT MET'}",
-          flush=True,
+        f"{name:26}{number.name:9}exit {outcome.code:4} {outcome.secs:5.1f} s  finished"
+        f" {outcome.finished} saved {outcome.saved}  {said}"
+        f"{'' if outcome.is_right else 'NOT RIGHT'}{'' if outcome.met else ': MOMENT NOT MET'}",
+        flush=True,
       )
       if not outcome.is_right:
         print(outcome.text[-8000:], flush=True)

@@ -50,16 +50,25 @@ def get_config(save: str = "1000 steps", evaluate: int = 1):
   rows = sources.Scenes(split="train", num_rows=24, size=56)
   ops = (pp.Decode(), pp.Resize(56))
   c.train.update(
-      source=rows, pp=(*ops, Wait("train")), text_len=40, batch_size=8, total="6 steps",
+    source=rows,
+    pp=(*ops, Wait("train")),
+    text_len=40,
+    batch_size=8,
+    total="6 steps",
   )
   c.optim.update(lr=1e-3)
   c.ckpt.every = save
   c.log.update(every="1 steps", tensorboard=False)
   if evaluate:
     c.evals = (
-        SlowScore(
-            "val", rows, (*ops, Wait("eval")), every="3 steps", start_limit=1, text_len=40,
-            batch_size=8,
-        ),
+      SlowScore(
+        "val",
+        rows,
+        (*ops, Wait("eval")),
+        every="3 steps",
+        start_limit=1,
+        text_len=40,
+        batch_size=8,
+      ),
     )
   return c

@@ -31,13 +31,21 @@ def _is_alive(pid):
 @contextlib.contextmanager
 def _started(config, arguments, workdir, *flags):
   workdir.mkdir()
-  with open(workdir / "log", "wb") as log, subprocess.Popen(
+  with (
+    open(workdir / "log", "wb") as log,
+    subprocess.Popen(
       run_train.command(
-          f"{config}:total=100000 steps{arguments}", workdir,
-          f"--config.train.stall_secs={STALL_SECS}", *flags,
+        f"{config}:total=100000 steps{arguments}",
+        workdir,
+        f"--config.train.stall_secs={STALL_SECS}",
+        *flags,
       ),
-      cwd=run_train.ROOT, stderr=log, stdout=log, start_new_session=True,
-  ) as process:
+      cwd=run_train.ROOT,
+      stderr=log,
+      stdout=log,
+      start_new_session=True,
+    ) as process,
+  ):
     try:
       yield process
     finally:
@@ -59,7 +67,7 @@ def _ended(process, workdir, since):
   log = (workdir / "log").read_text()
   assert process.returncode == 66, log
   assert "Traceback" not in log
-  print(f"{workdir.name}: ended after {secs:.1f} s: {log[log.index('error:'):]}")
+  print(f"{workdir.name}: ended after {secs:.1f} s: {log[log.index('error:') :]}")
   return log, secs
 
 

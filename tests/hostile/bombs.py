@@ -111,107 +111,149 @@ def animated_png_cut():
 
 
 IMAGES = {
-    "jpeg of 8000 scans": (lambda: scan_bomb(7000, 8000), REJECT),
-    "jpeg of 60 scans and 49 Mpx": (lambda: scan_bomb(7000, 50), ACCEPT),
-    "jpeg progressive, 49 Mpx": (lambda: flat("JPEG", 7000, progressive=True), ACCEPT),
-    "jpeg cmyk progressive, 49 Mpx": (
-        lambda: flat("JPEG", 7000, "CMYK", progressive=True), REJECT,
+  "jpeg of 8000 scans": (lambda: scan_bomb(7000, 8000), REJECT),
+  "jpeg of 60 scans and 49 Mpx": (lambda: scan_bomb(7000, 50), ACCEPT),
+  "jpeg progressive, 49 Mpx": (lambda: flat("JPEG", 7000, progressive=True), ACCEPT),
+  "jpeg cmyk progressive, 49 Mpx": (
+    lambda: flat("JPEG", 7000, "CMYK", progressive=True),
+    REJECT,
+  ),
+  "jpeg cmyk progressive, 24 Mpx": (
+    lambda: flat("JPEG", 4900, "CMYK", progressive=True),
+    ACCEPT,
+  ),
+  "jpeg cmyk, 49 Mpx": (lambda: flat("JPEG", 7000, "CMYK"), ACCEPT),
+  "jpeg of a million segments": (lambda: jpeg_with(app(0xE5, b"") * 1_000_000), REJECT),
+  "jpeg of 16 million stuffed bytes": (
+    lambda: images.rgb("JPEG")[:-2] + b"\xff\0" * (16 << 20) + b"\xff\xd9",
+    ACCEPT,
+  ),
+  "jpeg with exif tags that overlap": (
+    lambda: jpeg_with(app(0xE1, b"Exif\0\0" + tags(5000, 60_000))),
+    REJECT,
+  ),
+  "jpeg with 60 MB of exif": (
+    lambda: jpeg_with(app(0xE1, b"Exif\0\0" + tags(5000, 0)) * 1000),
+    REJECT,
+  ),
+  "jpeg with mpf tags that overlap": (
+    lambda: jpeg_with(app(0xE2, b"MPF\0" + tags(5000, 60_000))),
+    REJECT,
+  ),
+  "jpeg cut, with an end": (lambda: cut_with_end(of_noise("JPEG"), b"\xff\xd9"), REJECT),
+  "jpeg progressive cut, with an end": (
+    lambda: cut_with_end(of_noise("JPEG", progressive=True), b"\xff\xd9", 4),
+    REJECT,
+  ),
+  "jpeg cmyk cut, with an end": (
+    lambda: cut_with_end(images.encode(noise().convert("CMYK"), "JPEG"), b"\xff\xd9"),
+    REJECT,
+  ),
+  "png short of rows": (short_png, REJECT),
+  "png short of one row": (lambda: png_of(64, 64, rows(63)), REJECT),
+  "png short of a part of a row": (lambda: png_of(64, 64, rows(64)[:-1]), REJECT),
+  "png interlaced, short of rows": (lambda: short_png(interlaced=1), REJECT),
+  "png whose last row is black": (
+    lambda: png_of(64, 64, rows(63) + bytes(3 * 64 + 1)),
+    ACCEPT,
+  ),
+  "png animated, short of rows": (
+    lambda: short_png(
+      chunks=[
+        (b"acTL", struct.pack(">II", 2, 0)),
+        (b"fcTL", struct.pack(">IIIIIHHBB", 0, 64, 64, 0, 0, 1, 10, 0, 0)),
+      ]
     ),
-    "jpeg cmyk progressive, 24 Mpx": (
-        lambda: flat("JPEG", 4900, "CMYK", progressive=True), ACCEPT,
+    REJECT,
+  ),
+  "png animated, cut in its second frame": (animated_png_cut, REJECT),
+  "png of a million chunks": (
+    lambda: png_of(64, 64, rows(64), chunks=[(b"prIv", b"")] * 1_000_000),
+    REJECT,
+  ),
+  "png with exif tags that overlap": (
+    lambda: png_of(64, 64, rows(64), chunks=[(b"eXIf", tags(60_000, 700_000))]),
+    REJECT,
+  ),
+  "png with a text of exif tags that overlap": (
+    lambda: png_of(
+      64,
+      64,
+      rows(64),
+      chunks=[
+        (
+          b"zTXt",
+          b"Raw profile type exif\0\0"
+          + zlib.compress(b"\nexif\n9\n" + tags(30_000, 300_000).hex().encode()),
+        )
+      ],
     ),
-    "jpeg cmyk, 49 Mpx": (lambda: flat("JPEG", 7000, "CMYK"), ACCEPT),
-    "jpeg of a million segments": (lambda: jpeg_with(app(0xE5, b"") * 1_000_000), REJECT),
-    "jpeg of 16 million stuffed bytes": (
-        lambda: images.rgb("JPEG")[:-2] + b"\xff\0" * (16 << 20) + b"\xff\xd9", ACCEPT,
+    None,  # Whatever is said of the text: the pixels are whole.
+  ),
+  "png of two thousand million frames": (
+    lambda: png_of(64, 64, rows(64), chunks=[(b"acTL", struct.pack(">II", 1 << 31, 0))]),
+    ACCEPT,
+  ),
+  "png of 1 bit, 49 Mpx": (
+    lambda: png_of(7000, 7000, (b"\0" + bytes(875)) * 7000, depth=1, color=0),
+    ACCEPT,
+  ),
+  "png rgba, 49 Mpx": (
+    lambda: png_of(7000, 7000, (b"\0" + bytes(28_000)) * 7000, color=6),
+    ACCEPT,
+  ),
+  "png of 16 bits, 49 Mpx": (
+    lambda: png_of(7000, 7000, (b"\0" + bytes(14_000)) * 7000, depth=16, color=0),
+    ACCEPT,
+  ),
+  "png palette with alpha, 49 Mpx": (
+    lambda: png_of(
+      7000,
+      7000,
+      (b"\0" + bytes(7000)) * 7000,
+      color=3,
+      chunks=[(b"PLTE", bytes(768)), (b"tRNS", b"\0")],
     ),
-    "jpeg with exif tags that overlap": (
-        lambda: jpeg_with(app(0xE1, b"Exif\0\0" + tags(5000, 60_000))), REJECT,
+    ACCEPT,
+  ),
+  "png of 51 Mpx": (lambda: images.huge(7200, 7200), REJECT),
+  "gif of 49 Mpx and no data": (lambda: gif_of(7000, 7000, b""), REJECT),
+  "gif of 65535 x 65535": (lambda: gif_of(65_535, 65_535, b""), REJECT),
+  "gif of ten million blocks": (
+    lambda: images.rgb("GIF")[:-1] + b"!\xfe" + b"\1x" * 10_000_000 + b"\0;",
+    REJECT,
+  ),
+  "gif with a comment of 50 MB": (
+    lambda: gif_of(64, 64, b"", before=b"!\xfe" + (b"\xff" + b"x" * 255) * 200_000 + b"\0"),
+    REJECT,
+  ),
+  "gif of 100000 frames": (
+    lambda: (
+      images.rgb("GIF")[:-1]
+      + b","
+      + struct.pack("<HHHHB", 0, 0, 1, 1, 0)
+      + (b"\x02\2D\1\0," + struct.pack("<HHHHB", 0, 0, 1, 1, 0)) * 100_000
+      + b"\x02\2D\1\0;"
     ),
-    "jpeg with 60 MB of exif": (
-        lambda: jpeg_with(app(0xE1, b"Exif\0\0" + tags(5000, 0)) * 1000), REJECT,
-    ),
-    "jpeg with mpf tags that overlap": (
-        lambda: jpeg_with(app(0xE2, b"MPF\0" + tags(5000, 60_000))), REJECT,
-    ),
-    "jpeg cut, with an end": (lambda: cut_with_end(of_noise("JPEG"), b"\xff\xd9"), REJECT),
-    "jpeg progressive cut, with an end": (
-        lambda: cut_with_end(of_noise("JPEG", progressive=True), b"\xff\xd9", 4), REJECT,
-    ),
-    "jpeg cmyk cut, with an end": (
-        lambda: cut_with_end(images.encode(noise().convert("CMYK"), "JPEG"), b"\xff\xd9"), REJECT,
-    ),
-    "png short of rows": (short_png, REJECT),
-    "png short of one row": (lambda: png_of(64, 64, rows(63)), REJECT),
-    "png short of a part of a row": (lambda: png_of(64, 64, rows(64)[:-1]), REJECT),
-    "png interlaced, short of rows": (lambda: short_png(interlaced=1), REJECT),
-    "png whose last row is black": (
-        lambda: png_of(64, 64, rows(63) + bytes(3 * 64 + 1)), ACCEPT,
-    ),
-    "png animated, short of rows": (
-        lambda: short_png(chunks=[
-            (b"acTL", struct.pack(">II", 2, 0)),
-            (b"fcTL", struct.pack(">IIIIIHHBB", 0, 64, 64, 0, 0, 1, 10, 0, 0)),
-        ]), REJECT,
-    ),
-    "png animated, cut in its second frame": (animated_png_cut, REJECT),
-    "png of a million chunks": (
-        lambda: png_of(64, 64, rows(64), chunks=[(b"prIv", b"")] * 1_000_000), REJECT,
-    ),
-    "png with exif tags that overlap": (
-        lambda: png_of(64, 64, rows(64), chunks=[(b"eXIf", tags(60_000, 700_000))]), REJECT,
-    ),
-    "png with a text of exif tags that overlap": (
-        lambda: png_of(64, 64, rows(64), chunks=[(b"zTXt", b"Raw profile type exif\0\0"
-                       + zlib.compress(b"\nexif\n9\n" + tags(30_000, 300_000).hex().encode()))]),
-        None,  # Whatever is said of the text: the pixels are whole.
-    ),
-    "png of two thousand million frames": (
-        lambda: png_of(64, 64, rows(64), chunks=[(b"acTL", struct.pack(">II", 1 << 31, 0))]),
-        ACCEPT,
-    ),
-    "png of 1 bit, 49 Mpx": (
-        lambda: png_of(7000, 7000, (b"\0" + bytes(875)) * 7000, depth=1, color=0), ACCEPT,
-    ),
-    "png rgba, 49 Mpx": (
-        lambda: png_of(7000, 7000, (b"\0" + bytes(28_000)) * 7000, color=6), ACCEPT,
-    ),
-    "png of 16 bits, 49 Mpx": (
-        lambda: png_of(7000, 7000, (b"\0" + bytes(14_000)) * 7000, depth=16, color=0), ACCEPT,
-    ),
-    "png palette with alpha, 49 Mpx": (
-        lambda: png_of(7000, 7000, (b"\0" + bytes(7000)) * 7000, color=3,
-                       chunks=[(b"PLTE", bytes(768)), (b"tRNS", b"\0")]), ACCEPT,
-    ),
-    "png of 51 Mpx": (lambda: images.huge(7200, 7200), REJECT),
-    "gif of 49 Mpx and no data": (lambda: gif_of(7000, 7000, b""), REJECT),
-    "gif of 65535 x 65535": (lambda: gif_of(65_535, 65_535, b""), REJECT),
-    "gif of ten million blocks": (
-        lambda: images.rgb("GIF")[:-1] + b"!\xfe" + b"\1x" * 10_000_000 + b"\0;", REJECT,
-    ),
-    "gif with a comment of 50 MB": (
-        lambda: gif_of(64, 64, b"", before=b"!\xfe" + (b"\xff" + b"x" * 255) * 200_000 + b"\0"),
-        REJECT,
-    ),
-    "gif of 100000 frames": (
-        lambda: (images.rgb("GIF")[:-1] + b"," + struct.pack("<HHHHB", 0, 0, 1, 1, 0)
-                 + (b"\x02\2D\1\0," + struct.pack("<HHHHB", 0, 0, 1, 1, 0)) * 100_000
-                 + b"\x02\2D\1\0;"), ACCEPT,
-    ),
-    "webp of 16383 x 16383": (lambda: webp_header(16_383, 16_383), REJECT),
-    "webp of 24 Mpx": (lambda: flat("WEBP", 4900, lossless=True, method=0), ACCEPT),
-    "webp of a million chunks": (lambda: webp_chunks(1_000_000), REJECT),
-    "webp with exif tags that overlap": (
-        lambda: images.rgb("WEBP", exif=b"Exif\0\0" + tags(60_000, 700_000)), REJECT,
-    ),
-    "bmp packed, 49 Mpx of ends of lines": (
-        lambda: packed_bmp(7000, 7000, b"\1\1\0\0" * 7000), REJECT,
-    ),
-    "bmp packed, 30 MB of nothing": (
-        lambda: packed_bmp(64, 64, b"\xff\1" * (15 << 20)), REJECT,
-    ),
-    "bmp packed, cut": (lambda: packed_bmp(64, 64, b"\x40\1\0\0" * 20), REJECT),
-    "bmp of 2 ** 31 lines": (lambda: packed_bmp(1, 2**31 - 1, b"\1\1"), REJECT),
+    ACCEPT,
+  ),
+  "webp of 16383 x 16383": (lambda: webp_header(16_383, 16_383), REJECT),
+  "webp of 24 Mpx": (lambda: flat("WEBP", 4900, lossless=True, method=0), ACCEPT),
+  "webp of a million chunks": (lambda: webp_chunks(1_000_000), REJECT),
+  "webp with exif tags that overlap": (
+    lambda: images.rgb("WEBP", exif=b"Exif\0\0" + tags(60_000, 700_000)),
+    REJECT,
+  ),
+  "bmp packed, 49 Mpx of ends of lines": (
+    lambda: packed_bmp(7000, 7000, b"\1\1\0\0" * 7000),
+    REJECT,
+  ),
+  "bmp packed, 30 MB of nothing": (
+    lambda: packed_bmp(64, 64, b"\xff\1" * (15 << 20)),
+    REJECT,
+  ),
+  "bmp packed, cut": (lambda: packed_bmp(64, 64, b"\x40\1\0\0" * 20), REJECT),
+  "bmp of 2 ** 31 lines": (lambda: packed_bmp(1, 2**31 - 1, b"\1\1"), REJECT),
 }
 
 
@@ -237,8 +279,8 @@ def voc(folder, inside, *, masks=b"", head=b""):
   _write(folder / "JPEGImages" / "a.jpg", images.rgb("JPEG"))
   _write(folder / "ImageSets" / "Main" / "train.txt", b"a\n")
   thing = (
-      b"<object><name>cat</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax>"
-      b"</bndbox></object>"
+    b"<object><name>cat</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>9</xmax><ymax>9</ymax>"
+    b"</bndbox></object>"
   )
   xml = head + b"<annotation><filename>a.jpg</filename>" + inside + thing + b"</annotation>"
   _write(folder / "Annotations" / "a.xml", xml)
@@ -281,81 +323,105 @@ _LAUGHS = (
 )  # fmt: skip
 
 ANNOTATIONS = {
-    "coco: outline far outside": (
-        lambda d: coco(d, _small(), [[_zigzag(120, 999_999)]]), REJECT,
+  "coco: outline far outside": (
+    lambda d: coco(d, _small(), [[_zigzag(120, 999_999)]]),
+    REJECT,
+  ),
+  "coco: outline of a million points": (
+    lambda d: coco(d, _small(), [[_zigzag(1_000_000, 60)]]),
+    REJECT,
+  ),
+  "coco: 90000 points to and fro on 49 Mpx": (
+    lambda d: coco(d, _big(), [[_zigzag(90_000, 6999)]]),
+    REJECT,
+  ),
+  "coco: 100 masks on 49 Mpx": (
+    lambda d: coco(d, _big(), [[[0, 0, 9, 0, 9, 9]]] * 100),
+    REJECT,
+  ),
+  "coco: 5 masks on 49 Mpx": (
+    lambda d: coco(d, _big(), [[[0, 0, 6999, 0, 6999, 6999]]] * 5),
+    ACCEPT,
+  ),
+  "coco: 20000 polygons of an object on 49 Mpx": (
+    lambda d: coco(d, _big(), [[[0, 0, 6999, 0, 6999, 6999]] * 20_000]),
+    REJECT,
+  ),
+  "coco: run lengths beyond the picture": (
+    lambda d: coco(d, _small(), [{"size": [64, 64], "counts": [0, 10**12]}]),
+    REJECT,
+  ),
+  "coco: enormous run lengths": (
+    lambda d: coco(d, _small(), [{"size": [64, 64], "counts": [10**300, -(10**300), 4096]}]),
+    REJECT,
+  ),
+  "coco: negative run lengths": (
+    lambda d: coco(d, _small(), [{"size": [64, 64], "counts": [-5, 4101]}]),
+    REJECT,
+  ),
+  "coco: three million run lengths": (
+    lambda d: coco(d, _small(), [{"size": [64, 64], "counts": [0] * 3_000_000 + [4096]}]),
+    REJECT,
+  ),
+  "coco: packed run lengths of 10 MB": (
+    lambda d: coco(d, _small(), [{"size": [64, 64], "counts": "0" * 10_000_000}]),
+    REJECT,
+  ),
+  "coco: a box of 300 digits": (
+    lambda d: coco(d, _small(), [[[0, 0, 9, 0, 9, 9]]], box=(0, 0, 10**300, 10**400)),
+    REJECT,
+  ),
+  "coco: a point of 400 digits": (
+    lambda d: coco(d, _small(), [[[0, 0, 10**400, 0, 9, 9]]]),
+    REJECT,
+  ),
+  "yolo: 20000 points on 49 Mpx": (
+    lambda d: yolo(d, _big(), b"0 " + b"0 0 1 1 " * 10_000),
+    REJECT,
+  ),
+  "yolo: a header of 13000 x 13000": (
+    lambda d: yolo(d, images.huge(13_000, 13_000), b"0 0 0 1 0 1 1"),
+    REJECT,
+  ),
+  "yolo: one line of 10 MB": (lambda d: yolo(d, _small(), b"0 " * 5_000_000), REJECT),
+  "yolo: 300000 boxes": (
+    lambda d: yolo(d, _small(), b"0 .5 .5 1 1\n" * 300_000, masks=False),
+    ACCEPT,
+  ),
+  "yolo: 150000 outlines": (
+    lambda d: yolo(d, _small(), b"0 0 0 1 0 1 1\n" * 150_000),
+    REJECT,
+  ),
+  "voc: a text of a million lines": (
+    lambda d: voc(d, b"<source>" + b"x\n" * 1_000_000 + b"</source>"),
+    ACCEPT,
+  ),
+  "voc: a million elements": (lambda d: voc(d, b"<a/>" * 1_000_000), REJECT),
+  "voc: deep": (lambda d: voc(d, b"<a>" * 100_000 + b"</a>" * 100_000), REJECT),
+  "voc: billion laughs": (lambda d: voc(d, b"<a>&j;</a>", head=_LAUGHS), REJECT),
+  "voc: an entity named often": (
+    lambda d: voc(
+      d, b"&a;" * 100_000, head=b"<!DOCTYPE a [<!ENTITY a '" + b"x" * 100_000 + b"'>]>"
     ),
-    "coco: outline of a million points": (
-        lambda d: coco(d, _small(), [[_zigzag(1_000_000, 60)]]), REJECT,
+    REJECT,
+  ),
+  "voc: 200000 attributes": (
+    lambda d: voc(d, b"<a " + b" ".join(b"a%d=''" % i for i in range(200_000)) + b"/>"),
+    ACCEPT,
+  ),
+  "voc: a mask of 49 Mpx": (lambda d: voc(d, b"", masks=_big()), REJECT),
+  "voc: a mask short of rows": (
+    lambda d: voc(
+      d,
+      b"",
+      masks=png_of(32, 24, (b"\0" + bytes(32)) * 12, color=3, chunks=[(b"PLTE", bytes(768))]),
     ),
-    "coco: 90000 points to and fro on 49 Mpx": (
-        lambda d: coco(d, _big(), [[_zigzag(90_000, 6999)]]), REJECT,
-    ),
-    "coco: 100 masks on 49 Mpx": (
-        lambda d: coco(d, _big(), [[[0, 0, 9, 0, 9, 9]]] * 100), REJECT,
-    ),
-    "coco: 5 masks on 49 Mpx": (
-        lambda d: coco(d, _big(), [[[0, 0, 6999, 0, 6999, 6999]]] * 5), ACCEPT,
-    ),
-    "coco: 20000 polygons of an object on 49 Mpx": (
-        lambda d: coco(d, _big(), [[[0, 0, 6999, 0, 6999, 6999]] * 20_000]), REJECT,
-    ),
-    "coco: run lengths beyond the picture": (
-        lambda d: coco(d, _small(), [{"size": [64, 64], "counts": [0, 10**12]}]), REJECT,
-    ),
-    "coco: enormous run lengths": (
-        lambda d: coco(d, _small(), [{"size": [64, 64], "counts": [10**300, -(10**300), 4096]}]),
-        REJECT,
-    ),
-    "coco: negative run lengths": (
-        lambda d: coco(d, _small(), [{"size": [64, 64], "counts": [-5, 4101]}]), REJECT,
-    ),
-    "coco: three million run lengths": (
-        lambda d: coco(d, _small(), [{"size": [64, 64], "counts": [0] * 3_000_000 + [4096]}]),
-        REJECT,
-    ),
-    "coco: packed run lengths of 10 MB": (
-        lambda d: coco(d, _small(), [{"size": [64, 64], "counts": "0" * 10_000_000}]), REJECT,
-    ),
-    "coco: a box of 300 digits": (
-        lambda d: coco(d, _small(), [[[0, 0, 9, 0, 9, 9]]], box=(0, 0, 10**300, 10**400)), REJECT,
-    ),
-    "coco: a point of 400 digits": (
-        lambda d: coco(d, _small(), [[[0, 0, 10**400, 0, 9, 9]]]), REJECT,
-    ),
-    "yolo: 20000 points on 49 Mpx": (
-        lambda d: yolo(d, _big(), b"0 " + b"0 0 1 1 " * 10_000), REJECT,
-    ),
-    "yolo: a header of 13000 x 13000": (
-        lambda d: yolo(d, images.huge(13_000, 13_000), b"0 0 0 1 0 1 1"), REJECT,
-    ),
-    "yolo: one line of 10 MB": (lambda d: yolo(d, _small(), b"0 " * 5_000_000), REJECT),
-    "yolo: 300000 boxes": (
-        lambda d: yolo(d, _small(), b"0 .5 .5 1 1\n" * 300_000, masks=False), ACCEPT,
-    ),
-    "yolo: 150000 outlines": (
-        lambda d: yolo(d, _small(), b"0 0 0 1 0 1 1\n" * 150_000), REJECT,
-    ),
-    "voc: a text of a million lines": (
-        lambda d: voc(d, b"<source>" + b"x\n" * 1_000_000 + b"</source>"), ACCEPT,
-    ),
-    "voc: a million elements": (lambda d: voc(d, b"<a/>" * 1_000_000), REJECT),
-    "voc: deep": (lambda d: voc(d, b"<a>" * 100_000 + b"</a>" * 100_000), REJECT),
-    "voc: billion laughs": (lambda d: voc(d, b"<a>&j;</a>", head=_LAUGHS), REJECT),
-    "voc: an entity named often": (
-        lambda d: voc(d, b"&a;" * 100_000,
-                      head=b"<!DOCTYPE a [<!ENTITY a '" + b"x" * 100_000 + b"'>]>"), REJECT,
-    ),
-    "voc: 200000 attributes": (
-        lambda d: voc(d, b"<a " + b" ".join(b"a%d=''" % i for i in range(200_000)) + b"/>"), ACCEPT,
-    ),
-    "voc: a mask of 49 Mpx": (lambda d: voc(d, b"", masks=_big()), REJECT),
-    "voc: a mask short of rows": (
-        lambda d: voc(d, b"", masks=png_of(32, 24, (b"\0" + bytes(32)) * 12, color=3,
-                                           chunks=[(b"PLTE", bytes(768))])), REJECT,
-    ),
-    "jsonl: one file of 60 MB named 900 times": (
-        lambda d: many_files(d, 900, 60 << 20), ACCEPT,
-    ),
-    "jsonl: 9 files of 60 MB": (lambda d: many_files(d, 9, 60 << 20), REJECT),
-    "jsonl: 100000 names": (lambda d: many_files(d, 100_000, 10), REJECT),
+    REJECT,
+  ),
+  "jsonl: one file of 60 MB named 900 times": (
+    lambda d: many_files(d, 900, 60 << 20),
+    ACCEPT,
+  ),
+  "jsonl: 9 files of 60 MB": (lambda d: many_files(d, 9, 60 << 20), REJECT),
+  "jsonl: 100000 names": (lambda d: many_files(d, 100_000, 10), REJECT),
 }

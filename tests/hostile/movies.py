@@ -69,8 +69,15 @@ def fragments(counts):
   """A fragmented MP4 whose fragments claim samples without a byte for each."""
   head = film()
   moofs = b"".join(
-      box(b"moof", box(b"traf", box(b"tfhd", struct.pack(">II", 0x020000, 1))
-                       + box(b"trun", struct.pack(">II", 0, count)))) for count in counts)
+    box(
+      b"moof",
+      box(
+        b"traf",
+        box(b"tfhd", struct.pack(">II", 0x020000, 1)) + box(b"trun", struct.pack(">II", 0, count)),
+      ),
+    )
+    for count in counts
+  )
   return head + moofs
 
 
@@ -97,61 +104,74 @@ def scans_in_avi(num=10_000):
 
 
 VIDEOS = {
-    "mp4": (film, ACCEPT),
-    "mkv": (lambda: film("matroska"), ACCEPT),
-    "webm": (lambda: film("webm", "libvpx"), ACCEPT),
-    "avi": (lambda: film("avi"), ACCEPT),
-    "mpegts": (lambda: film("mpegts", "mpeg2video"), ACCEPT),
-    "mpeg": (lambda: film("mpeg", "mpeg1video"), ACCEPT),
-    "gif": (lambda: film("gif", "gif", pixels="rgb8"), ACCEPT),
-    "list of files": (lambda: b"ffconcat version 1.0\nfile mp4\n", REJECT),
-    "playlist of files": (lambda: _HLS.format("mp4").encode(), REJECT),
-    "playlist of addresses": (lambda: _HLS.format("http://127.0.0.1:9/x.ts").encode(), REJECT),
-    "session description": (
-        lambda: b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
-        b"m=video 5000 RTP/AVP 96\na=rtpmap:96 H264/90000\n", REJECT,
+  "mp4": (film, ACCEPT),
+  "mkv": (lambda: film("matroska"), ACCEPT),
+  "webm": (lambda: film("webm", "libvpx"), ACCEPT),
+  "avi": (lambda: film("avi"), ACCEPT),
+  "mpegts": (lambda: film("mpegts", "mpeg2video"), ACCEPT),
+  "mpeg": (lambda: film("mpeg", "mpeg1video"), ACCEPT),
+  "gif": (lambda: film("gif", "gif", pixels="rgb8"), ACCEPT),
+  "list of files": (lambda: b"ffconcat version 1.0\nfile mp4\n", REJECT),
+  "playlist of files": (lambda: _HLS.format("mp4").encode(), REJECT),
+  "playlist of addresses": (lambda: _HLS.format("http://127.0.0.1:9/x.ts").encode(), REJECT),
+  "session description": (
+    lambda: (
+      b"v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\n"
+      b"m=video 5000 RTP/AVP 96\na=rtpmap:96 H264/90000\n"
     ),
-    "dash manifest": (
-        lambda: b"<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011'></MPD>", REJECT,
+    REJECT,
+  ),
+  "dash manifest": (
+    lambda: b"<?xml version='1.0'?><MPD xmlns='urn:mpeg:dash:schema:mpd:2011'></MPD>",
+    REJECT,
+  ),
+  "image sequence": (lambda: images.rgb("PNG"), REJECT),
+  "text on a terminal": (lambda: b"\x1b[1mhello" * 99, REJECT),
+  "flv": (lambda: film("flv", "flv"), REJECT),
+  "raw h264": (lambda: film("h264", "libx264"), REJECT),
+  "mov of another file": (lambda: reference("mp4"), None),
+  "mp4 of 8000 x 8000": (lambda: film(side=8000, num=4), REJECT),
+  "mkv of 8000 x 8000": (
+    lambda: film("matroska", "libx264", 8000, 2, preset="ultrafast"),
+    REJECT,
+  ),
+  "mp4 of 2900 x 2900, 16 references": (
+    lambda: film(
+      "mp4", "libx264", 2900, 40, preset="ultrafast", **{"x264-params": "ref=16:keyint=99"}
     ),
-    "image sequence": (lambda: images.rgb("PNG"), REJECT),
-    "text on a terminal": (lambda: b"\x1b[1mhello" * 99, REJECT),
-    "flv": (lambda: film("flv", "flv"), REJECT),
-    "raw h264": (lambda: film("h264", "libx264"), REJECT),
-    "mov of another file": (lambda: reference("mp4"), None),
-    "mp4 of 8000 x 8000": (lambda: film(side=8000, num=4), REJECT),
-    "mkv of 8000 x 8000": (
-        lambda: film("matroska", "libx264", 8000, 2, preset="ultrafast"), REJECT,
-    ),
-    "mp4 of 2900 x 2900, 16 references": (
-        lambda: film("mp4", "libx264", 2900, 40, preset="ultrafast",
-                     **{"x264-params": "ref=16:keyint=99"}), ACCEPT,
-    ),
-    "mp4 of 30000 tiny frames": (lambda: film(side=16, num=30_000), REJECT),
-    "mp4 of 2 ** 32 samples": (lambda: patched(film(), b"stsz", 8, 2**32 - 1), REJECT),
-    "mp4 of samples of one size, 100 million": (
-        lambda: patched(patched(film(), b"stsz", 8, 100_000_000), b"stsz", 4, 1), REJECT,
-    ),
-    "mp4 of a frame that lasts 2 ** 32": (
-        lambda: patched(film(), b"stts", 8, 2**32 - 1), REJECT,
-    ),
-    "mp4 of fragments of 2 ** 31": (lambda: fragments([2**31]), REJECT),
-    "mp4 of fragments of a million": (lambda: fragments([1_000_000] * 9), REJECT),
-    "mov with a packed header": (lambda: box(b"ftyp", b"qt  ") + box(b"moov", box(b"cmov", b"")),
-                                 REJECT),
-    "mp4 of a million boxes": (
-        lambda: box(b"ftyp", b"isom") + box(b"free", b"") * 1_000_000, REJECT,
-    ),
-    "mp4 of 100000 boxes inside each other": (
-        lambda: box(b"ftyp", b"isom") + struct.pack(">I4s", 0, b"moov") * 200_000, REJECT,
-    ),
-    "mp4 of 60 streams": (lambda: many_streams(60), REJECT),
-    "mp4 cut": (lambda: film()[:800], REJECT),
-    "mkv cut": (lambda: film("matroska")[:300], None),
-    "mp4 without frames": (lambda: film(num=0), REJECT),
-    "avi of raw pixels": (lambda: film("avi", "rawvideo"), REJECT),
-    "mov of png": (lambda: film("mov", "png", pixels="rgb24"), REJECT),
-    "avi of a picture of 10000 scans": (scans_in_avi, REJECT),
-    "avi of pictures of one scan": (lambda: scans_in_avi(0), ACCEPT),
-    "empty": (lambda: b"", REJECT),
+    ACCEPT,
+  ),
+  "mp4 of 30000 tiny frames": (lambda: film(side=16, num=30_000), REJECT),
+  "mp4 of 2 ** 32 samples": (lambda: patched(film(), b"stsz", 8, 2**32 - 1), REJECT),
+  "mp4 of samples of one size, 100 million": (
+    lambda: patched(patched(film(), b"stsz", 8, 100_000_000), b"stsz", 4, 1),
+    REJECT,
+  ),
+  "mp4 of a frame that lasts 2 ** 32": (
+    lambda: patched(film(), b"stts", 8, 2**32 - 1),
+    REJECT,
+  ),
+  "mp4 of fragments of 2 ** 31": (lambda: fragments([2**31]), REJECT),
+  "mp4 of fragments of a million": (lambda: fragments([1_000_000] * 9), REJECT),
+  "mov with a packed header": (
+    lambda: box(b"ftyp", b"qt  ") + box(b"moov", box(b"cmov", b"")),
+    REJECT,
+  ),
+  "mp4 of a million boxes": (
+    lambda: box(b"ftyp", b"isom") + box(b"free", b"") * 1_000_000,
+    REJECT,
+  ),
+  "mp4 of 100000 boxes inside each other": (
+    lambda: box(b"ftyp", b"isom") + struct.pack(">I4s", 0, b"moov") * 200_000,
+    REJECT,
+  ),
+  "mp4 of 60 streams": (lambda: many_streams(60), REJECT),
+  "mp4 cut": (lambda: film()[:800], REJECT),
+  "mkv cut": (lambda: film("matroska")[:300], None),
+  "mp4 without frames": (lambda: film(num=0), REJECT),
+  "avi of raw pixels": (lambda: film("avi", "rawvideo"), REJECT),
+  "mov of png": (lambda: film("mov", "png", pixels="rgb24"), REJECT),
+  "avi of a picture of 10000 scans": (scans_in_avi, REJECT),
+  "avi of pictures of one scan": (lambda: scans_in_avi(0), ACCEPT),
+  "empty": (lambda: b"", REJECT),
 }

@@ -5,9 +5,9 @@ from tests.miniatures import images
 
 _FILES = {"train": "train.json", "val": "val_1.json", "test": "val_2.json"}
 _PARTS = {
-    "train": {"v_QOlSCBRmfWY": [(0, 0.3, "A woman sits."), (0.3, 0.6, " The girl dances.")]},
-    "val": {"v_uqiMw7tQ1Cc": [(0, 0.6, "A weight lifting tutorial."), (0.5, 9.0, "He stops.")]},
-    "test": {"v_uqiMw7tQ1Cc": [(0.1, 0.2, "A man lifts."), (0.35, 0.38, "A man waits.")]},
+  "train": {"v_QOlSCBRmfWY": [(0, 0.3, "A woman sits."), (0.3, 0.6, " The girl dances.")]},
+  "val": {"v_uqiMw7tQ1Cc": [(0, 0.6, "A weight lifting tutorial."), (0.5, 9.0, "He stops.")]},
+  "test": {"v_uqiMw7tQ1Cc": [(0.1, 0.2, "A man lifts."), (0.35, 0.38, "A man waits.")]},
 }
 
 
@@ -23,11 +23,12 @@ def make(folder):
 
 
 EXPECTED = {
-    "activitynet_cap": {
-        split: [
-            {"clip_id": f"{name}[{start:g}-{end:g}]", "captions": [text.strip()]}
-            for name, parts in videos.items() for start, end, text in parts
-        ]
-        for split, videos in _PARTS.items()
-    }
+  "activitynet_cap": {
+    split: [
+      {"clip_id": f"{name}[{start:g}-{end:g}]", "captions": [text.strip()]}
+      for name, parts in videos.items()
+      for start, end, text in parts
+    ]
+    for split, videos in _PARTS.items()
+  }
 }

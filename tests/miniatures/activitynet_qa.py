@@ -16,24 +16,23 @@ _ROWS = {
 def make(folder):
   for split, rows in _ROWS.items():
     images.write(
-        folder / f"{split}_q.json",
-        [{"video_name": v, "question": q, "question_id": f"v_{v}_{k}"} for v, k, q, _, _ in rows],
+      folder / f"{split}_q.json",
+      [{"video_name": v, "question": q, "question_id": f"v_{v}_{k}"} for v, k, q, _, _ in rows],
     )
     images.write(
-        folder / f"{split}_a.json",
-        [{"answer": a, "type": t, "question_id": f"v_{v}_{k}"} for v, k, _, a, t in rows],
+      folder / f"{split}_a.json",
+      [{"answer": a, "type": t, "question_id": f"v_{v}_{k}"} for v, k, _, a, t in rows],
     )
     for v in {row[0] for row in rows}:
       images.write(folder / "videos" / f"v_{v}.mp4", clips.mp4())
 
 
 EXPECTED = {
-    "activitynet_qa": {
-        split: [
-            {"question_id": f"v_{v}_{k}", "video_id": f"v_{v}", "question": q, "answer": a,
-             "type": t}
-            for v, k, q, a, t in rows
-        ]
-        for split, rows in _ROWS.items()
-    }
+  "activitynet_qa": {
+    split: [
+      {"question_id": f"v_{v}_{k}", "video_id": f"v_{v}", "question": q, "answer": a, "type": t}
+      for v, k, q, a, t in rows
+    ]
+    for split, rows in _ROWS.items()
+  }
 }

@@ -30,26 +30,42 @@ def _annotation():
 
 def _questions(i):
   return {
-      "imageName": f"{i}.png",
-      "questions": {
-          row["question"]: {
-              "abcLabel": row["abc_label"], "answerTexts": row["choices"],
-              "correctAnswer": row["label"], "questionId": row["question_id"],
-          }
-          for row in _rows(i)
-      },
+    "imageName": f"{i}.png",
+    "questions": {
+      row["question"]: {
+        "abcLabel": row["abc_label"],
+        "answerTexts": row["choices"],
+        "correctAnswer": row["label"],
+        "questionId": row["question_id"],
+      }
+      for row in _rows(i)
+    },
   }
 
 
 def _rows(i):
   return [
-      {"image_id": i, "question_id": f"{i}.png-0", "question": f"What eats the frog of {i}?",
-       "choices": _CHOICES, "label": 1, "answer": "snake", "abc_label": False},
-      {"image_id": i, "question_id": f"{i}.png-1", "question": f"Which letter is it in {i}?",
-       "choices": ["A", "B", "C", "D"], "label": 0, "answer": "A", "abc_label": True},
+    {
+      "image_id": i,
+      "question_id": f"{i}.png-0",
+      "question": f"What eats the frog of {i}?",
+      "choices": _CHOICES,
+      "label": 1,
+      "answer": "snake",
+      "abc_label": False,
+    },
+    {
+      "image_id": i,
+      "question_id": f"{i}.png-1",
+      "question": f"Which letter is it in {i}?",
+      "choices": ["A", "B", "C", "D"],
+      "label": 0,
+      "answer": "A",
+      "abc_label": True,
+    },
   ]
 
 
 EXPECTED = {
-    "ai2d": {split: [row for i in ids for row in _rows(i)] for split, ids in _DIAGRAMS.items()}
+  "ai2d": {split: [row for i in ids for row in _rows(i)] for split, ids in _DIAGRAMS.items()}
 }

@@ -16,9 +16,12 @@ def make(folder):
     content = []
     for image_id, question_id, correct in rows:
       row = {
-          "split": split, "image_id": image_id, "question_id": question_id,
-          "question": f"What is the man {question_id[:4]} waiting for?", "choices": _CHOICES,
-          "difficult_direct_answer": correct == 3,
+        "split": split,
+        "image_id": image_id,
+        "question_id": question_id,
+        "question": f"What is the man {question_id[:4]} waiting for?",
+        "choices": _CHOICES,
+        "difficult_direct_answer": correct == 3,
       }
       if split != "test":
         row |= {"correct_choice_idx": correct, "direct_answers": _answers(correct)}
@@ -33,18 +36,20 @@ def _answers(correct):
 
 
 EXPECTED = {
-    "aokvqa": {
-        split: [
-            {
-                "image_id": image_id, "question_id": question_id, "choices": _CHOICES,
-                "question": f"What is the man {question_id[:4]} waiting for?",
-                "correct_choice_idx": -1 if split == "test" else correct,
-                "answer": "" if split == "test" else _CHOICES[correct],
-                "direct_answers": [] if split == "test" else _answers(correct),
-                "difficult_direct_answer": correct == 3,
-            }
-            for image_id, question_id, correct in rows
-        ]
-        for split, rows in _ROWS.items()
-    }
+  "aokvqa": {
+    split: [
+      {
+        "image_id": image_id,
+        "question_id": question_id,
+        "choices": _CHOICES,
+        "question": f"What is the man {question_id[:4]} waiting for?",
+        "correct_choice_idx": -1 if split == "test" else correct,
+        "answer": "" if split == "test" else _CHOICES[correct],
+        "direct_answers": [] if split == "test" else _answers(correct),
+        "difficult_direct_answer": correct == 3,
+      }
+      for image_id, question_id, correct in rows
+    ]
+    for split, rows in _ROWS.items()
+  }
 }

@@ -8,8 +8,8 @@ from tests.miniatures import images
 from tools.prepare import coco35l
 
 _ROWS = {
-    "train": cococap.ROWS["train"],
-    "dev": cococap.ROWS["val"],
+  "train": cococap.ROWS["train"],
+  "dev": cococap.ROWS["val"],
 }
 _LANGUAGES = coco35l.TRANSLATED
 
@@ -41,18 +41,18 @@ def _translated(text, language):
 
 
 EXPECTED = {
-    "coco35l": {
-        split: [
-            {
-                "image_id": i,
-                "captions_en": [_tokenized(text) for text in captions],
-                **{
-                    f"captions_{language}": [_translated(text, language) for text in captions]
-                    for language in _LANGUAGES
-                },
-            }
-            for i, _, captions in rows
-        ]
-        for split, rows in _ROWS.items()
-    }
+  "coco35l": {
+    split: [
+      {
+        "image_id": i,
+        "captions_en": [_tokenized(text) for text in captions],
+        **{
+          f"captions_{language}": [_translated(text, language) for text in captions]
+          for language in _LANGUAGES
+        },
+      }
+      for i, _, captions in rows
+    ]
+    for split, rows in _ROWS.items()
+  }
 }

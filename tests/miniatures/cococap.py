@@ -37,11 +37,10 @@ def write_karpathy(folder, rows):
 
 
 EXPECTED = {
-    "cococap": {
-        split: [
-            {"image_id": i, "captions": [text.strip() for text in captions]}
-            for i, _, captions in rows
-        ]
-        for split, rows in ROWS.items()
-    }
+  "cococap": {
+    split: [
+      {"image_id": i, "captions": [text.strip() for text in captions]} for i, _, captions in rows
+    ]
+    for split, rows in ROWS.items()
+  }
 }

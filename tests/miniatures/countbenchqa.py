@@ -23,8 +23,8 @@ def make(folder):
   pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
   images.write(folder / "train-00000-of-00001-cf54c241ba947306.parquet", file.getvalue())
   images.write(
-      folder / "countbench_paired_questions.json",
-      [{"question": _question(things)} for things, _ in _ROWS],
+    folder / "countbench_paired_questions.json",
+    [{"question": _question(things)} for things, _ in _ROWS],
   )
 
 

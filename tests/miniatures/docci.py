@@ -5,10 +5,10 @@ import json
 from tests.miniatures import images
 
 _ROWS = {
-    "train": ("train_00000", "train_00001"),
-    "test": ("test_00000", "test_00001"),
-    "qual_dev": ("qual_dev_00000",),
-    "qual_test": ("qual_test_00000",),
+  "train": ("train_00000", "train_00001"),
+  "test": ("test_00000", "test_00001"),
+  "qual_dev": ("qual_dev_00000",),
+  "qual_test": ("qual_test_00000",),
 }
 
 
@@ -31,8 +31,8 @@ def _description(example_id):
 
 
 EXPECTED = {
-    "docci": {
-        split: [{"image_id": i, "caption": _description(i)} for i in ids]
-        for split, ids in _ROWS.items()
-    }
+  "docci": {
+    split: [{"image_id": i, "caption": _description(i)} for i in ids]
+    for split, ids in _ROWS.items()
+  }
 }

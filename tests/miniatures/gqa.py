@@ -16,16 +16,21 @@ _ROWS = {
 def make(folder):
   for split, rows in _ROWS.items():
     content = {
-        question_id: {
-            "semantic": [{"operation": "select", "dependencies": [], "argument": "sky (1)"}],
-            "entailed": [], "equivalent": [question_id], "question": question,
-            "imageId": image_id, "isBalanced": True, "groups": {"global": None, "local": "06"},
-            "answer": answer, "semanticStr": "select: sky (1)->verify color: dark [0]",
-            "annotations": {"answer": {"0": "1"}, "question": {}, "fullAnswer": {}},
-            "types": {"detailed": "verifyAttr", "semantic": "attr", "structural": "verify"},
-            "fullAnswer": full,
-        }
-        for image_id, question_id, question, answer, full in rows
+      question_id: {
+        "semantic": [{"operation": "select", "dependencies": [], "argument": "sky (1)"}],
+        "entailed": [],
+        "equivalent": [question_id],
+        "question": question,
+        "imageId": image_id,
+        "isBalanced": True,
+        "groups": {"global": None, "local": "06"},
+        "answer": answer,
+        "semanticStr": "select: sky (1)->verify color: dark [0]",
+        "annotations": {"answer": {"0": "1"}, "question": {}, "fullAnswer": {}},
+        "types": {"detailed": "verifyAttr", "semantic": "attr", "structural": "verify"},
+        "fullAnswer": full,
+      }
+      for image_id, question_id, question, answer, full in rows
     }
     images.write(folder / f"{split}_balanced_questions.json", content)
     for i, (image_id, *_) in enumerate(rows):

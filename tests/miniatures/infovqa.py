@@ -16,9 +16,12 @@ def make(folder):
     data = []
     for question_id, image, answers in rows:
       row = {
-          "questionId": question_id, "question": f"Which is it in {question_id}?",
-          "image_local_name": image, "image_url": f"https://example.org/{image}",
-          "ocr_output_file": image.replace("jpeg", "json"), "data_split": split,
+        "questionId": question_id,
+        "question": f"Which is it in {question_id}?",
+        "image_local_name": image,
+        "image_url": f"https://example.org/{image}",
+        "ocr_output_file": image.replace("jpeg", "json"),
+        "data_split": split,
       }
       if answers:
         row["answers"] = answers
@@ -29,9 +32,13 @@ def make(folder):
       images.write(folder / f"infographicsvqa_images/{image}", images.jpeg(question_id))
     name = f"infographicsVQA_{split}_v1.0{'_withQT' if split == 'val' else ''}.json"
     images.write(
-        folder / name,
-        {"dataset_name": "infographicVQA", "dataset_version": "1.0", "dataset_split": split,
-         "data": data},
+      folder / name,
+      {
+        "dataset_name": "infographicVQA",
+        "dataset_version": "1.0",
+        "dataset_split": split,
+        "data": data,
+      },
     )
 
 

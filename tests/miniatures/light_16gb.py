@@ -12,7 +12,7 @@ def make(folder):
     for i in numbers:
       images.write(folder / f"{i:04d}.jpg", images.jpeg(i))
     lines = [
-        json.dumps({"image": f"{i:04d}.jpg", "prefix": "", "suffix": f"A Cow stands on beach {i}."})
-        for i in numbers
+      json.dumps({"image": f"{i:04d}.jpg", "prefix": "", "suffix": f"A Cow stands on beach {i}."})
+      for i in numbers
     ]
     images.write(folder / name, "".join(f"{line}\n" for line in lines).encode())

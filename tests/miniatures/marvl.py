@@ -20,10 +20,15 @@ def make(folder):
 
 def _row(language, i):
   return {
-      "concept": _CONCEPT, "language": language, "caption": _sentence(language, i),
-      "left_img": f"21-{i}.jpg", "right_img": f"21-{i + 1}.jpg",
-      "annotator_info": {"annotator_id": "a", "country_of_birth": "x"}, "chapter": "House",
-      "id": f"21-{i}", "label": i == 0,
+    "concept": _CONCEPT,
+    "language": language,
+    "caption": _sentence(language, i),
+    "left_img": f"21-{i}.jpg",
+    "right_img": f"21-{i + 1}.jpg",
+    "annotator_info": {"annotator_id": "a", "country_of_birth": "x"},
+    "chapter": "House",
+    "id": f"21-{i}",
+    "label": i == 0,
   }
 
 
@@ -32,12 +37,17 @@ def _sentence(language, i):
 
 
 EXPECTED = {
-    "marvl": {
-        f"test_{language}": [
-            {"question_id": f"{language}-21-{i}", "sentence": _sentence(language, i),
-             "label": str(i == 0), "language": language, "concept": _CONCEPT}
-            for i in (0, 1)
-        ]
-        for language in _LANGUAGES
-    }
+  "marvl": {
+    f"test_{language}": [
+      {
+        "question_id": f"{language}-21-{i}",
+        "sentence": _sentence(language, i),
+        "label": str(i == 0),
+        "language": language,
+        "concept": _CONCEPT,
+      }
+      for i in (0, 1)
+    ]
+    for language in _LANGUAGES
+  }
 }

@@ -19,26 +19,35 @@ def make(folder):
 
 def _info(videos):
   return {
-      "info": {"year": "2016"},
-      "videos": [
-          {"video_id": name, "id": i, "split": split, "category": 9, "url": "https://…",
-           "start time": 137.7, "end time": 149.4}
-          for i, (name, split) in enumerate(videos)
-      ],
-      "sentences": [
-          {"sen_id": k, "video_id": name, "caption": f"a car is shown {k}"}
-          for k in range(2) for name, _ in videos
-      ],
+    "info": {"year": "2016"},
+    "videos": [
+      {
+        "video_id": name,
+        "id": i,
+        "split": split,
+        "category": 9,
+        "url": "https://…",
+        "start time": 137.7,
+        "end time": 149.4,
+      }
+      for i, (name, split) in enumerate(videos)
+    ],
+    "sentences": [
+      {"sen_id": k, "video_id": name, "caption": f"a car is shown {k}"}
+      for k in range(2)
+      for name, _ in videos
+    ],
   }
 
 
 def _rows(split):
   return [
-      {"video_id": name, "captions": ["a car is shown 0", "a car is shown 1"]}
-      for name in _VIDEOS[split] if name != _GONE
+    {"video_id": name, "captions": ["a car is shown 0", "a car is shown 1"]}
+    for name in _VIDEOS[split]
+    if name != _GONE
   ]
 
 
 EXPECTED = {
-    "msrvtt_cap": {"train": _rows("train"), "val": _rows("validate"), "test": _rows("test")}
+  "msrvtt_cap": {"train": _rows("train"), "val": _rows("validate"), "test": _rows("test")}
 }

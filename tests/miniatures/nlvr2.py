@@ -22,9 +22,14 @@ def make(folder):
 
 def _row(name, pair, i, directory):
   row = {
-      "validation": {}, "synset": "dog", "query": "dogs", "writer": 12,
-      "left_url": "https://…", "right_url": "https://…", "extra_validations": {},
-      **_told(name, pair, i),
+    "validation": {},
+    "synset": "dog",
+    "query": "dogs",
+    "writer": 12,
+    "left_url": "https://…",
+    "right_url": "https://…",
+    "extra_validations": {},
+    **_told(name, pair, i),
   }
   row["identifier"] = row.pop("question_id")
   return {**row, "directory": directory} if name == "train" else row
@@ -32,14 +37,15 @@ def _row(name, pair, i, directory):
 
 def _told(name, pair, i):
   return {
-      "question_id": f"{name}-{pair}-{i}", "label": str(i == 0),
-      "sentence": f"There are {i} dogs in the left image of {pair}.",
+    "question_id": f"{name}-{pair}-{i}",
+    "label": str(i == 0),
+    "sentence": f"There are {i} dogs in the left image of {pair}.",
   }
 
 
 EXPECTED = {
-    "nlvr2": {
-        split: [_told(name, pair, i) for pair in _PAIRS[name] for i in (0, 1)]
-        for split, name in _SPLITS.items()
-    }
+  "nlvr2": {
+    split: [_told(name, pair, i) for pair in _PAIRS[name] for i in (0, 1)]
+    for split, name in _SPLITS.items()
+  }
 }

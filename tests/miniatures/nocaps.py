@@ -9,8 +9,8 @@ _ROWS = {
     "test": [(4500, "000c4d66ce89aa69", "", []), (4501, "0042ca9fbe9d6ed4", "", [])],
 }  # fmt: skip
 _FILES = {
-    "val": ("nocaps_val_4500_captions.json", "validation"),
-    "test": ("nocaps_test_image_info.json", "test"),
+  "val": ("nocaps_val_4500_captions.json", "validation"),
+  "test": ("nocaps_test_image_info.json", "test"),
 }
 
 
@@ -31,11 +31,11 @@ def make(folder):
 
 
 EXPECTED = {
-    "nocaps": {
-        split: [
-            {"image_id": i, "open_images_id": key, "domain": domain, "captions": captions}
-            for i, key, domain, captions in rows
-        ]
-        for split, rows in _ROWS.items()
-    }
+  "nocaps": {
+    split: [
+      {"image_id": i, "open_images_id": key, "domain": domain, "captions": captions}
+      for i, key, domain, captions in rows
+    ]
+    for split, rows in _ROWS.items()
+  }
 }

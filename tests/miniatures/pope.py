@@ -11,8 +11,8 @@ _ROWS = [(310196, "snowboard", "yes"), (310196, "dining table", "no"), (210789, 
 def make(folder):
   for name in _SETS:
     lines = [
-        {"question_id": k, "image": _image(i), "text": _question(thing), "label": label}
-        for k, (i, thing, label) in enumerate(_ROWS, 1)
+      {"question_id": k, "image": _image(i), "text": _question(thing), "label": label}
+      for k, (i, thing, label) in enumerate(_ROWS, 1)
     ]
     data = "".join(json.dumps(line) + "\n" for line in lines).encode()
     images.write(folder / f"coco_pope_{name}.json", data)

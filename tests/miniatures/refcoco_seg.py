@@ -88,28 +88,28 @@ def _flat(number, annotation, sentence):
 
 
 EXPECTED = {
-    "refcoco_seg/combined": {
-        "train": [
-            {
-                "image_id": 1,
-                "boxes": [_box(11), _box(12)],
-                "sentences": ["left dog\ndog on the left\nbrown dog", "small dog"],
-            },
-            {"image_id": 2, "boxes": [_box(21)], "sentences": ["a big field of grass"]},
-        ],
-    },
-    "refcoco_seg/refcoco": {
-        "val": [_flat(30, 41, "top left")],
-        "testA": [_flat(40, 51, "man at right"), _flat(41, 51, "right")],
-        "testB": [_flat(50, 41, "thing left")],
-    },
-    "refcoco_seg/refcoco_plus": {
-        "val": [_flat(10, 41, "red thing")],
-        "testA": [_flat(20, 51, "tall man")],
-        "testB": [_flat(30, 41, "square")],
-    },
-    "refcoco_seg/refcocog": {
-        "val": [_flat(10, 31, "the box in the middle")],
-        "test": [_flat(20, 51, "a man who stands")],
-    },
+  "refcoco_seg/combined": {
+    "train": [
+      {
+        "image_id": 1,
+        "boxes": [_box(11), _box(12)],
+        "sentences": ["left dog\ndog on the left\nbrown dog", "small dog"],
+      },
+      {"image_id": 2, "boxes": [_box(21)], "sentences": ["a big field of grass"]},
+    ],
+  },
+  "refcoco_seg/refcoco": {
+    "val": [_flat(30, 41, "top left")],
+    "testA": [_flat(40, 51, "man at right"), _flat(41, 51, "right")],
+    "testB": [_flat(50, 41, "thing left")],
+  },
+  "refcoco_seg/refcoco_plus": {
+    "val": [_flat(10, 41, "red thing")],
+    "testA": [_flat(20, 51, "tall man")],
+    "testB": [_flat(30, 41, "square")],
+  },
+  "refcoco_seg/refcocog": {
+    "val": [_flat(10, 31, "the box in the middle")],
+    "test": [_flat(20, 51, "a man who stands")],
+  },
 }

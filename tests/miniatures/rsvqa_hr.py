@@ -4,12 +4,12 @@ from tests.miniatures import images
 from tests.miniatures import rsvqa_lr
 
 _ROWS = [
-    ("presence", "Is there a small road in the image?", "yes", "yes"),
-    ("comp", "Are there more roads than buildings?", "no", "no"),
-    ("count", "What is the amount of buildings?", "27", "27"),
-    ("area", "What is the area covered by roads?", "0m2", "0 m2"),
-    ("area", "What is the area covered by buildings?", "10m2", "between 1 m2 and 10 m2"),
-    ("area", "What is the area covered by buildings?", "2571m2", "more than 1000 m2"),
+  ("presence", "Is there a small road in the image?", "yes", "yes"),
+  ("comp", "Are there more roads than buildings?", "no", "no"),
+  ("count", "What is the amount of buildings?", "27", "27"),
+  ("area", "What is the area covered by roads?", "0m2", "0 m2"),
+  ("area", "What is the area covered by buildings?", "10m2", "between 1 m2 and 10 m2"),
+  ("area", "What is the area covered by buildings?", "2571m2", "more than 1000 m2"),
 ]
 _STEMS = {"train": "train", "val": "val", "test": "test", "test_2": "test_phili"}
 
@@ -24,8 +24,8 @@ def make(folder):
 
 
 EXPECTED = {
-    f"rsvqa_hr/{name}": {
-        split: rsvqa_lr.expected(k, _ROWS, leave_out) for k, split in enumerate(_STEMS)
-    }
-    for name, leave_out in (("nonum", ("area", "count")), ("all", ()))
+  f"rsvqa_hr/{name}": {
+    split: rsvqa_lr.expected(k, _ROWS, leave_out) for k, split in enumerate(_STEMS)
+  }
+  for name, leave_out in (("nonum", ("area", "count")), ("all", ()))
 }

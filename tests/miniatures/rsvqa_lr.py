@@ -3,14 +3,14 @@
 from tests.miniatures import images
 
 _ROWS = [
-    ("presence", "Is a water area present?", "yes", "yes"),
-    ("rural_urban", "Is it a rural or an urban area", "rural", "rural"),
-    ("comp", "Are there less buildings than water areas?", "no", "no"),
-    ("count", "What is the number of roads?", "0", "0"),
-    ("count", "How many buildings are there?", "10", "between 1 and 10"),
-    ("count", "How many buildings are there?", "11", "between 11 and 100"),
-    ("count", "How many buildings are there?", "1000", "between 101 and 1000"),
-    ("count", "How many buildings are there?", "1001", "more than 1000"),
+  ("presence", "Is a water area present?", "yes", "yes"),
+  ("rural_urban", "Is it a rural or an urban area", "rural", "rural"),
+  ("comp", "Are there less buildings than water areas?", "no", "no"),
+  ("count", "What is the number of roads?", "0", "0"),
+  ("count", "How many buildings are there?", "10", "between 1 and 10"),
+  ("count", "How many buildings are there?", "11", "between 11 and 100"),
+  ("count", "How many buildings are there?", "1000", "between 101 and 1000"),
+  ("count", "How many buildings are there?", "1001", "more than 1000"),
 ]
 _SPLITS = ("train", "val", "test")
 
@@ -42,15 +42,20 @@ def write(folder, stem, image_id, rows):
 def expected(image_id, rows, leave_out):
   """The rows that come of it."""
   return [
-      {"image_id": image_id, "question_id": 2 * k, "question": question, "question_type": kind,
-       "answers": [in_range], "raw_answer": answer}
-      for k, (kind, question, answer, in_range) in enumerate(rows) if kind not in leave_out
+    {
+      "image_id": image_id,
+      "question_id": 2 * k,
+      "question": question,
+      "question_type": kind,
+      "answers": [in_range],
+      "raw_answer": answer,
+    }
+    for k, (kind, question, answer, in_range) in enumerate(rows)
+    if kind not in leave_out
   ]
 
 
 EXPECTED = {
-    f"rsvqa_lr/{name}": {
-        split: expected(k, _ROWS, leave_out) for k, split in enumerate(_SPLITS)
-    }
-    for name, leave_out in (("nonum", ("count",)), ("all", ()))
+  f"rsvqa_lr/{name}": {split: expected(k, _ROWS, leave_out) for k, split in enumerate(_SPLITS)}
+  for name, leave_out in (("nonum", ("count",)), ("all", ()))
 }

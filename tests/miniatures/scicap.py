@@ -25,11 +25,14 @@ def _figure(image_id):
   sentence = f"the loss of {image_id} falls ."
   level = {"caption": sentence, "sentence": [sentence], "token": sentence.split()}
   return {
-      "contains-subfigure": False, "Img-text": ["loss", "0.5"], "paper-ID": _paper(image_id),
-      "figure-ID": f"{image_id}.png", "figure-type": "Graph Plot",
-      "0-originally-extracted": f"Figure 2: The loss of {image_id} falls.",
-      "1-lowercase-and-token-and-remove-figure-index": level,
-      "2-normalized": {"2-1-basic-num": level, "2-2-advanced-euqation-bracket": level},
+    "contains-subfigure": False,
+    "Img-text": ["loss", "0.5"],
+    "paper-ID": _paper(image_id),
+    "figure-ID": f"{image_id}.png",
+    "figure-type": "Graph Plot",
+    "0-originally-extracted": f"Figure 2: The loss of {image_id} falls.",
+    "1-lowercase-and-token-and-remove-figure-index": level,
+    "2-normalized": {"2-1-basic-num": level, "2-2-advanced-euqation-bracket": level},
   }
 
 
@@ -38,13 +41,16 @@ def _paper(image_id):
 
 
 EXPECTED = {
-    "scicap": {
-        split: [
-            {"image_id": image_id, "paper_id": _paper(image_id),
-             "caption": f"the loss of {image_id} falls .",
-             "caption_original": f"Figure 2: The loss of {image_id} falls."}
-            for image_id in (name.removesuffix(".png") for name in names)
-        ]
-        for split, names in _FIGURES.items()
-    }
+  "scicap": {
+    split: [
+      {
+        "image_id": image_id,
+        "paper_id": _paper(image_id),
+        "caption": f"the loss of {image_id} falls .",
+        "caption_original": f"Figure 2: The loss of {image_id} falls.",
+      }
+      for image_id in (name.removesuffix(".png") for name in names)
+    ]
+    for split, names in _FIGURES.items()
+  }
 }

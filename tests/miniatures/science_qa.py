@@ -20,8 +20,13 @@ def make(folder):
 
 def _problem(i, split):
   return {
-      "question": _question(i), "choices": ["sticky", "yellow", "hard"], "answer": int(i) % 3,
-      "hint": _hint(i), "image": "image.png", "split": split, **_TEXTS,
+    "question": _question(i),
+    "choices": ["sticky", "yellow", "hard"],
+    "answer": int(i) % 3,
+    "hint": _hint(i),
+    "image": "image.png",
+    "split": split,
+    **_TEXTS,
   }
 
 
@@ -34,12 +39,18 @@ def _hint(i):
 
 
 EXPECTED = {
-    "science_qa": {
-        split: [
-            {"question_id": i, "question": _question(i), "choices": ["sticky", "yellow", "hard"],
-             "answer": int(i) % 3, "hint": _hint(i) or "N/A", **_TEXTS}
-            for i in ids
-        ]
-        for split, ids in _PLACES.items()
-    }
+  "science_qa": {
+    split: [
+      {
+        "question_id": i,
+        "question": _question(i),
+        "choices": ["sticky", "yellow", "hard"],
+        "answer": int(i) % 3,
+        "hint": _hint(i) or "N/A",
+        **_TEXTS,
+      }
+      for i in ids
+    ]
+    for split, ids in _PLACES.items()
+  }
 }

@@ -20,8 +20,8 @@ def _captions(i):
 
 
 EXPECTED = {
-    "screen2words": {
-        split: [{"image_id": i, "captions": _captions(i)} for i in ids]
-        for split, ids in _SCREENS.items()
-    }
+  "screen2words": {
+    split: [{"image_id": i, "captions": _captions(i)} for i in ids]
+    for split, ids in _SCREENS.items()
+  }
 }

@@ -17,9 +17,14 @@ def make(folder):
     data = []
     for path, question_id in rows:
       row = {
-          "dataset": path.split("/")[0], "file_name": path.split("/")[1], "img_height": 36,
-          "img_width": 48, "file_path": path, "question": f"What does sign {question_id} say?",
-          "question_id": question_id, "set_name": part,
+        "dataset": path.split("/")[0],
+        "file_name": path.split("/")[1],
+        "img_height": 36,
+        "img_width": 48,
+        "file_path": path,
+        "question": f"What does sign {question_id} say?",
+        "question_id": question_id,
+        "set_name": part,
       }
       if part == "train":
         row |= {"answers": _ANSWERS.get(question_id, ["25"]), "question_tokens": ["What"]}
@@ -27,8 +32,8 @@ def make(folder):
       place = "train_images" if part == "train" else "test_task3_images"
       images.write(folder / place / path, images.jpeg(question_id))
     images.write(
-        folder / f"{part}_task_3.json",
-        {"dataset_name": "st-vqa", "dataset_version": 1.0, "task": "task_3", "data": data},
+      folder / f"{part}_task_3.json",
+      {"dataset_name": "st-vqa", "dataset_version": 1.0, "task": "task_3", "data": data},
     )
   images.write(folder / "train2014/COCO_train2014_000000000008.jpg", images.jpeg(1, (96, 72)))
 

@@ -29,8 +29,8 @@ def make(folder):
       if split != "test":
         images.write(folder / "train_images" / f"{image_id}.jpg", images.jpeg(len(image_id)))
     images.write(
-        folder / f"TextCaps_0.1_{split}.json",
-        {"dataset_type": split, "dataset_name": "textcaps", "dataset_version": "0.1", "data": data},
+      folder / f"TextCaps_0.1_{split}.json",
+      {"dataset_type": split, "dataset_name": "textcaps", "dataset_version": "0.1", "data": data},
     )
   with zipfile.ZipFile(folder / "test_images.zip", "w") as archive:
     for i, (image_id, _) in enumerate(_ROWS["test"]):
@@ -38,8 +38,8 @@ def make(folder):
 
 
 EXPECTED = {
-    "textcaps": {
-        split: [{"image_id": i, "captions": captions} for i, captions in rows]
-        for split, rows in _ROWS.items()
-    }
+  "textcaps": {
+    split: [{"image_id": i, "captions": captions} for i, captions in rows]
+    for split, rows in _ROWS.items()
+  }
 }

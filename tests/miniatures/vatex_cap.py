@@ -4,9 +4,9 @@ from tests.miniatures import clips
 from tests.miniatures import images
 
 _FILES = {
-    "train": ("vatex_training_v1.0.json", ("Ptf_2VRj-V0_000122_000132", "abc-_1_000001_000011")),
-    "val": ("vatex_validation_v1.0.json", ("G9zN5TTuGO4_000179_000189",)),
-    "test": ("vatex_public_test_english_v1.1.json", ("1XbNeD4Ld90_000000_000010",)),
+  "train": ("vatex_training_v1.0.json", ("Ptf_2VRj-V0_000122_000132", "abc-_1_000001_000011")),
+  "val": ("vatex_validation_v1.0.json", ("G9zN5TTuGO4_000179_000189",)),
+  "test": ("vatex_public_test_english_v1.1.json", ("1XbNeD4Ld90_000000_000010",)),
 }
 
 
@@ -25,8 +25,8 @@ def _captions(video):
 
 
 EXPECTED = {
-    "vatex_cap": {
-        split: [{"video_id": v, "captions": _captions(v)} for v in videos]
-        for split, (_, videos) in _FILES.items()
-    }
+  "vatex_cap": {
+    split: [{"video_id": v, "captions": _captions(v)} for v in videos]
+    for split, (_, videos) in _FILES.items()
+  }
 }

@@ -6,7 +6,10 @@ import zipfile
 from tests.miniatures import images
 
 _YEARS = {
-    "train": "train2014", "validation": "val2014", "test": "test2015", "test-dev": "test-dev2015",
+  "train": "train2014",
+  "validation": "val2014",
+  "test": "test2015",
+  "test-dev": "test-dev2015",
 }
 _ROWS = {
     "train": [(458752, 458752000, "What is this photo taken looking through?", "other", "net"),
@@ -24,9 +27,12 @@ def make(folder):
   for split, rows in _ROWS.items():
     year = _YEARS[split]
     questions = {
-        "info": {}, "task_type": "Open-Ended", "data_type": "mscoco", "license": {},
-        "data_subtype": year,
-        "questions": [{"image_id": i, "question": q, "question_id": n} for i, n, q, _, _ in rows],
+      "info": {},
+      "task_type": "Open-Ended",
+      "data_type": "mscoco",
+      "license": {},
+      "data_subtype": year,
+      "questions": [{"image_id": i, "question": q, "question_id": n} for i, n, q, _, _ in rows],
     }
     name = f"v2_OpenEnded_mscoco_{year}_questions.json"
     if split == "validation":
@@ -45,7 +51,7 @@ def make(folder):
           for i, n, _, kind, answer in rows
       ]  # fmt: skip
       images.write(
-          folder / f"v2_mscoco_{year}_annotations.json", {"info": {}, "annotations": annotations}
+        folder / f"v2_mscoco_{year}_annotations.json", {"info": {}, "annotations": annotations}
       )
     place = year.replace("test-dev", "test")
     for i in {row[0] for row in rows}:

@@ -30,12 +30,18 @@ def _captions(node):
 _BOXES = {"0.0": [0.0, 0.0, 1.0, 1.0], "0.1.0": [0.1, 0.1, 0.5, 0.5]}
 
 EXPECTED = {
-    "widgetcap": {
-        split: [
-            {"image_id": f"{i}_{node}", "screen_id": i, "node_id": node,
-             "captions": _captions(node), "bbox": box}
-            for i in ids for node, box in _BOXES.items()
-        ]
-        for split, ids in _SCREENS.items()
-    }
+  "widgetcap": {
+    split: [
+      {
+        "image_id": f"{i}_{node}",
+        "screen_id": i,
+        "node_id": node,
+        "captions": _captions(node),
+        "bbox": box,
+      }
+      for i in ids
+      for node, box in _BOXES.items()
+    ]
+    for split, ids in _SCREENS.items()
+  }
 }

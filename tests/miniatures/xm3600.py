@@ -33,21 +33,21 @@ def _tokenized(text):
 
 
 EXPECTED = {
-    "xm3600": {
-        "test": [
-            {
-                "image_id": key,
-                "locale": locale,
-                **{
-                    f"written_{language}": [_written(language, k) for k in range(2)]
-                    for language in xm3600.LANGUAGES
-                },
-                **{
-                    f"captions_{language}": [_tokenized(_written(language, k)) for k in range(2)]
-                    for language in xm3600.LANGUAGES
-                },
-            }
-            for key, locale in _KEYS.items()
-        ]
-    }
+  "xm3600": {
+    "test": [
+      {
+        "image_id": key,
+        "locale": locale,
+        **{
+          f"written_{language}": [_written(language, k) for k in range(2)]
+          for language in xm3600.LANGUAGES
+        },
+        **{
+          f"captions_{language}": [_tokenized(_written(language, k)) for k in range(2)]
+          for language in xm3600.LANGUAGES
+        },
+      }
+      for key, locale in _KEYS.items()
+    ]
+  }
 }

@@ -127,8 +127,8 @@ def test_rows_in_bfloat16_are_as_close_to_float32_as_the_plain_way():
     got = _gradients(*halves, see, how)
     assert all(x.dtype == jnp.bfloat16 for x in jax.tree.leaves(got))
     return max(
-        float(abs(x.astype(jnp.float32) - y).max() / abs(y).max())
-        for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
+      float(abs(x.astype(jnp.float32) - y).max() / abs(y).max())
+      for x, y in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
     )
 
   assert error("rows") <= 1.5 * error("plain")

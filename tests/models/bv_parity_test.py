@@ -45,11 +45,9 @@ def test_vision_tower(model):
   np.testing.assert_allclose(encoded, golden["img_encoded"], rtol=0, atol=1e-5)
   np.testing.assert_allclose(tokens, golden["image_embeddings"], rtol=0, atol=1e-5)
   stem = siglip.PatchEmbedding(cfg.img, np.float32).apply(
-      {"params": variables["params"]["embedding"]}, image
+    {"params": variables["params"]["embedding"]}, image
   )
-  np.testing.assert_allclose(
-      stem, golden["img_stem"].reshape(stem.shape), rtol=0, atol=1e-5
-  )
+  np.testing.assert_allclose(stem, golden["img_stem"].reshape(stem.shape), rtol=0, atol=1e-5)
 
 
 def test_text_embeddings(model):
@@ -98,10 +96,6 @@ def test_our_softcap_applies_to_every_logit_where_the_references_training_logits
   golden = reference.arrays("bv/tiny2_forward.npz")
   x = golden["llm_pre_logits"][:, reference.NUM_IMAGE_TOKENS :]
   capped = np.asarray(paligemma.logits(cfg, reference.bv_params("tiny2"), x))
-  np.testing.assert_allclose(
-      capped, golden["llm_logits_softcapped_textpos"], rtol=0, atol=2e-5
-  )
-  np.testing.assert_allclose(
-      capped, 15 * np.tanh(golden["text_logits"] / 15), rtol=0, atol=2e-5
-  )
+  np.testing.assert_allclose(capped, golden["llm_logits_softcapped_textpos"], rtol=0, atol=2e-5)
+  np.testing.assert_allclose(capped, 15 * np.tanh(golden["text_logits"] / 15), rtol=0, atol=2e-5)
   assert np.abs(capped - golden["text_logits"]).max() > 5

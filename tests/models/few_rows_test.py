@@ -17,10 +17,10 @@ from tests.models import random_params
 
 _LLM = {"depth": 2, "width": 32, "mlp_dim": 48, "num_heads": 2, "num_kv_heads": 1, "head_dim": 16}
 _CASES = {
-    "shared_keys": {},
-    "own_keys": {"num_kv_heads": 2},
-    "gemma_2": {"post_norms": True, "attn_softcap": 20.0, "final_softcap": 30.0},
-    "dora": {},
+  "shared_keys": {},
+  "own_keys": {"num_kv_heads": 2},
+  "gemma_2": {"post_norms": True, "attn_softcap": 20.0, "final_softcap": 30.0},
+  "dora": {},
 }
 _TARGETS = ("llm/layers/.*",)
 
@@ -32,9 +32,7 @@ def _config(case, dtype="float32"):
 
 
 def _parameters(cfg):
-  return random_params.make(
-      cfg, size=0.2, adapter_size=0.1, scale=(0.1, 0.3), magnitude=(0.8, 1.2)
-  )
+  return random_params.make(cfg, size=0.2, adapter_size=0.1, scale=(0.1, 0.3), magnitude=(0.8, 1.2))
 
 
 def _extended(cfg, params):

@@ -13,7 +13,7 @@ def test_logits_and_log_probabilities_on_every_real_token(name):
   cfg, params, golden = reference.hf_model(name)
   first = cfg.num_image_tokens
   ids, real, suffix = (
-      golden[key][:, first:] for key in ("input_ids", "attention_mask", "token_type_ids")
+    golden[key][:, first:] for key in ("input_ids", "attention_mask", "token_type_ids")
   )
   image = golden["pixel_values"].transpose(0, 2, 3, 1)
 

@@ -22,7 +22,7 @@ def qkv(batch, seq_len, num_heads, num_kv_heads, head_dim):
   rng = np.random.default_rng(0)
   shapes = [(num_heads,), (num_kv_heads,), (num_kv_heads,), (num_heads,)]
   return [
-      rng.normal(size=(batch, seq_len, *shape, head_dim)).astype(np.float32) for shape in shapes
+    rng.normal(size=(batch, seq_len, *shape, head_dim)).astype(np.float32) for shape in shapes
   ]
 
 
@@ -50,7 +50,7 @@ def by_kernel(see, softcap=0.0):
 
   def attend(q, k, v):
     return kernels.splash(
-        q, k, v, *blocks, hidden=attention.HIDDEN, softcap=softcap, interpret=True
+      q, k, v, *blocks, hidden=attention.HIDDEN, softcap=softcap, interpret=True
     )
 
   return attend
@@ -62,10 +62,10 @@ def plainly(see, softcap=0.0):
 
 @pytest.mark.slow  # 12 s each: the interpreter's loops compile slowly.
 @pytest.mark.parametrize(
-    "num_kv_heads, softcap, hide", [(1, 0.0, False), (2, 3.0, True)], ids=["one_key_head", "capped"]
+  "num_kv_heads, softcap, hide", [(1, 0.0, False), (2, 3.0, True)], ids=["one_key_head", "capped"]
 )
 def test_the_kernel_gives_values_and_gradients_of_plain_attention(
-    num_kv_heads, softcap, hide, monkeypatch
+  num_kv_heads, softcap, hide, monkeypatch
 ):
   monkeypatch.setattr(kernels, "_BLOCKS", (128,))  # 2 by 2 squares, the last ones part padding.
   *arrays, weights = qkv(2, 150, 4, num_kv_heads, 16)
@@ -97,8 +97,12 @@ def test_a_query_that_sees_nothing_gives_finite_numbers():
 @pytest.mark.slow  # 25 s: a process of four devices.
 def test_rows_and_heads_are_cut_over_devices():
   done = subprocess.run(
-      [sys.executable, "-m", "tests.models.flash_run"],
-      env=virtual_devices.environment(4), capture_output=True, text=True, timeout=600, check=False,
+    [sys.executable, "-m", "tests.models.kernels_run"],
+    env=virtual_devices.environment(4),
+    capture_output=True,
+    text=True,
+    timeout=600,
+    check=False,
   )
   assert done.returncode == 0, done.stderr[-2000:]
   for name, worst in json.loads(done.stdout.splitlines()[-1]).items():
@@ -126,21 +130,19 @@ def test_where_there_is_no_kernel_flash_is_as_auto():
 
 
 @pytest.mark.parametrize(
-    "capability, head_dim, dtype, softcap, has",
-    [
-        ("9.0", 256, "bfloat16", 0.0, True),
-        ("8.9", 256, "bfloat16", 0.0, False),
-        ("8.9", 72, "bfloat16", 0.0, True),
-        ("7.5", 72, "bfloat16", 0.0, False),
-        ("9.0", 256, "bfloat16", 50.0, False),
-        ("9.0", 72, "float32", 0.0, False),
-        ("gfx942", 72, "bfloat16", 0.0, False),
-        ("10.0", 260, "bfloat16", 0.0, False),
-    ],
+  "capability, head_dim, dtype, softcap, has",
+  [
+    ("9.0", 256, "bfloat16", 0.0, True),
+    ("8.9", 256, "bfloat16", 0.0, False),
+    ("8.9", 72, "bfloat16", 0.0, True),
+    ("7.5", 72, "bfloat16", 0.0, False),
+    ("9.0", 256, "bfloat16", 50.0, False),
+    ("9.0", 72, "float32", 0.0, False),
+    ("gfx942", 72, "bfloat16", 0.0, False),
+    ("10.0", 260, "bfloat16", 0.0, False),
+  ],
 )
-def test_cards_have_a_kernel_for_some_cases(
-    capability, head_dim, dtype, softcap, has, monkeypatch
-):
+def test_cards_have_a_kernel_for_some_cases(capability, head_dim, dtype, softcap, has, monkeypatch):
   card = types.SimpleNamespace(compute_capability=capability)
   monkeypatch.setattr(kernels.jax, "local_devices", lambda: [card])
   q = jax.ShapeDtypeStruct((1, 64, 2, head_dim), dtype)
@@ -149,7 +151,7 @@ def test_cards_have_a_kernel_for_some_cases(
 
 @pytest.mark.parametrize(("cap", "used"), [(None, "cudnn"), (-1.0, "none"), (50.0, "none")])
 def test_transfers_of_paligemma_2_attend_by_cudnn_unless_the_cap_is_put_back(
-    cap, used, monkeypatch
+  cap, used, monkeypatch
 ):
   # The kernel takes no cap; Gemma 2's of 50 is off in the paper's transfers (arXiv:2412.03555,
   # section 3). 1024 image tokens and 32 of text, on a card of compute capability 9.0.

@@ -13,18 +13,24 @@ from tests.models import random_params
 
 _GEMMA_2 = {"llm.post_norms": True, "llm.attn_softcap": 20.0, "llm.final_softcap": 30.0}
 _SMALL = {
-    "img": {"depth": 1, "width": 32, "mlp_dim": 32, "num_heads": 2},
-    "llm": {"depth": 3, "width": 32, "mlp_dim": 48, "num_heads": 2, "num_kv_heads": 1,
-            "head_dim": 16},
+  "img": {"depth": 1, "width": 32, "mlp_dim": 32, "num_heads": 2},
+  "llm": {
+    "depth": 3,
+    "width": 32,
+    "mlp_dim": 48,
+    "num_heads": 2,
+    "num_kv_heads": 1,
+    "head_dim": 16,
+  },
 }
 _CASES = {
-    "remat": {"remat": "full"},
-    "rows": {"remat": "dots", "attention": "rows"},
-    "one_layer": {"overrides": {"llm.depth": 1}},
-    "gemma_2": {"overrides": {**_GEMMA_2, "llm.depth": 2, "llm.sliding_window": 4}},
-    "window_of_the_last": {"overrides": {"llm.sliding_window": 4, "llm.num_kv_heads": 2}},
-    "dora": {"lora": variants.Lora(rank=2, alpha=4.0, dora=True, targets=("llm/layers/.*",))},
-    "packed": {"packed": "int8", "packed_names": (".*",)},
+  "remat": {"remat": "full"},
+  "rows": {"remat": "dots", "attention": "rows"},
+  "one_layer": {"overrides": {"llm.depth": 1}},
+  "gemma_2": {"overrides": {**_GEMMA_2, "llm.depth": 2, "llm.sliding_window": 4}},
+  "window_of_the_last": {"overrides": {"llm.sliding_window": 4, "llm.num_kv_heads": 2}},
+  "dora": {"lora": variants.Lora(rank=2, alpha=4.0, dora=True, targets=("llm/layers/.*",))},
+  "packed": {"packed": "int8", "packed_names": (".*",)},
 }
 _QUICK = {"xla_backend_optimization_level": 0}
 
@@ -40,9 +46,7 @@ def _config(changes):
 
 
 def _parameters(cfg):
-  return random_params.make(
-      cfg, size=0.2, adapter_size=0.1, scale=(0.1, 0.3), magnitude=(0.8, 1.2)
-  )
+  return random_params.make(cfg, size=0.2, adapter_size=0.1, scale=(0.1, 0.3), magnitude=(0.8, 1.2))
 
 
 def _batch():
@@ -68,9 +72,7 @@ def _outcomes(cfg):
   @functools.partial(jax.jit, compiler_options=_QUICK)
   def run():
     prefill = functools.partial(paligemma.prefill, cache_len=15)
-    features = paligemma.text_features(
-        cfg, params, image, text, mask_ar, mask_input_BT=mask_input
-    )
+    features = paligemma.text_features(cfg, params, image, text, mask_ar, mask_input_BT=mask_input)
     return features, loss(moving), prefill(cfg, params, image, text, mask_ar, mask_input)
 
   return run()

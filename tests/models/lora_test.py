@@ -17,21 +17,22 @@ from tests.models import random_params
 
 _ALL = ("llm/layers/.*", "img/.*")
 _SMALL = {
-    "img": dict(width=64, depth=2, mlp_dim=96, num_heads=4),
-    "llm": dict(width=128, depth=2, mlp_dim=192, num_heads=4, num_kv_heads=1, head_dim=32,
-                vocab_size=80),
+  "img": dict(width=64, depth=2, mlp_dim=96, num_heads=4),
+  "llm": dict(
+    width=128, depth=2, mlp_dim=192, num_heads=4, num_kv_heads=1, head_dim=32, vocab_size=80
+  ),
 }
 _KINDS = {
-    "lora": dict(lora=variants.Lora(rank=4, targets=_ALL)),
-    "rslora, some": dict(
-        lora=variants.Lora(rank=4, alpha=3.0, rslora=True, targets=(".*/kv_einsum/w", ".*linear"))
-    ),
-    "dora": dict(lora=variants.Lora(rank=4, dora=True, targets=_ALL)),
-    "nf4": dict(packed="nf4", packed_names=(".*",)),
-    "nf4 lora": dict(lora=variants.Lora(rank=4, targets=_ALL), packed="nf4", packed_names=(".*",)),
-    "int8 dora": dict(
-        lora=variants.Lora(rank=4, dora=True, targets=_ALL), packed="int8", packed_names=(".*",)
-    ),
+  "lora": dict(lora=variants.Lora(rank=4, targets=_ALL)),
+  "rslora, some": dict(
+    lora=variants.Lora(rank=4, alpha=3.0, rslora=True, targets=(".*/kv_einsum/w", ".*linear"))
+  ),
+  "dora": dict(lora=variants.Lora(rank=4, dora=True, targets=_ALL)),
+  "nf4": dict(packed="nf4", packed_names=(".*",)),
+  "nf4 lora": dict(lora=variants.Lora(rank=4, targets=_ALL), packed="nf4", packed_names=(".*",)),
+  "int8 dora": dict(
+    lora=variants.Lora(rank=4, dora=True, targets=_ALL), packed="int8", packed_names=(".*",)
+  ),
 }
 
 
@@ -55,8 +56,8 @@ def _moved(params):
   """With adapters that do something."""
   rng = np.random.default_rng(1)
   return {
-      name: x + 0.1 * rng.normal(size=x.shape).astype(np.float32) if "lora_" in name else x
-      for name, x in params.items()
+    name: x + 0.1 * rng.normal(size=x.shape).astype(np.float32) if "lora_" in name else x
+    for name, x in params.items()
   }
 
 
@@ -102,14 +103,17 @@ def test_adapters_stand_beside_what_they_adapt():
 
 
 def test_what_is_made_from_scratch_has_every_part():
-  cfg = _config(lora=variants.Lora(rank=2, dora=True, targets=(".*linear",)), packed="int4",
-                packed_names=(".*linear", "llm/embedder/.*"))
+  cfg = _config(
+    lora=variants.Lora(rank=2, dora=True, targets=(".*linear",)),
+    packed="int4",
+    packed_names=(".*linear", "llm/embedder/.*"),
+  )
   options = {"xla_backend_optimization_level": 0}
   made = jax.jit(paligemma.init_params, static_argnums=0, compiler_options=options)
   params = made(cfg, jax.random.key(0))
   shapes = paligemma.param_shapes(cfg)
   assert {n: (x.shape, x.dtype) for n, x in params.items()} == {
-      n: (x.shape, x.dtype) for n, x in shapes.items()
+    n: (x.shape, x.dtype) for n, x in shapes.items()
   }
   assert "llm/layers/mlp/linear_int4_scale" in params and "llm/layers/mlp/linear" not in params
   leaf = _published(cfg, params)["llm/layers/mlp/linear"]
@@ -138,9 +142,7 @@ def test_fresh_dora_changes_nothing_but_rounding(kind):
 def test_fresh_adapters_are_drawn_from_the_key_and_their_b_is_zero():
   cfg, params = _params("lora")
   cfg = cfg.replace(lora=cfg.lora.replace(targets=("llm/layers/mlp/.*",)))
-  one, same, other = (
-      paligemma.fresh_adapters(cfg, params, jax.random.key(k)) for k in (0, 0, 1)
-  )
+  one, same, other = (paligemma.fresh_adapters(cfg, params, jax.random.key(k)) for k in (0, 0, 1))
   assert set(one) == {name for name in params if "mlp" in name and "lora_" in name}
   for name, leaf in one.items():
     np.testing.assert_array_equal(leaf, same[name])
@@ -171,8 +173,8 @@ def test_heads_of_the_fused_kind_are_adapted_too():
   cfg = _config(overrides, lora=variants.Lora(rank=2, targets=(".*qkv_einsum/w",)))
   rng = np.random.default_rng(0)
   params = {
-      name: 0.1 * rng.normal(size=leaf.shape).astype(np.float32)
-      for name, leaf in paligemma.param_shapes(cfg).items()
+    name: 0.1 * rng.normal(size=leaf.shape).astype(np.float32)
+    for name, leaf in paligemma.param_shapes(cfg).items()
   }
   assert params["llm/layers/attn/qkv_einsum/lora_b"].shape == (2, 3, 2, 4, 32)
   want = _logits(cfg, params)
@@ -196,7 +198,7 @@ def test_a_kept_input_is_scaled_so_that_the_mean_stays():
   a, b = rng.normal(size=(2, 64, 64)).astype(np.float32)
   keep = {"lora_key": jax.random.key_data(jax.random.key(3)), "lora_keep": jnp.float32(0.8)}
   w = linear.Weight(
-      (64, 64), jnp.float32, {"w": jnp.zeros((64, 64)), "lora_a": a, "lora_b": b, **keep}
+    (64, 64), jnp.float32, {"w": jnp.zeros((64, 64)), "lora_a": a, "lora_b": b, **keep}
   )
   x = jnp.ones((4000, 64))
   found = linear.product("XD,DF->XF", x, w).mean(axis=0)
@@ -216,13 +218,13 @@ def test_packing_covers_all_matrices_and_the_table():
 
 
 @pytest.mark.parametrize(
-    "settings, message",
-    [
-        (dict(lora=variants.Lora(rank=2, targets=("llm/layers/atn/.*",))), "lora.targets.*atn"),
-        (dict(lora=variants.Lora(rank=2, targets=("llm/embedder/.*",))), "lora.targets.*embedder"),
-        (dict(packed="nf5", packed_names=(".*",)), "Unknown model.packed 'nf5'.*nf4"),
-        (dict(packed="nf4", packed_names=(".*scale",)), "model.packed_names.*scale"),
-    ],
+  "settings, message",
+  [
+    (dict(lora=variants.Lora(rank=2, targets=("llm/layers/atn/.*",))), "lora.targets.*atn"),
+    (dict(lora=variants.Lora(rank=2, targets=("llm/embedder/.*",))), "lora.targets.*embedder"),
+    (dict(packed="nf5", packed_names=(".*",)), "Unknown model.packed 'nf5'.*nf4"),
+    (dict(packed="nf4", packed_names=(".*scale",)), "model.packed_names.*scale"),
+  ],
 )
 def test_what_matches_no_matrix_is_named(settings, message):
   with pytest.raises(errors.ConfigError, match=message):

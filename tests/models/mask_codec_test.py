@@ -11,7 +11,7 @@ from paligemma_jax.regions import codec_recipe
 from paligemma_jax.regions import mask_codec
 from paligemma_jax.regions import seg
 from paligemma_jax.sources import masks as mask_sources
-from tests.core import mask_codec_test
+from tests.regions import mask_codec_test
 
 
 def _masks(num, seed=0):
@@ -32,7 +32,7 @@ def test_jax_equals_numpy_on_random_weights_in_the_published_layout(sizes):
   assert decoded.std() > 0.01 * scale > 0  # Or the comparison would say little.
   # Sums of up to 4608 terms in another order.
   np.testing.assert_allclose(
-      jax.jit(jax_codec.decode)(w, codes), decoded, rtol=0, atol=1e-4 * scale
+    jax.jit(jax_codec.decode)(w, codes), decoded, rtol=0, atol=1e-4 * scale
   )
 
 
@@ -40,17 +40,17 @@ def test_jax_equals_numpy_on_random_weights_in_the_published_layout(sizes):
 def test_training_learns_to_paint_what_it_is_shown():
   """A dozen steps on eight masks, with codes from the start; the shipped codec took 3 200."""
   recipe = codec_recipe.CodecRecipe(
-      source=mask_sources.Masks(num_rows=8),
-      held_out=mask_sources.Masks("held_out", num_rows=4),
-      num_codes=16,
-      code_dim=8,
-      encoder=(4, 4, 8, 8),
-      decoder=(8, 8, 4, 4, 4),
-      steps=12,
-      plain_steps=0,  # So that one program is compiled, not two.
-      batch_size=8,
-      lr=1e-2,
-      report_every=1,
+    source=mask_sources.Masks(num_rows=8),
+    held_out=mask_sources.Masks("held_out", num_rows=4),
+    num_codes=16,
+    code_dim=8,
+    encoder=(4, 4, 8, 8),
+    decoder=(8, 8, 4, 4, 4),
+    steps=12,
+    plain_steps=0,  # So that one program is compiled, not two.
+    batch_size=8,
+    lr=1e-2,
+    report_every=1,
   )
   rows = recipe.source.open()
   masks = np.stack([seg.to_square(rows[i]["mask"]) for i in range(len(rows))])

@@ -13,9 +13,15 @@ from paligemma_jax.models import variants
 
 def _config():
   sizes = {
-      "img": {"width": 16, "depth": 2, "mlp_dim": 32, "num_heads": 2},
-      "llm": {"width": 16, "depth": 3, "mlp_dim": 32, "num_heads": 2, "head_dim": 8,
-              "vocab_size": 64},
+    "img": {"width": 16, "depth": 2, "mlp_dim": 32, "num_heads": 2},
+    "llm": {
+      "width": 16,
+      "depth": 3,
+      "mlp_dim": 32,
+      "num_heads": 2,
+      "head_dim": 8,
+      "vocab_size": 64,
+    },
   }
   return variants.get("tiny", res=28, dtype="bfloat16", remat="full", overrides=sizes)
 
@@ -52,8 +58,7 @@ def test_gradients_are_the_same_bits():
   names = linear.with_offsets(shapes)
   moving = {n: p for n, p in params.items() if n not in names}
   moving |= {
-      f"{n}{linear.OFFSET}": jnp.zeros(params[n].shape, jnp.bfloat16)
-      for n in (*names, linear.TABLE)
+    f"{n}{linear.OFFSET}": jnp.zeros(params[n].shape, jnp.bfloat16) for n in (*names, linear.TABLE)
   }
   through = gradients(moving, {n: params[n] for n in names})
   for name in names:

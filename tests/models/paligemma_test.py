@@ -40,7 +40,7 @@ _image_tokens = jax.jit(paligemma.image_tokens, static_argnums=0)
 @functools.partial(jax.jit, static_argnums=0)
 def _features(cfg, params, image, text, mask_ar, mask_input=None, key=None):
   return paligemma.text_features(
-      cfg, params, image, text, mask_ar, mask_input_BT=mask_input, dropout_key=key
+    cfg, params, image, text, mask_ar, mask_input_BT=mask_input, dropout_key=key
   )
 
 
@@ -60,7 +60,7 @@ def test_init_gives_float32_of_the_stated_shapes_and_sane_sizes():
   shapes = paligemma.param_shapes(_config())
   assert list(shapes) == sorted(shapes)
   assert {k: (v.shape, v.dtype) for k, v in _params().items()} == {
-      k: (v.shape, np.float32) for k, v in shapes.items()
+    k: (v.shape, np.float32) for k, v in shapes.items()
   }
   image, text = _batch()
   tokens = _image_tokens(_config(), _params(), image)
@@ -79,7 +79,7 @@ def test_several_images_are_their_tokens_one_after_the_other():
   assert np.abs(singles[0] - singles[1]).max() > 0.1
   got = _features(_config(), _params(), frames, text, _MASK_AR)
   want = jax.jit(functools.partial(paligemma.text_features, _config()))(
-      _params(), None, text, _MASK_AR, img_tokens=jnp.concatenate(singles, axis=1)
+    _params(), None, text, _MASK_AR, img_tokens=jnp.concatenate(singles, axis=1)
   )
   np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
 

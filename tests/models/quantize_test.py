@@ -60,9 +60,7 @@ def test_a_table_is_packed_along_its_rows(kind):
   np.testing.assert_array_equal(codes, same.T)
   np.testing.assert_array_equal(scale, same_scale.T)
   rows = np.array([7, 0, 7])
-  found = quantize.unpack(
-      codes[rows], scale[rows], kind, size=128, dtype=jnp.float32, axis=-1
-  )
+  found = quantize.unpack(codes[rows], scale[rows], kind, size=128, dtype=jnp.float32, axis=-1)
   whole = quantize.unpack(codes, scale, kind, size=128, dtype=jnp.float32, axis=-1)
   np.testing.assert_array_equal(found, whole[rows])
 

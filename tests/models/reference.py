@@ -13,19 +13,19 @@ NUM_IMAGE_TOKENS = 16
 
 _VIT = variants.Vit(width=64, depth=2, mlp_dim=128, num_heads=4)
 _TINY = variants.Gemma(
-    width=64, depth=2, mlp_dim=128, num_heads=4, num_kv_heads=1, head_dim=16, vocab_size=1200
+  width=64, depth=2, mlp_dim=128, num_heads=4, num_kv_heads=1, head_dim=16, vocab_size=1200
 )
 _BV = {
-    "tiny": _TINY,
-    "tiny2": _TINY.replace(
-        width=96,
-        num_kv_heads=2,
-        post_norms=True,
-        query_scale="width_per_head",
-        attn_softcap=5.0,
-        final_softcap=15.0,
-    ),
-    "tinymha": _TINY.replace(num_kv_heads=4),
+  "tiny": _TINY,
+  "tiny2": _TINY.replace(
+    width=96,
+    num_kv_heads=2,
+    post_norms=True,
+    query_scale="width_per_head",
+    attn_softcap=5.0,
+    final_softcap=15.0,
+  ),
+  "tinymha": _TINY.replace(num_kv_heads=4),
 }
 BV_NAMES = tuple(_BV)
 HF_NAMES = ("hf_paligemma", "hf_paligemma2")
@@ -46,9 +46,9 @@ def hf_model(name):
   """(float32 config, parameters, golden arrays) of a transformers model."""
   weights = load.open_weights(golden_files.path(name))
   cfg = variants.ModelConfig(
-      img=variants.Vit(**weights.sizes["img"]),
-      llm=variants.Gemma(**weights.sizes["llm"]),
-      res=weights.sizes["res"],
+    img=variants.Vit(**weights.sizes["img"]),
+    llm=variants.Gemma(**weights.sizes["llm"]),
+    res=weights.sizes["res"],
   )
   params = load.load_params(weights, weights.entries, dtype=jnp.float32)
   return cfg, params, arrays(f"{name}/golden.npz")

@@ -11,10 +11,10 @@ from paligemma_jax.models import variants
 
 # Parameters of the towers as their authors publish them (Gemma's vocabulary is 256 000 there).
 _GEMMA_SUMS = {
-    "paligemma_3b": 2_506_172_416,
-    "paligemma2_3b": 2_614_341_888,
-    "paligemma2_10b": 9_241_705_984,
-    "paligemma2_28b": 27_227_128_320,
+  "paligemma_3b": 2_506_172_416,
+  "paligemma2_3b": 2_614_341_888,
+  "paligemma2_10b": 9_241_705_984,
+  "paligemma2_28b": 27_227_128_320,
 }
 _SO400M_SUM = 412_442_352
 _LOC_AND_SEG = 1024 + 128
@@ -50,12 +50,12 @@ def test_image_tokens_per_resolution(res, num_tokens):
 
 def test_settings_reach_the_config():
   cfg = variants.get(
-      "paligemma2_3b",
-      res=448,
-      vocab_size=300,
-      final_softcap=30.0,
-      dropout=0.1,
-      overrides={"llm.depth": 2, "img": {"depth": 3}},
+    "paligemma2_3b",
+    res=448,
+    vocab_size=300,
+    final_softcap=30.0,
+    dropout=0.1,
+    overrides={"llm.depth": 2, "img": {"depth": 3}},
   )
   assert (cfg.llm.vocab_size, cfg.llm.final_softcap, cfg.llm.depth) == (300, 30.0, 2)
   assert (cfg.img.depth, cfg.dropout, cfg.llm.width) == (3, 0.1, 2304)
@@ -69,30 +69,30 @@ def test_published_transfers_have_no_final_softcap_and_gemma_2_caps_attention():
 
 
 @pytest.mark.parametrize(
-    "changes, said",
-    [
-        (dict(variant="paligemma2_3B"), "Did you mean 'paligemma2_3b'"),
-        (dict(res=225), "multiple of the patch size 14"),
-        (dict(dtype="bf16"), "Did you mean 'bfloat16'"),
-        (dict(remat="ful"), "Did you mean 'full'"),
-        (dict(dropout=1.5), "not in [0, 1)"),
-        (dict(overrides={"llm.dept": 2}), "Did you mean 'depth'"),
-        (dict(overrides={"lm.depth": 2}), "Did you mean 'llm'"),
-        (dict(overrides={"llm.num_kv_heads": 3}), "does not divide"),
-        (dict(overrides={"llm.depth": 0}), "not a positive whole number"),
-        (dict(overrides={"img.num_heads": 5}), "does not divide img.width=128"),
-        (dict(overrides={"llm.query_scale": "head"}), "Did you mean 'head_dim'"),
-        (dict(overrides={"llm.depth": 10**9}), "llm.depth=1000000000 is more than any model has"),
-        (dict(overrides={"img.width": 1 << 40}), "img.width="),
-        (dict(vocab_size=1 << 40), "llm.vocab_size="),
-        (dict(res=14 << 20), "model.res=14680064 is more than any model has"),
-        (dict(overrides={"llm.depth": True}), "llm.depth=True is not a positive whole number"),
-        (dict(overrides={"llm.depth": 2.0}), "llm.depth=2.0 is not a positive whole number"),
-        (dict(overrides={"llm.attn_softcap": float("nan")}), "llm.attn_softcap=nan is not a"),
-        (dict(overrides={"llm.final_softcap": float("inf")}), "llm.final_softcap=inf is not"),
-        (dict(overrides={"llm.final_softcap": -1.0}), "llm.final_softcap=-1.0 is negative"),
-        (dict(final_softcap=float("nan")), "llm.final_softcap=nan is not a finite number"),
-    ],
+  "changes, said",
+  [
+    (dict(variant="paligemma2_3B"), "Did you mean 'paligemma2_3b'"),
+    (dict(res=225), "multiple of the patch size 14"),
+    (dict(dtype="bf16"), "Did you mean 'bfloat16'"),
+    (dict(remat="ful"), "Did you mean 'full'"),
+    (dict(dropout=1.5), "not in [0, 1)"),
+    (dict(overrides={"llm.dept": 2}), "Did you mean 'depth'"),
+    (dict(overrides={"lm.depth": 2}), "Did you mean 'llm'"),
+    (dict(overrides={"llm.num_kv_heads": 3}), "does not divide"),
+    (dict(overrides={"llm.depth": 0}), "not a positive whole number"),
+    (dict(overrides={"img.num_heads": 5}), "does not divide img.width=128"),
+    (dict(overrides={"llm.query_scale": "head"}), "Did you mean 'head_dim'"),
+    (dict(overrides={"llm.depth": 10**9}), "llm.depth=1000000000 is more than any model has"),
+    (dict(overrides={"img.width": 1 << 40}), "img.width="),
+    (dict(vocab_size=1 << 40), "llm.vocab_size="),
+    (dict(res=14 << 20), "model.res=14680064 is more than any model has"),
+    (dict(overrides={"llm.depth": True}), "llm.depth=True is not a positive whole number"),
+    (dict(overrides={"llm.depth": 2.0}), "llm.depth=2.0 is not a positive whole number"),
+    (dict(overrides={"llm.attn_softcap": float("nan")}), "llm.attn_softcap=nan is not a"),
+    (dict(overrides={"llm.final_softcap": float("inf")}), "llm.final_softcap=inf is not"),
+    (dict(overrides={"llm.final_softcap": -1.0}), "llm.final_softcap=-1.0 is negative"),
+    (dict(final_softcap=float("nan")), "llm.final_softcap=nan is not a finite number"),
+  ],
 )
 def test_what_does_not_fit_is_named(changes, said):
   settings = {"variant": "tiny", "res": 224, **changes}

@@ -12,17 +12,18 @@ from paligemma_jax.core import errors
 from paligemma_jax.multihost import gather
 
 ARRAYS = hnp.arrays(
-    st.sampled_from([np.uint8, np.int32, np.int64, np.float32, np.bool_]),
-    hnp.array_shapes(min_dims=0, max_dims=3, max_side=3),
-    elements={"allow_nan": False},
+  st.sampled_from([np.uint8, np.int32, np.int64, np.float32, np.bool_]),
+  hnp.array_shapes(min_dims=0, max_dims=3, max_side=3),
+  elements={"allow_nan": False},
 )
 NUMBERS = st.booleans() | st.integers() | st.floats(allow_nan=False)
 LEAVES = st.none() | NUMBERS | st.text() | st.binary()
 VALUES = st.recursive(
-    LEAVES,
-    lambda inner: st.lists(inner) | st.lists(inner).map(tuple)
-    | st.dictionaries(st.text() | st.integers(), inner),
-    max_leaves=12,
+  LEAVES,
+  lambda inner: (
+    st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text() | st.integers(), inner)
+  ),
+  max_leaves=12,
 )
 
 

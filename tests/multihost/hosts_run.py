@@ -148,15 +148,26 @@ def two_folders(port, count, index):
 
 
 STORIES = {
-    f.__name__: f
-    for f in (
-        values, missing, other_count, same_number, bad_row, mistake, frozen, stuck, stopped, agree,
-        differ, one_folder, two_folders,
-    )
+  f.__name__: f
+  for f in (
+    values,
+    missing,
+    other_count,
+    same_number,
+    bad_row,
+    mistake,
+    frozen,
+    stuck,
+    stopped,
+    agree,
+    differ,
+    one_folder,
+    two_folders,
+  )
 }
 STORIES |= {
-    "killed0": lambda *a: killed(*a, who=0),
-    "killed1": lambda *a: killed(*a, who=1),
+  "killed0": lambda *a: killed(*a, who=0),
+  "killed1": lambda *a: killed(*a, who=1),
 }
 
 if __name__ == "__main__":

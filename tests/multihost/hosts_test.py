@@ -17,11 +17,14 @@ def run(story, count=3, **env):
   port = channel.free_port()
   begin = time.monotonic()
   processes = [
-      subprocess.Popen(
-          [sys.executable, "-m", "tests.multihost.hosts_run", str(port), str(count), str(i), story],
-          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env={**os.environ, **env},
-      )
-      for i in range(count)
+    subprocess.Popen(
+      [sys.executable, "-m", "tests.multihost.hosts_run", str(port), str(count), str(i), story],
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      env={**os.environ, **env},
+    )
+    for i in range(count)
   ]
   ended = []
   try:

@@ -28,15 +28,22 @@ for env in json.loads(sys.argv[1]):
 print(json.dumps(found))
 """
 _SLURM = {
-    "SLURM_JOB_ID": "70000", "SLURM_STEP_NODELIST": "gpu[07-09,12]", "SLURM_NTASKS": "4",
-    "SLURM_PROCID": "2", "SLURM_LOCALID": "1",
+  "SLURM_JOB_ID": "70000",
+  "SLURM_STEP_NODELIST": "gpu[07-09,12]",
+  "SLURM_NTASKS": "4",
+  "SLURM_PROCID": "2",
+  "SLURM_LOCALID": "1",
 }
 _OPEN_MPI = {
-    "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
-    "OMPI_COMM_WORLD_SIZE": "2", "OMPI_COMM_WORLD_RANK": "1", "OMPI_COMM_WORLD_LOCAL_RANK": "0",
+  "OMPI_MCA_orte_hnp_uri": "1531576320.0;tcp://10.96.0.1,10.148.0.1:34911",
+  "OMPI_COMM_WORLD_SIZE": "2",
+  "OMPI_COMM_WORLD_RANK": "1",
+  "OMPI_COMM_WORLD_LOCAL_RANK": "0",
 }
 _NAMED = {
-    "JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234", "JAX_NUM_PROCESSES": "3", "JAX_PROCESS_ID": "2",
+  "JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234",
+  "JAX_NUM_PROCESSES": "3",
+  "JAX_PROCESS_ID": "2",
 }
 
 
@@ -44,9 +51,12 @@ def found(*envs, **env):
   """What is found under each of the environments, one after the other."""
   plain = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "SLURM", "OMPI"))}
   done = subprocess.run(
-      [sys.executable, "-c", _FIND, json.dumps(envs)],
-      env={**plain, "JAX_PLATFORMS": "cpu", **env}, text=True, capture_output=True, check=False,
-      timeout=120,
+    [sys.executable, "-c", _FIND, json.dumps(envs)],
+    env={**plain, "JAX_PLATFORMS": "cpu", **env},
+    text=True,
+    capture_output=True,
+    check=False,
+    timeout=120,
   )
   assert done.returncode == 0, done.stderr
   return json.loads(done.stdout.splitlines()[-1])
@@ -55,13 +65,13 @@ def found(*envs, **env):
 @pytest.mark.slow  # A process with JAX.
 def test_schedulers_and_variables_name_the_hosts():
   alone, one, named, ipv6, slurm, one_of_slurm, mpi = found(
-      {},
-      {"JAX_NUM_PROCESSES": "1"},
-      _NAMED,
-      {**_NAMED, "JAX_COORDINATOR_ADDRESS": "[fd00::1]:1234"},
-      _SLURM,
-      {**_SLURM, "JAX_NUM_PROCESSES": "1"},
-      _OPEN_MPI,
+    {},
+    {"JAX_NUM_PROCESSES": "1"},
+    _NAMED,
+    {**_NAMED, "JAX_COORDINATOR_ADDRESS": "[fd00::1]:1234"},
+    _SLURM,
+    {**_SLURM, "JAX_NUM_PROCESSES": "1"},
+    _OPEN_MPI,
   )
   assert alone[1] is None and one[1] == 1 and one_of_slurm[1] == 1
   assert named == [["10.0.0.1", 1234], 3, 2, None]
@@ -74,11 +84,11 @@ def test_schedulers_and_variables_name_the_hosts():
 @pytest.mark.slow  # A process with JAX.
 def test_variables_that_are_missing_or_wrong_are_named():
   missing, text, negative, outside, port = found(
-      {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234", "JAX_NUM_PROCESSES": "2"},
-      {**_NAMED, "JAX_NUM_PROCESSES": "two"},
-      {**_NAMED, "JAX_PROCESS_ID": "-1"},
-      {**_NAMED, "JAX_PROCESS_ID": "3"},
-      {**_NAMED, "JAX_COORDINATOR_ADDRESS": "10.0.0.1"},
+    {"JAX_COORDINATOR_ADDRESS": "10.0.0.1:1234", "JAX_NUM_PROCESSES": "2"},
+    {**_NAMED, "JAX_NUM_PROCESSES": "two"},
+    {**_NAMED, "JAX_PROCESS_ID": "-1"},
+    {**_NAMED, "JAX_PROCESS_ID": "3"},
+    {**_NAMED, "JAX_COORDINATOR_ADDRESS": "10.0.0.1"},
   )
   for kind, _ in (missing, text, negative, outside, port):
     assert kind == "ConfigError"
@@ -93,8 +103,9 @@ class _Metadata(http.server.BaseHTTPRequestHandler):
   """What the metadata server of the second VM of a Cloud TPU slice says."""
 
   values: ClassVar = {
-      "agent-worker-number": "1", "worker-network-endpoints": "10.1.0.2,10.1.0.3",
-      "tpu-env": "WORKER_ID: '1'\nACCELERATOR_TYPE: 'v5litepod-16'",
+    "agent-worker-number": "1",
+    "worker-network-endpoints": "10.1.0.2,10.1.0.3",
+    "tpu-env": "WORKER_ID: '1'\nACCELERATOR_TYPE: 'v5litepod-16'",
   }
 
   def do_GET(self):
@@ -113,10 +124,11 @@ def test_the_hosts_of_a_cloud_tpu_slice_are_those_of_its_metadata_or_of_gke():
   threading.Thread(target=server.serve_forever, daemon=True).start()
   try:
     vm, gke, one = found(
-        {},
-        {"TPU_WORKER_HOSTNAMES": "localhost,b,c", "TPU_WORKER_ID": "2"},
-        {"JAX_NUM_PROCESSES": "1"},
-        GCE_METADATA_IP=f"127.0.0.1:{server.server_port}", JAX_FORCE_TPU_INIT="1",
+      {},
+      {"TPU_WORKER_HOSTNAMES": "localhost,b,c", "TPU_WORKER_ID": "2"},
+      {"JAX_NUM_PROCESSES": "1"},
+      GCE_METADATA_IP=f"127.0.0.1:{server.server_port}",
+      JAX_FORCE_TPU_INIT="1",
     )
   finally:
     server.shutdown()

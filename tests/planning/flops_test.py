@@ -19,8 +19,12 @@ def test_a_product_is_two_operations_per_multiply_add():
 
 
 def test_batch_dims_multiply_and_contracted_ones_count_once():
-  assert _count(lambda x, w: jnp.einsum("bij,bjk->bik", x, w), jnp.zeros((7, 3, 4)),
-                jnp.zeros((7, 4, 5))) == 7 * _ONE
+  assert (
+    _count(
+      lambda x, w: jnp.einsum("bij,bjk->bik", x, w), jnp.zeros((7, 3, 4)), jnp.zeros((7, 4, 5))
+    )
+    == 7 * _ONE
+  )
 
 
 def test_the_body_of_a_scan_counts_as_often_as_it_runs():
@@ -42,7 +46,7 @@ def test_products_inside_jit_and_of_branches_are_found():
   assert _count(jax.jit(lambda x, w: x @ w), _X, _W) == _ONE
 
   def choose(flag, x, w):
-    return jax.lax.cond(flag, lambda: x @ w, lambda: (x @ w + x @ w))
+    return jax.lax.cond(flag, lambda: x @ w, lambda: x @ w + x @ w)
 
   assert _count(choose, True, _X, _W) == 2 * _ONE
 
@@ -52,7 +56,7 @@ def test_a_convolution_counts_every_window():
 
   def conv(x, k):
     return jax.lax.conv_general_dilated(
-        x, k, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
+      x, k, (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
   assert _count(conv, image, kernel) == 2 * (4 * 4 * 5) * (2 * 2 * 3)

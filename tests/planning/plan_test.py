@@ -54,8 +54,8 @@ def test_a_compiler_that_dies_is_an_error_and_not_our_end(monkeypatch):
 def test_a_compiler_that_crashes_in_haste_is_asked_again_for_the_rest(tmp_path, monkeypatch):
   worker = tmp_path / "worker"
   worker.write_text(
-      '#!/bin/sh\n[ -z "$JAX_EXEC_TIME_OPTIMIZATION_EFFORT" ] && echo \'{"second": 2}\' && exit\n'
-      "echo '{\"first\": 1}'; kill -SEGV $$\n"
+    '#!/bin/sh\n[ -z "$JAX_EXEC_TIME_OPTIMIZATION_EFFORT" ] && echo \'{"second": 2}\' && exit\n'
+    "echo '{\"first\": 1}'; kill -SEGV $$\n"
   )
   worker.chmod(0o755)
   monkeypatch.setattr(runs.sys, "executable", str(worker))
@@ -71,18 +71,20 @@ def test_a_job_names_no_data():
 
 def test_times_come_from_the_slowest_of_three_limits():
   found = dict(
-      bytes=dict(arguments=800, outputs=100, temporaries=50), flops=4000, num_devices=2,
-      collectives={"all-gather": {"count": 1, "bytes": 30}},
+    bytes=dict(arguments=800, outputs=100, temporaries=50),
+    flops=4000,
+    num_devices=2,
+    collectives={"all-gather": {"count": 1, "bytes": 30}},
   )
   target = runs.targets.Target(
-      "tpu", "x", 2, flops_per_sec=1000.0, memory_bytes_per_sec=1000.0, link_bytes_per_sec=10.0
+    "tpu", "x", 2, flops_per_sec=1000.0, memory_bytes_per_sec=1000.0, link_bytes_per_sec=10.0
   )
   roofline = answer._roofline(found, target)
   assert roofline == dict(compute_secs=2.0, memory_secs=1.0, links_secs=3.0, step_secs=3.0)
 
 
 @pytest.mark.skipif(
-    importlib.util.find_spec("libtpu") is None, reason="needs pip install -r requirements-plan.txt"
+  importlib.util.find_spec("libtpu") is None, reason="needs pip install -r requirements-plan.txt"
 )
 def test_the_step_compiles_for_tpu_chips_that_are_not_there(config, capsys):
   overrides = ["--config.train.batch_size=8"]
@@ -94,10 +96,10 @@ def test_the_step_compiles_for_tpu_chips_that_are_not_there(config, capsys):
 
 
 @pytest.mark.parametrize(
-    "flag", ["--timeout=nan", "--timeout=0", "--effort=7", "--frames=-1", "--tries=-1"]
+  "flag", ["--timeout=nan", "--timeout=0", "--effort=7", "--frames=-1", "--tries=-1"]
 )
 def test_a_number_that_means_nothing_is_a_usage_error_before_anything_is_compiled(
-    flag, config, capsys
+  flag, config, capsys
 ):
   with pytest.raises(SystemExit) as exit_info:
     plan.main(["--config", config, flag])

@@ -22,8 +22,11 @@ def quick_compiler():
 @functools.cache
 def _measured(compiled=True, frames=0, target="local", **train):
   return program.measure(
-      small.config(**train), targets.get(target), frames=frames, num_supervised=0,
-      compiled=compiled,
+    small.config(**train),
+    targets.get(target),
+    frames=frames,
+    num_supervised=0,
+    compiled=compiled,
   )
 
 
@@ -45,7 +48,7 @@ def test_the_total_is_the_sum_of_what_is_held_at_once():
   # The state is donated: what comes out lies where it came in.
   assert sizes["aliased"] >= 0.9 * sizes["outputs"]
   assert sizes["total"] == (
-      sizes["arguments"] + sizes["outputs"] - sizes["aliased"] + sizes["temporaries"]
+    sizes["arguments"] + sizes["outputs"] - sizes["aliased"] + sizes["temporaries"]
   )
 
 
@@ -86,9 +89,7 @@ def test_activations_are_what_the_layers_keep_and_too_little_memory_is_refused(m
   monkeypatch.setattr(program, "_devices", lambda target: (devices, 1000))
   config = small.config()
   config.model.remat = "full"
-  found = program.measure(
-      config, targets.get("local"), frames=0, num_supervised=0, compiled=True
-  )
+  found = program.measure(config, targets.get("local"), frames=0, num_supervised=0, compiled=True)
   sizes = small.OVERRIDES["llm"]
   carry = sizes["depth"] * 4 * 16 * sizes["width"] * 4  # One input per layer, 4 + 12 positions.
   assert carry <= found["activations"] < _measured()["activations"] / 3

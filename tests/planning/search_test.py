@@ -57,9 +57,9 @@ class Devices:
     arguments = state["parts"]["parameters"] + state["parts"]["optimizer"]
     total = arguments + temporaries
     return {
-        **state,
-        "bytes": dict(arguments=arguments, temporaries=temporaries, total=total),
-        "fits": total <= _LIMIT,
+      **state,
+      "bytes": dict(arguments=arguments, temporaries=temporaries, total=total),
+      "fits": total <= _LIMIT,
     }
 
 
@@ -118,11 +118,16 @@ def test_no_more_is_compiled_than_allowed(config):
 
 def test_a_config_without_tune_gets_keys_instead(tmp_path):
   path = tmp_path / "run.py"
-  path.write_text(_CONFIG.replace(', tune: str = "full_adam"', "").replace("tune ==", "'' ==")
-                  .replace("tune !=", "'' =="))
+  path.write_text(
+    _CONFIG.replace(', tune: str = "full_adam"', "")
+    .replace("tune ==", "'' ==")
+    .replace("tune !=", "'' ==")
+  )
   changes = list(search._other_bases(search.Change(str(path), ())))
   assert [c.words[0] for c in changes] == [
-      "optim.mu_dtype=bfloat16", "optim.freeze=('img/.*',)", "optim.name=sgd"
+    "optim.mu_dtype=bfloat16",
+    "optim.freeze=('img/.*',)",
+    "optim.name=sgd",
   ]
   for change in changes:
     configs.load(change.path, change.overrides)
@@ -141,10 +146,10 @@ def test_remedies_are_the_changes_in_the_order_of_the_search_where_nothing_is_me
     return search.remedies(start, num_row_shards=num_row_shards)
 
   assert remedies("none", 8) == [
-      "--config.model.remat=full",
-      "--config.train.accum=2",
-      f"--config {config}:tune=lora",
-      "--config.train.batch_size=32",
+    "--config.model.remat=full",
+    "--config.train.accum=2",
+    f"--config {config}:tune=lora",
+    "--config.train.batch_size=32",
   ]
   # 64 rows in 64 parts leave nothing to cut further.
   assert remedies("full", 64) == [f"--config {config}:tune=lora"]

@@ -5,10 +5,8 @@ from paligemma_jax import sources
 from paligemma_jax.config import load as configs
 
 OVERRIDES = {
-    "img": {"width": 16, "depth": 2, "mlp_dim": 32, "num_heads": 2},
-    "llm": {
-        "width": 16, "depth": 3, "mlp_dim": 32, "num_heads": 2, "head_dim": 8, "vocab_size": 64
-    },
+  "img": {"width": 16, "depth": 2, "mlp_dim": 32, "num_heads": 2},
+  "llm": {"width": 16, "depth": 3, "mlp_dim": 32, "num_heads": 2, "head_dim": 8, "vocab_size": 64},
 }
 
 

@@ -7,20 +7,20 @@ from paligemma_jax.planning import targets
 
 
 @pytest.mark.parametrize(
-    "name, chips, topology",
-    [
-        ("v5e-1", 1, "v5e:1x1"),
-        ("v5e-4", 4, "v5e:2x2"),
-        ("v5e-8", 8, "v5e:2x4"),
-        ("v5e-256", 256, "v5e:16x16"),
-        ("v5p-8", 4, "v5p:2x2x1"),
-        ("v5p-16", 8, "v5p:2x2x2"),
-        ("v6e-8", 8, "v6e:2x4"),
-        ("h100", 1, "h100"),
-        ("H100-80G", 1, "h100"),
-        ("l4x4", 4, "l4"),
-        ("a100-40", 1, "a100-40"),
-    ],
+  "name, chips, topology",
+  [
+    ("v5e-1", 1, "v5e:1x1"),
+    ("v5e-4", 4, "v5e:2x2"),
+    ("v5e-8", 8, "v5e:2x4"),
+    ("v5e-256", 256, "v5e:16x16"),
+    ("v5p-8", 4, "v5p:2x2x1"),
+    ("v5p-16", 8, "v5p:2x2x2"),
+    ("v6e-8", 8, "v6e:2x4"),
+    ("h100", 1, "h100"),
+    ("H100-80G", 1, "h100"),
+    ("l4x4", 4, "l4"),
+    ("a100-40", 1, "a100-40"),
+  ],
 )
 def test_a_name_says_chips_and_topology(name, chips, topology):
   target = targets.get(name)
@@ -29,14 +29,14 @@ def test_a_name_says_chips_and_topology(name, chips, topology):
 
 
 @pytest.mark.parametrize(
-    "name, message",
-    [
-        ("v5e", "Did you mean 'v5e-"),
-        ("v5e-3", "powers of two"),
-        ("v5p-4", "from v5p-8 on"),
-        ("h10", "Did you mean 'h100"),
-        ("tpu", "v5e, v5p, v6e"),
-    ],
+  "name, message",
+  [
+    ("v5e", "Did you mean 'v5e-"),
+    ("v5e-3", "powers of two"),
+    ("v5p-4", "from v5p-8 on"),
+    ("h10", "Did you mean 'h100"),
+    ("tpu", "v5e, v5p, v6e"),
+  ],
 )
 def test_a_name_that_means_nothing_is_an_error(name, message):
   with pytest.raises(errors.ConfigError, match=message):

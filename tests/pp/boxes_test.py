@@ -22,8 +22,8 @@ def test_shares_become_tokens_in_the_order_y_x():
 
 
 @pytest.mark.parametrize(
-    "order, box",
-    [("yxyx", (20, 10, 80, 30)), ("xyxy", (10, 20, 30, 80)), ("xywh", (10, 20, 20, 60))],
+  "order, box",
+  [("yxyx", (20, 10, 80, 30)), ("xyxy", (10, 20, 30, 80)), ("xywh", (10, 20, 20, 60))],
 )
 def test_pixel_boxes_are_of_the_picture_as_decoded(order, box):
   row = {"image": np.zeros((100, 40, 3), np.uint8), "boxes": [box], "labels": ["cat"]}
@@ -39,8 +39,8 @@ def test_one_label_serves_all_boxes_and_no_box_is_no_text():
 
 
 @pytest.mark.parametrize(
-    "boxes",
-    [[(0, 0, 2, 1)], [(0.5, 0, 0.1, 1)], [(0, 0, 1)], ["abcd"], "x", [(0, 0, 1, float("nan"))]],
+  "boxes",
+  [[(0, 0, 2, 1)], [(0.5, 0, 0.1, 1)], [(0, 0, 1)], ["abcd"], "x", [(0, 0, 1, float("nan"))]],
 )
 def test_a_box_that_cannot_be_one_rejects_the_row(boxes):
   with pytest.raises(errors.DataError):
@@ -56,11 +56,11 @@ def test_the_convention_has_no_default():
 
 @hypothesis.settings(deadline=None)
 @hypothesis.given(
-    boxes=st.lists(
-        st.tuples(*[st.floats(0, 0.45), st.floats(0, 0.45), st.floats(0.5, 1), st.floats(0.5, 1)]),
-        max_size=5,
-    ),
-    bins=st.sampled_from([1023, 1024]),
+  boxes=st.lists(
+    st.tuples(*[st.floats(0, 0.45), st.floats(0, 0.45), st.floats(0.5, 1), st.floats(0.5, 1)]),
+    max_size=5,
+  ),
+  bins=st.sampled_from([1023, 1024]),
 )
 def test_what_is_written_is_read_back_within_half_a_bin(boxes, bins):
   row = {"boxes": boxes, "labels": "thing"}
@@ -69,7 +69,7 @@ def test_what_is_written_is_read_back_within_half_a_bin(boxes, bins):
   assert parsed.labels == ("thing",) * len(boxes)
   # At 1024 the value 1.0 is token 1023, a whole bin below.
   np.testing.assert_allclose(
-      np.array(parsed.boxes).reshape(-1, 4), np.array(boxes).reshape(-1, 4), rtol=0, atol=1 / 1023
+    np.array(parsed.boxes).reshape(-1, 4), np.array(boxes).reshape(-1, 4), rtol=0, atol=1 / 1023
   )
 
 

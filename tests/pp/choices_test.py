@@ -24,7 +24,9 @@ def test_a_shuffled_letter_names_the_right_choice_whatever_its_place():
     row = pp.LetterChoices("shuffled")(ROW, order.row_rng(0, epoch, 5))
     assert f"({row['indexed_answer']}) green" in row["indexed_choices"]
     assert sorted(part[4:] for part in row["indexed_choices"].split(", ")) == [
-        "blue", "green", "red",
+      "blue",
+      "green",
+      "red",
     ]
     seen[row["indexed_choices"]] += 1
   assert len(seen) == 6

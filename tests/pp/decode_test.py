@@ -56,17 +56,17 @@ def test_jpeg_pixels_are_those_of_the_accurate_decoder(name):
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 @pytest.mark.parametrize(
-    "options",
-    [
-        dict(subsampling=0),
-        dict(subsampling=1),
-        dict(subsampling=2, quality=30),
-        dict(progressive=True, optimize=True),
-        dict(restart_marker_rows=1),
-        dict(keep_rgb=True),
-        dict(comment=b"\xff\xd9 no end"),
-    ],
-    ids=lambda options: "-".join(options),
+  "options",
+  [
+    dict(subsampling=0),
+    dict(subsampling=1),
+    dict(subsampling=2, quality=30),
+    dict(progressive=True, optimize=True),
+    dict(restart_marker_rows=1),
+    dict(keep_rgb=True),
+    dict(comment=b"\xff\xd9 no end"),
+  ],
+  ids=lambda options: "-".join(options),
 )
 def test_jpeg_pixels_are_pillow_s_in_bits(mode, options):
   rng = np.random.default_rng(0)
@@ -105,14 +105,14 @@ def test_a_turned_picture_is_set_upright_unless_asked_not_to():
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize(
-    ("file_format", "options"),
-    [
-        ("PNG", {}),
-        ("WEBP", dict(lossless=True)),
-        ("TIFF", {}),
-        ("TIFF", dict(compression="tiff_lzw")),
-    ],
-    ids=str,
+  ("file_format", "options"),
+  [
+    ("PNG", {}),
+    ("WEBP", dict(lossless=True)),
+    ("TIFF", {}),
+    ("TIFF", dict(compression="tiff_lzw")),
+  ],
+  ids=str,
 )
 def test_every_orientation_of_every_format_is_the_same_picture(file_format, options, orientation):
   exif = Image.Exif()
@@ -139,7 +139,7 @@ def test_texts_and_profiles_of_a_png_change_no_pixel():
 
 def test_tiffs_as_hugging_face_s_library_writes_them_are_the_same_pixels():
   np.testing.assert_array_equal(
-      decode.decode_image(images.tiff_16_bit()), np.repeat(images.picture()[..., :1], 3, -1)
+    decode.decode_image(images.tiff_16_bit()), np.repeat(images.picture()[..., :1], 3, -1)
   )
   for mode in ("CMYK", "P", "YCbCr"):
     image = Image.fromarray(images.picture()).convert(mode)
@@ -169,7 +169,7 @@ def test_what_is_no_image_is_named_with_a_remedy(data, hint):
 
 def test_a_damaged_exif_block_says_nothing_about_the_pixels():
   np.testing.assert_array_equal(
-      decode.decode_image(images.damaged_exif()), decode.decode_image(images.rgb("JPEG"))
+    decode.decode_image(images.damaged_exif()), decode.decode_image(images.rgb("JPEG"))
   )
 
 
@@ -227,7 +227,7 @@ def test_arrays_are_taken_as_pixels():
 
 
 @pytest.mark.parametrize(
-    "value", ["a.jpg", 3, None, [], np.zeros((2, 2, 3), np.float32), np.zeros((0, 2, 3), np.uint8)]
+  "value", ["a.jpg", 3, None, [], np.zeros((2, 2, 3), np.float32), np.zeros((0, 2, 3), np.uint8)]
 )
 def test_what_is_no_image_is_a_data_error_that_names_the_column(value):
   with pytest.raises(errors.DataError, match="image"):
@@ -250,10 +250,8 @@ def test_remarks_are_collected_and_the_row_is_left_alone():
 
 @hypothesis.settings(deadline=None, max_examples=300)
 @hypothesis.given(
-    file_format=st.sampled_from(ENDS),
-    edits=st.lists(
-        st.tuples(st.integers(0, 1 << 16), st.binary(min_size=0, max_size=4)), max_size=6
-    ),
+  file_format=st.sampled_from(ENDS),
+  edits=st.lists(st.tuples(st.integers(0, 1 << 16), st.binary(min_size=0, max_size=4)), max_size=6),
 )
 def test_mutated_files_are_pixels_or_a_data_error(file_format, edits):
   data = bytearray(images.rgb(file_format))

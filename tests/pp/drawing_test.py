@@ -22,11 +22,11 @@ def outline(box, shape=(5, 7)):
 
 def test_the_corners_are_scaled_by_the_last_pixel_and_truncated():
   assert outline((0.3, 0.2, 0.99, 0.6)) == [
-      ".......",
-      ".###...",
-      ".#.#...",
-      ".###...",
-      ".......",
+    ".......",
+    ".###...",
+    ".#.#...",
+    ".###...",
+    ".......",
   ]
   assert outline((0, 0, 1, 1)) == ["#######", "#.....#", "#.....#", "#.....#", "#######"]
 
@@ -38,16 +38,21 @@ def test_edges_outside_are_left_away_and_the_others_cut():
 # By TensorFlow's kernel: corners are truncated towards 0, so that -0.2 of the 4 steps between 5
 # rows is row 0; a box of which no row or no column is in the image is not drawn at all.
 @pytest.mark.parametrize(
-    ("box", "lines"),
-    [
-        ((1.5, 1.5, 2, 2), []), ((-2, -2, -1.5, -1.5), []), ((-3, 0, -1, 1), []),
-        ((0, -3, 1, -1), []), ((0.2, -2, 0.8, -0.5), []), ((-2, 0.2, -0.5, 0.8), []),
-        ((1.3, 0, 2, 1), []), ((0, 1.2, 1, 2), []),
-        ((-2, -2, 2, 2), []),  # All four edges are outside.
-        ((-0.2, -0.1, 0.5, 0.5), ["####...", "#..#...", "####..."]),
-        ((-2, 0, 0.5, 0.5), ["#..#...", "#..#...", "####..."]),
-        ((-2, 0.5, -0.2, 2), ["...####"]),
-    ],
+  ("box", "lines"),
+  [
+    ((1.5, 1.5, 2, 2), []),
+    ((-2, -2, -1.5, -1.5), []),
+    ((-3, 0, -1, 1), []),
+    ((0, -3, 1, -1), []),
+    ((0.2, -2, 0.8, -0.5), []),
+    ((-2, 0.2, -0.5, 0.8), []),
+    ((1.3, 0, 2, 1), []),
+    ((0, 1.2, 1, 2), []),
+    ((-2, -2, 2, 2), []),  # All four edges are outside.
+    ((-0.2, -0.1, 0.5, 0.5), ["####...", "#..#...", "####..."]),
+    ((-2, 0, 0.5, 0.5), ["#..#...", "#..#...", "####..."]),
+    ((-2, 0.5, -0.2, 2), ["...####"]),
+  ],
 )
 def test_boxes_outside_are_drawn_as_by_tensorflow(box, lines):
   assert outline(box) == lines + ["......."] * (5 - len(lines))
@@ -79,7 +84,7 @@ def test_all_frames_get_the_box_in_the_color_asked_for():
 
 
 @pytest.mark.parametrize(
-    "box", [(0, 0, 1), "abcd", (0, 0, float("nan"), 1), (0, 0, float("inf"), 1), None, 3]
+  "box", [(0, 0, 1), "abcd", (0, 0, float("nan"), 1), (0, 0, float("inf"), 1), None, 3]
 )
 def test_what_is_no_box_rejects_the_row(box):
   with pytest.raises(errors.DataError, match="bbox"):

@@ -8,7 +8,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.regions import mask_codec
 from paligemma_jax.regions import mask_codec_file
 from paligemma_jax.regions import seg
-from tests.core import mask_codec_test
+from tests.regions import mask_codec_test
 
 RNG = np.random.default_rng(0)
 MASK = np.zeros((100, 200), bool)
@@ -46,14 +46,14 @@ def test_a_codec_of_one_s_own_writes_other_codes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "hint"),
-    [
-        ({"mask": 3, "box": BOX}, "column 'mask'"),
-        ({"mask": [MASK], "box": 3}, "column 'box'"),
-        ({"mask": [MASK, MASK], "box": [BOX]}, "2 masks, 1 boxes"),
-        ({"mask": MASK, "box": (0, 0, 1)}, "four numbers"),
-        ({"mask": MASK}, "'box' is missing"),
-    ],
+  ("row", "hint"),
+  [
+    ({"mask": 3, "box": BOX}, "column 'mask'"),
+    ({"mask": [MASK], "box": 3}, "column 'box'"),
+    ({"mask": [MASK, MASK], "box": [BOX]}, "2 masks, 1 boxes"),
+    ({"mask": MASK, "box": (0, 0, 1)}, "four numbers"),
+    ({"mask": MASK}, "'box' is missing"),
+  ],
 )
 def test_a_row_without_a_mask_is_rejected(row, hint):
   with pytest.raises(errors.DataError, match=hint):

@@ -11,9 +11,9 @@ from paligemma_jax.regions import loc
 from tests import golden_files
 
 _ROW = {
-    "boxes": np.array([(0.1, 0.2, 0.3, 0.4), (0.5, 0.5, 0.9, 0.9), (0, 0, 1, 1)], np.float32),
-    "labels": ["cat", "dog", "sky"],
-    "crowd": [0, 0, 1],
+  "boxes": np.array([(0.1, 0.2, 0.3, 0.4), (0.5, 0.5, 0.9, 0.9), (0, 0, 1, 1)], np.float32),
+  "labels": ["cat", "dog", "sky"],
+  "crowd": [0, 0, 1],
 }
 _OP = pp.NoiseBoxes(bins=1024, total=9, crowd="crowd")
 
@@ -65,8 +65,8 @@ def test_noise_lies_near_true_boxes_and_anywhere():
 
 
 @pytest.mark.parametrize(
-    ("total", "boxes", "expected"),
-    [(0, 2, ("cat", "dog")), (2, 2, ("cat", "dog")), (2, 0, ("<seg127>",) * 2), (0, 0, ())],
+  ("total", "boxes", "expected"),
+  [(0, 2, ("cat", "dog")), (2, 2, ("cat", "dog")), (2, 0, ("<seg127>",) * 2), (0, 0, ())],
 )
 def test_there_may_be_no_noise_or_nothing_else(total, boxes, expected):
   row = {"boxes": _ROW["boxes"][:boxes], "labels": _ROW["labels"][:boxes]}
@@ -76,14 +76,14 @@ def test_there_may_be_no_noise_or_nothing_else(total, boxes, expected):
 
 
 @pytest.mark.parametrize(
-    ("change", "hint"),
-    [
-        ({"labels": ["cat"]}, "3 boxes but 1 labels"),
-        ({"crowd": [0]}, "3 boxes but 1 marks"),
-        ({"boxes": "x"}, "'boxes'"),
-        ({"boxes": [(0, 0, 1)] * 3}, "four numbers"),
-        ({"labels": ["a;b", "c", "d"], "crowd": [0] * 3}, "without ';'"),
-    ],
+  ("change", "hint"),
+  [
+    ({"labels": ["cat"]}, "3 boxes but 1 labels"),
+    ({"crowd": [0]}, "3 boxes but 1 marks"),
+    ({"boxes": "x"}, "'boxes'"),
+    ({"boxes": [(0, 0, 1)] * 3}, "four numbers"),
+    ({"labels": ["a;b", "c", "d"], "crowd": [0] * 3}, "without ';'"),
+  ],
 )
 def test_a_wrong_row_is_rejected(change, hint):
   with pytest.raises(errors.DataError, match=hint):

@@ -70,13 +70,13 @@ def test_shrinking_by_two_averages_with_the_triangle_kernel():
 # TensorFlow's resize_area, by hand: 5 pixels to 2 are stretches of 2.5 pixels, from 0 and from 2.5;
 # 3 to 2 of 1.5; 2 to 3 of two thirds, the middle one half in each input pixel.
 @pytest.mark.parametrize(
-    ("sizes", "weights"),
-    [
-        ((5, 2), [[0.4, 0.4, 0.2, 0, 0], [0, 0, 0.2, 0.4, 0.4]]),
-        ((3, 2), [[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]]),
-        ((2, 3), [[1, 0], [0.5, 0.5], [0, 1]]),
-        ((4, 2), [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]),
-    ],
+  ("sizes", "weights"),
+  [
+    ((5, 2), [[0.4, 0.4, 0.2, 0, 0], [0, 0, 0.2, 0.4, 0.4]]),
+    ((3, 2), [[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]]),
+    ((2, 3), [[1, 0], [0.5, 0.5], [0, 1]]),
+    ((4, 2), [[0.5, 0.5, 0, 0], [0, 0, 0.5, 0.5]]),
+  ],
 )
 def test_by_area_pixels_count_by_the_share_they_cover(sizes, weights):
   found = resampling.matrix(*sizes, "area", False).toarray()
@@ -141,8 +141,9 @@ def test_crops_depend_on_the_generator_alone(op):
 
 def test_a_random_crop_reaches_every_corner_and_refuses_small_images():
   image = np.arange(9, dtype=np.uint8).reshape(3, 3, 1).repeat(3, -1)
-  seen = {int(pp.RandomCrop(2)({"image": image}, prng.generator(i))["image"][0, 0, 0])
-          for i in range(60)}
+  seen = {
+    int(pp.RandomCrop(2)({"image": image}, prng.generator(i))["image"][0, 0, 0]) for i in range(60)
+  }
   assert seen == {0, 1, 3, 4}
   with pytest.raises(errors.DataError, match="too small"):
     pp.RandomCrop(4)({"image": image}, RNG)
@@ -161,13 +162,13 @@ def test_crops_of_frames_are_alike():
 
 
 @pytest.mark.parametrize(
-    "make",
-    [
-        lambda: pp.Resize(224, method="bilinaer"),
-        lambda: pp.Resize(0),
-        lambda: pp.InceptionCrop(8, area=(0, 100)),
-        lambda: pp.Decode(alpha="withe"),
-    ],
+  "make",
+  [
+    lambda: pp.Resize(224, method="bilinaer"),
+    lambda: pp.Resize(0),
+    lambda: pp.InceptionCrop(8, area=(0, 100)),
+    lambda: pp.Decode(alpha="withe"),
+  ],
 )
 def test_wrong_settings_fail_when_the_config_is_read(make):
   with pytest.raises(errors.ConfigError):

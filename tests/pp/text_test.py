@@ -24,8 +24,8 @@ def test_a_template_is_filled_from_columns():
 
 
 @pytest.mark.parametrize(
-    "template",
-    ["{a.__class__}", "{a[0]}", "{0}", "{}", "{a!r}", "{a:>10}", "{a:{b}}", "{", "}", "{a", "{ a}"],
+  "template",
+  ["{a.__class__}", "{a[0]}", "{0}", "{}", "{a!r}", "{a:>10}", "{a:{b}}", "{", "}", "{a", "{ a}"],
 )
 def test_a_field_that_is_more_than_a_column_fails_when_the_config_is_read(template):
   with pytest.raises(errors.ConfigError, match="template"):
@@ -69,22 +69,25 @@ def row_of(values, *, row=3, epoch=0, **more):
 def test_each_answer_comes_once_before_any_comes_twice(n):
   values = [f"v{i}" for i in range(n)]
   for row in range(20):
-    taken = [pp.Choice("answers")(row_of(values, row=row, epoch=e), RNG)["suffix"]
-             for e in range(3 * n)]
+    taken = [
+      pp.Choice("answers")(row_of(values, row=row, epoch=e), RNG)["suffix"] for e in range(3 * n)
+    ]
     for cycle in range(3):
       assert sorted(taken[cycle * n : (cycle + 1) * n]) == sorted(values)
 
 
 def test_rows_start_with_different_answers():
   first = collections.Counter(
-      pp.Choice("answers")(row_of(list("abcd"), row=row), RNG)["suffix"] for row in range(400)
+    pp.Choice("answers")(row_of(list("abcd"), row=row), RNG)["suffix"] for row in range(400)
   )
   assert min(first.values()) > 60  # 100 are expected of each; 60 is more than 4 sigma away.
 
 
 def test_a_free_choice_draws_from_the_generator():
-  taken = {pp.Choice("answers", each_once=False)(row_of(list("abc")), np.random.default_rng(i))
-           ["suffix"] for i in range(50)}
+  taken = {
+    pp.Choice("answers", each_once=False)(row_of(list("abc")), np.random.default_rng(i))["suffix"]
+    for i in range(50)
+  }
   assert taken == {"a", "b", "c"}
 
 
@@ -121,8 +124,13 @@ def test_an_index_outside_the_list_rejects_the_row(index):
 
 def test_every_op_survives_the_way_through_json():
   ops = (
-      pp.Format("{a}"), pp.Choice(("a", "b"), out=("c", "d")), pp.Resize((3, 4)), pp.Decode(),
-      pp.Boxes(bins=1024), pp.InceptionCrop(4), pp.StackImages(("a", "b")),
+    pp.Format("{a}"),
+    pp.Choice(("a", "b"), out=("c", "d")),
+    pp.Resize((3, 4)),
+    pp.Decode(),
+    pp.Boxes(bins=1024),
+    pp.InceptionCrop(4),
+    pp.StackImages(("a", "b")),
   )
   assert spec_lib.from_json(spec_lib.to_json(ops)) == ops
 

@@ -19,11 +19,11 @@ def _boxes(draw):
 
 
 @pytest.mark.parametrize(
-    ("bins", "tokens"),
-    [
-        (1023, "<loc0000><loc0102><loc0512><loc1023>"),  # 0.1 * 1023 = 102.3, 511.5 -> even 512
-        (1024, "<loc0000><loc0102><loc0512><loc1023>"),
-    ],
+  ("bins", "tokens"),
+  [
+    (1023, "<loc0000><loc0102><loc0512><loc1023>"),  # 0.1 * 1023 = 102.3, 511.5 -> even 512
+    (1024, "<loc0000><loc0102><loc0512><loc1023>"),
+  ],
 )
 def test_a_box_is_written_in_the_order_y_x_y_x(bins, tokens):
   text = loc.format_boxes([(0, 0.1, 0.5, 1)], ["cat"], bins=bins)
@@ -46,20 +46,22 @@ def test_what_is_written_reads_back_within_one_bin(objects, bins):
   assert list(parsed.labels) == [label.strip() for label in labels]
   for box, read in zip(boxes, parsed.boxes, strict=True):
     # Half a bin by rounding; the last token of the 1024 convention stands for up to a whole one.
-    assert all(abs(a - b) <= (0.5 if bins == 1023 else 1) / bins + 1e-9
-               for a, b in zip(box, read, strict=True))
+    assert all(
+      abs(a - b) <= (0.5 if bins == 1023 else 1) / bins + 1e-9
+      for a, b in zip(box, read, strict=True)
+    )
   assert loc.format_boxes(parsed.boxes, parsed.labels, bins=bins) == text
 
 
 @given(
-    st.lists(
-        st.one_of(
-            st.sampled_from(["<loc0000>", "<loc1023>", "<loc1024>", "<loc12>", ";", " cat"]),
-            st.text(max_size=3),
-        ),
-        max_size=14,
-    ).map("".join),
-    _BINS,
+  st.lists(
+    st.one_of(
+      st.sampled_from(["<loc0000>", "<loc1023>", "<loc1024>", "<loc12>", ";", " cat"]),
+      st.text(max_size=3),
+    ),
+    max_size=14,
+  ).map("".join),
+  _BINS,
 )
 def test_no_text_makes_reading_fail_and_boxes_stay_inside(text, bins):
   parsed = loc.parse_boxes(text, bins=bins)
@@ -69,18 +71,18 @@ def test_no_text_makes_reading_fail_and_boxes_stay_inside(text, bins):
 
 
 @pytest.mark.parametrize(
-    ("text", "num_boxes", "num_invalid"),
-    [
-        ("", 0, 0),
-        ("   ", 0, 0),
-        ("cat", 0, 1),
-        ("<loc0000><loc0000><loc0001><loc0001> cat ; ", 1, 1),
-        ("<loc0000><loc0000><loc0001><loc0001> cat ; <loc0000><loc0000> dog", 1, 1),
-        ("<loc0002><loc0000><loc0001><loc0001> cat", 0, 1),
-        ("<loc0000><loc0000><loc1024><loc0001> cat", 0, 1),
-        ("<loc0000><loc0000><loc0001><loc0001><loc0001> cat", 0, 1),
-        ("<loc٠٠٠٠><loc0000><loc0001><loc0001> cat", 0, 1),
-    ],
+  ("text", "num_boxes", "num_invalid"),
+  [
+    ("", 0, 0),
+    ("   ", 0, 0),
+    ("cat", 0, 1),
+    ("<loc0000><loc0000><loc0001><loc0001> cat ; ", 1, 1),
+    ("<loc0000><loc0000><loc0001><loc0001> cat ; <loc0000><loc0000> dog", 1, 1),
+    ("<loc0002><loc0000><loc0001><loc0001> cat", 0, 1),
+    ("<loc0000><loc0000><loc1024><loc0001> cat", 0, 1),
+    ("<loc0000><loc0000><loc0001><loc0001><loc0001> cat", 0, 1),
+    ("<loc٠٠٠٠><loc0000><loc0001><loc0001> cat", 0, 1),
+  ],
 )
 def test_unreadable_parts_are_counted(text, num_boxes, num_invalid):
   parsed = loc.parse_boxes(text, bins=1024)
@@ -88,16 +90,16 @@ def test_unreadable_parts_are_counted(text, num_boxes, num_invalid):
 
 
 @pytest.mark.parametrize(
-    ("box", "label"),
-    [
-        ((0, 0, 2, 1), "cat"),
-        ((0.5, 0, 0.4, 1), "cat"),
-        ((0, 0, float("nan"), 1), "cat"),
-        ((0, 0, 1), "cat"),
-        ("abcd", "cat"),
-        ((0, 0, 1, 1), "cat ; dog"),
-        ((0, 0, 1, 1), "<loc0000>"),
-    ],
+  ("box", "label"),
+  [
+    ((0, 0, 2, 1), "cat"),
+    ((0.5, 0, 0.4, 1), "cat"),
+    ((0, 0, float("nan"), 1), "cat"),
+    ((0, 0, 1), "cat"),
+    ("abcd", "cat"),
+    ((0, 0, 1, 1), "cat ; dog"),
+    ((0, 0, 1, 1), "<loc0000>"),
+  ],
 )
 def test_a_box_that_could_not_be_read_back_is_refused(box, label):
   with pytest.raises(errors.DataError):

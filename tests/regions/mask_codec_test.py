@@ -22,8 +22,8 @@ def weights(seed=0, **sizes):
   rng = np.random.default_rng(seed)
   shapes = mask_codec_file.shapes(**sizes)
   return {
-      name: rng.normal(0, 0.4 if len(shape) > 1 else 0.1, shape).astype(np.float32)
-      for name, shape in shapes.items()
+    name: rng.normal(0, 0.4 if len(shape) > 1 else 0.1, shape).astype(np.float32)
+    for name, shape in shapes.items()
   }
 
 
@@ -122,7 +122,7 @@ def test_floats_and_bools_are_the_same_masks_and_batches_do_not_matter():
   np.testing.assert_array_equal(codes[33:36], codec.encode(masks[33:36]))
   # The order in which BLAS sums depends on the size of a batch, on some processors.
   np.testing.assert_allclose(
-      codec.decode(codes)[33:36], codec.decode(codes[33:36]), rtol=0, atol=1e-6
+    codec.decode(codes)[33:36], codec.decode(codes[33:36]), rtol=0, atol=1e-6
   )
   assert codec.encode(masks[:0]).shape == (0, 16) and codec.decode(codes[:0]).shape == (0, 64, 64)
 
@@ -177,17 +177,17 @@ def _rename(old, new):
 
 
 @pytest.mark.parametrize(
-    "change, hint",
-    [
-        (_rename("decoder.4.bias", "decoder.4.bais"), r"missing decoder.4.bias. \(near: .*bais\)"),
-        (_change(extra=np.zeros(3)), "surplus extra"),
-        (_change(**{"decoder.0.bias": np.zeros((1, 4))}), r"decoder.0.bias is \[1, 4\]; expect"),
-        (_change(**{"decoder.6.weight": np.zeros((2, 3, 4, 4))}), r"\(transposed\?\)"),
-        (_change(**{"encoder.0.weight": np.zeros((2, 1, 9, 9))}), "up to 7 x 7"),
-        (_change(**{"_vq_vae._embedding": np.zeros((129, 5))}), "codes up to 128"),
-        (_change(**{"decoder.0.bias": np.zeros(4, np.int32)}), "dtype int32"),
-        (_change(**{"decoder.0.bias": np.full(4, np.nan)}), "not finite"),
-    ],
+  "change, hint",
+  [
+    (_rename("decoder.4.bias", "decoder.4.bais"), r"missing decoder.4.bias. \(near: .*bais\)"),
+    (_change(extra=np.zeros(3)), "surplus extra"),
+    (_change(**{"decoder.0.bias": np.zeros((1, 4))}), r"decoder.0.bias is \[1, 4\]; expect"),
+    (_change(**{"decoder.6.weight": np.zeros((2, 3, 4, 4))}), r"\(transposed\?\)"),
+    (_change(**{"encoder.0.weight": np.zeros((2, 1, 9, 9))}), "up to 7 x 7"),
+    (_change(**{"_vq_vae._embedding": np.zeros((129, 5))}), "codes up to 128"),
+    (_change(**{"decoder.0.bias": np.zeros(4, np.int32)}), "dtype int32"),
+    (_change(**{"decoder.0.bias": np.full(4, np.nan)}), "not finite"),
+  ],
 )
 def test_a_file_that_is_no_codec_is_named_with_what_is_wrong(tmp_path, change, hint):
   np.savez(tmp_path / "c.npz", **change(weights(**SMALL)))
@@ -222,9 +222,9 @@ def _add(path, name, content):
 
 
 _HOSTILE = [
-    make
-    for name, make in vars(hostile_npz).items()
-    if inspect.isfunction(make) and not name.startswith("_")
+  make
+  for name, make in vars(hostile_npz).items()
+  if inspect.isfunction(make) and not name.startswith("_")
 ]
 
 

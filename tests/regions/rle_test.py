@@ -12,7 +12,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.regions import rle
 
 _GOLDEN = json.loads(
-    (pathlib.Path(__file__).parents[1] / "golden" / "coco_masks.json").read_text("utf-8")
+  (pathlib.Path(__file__).parents[1] / "golden" / "coco_masks.json").read_text("utf-8")
 )["cases"]
 
 
@@ -42,9 +42,9 @@ def test_a_box_as_a_polygon_is_its_pixels():
 
 
 @given(
-    st.lists(st.floats(-20, 40), min_size=6, max_size=12).filter(lambda p: len(p) % 2 == 0),
-    st.integers(1, 20),
-    st.integers(1, 20),
+  st.lists(st.floats(-20, 40), min_size=6, max_size=12).filter(lambda p: len(p) % 2 == 0),
+  st.integers(1, 20),
+  st.integers(1, 20),
 )
 def test_any_polygon_stays_in_the_picture(points, height, width):
   mask = rle.fill_polygon(points, height, width)

@@ -17,9 +17,7 @@ from paligemma_jax.regions import seg
 _CODEC = mask_codec.open_codec()
 _BINS = st.sampled_from([1023, 1024])
 _CODES = st.lists(st.integers(0, 127), min_size=16, max_size=16)
-_LABEL = st.text(
-    st.characters(exclude_characters=";<", exclude_categories=["Cs"]), max_size=8
-)
+_LABEL = st.text(st.characters(exclude_characters=";<", exclude_categories=["Cs"]), max_size=8)
 
 
 def _ellipse(height, width, y, x, ry, rx):
@@ -64,9 +62,9 @@ def test_a_mask_is_written_as_its_box_in_the_order_y_x_and_its_codes():
 def test_masks_survive_the_way_to_text_and_back(bins):
   ious = []
   for shape, centre, radii in [
-      ((240, 320), (120, 160), (100, 60)),
-      ((101, 77), (50, 30), (20, 29)),
-      ((640, 480), (300, 240), (299, 239)),
+    ((240, 320), (120, 160), (100, 60)),
+    ((101, 77), (50, 30), (20, 29)),
+    ((640, 480), (300, 240), (299, 239)),
   ]:
     mask = _ellipse(*shape, *centre, *radii)
     text = seg.mask_to_text(mask, None, "egg", codec=_CODEC, bins=bins)
@@ -107,18 +105,18 @@ _GOOD = "<loc0100><loc0200><loc0300><loc0400>" + "<seg007>" * 16
 
 
 @pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "cat",
-        _GOOD[:-8],  # Fifteen codes.
-        _GOOD.replace("<seg007>", "<seg128>", 1),
-        _GOOD.replace("<loc0400>", "<loc1024>"),
-        _GOOD.replace("<loc0300>", "<loc0100>"),  # No height.
-        _GOOD.replace("<loc0400>", "<loc0199>"),  # Inside out.
-        " " + _GOOD,  # The first token is a space: the reference's first twenty tokens are wrong.
-        "cat " + _GOOD,
-    ],
+  "text",
+  [
+    "",
+    "cat",
+    _GOOD[:-8],  # Fifteen codes.
+    _GOOD.replace("<seg007>", "<seg128>", 1),
+    _GOOD.replace("<loc0400>", "<loc1024>"),
+    _GOOD.replace("<loc0300>", "<loc0100>"),  # No height.
+    _GOOD.replace("<loc0400>", "<loc0199>"),  # Inside out.
+    " " + _GOOD,  # The first token is a space: the reference's first twenty tokens are wrong.
+    "cat " + _GOOD,
+  ],
 )
 def test_an_invalid_text_is_none(text):
   assert seg.parse(_GOOD + " cat", codec=_CODEC, bins=1023) is not None
@@ -147,15 +145,15 @@ def test_masks_are_read_from_files_and_arrays():
 
 
 @pytest.mark.parametrize(
-    "value, hint",
-    [
-        (b"\x89PNG\r\n\x1a\n", "no intact PNG"),
-        (b"GIF89a", "no intact PNG"),
-        ("mask.png", "found str"),
-        (np.zeros(4), r"float64\[4\]"),
-        (np.zeros((0, 4), bool), "without pixels"),
-        (np.array([["a"]]), "found <U1"),
-    ],
+  "value, hint",
+  [
+    (b"\x89PNG\r\n\x1a\n", "no intact PNG"),
+    (b"GIF89a", "no intact PNG"),
+    ("mask.png", "found str"),
+    (np.zeros(4), r"float64\[4\]"),
+    (np.zeros((0, 4), bool), "without pixels"),
+    (np.array([["a"]]), "found <U1"),
+  ],
 )
 def test_what_is_no_mask_is_named(value, hint):
   with pytest.raises(errors.DataError, match=hint):
@@ -163,14 +161,14 @@ def test_what_is_no_mask_is_named(value, hint):
 
 
 @pytest.mark.parametrize(
-    "masks, boxes, labels, hint",
-    [
-        ([np.zeros((4, 4), bool)], [None], [""], "no pixel"),
-        ([np.ones((4, 4), bool)], [(0.5, 0.5, 0.5, 0.9)], [""], "thinner"),
-        ([np.ones((4, 4), bool)], [(0.5, 0.9, 0.7, 0.5)], [""], "minima below maxima"),
-        ([np.ones((4, 4), bool)], [None], ["a;b"], "without ';'"),
-        ([np.ones((4, 4), bool)], [None, None], ["a"], "1 masks, 2 boxes"),
-    ],
+  "masks, boxes, labels, hint",
+  [
+    ([np.zeros((4, 4), bool)], [None], [""], "no pixel"),
+    ([np.ones((4, 4), bool)], [(0.5, 0.5, 0.5, 0.9)], [""], "thinner"),
+    ([np.ones((4, 4), bool)], [(0.5, 0.9, 0.7, 0.5)], [""], "minima below maxima"),
+    ([np.ones((4, 4), bool)], [None], ["a;b"], "without ';'"),
+    ([np.ones((4, 4), bool)], [None, None], ["a"], "1 masks, 2 boxes"),
+  ],
 )
 def test_what_cannot_be_written_is_an_error(masks, boxes, labels, hint):
   with pytest.raises(errors.DataError, match=hint):

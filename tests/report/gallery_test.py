@@ -19,7 +19,7 @@ from paligemma_jax.report import gallery
 from paligemma_jax.report import html_page
 from paligemma_jax.report import report
 
-_HOSTILE = '"><script>alert(1)</script><img src=x onerror=y>\'&amp;\x00\ud800'
+_HOSTILE = "\"><script>alert(1)</script><img src=x onerror=y>'&amp;\x00\ud800"
 _IMAGE = np.arange(20 * 40 * 3, dtype=np.uint8).reshape(20, 40, 3)
 
 
@@ -160,7 +160,14 @@ def test_before_and_after_stand_side_by_side_with_one_copy_of_the_image(tmp_path
   texts = " ".join(document.texts)
   assert "overlap 0.50" in texts and "overlap 1.00" in texts
   assert [t for t in document.texts if t in ("truth", "before", "after", "prediction")] == [
-      "truth", "before", "after", "before", "after", "truth", "before", "after"
+    "truth",
+    "before",
+    "after",
+    "before",
+    "after",
+    "truth",
+    "before",
+    "after",
   ]  # Legend, the two views, the list.
 
 
@@ -175,23 +182,25 @@ def test_a_gallery_of_nothing_is_a_page(tmp_path):
 
 
 _SCORES = report.scores_table(
-    "Scores",
-    {
-        "baseline": {"acc": 0.1},
-        "before": {"acc": 0.25, "old": 1.0},
-        "after": {"acc": 0.9, "num": 200},
-    },
+  "Scores",
+  {
+    "baseline": {"acc": 0.1},
+    "before": {"acc": 0.25, "old": 1.0},
+    "after": {"acc": 0.9, "num": 200},
+  },
 )
 
 
 def test_the_table_of_scores_is_aligned_in_text():
-  assert report.text(_SCORES) == "\n".join([
+  assert report.text(_SCORES) == "\n".join(
+    [
       "Scores",
       "metric  baseline  before  after",
       "------  --------  ------  -----",
       "acc        0.100   0.250  0.900",
       "num            –       –    200",
-  ])
+    ]
+  )
 
 
 def test_the_table_of_scores_is_the_same_in_html():
@@ -203,9 +212,9 @@ def test_the_table_of_scores_is_the_same_in_html():
 
 def test_the_report_draws_what_changed_and_leaves_out_what_did_not(tmp_path):
   lines = [
-      {"step": 10, "loss": 2.0, "constant": 1.0, "bad": float("nan")},
-      {"step": 20, "loss": 1.0, "constant": 1.0, "bad": 3.0, "val/acc": 0.5},
-      {"step": 30, "loss": 1.5, "constant": 1.0, "bad": 4.0, "val/acc": 0.75},
+    {"step": 10, "loss": 2.0, "constant": 1.0, "bad": float("nan")},
+    {"step": 20, "loss": 1.0, "constant": 1.0, "bad": 3.0, "val/acc": 0.5},
+    {"step": 30, "loss": 1.5, "constant": 1.0, "bad": 4.0, "val/acc": 0.75},
   ]
   path = tmp_path / "report.html"
   report.write_report(path, "Run", tables=[_SCORES], lines=lines)

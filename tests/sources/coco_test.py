@@ -100,26 +100,26 @@ def _put(path, value):
 
 
 @pytest.mark.parametrize(
-    ("change", "hint"),
-    [
-        (_put(["annotations", 0, "bbox"], [1, 2, 3]), r"image 7 \('a.jpg'\): annotations\[0\]: "),
-        (_put(["annotations", 0, "bbox"], [1, 2, 3, "four"]), "expected a number"),
-        (_put(["annotations", 0, "bbox"], [1, 2, float("nan"), 4]), "expected a number"),
-        (_put(["annotations", 0, "bbox"], [1, 2, -3, 4]), "minimum above"),
-        (_put(["annotations", 0, "bbox"], [100, 2, 3, 4]), "outside of the picture"),
-        (_put(["annotations", 0, "category_id"], 5), "category_id 5"),
-        (_put(["annotations", 0, "category_id"], [5]), "category_id"),
-        (_put(["annotations", 0, "area"], "big"), "area"),
-        (_put(["annotations", 0, "segmentation"], [[1, 2]]), "three points"),
-        (_put(["annotations", 1, "segmentation"], {"size": [9, 20], "counts": [9]}), "run lengths"),
-        (_put(["annotations", 0, "segmentation"], None), "no mask"),
-        (_put(["images", 0, "width"], 21), "says 21 x 10 pixels .*file has 20 x 10"),
-        (_put(["images", 0, "file_name"], "../ann.json"), "without '..'"),
-        (_put(["images", 0, "file_name"], "/etc/passwd"), "must be relative"),
-        (_put(["images", 0, "file_name"], "sub"), "not a regular file"),
-        (_put(["images", 0, "file_name"], "link.jpg"), "through a symlink"),
-        (_put(["images", 0, "file_name"], "gone.jpg"), "is not in"),
-    ],
+  ("change", "hint"),
+  [
+    (_put(["annotations", 0, "bbox"], [1, 2, 3]), r"image 7 \('a.jpg'\): annotations\[0\]: "),
+    (_put(["annotations", 0, "bbox"], [1, 2, 3, "four"]), "expected a number"),
+    (_put(["annotations", 0, "bbox"], [1, 2, float("nan"), 4]), "expected a number"),
+    (_put(["annotations", 0, "bbox"], [1, 2, -3, 4]), "minimum above"),
+    (_put(["annotations", 0, "bbox"], [100, 2, 3, 4]), "outside of the picture"),
+    (_put(["annotations", 0, "category_id"], 5), "category_id 5"),
+    (_put(["annotations", 0, "category_id"], [5]), "category_id"),
+    (_put(["annotations", 0, "area"], "big"), "area"),
+    (_put(["annotations", 0, "segmentation"], [[1, 2]]), "three points"),
+    (_put(["annotations", 1, "segmentation"], {"size": [9, 20], "counts": [9]}), "run lengths"),
+    (_put(["annotations", 0, "segmentation"], None), "no mask"),
+    (_put(["images", 0, "width"], 21), "says 21 x 10 pixels .*file has 20 x 10"),
+    (_put(["images", 0, "file_name"], "../ann.json"), "without '..'"),
+    (_put(["images", 0, "file_name"], "/etc/passwd"), "must be relative"),
+    (_put(["images", 0, "file_name"], "sub"), "not a regular file"),
+    (_put(["images", 0, "file_name"], "link.jpg"), "through a symlink"),
+    (_put(["images", 0, "file_name"], "gone.jpg"), "is not in"),
+  ],
 )
 def test_a_bad_row_is_rejected_with_its_place(folder, change, hint):
   os.symlink("/etc/hostname", folder / "images" / "link.jpg")
@@ -132,16 +132,18 @@ def test_a_bad_row_is_rejected_with_its_place(folder, change, hint):
 
 
 @pytest.mark.parametrize(
-    ("change", "hint"),
-    [
-        (lambda c: [a.update(image_id=8) for a in c["annotations"]],
-         r"none of the 2 annotations .*annotations\[0\] is of image_id 8"),
-        (_put(["images", 1, "id"], 7), r"images\[1\] has id 7"),
-        (_put(["categories", 1, "name"], None), r"categories\[1\]"),
-        (_put(["annotations"], {}), "expected a list 'annotations', found dict"),
-        (_put(["images", 0], 3), r"images\[0\] is a int"),
-        (lambda c: c.pop("categories"), "'categories'"),
-    ],
+  ("change", "hint"),
+  [
+    (
+      lambda c: [a.update(image_id=8) for a in c["annotations"]],
+      r"none of the 2 annotations .*annotations\[0\] is of image_id 8",
+    ),
+    (_put(["images", 1, "id"], 7), r"images\[1\] has id 7"),
+    (_put(["categories", 1, "name"], None), r"categories\[1\]"),
+    (_put(["annotations"], {}), "expected a list 'annotations', found dict"),
+    (_put(["images", 0], 3), r"images\[0\] is a int"),
+    (lambda c: c.pop("categories"), "'categories'"),
+  ],
 )
 def test_a_file_of_another_format_is_an_error_when_it_is_opened(folder, change, hint):
   content = _content()
@@ -187,7 +189,7 @@ def test_ids_numbers_flags_and_lists_that_are_written_as_texts(folder):
 def test_lvis_names_images_by_their_url(folder):
   content = _content()
   content["images"][0]["coco_url"] = "http://example.org/val2017/" + content["images"][0].pop(
-      "file_name"
+    "file_name"
   )
   assert _open(folder, content)[0]["image_path"] == "a.jpg"
 
@@ -204,14 +206,14 @@ def test_run_lengths_in_a_list_and_a_polygon_that_is_no_list_of_polygons(folder)
 
 
 @pytest.mark.parametrize(
-    "change",
-    [
-        _put(["annotations", 0, "bbox"], [1, 2, -3, 4]),
-        _put(["annotations", 0, "bbox"], None),
-        _put(["annotations", 0, "category_id"], 5),
-        _put(["annotations", 0, "segmentation"], [[1, 2]]),
-        _put(["annotations", 0, "segmentation"], []),
-    ],
+  "change",
+  [
+    _put(["annotations", 0, "bbox"], [1, 2, -3, 4]),
+    _put(["annotations", 0, "bbox"], None),
+    _put(["annotations", 0, "category_id"], 5),
+    _put(["annotations", 0, "segmentation"], [[1, 2]]),
+    _put(["annotations", 0, "segmentation"], []),
+  ],
 )
 def test_one_bad_annotation_can_be_left_out_counted_and_named(folder, change, caplog):
   pictures._named.clear()

@@ -17,19 +17,19 @@ def _fill(root, *names):
 
 
 @pytest.mark.parametrize(
-    ("there", "asked"),
-    [
-        ("sub/a.jpg", "sub\\a.jpg"),
-        ("sub/a.jpg", ".\\sub\\a.jpg"),
-        ("Sub/A.JPG", "sub/a.jpg"),
-        ("Zoe\u0308.jpg", "Zo\u00eb.jpg"),
-        ("Zo\u00eb.jpg", "Zoe\u0308.jpg"),
-        ("my big cat.jpg", "my big cat.jpg"),
-        ("a\\b.jpg", "a\\b.jpg"),  # A backslash may be a letter of a name.
-        ("STRASSE.png", "straße.png"),
-        (b"Zo\xeb.jpg", "Zo\u00eb.jpg"),  # Written by an old Windows.
-        (b"\xff\xfe.jpg", os.fsdecode(b"\xff\xfe.jpg")),
-    ],
+  ("there", "asked"),
+  [
+    ("sub/a.jpg", "sub\\a.jpg"),
+    ("sub/a.jpg", ".\\sub\\a.jpg"),
+    ("Sub/A.JPG", "sub/a.jpg"),
+    ("Zoe\u0308.jpg", "Zo\u00eb.jpg"),
+    ("Zo\u00eb.jpg", "Zoe\u0308.jpg"),
+    ("my big cat.jpg", "my big cat.jpg"),
+    ("a\\b.jpg", "a\\b.jpg"),  # A backslash may be a letter of a name.
+    ("STRASSE.png", "straße.png"),
+    (b"Zo\xeb.jpg", "Zo\u00eb.jpg"),  # Written by an old Windows.
+    (b"\xff\xfe.jpg", os.fsdecode(b"\xff\xfe.jpg")),
+  ],
 )
 def test_a_name_of_another_system_is_found(tmp_path, there, asked):
   _fill(tmp_path, there)

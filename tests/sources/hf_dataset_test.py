@@ -60,16 +60,16 @@ def test_images_pass_the_ops(saved):
 
 
 @pytest.mark.parametrize(
-    ("split", "expected"),
-    [
-        ("train", ["t0", "t1", "t2", "t3"]),
-        ("train+val", ["t0", "t1", "t2", "t3", "v0", "v1"]),
-        ("train[:50%]", ["t0", "t1"]),
-        ("train[-1:]+val[:1]", ["t3", "v0"]),
-        ("train[1:3]", ["t1", "t2"]),
-        ("val[50%:]+train[:-3]", ["v1", "t0"]),
-        ("train[7:]", []),
-    ],
+  ("split", "expected"),
+  [
+    ("train", ["t0", "t1", "t2", "t3"]),
+    ("train+val", ["t0", "t1", "t2", "t3", "v0", "v1"]),
+    ("train[:50%]", ["t0", "t1"]),
+    ("train[-1:]+val[:1]", ["t3", "v0"]),
+    ("train[1:3]", ["t1", "t2"]),
+    ("val[50%:]+train[:-3]", ["v1", "t0"]),
+    ("train[7:]", []),
+  ],
 )
 def test_splits_can_be_cut_and_joined(saved, split, expected):
   rows = all_rows(sources.HfDataset(saved, split))
@@ -101,14 +101,14 @@ def test_the_fingerprint_tells_data_apart(saved, copy):
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"split": ""}, "has no split ''; it has 'train', 'val'. Set split"),
-        ({"split": "tain"}, "has no split 'tain'; it has 'train', 'val'. Did you mean 'train'"),
-        ({"split": "train[1]"}, r"'train\[1\]' is no part of a split; write"),
-        ({"split": "train", "names": ("labl",)}, "Did you mean 'label'"),
-        ({"split": "train", "names": ("text",)}, "'text'"),
-    ],
+  ("fields", "message"),
+  [
+    ({"split": ""}, "has no split ''; it has 'train', 'val'. Set split"),
+    ({"split": "tain"}, "has no split 'tain'; it has 'train', 'val'. Did you mean 'train'"),
+    ({"split": "train[1]"}, r"'train\[1\]' is no part of a split; write"),
+    ({"split": "train", "names": ("labl",)}, "Did you mean 'label'"),
+    ({"split": "train", "names": ("text",)}, "'text'"),
+  ],
 )
 def test_a_wrong_field_is_named(saved, fields, message):
   with pytest.raises(errors.ConfigError, match=message):
@@ -166,8 +166,8 @@ def test_a_path_in_place_of_a_picture_is_read_under_the_folder_given(tmp_path):
   (tmp_path / "pictures").mkdir()
   (tmp_path / "pictures/a.png").write_bytes(b"picture")
   image = pa.array(
-      [{"bytes": None, "path": p} for p in ("a.png", "../state.json", None)],
-      pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
+    [{"bytes": None, "path": p} for p in ("a.png", "../state.json", None)],
+    pa.struct([("bytes", pa.binary()), ("path", pa.string())]),
   )
   batch = pa.record_batch({"image": image})
   with pa.OSFile(str(tmp_path / "data.arrow"), "wb") as f:

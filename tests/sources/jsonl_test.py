@@ -75,9 +75,7 @@ def test_images_become_bytes_and_keep_their_path(tmp_path):
   (tmp_path / "pics" / "a.png").write_bytes(b"A")
   (tmp_path / "pics" / "b.png").write_bytes(b"B")
   data = b'{"image": "a.png"}\n{"image": ["a.png", "b.png"]}\n{"left": "b.png"}'
-  rows = rows_of(
-      tmp_path, data, images=str(tmp_path / "pics"), image_column=("image", "left")
-  )
+  rows = rows_of(tmp_path, data, images=str(tmp_path / "pics"), image_column=("image", "left"))
   assert rows[0] == {"image": b"A", "image_path": "a.png"}
   assert rows[1]["image"] == [b"A", b"B"]
   assert rows[2]["left"] == b"B"
@@ -104,8 +102,13 @@ def test_rows_can_be_sent_to_other_processes_and_read_from_many_threads(tmp_path
 
 
 @pytest.mark.parametrize(
-    "change", [lambda d: d + b'{"a":3}\n', lambda d: d.replace(b"1", b"7"),
-               lambda d: b"".join(sorted(d.splitlines(True), reverse=True)), lambda d: d[:8]]
+  "change",
+  [
+    lambda d: d + b'{"a":3}\n',
+    lambda d: d.replace(b"1", b"7"),
+    lambda d: b"".join(sorted(d.splitlines(True), reverse=True)),
+    lambda d: d[:8],
+  ],
 )
 def test_an_edited_added_reordered_or_dropped_row_changes_the_fingerprint(change, tmp_path):
   data = b'{"a":1}\n{"a":2}\n'
@@ -132,8 +135,13 @@ def test_web_addresses_are_refused_and_buckets_need_a_package(tmp_path, monkeypa
 def test_a_bucket_is_read_through_fsspec(monkeypatch):
   fsspec = pytest.importorskip("fsspec")
   memory = fsspec.filesystem("memory")
-  memory.pipe({"/b/a.jsonl": b'{"image": "x.png"}\n{"image": "gs://b/pics/x.png"}\n'
-               b'{"image": "gs://other/x.png"}\n{"image": "../a.jsonl"}', "/b/pics/x.png": b"X"})
+  memory.pipe(
+    {
+      "/b/a.jsonl": b'{"image": "x.png"}\n{"image": "gs://b/pics/x.png"}\n'
+      b'{"image": "gs://other/x.png"}\n{"image": "../a.jsonl"}',
+      "/b/pics/x.png": b"X",
+    }
+  )
   monkeypatch.setattr(files, "file_system", lambda path: _Bucket(memory))
   rows = sources.Jsonl("gs://b/a.jsonl", images="gs://b/pics").open()
   assert rows[0]["image"] == rows[1]["image"] == b"X"
@@ -179,10 +187,29 @@ def tree(tmp_path):
 
 
 ESCAPES = [
-    "../secret", "sub/../../secret", "/etc/passwd", "/dev/zero", "link_file", "link_relative",
-    "link_folder/secret", "link_zero", "link_loop", "link_sibling/f", "fifo", "sub", "big", "",
-    "a\0b", "http://example.com/x", "file:///etc/passwd", "gs://bucket/x", "..\\secret",
-    "\ud800", 7, None, ["good"],
+  "../secret",
+  "sub/../../secret",
+  "/etc/passwd",
+  "/dev/zero",
+  "link_file",
+  "link_relative",
+  "link_folder/secret",
+  "link_zero",
+  "link_loop",
+  "link_sibling/f",
+  "fifo",
+  "sub",
+  "big",
+  "",
+  "a\0b",
+  "http://example.com/x",
+  "file:///etc/passwd",
+  "gs://bucket/x",
+  "..\\secret",
+  "\ud800",
+  7,
+  None,
+  ["good"],
 ]
 
 
@@ -194,21 +221,38 @@ def test_a_name_that_leads_elsewhere_is_refused_and_nothing_is_opened(name, tree
 
 
 @pytest.mark.parametrize(
-    "name, content", [("good", b"G"), ("sub/inner", b"I"), ("link_inside", b"I"), ("./good", b"G")]
+  "name, content", [("good", b"G"), ("sub/inner", b"I"), ("link_inside", b"I"), ("./good", b"G")]
 )
 def test_files_under_the_root_are_read(name, content, tree):
   assert files.read_under(str(tree), name) == content
 
 
 @hypothesis.settings(
-    deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+  deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
 )
 @hypothesis.given(
-    name=st.lists(
-        st.sampled_from(["..", ".", "/", "sub", "link_folder", "link_file", "good", "secret", "\\",
-                         "fifo", "\0", "inner", "root", "link_sibling", "f"]),
-        max_size=6,
-    ).map("/".join)
+  name=st.lists(
+    st.sampled_from(
+      [
+        "..",
+        ".",
+        "/",
+        "sub",
+        "link_folder",
+        "link_file",
+        "good",
+        "secret",
+        "\\",
+        "fifo",
+        "\0",
+        "inner",
+        "root",
+        "link_sibling",
+        "f",
+      ]
+    ),
+    max_size=6,
+  ).map("/".join)
 )
 def test_no_path_reads_a_file_outside_the_root(name, tree):
   try:
@@ -240,17 +284,17 @@ def opened():
 
 @hypothesis.settings(deadline=None, max_examples=300)
 @hypothesis.given(
-    line=st.one_of(
-        st.binary(max_size=200),
-        st.recursive(
-            st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-            max_leaves=20,
-        ).map(lambda v: json.dumps(v).encode()),
-        st.tuples(st.integers(0, 60), st.binary(max_size=3)).map(
-            lambda e: b'{"a": [1, {"b": "\\u00fc"}], "c": null, "d": 1.5e3}'[: e[0]] + e[1]
-        ),
-    )
+  line=st.one_of(
+    st.binary(max_size=200),
+    st.recursive(
+      st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+      lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+      max_leaves=20,
+    ).map(lambda v: json.dumps(v).encode()),
+    st.tuples(st.integers(0, 60), st.binary(max_size=3)).map(
+      lambda e: b'{"a": [1, {"b": "\\u00fc"}], "c": null, "d": 1.5e3}'[: e[0]] + e[1]
+    ),
+  )
 )
 def test_any_bytes_are_a_row_or_a_data_error(line):
   try:
@@ -277,16 +321,16 @@ def test_the_picture_of_a_row_is_what_lies_on_disk(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "hint"),
-    [
-        (json.dumps([{"a": 1}, {"a": 2}], indent=2), r"one JSON array.*convert_data json"),
-        (json.dumps([{"a": 1}, {"a": 2}]), r"one JSON array.*convert_data json"),
-        (json.dumps({"a": 1}, indent=2) * 2, r"objects over several lines.*convert_data json"),
-        (json.dumps({"images": [], "annotations": []}, indent=1), r"as COCO has it.*sources\.Coco"),
-        ("version https://git-lfs.github.com/spec/v1\noid", r"git-lfs pointer.*git lfs pull"),
-        ("<!DOCTYPE html>\n<html>", r"an HTML page"),
-        ("image,prefix\na.jpg,what?\n", r"a table \(CSV\).*convert_data csv"),
-    ],
+  ("content", "hint"),
+  [
+    (json.dumps([{"a": 1}, {"a": 2}], indent=2), r"one JSON array.*convert_data json"),
+    (json.dumps([{"a": 1}, {"a": 2}]), r"one JSON array.*convert_data json"),
+    (json.dumps({"a": 1}, indent=2) * 2, r"objects over several lines.*convert_data json"),
+    (json.dumps({"images": [], "annotations": []}, indent=1), r"as COCO has it.*sources\.Coco"),
+    ("version https://git-lfs.github.com/spec/v1\noid", r"git-lfs pointer.*git lfs pull"),
+    ("<!DOCTYPE html>\n<html>", r"an HTML page"),
+    ("image,prefix\na.jpg,what?\n", r"a table \(CSV\).*convert_data csv"),
+  ],
 )
 def test_what_is_not_one_object_a_line_is_said_at_once_with_the_remedy(content, hint, tmp_path):
   with pytest.raises(errors.DataError, match=f"(?s){hint}"):

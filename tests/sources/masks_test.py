@@ -22,8 +22,8 @@ def test_a_row_depends_on_spec_and_number_alone():
   for i in (8, 0, 3):
     np.testing.assert_array_equal(first[i]["mask"], again[i]["mask"])
   assert (first[0]["mask"].shape, first[0]["mask"].sum()) != (
-      sources.Masks(num_rows=9, seed=1).open()[0]["mask"].shape,
-      sources.Masks(num_rows=9, seed=1).open()[0]["mask"].sum(),
+    sources.Masks(num_rows=9, seed=1).open()[0]["mask"].shape,
+    sources.Masks(num_rows=9, seed=1).open()[0]["mask"].sum(),
   )
   with pytest.raises(IndexError):
     first[9]
@@ -47,12 +47,12 @@ def test_drawings_are_those_of_the_split_and_simple_shapes_their_share():
 
 
 @pytest.mark.parametrize(
-    "fields, hint",
-    [
-        (dict(classes="held_out"), "'heldout'"),
-        (dict(simple=2.0), "simple"),
-        (dict(num_rows=-1), "-1"),
-    ],
+  "fields, hint",
+  [
+    (dict(classes="held_out"), "'heldout'"),
+    (dict(simple=2.0), "simple"),
+    (dict(num_rows=-1), "-1"),
+  ],
 )
 def test_a_wrong_field_is_named(fields, hint):
   with pytest.raises(errors.ConfigError, match=hint):

@@ -24,10 +24,10 @@ def mixture(sizes, weights=()):
   weights = weights or [0] * len(sizes)
   names = "abcdefgh"
   return sources.Mixture(
-      tuple(
-          sources.Part(numbered(n, names[i]), weight=w)
-          for i, (n, w) in enumerate(zip(sizes, weights, strict=True))
-      )
+    tuple(
+      sources.Part(numbered(n, names[i]), weight=w)
+      for i, (n, w) in enumerate(zip(sizes, weights, strict=True))
+    )
   )
 
 
@@ -38,7 +38,7 @@ def seen(rows, num_epochs, *, batch_size=0, seed=0, shuffle=True):
   found = []
   for step in range(num_epochs * n // batch_size):
     slots = order.rows_of_step(
-        step, num_rows=n, batch_size=batch_size, seed=seed, shuffle=shuffle, mix=rows.mix()
+      step, num_rows=n, batch_size=batch_size, seed=seed, shuffle=shuffle, mix=rows.mix()
     )
     found += slots
   return [(k // n, epoch, row) for k, (epoch, row) in enumerate(found)]
@@ -64,12 +64,12 @@ def test_without_weights_it_is_as_if_all_rows_stood_in_one_file():
 
 @hypothesis.settings(deadline=None, max_examples=40)
 @hypothesis.given(
-    parts=st.lists(st.tuples(st.integers(5, 60), st.integers(1, 9)), min_size=2, max_size=5),
-    seed=st.integers(0, 2**40),
-    shuffle=st.booleans(),
+  parts=st.lists(st.tuples(st.integers(5, 60), st.integers(1, 9)), min_size=2, max_size=5),
+  seed=st.integers(0, 2**40),
+  shuffle=st.booleans(),
 )
 def test_every_epoch_has_the_shares_and_no_row_comes_twice_before_all_came_once(
-    parts, seed, shuffle
+  parts, seed, shuffle
 ):
   sizes, weights = zip(*parts, strict=True)
   rows = mixture(sizes, weights).open()
@@ -122,15 +122,16 @@ FROZEN = [(0, 1), (1, 0), (0, 0), (0, 5), (0, 2), (1, 2), (1, 1), (0, 6)]
 def test_part_ops_come_before_the_others_and_answers_are_chosen_by_the_rounds_of_the_part():
   answers = ("x", "y", "z")
   source = sources.Mixture(
-      (
-          sources.Part(
-              numbered(2, "a", answers=answers),
-              (pp.Format("ask {text}"), pp.Choice("answers")), weight=3,
-          ),
-          sources.Part(
-              numbered(6, "b"), (pp.Format("say {text}"), pp.Copy("text", "suffix")), weight=1
-          ),
-      )
+    (
+      sources.Part(
+        numbered(2, "a", answers=answers),
+        (pp.Format("ask {text}"), pp.Choice("answers")),
+        weight=3,
+      ),
+      sources.Part(
+        numbered(6, "b"), (pp.Format("say {text}"), pp.Copy("text", "suffix")), weight=1
+      ),
+    )
   )
   rows = source.open()
   ops = [rows.ops(i) for i in range(len(rows))]
@@ -166,10 +167,10 @@ def test_a_loader_applies_the_ops_of_the_part_and_starts_at_any_step():
       return getattr(self._rows, name)
 
   source = sources.Mixture(
-      (
-          sources.Part(numbered(9, "a"), (pp.Format("one"), pp.Copy("text", "suffix")), weight=1),
-          sources.Part(numbered(4, "b"), (pp.Format("two"), pp.Copy("text", "suffix")), weight=2),
-      )
+    (
+      sources.Part(numbered(9, "a"), (pp.Format("one"), pp.Copy("text", "suffix")), weight=1),
+      sources.Part(numbered(4, "b"), (pp.Format("two"), pp.Copy("text", "suffix")), weight=2),
+    )
   )
   make = lambda: loading.make(tokenizer, Rows(source), (), batch_size=3)  # noqa: E731
   run = loading.take(make(), 12)
@@ -182,16 +183,16 @@ def test_a_loader_applies_the_ops_of_the_part_and_starts_at_any_step():
 
 def test_mixtures_may_be_nested_and_keep_their_shares():
   inner = sources.Mixture(
-      (
-          sources.Part(numbered(4, "a"), (pp.Copy("text", "x"),), weight=1),
-          sources.Part(numbered(4, "b"), weight=3),
-      )
+    (
+      sources.Part(numbered(4, "a"), (pp.Copy("text", "x"),), weight=1),
+      sources.Part(numbered(4, "b"), weight=3),
+    )
   )
   outer = sources.Mixture(
-      (
-          sources.Part(inner, (pp.Copy("text", "y"),), weight=1),
-          sources.Part(numbered(8, "c"), weight=1),
-      )
+    (
+      sources.Part(inner, (pp.Copy("text", "y"),), weight=1),
+      sources.Part(numbered(8, "c"), weight=1),
+    )
   )
   rows = outer.open()
   assert rows.mix() == ((4, 2), (4, 6), (8, 8))
@@ -209,28 +210,29 @@ def test_rows_survive_pickling_and_the_fingerprint_sees_every_change():
   assert again.fingerprint() == rows.fingerprint()
   part = source.parts[1]
   others = [
-      source.replace(parts=(source.parts[0], changed))
-      for changed in (
-          part.replace(weight=1.0), part.replace(pp=(pp.Lower("text"),)),
-          part.replace(source=numbered(4, "z")),
-      )
+    source.replace(parts=(source.parts[0], changed))
+    for changed in (
+      part.replace(weight=1.0),
+      part.replace(pp=(pp.Lower("text"),)),
+      part.replace(source=numbered(4, "z")),
+    )
   ]
   assert len({s.open().fingerprint() for s in (source, *others)}) == 4
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: sources.Mixture(()), "at least one Part"),
-        (lambda: sources.Mixture((numbered(2),)), r"write sources\.Part"),
-        (lambda: mixture((2, 2), (1, 0)), r"parts\[1\] has none"),
-        (lambda: sources.Part(numbered(2), weight=-1.0), "weight of a part is -1"),
-        (lambda: sources.Part(numbered(2), weight=float("nan")), "weight of a part is nan"),
-        (lambda: sources.Part("rows.jsonl"), "no source"),
-        (lambda: sources.Part(numbered(2), pp.Lower("text")), "Part.pp must be a tuple"),
-        (lambda: sources.Part(numbered(2), wieght=1), "Did you mean 'weight'"),
-        (lambda: mixture((5, 5), (1000, 1)).open(), "so small that it has not one of the 10 rows"),
-    ],
+  ("make", "message"),
+  [
+    (lambda: sources.Mixture(()), "at least one Part"),
+    (lambda: sources.Mixture((numbered(2),)), r"write sources\.Part"),
+    (lambda: mixture((2, 2), (1, 0)), r"parts\[1\] has none"),
+    (lambda: sources.Part(numbered(2), weight=-1.0), "weight of a part is -1"),
+    (lambda: sources.Part(numbered(2), weight=float("nan")), "weight of a part is nan"),
+    (lambda: sources.Part("rows.jsonl"), "no source"),
+    (lambda: sources.Part(numbered(2), pp.Lower("text")), "Part.pp must be a tuple"),
+    (lambda: sources.Part(numbered(2), wieght=1), "Did you mean 'weight'"),
+    (lambda: mixture((5, 5), (1000, 1)).open(), "so small that it has not one of the 10 rows"),
+  ],
 )
 def test_what_is_wrong_with_a_mixture_is_said(make, message):
   with pytest.raises(errors.ConfigError, match=message):

@@ -49,7 +49,7 @@ def test_columns_and_shapes_are_as_said():
 def test_boxes_are_exact(monkeypatch):
   """The pixels that differ from the bare background are those of the boxes, to the last one."""
   monkeypatch.setattr(
-      scenes, "_background", lambda rng, size: np.full((size, size, 3), 255, np.uint8)
+    scenes, "_background", lambda rng, size: np.full((size, size, 3), 255, np.uint8)
   )
   ink = sprites.Sprite
   monkeypatch.setattr(scenes.sprites, "get", _solid(sprites.get, ink))
@@ -141,7 +141,7 @@ def test_segment_answers_are_the_mask_of_the_one_drawing_asked_for():
 
 def test_the_mask_is_what_was_drawn(monkeypatch):
   monkeypatch.setattr(
-      scenes, "_background", lambda rng, size: np.full((size, size, 3), 255, np.uint8)
+    scenes, "_background", lambda rng, size: np.full((size, size, 3), 255, np.uint8)
   )
   monkeypatch.setattr(scenes.sprites, "get", _solid(sprites.get, sprites.Sprite))
   for row in _rows(30, tasks=("segment",)):
@@ -215,15 +215,15 @@ def test_a_fingerprint_follows_the_codec_where_it_is_used(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "fields, hint",
-    [
-        (dict(classes="held_out"), "'heldout'"),
-        (dict(prompts="pretrian"), "'pretrain'"),
-        (dict(tasks=("captions",)), "'caption'"),
-        (dict(tasks=()), "caption, count, detect"),
-        (dict(size=20), "56"),
-        (dict(warmup=-1), "negative"),
-    ],
+  "fields, hint",
+  [
+    (dict(classes="held_out"), "'heldout'"),
+    (dict(prompts="pretrian"), "'pretrain'"),
+    (dict(tasks=("captions",)), "'caption'"),
+    (dict(tasks=()), "caption, count, detect"),
+    (dict(size=20), "56"),
+    (dict(warmup=-1), "negative"),
+  ],
 )
 def test_a_wrong_field_is_an_error_that_names_the_right_one(fields, hint):
   with pytest.raises(errors.ConfigError, match=hint):

@@ -47,33 +47,33 @@ def numbers_dir(tmp_path_factory):
   """103 rows of train and 30 of val, in shards of 7."""
   folder = tmp_path_factory.mktemp("numbers")
   dataset = build.Dataset(
-      name="numbers",
-      homepage="https://example.org",
-      files=(),
-      features=lambda: {"i": tfds.features.Scalar(np.int64)},
-      splits=lambda raw: {
-          "train": [{"i": i} for i in range(103)],
-          "val": [{"i": 1000 + i} for i in range(30)],
-      },
+    name="numbers",
+    homepage="https://example.org",
+    files=(),
+    features=lambda: {"i": tfds.features.Scalar(np.int64)},
+    splits=lambda raw: {
+      "train": [{"i": i} for i in range(103)],
+      "val": [{"i": 1000 + i} for i in range(30)],
+    },
   )
   build.write(dataset, folder, folder / "data", rows_per_shard=7)
   return folder / "data"
 
 
 @pytest.mark.parametrize(
-    ("split", "train", "val"),
-    [
-        ("train[:-5%]", slice(None, 98), slice(0)),
-        ("train[-5%:]", slice(98, None), slice(0)),
-        ("train[:5%]", slice(5), slice(0)),
-        ("train[:-10%]", slice(93), slice(0)),
-        ("train[-10%:]", slice(93, None), slice(0)),
-        ("train+val", slice(None), slice(None)),
-        ("train + val[20:]", slice(None), slice(20, None)),
-        ("val[:2_0]", slice(0), slice(20)),
-        ("train[:98%]+val", slice(101), slice(None)),
-        ("train[-10:]", slice(93, None), slice(0)),
-    ],
+  ("split", "train", "val"),
+  [
+    ("train[:-5%]", slice(None, 98), slice(0)),
+    ("train[-5%:]", slice(98, None), slice(0)),
+    ("train[:5%]", slice(5), slice(0)),
+    ("train[:-10%]", slice(93), slice(0)),
+    ("train[-10%:]", slice(93, None), slice(0)),
+    ("train+val", slice(None), slice(None)),
+    ("train + val[20:]", slice(None), slice(20, None)),
+    ("val[:2_0]", slice(0), slice(20)),
+    ("train[:98%]+val", slice(101), slice(None)),
+    ("train[-10:]", slice(93, None), slice(0)),
+  ],
 )
 def test_parts_of_splits_are_those_of_tfds(numbers_dir, split, train, val):
   def numbers(split):
@@ -140,19 +140,19 @@ def test_a_description_makes_no_module_run(numbers_dir, tmp_path, monkeypatch):
 def test_class_numbers_become_names_also_in_nests(tmp_path):
   labels = tfds.features.ClassLabel(names=["cat", "dog", "cow"])
   dataset = build.Dataset(
-      name="classes",
-      homepage="https://example.org",
-      files=(),
-      features=lambda: {
-          "label": labels,
-          "objects": tfds.features.Sequence({"n": tfds.features.Scalar(np.int64), "label": labels}),
-      },
-      splits=lambda raw: {
-          "train": [
-              {"label": 1, "objects": [{"n": 5, "label": 2}, {"n": 6, "label": 0}]},
-              {"label": -1, "objects": []},
-          ]
-      },
+    name="classes",
+    homepage="https://example.org",
+    files=(),
+    features=lambda: {
+      "label": labels,
+      "objects": tfds.features.Sequence({"n": tfds.features.Scalar(np.int64), "label": labels}),
+    },
+    splits=lambda raw: {
+      "train": [
+        {"label": 1, "objects": [{"n": 5, "label": 2}, {"n": 6, "label": 0}]},
+        {"label": -1, "objects": []},
+      ]
+    },
   )
   build.write(dataset, tmp_path, tmp_path / "data")
   source = sources.Tfds("classes", data_dir=str(tmp_path / "data"))

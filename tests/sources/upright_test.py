@@ -29,10 +29,10 @@ _KINDS = {"JPEG": (".jpg", ".JPG", ".jpeg", ".jfif"), "PNG": (".png",), "WEBP": 
 _STEMS = ("a", "my cat", "my big cat 1", "Zoë", "Zoe\u0308", "ФОТО", "a.b", "0 1")
 _PLACES = ("", "sub/", "Deep/er/")
 _SETTINGS = hypothesis.settings(
-    max_examples=200,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=list(hypothesis.HealthCheck),
+  max_examples=200,
+  deadline=None,
+  derandomize=True,
+  suppress_health_check=list(hypothesis.HealthCheck),
 )
 
 
@@ -94,7 +94,7 @@ def _example(integer, choice):
 def examples(draw):
   """An Example."""
   return _example(
-      lambda low, high: draw(st.integers(low, high)), lambda values: draw(st.sampled_from(values))
+    lambda low, high: draw(st.integers(low, high)), lambda values: draw(st.sampled_from(values))
   )
 
 
@@ -204,9 +204,9 @@ def test_voc(example, decode_exif, named):
   named = {"name": f"{last}.{ending}", "stem": last, "elsewhere": "C:\\x\\b.bmp"}.get(named, "")
   size = f"<size><width>{width}</width><height>{height}</height></size>" if example.exif else ""
   xml = (
-      f"<annotation><filename>{named}</filename>{size}<object><name>red thing</name><difficult>0"
-      f"</difficult><bndbox><xmin>{x_min + 1}</xmin><ymin>{y_min + 1}.0</ymin><xmax>{x_max}</xmax>"
-      f"<ymax>{y_max}</ymax></bndbox></object></annotation>"
+    f"<annotation><filename>{named}</filename>{size}<object><name>red thing</name><difficult>0"
+    f"</difficult><bndbox><xmin>{x_min + 1}</xmin><ymin>{y_min + 1}.0</ymin><xmax>{x_max}</xmax>"
+    f"<ymax>{y_max}</ymax></bndbox></object></annotation>"
   )
   numbers = np.zeros(example.boxed, np.uint8)
   numbers[y_min:y_max, x_min:x_max] = 1
@@ -244,9 +244,9 @@ _ORDERS = st.sampled_from(["yxyx", "xyxy", "xywh"])
 def test_jsonl(example, order, pixels, layout):
   box = [example.number(v) for v in _written(example, order, pixels)]
   layouts = {
-      "dict": {"objects": {"bbox": [box], "category": ["red thing"]}},
-      "list": {"objects": [{"bbox": box, "category": "red thing"}]},
-      "flat": {"objects/bbox": json.dumps([box]), "objects/category": '["red thing"]'},
+    "dict": {"objects": {"bbox": [box], "category": ["red thing"]}},
+    "list": {"objects": [{"bbox": box, "category": "red thing"}]},
+    "flat": {"objects/bbox": json.dumps([box]), "objects/category": '["red thing"]'},
   }
   with tempfile.TemporaryDirectory() as folder:
     root = pathlib.Path(folder)
@@ -307,8 +307,8 @@ def test_tfds(tmp_path):
   tfds = pytest.importorskip("tensorflow_datasets")
   rng = np.random.default_rng(0)
   made = [  # One dataset of 200, as building it takes seconds.
-      _example(lambda a, b: int(rng.integers(a, b + 1)), lambda v: v[int(rng.integers(len(v)))])
-      for _ in range(200)
+    _example(lambda a, b: int(rng.integers(a, b + 1)), lambda v: v[int(rng.integers(len(v)))])
+    for _ in range(200)
   ]
   box = tfds.features.Tensor(shape=(4,), dtype=np.float32)
   label = tfds.features.ClassLabel(names=_CLASSES)

@@ -28,17 +28,17 @@ def number(pixels):
 
 
 @pytest.mark.parametrize(
-    ("total", "num", "stride", "expected"),
-    [
-        (10, 4, 1, [0, 1, 2, 3]),
-        (10, 3, 4, [0, 4, 8]),
-        (10, 4, 4, [0, 4, 8, 0]),  # Too short: it begins anew.
-        (1, 3, 9, [0, 0, 0]),
-        (300, 16, 9, list(range(0, 144, 9))),  # MSR-VTT's recipe.
-        (10, 5, 0, [1, 3, 5, 7, 9]),
-        (10, 1, 0, [5]),
-        (3, 6, 0, [0, 0, 1, 1, 2, 2]),
-    ],
+  ("total", "num", "stride", "expected"),
+  [
+    (10, 4, 1, [0, 1, 2, 3]),
+    (10, 3, 4, [0, 4, 8]),
+    (10, 4, 4, [0, 4, 8, 0]),  # Too short: it begins anew.
+    (1, 3, 9, [0, 0, 0]),
+    (300, 16, 9, list(range(0, 144, 9))),  # MSR-VTT's recipe.
+    (10, 5, 0, [1, 3, 5, 7, 9]),
+    (10, 1, 0, [5]),
+    (3, 6, 0, [0, 0, 1, 1, 2, 2]),
+  ],
 )
 def test_positions_follow_the_rule(total, num, stride, expected):
   assert frames.positions(total, num, stride) == expected
@@ -52,19 +52,19 @@ def ten_frames():
 
 
 @pytest.mark.parametrize(
-    ("num", "stride", "start", "end", "expected"),
-    [
-        (4, 1, 0, 0, [0, 1, 2, 3]),
-        (4, 4, 0, 0, [0, 4, 8, 0]),
-        (5, 9, 0, 0, [0, 9, 0, 9, 0]),
-        (2, 2, 0.5, 0, [5, 7]),
-        (3, 1, 0.2, 0.4, [2, 3, 2]),  # The end itself is not in it.
-        (2, 1, 0.31, 0.39, [3, 3]),  # No frame begins in there: the one that is shown.
-        (2, 1, 7.0, 9.0, [9, 9]),
-        (5, 0, 0, 0, [1, 3, 5, 7, 9]),
-        (2, 0, 0.2, 0.6, [3, 5]),
-        (2, 0, 7.0, 9.0, [9, 9]),
-    ],
+  ("num", "stride", "start", "end", "expected"),
+  [
+    (4, 1, 0, 0, [0, 1, 2, 3]),
+    (4, 4, 0, 0, [0, 4, 8, 0]),
+    (5, 9, 0, 0, [0, 9, 0, 9, 0]),
+    (2, 2, 0.5, 0, [5, 7]),
+    (3, 1, 0.2, 0.4, [2, 3, 2]),  # The end itself is not in it.
+    (2, 1, 0.31, 0.39, [3, 3]),  # No frame begins in there: the one that is shown.
+    (2, 1, 7.0, 9.0, [9, 9]),
+    (5, 0, 0, 0, [1, 3, 5, 7, 9]),
+    (2, 0, 0.2, 0.6, [3, 5]),
+    (2, 0, 7.0, 9.0, [9, 9]),
+  ],
 )
 def test_a_video_file_gives_the_frames_of_the_part(ten_frames, num, stride, start, end, expected):
   got = frames.decode(ten_frames, "x", num=num, stride=stride, start=start, end=end)
@@ -81,11 +81,11 @@ def test_a_cut_file_gives_what_is_there_or_an_error(ten_frames):
 def test_rows_name_videos_and_parts_of_them(ten_frames, tmp_path):
   images.write(tmp_path / "clips/a.mp4", ten_frames)
   rows = [
-      {"video": "a.mp4", "suffix": "all of it"},
-      {"video": "a.mp4", "suffix": "a part", "start": 0.3, "end": 0.8},
+    {"video": "a.mp4", "suffix": "all of it"},
+    {"video": "a.mp4", "suffix": "a part", "start": 0.3, "end": 0.8},
   ]
   source = sources.Video(
-      write(tmp_path, rows), num=2, stride=2, videos=str(tmp_path / "clips"), columns=("suffix",)
+    write(tmp_path, rows), num=2, stride=2, videos=str(tmp_path / "clips"), columns=("suffix",)
   )
   assert set(source.makes()) == {"frames", "video", "suffix"}
   opened = pickle.loads(pickle.dumps(source.open()))
@@ -106,18 +106,18 @@ def test_a_folder_of_frames_needs_no_library(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"video": "gone.mp4"}, r"rows\.jsonl:1: column 'video': file 'gone\.mp4' is not in"),
-        ({"video": "../a.mp4"}, r"without '\.\.'"),
-        ({"video": "/etc/passwd"}, "must be relative"),
-        ({"video": "empty"}, "folder 'empty' has no images"),
-        ({"video": "frames", "start": 1}, "has no seconds to cut it by"),
-        ({"video": "frames", "start": "1"}, "'start' is '1': expected seconds"),
-        ({"video": "frames", "end": -1}, "expected 0 or more"),
-        ({"video": "frames", "start": 2, "end": 1}, "from 2.0 s to 1.0 s is empty"),
-        ({"clip": "frames"}, "'video' is missing"),
-    ],
+  ("row", "message"),
+  [
+    ({"video": "gone.mp4"}, r"rows\.jsonl:1: column 'video': file 'gone\.mp4' is not in"),
+    ({"video": "../a.mp4"}, r"without '\.\.'"),
+    ({"video": "/etc/passwd"}, "must be relative"),
+    ({"video": "empty"}, "folder 'empty' has no images"),
+    ({"video": "frames", "start": 1}, "has no seconds to cut it by"),
+    ({"video": "frames", "start": "1"}, "'start' is '1': expected seconds"),
+    ({"video": "frames", "end": -1}, "expected 0 or more"),
+    ({"video": "frames", "start": 2, "end": 1}, "from 2.0 s to 1.0 s is empty"),
+    ({"clip": "frames"}, "'video' is missing"),
+  ],
 )
 def test_a_bad_row_is_named_with_its_reason(row, message, tmp_path):
   images.write(tmp_path / "frames/f.png", images.png(0))

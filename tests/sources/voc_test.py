@@ -13,8 +13,8 @@ from paligemma_jax.core import errors
 from tests.miniatures import images
 
 _OBJECT = (
-    "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin>"
-    "<xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
+  "<object><name>{}</name><difficult>{}</difficult><bndbox><xmin>{}</xmin><ymin>{}</ymin>"
+  "<xmax>{}</xmax><ymax>{}</ymax></bndbox></object>"
 )
 
 
@@ -29,7 +29,7 @@ def folder(tmp_path):
   for name in ("a", "b"):
     images.write(root / "JPEGImages" / f"{name}.jpg", images.jpeg(0, (20, 10)))
   images.write(
-      root / "Annotations" / "a.xml", _xml(("dog", 0, 3, 2, 8, 5), ("cat", 1, 1, 1, 20, 10))
+    root / "Annotations" / "a.xml", _xml(("dog", 0, 3, 2, 8, 5), ("cat", 1, 1, 1, 20, 10))
   )
   images.write(root / "Annotations" / "b.xml", _xml(filename="C:\\photos\\b.jpg"))
   images.write(root / "ImageSets" / "Main" / "train.txt", b"b\r\na\r\n")
@@ -74,30 +74,30 @@ def test_masks_are_the_pixels_of_an_object_s_number(folder):
 
 
 _BOMB = (
-    b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]>'
-    b"<annotation><filename>&b;</filename></annotation>"
+  b'<?xml version="1.0"?><!DOCTYPE a [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;">]>'
+  b"<annotation><filename>&b;</filename></annotation>"
 )
 _FILE = b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;</annotation>'
 
 
 @pytest.mark.parametrize(
-    ("content", "hint"),
-    [
-        (_BOMB, "document type"),
-        (_FILE, "document type"),
-        (b"<annotation>&nbsp;</annotation>", "no XML"),
-        (b"<annotation>\n<object>", r"line 2: no XML"),
-        (b"", "no XML"),
-        (b"\xff\xfe\x00", "no XML"),
-        (b'<?xml version="1.0" encoding="nonsense"?><a/>', "no XML"),
-        (b"<a>" * 40, "nested deeper"),
-        (_xml(("", 0, 1, 1, 2, 2)), "line 3: object 1 has no name"),
-        (b"<annotation><object><name>x</name></object></annotation>", "has no bndbox"),
-        (_xml(("dog", 0, "one", 1, 2, 2)), "xmin is 'one'"),
-        (_xml(("dog", 0, 1, "nan", 2, 2)), "ymin is 'nan'"),
-        (_xml(("dog", 0, 9, 1, 2, 2)), "minimum above"),
-        (_xml(("dog", 0, 100, 1, 200, 2)), "outside of the picture"),
-    ],
+  ("content", "hint"),
+  [
+    (_BOMB, "document type"),
+    (_FILE, "document type"),
+    (b"<annotation>&nbsp;</annotation>", "no XML"),
+    (b"<annotation>\n<object>", r"line 2: no XML"),
+    (b"", "no XML"),
+    (b"\xff\xfe\x00", "no XML"),
+    (b'<?xml version="1.0" encoding="nonsense"?><a/>', "no XML"),
+    (b"<a>" * 40, "nested deeper"),
+    (_xml(("", 0, 1, 1, 2, 2)), "line 3: object 1 has no name"),
+    (b"<annotation><object><name>x</name></object></annotation>", "has no bndbox"),
+    (_xml(("dog", 0, "one", 1, 2, 2)), "xmin is 'one'"),
+    (_xml(("dog", 0, 1, "nan", 2, 2)), "ymin is 'nan'"),
+    (_xml(("dog", 0, 9, 1, 2, 2)), "minimum above"),
+    (_xml(("dog", 0, 100, 1, 200, 2)), "outside of the picture"),
+  ],
 )
 def test_a_bad_or_hostile_annotation_is_named(folder, content, hint):
   images.write(folder / "Annotations" / "a.xml", content)
@@ -133,17 +133,17 @@ def _row(folder, name, *, xml, picture, split=""):
 
 
 @pytest.mark.parametrize(
-    ("name", "named", "picture"),
-    [
-        ("x", "x", "x.png"),
-        ("x", "x.jpg", "x.JPG"),
-        ("x", "", "x.jpeg"),
-        ("x", "y.png", "x.webp"),
-        ("x", "Y.PNG", "y.png"),
-        ("sub/x", "x.jpg", "sub/x.jpg"),
-        ("sub/x", "x.jpg", "x.jpg"),
-        ("sub/x", "elsewhere.jpg", "Sub/x.gif"),
-    ],
+  ("name", "named", "picture"),
+  [
+    ("x", "x", "x.png"),
+    ("x", "x.jpg", "x.JPG"),
+    ("x", "", "x.jpeg"),
+    ("x", "y.png", "x.webp"),
+    ("x", "Y.PNG", "y.png"),
+    ("sub/x", "x.jpg", "sub/x.jpg"),
+    ("sub/x", "x.jpg", "x.jpg"),
+    ("sub/x", "elsewhere.jpg", "Sub/x.gif"),
+  ],
 )
 def test_a_picture_is_found_by_its_stem_whatever_its_ending(folder, name, named, picture):
   assert _row(folder, name, xml=_xml(filename=named), picture=picture)["image_path"] == picture
@@ -184,7 +184,7 @@ def test_what_the_annotation_says_of_the_picture_must_be_so(folder):
 
   def row(width, height):
     xml = _xml(("dog", 0, 3, 2, 8, 5)).replace(
-        b"</annotation>", size.format(width, height).encode()
+      b"</annotation>", size.format(width, height).encode()
     )
     return _row(folder, "a", xml=xml, picture="a.jpg")
 

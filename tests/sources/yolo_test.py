@@ -19,8 +19,8 @@ def folder(tmp_path):
     images.write(tmp_path / "images" / name, images.jpeg(0, (20, 10)))
   images.write(tmp_path / "images" / "train" / "readme.md", b"x")
   images.write(
-      tmp_path / "labels" / "train" / "a2.txt",
-      b"1 0.5 0.5 0.2 0.4\n\n0 0.1 0.1 0.4 0.1 0.4 0.5 0.1 0.5\n",
+    tmp_path / "labels" / "train" / "a2.txt",
+    b"1 0.5 0.5 0.2 0.4\n\n0 0.1 0.1 0.4 0.1 0.4 0.5 0.1 0.5\n",
   )
   images.write(tmp_path / "labels" / "val" / "c.txt", b"")
   images.write(tmp_path / "extra.txt", b"./images/more/d.jpg\n")
@@ -63,13 +63,13 @@ def test_outlines_become_masks_and_boxes_alone_do_not(folder):
 
 
 @pytest.mark.parametrize(
-    "yaml",
-    [
-        "train: images/train\nnames: [cat, dog]\n",
-        "train: ../images/train\nval: ../images/val\nnc: 2\nnames: ['cat', 'dog']\n",
-        "path: images\ntrain: train/\nnames:\n- cat\n- dog\n",
-        "train: ./images/train\nnames: {0: cat, 1: dog}\n",
-    ],
+  "yaml",
+  [
+    "train: images/train\nnames: [cat, dog]\n",
+    "train: ../images/train\nval: ../images/val\nnc: 2\nnames: ['cat', 'dog']\n",
+    "path: images\ntrain: train/\nnames:\n- cat\n- dog\n",
+    "train: ./images/train\nnames: {0: cat, 1: dog}\n",
+  ],
 )
 def test_the_ways_tools_write_a_data_yaml(folder, yaml):
   rows = _rows(folder, yaml)
@@ -83,23 +83,23 @@ def test_a_root_of_one_s_own_takes_the_place_of_the_file_s_path(folder):
 
 
 @pytest.mark.parametrize(
-    ("yaml", "hint"),
-    [
-        ("train: images/train\nnames: []", "names must be"),
-        ("train: images/train\nnames: {a: cat}", "names must be"),
-        ("train: images/train", "names must be"),
-        ("train: /etc\nnames: [a]", "must be relative"),
-        ("train: ../../etc\nnames: [a]", "without '..'"),
-        ("train: gone\nnames: [a]", "'gone' is not in"),
-        ("train: [[3]]\nnames: [a]", "expected the path"),
-        ("path: /etc\ntrain: x\nnames: [a]", "Set Yolo.root"),
-        ("path: ..\ntrain: x\nnames: [a]", "Set Yolo.root"),
-        ("[1, 2]", "expected a data.yaml"),
-        ("a: [", "is no data.yaml"),
-        ("names: !!python/object/apply:os.system ['touch x']", "is no data.yaml"),
-        ("a: &a [x]\nb: *a\n", "an alias"),
-        ("[" * 100, "nest"),
-    ],
+  ("yaml", "hint"),
+  [
+    ("train: images/train\nnames: []", "names must be"),
+    ("train: images/train\nnames: {a: cat}", "names must be"),
+    ("train: images/train", "names must be"),
+    ("train: /etc\nnames: [a]", "must be relative"),
+    ("train: ../../etc\nnames: [a]", "without '..'"),
+    ("train: gone\nnames: [a]", "'gone' is not in"),
+    ("train: [[3]]\nnames: [a]", "expected the path"),
+    ("path: /etc\ntrain: x\nnames: [a]", "Set Yolo.root"),
+    ("path: ..\ntrain: x\nnames: [a]", "Set Yolo.root"),
+    ("[1, 2]", "expected a data.yaml"),
+    ("a: [", "is no data.yaml"),
+    ("names: !!python/object/apply:os.system ['touch x']", "is no data.yaml"),
+    ("a: &a [x]\nb: *a\n", "an alias"),
+    ("[" * 100, "nest"),
+  ],
 )
 def test_a_wrong_or_hostile_data_yaml_is_named(folder, yaml, hint):
   with pytest.raises(errors.DataError, match=hint) as caught:
@@ -117,19 +117,19 @@ def test_an_unknown_or_empty_split_is_a_configuration_error(folder):
 
 
 @pytest.mark.parametrize(
-    ("line", "hint"),
-    [
-        ("2 0.5 0.5 0.2 0.4", r"labels/train/a2\.txt:1: class 2"),
-        ("0.5 0.5 0.5 0.2 0.4", "class 0.5"),
-        ("0 0.5 0.5 0.2 0.4\n1 0.5 0.5 0.2", r"a2\.txt:2: 3 numbers"),
-        ("0 0.5 0.5 0.2 0.4 0.1", "5 numbers"),
-        ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "7 numbers"),
-        ("0 12 40 8 9", "shares of the picture"),
-        ("0 nan 0.5 0.2 0.4", "shares of the picture"),
-        ("cat 0.5 0.5 0.2 0.4", r"a2\.txt:1: b'cat"),
-        ("0 0.5 0.5 -0.2 0.4", "shares of the picture"),
-        ("\x00", "no number"),
-    ],
+  ("line", "hint"),
+  [
+    ("2 0.5 0.5 0.2 0.4", r"labels/train/a2\.txt:1: class 2"),
+    ("0.5 0.5 0.5 0.2 0.4", "class 0.5"),
+    ("0 0.5 0.5 0.2 0.4\n1 0.5 0.5 0.2", r"a2\.txt:2: 3 numbers"),
+    ("0 0.5 0.5 0.2 0.4 0.1", "5 numbers"),
+    ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "7 numbers"),
+    ("0 12 40 8 9", "shares of the picture"),
+    ("0 nan 0.5 0.2 0.4", "shares of the picture"),
+    ("cat 0.5 0.5 0.2 0.4", r"a2\.txt:1: b'cat"),
+    ("0 0.5 0.5 -0.2 0.4", "shares of the picture"),
+    ("\x00", "no number"),
+  ],
 )
 def test_a_bad_label_is_named_with_file_and_line(folder, line, hint):
   (folder / "labels" / "train" / "a2.txt").write_text(line)
@@ -161,7 +161,7 @@ def test_links_and_lists_do_not_lead_out(folder, tmp_path_factory):
 
 def test_classes_are_called_what_the_file_says(folder):
   (folder / "labels" / "train" / "a2.txt").write_text(
-      "".join(f"{i} 0.5 0.5 0.2 0.4\n" for i in range(6))
+    "".join(f"{i} 0.5 0.5 0.2 0.4\n" for i in range(6))
   )
   yaml = "train: images/train\nnames: [no, yes, on, 010, null, 1_000]\n"
   assert _rows(folder, yaml)[0]["labels"] == ["no", "yes", "on", "010", "null", "1_000"]

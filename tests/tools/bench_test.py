@@ -28,7 +28,10 @@ def test_sides_take_turns_and_medians_are_compared(tmp_path, capsys):
   assert path.read_text().split() == ["big", "small"] + ["big", "small"] * 3
   found = compare.result("nothing", ours, theirs, extra=1)
   assert (found["name"], found["rival"], found["runs"], found["extra"]) == (
-      "nothing", "theirs", 3, 1
+    "nothing",
+    "theirs",
+    3,
+    1,
   )
   assert 0.01 <= found["ours_seconds"] and 0.2 <= found["rival_seconds"]
   assert found["ratio"] == pytest.approx(found["ours_seconds"] / found["rival_seconds"], rel=0.01)
@@ -95,9 +98,9 @@ def test_ways_of_attention_are_compared():
   options = ["--variant=tiny", "--res", "28", "--batch_size=2", "--repeats=1", "--dtype=bfloat16"]
   found = list(attention.measured(attention.parser().parse_args(options)))
   assert [(x["tower"], x["length"], x["how"]) for x in found] == [
-      (tower, length, how)
-      for tower, length in (("decoder", 36), ("tower", 4))
-      for how in ("plain", "chunked", "rows")
+    (tower, length, how)
+    for tower, length in (("decoder", 36), ("tower", 4))
+    for how in ("plain", "chunked", "rows")
   ]
   assert all(0 < max(x["error"]) < 0.02 and x["ms"] > 0 for x in found)
 
@@ -107,8 +110,11 @@ def measured(name, *options, against=("transformers",)):
   rivals = [rival for rival in against if all(map(_is_here, compare.PACKAGES[rival]))][:1]
   command = [sys.executable, "-m", f"tools.bench.{name}", "--json", "--model=tiny", "--repeats=1"]
   done = subprocess.run(
-      [*command, *options, *(f"--against={rival}" for rival in rivals)],
-      cwd=run_train.ROOT, text=True, capture_output=True, check=False,
+    [*command, *options, *(f"--against={rival}" for rival in rivals)],
+    cwd=run_train.ROOT,
+    text=True,
+    capture_output=True,
+    check=False,
   )
   assert done.returncode == 0, done.stderr
   found = json.loads(done.stdout)

@@ -50,14 +50,14 @@ def call(monkeypatch, *args):
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("[{", "is not JSON"),
-        ("", "is not JSON"),
-        ("[NaN]", "NaN is no value"),
-        ("[" * 100_000, "is not JSON"),
-        ("\xff", "is not JSON"),
-    ],
+  ("content", "words"),
+  [
+    ("[{", "is not JSON"),
+    ("", "is not JSON"),
+    ("[NaN]", "NaN is no value"),
+    ("[" * 100_000, "is not JSON"),
+    ("\xff", "is not JSON"),
+  ],
 )
 def test_a_file_that_is_not_json_is_named(content, words, tmp_path, monkeypatch):
   (tmp_path / "a.json").write_text(content, encoding="latin-1")
@@ -71,17 +71,17 @@ def test_keys_that_come_twice_are_found_though_parsing_hides_them(tmp_path, monk
   (tmp_path / "q.json").write_text('[{"question_id": "q"}]')
   with pytest.raises(errors.DataError, match="1 keys that come twice in one object: 'q'"):
     call(
-        monkeypatch, tmp_path / "a.json", "--format", "aokvqa_da", "--against", tmp_path / "q.json"
+      monkeypatch, tmp_path / "a.json", "--format", "aokvqa_da", "--against", tmp_path / "q.json"
     )
 
 
 @pytest.mark.parametrize(
-    ("form", "against", "words"),
-    [
-        ("vqa2", "q.json", "vqav2"),
-        ("vqav2", "nonesuch.json", "no file.*dataset and its split"),
-        ("vqav2", "nonesuch:test", "tools.prepare"),
-    ],
+  ("form", "against", "words"),
+  [
+    ("vqa2", "q.json", "vqav2"),
+    ("vqav2", "nonesuch.json", "no file.*dataset and its split"),
+    ("vqav2", "nonesuch:test", "tools.prepare"),
+  ],
 )
 def test_what_is_not_there_is_named(form, against, words, tmp_path, monkeypatch):
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))

@@ -53,10 +53,10 @@ def test_the_two_chat_formats_become_questions_and_answers(tmp_path, as_lines, c
   records = [_LLAVA, _MESSAGES, _PARTS, {"messages": _MESSAGES["messages"]}]
   content = "".join(json.dumps(r) + "\n" for r in records) if as_lines else records
   assert _convert(tmp_path, "chat", content) == [
-      {"image": "a.jpg", "prefix": "What is it?", "suffix": "A cat."},
-      {"image": "a.jpg", "prefix": "What color?", "suffix": "Red."},
-      {"image": "b.jpg", "prefix": "What is it?", "suffix": "A dog"},
-      {"image": ["c.jpg", "d.jpg"], "prefix": "Differ?", "suffix": "Yes."},
+    {"image": "a.jpg", "prefix": "What is it?", "suffix": "A cat."},
+    {"image": "a.jpg", "prefix": "What color?", "suffix": "Red."},
+    {"image": "b.jpg", "prefix": "What is it?", "suffix": "A dog"},
+    {"image": ["c.jpg", "d.jpg"], "prefix": "Differ?", "suffix": "Yes."},
   ]
   said = capsys.readouterr().out
   assert "4 rows" in said and "1 answers later in a conversation" in said
@@ -98,9 +98,9 @@ def test_boxes_of_the_three_formats_become_the_same_text(tmp_path):
   }  # fmt: skip
   folder = ("--images", str(tmp_path / "images/train"))
   found = [
-      *_convert(tmp_path, "coco", coco, *folder),
-      *_convert(tmp_path, "yolo", None, name="data.yaml"),
-      *_convert(tmp_path, "voc", None, "--prompt", "detect cat", name="voc"),
+    *_convert(tmp_path, "coco", coco, *folder),
+    *_convert(tmp_path, "yolo", None, name="data.yaml"),
+    *_convert(tmp_path, "voc", None, "--prompt", "detect cat", name="voc"),
   ]
   suffix = loc.format_boxes([(0.1, 0.1, 0.5, 0.4)], ["cat"], bins=1024)
   assert [(row["prefix"], row["suffix"]) for row in found] == [("detect cat", suffix)] * 3

@@ -13,8 +13,11 @@ from tests import run_train
 
 def convert(*args):
   return subprocess.run(
-      [sys.executable, "tools/convert.py", *map(str, args)], cwd=run_train.ROOT, text=True,
-      capture_output=True, check=False,
+    [sys.executable, "tools/convert.py", *map(str, args)],
+    cwd=run_train.ROOT,
+    text=True,
+    capture_output=True,
+    check=False,
   )
 
 

@@ -25,8 +25,8 @@ def test_each_published_measure_is_one_that_the_page_evaluates(name):
 
 
 @pytest.mark.parametrize(
-    ("score", "shown"),
-    [(None, "–"), (82.0, "82.0"), (76.90, "76.9"), (141.92, "141.92"), (7, "7.0")],
+  ("score", "shown"),
+  [(None, "–"), (82.0, "82.0"), (76.90, "76.9"), (141.92, "141.92"), (7, "7.0")],
 )
 def test_scores_have_a_decimal(score, shown):
   assert make_benchmarks._number(score) == shown

@@ -9,8 +9,8 @@ from paligemma_jax.core import errors
 from tools.prepare import plain_pickle
 
 _VALUE = [
-    {"a": 1, "b": [1.5, "xé", None, True, False, (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), ()]},
-    {"c": {"k": -3, 5: 2**70, "long": "x" * 300}, "d": 300, "e": 70_000},
+  {"a": 1, "b": [1.5, "xé", None, True, False, (1,), (1, 2), (1, 2, 3), (1, 2, 3, 4), ()]},
+  {"c": {"k": -3, 5: 2**70, "long": "x" * 300}, "d": 300, "e": 70_000},
 ] * 2  # The second time from the memo.
 
 
@@ -41,7 +41,7 @@ def test_what_names_code_is_refused_and_not_run(protocol, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"(", b"a.", b"(lp0\n", b"0.", b"\x80\x02]q\x00", b"h\x07.", b"junk", b"t."]
+  "data", [b"", b"(", b"a.", b"(lp0\n", b"0.", b"\x80\x02]q\x00", b"h\x07.", b"junk", b"t."]
 )
 def test_a_damaged_file_is_an_error(data):
   with pytest.raises(errors.DataError, match=r"refs\.p"):

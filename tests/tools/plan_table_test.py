@@ -18,8 +18,8 @@ def test_the_page_shows_what_fits_what_does_not_and_what_is_unknown():
     return {"fits": fits, "bytes": {"total": gib * 2**30}}
 
   found = {
-      "paligemma_3b 224 full_adam v5e-1": cell(False, 45.6),
-      "paligemma_3b 224 full_adam v5e-8": cell(True, 6.5),
+    "paligemma_3b 224 full_adam v5e-1": cell(False, 45.6),
+    "paligemma_3b 224 full_adam v5e-8": cell(True, 6.5),
   }
   page = plan_table.page(found)
   (row,) = [line for line in page.splitlines() if line.startswith("| `full_adam`")]

@@ -49,17 +49,17 @@ def test_a_satellite_image_that_cannot_be_kept_exactly_is_named(content, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("number", "text"),
-    [
-        (0, "0"),
-        (1, "between 1 and 10"),
-        (10, "between 1 and 10"),
-        (11, "between 11 and 100"),
-        (100, "between 11 and 100"),
-        (101, "between 101 and 1000"),
-        (1000, "between 101 and 1000"),
-        (1001, "more than 1000"),
-    ],
+  ("number", "text"),
+  [
+    (0, "0"),
+    (1, "between 1 and 10"),
+    (10, "between 1 and 10"),
+    (11, "between 11 and 100"),
+    (100, "between 11 and 100"),
+    (101, "between 101 and 1000"),
+    (1000, "between 101 and 1000"),
+    (1001, "more than 1000"),
+  ],
 )
 def test_the_ranges_of_counts(number, text):
   assert rsvqa.range_of(number) == text
@@ -80,9 +80,7 @@ def test_a_question_without_its_answer_is_named(tmp_path):
 
 def test_annotations_of_another_year_are_told(tmp_path):
   vqav2.make(tmp_path / "raw")
-  rewrite(
-      tmp_path / "raw/v2_mscoco_train2014_annotations.json", lambda c: c["annotations"].pop(0)
-  )
+  rewrite(tmp_path / "raw/v2_mscoco_train2014_annotations.json", lambda c: c["annotations"].pop(0))
   with pytest.raises(errors.DataError, match="no answers to question 458752000"):
     built("vqav2", tmp_path)
 

@@ -102,7 +102,7 @@ def test_zip_files_need_not_be_unpacked(tmp_path):
     shutil.rmtree(tmp_path / "raw" / split)
   build.write(dataset, tmp_path / "raw", tmp_path / "zips")
   assert rows_of(dataset, "train", tmp_path / "zips") == (
-      rows_of(dataset, "train", tmp_path / "folders")
+    rows_of(dataset, "train", tmp_path / "folders")
   )
 
 

@@ -56,14 +56,14 @@ def test_a_picture_that_openimages_does_not_list_is_an_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("answers", "expected"),
-    [
-        (["a, b"], ["a, b", "b, a"]),
-        (["a, b", "b, a"], ["a, b", "b, a"]),
-        (["1,000"], ["1,000"]),
-        (["4", "a, b"], ["4", "a, b", "b, a"]),
-        ([], []),
-    ],
+  ("answers", "expected"),
+  [
+    (["a, b"], ["a, b", "b, a"]),
+    (["a, b", "b, a"], ["a, b", "b, a"]),
+    (["1,000"], ["1,000"]),
+    (["4", "a, b"], ["4", "a, b", "b, a"]),
+    ([], []),
+  ],
 )
 def test_what_a_comma_and_a_blank_part_counts_in_any_order(answers, expected):
   # The reference's rule, whatever type of answer the row has: itertools.permutations of

@@ -30,10 +30,10 @@ def test_masks_fill_their_boxes_and_become_text(tmp_path):
   assert seg.least_box(masks[0]) == pytest.approx(row["boxes"][0], abs=1e-6)
   assert [int(m.sum()) for m in masks] == [20 * 12, 12 * 12]
   ops = (
-      pp.Choice(("masks", "boxes", "sentences"), ("mask", "box", "refs")),
-      pp.Split("refs"),
-      pp.Choice("refs", "prefix", each_once=False),
-      pp.MaskToText(),
+    pp.Choice(("masks", "boxes", "sentences"), ("mask", "box", "refs")),
+    pp.Split("refs"),
+    pp.Choice("refs", "prefix", each_once=False),
+    pp.MaskToText(),
   )
   seen = set()
   for epoch in range(6):
@@ -48,13 +48,13 @@ def test_masks_fill_their_boxes_and_become_text(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "hint"),
-    [
-        ({"ann_id": 99}, "reference 0 is not as expected: KeyError: 99"),
-        ({"sentences": []}, "reference 0"),
-        ({"sentences": [{"sent": 3, "sent_id": 1}]}, "reference 0"),
-        ({"split": None}, "reference 0"),
-    ],
+  ("change", "hint"),
+  [
+    ({"ann_id": 99}, "reference 0 is not as expected: KeyError: 99"),
+    ({"sentences": []}, "reference 0"),
+    ({"sentences": [{"sent": 3, "sent_id": 1}]}, "reference 0"),
+    ({"split": None}, "reference 0"),
+  ],
 )
 def test_a_wrong_reference_is_named(tmp_path, change, hint):
   miniature.make(tmp_path / "raw")

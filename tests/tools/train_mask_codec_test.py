@@ -38,13 +38,13 @@ def test_batches_show_a_mask_in_all_eight_positions_and_are_a_function_of_the_st
 
 
 @pytest.mark.parametrize(
-    ("fields", "hint"),
-    [
-        (dict(num_codes=129), "num_codes=129"),
-        (dict(batch_size=4), "too small"),
-        (dict(encoder=(8, 8)), "four numbers"),
-        (dict(steps=0), "at least 1"),
-    ],
+  ("fields", "hint"),
+  [
+    (dict(num_codes=129), "num_codes=129"),
+    (dict(batch_size=4), "too small"),
+    (dict(encoder=(8, 8)), "four numbers"),
+    (dict(steps=0), "at least 1"),
+  ],
 )
 def test_a_recipe_that_cannot_work_is_refused(fields, hint):
   with pytest.raises(errors.ConfigError, match=hint):

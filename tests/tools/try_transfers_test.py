@@ -30,14 +30,14 @@ def test_a_transfer_is_valid_at_every_resolution(name, res, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("split", "expected"),
-    [
-        ("train+validation[:-10240]", "train+validation[:-1]"),
-        ("validation[-10240:]", "validation[-1:]"),
-        ("train[:5120]", "train[:1]"),
-        ("train[:98%]+restval", "train[:98%]+restval"),
-        ("train_2014", "train_2014"),
-    ],
+  ("split", "expected"),
+  [
+    ("train+validation[:-10240]", "train+validation[:-1]"),
+    ("validation[-10240:]", "validation[-1:]"),
+    ("train[:5120]", "train[:1]"),
+    ("train[:98%]+restval", "train[:98%]+restval"),
+    ("train_2014", "train_2014"),
+  ],
 )
 def test_splits_are_cut_so_that_a_miniature_has_the_rows(split, expected):
   source = sources.Tfds("x", split)

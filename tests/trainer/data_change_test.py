@@ -43,13 +43,13 @@ def started(tmp_path_factory):
 
 
 CHANGES = {
-    "edit": ([*LINES[:2], LINES[2].replace("number", "letter"), *LINES[3:]], r"row 2 .*differs"),
-    "add": (
-        [*LINES, LINES[0].replace("0", "6"), LINES[0].replace("0", "7")],
-        r"2 rows were added at the end, from row 6 .*jsonl:7.*'2 epochs' is now 8 steps, it was 6",
-    ),
-    "drop": ([*LINES[:1], *LINES[2:]], r"1 row was taken out, where now row 1 .*jsonl:2"),
-    "reorder": ([LINES[1], LINES[0], *LINES[2:]], r"in another order, from row 0 .*jsonl:1"),
+  "edit": ([*LINES[:2], LINES[2].replace("number", "letter"), *LINES[3:]], r"row 2 .*differs"),
+  "add": (
+    [*LINES, LINES[0].replace("0", "6"), LINES[0].replace("0", "7")],
+    r"2 rows were added at the end, from row 6 .*jsonl:7.*'2 epochs' is now 8 steps, it was 6",
+  ),
+  "drop": ([*LINES[:1], *LINES[2:]], r"1 row was taken out, where now row 1 .*jsonl:2"),
+  "reorder": ([LINES[1], LINES[0], *LINES[2:]], r"in another order, from row 0 .*jsonl:1"),
 }
 
 

@@ -28,19 +28,24 @@ errors.run_main(main)
 def _start(wrap=(), **env):
   env = {**os.environ, "JAX_PLATFORMS": "cpu", **env}  # The library of TPUs has remarks of its own.
   return subprocess.run(
-      [*wrap, sys.executable, "-c", _START], cwd=run_train.ROOT, text=True, capture_output=True,
-      env={k: v for k, v in env.items() if v is not None}, timeout=120, check=False,
+    [*wrap, sys.executable, "-c", _START],
+    cwd=run_train.ROOT,
+    text=True,
+    capture_output=True,
+    env={k: v for k, v in env.items() if v is not None},
+    timeout=120,
+    check=False,
   )
 
 
 @pytest.mark.parametrize(
-    "platform, told",
-    [
-        ("cuda", "pip install 'jax[cuda12]'"),
-        ("cuda,cpu", "pip install 'jax[cuda12]'"),
-        ("tpu", "pip install 'jax[tpu]'"),
-        ("cdua", "Did you mean 'cuda'"),
-    ],
+  "platform, told",
+  [
+    ("cuda", "pip install 'jax[cuda12]'"),
+    ("cuda,cpu", "pip install 'jax[cuda12]'"),
+    ("tpu", "pip install 'jax[tpu]'"),
+    ("cdua", "Did you mean 'cuda'"),
+  ],
 )
 def test_a_platform_that_is_not_here_is_one_sentence_at_the_start(platform, told):
   done = _start(JAX_PLATFORMS=platform, TPU_SKIP_MDS_QUERY="1")
@@ -72,8 +77,11 @@ def test_without_a_home_folder_nothing_is_cached():
   if os.getuid() or pathlib.Path("/usr/bin/setpriv").exists() is False:
     pytest.skip("only root can become a user without a home")
   done = _start(
-      ["setpriv", "--reuid=54321", "--clear-groups"], HOME=None, XDG_CACHE_HOME=None,
-      JAX_COMPILATION_CACHE_DIR=None, PYTHONDONTWRITEBYTECODE="1",
+    ["setpriv", "--reuid=54321", "--clear-groups"],
+    HOME=None,
+    XDG_CACHE_HOME=None,
+    JAX_COMPILATION_CACHE_DIR=None,
+    PYTHONDONTWRITEBYTECODE="1",
   )
   if "Permission denied" in done.stderr or "can't open" in done.stderr:
     pytest.skip("another user cannot read this clone or its Python")

@@ -4,9 +4,9 @@ from paligemma_jax.report import report
 from paligemma_jax.trainer import ending
 
 LINES = [
-    {"step": 0, "val/a/acc": 0.1, "val/a/num": 8, "val/a/baseline/acc": 0.25},
-    {"step": 5, "loss": 2.0, "val/a/acc": 0.5, "val/a/num": 8},
-    {"step": 9, "loss": 1.0, "val/a/acc": 0.75, "val/a/num": 8, "val/b/loss": 0.5},
+  {"step": 0, "val/a/acc": 0.1, "val/a/num": 8, "val/a/baseline/acc": 0.25},
+  {"step": 5, "loss": 2.0, "val/a/acc": 0.5, "val/a/num": 8},
+  {"step": 9, "loss": 1.0, "val/a/acc": 0.75, "val/a/num": 8, "val/b/loss": 0.5},
 ]
 
 

@@ -1,6 +1,6 @@
 """A real model, a few rows, real evaluators; as a program it prints the metrics as JSON.
 
-    python -m tests.trainer.evaluation_run [PORT NUM_PROCESSES INDEX]
+python -m tests.trainer.evaluation_run [PORT NUM_PROCESSES INDEX]
 """
 
 import json
@@ -25,8 +25,8 @@ from paligemma_jax.training import sharding
 RES = 28
 NUM_ROWS = (1, 5, 16, 17)
 SIZES = {
-    "img": dict(width=16, depth=1, mlp_dim=16, num_heads=2),
-    "llm": dict(width=16, depth=1, mlp_dim=16, num_heads=2, head_dim=8),
+  "img": dict(width=16, depth=1, mlp_dim=16, num_heads=2),
+  "llm": dict(width=16, depth=1, mlp_dim=16, num_heads=2, head_dim=8),
 }
 
 
@@ -49,8 +49,8 @@ class Paint:
 def source(num_rows):
   words = ("cat", "a red dog", "two fish", "")
   rows = tuple(
-      dict(grey=7 * i % 256, prefix=f"what is {i}?", suffix=words[i % 4], id=f"r{i}")
-      for i in range(num_rows)
+    dict(grey=7 * i % 256, prefix=f"what is {i}?", suffix=words[i % 4], id=f"r{i}")
+    for i in range(num_rows)
   )
   return sources.InMemory(rows)
 
@@ -72,8 +72,8 @@ def random_params(made):
   places = sharding.param_shardings(made.shapes, made.mesh)
   values = {n: rng.normal(0, 0.3, s.shape).astype(np.float32) for n, s in made.shapes.items()}
   return {
-      name: jax.make_array_from_callback(x.shape, places[name], lambda index, x=x: x[index])
-      for name, x in values.items()
+    name: jax.make_array_from_callback(x.shape, places[name], lambda index, x=x: x[index])
+    for name, x in values.items()
   }
 
 
@@ -90,10 +90,8 @@ def main():
   for n in NUM_ROWS:
     rows = source(n)
     evaluators += [
-        evals.Perplexity(f"loss {n}", rows, (Paint(),), batch_size=4),
-        evals.WritePredictions(
-            f"pred {n}", rows, (Paint(),), batch_size=6, max_len=5, keep=("id",)
-        ),
+      evals.Perplexity(f"loss {n}", rows, (Paint(),), batch_size=4),
+      evals.WritePredictions(f"pred {n}", rows, (Paint(),), batch_size=6, max_len=5, keep=("id",)),
     ]
   made = setup(*evaluators)
   results = evaluation.Runner(made, None).run(random_params(made), 1)

@@ -64,25 +64,34 @@ def run(tmp_path_factory):
   broken = (dict(grey=1, prefix="a", suffix="b"), dict(grey=-1, prefix="a", suffix="b"))
   long = tuple(dict(grey=1, prefix=text, suffix="b") for text in ("a", "what is 3?", "b"))
   made = evaluation_run.setup(
-      evals.Perplexity("val/loss", rows, _PAINT, batch_size=4),
-      evals.Perplexity("val/few", rows, _PAINT, batch_size=4, start_limit=3),
-      evals.WritePredictions("val/pred", rows, _PAINT, batch_size=4, max_len=3, keep=("id",)),
+    evals.Perplexity("val/loss", rows, _PAINT, batch_size=4),
+    evals.Perplexity("val/few", rows, _PAINT, batch_size=4, start_limit=3),
+    evals.WritePredictions("val/pred", rows, _PAINT, batch_size=4, max_len=3, keep=("id",)),
+    evals.ExactMatch(
+      "val/banned", rows, _PAINT, batch_size=4, max_len=3, banned=("<eos>", "<pad>")
+    ),
+    evals.ExactMatch(
+      "val/choice",
+      rows,
+      _PAINT,
+      batch_size=4,
+      beam_size=2,
+      constraint=answer_forms.OneOf(("two fish", "cat")),
+    ),
+    evals.Perplexity("broken", sources.InMemory(broken), _PAINT, batch_size=4),
+    *(
       evals.ExactMatch(
-          "val/banned", rows, _PAINT, batch_size=4, max_len=3, banned=("<eos>", "<pad>")
-      ),
-      evals.ExactMatch(
-          "val/choice", rows, _PAINT, batch_size=4, beam_size=2,
-          constraint=answer_forms.OneOf(("two fish", "cat")),
-      ),
-      evals.Perplexity("broken", sources.InMemory(broken), _PAINT, batch_size=4),
-      *(
-          evals.ExactMatch(
-              f"long/{overflow}", sources.InMemory(long), _PAINT, batch_size=4, max_len=2,
-              overflow=overflow, text_len=6,
-          )
-          for overflow in ("error", "truncate", "cut", "drop")
-      ),
-      *(Failing(kind, rows, _PAINT, batch_size=4, kind=kind) for kind in ("bug", "text", "escape")),
+        f"long/{overflow}",
+        sources.InMemory(long),
+        _PAINT,
+        batch_size=4,
+        max_len=2,
+        overflow=overflow,
+        text_len=6,
+      )
+      for overflow in ("error", "truncate", "cut", "drop")
+    ),
+    *(Failing(kind, rows, _PAINT, batch_size=4, kind=kind) for kind in ("bug", "text", "escape")),
   )
   place = workdir.Workdir(tmp_path_factory.mktemp("run"))
   runner = evaluation.Runner(made, place.predictions, on_bad_row=lambda *row: bad.append(row))
@@ -169,7 +178,7 @@ def test_the_second_run_of_the_same_shapes_compiles_nothing(run):
 def test_what_a_row_scores_does_not_depend_on_its_batch():
   rows = evaluation_run.source(5)
   made = evaluation_run.setup(
-      *(evals.Perplexity(f"of {n}", rows, _PAINT, batch_size=n) for n in (2, 16))
+    *(evals.Perplexity(f"of {n}", rows, _PAINT, batch_size=n) for n in (2, 16))
   )
   results = evaluation.Runner(made, None).run(evaluation_run.random_params(made), 1)
   two, sixteen = ([o.loss_sum for o in results[n].outputs] for n in ("of 2", "of 16"))
@@ -179,12 +188,12 @@ def test_what_a_row_scores_does_not_depend_on_its_batch():
 
 
 @pytest.mark.parametrize(
-    ("name", "error", "words"),
-    [
-        ("bug", RuntimeError, "evaluator 'bug' at step 7 failed: KeyError: 'nothing'"),
-        ("text", errors.ConfigError, "evaluator 'text' at step 7: `score` must return"),
-        ("escape", errors.ConfigError, "evaluator 'escape' at step 7: The file name"),
-    ],
+  ("name", "error", "words"),
+  [
+    ("bug", RuntimeError, "evaluator 'bug' at step 7 failed: KeyError: 'nothing'"),
+    ("text", errors.ConfigError, "evaluator 'text' at step 7: `score` must return"),
+    ("escape", errors.ConfigError, "evaluator 'escape' at step 7: The file name"),
+  ],
 )
 def test_an_evaluator_that_fails_is_named_with_its_step(run, name, error, words):
   with pytest.raises(error, match=words) as raised:

@@ -15,8 +15,8 @@ def test_a_full_disk_is_said_once_and_metrics_go_on(tmp_path, caplog):
   place = workdir.Workdir(tmp_path / "run")
   place.path.mkdir()
   with (
-      small_disk.mounted(place.tensorboard, size="32k") as disk,
-      caplog.at_level(logging.ERROR),
+    small_disk.mounted(place.tensorboard, size="32k") as disk,
+    caplog.at_level(logging.ERROR),
   ):
     log = _log(place)
     small_disk.fill(disk)

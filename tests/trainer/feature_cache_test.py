@@ -95,7 +95,7 @@ def test_the_head_of_the_encoded_images_gives_the_image_tokens(shape):
 def test_the_checksum_sees_a_bit_and_two_numbers_that_change_places(dtype):
   x = jnp.arange(24).reshape(2, 3, 4).astype(dtype)
   sums = {
-      tuple(np.asarray(feature_cache._checksum(y)).tolist())
-      for y in (x, x.at[1, 2, 3].set(22), x[::-1], x.swapaxes(0, 1), x.at[0].set(x[0, ::-1]))
+    tuple(np.asarray(feature_cache._checksum(y)).tolist())
+    for y in (x, x.at[1, 2, 3].set(22), x[::-1], x.swapaxes(0, 1), x.at[0].set(x[0, ::-1]))
   }
   assert len(sums) == 5

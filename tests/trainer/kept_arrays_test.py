@@ -54,7 +54,9 @@ def test_a_damaged_file_is_counted_left_out_and_written_anew(tmp_path, how):
   np.testing.assert_array_equal(store.get("aa1"), _array(1))
 
 
-@pytest.mark.parametrize("make", [lambda path: feature_cache.Memory(100), lambda p: _folder(p, 250)])
+@pytest.mark.parametrize(
+  "make", [lambda path: feature_cache.Memory(100), lambda p: _folder(p, 250)]
+)
 def test_what_comes_when_it_is_full_is_not_kept(tmp_path, make):
   store = make(tmp_path)
   put = [store.put(f"aa{i}", _array(i)) for i in range(4)]

@@ -47,9 +47,7 @@ def _rows(folder, num=24, suffix=lambda i: f"{i % 4}"):
 def _config(source, *evaluators, total=6, save=1000, **train):
   c = configs.default_config()
   c.model.update(variant="tiny", res=_RES, overrides={"llm": {"depth": 1}, "img": {"depth": 1}})
-  c.train.update(
-      source=source, pp=_OPS, text_len=16, batch_size=8, total=f"{total} steps", **train
-  )
+  c.train.update(source=source, pp=_OPS, text_len=16, batch_size=8, total=f"{total} steps", **train)
   c.optim.update(lr=1e-3)
   c.ckpt.every = f"{save} steps"
   c.log.update(every="1 steps", tensorboard=False)
@@ -63,7 +61,7 @@ def _saved(folder):
 
 @pytest.mark.slow  # Four runs of six steps.
 def test_a_bad_row_ends_the_run_with_the_finished_steps_saved_and_it_goes_on_when_mended(
-    tmp_path, capsys
+  tmp_path, capsys
 ):
   source = _rows(tmp_path / "data")
   config = _config(source, shuffle=False, prefetch=1)
@@ -146,9 +144,7 @@ def test_a_misspelt_metric_of_ckpt_best_is_refused_at_once(tmp_path):
 
 
 @pytest.mark.long  # Three runs of six steps.
-def test_rows_cut_are_counted_alike_however_far_is_read_ahead_and_after_a_restart(
-    tmp_path, capsys
-):
+def test_rows_cut_are_counted_alike_however_far_is_read_ahead_and_after_a_restart(tmp_path, capsys):
   source = _rows(tmp_path / "data", suffix=lambda i: "x y z " * 20 if i % 3 == 0 else "x")
   config = _config(source, overflow="truncate", prefetch=1)
   loop.train(config, tmp_path / "one")

@@ -47,8 +47,8 @@ def test_evaluations_join_the_line_of_their_step_and_timing_comes_last(tmp_path)
   _write(tmp_path, -1, 4)
   lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
   assert [list(json.loads(line)) for line in lines[2:]] == [
-      ["step", "loss", "lr", "examples_per_second"],
-      ["step", "loss", "lr", "val/acc", "examples_per_second"],
+    ["step", "loss", "lr", "examples_per_second"],
+    ["step", "loss", "lr", "val/acc", "examples_per_second"],
   ]
 
 
@@ -96,8 +96,8 @@ for step in range(1, 9):
 @pytest.mark.parametrize(("when", "num_lines"), [("before_append", 4), ("after_append", 5)])
 def test_a_process_that_dies_around_an_append_leaves_whole_lines(tmp_path, when, num_lines):
   run = subprocess.run(
-      [sys.executable, "-c", _KILLED, str(tmp_path)],
-      env={**os.environ, "PJ_FAULT": f"metrics.{when}:exit@5"},
+    [sys.executable, "-c", _KILLED, str(tmp_path)],
+    env={**os.environ, "PJ_FAULT": f"metrics.{when}:exit@5"},
   )
   assert run.returncode == 9
   lines, num_torn = atomic_io.read_lines(tmp_path / "metrics.jsonl")
@@ -115,17 +115,17 @@ def test_a_full_disk_is_a_state_error(tmp_path, monkeypatch):
 def test_numbers_of_every_library_are_written_the_short_way(tmp_path):
   log = _log(tmp_path, resume_step=-1)
   values = {
-      "a": np.float32(0.1),
-      "b": jnp.float32(2.3),
-      "c": np.int64(7),
-      "d": 0.1,
-      "e": jnp.bfloat16(1.5),
+    "a": np.float32(0.1),
+    "b": jnp.float32(2.3),
+    "c": np.int64(7),
+    "d": 0.1,
+    "e": jnp.bfloat16(1.5),
   }
   log.add(1, {**values, "f": float("nan"), "g": -np.float32(np.inf)})
   log.close()
   text = (tmp_path / "metrics.jsonl").read_text()
   assert text == (
-      '{"step": 1, "a": 0.1, "b": 2.3, "c": 7, "d": 0.1, "e": 1.5, "f": "NaN", "g": "-Infinity"}\n'
+    '{"step": 1, "a": 0.1, "b": 2.3, "c": 7, "d": 0.1, "e": 1.5, "f": "NaN", "g": "-Infinity"}\n'
   )
   (line,) = metrics.read(tmp_path / "metrics.jsonl")
   assert math.isnan(line["f"]) and line["g"] == -math.inf
@@ -199,9 +199,9 @@ def test_each_bad_row_is_noted_once_also_after_a_restart(tmp_path):
   lines, num_torn = atomic_io.read_lines(place.bad_rows)
   assert num_torn == 0
   assert lines == [
-      {"row": 3, "where": "train.jsonl:4", "reason": "no image"},
-      {"row": 9, "where": "train.jsonl:10", "reason": "half an image"},
-      {"row": 3, "where": "val.jsonl:4", "reason": "no image", "evaluator": "val/acc"},
+    {"row": 3, "where": "train.jsonl:4", "reason": "no image"},
+    {"row": 9, "where": "train.jsonl:10", "reason": "half an image"},
+    {"row": 3, "where": "val.jsonl:4", "reason": "no image", "evaluator": "val/acc"},
   ]
 
 
@@ -238,12 +238,12 @@ def test_a_line_that_was_edited_is_read_or_dropped_and_counted(value, tmp_path):
   log.close()
   assert (log.num_cut, log.num_torn) == (0, 2 - is_number)
   assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == (
-      [1, 2][: 1 + is_number]
+    [1, 2][: 1 + is_number]
   )
 
 
 @pytest.mark.parametrize(
-    "name", ["metrics.jsonl", "bad_rows.jsonl", "tensorboard", "tensorboard/a"]
+  "name", ["metrics.jsonl", "bad_rows.jsonl", "tensorboard", "tensorboard/a"]
 )
 def test_nothing_is_written_through_a_link_in_the_folder(name, tmp_path):
   outside = tmp_path / "outside"

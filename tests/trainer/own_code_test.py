@@ -14,8 +14,12 @@ from tests.faults import own_ops
 
 def _evaluate(*flags):
   return subprocess.run(
-      [sys.executable, "-m", "paligemma_jax.evaluate", *map(str, flags)], cwd=run_train.ROOT,
-      text=True, capture_output=True, timeout=300, check=False,
+    [sys.executable, "-m", "paligemma_jax.evaluate", *map(str, flags)],
+    cwd=run_train.ROOT,
+    text=True,
+    capture_output=True,
+    timeout=300,
+    check=False,
   )
 
 

@@ -32,8 +32,8 @@ class Model:
       if image in self._broken:
         raise errors.DataError(f"no image {image!r}")
     return [
-        Answer(f"{prompt} {image} #{row}")
-        for image, prompt, row in zip(images, prompts, rows, strict=True)
+      Answer(f"{prompt} {image} #{row}")
+      for image, prompt, row in zip(images, prompts, rows, strict=True)
     ]
 
 
@@ -42,7 +42,7 @@ def _ask(path, paths, model, prompt="what?", bad_rows=0, settings=None):
   with predicting.opened(path, settings or {"ckpt": "a"}) as answers:
     questions = predicting.from_images(paths[answers.num_done :], prompt)
     predicting.run(
-        model.generate, questions, answers, batch_size=2, bad_rows=bad_rows, note=notes.append
+      model.generate, questions, answers, batch_size=2, bad_rows=bad_rows, note=notes.append
     )
   return notes
 
@@ -59,7 +59,11 @@ def test_each_image_has_its_line_in_order(tmp_path):
   _ask(path, _PATHS, model)
   assert model.calls == [[0, 1], [2, 3], [4]]
   assert _lines(path)[3] == {
-      "row": 3, "image": "3.png", "prompt": "what?", "text": "what? 3.png #3", "logprob": -1.0
+    "row": 3,
+    "image": "3.png",
+    "prompt": "what?",
+    "text": "what? 3.png #3",
+    "logprob": -1.0,
   }
   assert [line["row"] for line in _lines(path)] == [0, 1, 2, 3, 4]
 
@@ -140,7 +144,11 @@ def test_a_bad_row_is_told_and_within_the_budget_the_others_are_answered(tmp_pat
   assert notes == ["row 1: no image '1.png'", "row 4: no image '4.png'"]
   lines = _lines(path)
   assert [line.get("error") for line in lines] == [
-      None, "no image '1.png'", None, None, "no image '4.png'"
+    None,
+    "no image '1.png'",
+    None,
+    None,
+    "no image '4.png'",
   ]
   assert [line["row"] for line in lines if "text" in line] == [0, 2, 3]
 
@@ -157,10 +165,10 @@ def test_beyond_the_budget_it_ends_and_keeps_what_came_before(tmp_path):
 def test_rows_of_a_file_bring_prompt_and_columns(tmp_path):
   (tmp_path / "a.png").write_bytes(b"pixels")
   rows = [
-      {"image": "a.png", "prefix": "count", "id": "x", "text": "ours wins"},
-      {"image": "a.png", "id": "y"},
-      {"image": "../a.png", "prefix": "count"},
-      {"prefix": "count"},
+    {"image": "a.png", "prefix": "count", "id": "x", "text": "ours wins"},
+    {"image": "a.png", "id": "y"},
+    {"image": "../a.png", "prefix": "count"},
+    {"prefix": "count"},
   ]
   (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
   opened = sources.Jsonl(str(tmp_path / "rows.jsonl")).open()

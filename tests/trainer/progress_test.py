@@ -44,8 +44,8 @@ def test_a_plain_log_gets_one_line_per_report():
   assert rates == {"examples_per_second": 8.0, "data_wait_share": 0.25}
   # 20 s for 10 steps, the evaluation included and the compilation not: 180 s for 90 more.
   assert stream.getvalue() == (
-      "step 10/100 (10 %) | loss 1.235 | lr 1.00e-05 | 8 examples/s | 3 min 00 s left"
-      " | waiting for data 25 %\n"
+    "step 10/100 (10 %) | loss 1.235 | lr 1.00e-05 | 8 examples/s | 3 min 00 s left"
+    " | waiting for data 25 %\n"
   )
 
 
@@ -91,12 +91,12 @@ def test_the_other_processes_say_nothing_and_measure_all_the_same():
 
 
 @given(
-    st.recursive(
-        st.just([]),
-        lambda inner: st.lists(st.tuples(st.sampled_from(progress.PARTS), inner), max_size=4),
-        max_leaves=12,
-    ),
-    st.lists(st.integers(0, 50), min_size=40, max_size=40),
+  st.recursive(
+    st.just([]),
+    lambda inner: st.lists(st.tuples(st.sampled_from(progress.PARTS), inner), max_size=4),
+    max_leaves=12,
+  ),
+  st.lists(st.integers(0, 50), min_size=40, max_size=40),
 )
 def test_the_parts_of_a_run_sum_to_its_time(tree, secs):
   clock, ticks = _Clock(), iter(secs)
@@ -130,9 +130,16 @@ def test_a_part_that_fails_is_still_closed():
 
 
 @pytest.mark.parametrize(
-    ("secs", "text"),
-    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (3599, "59 min 59 s"), (3600, "1 h 00 min"),
-     (90000, "1 d 1 h"), (-5, "0 s")],
+  ("secs", "text"),
+  [
+    (0, "0 s"),
+    (59.4, "59 s"),
+    (59.6, "1 min 00 s"),
+    (3599, "59 min 59 s"),
+    (3600, "1 h 00 min"),
+    (90000, "1 d 1 h"),
+    (-5, "0 s"),
+  ],
 )
 def test_durations_read_as_people_say_them(secs, text):
   assert progress.duration(secs) == text

@@ -38,8 +38,13 @@ def _config(**train):
 def _start(workdir, config, rows, total=20, *, allow=False, main=True, step=0):
   allowed = resume.check_config(config, workdir, allow_data_change=allow)
   data = resume.check_data(
-      _parts(rows), rows, total, workdir, duration=config.train.total, allowed=allowed,
-      allow_data_change=allow,
+    _parts(rows),
+    rows,
+    total,
+    workdir,
+    duration=config.train.total,
+    allowed=allowed,
+    allow_data_change=allow,
   )
   return resume.claim(config, data, workdir, step=step, main=main)
 
@@ -78,13 +83,13 @@ def test_what_a_run_leaves_at_its_end_is_not_taken_either(workdir):
 
 
 @pytest.mark.parametrize(
-    ("section", "key", "value", "refused"),
-    [
-        ("train", "batch_size", 16, True),
-        ("model", "res", 224, True),
-        ("optim", "lr", 1e-2, False),
-        ("log", "every", "7 steps", False),
-    ],
+  ("section", "key", "value", "refused"),
+  [
+    ("train", "batch_size", 16, True),
+    ("model", "res", 224, True),
+    ("optim", "lr", 1e-2, False),
+    ("log", "every", "7 steps", False),
+  ],
 )
 def test_what_the_rest_of_a_run_cannot_change_is_refused(workdir, section, key, value, refused):
   config = _config()
@@ -134,17 +139,17 @@ def test_the_same_rows_under_another_path_go_on(workdir, tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    "names, named",
-    [
-        ("abXde", r"row 2 differs"),
-        ("aXcYe", r"row 1 and 1 other differ"),
-        ("abcdefg", r"2 rows were added at the end, from row 5 on.*'20 steps' is now 25 steps"),
-        ("abXYcde", r"2 rows were added, from row 2 on"),
-        ("abe", r"2 rows were taken out, where now row 2 stands"),
-        ("abc", r"2 rows were taken out at the end: there were 5"),
-        ("abdce", r"the rows stand in another order, from row 2 on"),
-        ("Xbcdef", r"row 0 differs; there were 5 rows, there are 6"),
-    ],
+  "names, named",
+  [
+    ("abXde", r"row 2 differs"),
+    ("aXcYe", r"row 1 and 1 other differ"),
+    ("abcdefg", r"2 rows were added at the end, from row 5 on.*'20 steps' is now 25 steps"),
+    ("abXYcde", r"2 rows were added, from row 2 on"),
+    ("abe", r"2 rows were taken out, where now row 2 stands"),
+    ("abc", r"2 rows were taken out at the end: there were 5"),
+    ("abdce", r"the rows stand in another order, from row 2 on"),
+    ("Xbcdef", r"row 0 differs; there were 5 rows, there are 6"),
+  ],
 )
 def test_changed_rows_are_refused_and_the_first_is_named(workdir, names, named):
   _start(workdir, _config(), ROWS)

@@ -82,7 +82,7 @@ def test_the_run_opens_as_published_weights_with_its_averages_merged(workdir):
   run = run_weights.open_native(workdir)
   plain = paligemma.param_shapes(run_weights.model_of(run.config).plain())
   assert {n: e.shape for n, e in run.weights.entries.items()} == {
-      n: leaf.shape for n, leaf in plain.items()
+    n: leaf.shape for n, leaf in plain.items()
   }
   exported = opening.open_weights(next(workdir.glob("*.npz")))
   for name in run.weights.entries:
@@ -129,7 +129,7 @@ def _assert_is_the_run(adapters, workdir):
   found, run = opening.open_weights(adapters), run_weights.open_native(workdir)
   for name in run.weights.entries:
     np.testing.assert_allclose(
-        found.read(name), run.weights.read(name), rtol=1e-5, atol=1e-6, err_msg=name
+      found.read(name), run.weights.read(name), rtol=1e-5, atol=1e-6, err_msg=name
     )
 
 
@@ -167,7 +167,7 @@ def test_all_that_trained_is_in_an_export_for_peft(tmp_path):
 def test_the_command_that_evaluates_it_finds_what_training_found(workdir):
   command = [sys.executable, "-m", "paligemma_jax.evaluate", "--workdir", str(workdir)]
   done = subprocess.run(
-      command, cwd=run_train.ROOT, text=True, capture_output=True, timeout=900, check=False
+    command, cwd=run_train.ROOT, text=True, capture_output=True, timeout=900, check=False
   )
   assert done.returncode == 0, done.stderr[-3000:]
   evaluated = json.loads(done.stdout)

@@ -48,7 +48,7 @@ errors.run_main(main)
 
 def _hold(path):
   process = subprocess.Popen(
-      [sys.executable, "-c", _HOLD, str(path)], stdout=subprocess.PIPE, text=True
+    [sys.executable, "-c", _HOLD, str(path)], stdout=subprocess.PIPE, text=True
   )
   assert process.stdout.readline() == "locked\n"
   return process
@@ -59,7 +59,7 @@ def test_a_second_run_leaves_with_73_within_5_seconds_and_names_the_first(tmp_pa
   try:
     start = time.monotonic()
     second = subprocess.run(
-        [sys.executable, "-c", _TRY, str(tmp_path)], capture_output=True, text=True
+      [sys.executable, "-c", _TRY, str(tmp_path)], capture_output=True, text=True
     )
     assert time.monotonic() - start < 5
     assert second.returncode == 73
@@ -87,7 +87,7 @@ def test_the_lock_of_a_process_that_dies_while_another_waits_is_taken_over(tmp_p
 def test_a_forked_child_that_outlives_the_run_does_not_keep_the_folder(tmp_path):
   # In a process of its own: a fork beside JAX's threads could hang.
   run = subprocess.run(
-      [sys.executable, "-c", _FORK, str(tmp_path)], stdout=subprocess.PIPE, text=True, timeout=30
+    [sys.executable, "-c", _FORK, str(tmp_path)], stdout=subprocess.PIPE, text=True, timeout=30
   )
   child = int(run.stdout)
   try:

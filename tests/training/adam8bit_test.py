@@ -21,8 +21,8 @@ def _published_map(signed):
 _CODES = np.arange(256, dtype=np.uint8)
 _encode_unsigned = jax.jit(adam8bit.encode_unsigned)
 _SIDES = (
-    (jax.jit(adam8bit.encode_signed), jax.jit(adam8bit.decode_signed), _published_map(True)),
-    (_encode_unsigned, jax.jit(adam8bit.decode_unsigned), _published_map(False)),
+  (jax.jit(adam8bit.encode_signed), jax.jit(adam8bit.decode_signed), _published_map(True)),
+  (_encode_unsigned, jax.jit(adam8bit.decode_unsigned), _published_map(False)),
 )
 
 

@@ -13,15 +13,15 @@ from tests import golden_files
 
 _VIT = variants.Vit(width=64, depth=2, mlp_dim=128, num_heads=4)
 _TINY = variants.Gemma(
-    width=64, depth=2, mlp_dim=128, num_heads=4, num_kv_heads=1, head_dim=16, vocab_size=1200
+  width=64, depth=2, mlp_dim=128, num_heads=4, num_kv_heads=1, head_dim=16, vocab_size=1200
 )
 # tiny2's final softcap of 15 is off: the reference never applies it to the logits it trains on.
 _LLMS = {
-    "tiny": _TINY,
-    "tiny2": _TINY.replace(
-        width=96, num_kv_heads=2, post_norms=True, attn_softcap=5.0, query_scale="width_per_head"
-    ),
-    "e2e": _TINY.replace(vocab_size=5248),
+  "tiny": _TINY,
+  "tiny2": _TINY.replace(
+    width=96, num_kv_heads=2, post_norms=True, attn_softcap=5.0, query_scale="width_per_head"
+  ),
+  "e2e": _TINY.replace(vocab_size=5248),
 }
 
 
@@ -47,16 +47,16 @@ def real_rows(found):
   """Adds `_mask` True everywhere and makes mask_loss float32."""
   rows = len(found["text"])
   return {
-      **found,
-      "mask_loss": found["mask_loss"].astype(np.float32),
-      "_mask": np.ones(rows, bool),
+    **found,
+    "mask_loss": found["mask_loss"].astype(np.float32),
+    "_mask": np.ones(rows, bool),
   }
 
 
 def compiled_step(cfg, optimizer, state, batches, mesh, *, accum=1, label_smoothing=0.0):
   """The compiled (state, batch) -> (state, sums), one bucket for all batches."""
   step = steps.make_train_step(
-      cfg, optimizer, state, mesh, label_smoothing=label_smoothing, accum=accum, seed=0
+    cfg, optimizer, state, mesh, label_smoothing=label_smoothing, accum=accum, seed=0
   )
   num = max(loss.num_supervised(host["mask_loss"]) for host in batches)
   lowered = step.lower(state, sharding.put(batches[0], mesh), num)

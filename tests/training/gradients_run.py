@@ -36,9 +36,10 @@ PRESETS = [name for name in presets.TUNES if name not in SAME]
 WAYS = list(itertools.product((1, 8), (1, 4), ("none", "full"), (False, True)))
 _MORE = ("full_adam", "lora_img", "qlora")  # Tried in two opposite ways.
 _SIZES = {
-    "img": dict(width=64, depth=2, mlp_dim=96, num_heads=2),
-    "llm": dict(width=64, depth=2, mlp_dim=128, num_heads=2, num_kv_heads=1, head_dim=32,
-                vocab_size=512),
+  "img": dict(width=64, depth=2, mlp_dim=96, num_heads=2),
+  "llm": dict(
+    width=64, depth=2, mlp_dim=128, num_heads=2, num_kv_heads=1, head_dim=32, vocab_size=512
+  ),
 }
 _QUICK = {"xla_backend_optimization_level": 0}
 _ROWS, _LEN, _BUCKET = 32, 24, 16
@@ -52,8 +53,9 @@ def cases():
   """(preset, way) of the test; every pair of settings of `WAYS` is met."""
   # Half of the ways: those in which an even number of settings is the second one.
   even = [
-      way for way in WAYS
-      if sum(x == y for x, y in zip(way, (8, 4, "full", True), strict=True)) % 2 == 0
+    way
+    for way in WAYS
+    if sum(x == y for x, y in zip(way, (8, 4, "full", True), strict=True)) % 2 == 0
   ]
   found = [(name, even[i % len(even)]) for i, name in enumerate(PRESETS)]
   for name, (devices, accum, remat, bucket) in found[:]:
@@ -73,7 +75,7 @@ def configuration(tune):
   if c.lora.dora or c.model.packed:
     c.lora.targets = ("llm/layers/.*", "img/.*")
   c.optim.update(
-      name="adam", lr=1.0, b1=0.0, clip=0.0, momentum=0.0, rms_clip=0.0, warmup="", ema=0.0
+    name="adam", lr=1.0, b1=0.0, clip=0.0, momentum=0.0, rms_clip=0.0, warmup="", ema=0.0
   )
   return c
 
@@ -81,7 +83,7 @@ def configuration(tune):
 def parameters(cfg):
   """Random ones, adapters too."""
   return random_params.make(
-      cfg, size=0.15, adapter_size=0.04, scale=(0.1, 0.3), magnitude=(0.8, 1.2)
+    cfg, size=0.15, adapter_size=0.04, scale=(0.1, 0.3), magnitude=(0.8, 1.2)
   )
 
 
@@ -116,7 +118,7 @@ def of_the_step(tune, way):
   mesh = sharding.make_mesh(_AllDevices(), devices=jax.devices()[:num_devices])
   state = states.make(params, trainable, optimizer, mesh, dtype=np.float32)
   step = steps.make_train_step(
-      cfg, optimizer, state, mesh, label_smoothing=0.0, accum=accum, seed=0
+    cfg, optimizer, state, mesh, label_smoothing=0.0, accum=accum, seed=0
   )
   host = batch(_BUCKET if bucket else _LEN)
   rows = sharding.put(host, mesh)
@@ -132,7 +134,7 @@ def _reference(cfg):
 
   def plain_loss(params):
     x_BTD = paligemma.text_features(
-        cfg, params, host["image"], text[:, :-1], host["mask_ar"][:, :-1]
+      cfg, params, host["image"], text[:, :-1], host["mask_ar"][:, :-1]
     )
     logp = jax.nn.log_softmax(paligemma.logits(cfg, params, x_BTD), axis=-1)
     nll = -jnp.take_along_axis(logp, text[:, 1:, None], axis=-1)[..., 0]
@@ -151,9 +153,10 @@ def of_the_reference(tune):
   plain = {name: np.asarray(leaf[: leaf.shape[0]]) for name, leaf in leaves.items()}
   gradients = _reference(cfg.plain().replace(remat="none"))(plain)
   found = {name: np.asarray(g) for name, g in gradients.items()}
-  base = merge.published(cfg.replace(lora=variants.Lora()), {
-      name: leaf for name, leaf in params.items() if "lora_" not in name
-  })
+  base = merge.published(
+    cfg.replace(lora=variants.Lora()),
+    {name: leaf for name, leaf in params.items() if "lora_" not in name},
+  )
   for name in linear.MATRICES:
     if linear.beside(name, "lora_a") in params:
       w = np.asarray(base[name][: base[name].shape[0]])

@@ -17,8 +17,13 @@ _ROOT = pathlib.Path(__file__).resolve().parents[2]
 @pytest.mark.slow  # 60 s on two idle cores.
 def test_gradients_of_every_preset_are_those_of_a_plain_reference():
   done = subprocess.run(
-      [sys.executable, "-m", "tests.training.gradients_run"], cwd=_ROOT, text=True,
-      env=virtual_devices.environment(8), capture_output=True, timeout=1500, check=False,
+    [sys.executable, "-m", "tests.training.gradients_run"],
+    cwd=_ROOT,
+    text=True,
+    env=virtual_devices.environment(8),
+    capture_output=True,
+    timeout=1500,
+    check=False,
   )
   assert done.returncode == 0, done.stderr[-3000:]
   results = json.loads(done.stdout.splitlines()[-1])

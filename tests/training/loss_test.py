@@ -18,7 +18,7 @@ from tests.training import golden_model
 def _features(name):
   cfg, batch = golden_model.config(name), golden_model.batch(f"{name}_inputs")
   return jax.jit(functools.partial(paligemma.text_features, cfg))(
-      golden_model.params(name), batch["image"], batch["text"][:, :-1], batch["mask_ar"][:, :-1]
+    golden_model.params(name), batch["image"], batch["text"][:, :-1], batch["mask_ar"][:, :-1]
   )
 
 
@@ -29,14 +29,14 @@ def _token_losses(name, num=16, label_smoothing=0.0):
 def _losses_of(name, params, x, num=16, label_smoothing=0.0):
   cfg, batch = golden_model.config(name), golden_model.batch(f"{name}_inputs")
   return loss.token_losses(
-      lambda x: paligemma.logits(cfg, params, x),
-      x,
-      jnp.asarray(batch["text"][:, 1:]),
-      jnp.asarray(batch["mask_loss"][:, 1:]),
-      num_supervised=num,
-      vocab_size=cfg.llm.vocab_size,
-      label_smoothing=label_smoothing,
-      num_devices=1,
+    lambda x: paligemma.logits(cfg, params, x),
+    x,
+    jnp.asarray(batch["text"][:, 1:]),
+    jnp.asarray(batch["mask_loss"][:, 1:]),
+    num_supervised=num,
+    vocab_size=cfg.llm.vocab_size,
+    label_smoothing=label_smoothing,
+    num_devices=1,
   )
 
 
@@ -62,9 +62,7 @@ def test_token_nll_and_loss_are_the_references(name):
 @pytest.mark.parametrize("name", ["tiny", "tiny2"])
 def test_label_smoothing_is_the_references(name):
   losses = _token_losses(name, label_smoothing=0.1)
-  np.testing.assert_allclose(
-      _loss(losses), _golden(name)["loss_label_smoothing_0p1"], rtol=2e-6
-  )
+  np.testing.assert_allclose(_loss(losses), _golden(name)["loss_label_smoothing_0p1"], rtol=2e-6)
 
 
 def test_only_supervised_positions_are_needed():
@@ -74,15 +72,15 @@ def test_only_supervised_positions_are_needed():
 
 def _toy_loss(table, x, targets, mask, budget_bytes):
   losses = loss.token_losses(
-      lambda x: x @ table.T,
-      x,
-      targets,
-      mask,
-      num_supervised=16,
-      vocab_size=50,
-      label_smoothing=0.1,
-      num_devices=1,
-      budget_bytes=budget_bytes,
+    lambda x: x @ table.T,
+    x,
+    targets,
+    mask,
+    num_supervised=16,
+    vocab_size=50,
+    label_smoothing=0.1,
+    num_devices=1,
+    budget_bytes=budget_bytes,
   )
   return _loss(losses)
 
@@ -145,9 +143,9 @@ def test_a_row_without_supervised_tokens_counts_as_zero_and_is_divided_by():
   golden, sums = _golden("tiny"), loss.row_sums(_token_losses("tiny"))
   assert sums.num_tokens[3] == 0 and sums.loss_sum[3] == 0
   np.testing.assert_allclose(
-      loss.batch_loss(sums, jnp.ones(6, bool), jnp.float32(6)),
-      np.mean(golden["loss_per_example"]),
-      rtol=2e-6,
+    loss.batch_loss(sums, jnp.ones(6, bool), jnp.float32(6)),
+    np.mean(golden["loss_per_example"]),
+    rtol=2e-6,
   )
 
 
@@ -172,7 +170,7 @@ def test_correct_tokens_are_counted():
 
 
 @pytest.mark.parametrize(
-    "most, text_len, bucket", [(0, 64, 8), (8, 64, 8), (9, 64, 16), (33, 64, 64), (33, 40, 40)]
+  "most, text_len, bucket", [(0, 64, 8), (8, 64, 8), (9, 64, 16), (33, 64, 64), (33, 40, 40)]
 )
 def test_num_supervised_is_the_next_bucket(most, text_len, bucket):
   mask = np.zeros((2, text_len + 1), np.float32)

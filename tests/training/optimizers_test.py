@@ -15,10 +15,10 @@ from tests.training.optim_section import optim
 
 _ADAFACTOR = dict(name="adafactor", b1=0.9, b2=0.999, eps=1e-30, rms_clip=1.0, clip=0.0)
 _NEW = {
-    "adam8bit": dict(name="adam8bit"),
-    "adafactor": _ADAFACTOR,
-    "ema": dict(ema=0.99),
-    "adam8bit and ema": dict(name="adam8bit", ema=0.9),
+  "adam8bit": dict(name="adam8bit"),
+  "adafactor": _ADAFACTOR,
+  "ema": dict(ema=0.99),
+  "adam8bit and ema": dict(name="adam8bit", ema=0.9),
 }
 
 
@@ -41,10 +41,10 @@ def test_adafactor_is_the_factored_rule_with_momentum():
   rng = np.random.default_rng(0)
   gradients = rng.normal(size=(5, 96, 64)) * np.exp(rng.normal(size=(96, 1)))
   rule = optimizers.transform(
-      optim(**_ADAFACTOR),
-      schedules={"w": lambda step: jnp.float32(1.0)},
-      lrs={"w": 1.0},
-      wds={"w": 0.0},
+    optim(**_ADAFACTOR),
+    schedules={"w": lambda step: jnp.float32(1.0)},
+    lrs={"w": 1.0},
+    wds={"w": 0.0},
   )
   params = {"w": jnp.zeros((96, 64))}
   state = rule.init(params)
@@ -55,11 +55,12 @@ def test_adafactor_is_the_factored_rule_with_momentum():
 
 
 def test_adafactor_keeps_a_row_and_a_column_per_matrix_and_no_average_over_layers():
-  rule = optimizers.transform(optim(**_ADAFACTOR, mu_dtype="bfloat16"), schedules={"": None},
-                              lrs={}, wds={})
+  rule = optimizers.transform(
+    optim(**_ADAFACTOR, mu_dtype="bfloat16"), schedules={"": None}, lrs={}, wds={}
+  )
   shapes = {
-      "llm/layers/mlp/linear": jax.ShapeDtypeStruct((18, 16384, 2048), jnp.float32),
-      "llm/layers/pre_ffw_norm/scale": jax.ShapeDtypeStruct((46, 4608), jnp.float32),
+    "llm/layers/mlp/linear": jax.ShapeDtypeStruct((18, 16384, 2048), jnp.float32),
+    "llm/layers/pre_ffw_norm/scale": jax.ShapeDtypeStruct((46, 4608), jnp.float32),
   }
   state = jax.eval_shape(rule.init, shapes)
   num_bytes = {name: 0 for name in shapes}
@@ -77,11 +78,11 @@ _LEAVES = {"layers": (3, 20, 512), "table": (40, 768), "odd": (40, 300), "bias":
 
 def _adam8bit(clip=0.3, specs=None):
   return optimizers.transform(
-      optim(name="adam8bit", clip=clip),
-      schedules=dict.fromkeys(_LEAVES, lambda step: 1.0 / (1.0 + step)),
-      lrs=dict.fromkeys(_LEAVES, 0.1),
-      wds={**dict.fromkeys(_LEAVES, 0.0), "table": 0.02},
-      specs=specs or {},
+    optim(name="adam8bit", clip=clip),
+    schedules=dict.fromkeys(_LEAVES, lambda step: 1.0 / (1.0 + step)),
+    lrs=dict.fromkeys(_LEAVES, 0.1),
+    wds={**dict.fromkeys(_LEAVES, 0.0), "table": 0.02},
+    specs=specs or {},
   )
 
 
@@ -108,8 +109,8 @@ def test_adam8bit_part_by_part_is_the_rule_for_whole_leaves(specs, monkeypatch):
     factor = 0.3 / np.sqrt(sum(float(jnp.square(g).sum()) for g in summed.values()))
     directions, want_state = rule.update({n: g * factor for n, g in summed.items()}, want_state)
     updates = {
-        name: -(0.1 * d + (0.02 * params[name] if name == "table" else 0.0)) / (1.0 + step)
-        for name, d in directions.items()
+      name: -(0.1 * d + (0.02 * params[name] if name == "table" else 0.0)) / (1.0 + step)
+      for name, d in directions.items()
     }
     norm = made.norm(gradients, state, params, jnp.float32(step))
     want_norm = np.sqrt(sum(float(jnp.square(u).sum()) for u in updates.values()))
@@ -117,9 +118,7 @@ def test_adam8bit_part_by_part_is_the_rule_for_whole_leaves(specs, monkeypatch):
     moved, state = made.apply(gradients, state, params, jnp.float32(step), True)
     for name, p in params.items():
       np.testing.assert_allclose(moved[name], p + updates[name], rtol=0, atol=1e-5, err_msg=name)
-    for got, want in zip(
-        jax.tree.leaves(state["rule"]), jax.tree.leaves(want_state), strict=True
-    ):
+    for got, want in zip(jax.tree.leaves(state["rule"]), jax.tree.leaves(want_state), strict=True):
       # A number half way between two codes may get either.
       differ = np.abs(np.float64(got) - np.float64(want)) > 1e-5 * np.abs(np.float64(want))
       assert differ.mean() < 1e-3
@@ -141,10 +140,10 @@ def test_adam8bit_writes_over_its_state_and_no_leaf_is_there_in_float32(monkeypa
   shapes = {"layers": (32, 512, 512), "table": (1024, 8192)}
   leaf_bytes = 4 * 32 * 512 * 512
   rule = optimizers.transform(
-      optim(name="adam8bit", clip=1.0),
-      schedules=dict.fromkeys(shapes, lambda step: 1.0),
-      lrs=dict.fromkeys(shapes, 0.1),
-      wds=dict.fromkeys(shapes, 0.0),
+    optim(name="adam8bit", clip=1.0),
+    schedules=dict.fromkeys(shapes, lambda step: 1.0),
+    lrs=dict.fromkeys(shapes, 0.1),
+    wds=dict.fromkeys(shapes, 0.0),
   )
   params = {n: jax.ShapeDtypeStruct(s, jnp.float32) for n, s in shapes.items()}
   args = ({n: (p,) for n, p in params.items()}, jax.eval_shape(rule.init, params), params, 0)
@@ -165,7 +164,7 @@ def test_the_state_is_saved_and_goes_on_in_bits(kind, tmp_path):
   opened.close()
   toy_state.assert_equal(restored, saved)
   toy_state.assert_equal(
-      toy_state.advance(restored, 2, **changes), toy_state.advance(saved, 2, **changes)
+    toy_state.advance(restored, 2, **changes), toy_state.advance(saved, 2, **changes)
   )
 
 
@@ -181,20 +180,20 @@ def test_averages_that_were_not_kept_before_are_named(tmp_path):
 def test_large_leaves_of_any_optimizer_state_are_cut_and_never_along_layers():
   mesh = jax.sharding.AbstractMesh((8,), ("fsdp",))
   shapes = {
-      "llm/embedder/input_embedding": jax.ShapeDtypeStruct((257152, 2048), jnp.float32),
-      "llm/layers/mlp/linear": jax.ShapeDtypeStruct((16, 16384, 2048), jnp.float32),
+    "llm/embedder/input_embedding": jax.ShapeDtypeStruct((257152, 2048), jnp.float32),
+    "llm/layers/mlp/linear": jax.ShapeDtypeStruct((16, 16384, 2048), jnp.float32),
   }
   places = sharding.param_shardings(shapes, mesh)
   params = {
-      name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=places[name])
-      for name, s in shapes.items()
+    name: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=places[name])
+    for name, s in shapes.items()
   }
   for changes in _NEW.values():
     rule = optimizers.transform(optim(**changes), schedules={"": None}, lrs={}, wds={})
     state = jax.eval_shape(rule.init, params)
     cut = sharding.like_params(state, params, mesh)
     for (path, leaf), place in zip(
-        jax.tree_util.tree_flatten_with_path(state)[0], jax.tree.leaves(cut), strict=True
+      jax.tree_util.tree_flatten_with_path(state)[0], jax.tree.leaves(cut), strict=True
     ):
       if leaf.size >= 2**14:
         assert "fsdp" in place.spec, path

@@ -29,7 +29,7 @@ def _run(model, **changes):
   start = golden_model.params(model)
   made, trainable = golden_model.optimizer_for(optim(**changes), start, total_steps=10)
   state, history, _ = golden_model.train(
-      golden_model.config(model), start, made, trainable, _batches()
+    golden_model.config(model), start, made, trainable, _batches()
   )
   return start, state, history
 
@@ -80,7 +80,7 @@ def test_three_steps_of_attention_only_sgd(name, flavour):
   golden = _golden(name, f"sgd_attn_{flavour}")
   key = "training_loss" if flavour == "bv" else "loss"
   np.testing.assert_allclose(
-      [s["loss"] for s in history], [s[key] for s in golden["steps"]], rtol=2e-5
+    [s["loss"] for s in history], [s[key] for s in golden["steps"]], rtol=2e-5
   )
   with np.load(golden_files.path(f"bv/{name}_sgd_attn_{flavour}_after3.npz")) as f:
     assert set(f.files) == set(state.trainable)
@@ -98,9 +98,7 @@ def test_three_steps_with_rules_of_every_kind():
   start = golden_model.params("tiny")
   section = optim(b2=0.95, mu_dtype="bfloat16", clip=0.5, freeze=("img/pos_embedding",))
   trainable, _ = optimizers.split(start, section)
-  linear = optimizers.make_schedule(
-      optim(schedule="linear", warmup="2 steps"), 10, batch_size=6
-  )
+  linear = optimizers.make_schedule(optim(schedule="linear", warmup="2 steps"), 10, batch_size=6)
   cosine = optimizers.make_schedule(optim(warmup="10%"), 10, batch_size=6)
 
   def mult(n):
@@ -110,13 +108,13 @@ def test_three_steps_with_rules_of_every_kind():
     return 0.01 if n.endswith("/kernel") else 0.003 if n.startswith("llm/layers/mlp") else 0.0
 
   rule = optimizers.transform(
-      section,
-      schedules={n: linear if n.startswith("img") else cosine for n in trainable},
-      lrs={n: 1e-3 * mult(n) for n in trainable},
-      wds={n: wd(n) for n in trainable},
+    section,
+    schedules={n: linear if n.startswith("img") else cosine for n in trainable},
+    lrs={n: 1e-3 * mult(n) for n in trainable},
+    wds={n: wd(n) for n in trainable},
   )
   state, history, _ = golden_model.train(
-      golden_model.config("tiny"), start, rule, trainable, _batches(), label_smoothing=0.1
+    golden_model.config("tiny"), start, rule, trainable, _batches(), label_smoothing=0.1
   )
   _assert_curve(history, golden)
   for leaf, value in state.params.items():
@@ -131,17 +129,19 @@ def test_the_references_own_twenty_steps():
   golden = json.loads(golden_files.path("bv/train_curve.json").read_text())
   with np.load(golden_files.path("bv/train_batches.npz")) as f:
     batches = [
-        golden_model.real_rows({
-            "image": f[f"image_u8_{i}"],
-            **{key: f[f"{key}_{i}"] for key in ("text", "mask_ar", "mask_loss")},
-        })
-        for i in range(5)
+      golden_model.real_rows(
+        {
+          "image": f[f"image_u8_{i}"],
+          **{key: f[f"{key}_{i}"] for key in ("text", "mask_ar", "mask_loss")},
+        }
+      )
+      for i in range(5)
     ]
   start = golden_model.params("e2e")
   section = optim(lr=0.003, wd=0.001, clip=1.0, warmup="10%")
   made, trainable = golden_model.optimizer_for(section, start, total_steps=20)
   _, history, _ = golden_model.train(
-      golden_model.config("e2e"), start, made, trainable, [batches[i % 5] for i in range(20)]
+    golden_model.config("e2e"), start, made, trainable, [batches[i % 5] for i in range(20)]
   )
   want = [step["training_loss"] for step in golden["steps"]]
   np.testing.assert_allclose([s["loss"] for s in history], want, rtol=1e-3)

@@ -12,25 +12,23 @@ from tests.training.optim_section import optim
 
 
 def _values(total_steps=100, num=101, **changes):
-  schedule = optimizers.make_schedule(
-      optim(**changes), total_steps, batch_size=8, num_examples=80
-  )
+  schedule = optimizers.make_schedule(optim(**changes), total_steps, batch_size=8, num_examples=80)
   return np.array([schedule(step) for step in range(num)])
 
 
 @pytest.mark.parametrize(
-    "name, scale, changes",
-    [
-        ("cosine_wp05", 1.0, dict(schedule="cosine", warmup="5%")),
-        ("cosine_ws10_base.03", 0.03, dict(schedule="cosine", warmup="10 steps")),
-        ("cosine_scalebs", 0.25, dict(schedule="cosine", warmup="")),
-        ("linear_we1", 1.0, dict(schedule="linear", warmup="1 epoch", schedule_end=0.1)),
-        (
-            "rsqrt",
-            1.0,
-            dict(schedule="rsqrt", warmup="5 steps", cooldown="20 steps", rsqrt_timescale=20),
-        ),
-    ],
+  "name, scale, changes",
+  [
+    ("cosine_wp05", 1.0, dict(schedule="cosine", warmup="5%")),
+    ("cosine_ws10_base.03", 0.03, dict(schedule="cosine", warmup="10 steps")),
+    ("cosine_scalebs", 0.25, dict(schedule="cosine", warmup="")),
+    ("linear_we1", 1.0, dict(schedule="linear", warmup="1 epoch", schedule_end=0.1)),
+    (
+      "rsqrt",
+      1.0,
+      dict(schedule="rsqrt", warmup="5 steps", cooldown="20 steps", rsqrt_timescale=20),
+    ),
+  ],
 )
 def test_schedules_are_the_references(name, scale, changes):
   golden = json.loads(golden_files.path("bv/schedules.json").read_text())[name]

@@ -18,7 +18,6 @@ from tests.training.optim_section import optim
 
 
 class _Shape:
-
   def __init__(self, *shape):
     self.shape = shape
 
@@ -27,8 +26,8 @@ def _batches():
   with np.load(golden_files.path("bv/train_batches.npz")) as f:
     keys = ("text", "mask_ar", "mask_loss")
     return [
-        golden_model.real_rows({"image": f[f"image_u8_{i}"], **{k: f[f"{k}_{i}"] for k in keys}})
-        for i in range(5)
+      golden_model.real_rows({"image": f[f"image_u8_{i}"], **{k: f[f"{k}_{i}"] for k in keys}})
+      for i in range(5)
     ]
 
 
@@ -37,17 +36,16 @@ def _train(mesh):
   section = optim(lr=0.003, wd=0.001, warmup="1 step")
   made, trainable = golden_model.optimizer_for(section, start, total_steps=5)
   state, history, hlo = golden_model.train(
-      golden_model.config("e2e"), start, made, trainable, _batches(), mesh=mesh
+    golden_model.config("e2e"), start, made, trainable, _batches(), mesh=mesh
   )
   table = "llm/embedder/input_embedding"
   moment = state.opt_state["rule"].mu[table]
   return {
-      "losses": [sums["loss"] for sums in history],
-      "table_share": [
-          leaf.addressable_shards[0].data.size / leaf.size
-          for leaf in (state.trainable[table], moment)
-      ],
-      "product_dims": sorted(_product_dims(hlo)),
+    "losses": [sums["loss"] for sums in history],
+    "table_share": [
+      leaf.addressable_shards[0].data.size / leaf.size for leaf in (state.trainable[table], moment)
+    ],
+    "product_dims": sorted(_product_dims(hlo)),
   }
 
 
@@ -80,9 +78,9 @@ def _restored_elsewhere(folder):
 
 def main(folder):
   meshes = {
-      "one": sharding.make_mesh(_Shape(), devices=jax.devices()[:1]),
-      "fsdp 8": sharding.make_mesh(_Shape()),
-      "all axes": sharding.make_mesh(_Shape(("data", 2), ("fsdp", 2), ("tensor", 2))),
+    "one": sharding.make_mesh(_Shape(), devices=jax.devices()[:1]),
+    "fsdp 8": sharding.make_mesh(_Shape()),
+    "all axes": sharding.make_mesh(_Shape(("data", 2), ("fsdp", 2), ("tensor", 2))),
   }
   runs = {name: _train(mesh) for name, mesh in meshes.items()}
   print(json.dumps({"runs": runs, "restored": _restored_elsewhere(pathlib.Path(folder))}))

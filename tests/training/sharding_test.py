@@ -29,8 +29,13 @@ def eight_devices(tmp_path_factory):
   root = pathlib.Path(__file__).resolve().parents[2]
   env = virtual_devices.environment(8, PYTHONPATH=str(root))
   found = subprocess.run(
-      [sys.executable, "-m", "tests.training.sharding_run", str(tmp_path_factory.mktemp("state"))],
-      cwd=root, env=env, capture_output=True, text=True, timeout=900, check=False,
+    [sys.executable, "-m", "tests.training.sharding_run", str(tmp_path_factory.mktemp("state"))],
+    cwd=root,
+    env=env,
+    capture_output=True,
+    text=True,
+    timeout=900,
+    check=False,
   )
   assert found.returncode == 0, found.stderr[-3000:]
   return json.loads(found.stdout.splitlines()[-1])
@@ -124,22 +129,22 @@ def test_rows_are_not_cut_over_tensor():
 def test_leaves_that_do_not_divide_are_whole():
   mesh = jax.sharding.AbstractMesh((8,), ("fsdp",))
   shapes = {
-      "llm/final_norm/scale": np.zeros(30001),
-      "llm/layers/mlp/linear": np.zeros((8, 101, 103)),
+    "llm/final_norm/scale": np.zeros(30001),
+    "llm/layers/mlp/linear": np.zeros((8, 101, 103)),
   }
   for place in sharding.param_shardings(shapes, mesh).values():
     assert place.spec == jax.sharding.PartitionSpec()
 
 
 @pytest.mark.parametrize(
-    "shape, message",
-    [
-        ((("fdsp", -1),), "unknown axis 'fdsp'. Did you mean 'fsdp'"),
-        ((("fsdp", 3),), r"needs 3 devices; there are 1"),
-        ((("data", -1), ("fsdp", -1)), "at most one -1"),
-        ((("data", 2), ("fsdp", -1)), "needs a multiple of 2 devices; there are 1"),
-        ((("fsdp", 0),), "sizes of at least 1"),
-    ],
+  "shape, message",
+  [
+    ((("fdsp", -1),), "unknown axis 'fdsp'. Did you mean 'fsdp'"),
+    ((("fsdp", 3),), r"needs 3 devices; there are 1"),
+    ((("data", -1), ("fsdp", -1)), "at most one -1"),
+    ((("data", 2), ("fsdp", -1)), "needs a multiple of 2 devices; there are 1"),
+    ((("fsdp", 0),), "sizes of at least 1"),
+  ],
 )
 def test_meshes_that_cannot_be_are_errors(shape, message):
   with pytest.raises(errors.ConfigError, match=message):

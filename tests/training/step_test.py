@@ -30,7 +30,7 @@ def _compiled(accum=1, dropout=0.0, freeze="img/.*"):
     return states.make(start, trainable, made, toy_state.mesh(), dtype=np.float32)
 
   step = steps.make_train_step(
-      cfg, made, fresh(), toy_state.mesh(), label_smoothing=0.0, accum=accum, seed=0
+    cfg, made, fresh(), toy_state.mesh(), label_smoothing=0.0, accum=accum, seed=0
   )
   return step.lower(fresh(), _put(_batch()), 16).compile(compiler_options=_QUICK), fresh
 

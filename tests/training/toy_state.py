@@ -23,11 +23,11 @@ def params():
   """name -> float32 array; img is frozen in `make`, one leaf is large enough to be cut."""
   rng = np.random.default_rng(0)
   shapes = {
-      "img/head/kernel": (6, 8),
-      "img/head/bias": (8,),
-      "llm/embedder/input_embedding": (2048, 8),
-      "llm/layers/mlp/linear": (2, 64, 128),
-      "llm/final_norm/scale": (8,),
+    "img/head/kernel": (6, 8),
+    "img/head/bias": (8,),
+    "llm/embedder/input_embedding": (2048, 8),
+    "llm/layers/mlp/linear": (2, 64, 128),
+    "llm/final_norm/scale": (8,),
   }
   return {name: rng.normal(size=s).astype(np.float32) for name, s in shapes.items()}
 
@@ -59,9 +59,7 @@ def advance(state, num=1, **changes):
   @jax.jit
   def step(state):
     gradients = {n: (jnp.sin(p + state.step),) for n, p in state.trainable.items()}
-    moved, opt_state = made.apply(
-        gradients, state.opt_state, state.trainable, state.step, True
-    )
+    moved, opt_state = made.apply(gradients, state.opt_state, state.trainable, state.step, True)
     ema = optimizers.averaged(made.ema, state.ema, moved, state.step)
     return states.TrainState(state.step + 1, moved, state.frozen, opt_state, ema)
 

@@ -55,13 +55,11 @@ def test_every_text_fits_with_the_answer_in_full(path):
   tokenizer = tokenizers.Tokenizer(sprites.DEMO / "tokenizer.model")
   for row in _rows(config.train.source, 600):
     length = config.train.text_len
-    tokens.encode_train(
-        tokenizer, row["prefix"], row["suffix"], text_len=length, overflow="error"
-    )
+    tokens.encode_train(tokenizer, row["prefix"], row["suffix"], text_len=length, overflow="error")
     for evaluator in config.evals:
       if evaluator.encoding == "decode":
         tokens.encode_prompt(
-            tokenizer, row["prefix"], text_len=evaluator.text_len, overflow="error"
+          tokenizer, row["prefix"], text_len=evaluator.text_len, overflow="error"
         )
         assert len(tokens.suffix_ids(tokenizer, row["suffix"])) <= evaluator.max_len
 

@@ -20,16 +20,16 @@ MODELS = ("paligemma_3b", "paligemma2_3b", "paligemma2_10b", "paligemma2_28b")
 # The official file with the questions of each server, as the miniature has it; by the split too
 # where a server has several.
 QUESTIONS = {
-    "aokvqa_da": "aokvqa_v1p0_test.json",
-    "aokvqa_mc": "aokvqa_v1p0_test.json",
-    "docvqa": "test_v1.0.json",
-    "gqa": "testdev_balanced_questions.json",
-    "infovqa": "infographicsVQA_test_v1.0.json",
-    "stvqa": "test_task_3.json",
-    "textvqa": "TextVQA_0.5.1_test.json",
-    "vizwiz": "Annotations/test.json",
-    "vqav2 test": "v2_OpenEnded_mscoco_test2015_questions.json",
-    "vqav2 test-dev": "v2_OpenEnded_mscoco_test-dev2015_questions.json",
+  "aokvqa_da": "aokvqa_v1p0_test.json",
+  "aokvqa_mc": "aokvqa_v1p0_test.json",
+  "docvqa": "test_v1.0.json",
+  "gqa": "testdev_balanced_questions.json",
+  "infovqa": "infographicsVQA_test_v1.0.json",
+  "stvqa": "test_task_3.json",
+  "textvqa": "TextVQA_0.5.1_test.json",
+  "vizwiz": "Annotations/test.json",
+  "vqav2 test": "v2_OpenEnded_mscoco_test2015_questions.json",
+  "vqav2 test-dev": "v2_OpenEnded_mscoco_test-dev2015_questions.json",
 }
 
 
@@ -80,11 +80,11 @@ def test_choosing_settings_never_scores_rows_that_it_trains_on(name):
     pytest.skip("the page has one kind of run")
   config = module.get_config(final=False)
   whole = {
-      (spec.name, part.strip())
-      for spec in try_transfers.specs_in(config.train.source)
-      if isinstance(spec, sources.Tfds)
-      for part in spec.split.split("+")
-      if "[" not in part
+    (spec.name, part.strip())
+    for spec in try_transfers.specs_in(config.train.source)
+    if isinstance(spec, sources.Tfds)
+    for part in spec.split.split("+")
+    if "[" not in part
   }
   for evaluator in config.evals:
     if isinstance(evaluator.source, sources.Tfds) and "minitrain" not in evaluator.name.split("/"):
@@ -94,10 +94,10 @@ def test_choosing_settings_never_scores_rows_that_it_trains_on(name):
 
 
 SERVER_PAGES = [
-    (name, evaluator)
-    for name in try_transfers.names()
-    for evaluator in importlib.import_module(f"transfers.{name}").get_config().evals
-    if isinstance(evaluator, evals.ServerFile) and questions_of(evaluator)
+  (name, evaluator)
+  for name in try_transfers.names()
+  for evaluator in importlib.import_module(f"transfers.{name}").get_config().evals
+  if isinstance(evaluator, evals.ServerFile) and questions_of(evaluator)
 ]
 
 

@@ -41,8 +41,8 @@ def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
   sizes = variants.get(args.variant, res=224)
   img, llm = sizes.img, sizes.llm
   towers = {
-      "decoder": (llm.num_heads, llm.num_kv_heads, llm.head_dim, _TEXT_LEN),
-      "tower": (img.num_heads, img.num_heads, img.width // img.num_heads, 0),
+    "decoder": (llm.num_heads, llm.num_kv_heads, llm.head_dim, _TEXT_LEN),
+    "tower": (img.num_heads, img.num_heads, img.width // img.num_heads, 0),
   }
   for res in args.res:
     for tower, (num_heads, num_kv_heads, head_dim, text_len) in towers.items():
@@ -68,7 +68,7 @@ def _inputs(batch_size, length, num_heads, num_kv_heads, head_dim, text_len):
   shapes = [(batch_size, length, n, head_dim) for n in (num_heads, num_kv_heads, num_kv_heads)]
   keys = jax.random.split(jax.random.key(0), 4)
   q, k, v, y_grad = (
-      jax.random.normal(key, shape) for key, shape in zip(keys, [*shapes, shapes[0]], strict=True)
+    jax.random.normal(key, shape) for key, shape in zip(keys, [*shapes, shapes[0]], strict=True)
   )
   see = None
   if text_len:
@@ -79,6 +79,7 @@ def _inputs(batch_size, length, num_heads, num_kv_heads, head_dim, text_len):
 
 def _gradients(how, see):
   """(q, k, v, the output's gradient) -> output and gradients of q, k, v."""
+
   def run(q, k, v, y_grad):
     y, back = jax.vjp(lambda *qkv: attention.attend(*qkv, see, how=how), q, k, v)
     return y, *back(y_grad)
@@ -98,10 +99,10 @@ def _timed(jitted, given, wanted, repeats):
   if wanted is not None:
     errors_found = [_error(*pair) for pair in zip(got, wanted, strict=True)]
   return {
-      "ms": round(1e3 * statistics.median(seconds), 3),
-      "temporaries_mb": round(program.memory_analysis().temp_size_in_bytes / 1e6, 1),
-      "error": errors_found,
-      "device": jax.devices()[0].device_kind,
+    "ms": round(1e3 * statistics.median(seconds), 3),
+    "temporaries_mb": round(program.memory_analysis().temp_size_in_bytes / 1e6, 1),
+    "error": errors_found,
+    "device": jax.devices()[0].device_kind,
   }
 
 
@@ -113,7 +114,7 @@ def _error(got, wanted):
 def parser() -> argparse.ArgumentParser:
   """The options."""
   made = argparse.ArgumentParser(
-      description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
   )
   compare.add_device(made)
   made.add_argument("--variant", default="paligemma_3b", choices=sorted(variants.VARIANTS))
@@ -121,7 +122,7 @@ def parser() -> argparse.ArgumentParser:
   made.add_argument("--batch_size", type=int, default=8)
   made.add_argument("--repeats", type=int, default=10)
   made.add_argument(
-      "--check_up_to", type=int, default=2000, help="lengths that are compared with float32"
+    "--check_up_to", type=int, default=2000, help="lengths that are compared with float32"
   )
   return made
 

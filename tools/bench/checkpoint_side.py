@@ -17,12 +17,12 @@ from tools.bench import side
 
 
 def serve(
-    args: argparse.Namespace,
-    facts: dict[str, Any],
-    *,
-    load: Callable[[], Any],
-    arrays: Callable[[Any], Iterable[np.ndarray]],
-    save: Callable[[Any, pathlib.Path], Any],
+  args: argparse.Namespace,
+  facts: dict[str, Any],
+  *,
+  load: Callable[[], Any],
+  arrays: Callable[[Any], Iterable[np.ndarray]],
+  save: Callable[[Any, pathlib.Path], Any],
 ) -> None:
   """Speaks side.py's protocol; a run answers {load, save (seconds), sum (of magnitudes)}.
 

@@ -24,16 +24,16 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 # What a rival's Python must be able to import.
 PACKAGES = {
-    "transformers": ("torch", "transformers"),
-    "keras_hub": ("jax", "keras", "keras_hub", "safetensors"),
+  "transformers": ("torch", "transformers"),
+  "keras_hub": ("jax", "keras", "keras_hub", "safetensors"),
 }
 
 
 # On the CPU an accelerator would serve only some of the sides. On a GPU one side must not take all
 # memory at its start, or the other would find none.
 ENVIRONMENT = {
-    "cpu": {"JAX_PLATFORMS": "cpu"},
-    "gpu": {"JAX_PLATFORMS": "cuda,cpu", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
+  "cpu": {"JAX_PLATFORMS": "cpu"},
+  "gpu": {"JAX_PLATFORMS": "cuda,cpu", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
 }
 
 
@@ -81,7 +81,7 @@ class Side:
 
 @contextlib.contextmanager
 def started(
-    name: str, module: str, *args: str, python: str = sys.executable, device: str = "cpu"
+  name: str, module: str, *args: str, python: str = sys.executable, device: str = "cpu"
 ) -> Iterator[Side]:
   """Starts `python -m module args` and waits until it is ready; it is gone afterwards.
 
@@ -95,7 +95,7 @@ def started(
   note(f"{name}: starting")
   env = {**os.environ, **ENVIRONMENT[device]}
   process = subprocess.Popen(
-      command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    command, cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
   )
   side = Side(name, process, {})
   try:
@@ -123,7 +123,7 @@ def take_turns(sides: Sequence[Side], repeats: int) -> None:
 
 
 def compared(
-    name: str, args: argparse.Namespace, passed: Sequence[str], *, extra: Sequence[Side] = ()
+  name: str, args: argparse.Namespace, passed: Sequence[str], *, extra: Sequence[Side] = ()
 ) -> tuple[Side, Side | None]:
   """Our side and the rival's (None without one) after their runs, in turns with `extra`.
 
@@ -149,7 +149,7 @@ def compared(
 
 @contextlib.contextmanager
 def written_weights(
-    model: str, dtype: str = "float32", *, kept: str = ""
+  model: str, dtype: str = "float32", *, kept: str = ""
 ) -> Iterator[pathlib.Path]:
   """Random weights of the model, which both sides read; gone afterwards with their folder.
 
@@ -181,20 +181,20 @@ def check_rival(args: argparse.Namespace, more: Sequence[str] = ()) -> None:
     return
   needed = (*PACKAGES[args.against], *more)
   code = (
-      "import importlib.util as u, sys;"
-      "print(*[name for name in sys.argv[1:] if u.find_spec(name) is None])"
+    "import importlib.util as u, sys;"
+    "print(*[name for name in sys.argv[1:] if u.find_spec(name) is None])"
   )
   try:
     done = subprocess.run(
-        [args.rival_python, "-c", code, *needed], capture_output=True, text=True, check=True
+      [args.rival_python, "-c", code, *needed], capture_output=True, text=True, check=True
     )
   except (OSError, subprocess.CalledProcessError) as e:
     raise errors.ConfigError(f"--rival_python={args.rival_python!r} does not run: {e}.") from e
   if missing := done.stdout.split():
     raise errors.ConfigError(
-        f"--against={args.against} needs {', '.join(missing)}, which {args.rival_python} does not"
-        " have: pip install -r requirements-bench.txt, here or in an environment of its own whose"
-        " Python you then give as --rival_python."
+      f"--against={args.against} needs {', '.join(missing)}, which {args.rival_python} does not"
+      " have: pip install -r requirements-bench.txt, here or in an environment of its own whose"
+      " Python you then give as --rival_python."
     )
 
 
@@ -211,11 +211,11 @@ def result(name: str, ours: Side, rival: Side | None, **more: Any) -> dict[str, 
   found: dict[str, Any] = {"name": name, "ours_seconds": round(ours.median_seconds, 4)}
   if rival is not None:
     found |= {
-        "rival": rival.name,
-        "rival_seconds": round(rival.median_seconds, 4),
-        "ratio": round(ours.median_seconds / rival.median_seconds, 4),
-        "cpu_ratio": round(ours.median_cpu_seconds / rival.median_cpu_seconds, 4),
-        "peak_ratio": round(ours.peak_bytes / rival.peak_bytes, 4),
+      "rival": rival.name,
+      "rival_seconds": round(rival.median_seconds, 4),
+      "ratio": round(ours.median_seconds / rival.median_seconds, 4),
+      "cpu_ratio": round(ours.median_cpu_seconds / rival.median_cpu_seconds, 4),
+      "peak_ratio": round(ours.peak_bytes / rival.peak_bytes, 4),
     }
   for side, prefix in ((ours, "ours"), (rival, "rival")):
     if side is not None:
@@ -234,8 +234,8 @@ def show(found: dict[str, Any], as_json: bool) -> None:
   text = f"{found['name']}: {found['ours_seconds']:.3f} s, {found['ours_peak_gb']:.2f} GB"
   if "rival" in found:
     text += (
-        f"; {found['rival']}: {found['rival_seconds']:.3f} s, {found['rival_peak_gb']:.2f} GB;"
-        f" ratio {found['ratio']:.3f}"
+      f"; {found['rival']}: {found['rival_seconds']:.3f} s, {found['rival_peak_gb']:.2f} GB;"
+      f" ratio {found['ratio']:.3f}"
     )
   print(text, flush=True)
 
@@ -243,16 +243,16 @@ def show(found: dict[str, Any], as_json: bool) -> None:
 def arguments(doc: str, rivals: Sequence[str]) -> argparse.ArgumentParser:
   """The options that all benchmarks have."""
   parser = argparse.ArgumentParser(
-      description=doc.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    description=doc.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
   )
   parser.add_argument("--model", default="mid", choices=sorted(models.MODELS), help="its size")
   parser.add_argument("--against", default="", choices=("", *rivals), help="'' runs ours alone")
   parser.add_argument("--json", action="store_true", help="print one JSON line")
   parser.add_argument("--repeats", type=int, default=5, help="runs of each side, in turns")
   parser.add_argument(
-      "--rival_python",
-      default=sys.executable,
-      help="the Python of an environment that has the rival",
+    "--rival_python",
+    default=sys.executable,
+    help="the Python of an environment that has the rival",
   )
   return parser
 
@@ -260,10 +260,10 @@ def arguments(doc: str, rivals: Sequence[str]) -> argparse.ArgumentParser:
 def add_device(parser: argparse.ArgumentParser) -> None:
   """The options of benchmarks that can run on a GPU too."""
   parser.add_argument(
-      "--device", default="cpu", choices=sorted(ENVIRONMENT), help="where both sides run"
+    "--device", default="cpu", choices=sorted(ENVIRONMENT), help="where both sides run"
   )
   parser.add_argument(
-      "--dtype", default="float32", choices=("float32", "bfloat16"), help="of the computation"
+    "--dtype", default="float32", choices=("float32", "bfloat16"), help="of the computation"
   )
 
 
@@ -277,7 +277,7 @@ def _reply(side: Side) -> dict[str, Any]:
   line = side.process.stdout.readline()
   if not line:
     raise errors.ConfigError(
-        f"The side {side.name!r} ended with exit code {side.process.wait()}; what it said is above."
-        " A rival is installed with `pip install -r requirements-bench.txt`."
+      f"The side {side.name!r} ended with exit code {side.process.wait()}; what it said is above."
+      " A rival is installed with `pip install -r requirements-bench.txt`."
     )
   return json.loads(line)

@@ -39,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
   made.add_argument("--new_tokens", type=int, default=32)
   compare.add_device(made)
   made.add_argument(
-      "--weights", default="", help="keep them in this folder and use them again; '': do not"
+    "--weights", default="", help="keep them in this folder and use them again; '': do not"
   )
   return made
 
@@ -59,18 +59,18 @@ def main() -> None:
     if args.dtype == "float32" and num_same < len(pairs):
       raise errors.ConfigError(_difference(ours.answers[-1], rival.answers[-1], rival.name))
     more |= {
-        "rival_tokens_per_second": round(num_tokens / rival.median_seconds, 1),
-        "identical_tokens": num_same == len(pairs),
-        "identical_rows": num_same,
+      "rival_tokens_per_second": round(num_tokens / rival.median_seconds, 1),
+      "identical_tokens": num_same == len(pairs),
+      "identical_rows": num_same,
     }
   compare.show(compare.result("decode", ours, rival, **more), args.json)
 
 
 def _difference(ours: list, theirs: list, name: str) -> str:
   rows = [
-      (row, next(i for i, pair in enumerate(zip(a, b, strict=True)) if pair[0] != pair[1]))
-      for row, (a, b) in enumerate(zip(ours, theirs, strict=True))
-      if a != b
+    (row, next(i for i, pair in enumerate(zip(a, b, strict=True)) if pair[0] != pair[1]))
+    for row, (a, b) in enumerate(zip(ours, theirs, strict=True))
+    if a != b
   ]
   return f"The tokens differ from {name}'s in {len(rows)} rows; (row, first place): {rows}."
 

@@ -19,10 +19,10 @@ def prepare():
   pg = api.load(args.weights, dtype=args.dtype)
   image, text = decode.inputs(args)
   batch = {
-      "image": image,
-      "text": text,
-      "mask_ar": np.zeros_like(text),
-      "mask_input": np.ones_like(text),
+    "image": image,
+    "text": text,
+    "mask_ar": np.zeros_like(text),
+    "mask_input": np.ones_like(text),
   }
   run = generate.make_generate(pg.config, max_new_tokens=args.new_tokens, eos_id=-1)
 

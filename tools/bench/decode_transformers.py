@@ -16,7 +16,7 @@ def prepare():
   args = decode.parser().parse_args()
   device = torch.device("cuda" if args.device == "gpu" else "cpu")
   model = transformers.PaliGemmaForConditionalGeneration.from_pretrained(
-      args.weights, dtype=getattr(torch, args.dtype)
+    args.weights, dtype=getattr(torch, args.dtype)
   )
   model = model.to(device).eval()
   model.generation_config.eos_token_id = None
@@ -25,24 +25,24 @@ def prepare():
   placeholders = np.full((len(text), cfg.num_image_tokens), model.config.image_token_id)
   ids = torch.tensor(np.concatenate([placeholders, text], axis=1)).to(device)
   given = {
-      "input_ids": ids,
-      "attention_mask": torch.ones_like(ids),
-      "token_type_ids": torch.zeros_like(ids),
+    "input_ids": ids,
+    "attention_mask": torch.ones_like(ids),
+    "token_type_ids": torch.zeros_like(ids),
   }
 
   @torch.inference_mode()
   def task():
     pixels = torch.tensor(image.transpose(0, 3, 1, 2)).to(device, model.dtype) / 127.5 - 1
     out = model.generate(
-        **given, pixel_values=pixels, max_new_tokens=args.new_tokens, do_sample=False
+      **given, pixel_values=pixels, max_new_tokens=args.new_tokens, do_sample=False
     )
     return out[:, ids.shape[1] :].tolist()
 
   facts = {
-      "torch": torch.__version__,
-      "transformers": transformers.__version__,
-      "threads": torch.get_num_threads(),
-      "attention": model.config._attn_implementation,
+    "torch": torch.__version__,
+    "transformers": transformers.__version__,
+    "threads": torch.get_num_threads(),
+    "attention": model.config._attn_implementation,
   }
   return facts, task
 

@@ -18,8 +18,11 @@ from paligemma_jax.core import errors
 from tools.bench import compare
 
 TOKENIZER = (
-    pathlib.Path(__file__).resolve().parents[2]
-    / "paligemma_jax" / "assets" / "demo" / "tokenizer.model"
+  pathlib.Path(__file__).resolve().parents[2]
+  / "paligemma_jax"
+  / "assets"
+  / "demo"
+  / "tokenizer.model"
 )
 TEXT_LEN = 40
 _ALIKE = 2.0  # Levels of 255 by which mean pixels may differ; kernels differ.
@@ -46,7 +49,7 @@ def main() -> None:
   if rival is not None:
     if abs(ours.answers[-1] - rival.answers[-1]) > _ALIKE:
       raise errors.ConfigError(
-          f"The mean pixels differ: {ours.answers[-1]} and {rival.name}'s {rival.answers[-1]}."
+        f"The mean pixels differ: {ours.answers[-1]} and {rival.name}'s {rival.answers[-1]}."
       )
     more["rival_images_per_core_second"] = _rate(args, rival)
   compare.show(compare.result("input", ours, rival, **more), args.json)

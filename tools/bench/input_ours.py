@@ -27,13 +27,13 @@ def prepare():
   def task():
     # Unlike TrainLoader this ends, so nothing is read ahead for the next run.
     batches = loader.eval_batches(
-        rows,
-        ops,
-        tokenizer,
-        encoding="train",
-        batch_size=args.batch_size,
-        text_len=input_lib.TEXT_LEN,
-        num_threads=args.num_threads,
+      rows,
+      ops,
+      tokenizer,
+      encoding="train",
+      batch_size=args.batch_size,
+      text_len=input_lib.TEXT_LEN,
+      num_threads=args.num_threads,
     )
     return float(np.mean([batch["image"][:, ::16, ::16].mean() for batch, _ in batches]))
 

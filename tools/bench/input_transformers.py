@@ -29,11 +29,11 @@ def prepare():
 
   def batch_of(part):
     return processor(
-        images=[Image.open(io.BytesIO(row["image"])).convert("RGB") for row in part],
-        text=["<image>" + row["prefix"] for row in part],
-        suffix=[row["suffix"] for row in part],
-        padding="longest",
-        return_tensors="pt",
+      images=[Image.open(io.BytesIO(row["image"])).convert("RGB") for row in part],
+      text=["<image>" + row["prefix"] for row in part],
+      suffix=[row["suffix"] for row in part],
+      padding="longest",
+      return_tensors="pt",
     )
 
   def task():
@@ -43,10 +43,10 @@ def prepare():
     return (float(np.mean(means)) + 1) * 127.5
 
   facts = {
-      "torch": torch.__version__,
-      "transformers": transformers.__version__,
-      "image_processor": type(processor.image_processor).__name__,
-      "file_kb": photos.mean_kb(files),
+    "torch": torch.__version__,
+    "transformers": transformers.__version__,
+    "image_processor": type(processor.image_processor).__name__,
+    "file_kb": photos.mean_kb(files),
   }
   return facts, task
 

@@ -35,6 +35,4 @@ def versions() -> dict[str, str]:
   """Of the packages."""
   import jax
 
-  return {
-      "keras_hub": keras_hub.__version__, "keras": keras.__version__, "jax": jax.__version__
-  }
+  return {"keras_hub": keras_hub.__version__, "keras": keras.__version__, "jax": jax.__version__}

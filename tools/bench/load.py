@@ -49,10 +49,10 @@ def main() -> None:
 
 def _parts(prefix: str, side: compare.Side) -> dict[str, float]:
   return {
-      f"{prefix}_{part}_seconds": round(
-          statistics.median(answer[part] for answer in side.answers[1:]), 4
-      )
-      for part in ("load", "save")
+    f"{prefix}_{part}_seconds": round(
+      statistics.median(answer[part] for answer in side.answers[1:]), 4
+    )
+    for part in ("load", "save")
   }
 
 

@@ -21,11 +21,11 @@ def main() -> None:
       return keras_hub_models.load(args.weights, pathlib.Path(folder))
 
   checkpoint_side.serve(
-      args,
-      keras_hub_models.versions(),
-      load=read,
-      arrays=lambda model: (np.asarray(v.value) for v in model.trainable_variables),
-      save=lambda model, path: model.save_to_preset(str(path)),
+    args,
+    keras_hub_models.versions(),
+    load=read,
+    arrays=lambda model: (np.asarray(v.value) for v in model.trainable_variables),
+    save=lambda model, path: model.save_to_preset(str(path)),
   )
 
 

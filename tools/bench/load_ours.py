@@ -14,11 +14,11 @@ def main() -> None:
   """Loads and saves as told."""
   args = load.parser().parse_args()
   checkpoint_side.serve(
-      args,
-      {"jax": jax.__version__},
-      load=lambda: api.load(args.weights, dtype="float32"),
-      arrays=lambda model: map(np.asarray, model.params.values()),
-      save=lambda model, path: model.save(path, format="hf"),
+    args,
+    {"jax": jax.__version__},
+    load=lambda: api.load(args.weights, dtype="float32"),
+    arrays=lambda model: map(np.asarray, model.params.values()),
+    save=lambda model, path: model.save(path, format="hf"),
   )
 
 

@@ -14,11 +14,11 @@ def main() -> None:
   args = load.parser().parse_args()
   kind = transformers.PaliGemmaForConditionalGeneration
   checkpoint_side.serve(
-      args,
-      {"torch": torch.__version__, "transformers": transformers.__version__},
-      load=lambda: kind.from_pretrained(args.weights, dtype=torch.float32),
-      arrays=lambda model: (p.detach().numpy() for p in model.parameters()),
-      save=lambda model, path: model.save_pretrained(path),
+    args,
+    {"torch": torch.__version__, "transformers": transformers.__version__},
+    load=lambda: kind.from_pretrained(args.weights, dtype=torch.float32),
+    arrays=lambda model: (p.detach().numpy() for p in model.parameters()),
+    save=lambda model, path: model.save_pretrained(path),
   )
 
 

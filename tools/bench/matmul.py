@@ -24,8 +24,8 @@ def prepare():
   on_device = jnp.asarray(x, args.dtype)
   product = jax.jit(jnp.matmul)
   ways = {
-      "numpy": lambda: x @ x,
-      "xla": lambda: product(on_device, on_device).block_until_ready(),
+    "numpy": lambda: x @ x,
+    "xla": lambda: product(on_device, on_device).block_until_ready(),
   }
   if args.device == "gpu" or args.dtype != "float32":  # NumPy knows neither.
     best = "xla"

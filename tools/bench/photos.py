@@ -17,12 +17,12 @@ def make(num: int, seed: int = 0) -> list[dict]:
   """Rows with image (bytes, 640 x 480, quality 90), prefix and suffix."""
   rng = np.random.default_rng(seed)
   return [
-      {
-          "image": _jpeg(_pixels(rng)),
-          "prefix": _QUESTIONS[i % len(_QUESTIONS)],
-          "suffix": _ANSWERS[i % len(_ANSWERS)],
-      }
-      for i in range(num)
+    {
+      "image": _jpeg(_pixels(rng)),
+      "prefix": _QUESTIONS[i % len(_QUESTIONS)],
+      "suffix": _ANSWERS[i % len(_ANSWERS)],
+    }
+    for i in range(num)
   ]
 
 

@@ -17,9 +17,9 @@ from typing import Any
 
 
 def serve(
-    prepare: Callable[[], tuple[dict[str, Any], Callable[[], Any]]],
-    after: Callable[[], None] = lambda: None,
-    gpu_peak: Callable[[], int] | None = None,
+  prepare: Callable[[], tuple[dict[str, Any], Callable[[], Any]]],
+  after: Callable[[], None] = lambda: None,
+  gpu_peak: Callable[[], int] | None = None,
 ) -> None:
   """Speaks the protocol until it is told to end.
 

@@ -40,9 +40,7 @@ def main() -> None:
   args = parser().parse_args()
   with tempfile.TemporaryDirectory(prefix="bench_") as folder:
     folder = pathlib.Path(folder)
-    env = {
-        **os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")
-    }
+    env = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
     runs = []
     for i in range(args.repeats + 1):
       runs.append(_until_first_step(args, folder / str(i), env))
@@ -51,23 +49,23 @@ def main() -> None:
     helped = [_help_seconds() for _ in range(args.repeats)]
   warm = {key: statistics.median(run[key] for run in runs[1:]) for key in runs[0]}
   found = {
-      "name": "start",
-      "config": args.config,
-      "ours_seconds": round(warm["seconds"], 3),
-      "ours_cpu_seconds": round(warm["cpu_seconds"], 3),
-      "ours_evals_seconds": round(warm["evals"], 3),
-      "ours_cold_seconds": round(runs[0]["seconds"], 3),
-      "ours_peak_gb": round(warm["peak_bytes"] / 1e9, 3),
-      "help_seconds": round(statistics.median(helped), 3),
-      "runs": args.repeats,
-      "cores": os.cpu_count(),
-      "load": round(os.getloadavg()[0], 1),
+    "name": "start",
+    "config": args.config,
+    "ours_seconds": round(warm["seconds"], 3),
+    "ours_cpu_seconds": round(warm["cpu_seconds"], 3),
+    "ours_evals_seconds": round(warm["evals"], 3),
+    "ours_cold_seconds": round(runs[0]["seconds"], 3),
+    "ours_peak_gb": round(warm["peak_bytes"] / 1e9, 3),
+    "help_seconds": round(statistics.median(helped), 3),
+    "runs": args.repeats,
+    "cores": os.cpu_count(),
+    "load": round(os.getloadavg()[0], 1),
   }
   compare.show(found, args.json)
 
 
 def _until_first_step(
-    args: argparse.Namespace, workdir: pathlib.Path, env: dict[str, str]
+  args: argparse.Namespace, workdir: pathlib.Path, env: dict[str, str]
 ) -> dict[str, float]:
   """Seconds to the line of step 1, of them between the lines of step 0 and 1, and what it took.
 
@@ -91,7 +89,7 @@ def _until_first_step(
       if process.poll() is not None or spent > args.timeout:
         said = log.read_text(encoding="utf-8", errors="replace")[-2000:]
         raise errors.ConfigError(
-            f"{' '.join(command)} came to no first step in {spent:.0f} s; it said:\n{said}"
+          f"{' '.join(command)} came to no first step in {spent:.0f} s; it said:\n{said}"
         )
       time.sleep(_POLL_SECS)
   finally:
@@ -99,10 +97,10 @@ def _until_first_step(
     _, _, usage = os.wait4(process.pid, 0) if process.returncode is None else (0, 0, None)
     process.returncode = process.returncode or 0
   return {
-      "seconds": reached[1],
-      "evals": reached.get(0, made) - made,
-      "cpu_seconds": usage.ru_utime + usage.ru_stime,
-      "peak_bytes": usage.ru_maxrss * 1024,
+    "seconds": reached[1],
+    "evals": reached.get(0, made) - made,
+    "cpu_seconds": usage.ru_utime + usage.ru_stime,
+    "peak_bytes": usage.ru_maxrss * 1024,
   }
 
 

@@ -45,11 +45,11 @@ def batch(args: argparse.Namespace) -> dict[str, np.ndarray]:
   answer = np.arange(length) >= args.text_len - args.supervised
   learned = answer & (np.arange(length) < args.text_len)
   return {
-      "image": rng.integers(0, 256, (rows, cfg.res, cfg.res, 3), np.uint8),
-      "text": text,
-      "mask_ar": np.tile(answer.astype(np.int32), (rows, 1)),
-      "mask_loss": np.tile(learned.astype(np.float32), (rows, 1)),
-      "_mask": np.ones(rows, bool),
+    "image": rng.integers(0, 256, (rows, cfg.res, cfg.res, 3), np.uint8),
+    "text": text,
+    "mask_ar": np.tile(answer.astype(np.int32), (rows, 1)),
+    "mask_loss": np.tile(learned.astype(np.float32), (rows, 1)),
+    "_mask": np.ones(rows, bool),
   }
 
 
@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
   made.add_argument("--attention", default="auto", choices=variants.ATTENTIONS, help="ours")
   compare.add_device(made)
   made.add_argument(
-      "--weights", default="", help="keep them in this folder and use them again; '': do not"
+    "--weights", default="", help="keep them in this folder and use them again; '': do not"
   )
   return made
 
@@ -75,7 +75,7 @@ def main() -> None:
   args = parser().parse_args()
   if not 0 < args.supervised < args.text_len:
     raise errors.ConfigError(
-        f"--supervised={args.supervised} must be above 0 and below --text_len={args.text_len}."
+      f"--supervised={args.supervised} must be above 0 and below --text_len={args.text_len}."
     )
   if args.tune == "lora" and args.against == "keras_hub":
     raise errors.ConfigError("--tune=lora is compared --against=transformers, which has PEFT.")
@@ -92,8 +92,8 @@ def main() -> None:
   more = {**speed(ours, matmul), "ours_losses": ours.answers}
   if rival is not None:
     more |= {
-        "rival_losses": rival.answers,
-        "loss_difference": difference(ours, rival, args.tune, args.dtype),
+      "rival_losses": rival.answers,
+      "loss_difference": difference(ours, rival, args.tune, args.dtype),
     }
   compare.show(compare.result("step", ours, rival, **more), args.json)
 
@@ -104,10 +104,10 @@ def speed(ours: compare.Side, matmul: compare.Side) -> dict[str, Any]:
   needed = ours.facts["flops_needed"]
   best, best_cpu = (product / min(seconds) for seconds in (matmul.seconds, matmul.cpu_seconds))
   return {
-      "mfu": round(needed / ours.median_seconds / best, 4),
-      "mfu_cpu": round(needed / ours.median_cpu_seconds / best_cpu, 4),
-      "step_gflops": round(needed / ours.median_seconds / 1e9, 1),
-      "matmul_gflops": round(best / 1e9, 1),
+    "mfu": round(needed / ours.median_seconds / best, 4),
+    "mfu_cpu": round(needed / ours.median_cpu_seconds / best_cpu, 4),
+    "step_gflops": round(needed / ours.median_seconds / 1e9, 1),
+    "matmul_gflops": round(best / 1e9, 1),
   }
 
 
@@ -124,8 +124,8 @@ def difference(ours: compare.Side, rival: compare.Side, tune: str, dtype: str = 
   first = _FIRST_LOSS[dtype]
   if not (found[0] <= first and found.max() <= max(first, _LATER_LOSSES[tune])):
     raise errors.ConfigError(
-        f"The losses differ, so the two sides do not do the same: {ours.answers} and"
-        f" {rival.name}'s {rival.answers}."
+      f"The losses differ, so the two sides do not do the same: {ours.answers} and"
+      f" {rival.name}'s {rival.answers}."
     )
   return float(f"{found.max():.2g}")
 

@@ -29,10 +29,10 @@ def config_of(args: argparse.Namespace) -> ml_collections.ConfigDict:
   sizes = models.MODELS[args.model]
   config = configs.default_config()
   config.model.update(
-      variant="tiny", res=sizes.res, dtype=args.dtype, remat=args.remat, attention=args.attention
+    variant="tiny", res=sizes.res, dtype=args.dtype, remat=args.remat, attention=args.attention
   )
   config.model.overrides = {
-      tower: dataclasses.asdict(getattr(sizes, tower)) for tower in ("img", "llm")
+    tower: dataclasses.asdict(getattr(sizes, tower)) for tower in ("img", "llm")
   }
   config.init = args.weights
   config.train.update(text_len=args.text_len, batch_size=args.batch_size)
@@ -63,12 +63,12 @@ def prepare():
     return float(sums["loss"])
 
   facts = {
-      "jax": jax.__version__,
-      "device": jax.devices()[0].device_kind,
-      "jaxlib": jaxlib.__version__,
-      "parameters": sum(x.size for x in state.params.values()),
-      "trained": sum(x.size for x in state.trainable.values()),
-      "flops_needed": needed,
+    "jax": jax.__version__,
+    "device": jax.devices()[0].device_kind,
+    "jaxlib": jaxlib.__version__,
+    "parameters": sum(x.size for x in state.params.values()),
+    "trained": sum(x.size for x in state.trainable.values()),
+    "flops_needed": needed,
   }
   return facts, task
 

@@ -28,7 +28,7 @@ def prepare():
     model, learning_rate = adapted(model), 10 * args.lr  # As our preset has it.
   trainable = [p for p in model.parameters() if p.requires_grad]
   optimizer = torch.optim.AdamW(
-      trainable, lr=learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True
+    trainable, lr=learning_rate, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0, fused=True
   )
   batch = step.batch(args)
   given = inputs(batch, models.MODELS[args.model].num_image_tokens, image_token_id)
@@ -45,12 +45,12 @@ def prepare():
     return loss.item()
 
   facts = {
-      "torch": torch.__version__,
-      "transformers": transformers.__version__,
-      "threads": torch.get_num_threads(),
-      "attention": attention,
-      "parameters": sum(p.numel() for p in model.parameters()),
-      "trained": sum(p.numel() for p in trainable),
+    "torch": torch.__version__,
+    "transformers": transformers.__version__,
+    "threads": torch.get_num_threads(),
+    "attention": attention,
+    "parameters": sum(p.numel() for p in model.parameters()),
+    "trained": sum(p.numel() for p in trainable),
   }
   return facts, task
 
@@ -60,15 +60,15 @@ def adapted(model: torch.nn.Module) -> torch.nn.Module:
   import peft
 
   config = peft.LoraConfig(
-      r=16,
-      lora_alpha=32,
-      target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
+    r=16,
+    lora_alpha=32,
+    target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
   )
   return peft.get_peft_model(model, config)
 
 
 def inputs(
-    batch: dict[str, np.ndarray], num_image_tokens: int, image_token_id: int
+  batch: dict[str, np.ndarray], num_image_tokens: int, image_token_id: int
 ) -> dict[str, torch.Tensor]:
   """What the model's processor would make of the batch, but for the pixels."""
   text, learned, answer = (batch[k][:, :-1] for k in ("text", "mask_loss", "mask_ar"))
@@ -79,10 +79,10 @@ def inputs(
 
   ids = after_image(image_token_id, text)
   return {
-      "input_ids": ids,
-      "attention_mask": torch.ones_like(ids),
-      "token_type_ids": after_image(0, answer),
-      "labels": after_image(_IGNORED, np.where(learned > 0, text, _IGNORED)),
+    "input_ids": ids,
+    "attention_mask": torch.ones_like(ids),
+    "token_type_ids": after_image(0, answer),
+    "labels": after_image(_IGNORED, np.where(learned > 0, text, _IGNORED)),
   }
 
 

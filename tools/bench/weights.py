@@ -18,7 +18,7 @@ _FRESH = 16_777_213
 
 
 def write(
-    model: str, folder: pathlib.Path, dtype: str = "float32", *, name: str = ""
+  model: str, folder: pathlib.Path, dtype: str = "float32", *, name: str = ""
 ) -> pathlib.Path:
   """Writes random weights as a Hugging Face directory, which both sides read."""
   sizes = sizes_of(models.MODELS[model])
@@ -34,7 +34,7 @@ def sizes_of(cfg: variants.ModelConfig) -> dict:
 
 
 def _random(
-    rng: np.random.Generator, name: str, shape: tuple[int, ...], scale: float
+  rng: np.random.Generator, name: str, shape: tuple[int, ...], scale: float
 ) -> np.ndarray:
   """Scaled so that activations neither die nor explode, and the answers depend on the input."""
   if name.endswith(("scale", "bias")):

@@ -30,9 +30,7 @@ def module_names() -> list[str]:
 def datasets_of(name: str) -> tuple[build.Dataset, ...]:
   """All datasets of a builder ('chartqa'), or the one of that name ('chartqa/human')."""
   known = module_names()
-  module = errors.pick(
-      {n: n for n in known}, name.partition("/")[0], "benchmark"
-  )
+  module = errors.pick({n: n for n in known}, name.partition("/")[0], "benchmark")
   found = importlib.import_module(f"tools.prepare.{module}").DATASETS
   if "/" in name:
     return (errors.pick({d.name: d for d in found}, name, "dataset"),)

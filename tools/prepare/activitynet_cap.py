@@ -18,9 +18,9 @@ _NUM_FRAMES, _STRIDE = 16, 30
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "frames": video.feature(),
-      "clip_id": tfds.features.Text(),
-      "captions": tfds.features.Sequence(tfds.features.Text()),
+    "frames": video.feature(),
+    "clip_id": tfds.features.Text(),
+    "captions": tfds.features.Sequence(tfds.features.Text()),
   }
 
 
@@ -37,25 +37,25 @@ def _records(raw: raw_lib.Raw, split: str, name: str) -> list[build.Record]:
       rows.append((video_id, {"part": (float(start), float(end)), "row": row}))
   found = video.with_video(raw, rows, what=f"activitynet_cap {split}", folders=("videos",))
   return [
-      {
-          "frames": video.Clip(
-              file, num=_NUM_FRAMES, stride=_STRIDE, start=of["part"][0], end=of["part"][1]
-          ),
-          **of["row"],
-      }
-      for file, of in found
+    {
+      "frames": video.Clip(
+        file, num=_NUM_FRAMES, stride=_STRIDE, start=of["part"][0], end=of["part"][1]
+      ),
+      **of["row"],
+    }
+    for file, of in found
   ]
 
 
 DATASETS = (
-    build.Dataset(
-        name="activitynet_cap",
-        homepage="https://cs.stanford.edu/people/ranjaykrishna/densevid/",
-        files=(
-            "train.json, val_1.json, val_2.json (captions.zip)",
-            "videos/v_….mp4 or .mkv (http://activity-net.org/download.html)",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="activitynet_cap",
+    homepage="https://cs.stanford.edu/people/ranjaykrishna/densevid/",
+    files=(
+      "train.json, val_1.json, val_2.json (captions.zip)",
+      "videos/v_….mp4 or .mkv (http://activity-net.org/download.html)",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

@@ -18,12 +18,12 @@ _NUM_FRAMES, _STRIDE = 16, 70
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "frames": video.feature(),
-      "video_id": tfds.features.Text(),
-      "question_id": tfds.features.Text(),
-      "question": tfds.features.Text(),
-      "answer": tfds.features.Text(),
-      "type": tfds.features.Scalar(np.int64),
+    "frames": video.feature(),
+    "video_id": tfds.features.Text(),
+    "question_id": tfds.features.Text(),
+    "question": tfds.features.Text(),
+    "answer": tfds.features.Text(),
+    "type": tfds.features.Scalar(np.int64),
   }
 
 
@@ -47,20 +47,20 @@ def _records(raw: raw_lib.Raw, split: str) -> list[build.Record]:
     }))  # fmt: skip
   found = video.with_video(raw, rows, what=f"activitynet_qa {split}", folders=("videos",))
   return [
-      {"frames": video.Clip(file, num=_NUM_FRAMES, stride=_STRIDE, shared=True), **row}
-      for file, row in found
+    {"frames": video.Clip(file, num=_NUM_FRAMES, stride=_STRIDE, shared=True), **row}
+    for file, row in found
   ]
 
 
 DATASETS = (
-    build.Dataset(
-        name="activitynet_qa",
-        homepage="https://github.com/MILVLG/activitynet-qa",
-        files=(
-            "train_q.json, train_a.json, val_q.json, val_a.json, test_q.json, test_a.json",
-            "videos/v_….mp4 or .mkv (http://activity-net.org/download.html)",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="activitynet_qa",
+    homepage="https://github.com/MILVLG/activitynet-qa",
+    files=(
+      "train_q.json, train_a.json, val_q.json, val_a.json, test_q.json, test_a.json",
+      "videos/v_….mp4 or .mkv (http://activity-net.org/download.html)",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

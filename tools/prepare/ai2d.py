@@ -56,14 +56,14 @@ class Lettered(raw_lib.RawFile):
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Text(),
-      "question_id": tfds.features.Text(),
-      "question": tfds.features.Text(),
-      "choices": tfds.features.Sequence(tfds.features.Text()),
-      "label": tfds.features.Scalar(np.int64),  # Which of the choices, from 0.
-      "answer": tfds.features.Text(),
-      "abc_label": tfds.features.Scalar(np.bool_),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Text(),
+    "question_id": tfds.features.Text(),
+    "question": tfds.features.Text(),
+    "choices": tfds.features.Sequence(tfds.features.Text()),
+    "label": tfds.features.Scalar(np.int64),  # Which of the choices, from 0.
+    "answer": tfds.features.Text(),
+    "abc_label": tfds.features.Scalar(np.bool_),
   }
 
 
@@ -89,14 +89,14 @@ def _records(raw: raw_lib.Raw, name: str, image_id: str) -> Iterator[build.Recor
     if about["abcLabel"] and labels is None:
       labels = tuple(_labels(raw.json(f"{folder}/annotations/{file}")))
     yield {
-        "image": Lettered(image, labels) if about["abcLabel"] else image,
-        "image_id": image_id,
-        "question_id": about["questionId"],
-        "question": question,
-        "choices": about["answerTexts"],
-        "label": about["correctAnswer"],
-        "answer": about["answerTexts"][about["correctAnswer"]],
-        "abc_label": about["abcLabel"],
+      "image": Lettered(image, labels) if about["abcLabel"] else image,
+      "image_id": image_id,
+      "question_id": about["questionId"],
+      "question": question,
+      "choices": about["answerTexts"],
+      "label": about["correctAnswer"],
+      "answer": about["answerTexts"][about["correctAnswer"]],
+      "abc_label": about["abcLabel"],
     }
 
 
@@ -123,14 +123,14 @@ def _painted(image: PIL.Image.Image, labels: tuple[Label, ...]) -> PIL.Image.Ima
 
 
 DATASETS = (
-    build.Dataset(
-        name="ai2d",
-        homepage="https://allenai.org/data/diagrams",
-        files=(
-            "ai2d-all.zip (or its folder ai2d: images, questions, annotations)",
-            "ai2d_test_ids.csv",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="ai2d",
+    homepage="https://allenai.org/data/diagrams",
+    files=(
+      "ai2d-all.zip (or its folder ai2d: images, questions, annotations)",
+      "ai2d_test_ids.csv",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

@@ -20,15 +20,15 @@ from tools.prepare import raw as raw_lib
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Scalar(np.int64),
-      "question_id": tfds.features.Text(),
-      "question": tfds.features.Text(),
-      "choices": tfds.features.Sequence(tfds.features.Text()),
-      "correct_choice_idx": tfds.features.Scalar(np.int64),
-      "answer": tfds.features.Text(),
-      "direct_answers": tfds.features.Sequence(tfds.features.Text()),
-      "difficult_direct_answer": tfds.features.Scalar(np.bool_),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Scalar(np.int64),
+    "question_id": tfds.features.Text(),
+    "question": tfds.features.Text(),
+    "choices": tfds.features.Sequence(tfds.features.Text()),
+    "correct_choice_idx": tfds.features.Scalar(np.int64),
+    "answer": tfds.features.Text(),
+    "direct_answers": tfds.features.Sequence(tfds.features.Text()),
+    "difficult_direct_answer": tfds.features.Scalar(np.bool_),
   }
 
 
@@ -48,31 +48,31 @@ def _record(raw: raw_lib.Raw, split: str, row: Mapping[str, Any]) -> build.Recor
   correct = -1 if split == "test" else row["correct_choice_idx"]
   if correct >= len(choices):
     raise errors.DataError(
-        f"A-OKVQA {split}, question {row['question_id']!r}: choice {correct} of {choices!r}."
+      f"A-OKVQA {split}, question {row['question_id']!r}: choice {correct} of {choices!r}."
     )
   return {
-      "image": raw.file(f"{split}2017/{row['image_id']:012d}.jpg"),
-      "image_id": row["image_id"],
-      "question_id": row["question_id"],
-      "question": row["question"],
-      "choices": choices,
-      "correct_choice_idx": correct,
-      "answer": choices[correct] if correct >= 0 else "",
-      "direct_answers": [] if split == "test" else row["direct_answers"],
-      "difficult_direct_answer": row["difficult_direct_answer"],
+    "image": raw.file(f"{split}2017/{row['image_id']:012d}.jpg"),
+    "image_id": row["image_id"],
+    "question_id": row["question_id"],
+    "question": row["question"],
+    "choices": choices,
+    "correct_choice_idx": correct,
+    "answer": choices[correct] if correct >= 0 else "",
+    "direct_answers": [] if split == "test" else row["direct_answers"],
+    "difficult_direct_answer": row["difficult_direct_answer"],
   }
 
 
 DATASETS = (
-    build.Dataset(
-        name="aokvqa",
-        homepage="https://github.com/allenai/aokvqa",
-        files=(
-            "aokvqa_v1p0_train.json, aokvqa_v1p0_val.json, aokvqa_v1p0_test.json"
-            " (from aokvqa_v1p0.tar.gz)",
-            "train2017.zip, val2017.zip, test2017.zip (images, https://cocodataset.org/#download)",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="aokvqa",
+    homepage="https://github.com/allenai/aokvqa",
+    files=(
+      "aokvqa_v1p0_train.json, aokvqa_v1p0_val.json, aokvqa_v1p0_test.json"
+      " (from aokvqa_v1p0.tar.gz)",
+      "train2017.zip, val2017.zip, test2017.zip (images, https://cocodataset.org/#download)",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

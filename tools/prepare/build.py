@@ -59,11 +59,11 @@ class Dataset:
 
 
 def write(
-    dataset: Dataset,
-    raw_dir: pathlib.Path,
-    data_dir: pathlib.Path,
-    *,
-    rows_per_shard: int = 5000,
+  dataset: Dataset,
+  raw_dir: pathlib.Path,
+  data_dir: pathlib.Path,
+  *,
+  rows_per_shard: int = 5000,
 ) -> pathlib.Path:
   """Writes `data_dir/<name>/<version>/`, which `sources.Tfds` reads; returns that folder.
 
@@ -86,22 +86,22 @@ def write(
   _check_plan(partial, dataset, splits, rows_per_shard)
   features = tfds.features.FeaturesDict(dict(dataset.features()))
   template = tfds.core.ShardedFileTemplate(
-      data_dir=partial,
-      dataset_name=dataset.name.rpartition("/")[2],
-      filetype_suffix="array_record",
+    data_dir=partial,
+    dataset_name=dataset.name.rpartition("/")[2],
+    filetype_suffix="array_record",
   )
   infos = []
   for split, records in splits.items():
     info = _write_split(dataset, split, records, features, template, rows_per_shard)
     infos.append(info)
   tfds.folder_dataset.write_metadata(
-      data_dir=partial,
-      features=features,
-      split_infos=infos,
-      filename_template=template,
-      check_data=False,
-      homepage=dataset.homepage,
-      description=f"{dataset.name}, built by paligemma_jax's tools.prepare",
+    data_dir=partial,
+    features=features,
+    split_infos=infos,
+    filename_template=template,
+    check_data=False,
+    homepage=dataset.homepage,
+    description=f"{dataset.name}, built by paligemma_jax's tools.prepare",
   )
   (partial / _PLAN).unlink()
   partial.rename(folder)
@@ -109,10 +109,10 @@ def write(
 
 
 def _check_plan(
-    partial: pathlib.Path,
-    dataset: Dataset,
-    splits: Mapping[str, Sequence[Record]],
-    rows_per_shard: int,
+  partial: pathlib.Path,
+  dataset: Dataset,
+  splits: Mapping[str, Sequence[Record]],
+  rows_per_shard: int,
 ) -> None:
   """Shards of another download, or cut otherwise, must not be mixed with these."""
   plan = {"rows_per_shard": rows_per_shard, "features": sorted(dataset.features())}
@@ -124,19 +124,19 @@ def _check_plan(
   path = partial / _PLAN
   if path.exists() and json.loads(path.read_text(encoding="utf-8")) != plan:
     raise errors.ConfigError(
-        f"{partial} holds part of another build (other files or another --rows-per-shard). Delete"
-        " that folder to start anew."
+      f"{partial} holds part of another build (other files or another --rows-per-shard). Delete"
+      " that folder to start anew."
     )
   atomic_io.write_atomically(path, json.dumps(plan, indent=1).encode())
 
 
 def _write_split(
-    dataset: Dataset,
-    split: str,
-    records: Sequence[Record],
-    features: tfds.features.FeaturesDict,
-    template: tfds.core.ShardedFileTemplate,
-    rows_per_shard: int,
+  dataset: Dataset,
+  split: str,
+  records: Sequence[Record],
+  features: tfds.features.FeaturesDict,
+  template: tfds.core.ShardedFileTemplate,
+  rows_per_shard: int,
 ) -> tfds.core.SplitInfo:
   serializer = example_serializer.ExampleSerializer(features.get_serialized_info())
   order = prng.generator(zlib.crc32(f"{dataset.name}/{split}".encode())).permutation(len(records))
@@ -163,24 +163,24 @@ def _write_split(
     num_bytes += path.stat().st_size
   progress.done()
   return tfds.core.SplitInfo(
-      name=split, shard_lengths=lengths, num_bytes=num_bytes, filename_template=template
+    name=split, shard_lengths=lengths, num_bytes=num_bytes, filename_template=template
   )
 
 
 def _serialized(
-    record: Record,
-    dataset: Dataset,
-    split: str,
-    i: int,
-    features: tfds.features.FeaturesDict,
-    serializer: example_serializer.ExampleSerializer,
+  record: Record,
+  dataset: Dataset,
+  split: str,
+  i: int,
+  features: tfds.features.FeaturesDict,
+  serializer: example_serializer.ExampleSerializer,
 ) -> bytes:
   row = raw_lib.read_all(record)
   try:
     return serializer.serialize_example(features.encode_example(row))
   except (ValueError, TypeError, KeyError, AttributeError) as e:
     raise errors.DataError(
-        f"{dataset.name}: row {i} of {split!r} does not fit its columns: {e}"
+      f"{dataset.name}: row {i} of {split!r} does not fit its columns: {e}"
     ) from None
 
 
@@ -199,8 +199,8 @@ class _Progress:
       rate = self._done / (now - self._start)
       left = (self._total - self._done) / rate
       print(
-          f"{self._what}: {self._done} of {self._total} rows, {rate:.0f} rows/s, {left:.0f} s left",
-          file=sys.stderr,
+        f"{self._what}: {self._done} of {self._total} rows, {rate:.0f} rows/s, {left:.0f} s left",
+        file=sys.stderr,
       )
 
   def done(self) -> None:

@@ -17,11 +17,11 @@ _FOLDER = "ChartQA Dataset"
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Text(),
-      "question_id": tfds.features.Scalar(np.int64),
-      "question": tfds.features.Text(),
-      "answer": tfds.features.Text(),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Text(),
+    "question_id": tfds.features.Scalar(np.int64),
+    "question": tfds.features.Text(),
+    "answer": tfds.features.Text(),
   }
 
 
@@ -33,14 +33,14 @@ def splits(raw: raw_lib.Raw, name: str) -> dict[str, list[build.Record]]:
 def _records(raw: raw_lib.Raw, split: str, name: str) -> list[build.Record]:
   rows = raw.json(*_places(f"{split}/{split}_{name}.json"))
   return [
-      {
-          "image": raw.file(*_places(f"{split}/png/{row['imgname']}")),
-          "image_id": row["imgname"],
-          "question_id": number,
-          "question": row["query"],
-          "answer": row["label"],
-      }
-      for number, row in enumerate(rows)
+    {
+      "image": raw.file(*_places(f"{split}/png/{row['imgname']}")),
+      "image_id": row["imgname"],
+      "question_id": number,
+      "question": row["query"],
+      "answer": row["label"],
+    }
+    for number, row in enumerate(rows)
   ]
 
 
@@ -50,12 +50,12 @@ def _places(name: str) -> tuple[str, str]:
 
 
 DATASETS = tuple(
-    build.Dataset(
-        name=f"chartqa/{name}",
-        homepage="https://huggingface.co/datasets/ahmed-masry/ChartQA",
-        files=(f"{_FOLDER}.zip",),
-        features=features,
-        splits=functools.partial(splits, name=name),
-    )
-    for name in ("human", "augmented")
+  build.Dataset(
+    name=f"chartqa/{name}",
+    homepage="https://huggingface.co/datasets/ahmed-masry/ChartQA",
+    files=(f"{_FOLDER}.zip",),
+    features=features,
+    splits=functools.partial(splits, name=name),
+  )
+  for name in ("human", "augmented")
 )

@@ -19,8 +19,8 @@ from tools.prepare import raw as raw_lib
 
 # Into these the captions were translated.
 TRANSLATED = (
-    "ar bn cs da de el es fa fi fil fr he hi hr hu id it ja ko mi nl no pl pt ro ru sv sw te th tr"
-    " uk vi zh"
+  "ar bn cs da de el es fa fi fil fr he hi hr hu id it ja ko mi nl no pl pt ro ru sv sw te th tr"
+  " uk vi zh"
 ).split()
 _FILES = {"train": "coco_mt_train.jsonl", "dev": "coco_mt_dev.jsonl"}
 
@@ -28,20 +28,20 @@ _FILES = {"train": "coco_mt_train.jsonl", "dev": "coco_mt_dev.jsonl"}
 def features() -> dict[str, Any]:
   """The columns. All texts have blanks between words, also where the script has none."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Scalar(np.int64),
-      **{
-          f"captions_{language}": tfds.features.Sequence(tfds.features.Text())
-          for language in ("en", *TRANSLATED)
-      },
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Scalar(np.int64),
+    **{
+      f"captions_{language}": tfds.features.Sequence(tfds.features.Text())
+      for language in ("en", *TRANSLATED)
+    },
   }
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
   """train and dev."""
   files = {
-      image["cocoid"]: f"{image['filepath']}/{image['filename']}"
-      for image in raw.json(*cococap.KARPATHY, without=("sentences", "sentids"))["images"]
+    image["cocoid"]: f"{image['filepath']}/{image['filename']}"
+    for image in raw.json(*cococap.KARPATHY, without=("sentences", "sentids"))["images"]
   }
   return {split: _records(raw, name, files) for split, name in _FILES.items()}
 
@@ -59,26 +59,26 @@ def _records(raw: raw_lib.Raw, name: str, files: dict[int, str]) -> list[build.R
       of_image.setdefault("captions_en", []).append(line["caption_tokenized"])
   columns = [f"captions_{language}" for language in ("en", *TRANSLATED)]
   return [
-      {
-          "image": raw.file(files[image_id]),
-          "image_id": image_id,
-          **{column: of_image.get(column, []) for column in columns},
-      }
-      for image_id, of_image in texts.items()
+    {
+      "image": raw.file(files[image_id]),
+      "image_id": image_id,
+      **{column: of_image.get(column, []) for column in columns},
+    }
+    for image_id, of_image in texts.items()
   ]
 
 
 DATASETS = (
-    build.Dataset(
-        name="coco35l",
-        homepage="https://google.github.io/crossmodal-3600/",
-        files=(
-            "coco_mt_train.jsonl.bz2, coco_mt_dev.jsonl.bz2",
-            "caption_datasets.zip, or dataset_coco.json out of it"
-            " (http://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip)",
-            "train2014.zip, val2014.zip (images, https://cocodataset.org/#download)",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="coco35l",
+    homepage="https://google.github.io/crossmodal-3600/",
+    files=(
+      "coco_mt_train.jsonl.bz2, coco_mt_dev.jsonl.bz2",
+      "caption_datasets.zip, or dataset_coco.json out of it"
+      " (http://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip)",
+      "train2014.zip, val2014.zip (images, https://cocodataset.org/#download)",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

@@ -19,15 +19,15 @@ from tools.prepare import raw as raw_lib
 def features() -> dict[str, Any]:
   """The columns, named as those of `sources.Coco`."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Scalar(np.int64),
-      "height": tfds.features.Scalar(np.int64),
-      "width": tfds.features.Scalar(np.int64),
-      # Shares of the picture: y_min, x_min, y_max, x_max.
-      "boxes": tfds.features.Sequence(tfds.features.Tensor(shape=(4,), dtype=np.float32)),
-      "labels": tfds.features.Sequence(tfds.features.Text()),
-      "areas": tfds.features.Sequence(tfds.features.Scalar(np.float32)),
-      "crowd": tfds.features.Sequence(tfds.features.Scalar(np.int64)),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Scalar(np.int64),
+    "height": tfds.features.Scalar(np.int64),
+    "width": tfds.features.Scalar(np.int64),
+    # Shares of the picture: y_min, x_min, y_max, x_max.
+    "boxes": tfds.features.Sequence(tfds.features.Tensor(shape=(4,), dtype=np.float32)),
+    "labels": tfds.features.Sequence(tfds.features.Text()),
+    "areas": tfds.features.Sequence(tfds.features.Scalar(np.float32)),
+    "crowd": tfds.features.Sequence(tfds.features.Scalar(np.int64)),
   }
 
 
@@ -44,11 +44,11 @@ def _records(raw: raw_lib.Raw, split: str) -> list[build.Record]:
   rows = {}
   for image in content["images"]:
     rows[image["id"]] = {
-        "image": raw.file(f"{split}2017/{image['file_name']}"),
-        "image_id": image["id"],
-        "height": image["height"],
-        "width": image["width"],
-        **{column: [] for column in ("boxes", "labels", "areas", "crowd")},
+      "image": raw.file(f"{split}2017/{image['file_name']}"),
+      "image_id": image["id"],
+      "height": image["height"],
+      "width": image["width"],
+      **{column: [] for column in ("boxes", "labels", "areas", "crowd")},
     }
   for annotation in content["annotations"]:
     try:
@@ -59,7 +59,7 @@ def _records(raw: raw_lib.Raw, split: str) -> list[build.Record]:
       label = names[annotation["category_id"]]
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as e:
       raise errors.DataError(
-          f"{name}: annotation {annotation.get('id')} is not as expected: {type(e).__name__}: {e}."
+        f"{name}: annotation {annotation.get('id')} is not as expected: {type(e).__name__}: {e}."
       ) from None
     row["boxes"].append(box.clip(0, 1))
     row["labels"].append(label)
@@ -69,14 +69,14 @@ def _records(raw: raw_lib.Raw, split: str) -> list[build.Record]:
 
 
 DATASETS = (
-    build.Dataset(
-        name="coco_detection",
-        homepage="https://cocodataset.org/#download",
-        files=(
-            "annotations/instances_{train,val}2017.json, of annotations_trainval2017.zip",
-            "train2017/, val2017/: the pictures, or train2017.zip and val2017.zip",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="coco_detection",
+    homepage="https://cocodataset.org/#download",
+    files=(
+      "annotations/instances_{train,val}2017.json, of annotations_trainval2017.zip",
+      "train2017/, val2017/: the pictures, or train2017.zip and val2017.zip",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

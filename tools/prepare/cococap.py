@@ -20,9 +20,9 @@ _UNREAD = ("tokens", "sentids", "imgid", "sentid")
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Scalar(np.int64),
-      "captions": tfds.features.Sequence(tfds.features.Text()),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Scalar(np.int64),
+    "captions": tfds.features.Sequence(tfds.features.Text()),
   }
 
 
@@ -32,27 +32,27 @@ def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
   for image in raw.json(*KARPATHY, without=_UNREAD)["images"]:
     if image["split"] not in found:
       raise errors.DataError(
-          f"dataset_coco.json has a split {image['split']!r}; expected {', '.join(_SPLITS)}."
+        f"dataset_coco.json has a split {image['split']!r}; expected {', '.join(_SPLITS)}."
       )
     found[image["split"]].append(
-        {
-            "image": raw.file(f"{image['filepath']}/{image['filename']}"),
-            "image_id": image["cocoid"],
-            "captions": [sentence["raw"].strip() for sentence in image["sentences"]],
-        }
+      {
+        "image": raw.file(f"{image['filepath']}/{image['filename']}"),
+        "image_id": image["cocoid"],
+        "captions": [sentence["raw"].strip() for sentence in image["sentences"]],
+      }
     )
   return found
 
 
 DATASETS = (
-    build.Dataset(
-        name="cococap",
-        homepage="http://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip",
-        files=(
-            "caption_datasets.zip, or dataset_coco.json out of it",
-            "train2014.zip, val2014.zip (images, https://cocodataset.org/#download)",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="cococap",
+    homepage="http://cs.stanford.edu/people/karpathy/deepimagesent/caption_datasets.zip",
+    files=(
+      "caption_datasets.zip, or dataset_coco.json out of it",
+      "train2014.zip, val2014.zip (images, https://cocodataset.org/#download)",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

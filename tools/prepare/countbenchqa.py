@@ -27,11 +27,11 @@ _QUESTIONS = "countbench_paired_questions.json"
 def features() -> dict[str, Any]:
   """The columns; `text` is the caption that the image was found by."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Scalar(np.int64),
-      "question": tfds.features.Text(),
-      "number": tfds.features.Scalar(np.int64),
-      "text": tfds.features.Text(),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Scalar(np.int64),
+    "question": tfds.features.Text(),
+    "number": tfds.features.Scalar(np.int64),
+    "text": tfds.features.Text(),
   }
 
 
@@ -45,24 +45,22 @@ def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
   questions = raw.json(_QUESTIONS)
   if len(questions) != len(rows):
     raise errors.DataError(
-        f"{file} has {len(rows)} images, but {_QUESTIONS} {len(questions)} questions; they belong"
-        " together line by line."
+      f"{file} has {len(rows)} images, but {_QUESTIONS} {len(questions)} questions; they belong"
+      " together line by line."
     )
   return {"huggingface": list(_records(rows, questions))}
 
 
-def _records(
-    rows: list[dict[str, Any]], questions: list[dict[str, str]]
-) -> Iterator[build.Record]:
+def _records(rows: list[dict[str, Any]], questions: list[dict[str, str]]) -> Iterator[build.Record]:
   for i, (row, question) in enumerate(zip(rows, questions, strict=True)):
     if row["image"] is None or not _has_colors(row["image"]["bytes"], i):
       continue
     yield {
-        "image": row["image"]["bytes"],
-        "image_id": i,
-        "question": question["question"],
-        "number": row["number"],
-        "text": row["text"],
+      "image": row["image"]["bytes"],
+      "image_id": i,
+      "question": question["question"],
+      "number": row["number"],
+      "text": row["text"],
     }
 
 
@@ -75,15 +73,15 @@ def _has_colors(data: bytes, i: int) -> bool:
 
 
 DATASETS = (
-    build.Dataset(
-        name="countbenchqa",
-        homepage="https://huggingface.co/datasets/nielsr/countbench",
-        files=(
-            _IMAGES,
-            f"{_QUESTIONS}, from big_vision/datasets/countbenchqa/data/ of"
-            " https://github.com/google-research/big_vision",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="countbenchqa",
+    homepage="https://huggingface.co/datasets/nielsr/countbench",
+    files=(
+      _IMAGES,
+      f"{_QUESTIONS}, from big_vision/datasets/countbenchqa/data/ of"
+      " https://github.com/google-research/big_vision",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

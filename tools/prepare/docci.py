@@ -17,9 +17,9 @@ _SPLITS = ("train", "test", "qual_dev", "qual_test")
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Text(),
-      "caption": tfds.features.Text(),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Text(),
+    "caption": tfds.features.Text(),
   }
 
 
@@ -29,28 +29,28 @@ def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
   for line in raw.jsonl_lines("docci_descriptions.jsonlines"):
     if line["split"] not in found:
       raise errors.DataError(
-          f"docci_descriptions.jsonlines has a split {line['split']!r}; expected"
-          f" {', '.join(_SPLITS)}."
+        f"docci_descriptions.jsonlines has a split {line['split']!r}; expected"
+        f" {', '.join(_SPLITS)}."
       )
     found[line["split"]].append(
-        {
-            "image": raw.file(f"images/{line['image_file']}", line["image_file"]),
-            "image_id": line["example_id"],
-            "caption": line["description"].strip(),
-        }
+      {
+        "image": raw.file(f"images/{line['image_file']}", line["image_file"]),
+        "image_id": line["example_id"],
+        "caption": line["description"].strip(),
+      }
     )
   return found
 
 
 DATASETS = (
-    build.Dataset(
-        name="docci",
-        homepage="https://google.github.io/docci/#downloads",
-        files=(
-            "docci_descriptions.jsonlines",
-            "images/train_00000.jpg, … (unpacked from docci_images.tar.gz)",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="docci",
+    homepage="https://google.github.io/docci/#downloads",
+    files=(
+      "docci_descriptions.jsonlines",
+      "images/train_00000.jpg, … (unpacked from docci_images.tar.gz)",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

@@ -12,20 +12,20 @@ from tools.prepare import build
 from tools.prepare import raw as raw_lib
 
 _FILES = {
-    "train": "train_v1.0_withQT.json",
-    "val": "val_v1.0_withQT.json",
-    "test": "test_v1.0.json",
+  "train": "train_v1.0_withQT.json",
+  "val": "val_v1.0_withQT.json",
+  "test": "test_v1.0.json",
 }
 
 
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Text(),
-      "question_id": tfds.features.Scalar(np.int64),
-      "question": tfds.features.Text(),
-      "answers": tfds.features.Sequence(tfds.features.Text()),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Text(),
+    "question_id": tfds.features.Scalar(np.int64),
+    "question": tfds.features.Text(),
+    "answers": tfds.features.Sequence(tfds.features.Text()),
   }
 
 
@@ -38,14 +38,14 @@ def _records(raw: raw_lib.Raw, split: str) -> list[build.Record]:
   name = _FILES[split]
   rows = raw.json(name, f"spdocvqa_qas/{name}")["data"]
   return [
-      {
-          "image": _page(raw, split, row["image"]),
-          "image_id": row["image"],
-          "question_id": row["questionId"],
-          "question": row["question"],
-          "answers": row.get("answers", []),
-      }
-      for row in rows
+    {
+      "image": _page(raw, split, row["image"]),
+      "image_id": row["image"],
+      "question_id": row["questionId"],
+      "question": row["question"],
+      "answers": row.get("answers", []),
+    }
+    for row in rows
   ]
 
 
@@ -56,14 +56,14 @@ def _page(raw: raw_lib.Raw, split: str, name: str) -> raw_lib.RawFile:
 
 
 DATASETS = (
-    build.Dataset(
-        name="docvqa",
-        homepage="https://rrc.cvc.uab.es/?ch=17&com=downloads",
-        files=(
-            "train_v1.0_withQT.json, val_v1.0_withQT.json, test_v1.0.json (from spdocvqa_qas.zip)",
-            "spdocvqa_images/ (spdocvqa_images.tar.gz unpacked), or train/, val/, test/ of before",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="docvqa",
+    homepage="https://rrc.cvc.uab.es/?ch=17&com=downloads",
+    files=(
+      "train_v1.0_withQT.json, val_v1.0_withQT.json, test_v1.0.json (from spdocvqa_qas.zip)",
+      "spdocvqa_images/ (spdocvqa_images.tar.gz unpacked), or train/, val/, test/ of before",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

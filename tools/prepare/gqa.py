@@ -20,12 +20,12 @@ _UNUSED = ("semantic", "semanticStr", "entailed", "equivalent", "annotations", "
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Text(),
-      "question_id": tfds.features.Text(),
-      "question": tfds.features.Text(),
-      "answer": tfds.features.Text(),
-      "full_answer": tfds.features.Text(),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Text(),
+    "question_id": tfds.features.Text(),
+    "question": tfds.features.Text(),
+    "answer": tfds.features.Text(),
+    "full_answer": tfds.features.Text(),
   }
 
 
@@ -38,24 +38,24 @@ def _records(raw: raw_lib.Raw, split: str) -> list[build.Record]:
   name = f"{split}_balanced_questions.json"
   questions = raw.json(name, f"questions1.2/{name}", f"questions/{name}", without=_UNUSED)
   return [
-      {
-          "image": raw.file(f"images/{question['imageId']}.jpg"),
-          "image_id": question["imageId"],
-          "question_id": question_id,
-          "question": question["question"],
-          "answer": question["answer"],
-          "full_answer": question["fullAnswer"],
-      }
-      for question_id, question in questions.items()
+    {
+      "image": raw.file(f"images/{question['imageId']}.jpg"),
+      "image_id": question["imageId"],
+      "question_id": question_id,
+      "question": question["question"],
+      "answer": question["answer"],
+      "full_answer": question["fullAnswer"],
+    }
+    for question_id, question in questions.items()
   ]
 
 
 DATASETS = (
-    build.Dataset(
-        name="gqa",
-        homepage="https://cs.stanford.edu/people/dorarad/gqa/download.html",
-        files=("questions1.2.zip", "images.zip"),
-        features=features,
-        splits=splits,
-    ),
+  build.Dataset(
+    name="gqa",
+    homepage="https://cs.stanford.edu/people/dorarad/gqa/download.html",
+    files=("questions1.2.zip", "images.zip"),
+    features=features,
+    splits=splits,
+  ),
 )

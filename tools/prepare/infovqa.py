@@ -18,9 +18,9 @@ from tools.prepare import build
 from tools.prepare import raw as raw_lib
 
 _FILES = {
-    "train": ("infographicsVQA_train_v1.0.json", "infographicVQA_train_v1.0.json"),
-    "val": ("infographicsVQA_val_v1.0_withQT.json", "infographicVQA_val_v1.0_withQT.json"),
-    "test": ("infographicsVQA_test_v1.0.json", "infographicVQA_test_v1.0.json"),
+  "train": ("infographicsVQA_train_v1.0.json", "infographicVQA_train_v1.0.json"),
+  "val": ("infographicsVQA_val_v1.0_withQT.json", "infographicVQA_val_v1.0_withQT.json"),
+  "test": ("infographicsVQA_test_v1.0.json", "infographicVQA_test_v1.0.json"),
 }
 _FOLDERS = ("infographicsvqa_images", "images")
 _MOST_SPANS = 7  # 5040 orders; more would not fit a row.
@@ -29,11 +29,11 @@ _MOST_SPANS = 7  # 5040 orders; more would not fit a row.
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Text(),
-      "question_id": tfds.features.Scalar(np.int64),
-      "question": tfds.features.Text(),
-      "answers": tfds.features.Sequence(tfds.features.Text()),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Text(),
+    "question_id": tfds.features.Scalar(np.int64),
+    "question": tfds.features.Text(),
+    "answers": tfds.features.Sequence(tfds.features.Text()),
   }
 
 
@@ -46,14 +46,14 @@ def _records(raw: raw_lib.Raw, split: str) -> list[build.Record]:
   names = _FILES[split]
   rows = raw.json(*names, *(f"infographicsvqa_qas/{name}" for name in names))["data"]
   return [
-      {
-          "image": raw.file(*(f"{folder}/{row['image_local_name']}" for folder in _FOLDERS)),
-          "image_id": row["image_local_name"],
-          "question_id": row["questionId"],
-          "question": row["question"],
-          "answers": all_orders(row["answers"]) if split == "val" else row.get("answers", []),
-      }
-      for row in rows
+    {
+      "image": raw.file(*(f"{folder}/{row['image_local_name']}" for folder in _FOLDERS)),
+      "image_id": row["image_local_name"],
+      "question_id": row["questionId"],
+      "question": row["question"],
+      "answers": all_orders(row["answers"]) if split == "val" else row.get("answers", []),
+    }
+    for row in rows
   ]
 
 
@@ -71,16 +71,16 @@ def all_orders(written: Sequence[str]) -> list[str]:
 
 
 DATASETS = (
-    build.Dataset(
-        name="infovqa",
-        homepage="https://rrc.cvc.uab.es/?ch=17&com=downloads",
-        files=(
-            "infographicsVQA_train_v1.0.json, infographicsVQA_val_v1.0_withQT.json,"
-            " infographicsVQA_test_v1.0.json (from infographicsvqa_qas.zip)",
-            "infographicsvqa_images/ (infographicsvqa_images.tar.gz unpacked)",
-        ),
-        features=features,
-        splits=splits,
-        version="1.1.0",  # 1.0.0 had all orders of answers of the type multi-span alone.
+  build.Dataset(
+    name="infovqa",
+    homepage="https://rrc.cvc.uab.es/?ch=17&com=downloads",
+    files=(
+      "infographicsVQA_train_v1.0.json, infographicsVQA_val_v1.0_withQT.json,"
+      " infographicsVQA_test_v1.0.json (from infographicsvqa_qas.zip)",
+      "infographicsvqa_images/ (infographicsvqa_images.tar.gz unpacked)",
     ),
+    features=features,
+    splits=splits,
+    version="1.1.0",  # 1.0.0 had all orders of answers of the type multi-span alone.
+  ),
 )

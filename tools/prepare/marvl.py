@@ -17,13 +17,13 @@ LANGUAGES = ("id", "sw", "ta", "tr", "zh")
 def features() -> dict[str, Any]:
   """The columns; those of NLVR2 and more."""
   return {
-      "image_left": tfds.features.Image(),
-      "image_right": tfds.features.Image(),
-      "question_id": tfds.features.Text(),
-      "sentence": tfds.features.Text(),
-      "label": tfds.features.Text(),  # True or False.
-      "language": tfds.features.Text(),
-      "concept": tfds.features.Text(),
+    "image_left": tfds.features.Image(),
+    "image_right": tfds.features.Image(),
+    "question_id": tfds.features.Text(),
+    "sentence": tfds.features.Text(),
+    "label": tfds.features.Text(),  # True or False.
+    "language": tfds.features.Text(),
+    "concept": tfds.features.Text(),
   }
 
 
@@ -37,9 +37,9 @@ def _records(raw: raw_lib.Raw, language: str) -> list[build.Record]:
   rows = raw.jsonl(name, f"annotations/{name}", f"zero_shot/annotations/{name}")
   # A folder's name may be spelled with other code points than the annotation has: é or e + ´.
   files = {
-      unicodedata.normalize("NFC", name): name
-      for folder in (f"{language}/images", f"images/{language}/images")
-      for name in raw.names(folder)
+    unicodedata.normalize("NFC", name): name
+    for folder in (f"{language}/images", f"images/{language}/images")
+    for name in raw.names(folder)
   }
 
   def find(row: Mapping[str, Any], side: str) -> raw_lib.RawFile:
@@ -48,29 +48,28 @@ def _records(raw: raw_lib.Raw, language: str) -> list[build.Record]:
     return raw.file(files.get(plain) or files.get(f"images/{plain}") or path)
 
   return [
-      {
-          "image_left": find(row, "left_img"),
-          "image_right": find(row, "right_img"),
-          "question_id": f"{language}-{row['id']}",
-          "sentence": row["caption"],
-          "label": str(row["label"]),
-          "language": language,
-          "concept": row["concept"],
-      }
-      for row in rows
+    {
+      "image_left": find(row, "left_img"),
+      "image_right": find(row, "right_img"),
+      "question_id": f"{language}-{row['id']}",
+      "sentence": row["caption"],
+      "label": str(row["label"]),
+      "language": language,
+      "concept": row["concept"],
+    }
+    for row in rows
   ]
 
 
 DATASETS = (
-    build.Dataset(
-        name="marvl",
-        homepage="https://marvl-challenge.github.io/download",
-        files=(
-            "marvl-id.jsonl, …, marvl-zh.jsonl (of zero_shot/annotations)",
-            "id/images/CONCEPT/….jpg, … for id, sw, ta, tr and zh (unpacked from the archive of"
-            " images)",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="marvl",
+    homepage="https://marvl-challenge.github.io/download",
+    files=(
+      "marvl-id.jsonl, …, marvl-zh.jsonl (of zero_shot/annotations)",
+      "id/images/CONCEPT/….jpg, … for id, sw, ta, tr and zh (unpacked from the archive of images)",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

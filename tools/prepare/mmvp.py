@@ -22,12 +22,12 @@ def features() -> dict[str, Any]:
   pair: the same number for the two rows of a pair.
   """
   return {
-      "image": tfds.features.Image(),
-      "question_id": tfds.features.Scalar(np.int64),
-      "question": tfds.features.Text(),
-      "options": tfds.features.Sequence(tfds.features.Text()),
-      "answers": tfds.features.Sequence(tfds.features.Text()),
-      "pair": tfds.features.Scalar(np.int64),
+    "image": tfds.features.Image(),
+    "question_id": tfds.features.Scalar(np.int64),
+    "question": tfds.features.Text(),
+    "options": tfds.features.Sequence(tfds.features.Text()),
+    "answers": tfds.features.Sequence(tfds.features.Text()),
+    "pair": tfds.features.Scalar(np.int64),
   }
 
 
@@ -42,17 +42,17 @@ def _record(raw: raw_lib.Raw, number: int, row: dict[str, str]) -> build.Record:
   letter = _LETTER.search(row["Correct Answer"])
   if not letter or letter[1].lower() not in options:
     raise errors.DataError(
-        f"Questions.csv, question {number}: the correct answer {row['Correct Answer']!r} is none of"
-        f" the options {row['Options']!r}."
+      f"Questions.csv, question {number}: the correct answer {row['Correct Answer']!r} is none of"
+      f" the options {row['Options']!r}."
     )
   return {
-      # Images are numbered as the questions are, from 1.
-      "image": raw.file(f"MMVP Images/{number}.jpg"),
-      "question_id": number,
-      "question": row["Question"],
-      "options": list(options.values()),
-      "answers": [options[letter[1].lower()], f"({letter[1].lower()})"],
-      "pair": (number - 1) // 2,
+    # Images are numbered as the questions are, from 1.
+    "image": raw.file(f"MMVP Images/{number}.jpg"),
+    "question_id": number,
+    "question": row["Question"],
+    "options": list(options.values()),
+    "answers": [options[letter[1].lower()], f"({letter[1].lower()})"],
+    "pair": (number - 1) // 2,
   }
 
 
@@ -60,16 +60,16 @@ def _options(text: str) -> dict[str, str]:
   """{'a': 'Open', 'b': 'Closed'} of '(a) Open (b) Closed'."""
   _, *parts = _LETTER.split(text)
   return {
-      letter.lower(): option.strip() for letter, option in zip(parts[::2], parts[1::2], strict=True)
+    letter.lower(): option.strip() for letter, option in zip(parts[::2], parts[1::2], strict=True)
   }
 
 
 DATASETS = (
-    build.Dataset(
-        name="mmvp",
-        homepage="https://huggingface.co/datasets/MMVP/MMVP",
-        files=("Questions.csv", "MMVP Images/1.jpg to 300.jpg"),
-        features=features,
-        splits=splits,
-    ),
+  build.Dataset(
+    name="mmvp",
+    homepage="https://huggingface.co/datasets/MMVP/MMVP",
+    files=("Questions.csv", "MMVP Images/1.jpg to 300.jpg"),
+    features=features,
+    splits=splits,
+  ),
 )

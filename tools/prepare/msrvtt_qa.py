@@ -18,11 +18,11 @@ _FOLDERS = ("TrainValVideo", "TestVideo", "videos")
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "frames": video.feature(),
-      "video_id": tfds.features.Text(),
-      "question_id": tfds.features.Scalar(np.int64),
-      "question": tfds.features.Text(),
-      "answer": tfds.features.Text(),
+    "frames": video.feature(),
+    "video_id": tfds.features.Text(),
+    "question_id": tfds.features.Scalar(np.int64),
+    "question": tfds.features.Text(),
+    "answer": tfds.features.Text(),
   }
 
 
@@ -33,33 +33,33 @@ def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
 
 def _records(raw: raw_lib.Raw, split: str) -> list[build.Record]:
   rows = [
-      (
-          f"video{qa['video_id']}",
-          {
-              "video_id": f"video{qa['video_id']}",
-              "question_id": qa["id"],
-              "question": qa["question"],
-              "answer": qa["answer"],
-          },
-      )
-      for qa in raw.json(f"{split}_qa.json")
+    (
+      f"video{qa['video_id']}",
+      {
+        "video_id": f"video{qa['video_id']}",
+        "question_id": qa["id"],
+        "question": qa["question"],
+        "answer": qa["answer"],
+      },
+    )
+    for qa in raw.json(f"{split}_qa.json")
   ]
   found = video.with_video(raw, rows, what=f"msrvtt_qa {split}", folders=_FOLDERS)
   return [
-      {"frames": video.Clip(file, num=_NUM_FRAMES, stride=_STRIDE, shared=True), **row}
-      for file, row in found
+    {"frames": video.Clip(file, num=_NUM_FRAMES, stride=_STRIDE, shared=True), **row}
+    for file, row in found
   ]
 
 
 DATASETS = (
-    build.Dataset(
-        name="msrvtt_qa",
-        homepage="https://github.com/xudejing/video-question-answering",
-        files=(
-            "train_qa.json, val_qa.json, test_qa.json",
-            "the videos of MSR-VTT: TrainValVideo/video0.mp4, …, TestVideo/… (or all in videos/)",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="msrvtt_qa",
+    homepage="https://github.com/xudejing/video-question-answering",
+    files=(
+      "train_qa.json, val_qa.json, test_qa.json",
+      "the videos of MSR-VTT: TrainValVideo/video0.mp4, …, TestVideo/… (or all in videos/)",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

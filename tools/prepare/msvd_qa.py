@@ -19,11 +19,11 @@ _MAPPING = "youtube_mapping.txt"
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "frames": video.feature(),
-      "video_id": tfds.features.Text(),
-      "question_id": tfds.features.Scalar(np.int64),
-      "question": tfds.features.Text(),
-      "answer": tfds.features.Text(),
+    "frames": video.feature(),
+    "video_id": tfds.features.Text(),
+    "question_id": tfds.features.Scalar(np.int64),
+    "question": tfds.features.Text(),
+    "answer": tfds.features.Text(),
   }
 
 
@@ -44,7 +44,7 @@ def _names(raw: raw_lib.Raw) -> dict[str, str]:
 
 
 def _records(
-    raw: raw_lib.Raw, split: str, questions: list[dict[str, Any]], names: dict[str, str]
+  raw: raw_lib.Raw, split: str, questions: list[dict[str, Any]], names: dict[str, str]
 ) -> list[build.Record]:
   rows = []
   for qa in questions:
@@ -57,21 +57,21 @@ def _records(
     }))  # fmt: skip
   found = video.with_video(raw, rows, what=f"msvd_qa {split}", folders=("YouTubeClips", "videos"))
   return [
-      {"frames": video.Clip(file, num=_NUM_FRAMES, stride=_STRIDE, shared=True), **row}
-      for file, row in found
+    {"frames": video.Clip(file, num=_NUM_FRAMES, stride=_STRIDE, shared=True), **row}
+    for file, row in found
   ]
 
 
 DATASETS = (
-    build.Dataset(
-        name="msvd_qa",
-        homepage="https://github.com/xudejing/video-question-answering",
-        files=(
-            "train_qa.json, val_qa.json, test_qa.json",
-            "youtube_mapping.txt, and YouTubeClips/*.avi from YouTubeClips.tar, unpacked"
-            " (https://www.cs.utexas.edu/users/ml/clamp/videoDescription/)",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="msvd_qa",
+    homepage="https://github.com/xudejing/video-question-answering",
+    files=(
+      "train_qa.json, val_qa.json, test_qa.json",
+      "youtube_mapping.txt, and YouTubeClips/*.avi from YouTubeClips.tar, unpacked"
+      " (https://www.cs.utexas.edu/users/ml/clamp/videoDescription/)",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

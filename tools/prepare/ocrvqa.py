@@ -25,11 +25,11 @@ _ENDINGS = (".jpg", ".gif", ".png")
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Text(),
-      "question_id": tfds.features.Scalar(np.int64),
-      "question": tfds.features.Text(),
-      "answer": tfds.features.Text(),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Text(),
+    "question_id": tfds.features.Scalar(np.int64),
+    "question": tfds.features.Text(),
+    "answer": tfds.features.Text(),
   }
 
 
@@ -57,9 +57,9 @@ def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
     raw.file(f"images/{missing[0]}.jpg")  # Raises the error that names it.
   if missing:
     print(
-        f"ocrvqa: {len(missing)} of {len(books)} covers are not in {raw.folder} and are left out:"
-        f" {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}",
-        file=sys.stderr,
+      f"ocrvqa: {len(missing)} of {len(books)} covers are not in {raw.folder} and are left out:"
+      f" {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}",
+      file=sys.stderr,
     )
   return records
 
@@ -73,14 +73,14 @@ def _cover(raw: raw_lib.Raw, image_id: str, url: str) -> raw_lib.RawFile | None:
 
 
 DATASETS = (
-    build.Dataset(
-        name="ocrvqa",
-        homepage="https://ocr-vqa.github.io/",
-        files=(
-            "dataset.json",
-            "images/ (the covers, as the site's loadDataset.py fetches them), or images.zip",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="ocrvqa",
+    homepage="https://ocr-vqa.github.io/",
+    files=(
+      "dataset.json",
+      "images/ (the covers, as the site's loadDataset.py fetches them), or images.zip",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

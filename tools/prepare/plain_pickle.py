@@ -17,8 +17,8 @@ _MARK = object()  # On the stack: where the entries of a list or dict begin.
 
 # Instructions whose argument is the value.
 _VALUES = frozenset(
-    "INT LONG BININT BININT1 BININT2 LONG1 LONG4 FLOAT BINFLOAT UNICODE BINUNICODE SHORT_BINUNICODE"
-    " BINUNICODE8 BINSTRING SHORT_BINSTRING STRING".split()
+  "INT LONG BININT BININT1 BININT2 LONG1 LONG4 FLOAT BINFLOAT UNICODE BINUNICODE SHORT_BINUNICODE"
+  " BINUNICODE8 BINSTRING SHORT_BINSTRING STRING".split()
 )
 _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NONE": lambda: None, "NEWTRUE": lambda: True, "NEWFALSE": lambda: False,
@@ -88,8 +88,8 @@ def _follow(name: str, argument: Any, stack: list[Any], memo: dict[int, Any], wh
     stack.append(tuple(reversed(values)))
   elif name not in ("PROTO", "FRAME"):
     raise errors.DataError(
-        f"{where}: the instruction {name}. This is no plain data; it is not read, as it could run"
-        " anything."
+      f"{where}: the instruction {name}. This is no plain data; it is not read, as it could run"
+      " anything."
     )
 
 

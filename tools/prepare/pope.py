@@ -17,11 +17,11 @@ _SETS = ("random", "popular", "adversarial")
 def features() -> dict[str, Any]:
   """The columns; `answer` is yes or no."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Text(),
-      "question_id": tfds.features.Scalar(np.int64),
-      "question": tfds.features.Text(),
-      "answer": tfds.features.Text(),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Text(),
+    "question_id": tfds.features.Scalar(np.int64),
+    "question": tfds.features.Text(),
+    "answer": tfds.features.Text(),
   }
 
 
@@ -34,24 +34,24 @@ def splits(raw: raw_lib.Raw, name: str) -> dict[str, list[build.Record]]:
 
 def _record(raw: raw_lib.Raw, line: dict[str, Any]) -> build.Record:
   return {
-      "image": raw.file(f"val2014/{line['image']}"),
-      "image_id": line["image"],
-      "question_id": line["question_id"],
-      "question": line["text"],
-      "answer": line["label"],
+    "image": raw.file(f"val2014/{line['image']}"),
+    "image_id": line["image"],
+    "question_id": line["question_id"],
+    "question": line["text"],
+    "answer": line["label"],
   }
 
 
 DATASETS = tuple(
-    build.Dataset(
-        name=f"pope/{name}",
-        homepage="https://github.com/RUCAIBox/POPE",
-        files=(
-            f"coco_pope_{name}.json, from output/coco/ of the repository",
-            "val2014.zip (images, https://cocodataset.org/#download)",
-        ),
-        features=features,
-        splits=functools.partial(splits, name=name),
-    )
-    for name in _SETS
+  build.Dataset(
+    name=f"pope/{name}",
+    homepage="https://github.com/RUCAIBox/POPE",
+    files=(
+      f"coco_pope_{name}.json, from output/coco/ of the repository",
+      "val2014.zip (images, https://cocodataset.org/#download)",
+    ),
+    features=features,
+    splits=functools.partial(splits, name=name),
+  )
+  for name in _SETS
 )

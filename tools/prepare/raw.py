@@ -41,8 +41,8 @@ class Raw:
       if found is not None:
         return found
     raise errors.ConfigError(
-        f"{' or '.join(repr(n) for n in names)} is missing in {self.folder}. It is part of the"
-        f" download at {self._homepage}; put it there as it comes (zip files need not be unpacked)."
+      f"{' or '.join(repr(n) for n in names)} is missing in {self.folder}. It is part of the"
+      f" download at {self._homepage}; put it there as it comes (zip files need not be unpacked)."
     )
 
   def find(self, name: str) -> RawFile | None:

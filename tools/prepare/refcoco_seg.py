@@ -28,13 +28,13 @@ from tools.prepare import raw as raw_lib
 _HOMEPAGE = "https://github.com/lichengunc/refer"
 # {dataset: (folder of the download, file of the references, splits for evaluation)}
 _SETS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
-    "refcoco": ("refcoco", "refs(unc).p", ("val", "testA", "testB")),
-    "refcoco_plus": ("refcoco+", "refs(unc).p", ("val", "testA", "testB")),
-    "refcocog": ("refcocog", "refs(umd).p", ("val", "test")),
+  "refcoco": ("refcoco", "refs(unc).p", ("val", "testA", "testB")),
+  "refcoco_plus": ("refcoco+", "refs(unc).p", ("val", "testA", "testB")),
+  "refcocog": ("refcocog", "refs(umd).p", ("val", "test")),
 }
 _FILES = (
-    *(f"{folder}.zip, or its {refs} and instances.json" for folder, refs, _ in _SETS.values()),
-    "train2014/: the pictures of COCO 2014 (cocodataset.org), or train2014.zip",
+  *(f"{folder}.zip, or its {refs} and instances.json" for folder, refs, _ in _SETS.values()),
+  "train2014/: the pictures of COCO 2014 (cocodataset.org), or train2014.zip",
 )
 
 
@@ -99,12 +99,12 @@ class _Download:
 def flat_features() -> dict[str, Any]:
   """The columns of a row for each sentence."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Scalar(np.int64),
-      "question_id": tfds.features.Scalar(np.int64),  # The sentence's id.
-      "sentence": tfds.features.Text(),
-      "mask": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
-      "box": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Scalar(np.int64),
+    "question_id": tfds.features.Scalar(np.int64),  # The sentence's id.
+    "sentence": tfds.features.Text(),
+    "mask": tfds.features.Image(shape=(None, None, 1), encoding_format="png"),
+    "box": tfds.features.Tensor(shape=(4,), dtype=np.float32),
   }
 
 
@@ -119,7 +119,7 @@ def flat_splits(raw: raw_lib.Raw, name: str) -> dict[str, list[build.Record]]:
     row |= download.object(ref)
     for sentence in ref["sentences"]:
       made[ref["split"]].append(
-          {**row, "sentence": sentence["sent"], "question_id": sentence["sent_id"]}
+        {**row, "sentence": sentence["sent"], "question_id": sentence["sent_id"]}
       )
   return made
 
@@ -130,13 +130,13 @@ def combined_features() -> dict[str, Any]:
   (Lists of lists take TensorFlow to write.)
   """
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Scalar(np.int64),
-      "masks": tfds.features.Sequence(
-          tfds.features.Image(shape=(None, None, 1), encoding_format="png")
-      ),
-      "boxes": tfds.features.Sequence(tfds.features.Tensor(shape=(4,), dtype=np.float32)),
-      "sentences": tfds.features.Sequence(tfds.features.Text()),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Scalar(np.int64),
+    "masks": tfds.features.Sequence(
+      tfds.features.Image(shape=(None, None, 1), encoding_format="png")
+    ),
+    "boxes": tfds.features.Sequence(tfds.features.Tensor(shape=(4,), dtype=np.float32)),
+    "sentences": tfds.features.Sequence(tfds.features.Text()),
   }
 
 
@@ -164,10 +164,10 @@ def combined_splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
       sentences = objects[image_id][ref["ann_id"]]
       sentences += [s for s in download.sentences(ref) if s not in sentences]
   return {
-      "train": [
-          {**row, "sentences": ["\n".join(sentences) for sentences in row["sentences"]]}
-          for row in rows.values()
-      ]
+    "train": [
+      {**row, "sentences": ["\n".join(sentences) for sentences in row["sentences"]]}
+      for row in rows.values()
+    ]
   }
 
 
@@ -190,21 +190,21 @@ def _checked(raw: raw_lib.Raw, name: str) -> _Download:
 
 
 DATASETS = (
+  build.Dataset(
+    name="refcoco_seg/combined",
+    homepage=_HOMEPAGE,
+    files=_FILES,
+    features=combined_features,
+    splits=combined_splits,
+  ),
+  *(
     build.Dataset(
-        name="refcoco_seg/combined",
-        homepage=_HOMEPAGE,
-        files=_FILES,
-        features=combined_features,
-        splits=combined_splits,
-    ),
-    *(
-        build.Dataset(
-            name=f"refcoco_seg/{name}",
-            homepage=_HOMEPAGE,
-            files=_FILES,
-            features=flat_features,
-            splits=functools.partial(flat_splits, name=name),
-        )
-        for name in _SETS
-    ),
+      name=f"refcoco_seg/{name}",
+      homepage=_HOMEPAGE,
+      files=_FILES,
+      features=flat_features,
+      splits=functools.partial(flat_splits, name=name),
+    )
+    for name in _SETS
+  ),
 )

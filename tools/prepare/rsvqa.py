@@ -61,23 +61,23 @@ def _kept(file: Png) -> bytes:
 def features() -> dict[str, Any]:
   """The columns; `raw_answer` is the answer before numbers were put into ranges."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Scalar(np.int64),
-      "question_id": tfds.features.Scalar(np.int64),
-      "question": tfds.features.Text(),
-      "question_type": tfds.features.Text(),
-      "answers": tfds.features.Sequence(tfds.features.Text()),
-      "raw_answer": tfds.features.Text(),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Scalar(np.int64),
+    "question_id": tfds.features.Scalar(np.int64),
+    "question": tfds.features.Text(),
+    "question_type": tfds.features.Text(),
+    "answers": tfds.features.Sequence(tfds.features.Text()),
+    "raw_answer": tfds.features.Text(),
   }
 
 
 def records(
-    raw: raw_lib.Raw,
-    stem: str,
-    *,
-    folder: str,
-    leave_out: tuple[str, ...],
-    in_range: Callable[[str, str], str],
+  raw: raw_lib.Raw,
+  stem: str,
+  *,
+  folder: str,
+  leave_out: tuple[str, ...],
+  in_range: Callable[[str, str], str],
 ) -> list[build.Record]:
   """The rows of the files `<stem>_questions.json` and `<stem>_answers.json`.
 
@@ -96,7 +96,7 @@ def records(
     answer_id = q["answers_ids"][0]
     if answer_id not in answers:
       raise errors.DataError(
-          f"{stem}_answers.json has no answer {answer_id}, which question {q['id']} refers to."
+        f"{stem}_answers.json has no answer {answer_id}, which question {q['id']} refers to."
       )
     answer = answers[answer_id]["answer"]
     rows.append({

@@ -21,10 +21,10 @@ _STEMS = {"train": "train", "val": "val", "test": "test", "test_2": "test_phili"
 def splits(raw: raw_lib.Raw, leave_out: tuple[str, ...]) -> dict[str, list[build.Record]]:
   """train, val, test and test_2, as the authors cut them."""
   return {
-      split: rsvqa.records(
-          raw, f"USGS_split_{stem}", folder="Data", leave_out=leave_out, in_range=_in_range
-      )
-      for split, stem in _STEMS.items()
+    split: rsvqa.records(
+      raw, f"USGS_split_{stem}", folder="Data", leave_out=leave_out, in_range=_in_range
+    )
+    for split, stem in _STEMS.items()
   }
 
 
@@ -36,15 +36,15 @@ def _in_range(question_type: str, answer: str) -> str:
 
 
 DATASETS = tuple(
-    build.Dataset(
-        name=f"rsvqa_hr/{name}",
-        homepage="https://zenodo.org/records/6344367",
-        files=(
-            "USGS_split_{train,val,test,test_phili}_{questions,answers}.json",
-            "Data/0.tif, …, unpacked from Images.tar (or .png)",
-        ),
-        features=rsvqa.features,
-        splits=functools.partial(splits, leave_out=leave_out),
-    )
-    for name, leave_out in (("nonum", ("area", "count")), ("all", ()))
+  build.Dataset(
+    name=f"rsvqa_hr/{name}",
+    homepage="https://zenodo.org/records/6344367",
+    files=(
+      "USGS_split_{train,val,test,test_phili}_{questions,answers}.json",
+      "Data/0.tif, …, unpacked from Images.tar (or .png)",
+    ),
+    features=rsvqa.features,
+    splits=functools.partial(splits, leave_out=leave_out),
+  )
+  for name, leave_out in (("nonum", ("area", "count")), ("all", ()))
 )

@@ -15,10 +15,10 @@ from tools.prepare import rsvqa
 def splits(raw: raw_lib.Raw, leave_out: tuple[str, ...]) -> dict[str, list[build.Record]]:
   """train, val and test, as the authors cut them."""
   return {
-      split: rsvqa.records(
-          raw, f"LR_split_{split}", folder="Images_LR", leave_out=leave_out, in_range=_in_range
-      )
-      for split in ("train", "val", "test")
+    split: rsvqa.records(
+      raw, f"LR_split_{split}", folder="Images_LR", leave_out=leave_out, in_range=_in_range
+    )
+    for split in ("train", "val", "test")
   }
 
 
@@ -27,15 +27,15 @@ def _in_range(question_type: str, answer: str) -> str:
 
 
 DATASETS = tuple(
-    build.Dataset(
-        name=f"rsvqa_lr/{name}",
-        homepage="https://zenodo.org/records/6344334",
-        files=(
-            "LR_split_{train,val,test}_{questions,answers}.json",
-            "Images_LR.zip",
-        ),
-        features=rsvqa.features,
-        splits=functools.partial(splits, leave_out=leave_out),
-    )
-    for name, leave_out in (("nonum", ("count",)), ("all", ()))
+  build.Dataset(
+    name=f"rsvqa_lr/{name}",
+    homepage="https://zenodo.org/records/6344334",
+    files=(
+      "LR_split_{train,val,test}_{questions,answers}.json",
+      "Images_LR.zip",
+    ),
+    features=rsvqa.features,
+    splits=functools.partial(splits, leave_out=leave_out),
+  )
+  for name, leave_out in (("nonum", ("count",)), ("all", ()))
 )

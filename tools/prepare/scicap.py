@@ -21,12 +21,12 @@ _CLEANED = "1-lowercase-and-token-and-remove-figure-index"
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Text(),
-      "paper_id": tfds.features.Text(),
-      # Lower case, without 'figure 1:'; what is learned and scored.
-      "caption": tfds.features.Text(),
-      "caption_original": tfds.features.Text(),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Text(),
+    "paper_id": tfds.features.Text(),
+    # Lower case, without 'figure 1:'; what is learned and scored.
+    "caption": tfds.features.Text(),
+    "caption_original": tfds.features.Text(),
   }
 
 
@@ -46,11 +46,11 @@ def _record(raw: raw_lib.Raw, split: str, name: str) -> build.Record:
   figure = _json(raw, path)
   try:
     return {
-        "image": raw.file(*_places(f"SciCap-No-Subfig-Img/{split}/{name}")),
-        "image_id": image_id,
-        "paper_id": figure.get("paper-ID", ""),
-        "caption": figure[_CLEANED]["caption"],
-        "caption_original": figure["0-originally-extracted"],
+      "image": raw.file(*_places(f"SciCap-No-Subfig-Img/{split}/{name}")),
+      "image_id": image_id,
+      "paper_id": figure.get("paper-ID", ""),
+      "caption": figure[_CLEANED]["caption"],
+      "caption_original": figure["0-originally-extracted"],
     }
   except (KeyError, TypeError, AttributeError) as e:
     raise errors.DataError(f"{path} is not as the site has it: {type(e).__name__}: {e}") from None
@@ -66,11 +66,11 @@ def _places(name: str) -> tuple[str, str]:
 
 
 DATASETS = (
-    build.Dataset(
-        name="scicap",
-        homepage="https://github.com/tingyaohsu/SciCap",
-        files=("scicap_data.zip (linked as 'the dataset' on the page)",),
-        features=features,
-        splits=splits,
-    ),
+  build.Dataset(
+    name="scicap",
+    homepage="https://github.com/tingyaohsu/SciCap",
+    files=("scicap_data.zip (linked as 'the dataset' on the page)",),
+    features=features,
+    splits=splits,
+  ),
 )

@@ -18,12 +18,12 @@ _TEXTS = ("question", "task", "grade", "subject", "topic", "category", "skill", 
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "image": tfds.features.Image(),
-      "question_id": tfds.features.Text(),
-      "choices": tfds.features.Sequence(tfds.features.Text()),
-      "answer": tfds.features.Scalar(np.int64),  # Which of the choices, from 0.
-      "hint": tfds.features.Text(),  # 'N/A' where there is none, as the authors have it.
-      **{name: tfds.features.Text() for name in _TEXTS},
+    "image": tfds.features.Image(),
+    "question_id": tfds.features.Text(),
+    "choices": tfds.features.Sequence(tfds.features.Text()),
+    "answer": tfds.features.Scalar(np.int64),  # Which of the choices, from 0.
+    "hint": tfds.features.Text(),  # 'N/A' where there is none, as the authors have it.
+    **{name: tfds.features.Text() for name in _TEXTS},
   }
 
 
@@ -40,21 +40,21 @@ def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
 def _record(raw: raw_lib.Raw, question_id: str, problem: Mapping[str, Any]) -> build.Record:
   path = f"{problem['split']}/{question_id}/{problem['image']}"
   return {
-      "image": raw.file(path, f"images/{path}"),
-      "question_id": question_id,
-      "choices": problem["choices"],
-      "answer": problem["answer"],
-      "hint": problem["hint"] or "N/A",
-      **{name: problem[name] for name in _TEXTS},
+    "image": raw.file(path, f"images/{path}"),
+    "question_id": question_id,
+    "choices": problem["choices"],
+    "answer": problem["answer"],
+    "hint": problem["hint"] or "N/A",
+    **{name: problem[name] for name in _TEXTS},
   }
 
 
 DATASETS = (
-    build.Dataset(
-        name="science_qa",
-        homepage="https://scienceqa.github.io/#download",
-        files=("problems.json", "train.zip, val.zip, test.zip (images: train/1/image.png, …)"),
-        features=features,
-        splits=splits,
-    ),
+  build.Dataset(
+    name="science_qa",
+    homepage="https://scienceqa.github.io/#download",
+    files=("problems.json", "train.zip, val.zip, test.zip (images: train/1/image.png, …)"),
+    features=features,
+    splits=splits,
+  ),
 )

@@ -15,9 +15,9 @@ from tools.prepare import raw as raw_lib
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Scalar(np.int64),
-      "captions": tfds.features.Sequence(tfds.features.Text()),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Scalar(np.int64),
+    "captions": tfds.features.Sequence(tfds.features.Text()),
   }
 
 
@@ -36,21 +36,21 @@ def _records(raw: raw_lib.Raw, split: str, captions: dict[int, list[str]]) -> li
   if missing:
     raise errors.DataError(f"screen_summaries.csv has no summary of screen {missing[0]} ({split}).")
   return [
-      {"image": raw.file(f"combined/{i}.jpg"), "image_id": i, "captions": captions[i]} for i in ids
+    {"image": raw.file(f"combined/{i}.jpg"), "image_id": i, "captions": captions[i]} for i in ids
   ]
 
 
 DATASETS = (
-    build.Dataset(
-        name="screen2words",
-        homepage="https://github.com/google-research-datasets/screen2words",
-        files=(
-            "screen_summaries.csv, split/train_screens.txt, split/dev_screens.txt,"
-            " split/test_screens.txt (or the repository as screen2words/)",
-            "combined/0.jpg, … (unpacked from unique_uis.tar.gz, 'UI Screenshots and View"
-            " Hierarchies' at http://www.interactionmining.org/rico)",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="screen2words",
+    homepage="https://github.com/google-research-datasets/screen2words",
+    files=(
+      "screen_summaries.csv, split/train_screens.txt, split/dev_screens.txt,"
+      " split/test_screens.txt (or the repository as screen2words/)",
+      "combined/0.jpg, … (unpacked from unique_uis.tar.gz, 'UI Screenshots and View"
+      " Hierarchies' at http://www.interactionmining.org/rico)",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

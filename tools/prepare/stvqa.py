@@ -27,11 +27,11 @@ _FOLDERS = {"train": "train_images", "test": "test_task3_images"}
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Text(),
-      "question_id": tfds.features.Scalar(np.int64),
-      "question": tfds.features.Text(),
-      "answers": tfds.features.Sequence(tfds.features.Text()),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Text(),
+    "question_id": tfds.features.Scalar(np.int64),
+    "question": tfds.features.Text(),
+    "answers": tfds.features.Sequence(tfds.features.Text()),
   }
 
 
@@ -40,18 +40,18 @@ def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
   data = {part: _rows(raw, f"{part}_task_3.json") for part in _FOLDERS}
   in_val = _in_val(raw, {row["file_path"] for row in data["train"]})
   rows = {
-      "train": [row for row in data["train"] if row["file_path"] not in in_val],
-      "val": [row for row in data["train"] if row["file_path"] in in_val],
-      "test": data["test"],
+    "train": [row for row in data["train"] if row["file_path"] not in in_val],
+    "val": [row for row in data["train"] if row["file_path"] in in_val],
+    "test": data["test"],
   }
   records = {split: [_record(raw, split, row) for row in rows[split]] for split in rows}
   small = {r["image_id"] for part in records.values() for r in part if _is_small(r)}
   if small:
     print(
-        f"stvqa: {len(small)} pictures of COCO-Text are as small as ST-VQA ships them; put COCO's"
-        f" own train2014.zip (https://cocodataset.org/#download) into {raw.folder} to have them in"
-        " full size.",
-        file=sys.stderr,
+      f"stvqa: {len(small)} pictures of COCO-Text are as small as ST-VQA ships them; put COCO's"
+      f" own train2014.zip (https://cocodataset.org/#download) into {raw.folder} to have them in"
+      " full size.",
+      file=sys.stderr,
     )
   return records
 
@@ -70,18 +70,18 @@ def _in_val(raw: raw_lib.Raw, paths: set[str]) -> set[str]:
   if strangers:
     hint = errors.did_you_mean(strangers[0], sorted(paths))
     raise errors.DataError(
-        f"{listed}: {len(strangers)} lines are no image of train, as {strangers[0]!r}.{hint}"
+      f"{listed}: {len(strangers)} lines are no image of train, as {strangers[0]!r}.{hint}"
     )
   return chosen
 
 
 def _record(raw: raw_lib.Raw, split: str, row: dict[str, Any]) -> build.Record:
   return {
-      "image": _image(raw, _FOLDERS["test" if split == "test" else "train"], row["file_path"]),
-      "image_id": row["file_path"],
-      "question_id": row["question_id"],
-      "question": row["question"],
-      "answers": row.get("answers", []),
+    "image": _image(raw, _FOLDERS["test" if split == "test" else "train"], row["file_path"]),
+    "image_id": row["file_path"],
+    "question_id": row["question_id"],
+    "question": row["question"],
+    "answers": row.get("answers", []),
   }
 
 
@@ -99,16 +99,16 @@ def _is_small(record: build.Record) -> bool:
 
 
 DATASETS = (
-    build.Dataset(
-        name="stvqa",
-        homepage="https://rrc.cvc.uab.es/?ch=11&com=downloads",
-        files=(
-            "train_task_3.json, test_task_3.json, train_images/, test_task3_images/"
-            " (ST-VQA.tar.gz unpacked)",
-            "train2014.zip (COCO's own pictures, larger; https://cocodataset.org/#download)",
-            "val_images.txt (optional: the images of train that are val, one file_path a line)",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="stvqa",
+    homepage="https://rrc.cvc.uab.es/?ch=11&com=downloads",
+    files=(
+      "train_task_3.json, test_task_3.json, train_images/, test_task3_images/"
+      " (ST-VQA.tar.gz unpacked)",
+      "train2014.zip (COCO's own pictures, larger; https://cocodataset.org/#download)",
+      "val_images.txt (optional: the images of train that are val, one file_path a line)",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

@@ -13,23 +13,23 @@ from tools.prepare import raw as raw_lib
 
 # Visual Genome's two zip files are called otherwise than the folders that they hold.
 _PLACES = {
-    "VG_100K": ("images/VG_100K",),
-    "VG_100K_2": ("images2/VG_100K_2", "images/VG_100K_2"),
-    "train2014": (),
-    "val2014": (),
+  "VG_100K": ("images/VG_100K",),
+  "VG_100K_2": ("images2/VG_100K_2", "images/VG_100K_2"),
+  "train2014": (),
+  "val2014": (),
 }
 
 
 def features() -> dict[str, Any]:
   """The columns; `issimple` is 1, 0, or -1 in train, which does not say."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Scalar(np.int64),
-      "question_id": tfds.features.Scalar(np.int64),
-      "question": tfds.features.Text(),
-      "answer": tfds.features.Scalar(np.int64),
-      "issimple": tfds.features.Scalar(np.int64),
-      "data_source": tfds.features.Text(),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Scalar(np.int64),
+    "question_id": tfds.features.Scalar(np.int64),
+    "question": tfds.features.Text(),
+    "answer": tfds.features.Scalar(np.int64),
+    "issimple": tfds.features.Scalar(np.int64),
+    "data_source": tfds.features.Text(),
   }
 
 
@@ -45,13 +45,13 @@ def _records(raw: raw_lib.Raw, split: str) -> list[build.Record]:
 
 def _record(raw: raw_lib.Raw, split: str, row: dict[str, Any]) -> build.Record:
   return {
-      "image": _image(raw, row["image"]),
-      "image_id": row["image_id"],
-      "question_id": row["question_id"],
-      "question": row["question"],
-      "answer": int(row["answer"]),
-      "issimple": int(row["issimple"]) if split == "test" else -1,
-      "data_source": row["data_source"],
+    "image": _image(raw, row["image"]),
+    "image_id": row["image_id"],
+    "question_id": row["question_id"],
+    "question": row["question"],
+    "answer": int(row["answer"]),
+    "issimple": int(row["issimple"]) if split == "test" else -1,
+    "data_source": row["data_source"],
   }
 
 
@@ -60,22 +60,22 @@ def _image(raw: raw_lib.Raw, name: str) -> raw_lib.RawFile:
   folder, _, file = name.rpartition("/")
   if folder not in _PLACES:
     raise errors.DataError(
-        f"TallyQA: the image {name!r} is in none of the folders {', '.join(_PLACES)}."
+      f"TallyQA: the image {name!r} is in none of the folders {', '.join(_PLACES)}."
     )
   return raw.file(name, *(f"{place}/{file}" for place in _PLACES[folder]))
 
 
 DATASETS = (
-    build.Dataset(
-        name="tallyqa",
-        homepage="https://github.com/manoja328/TallyQA_dataset",
-        files=(
-            "tallyqa.zip (train.json, test.json)",
-            "images.zip, images2.zip (Visual Genome 1.2, https://homes.cs.washington.edu/~ranjay/"
-            "visualgenome/api.html)",
-            "train2014.zip, val2014.zip (https://cocodataset.org/#download)",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="tallyqa",
+    homepage="https://github.com/manoja328/TallyQA_dataset",
+    files=(
+      "tallyqa.zip (train.json, test.json)",
+      "images.zip, images2.zip (Visual Genome 1.2, https://homes.cs.washington.edu/~ranjay/"
+      "visualgenome/api.html)",
+      "train2014.zip, val2014.zip (https://cocodataset.org/#download)",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

@@ -17,9 +17,9 @@ _UNREAD = ("caption_tokens", "reference_strs", "reference_tokens", "image_classe
 def features() -> dict[str, Any]:
   """The columns; the captions of test are not public."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Text(),
-      "captions": tfds.features.Sequence(tfds.features.Text()),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Text(),
+    "captions": tfds.features.Sequence(tfds.features.Text()),
   }
 
 
@@ -44,14 +44,14 @@ def _records(raw: raw_lib.Raw, split: str) -> list[build.Record]:
 
 
 DATASETS = (
-    build.Dataset(
-        name="textcaps",
-        homepage="https://textvqa.org/textcaps/dataset/",
-        files=(
-            "TextCaps_0.1_train.json, TextCaps_0.1_val.json, TextCaps_0.1_test.json",
-            "train_val_images.zip, test_images.zip",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="textcaps",
+    homepage="https://textvqa.org/textcaps/dataset/",
+    files=(
+      "TextCaps_0.1_train.json, TextCaps_0.1_val.json, TextCaps_0.1_test.json",
+      "train_val_images.zip, test_images.zip",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

@@ -20,8 +20,8 @@ from tools.prepare import raw as raw_lib
 
 _FOLDERS = {"train": "train_images", "val": "train_images", "test": "test_images"}
 _ROTATIONS = {
-    "train_images": "train-images-boxable-with-rotation.csv",
-    "test_images": "test-images-with-rotation.csv",
+  "train_images": "train-images-boxable-with-rotation.csv",
+  "test_images": "test-images-with-rotation.csv",
 }
 _JPEG_QUALITY = 100
 _TURNS = {0: None, 90: PIL.Image.Transpose.ROTATE_90, 180: PIL.Image.Transpose.ROTATE_180,
@@ -57,11 +57,11 @@ class Turned(raw_lib.RawFile):
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Text(),
-      "question_id": tfds.features.Scalar(np.int64),
-      "question": tfds.features.Text(),
-      "answers": tfds.features.Sequence(tfds.features.Text()),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Text(),
+    "question_id": tfds.features.Scalar(np.int64),
+    "question": tfds.features.Text(),
+    "answers": tfds.features.Sequence(tfds.features.Text()),
   }
 
 
@@ -72,11 +72,11 @@ def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
   for split, folder in _FOLDERS.items():
     wanted[folder] |= {row["image_id"] for row in data[split]}
   degrees = {
-      folder: _degrees(raw, _ROTATIONS[folder], image_ids) for folder, image_ids in wanted.items()
+    folder: _degrees(raw, _ROTATIONS[folder], image_ids) for folder, image_ids in wanted.items()
   }
   return {
-      split: [_record(raw, folder, row, degrees[folder]) for row in data[split]]
-      for split, folder in _FOLDERS.items()
+    split: [_record(raw, folder, row, degrees[folder]) for row in data[split]]
+    for split, folder in _FOLDERS.items()
   }
 
 
@@ -97,31 +97,31 @@ def _degrees(raw: raw_lib.Raw, name: str, wanted: Collection[str]) -> dict[str, 
 
 
 def _record(
-    raw: raw_lib.Raw, folder: str, row: dict[str, Any], degrees: dict[str, int]
+  raw: raw_lib.Raw, folder: str, row: dict[str, Any], degrees: dict[str, int]
 ) -> build.Record:
   image_id = row["image_id"]
   # train_images/ comes in train_val_images.zip.
   image = raw.file(f"{folder}/{image_id}.jpg", f"train_val_images/{folder}/{image_id}.jpg")
   return {
-      "image": Turned(image, degrees[image_id]) if degrees[image_id] else image,
-      "image_id": image_id,
-      "question_id": row["question_id"],
-      "question": row["question"],
-      "answers": row.get("answers", []),
+    "image": Turned(image, degrees[image_id]) if degrees[image_id] else image,
+    "image_id": image_id,
+    "question_id": row["question_id"],
+    "question": row["question"],
+    "answers": row.get("answers", []),
   }
 
 
 DATASETS = (
-    build.Dataset(
-        name="textvqa",
-        homepage="https://textvqa.org/dataset/",
-        files=(
-            "TextVQA_0.5.1_train.json, TextVQA_0.5.1_val.json, TextVQA_0.5.1_test.json",
-            "train_val_images.zip, test_images.zip",
-            "train-images-boxable-with-rotation.csv, test-images-with-rotation.csv"
-            " (https://storage.googleapis.com/openimages/2018_04/train/, …/test/)",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="textvqa",
+    homepage="https://textvqa.org/dataset/",
+    files=(
+      "TextVQA_0.5.1_train.json, TextVQA_0.5.1_val.json, TextVQA_0.5.1_test.json",
+      "train_val_images.zip, test_images.zip",
+      "train-images-boxable-with-rotation.csv, test-images-with-rotation.csv"
+      " (https://storage.googleapis.com/openimages/2018_04/train/, …/test/)",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

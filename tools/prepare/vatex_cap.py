@@ -11,9 +11,9 @@ from tools.prepare import raw as raw_lib
 from tools.prepare import video
 
 _FILES = {
-    "train": "vatex_training_v1.0.json",
-    "val": "vatex_validation_v1.0.json",
-    "test": "vatex_public_test_english_v1.1.json",
+  "train": "vatex_training_v1.0.json",
+  "val": "vatex_validation_v1.0.json",
+  "test": "vatex_public_test_english_v1.1.json",
 }
 _NUM_FRAMES, _STRIDE = 16, 7
 
@@ -21,9 +21,9 @@ _NUM_FRAMES, _STRIDE = 16, 7
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "frames": video.feature(),
-      "video_id": tfds.features.Text(),
-      "captions": tfds.features.Sequence(tfds.features.Text()),
+    "frames": video.feature(),
+    "video_id": tfds.features.Text(),
+    "captions": tfds.features.Sequence(tfds.features.Text()),
   }
 
 
@@ -34,24 +34,24 @@ def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
 
 def _records(raw: raw_lib.Raw, split: str, name: str) -> list[build.Record]:
   rows = [
-      (clip["videoID"], {"video_id": clip["videoID"], "captions": clip["enCap"]})
-      for clip in raw.json(name)
+    (clip["videoID"], {"video_id": clip["videoID"], "captions": clip["enCap"]})
+    for clip in raw.json(name)
   ]
   found = video.with_video(raw, rows, what=f"vatex_cap {split}", folders=("videos",))
   return [
-      {"frames": video.Clip(file, num=_NUM_FRAMES, stride=_STRIDE), **row} for file, row in found
+    {"frames": video.Clip(file, num=_NUM_FRAMES, stride=_STRIDE), **row} for file, row in found
   ]
 
 
 DATASETS = (
-    build.Dataset(
-        name="vatex_cap",
-        homepage="https://eric-xw.github.io/vatex-website/download.html",
-        files=(
-            ", ".join(_FILES.values()),
-            "videos/<videoID>.mp4: the clips of Kinetics-600, cut to the seconds in their names",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="vatex_cap",
+    homepage="https://eric-xw.github.io/vatex-website/download.html",
+    files=(
+      ", ".join(_FILES.values()),
+      "videos/<videoID>.mp4: the clips of Kinetics-600, cut to the seconds in their names",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

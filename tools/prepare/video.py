@@ -39,14 +39,14 @@ class Clip(raw_lib.RawFile):
   """
 
   def __init__(
-      self,
-      file: raw_lib.RawFile,
-      *,
-      num: int,
-      stride: int,
-      start: float = 0.0,
-      end: float = 0.0,
-      shared: bool = False,
+    self,
+    file: raw_lib.RawFile,
+    *,
+    num: int,
+    stride: int,
+    start: float = 0.0,
+    end: float = 0.0,
+    shared: bool = False,
   ):
     super().__init__(file.name, file._path, file._member)
     self._what = (num, stride, start, end)
@@ -65,7 +65,7 @@ class Clip(raw_lib.RawFile):
     num, stride, start, end = self._what
     data = super().read()
     found = frames.decode(
-        data, str(self), num=num, stride=stride, start=start, end=end, limits=_LIMITS
+      data, str(self), num=num, stride=stride, start=start, end=end, limits=_LIMITS
     )
     jpegs = {id(pixels): _jpeg(pixels) for pixels in found}  # A short clip has frames twice.
     return [jpegs[id(pixels)] for pixels in found]
@@ -101,7 +101,7 @@ def find(raw: raw_lib.Raw, name: str, folders: tuple[str, ...]) -> raw_lib.RawFi
 
 
 def with_video(
-    raw: raw_lib.Raw, rows: list[tuple[str, dict[str, Any]]], *, what: str, folders: tuple[str, ...]
+  raw: raw_lib.Raw, rows: list[tuple[str, dict[str, Any]]], *, what: str, folders: tuple[str, ...]
 ) -> Iterator[tuple[raw_lib.RawFile, dict[str, Any]]]:
   """(video, row) of the (video's name, row) whose video is there; says how many are not.
 
@@ -115,9 +115,9 @@ def with_video(
     raw.file(f"{folders[0]}/{missing[0]}{_ENDINGS[0]}")  # Raises the error that names it.
   if missing:
     print(
-        f"{what}: {len(missing)} of {len(names)} videos are not in {raw.folder} and are left out:"
-        f" {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}",
-        file=sys.stderr,
+      f"{what}: {len(missing)} of {len(names)} videos are not in {raw.folder} and are left out:"
+      f" {', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}",
+      file=sys.stderr,
     )
   for name, row in rows:
     file = files[name]

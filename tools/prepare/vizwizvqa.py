@@ -17,13 +17,13 @@ from tools.prepare import raw as raw_lib
 def features() -> dict[str, Any]:
   """The columns; `answerable` is -1 where it is not public."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Text(),
-      "question_id": tfds.features.Scalar(np.int64),
-      "question": tfds.features.Text(),
-      "answers": tfds.features.Sequence(tfds.features.Text()),
-      "answer_type": tfds.features.Text(),
-      "answerable": tfds.features.Scalar(np.int64),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Text(),
+    "question_id": tfds.features.Scalar(np.int64),
+    "question": tfds.features.Text(),
+    "answers": tfds.features.Sequence(tfds.features.Text()),
+    "answer_type": tfds.features.Text(),
+    "answerable": tfds.features.Scalar(np.int64),
   }
 
 
@@ -40,14 +40,14 @@ def _records(raw: raw_lib.Raw, split: str) -> list[build.Record]:
 def _record(raw: raw_lib.Raw, split: str, row: Mapping[str, Any]) -> build.Record:
   image = row["image"]
   return {
-      "image": raw.file(f"{split}/{image}"),
-      "image_id": image,
-      "question_id": _number(image),
-      "question": row["question"],
-      # A few are empty: no answer that one could train on.
-      "answers": [a["answer"] for a in row.get("answers", []) if a["answer"]],
-      "answer_type": row.get("answer_type", ""),
-      "answerable": row.get("answerable", -1),
+    "image": raw.file(f"{split}/{image}"),
+    "image_id": image,
+    "question_id": _number(image),
+    "question": row["question"],
+    # A few are empty: no answer that one could train on.
+    "answers": [a["answer"] for a in row.get("answers", []) if a["answer"]],
+    "answer_type": row.get("answer_type", ""),
+    "answerable": row.get("answerable", -1),
   }
 
 
@@ -60,14 +60,14 @@ def _number(image: str) -> int:
 
 
 DATASETS = (
-    build.Dataset(
-        name="vizwizvqa",
-        homepage="https://vizwiz.org/tasks-and-datasets/vqa/",
-        files=(
-            "Annotations.zip (train.json, val.json, test.json)",
-            "train.zip, val.zip, test.zip (images)",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="vizwizvqa",
+    homepage="https://vizwiz.org/tasks-and-datasets/vqa/",
+    files=(
+      "Annotations.zip (train.json, val.json, test.json)",
+      "train.zip, val.zip, test.zip (images)",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

@@ -14,15 +14,15 @@ from tools.prepare import raw as raw_lib
 
 # {split: (the year's name in the files of questions, folders of images, the zip of questions)}.
 _SPLITS = {
-    "train": ("train2014", ("train2014",), "v2_Questions_Train_mscoco"),
-    "validation": ("val2014", ("val2014",), "v2_Questions_Val_mscoco"),
-    "test": ("test2015", ("test2015", "test2014"), "v2_Questions_Test_mscoco"),
-    # A part of test, with a server of its own.
-    "test-dev": ("test-dev2015", ("test2015", "test2014"), "v2_Questions_Test_mscoco"),
+  "train": ("train2014", ("train2014",), "v2_Questions_Train_mscoco"),
+  "validation": ("val2014", ("val2014",), "v2_Questions_Val_mscoco"),
+  "test": ("test2015", ("test2015", "test2014"), "v2_Questions_Test_mscoco"),
+  # A part of test, with a server of its own.
+  "test-dev": ("test-dev2015", ("test2015", "test2014"), "v2_Questions_Test_mscoco"),
 }
 _ANNOTATIONS = {
-    "train": "v2_Annotations_Train_mscoco",
-    "validation": "v2_Annotations_Val_mscoco",
+  "train": "v2_Annotations_Train_mscoco",
+  "validation": "v2_Annotations_Val_mscoco",
 }
 
 
@@ -33,13 +33,13 @@ _UNREAD = ("answer_id", "answer_confidence", "multiple_choice_answer")
 def features() -> dict[str, Any]:
   """The columns; those of answers are empty where they are not public."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Scalar(np.int64),
-      "question_id": tfds.features.Scalar(np.int64),
-      "question": tfds.features.Text(),
-      "question_type": tfds.features.Text(),
-      "answer_type": tfds.features.Text(),
-      "answers": tfds.features.Sequence(tfds.features.Text()),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Scalar(np.int64),
+    "question_id": tfds.features.Scalar(np.int64),
+    "question": tfds.features.Text(),
+    "question_type": tfds.features.Text(),
+    "answer_type": tfds.features.Text(),
+    "answers": tfds.features.Sequence(tfds.features.Text()),
   }
 
 
@@ -63,48 +63,47 @@ def _json(raw: raw_lib.Raw, archive: str, name: str) -> Any:
 
 
 def _annotation(
-    split: str, answers: Mapping[int, Mapping[str, Any]], question: Mapping[str, Any]
+  split: str, answers: Mapping[int, Mapping[str, Any]], question: Mapping[str, Any]
 ) -> Mapping[str, Any]:
   """What people answered; {} of a test question."""
   if split not in _ANNOTATIONS:
     return {}
   if question["question_id"] not in answers:
     raise errors.DataError(
-        f"The annotations of {split} have no answers to question {question['question_id']}; are"
-        " both files of VQAv2, not of VQA 1?"
+      f"The annotations of {split} have no answers to question {question['question_id']}; are"
+      " both files of VQAv2, not of VQA 1?"
     )
   return answers[question["question_id"]]
 
 
 def _record(
-    raw: raw_lib.Raw,
-    folders: tuple[str, ...],
-    question: Mapping[str, Any],
-    annotation: Mapping[str, Any],
+  raw: raw_lib.Raw,
+  folders: tuple[str, ...],
+  question: Mapping[str, Any],
+  annotation: Mapping[str, Any],
 ) -> build.Record:
   image_id = question["image_id"]
   return {
-      "image": raw.file(*(f"{f}/COCO_{f}_{image_id:012d}.jpg" for f in folders)),
-      "image_id": image_id,
-      "question_id": question["question_id"],
-      "question": question["question"],
-      "question_type": annotation.get("question_type", ""),
-      "answer_type": annotation.get("answer_type", ""),
-      "answers": [a["answer"] for a in annotation.get("answers", ())],
+    "image": raw.file(*(f"{f}/COCO_{f}_{image_id:012d}.jpg" for f in folders)),
+    "image_id": image_id,
+    "question_id": question["question_id"],
+    "question": question["question"],
+    "question_type": annotation.get("question_type", ""),
+    "answer_type": annotation.get("answer_type", ""),
+    "answers": [a["answer"] for a in annotation.get("answers", ())],
   }
 
 
 DATASETS = (
-    build.Dataset(
-        name="vqav2",
-        homepage="https://visualqa.org/download.html",
-        files=(
-            "v2_Questions_Train_mscoco.zip, v2_Questions_Val_mscoco.zip,"
-            " v2_Questions_Test_mscoco.zip",
-            "v2_Annotations_Train_mscoco.zip, v2_Annotations_Val_mscoco.zip",
-            "train2014.zip, val2014.zip, test2015.zip (images, https://cocodataset.org/#download)",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="vqav2",
+    homepage="https://visualqa.org/download.html",
+    files=(
+      "v2_Questions_Train_mscoco.zip, v2_Questions_Val_mscoco.zip, v2_Questions_Test_mscoco.zip",
+      "v2_Annotations_Train_mscoco.zip, v2_Annotations_Val_mscoco.zip",
+      "train2014.zip, val2014.zip, test2015.zip (images, https://cocodataset.org/#download)",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

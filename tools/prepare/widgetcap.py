@@ -49,7 +49,7 @@ class Box(raw_lib.RawFile):
         width, height = image.size
     except (KeyError, IndexError, TypeError, ValueError, OSError) as e:
       raise errors.DataError(
-          f"{self}: no bounds of node {self._node_id!r}: {type(e).__name__}: {e}"
+        f"{self}: no bounds of node {self._node_id!r}: {type(e).__name__}: {e}"
       ) from None
     x_scale = height / _CANVAS_HEIGHT / width
     box = (top / _CANVAS_HEIGHT, left * x_scale, bottom / _CANVAS_HEIGHT, right * x_scale)
@@ -62,12 +62,12 @@ class Box(raw_lib.RawFile):
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Text(),  # Of the widget: screen and node.
-      "screen_id": tfds.features.Text(),
-      "node_id": tfds.features.Text(),
-      "bbox": tfds.features.Tensor(shape=(4,), dtype=np.float32),
-      "captions": tfds.features.Sequence(tfds.features.Text()),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Text(),  # Of the widget: screen and node.
+    "screen_id": tfds.features.Text(),
+    "node_id": tfds.features.Text(),
+    "bbox": tfds.features.Tensor(shape=(4,), dtype=np.float32),
+    "captions": tfds.features.Sequence(tfds.features.Text()),
   }
 
 
@@ -86,26 +86,26 @@ def _record(raw: raw_lib.Raw, row: dict[str, str]) -> build.Record:
   screen, node = row["screenId"], row["nodeId"]
   image = raw.file(f"combined/{screen}.jpg")
   return {
-      "image": image,
-      "image_id": f"{screen}_{node}",
-      "screen_id": screen,
-      "node_id": node,
-      "bbox": Box(raw.file(f"combined/{screen}.json"), image, node),
-      "captions": row["captions"].split("|"),
+    "image": image,
+    "image_id": f"{screen}_{node}",
+    "screen_id": screen,
+    "node_id": node,
+    "bbox": Box(raw.file(f"combined/{screen}.json"), image, node),
+    "captions": row["captions"].split("|"),
   }
 
 
 DATASETS = (
-    build.Dataset(
-        name="widgetcap",
-        homepage="https://github.com/google-research-datasets/widget-caption",
-        files=(
-            "widget_captions.csv, split/train.txt, split/dev.txt, split/test.txt (or the repository"
-            " as widget-caption/)",
-            "combined/0.jpg, combined/0.json, … (unpacked from unique_uis.tar.gz, 'UI Screenshots"
-            " and View Hierarchies' at http://www.interactionmining.org/rico)",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="widgetcap",
+    homepage="https://github.com/google-research-datasets/widget-caption",
+    files=(
+      "widget_captions.csv, split/train.txt, split/dev.txt, split/test.txt (or the repository"
+      " as widget-caption/)",
+      "combined/0.jpg, combined/0.json, … (unpacked from unique_uis.tar.gz, 'UI Screenshots"
+      " and View Hierarchies' at http://www.interactionmining.org/rico)",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

@@ -15,12 +15,12 @@ LANGUAGES = ("bn", "de", "en", "id", "ko", "pt", "ru", "zh")
 def features() -> dict[str, Any]:
   """The columns."""
   return {
-      "image": tfds.features.Image(),
-      "image_id": tfds.features.Text(),
-      "question_id": tfds.features.Text(),
-      "language": tfds.features.Text(),
-      "question": tfds.features.Text(),
-      "answer": tfds.features.Text(),
+    "image": tfds.features.Image(),
+    "image_id": tfds.features.Text(),
+    "question_id": tfds.features.Text(),
+    "language": tfds.features.Text(),
+    "question": tfds.features.Text(),
+    "answer": tfds.features.Text(),
   }
 
 
@@ -33,27 +33,27 @@ def _records(raw: raw_lib.Raw, language: str) -> list[build.Record]:
   name = f"testdev_balanced_questions_{language}.json"
   questions = raw.json(name, f"zero_shot/{name}", f"data/zero_shot/{name}")
   return [
-      {
-          "image": raw.file(f"images/{question['imageId']}.jpg"),
-          "image_id": question["imageId"],
-          "question_id": question_id,
-          "language": language,
-          "question": question["question"],
-          "answer": question["answer"],
-      }
-      for question_id, question in questions.items()
+    {
+      "image": raw.file(f"images/{question['imageId']}.jpg"),
+      "image_id": question["imageId"],
+      "question_id": question_id,
+      "language": language,
+      "question": question["question"],
+      "answer": question["answer"],
+    }
+    for question_id, question in questions.items()
   ]
 
 
 DATASETS = (
-    build.Dataset(
-        name="xgqa",
-        homepage="https://github.com/adapter-hub/xGQA",
-        files=(
-            "testdev_balanced_questions_bn.json, …_zh.json (from data/zero_shot/)",
-            "images.zip (https://cs.stanford.edu/people/dorarad/gqa/download.html)",
-        ),
-        features=features,
-        splits=splits,
+  build.Dataset(
+    name="xgqa",
+    homepage="https://github.com/adapter-hub/xGQA",
+    files=(
+      "testdev_balanced_questions_bn.json, …_zh.json (from data/zero_shot/)",
+      "images.zip (https://cs.stanford.edu/people/dorarad/gqa/download.html)",
     ),
+    features=features,
+    splits=splits,
+  ),
 )

@@ -9,26 +9,26 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
 from paligemma_jax.models import kernels
-from tests.models import flash_test
+from tests.models import kernels_test
 
 
 def main():
   found = {}
   for num_kv_heads in (1, 2):
-    *arrays, weights = flash_test.qkv(2, 40, 4, num_kv_heads, 8)
-    see = flash_test.prefixes(2, 40)
-    want = flash_test.values_and_gradients(flash_test.plainly(see), *arrays, weights)
+    *arrays, weights = kernels_test.qkv(2, 40, 4, num_kv_heads, 8)
+    see = kernels_test.prefixes(2, 40)
+    want = kernels_test.values_and_gradients(kernels_test.plainly(see), *arrays, weights)
     mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("fsdp", "tensor"))
     rows = NamedSharding(mesh, PartitionSpec("fsdp"))
     arrays = [jax.device_put(x, rows) for x in arrays]
 
     def attend(q, k, v, see=see, mesh=mesh):
       with kernels.on(mesh):
-        return flash_test.by_kernel(see)(q, k, v)
+        return kernels_test.by_kernel(see)(q, k, v)
 
-    got = flash_test.values_and_gradients(attend, *arrays, weights)
+    got = kernels_test.values_and_gradients(attend, *arrays, weights)
     found[f"{num_kv_heads} key heads"] = [
-        float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in zip(got, want, strict=True)
+      float(np.abs(np.asarray(a) - np.asarray(b)).max()) for a, b in zip(got, want, strict=True)
     ]
   print(json.dumps(found))
 

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Sequence
 
 from paligemma_jax.config import command_line
+from paligemma_jax.core import early_stop
 from paligemma_jax.core import errors
 from paligemma_jax.core import huge_pages
-from paligemma_jax.trainer import signals
 
 _PLAN = "python -m paligemma_jax.plan"
 
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
 
   team = devices.start(join_secs=args.hosts_join_secs, stall_secs=args.hosts_stall_secs)
   if team is not None:
-    signals.listen(lambda text: team.fail(errors.Interrupted(text)))
+    early_stop.listen(lambda text: team.fail(errors.Interrupted(text)))
 
   import jax
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-  signals.hold()  # Until a program with huge pages has taken this one's place.
+  early_stop.hold()  # Until a program with huge pages has taken this one's place.
   huge_pages.use()
-  signals.listen()
+  early_stop.listen()
   errors.run_main(lambda: main(sys.argv[1:]))

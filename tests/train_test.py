@@ -48,7 +48,7 @@ def test_a_missing_config_file_is_named(tmp_path):
 def test_an_unknown_preset_is_named(tmp_path):
   config = tmp_path / "mine.py"
   config.write_text(
-    "import paligemma_jax as pj\nfrom configs import presets\n"
+    "import paligemma_jax as pj\nfrom paligemma_jax import presets\n"
     "def get_config():\n  c = pj.default_config()\n  presets.apply(c, 'sgd_atention')\n"
     "  return c\n"
   )

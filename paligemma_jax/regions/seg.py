@@ -1,10 +1,10 @@
 """Segmentations as the model writes them, and back: four `<loc…>`, sixteen `<seg…>`, a label.
 
 The four loc tokens are the object's box as in `regions.loc` (y_min, x_min, y_max, x_max). The
-sixteen seg tokens are the codes of what the box cuts out of the object's mask, in the order of lines of
-text, as `regions.mask_codec` makes them. The rules are those of the reference's op refcoco_mask2str
-and of its segmentation evaluator. Both use bins=1023; callers always say which convention they
-mean.
+sixteen seg tokens are the codes of what the box cuts out of the object's mask, in the order of
+lines of text, as `regions.mask_codec` makes them. The rules are those of the reference's op
+refcoco_mask2str and of its segmentation evaluator. Both use bins=1023; callers always say which
+convention they mean.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def test_so_it_is_when_parameters_are_cut_over_devices_or_packed(tmp_path):
 _SHARDED = """
 import jax, numpy as np, sys
 from paligemma_jax.core import errors
-from paligemma_jax.weights import load
+from paligemma_jax.checkpoint import load
 weights = load.open_weights(sys.argv[1])
 shapes = {n: e.shape for n, e in weights.entries.items()}
 mesh = jax.sharding.Mesh(np.array(jax.devices()), ("x",))

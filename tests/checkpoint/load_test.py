@@ -91,7 +91,7 @@ import sys
 import jax
 import numpy as np
 from paligemma_jax.training import sharding
-from paligemma_jax.weights import load, names, reader
+from paligemma_jax.checkpoint import load, reader
 reader.BLOCK_BYTES = 100
 assert jax.device_count() == 8
 weights = load.open_weights(sys.argv[1])

@@ -123,7 +123,7 @@ def test_help_config_of_a_section_lists_that_section_alone(capsys):
 def test_help_needs_no_jax_and_no_configuration_library():
   code = (
     "import sys, time\n"
-    "from paligemma_jax.core import command\n"
+    "from paligemma_jax.config import command_line as command\n"
     "try: command.Parser('train', 'Trains.', 'x').parse_args(['--help'])\n"
     "except SystemExit: pass\n"
     "assert not {'jax', 'tensorflow', 'ml_collections', 'numpy'} & set(sys.modules)\n"

@@ -141,7 +141,7 @@ def test_a_wrong_value_is_named_with_its_line(tmp_path, line, message):
 
 def test_the_line_is_that_of_the_users_file_also_below_a_helper(tmp_path):
   body = """
-      from configs import presets
+      from paligemma_jax import presets
       import paligemma_jax as pj
 
       def get_config(tune: str = "full_adm"):
@@ -214,7 +214,7 @@ def test_specs_that_are_gone_can_still_be_compared(tmp_path):
 def test_loading_needs_no_jax_and_a_quarter_of_a_second(tmp_path):
   code = (
     "import sys, time; t = time.perf_counter()\n"
-    "from paligemma_jax.core import config\n"
+    "from paligemma_jax.config import load as config\n"
     f"c = config.load({stand_ins.write(tmp_path, GOOD)!r}); config.validate(c, training=False)\n"
     "assert not {'jax', 'tensorflow', 'flax', 'numpy'} & set(sys.modules), 'heavy imports'\n"
     "print(time.process_time())"

@@ -15,7 +15,7 @@ import json, os, sys
 import jax
 os.environ.pop("TPU_SKIP_MDS_QUERY", None)  # JAX sets it where it is told to expect a TPU.
 from paligemma_jax.core import errors
-from paligemma_jax.running import joining
+from paligemma_jax.multihost import joining
 found = []
 for env in json.loads(sys.argv[1]):
   os.environ.update(env)

@@ -13,7 +13,7 @@ from tests import small_disk
 _START = """
 import sys
 from paligemma_jax.core import errors
-from paligemma_jax.running import devices
+from paligemma_jax.trainer import devices
 def main():
   devices.start()
   import jax

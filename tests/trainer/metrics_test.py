@@ -83,7 +83,7 @@ def test_what_was_cut_and_what_was_torn_is_counted(tmp_path):
 
 _KILLED = """
 import sys
-from paligemma_jax.running import metrics, workdir
+from paligemma_jax.trainer import metrics, workdir
 log = metrics.MetricsLog(
     workdir.Workdir(__import__("pathlib").Path(sys.argv[1])), resume_step=-1, tensorboard="off",
     main=True)

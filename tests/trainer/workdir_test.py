@@ -16,7 +16,7 @@ from tests import small_disk
 
 _HOLD = """
 import sys, time
-from paligemma_jax.running import workdir
+from paligemma_jax.trainer import workdir
 with workdir.opened(sys.argv[1], main=True):
   print("locked", flush=True)
   time.sleep(60)
@@ -24,7 +24,7 @@ with workdir.opened(sys.argv[1], main=True):
 
 _FORK = """
 import os, sys, time
-from paligemma_jax.running import workdir
+from paligemma_jax.trainer import workdir
 with workdir.opened(sys.argv[1], main=True):
   child = os.fork()
   if not child:
@@ -38,7 +38,7 @@ with workdir.opened(sys.argv[1], main=True):
 _TRY = """
 import sys
 from paligemma_jax.core import errors
-from paligemma_jax.running import workdir
+from paligemma_jax.trainer import workdir
 def main():
   with workdir.opened(sys.argv[1], main=True):
     pass

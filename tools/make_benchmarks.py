@@ -24,6 +24,7 @@ import ml_collections
 from paligemma_jax import evals
 from paligemma_jax import pp
 from paligemma_jax.core import disk
+from paligemma_jax.core import sampling_options
 from paligemma_jax.sources import tfds as tfds_source
 from tools import try_transfers
 from tools.prepare import __main__ as prepare
@@ -203,7 +204,7 @@ def _evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
   groups: dict[tuple[str, ...], list[Any]] = {}
   for e in config.evals:
     beam_size = e.beam_size
-    how = "greedy" if beam_size == 1 else f"beam of {beam_size}"
+    how = f"beam of {beam_size}" if beam_size > 1 else sampling_options.sampler(e)
     decoding = f"{how}, {e.max_len} tokens" if e.encoding == "decode" else "–"
     groups.setdefault((type(e).__name__, e.every or "end", decoding), []).append(e)
   for (kind, every, decoding), group in groups.items():

@@ -10,6 +10,7 @@ import ml_collections
 
 from paligemma_jax.core import constraints
 from paligemma_jax.core import errors
+from paligemma_jax.core import sampling_options
 from paligemma_jax.core import schema
 from paligemma_jax.core import spec as specs
 from paligemma_jax.core import value_forms
@@ -20,7 +21,8 @@ _ENCODINGS = tuple(_EVAL_COLUMNS)
 _LEAST = {"batch_size": 1, "max_len": 1, "text_len": 2, "limit": 0, "best_of": 1, "beam_size": 1}
 _OVERFLOW = schema.flat()["train.overflow"].choices
 _EVALUATOR_FIELDS = (
-    "name", "source", "pp", "every", "sampler", "banned", "constraint", "overflow", *_LEAST
+    "name", "source", "pp", "every", "sampler", "banned", "constraint", "overflow", *_LEAST,
+    *sampling_options.FIELDS,
 )
 
 
@@ -63,6 +65,8 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
       yield f"{what}: overflow must be one of {known}, not {evaluator.overflow!r}."
     if not isinstance(evaluator.sampler, str):
       yield f"{what}: sampler must be a text such as 'greedy', not {evaluator.sampler!r}."
+    for problem in sampling_options.problems(evaluator):
+      yield f"{what}: {problem}"
     if not isinstance(evaluator.constraint, (type(None), *constraints.CONSTRAINTS.values())):
       known = ", ".join(f"constraints.{name}" for name in constraints.CONSTRAINTS)
       yield f"{what}: constraint must be None or one of {known}, not {evaluator.constraint!r}."

@@ -267,7 +267,7 @@ class Runner:
     on_device = sharding.put(batch, self._setup.mesh)
     key = jax.random.key(self._setup.config.seed)
     result = self._generate[evaluator.name](params, on_device, key)
-    return decoders.outputs(self._setup.tokenizer, batch, result)
+    return decoders.outputs(self._setup.tokenizer, batch, result, evaluator.stop)
 
   def _model(self) -> tuple[Any, Any]:
     return self._setup.cfg, self._setup.mesh

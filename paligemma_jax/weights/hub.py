@@ -1,8 +1,8 @@
 """Weights by their id on the Hugging Face hub: "google/paligemma2-3b-pt-224", or with "@bfloat16".
 
 What the hub's tools have downloaded before is taken from their cache, without a package and without
-a network. The rest is downloaded by the package `huggingface_hub`, where it is installed: it shows
-how far it is, and keeps the files that are whole.
+a network. The rest is downloaded through the package `huggingface_hub`, where it is installed: it
+shows how far it is; a download that broke off goes on where it was, see `hub_blobs`.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from absl import logging
 
 from paligemma_jax.core import errors
 from paligemma_jax.weights import hf_tensors
+from paligemma_jax.weights import hub_blobs
 
 _ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_REF_BYTES = 1000
 # All that lies with weights; no pickles, no code.
 _WANTED = ("*.json", "*.safetensors", "*.npz", "*.model", "*.txt", "*.jinja", "*.md")
-_LOGIN = "Most PaliGemma weights want their licence accepted on the page and `hf auth login`."
+_ENDPOINT = "https://huggingface.co"
 
 
 def looks_like_an_id(name: str) -> bool:
@@ -94,33 +95,50 @@ def _is_whole(folder: pathlib.Path) -> bool:
 
 
 def _download(repo: str, revision: str, name: str) -> pathlib.Path:
-  page = f"https://huggingface.co/{repo}"
+  page = f"{os.environ.get('HF_ENDPOINT') or _ENDPOINT}/{repo}"
   at = "" if revision == "main" else f" --revision {revision}"
   by_hand = f"download it with `hf download {repo}{at}`, or give the folder that it is in"
+  absent = (
+      f"{name!r} is no file or directory here, and as an id of the Hugging Face hub ({page}) it is"
+      f" not whole in {cache()}"
+  )
   if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
     raise errors.CheckpointError(
-        f"{name!r}: there is no such file or directory. It reads as an id of the Hugging Face hub,"
-        f" but {cache()} has it not whole, and HF_HUB_OFFLINE forbids a download. Online,"
-        f" {by_hand}."
+        f"{absent}, and HF_HUB_OFFLINE forbids a download: unset it, or online {by_hand}."
     )
   try:
     import huggingface_hub
+    from huggingface_hub import utils
   except ImportError:
     raise errors.CheckpointError(
-        f"{name!r}: there is no such file or directory. It reads as an id of the Hugging Face hub"
-        f" ({page}), but {cache()} has it not whole. `pip install huggingface_hub` and try again;"
-        f" or {by_hand}. {_LOGIN}"
+        f"{absent}: `pip install huggingface_hub` and try again, or {by_hand}."
     ) from None
   logging.warning("%s: not in %s, so it is downloaded from %s", name, cache(), page)
   try:
+    hub_blobs.fetch(repo, revision, cache())
     return pathlib.Path(
         huggingface_hub.snapshot_download(
             repo, revision=revision, cache_dir=cache(), allow_patterns=list(_WANTED)
         )
     )
+  except errors.CheckpointError:
+    raise
+  except utils.GatedRepoError:
+    why = (
+        f"is gated: accept its licence on {page}, then `hf auth login` (or set HF_TOKEN) with that"
+        f" account, or {by_hand}"
+    )
+  except utils.RevisionNotFoundError:
+    why = f"has no revision {revision!r}: take one of those on {page}/tree/main, or leave it out"
+  except utils.RepositoryNotFoundError:
+    why = (
+        f"is not on the Hugging Face hub, or not for everyone: look at its spelling on {page}, and"
+        " `hf auth login` if it is private"
+    )
   except Exception as e:  # Of the package and of the network below it: any.
-    why = " ".join(str(e).split())[:300]
-    raise errors.CheckpointError(
-        f"{name!r} could not be downloaded from the Hugging Face hub: {type(e).__name__}: {why}."
-        f" {_LOGIN} The same command goes on with what is there; or {by_hand}."
-    ) from None
+    said = " ".join(str(e).split())[:300].rstrip(".")
+    why = (
+        f"could not be downloaded from the Hugging Face hub, {page} ({type(e).__name__}: {said}):"
+        f" the same command goes on with what is there, or {by_hand}"
+    )
+  raise errors.CheckpointError(f"{name!r} {why}.")

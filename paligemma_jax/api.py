@@ -32,6 +32,7 @@ from paligemma_jax.decoding import options as options_lib
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 from paligemma_jax.pp import image_input
+from paligemma_jax.sources import pictures
 from paligemma_jax.trainer import memory
 from paligemma_jax.training import sharding
 
@@ -129,6 +130,7 @@ class PaliGemma:
     top_p: float = 1.0,
     repetition_penalty: float = 1.0,
     stop: str | Sequence[str] = (),
+    exif: bool | str = True,
   ) -> list[Prediction]:
     """One Prediction per image and prompt, in order.
 
@@ -154,6 +156,8 @@ class PaliGemma:
       repetition_penalty: above 1 what the prompt or the answer holds becomes less likely, see
         decoding.draw; log-probabilities are the model's own.
       stop: texts before which an answer ends; `tokens` hold the one that was met.
+      exif: images are turned upright as their EXIF says; False leaves them as stored. See
+        image_input.read.
 
     Raises:
       ConfigError: as many images as prompts are not there, text without a tokenizer, or options
@@ -161,6 +165,7 @@ class PaliGemma:
       DataError: an image cannot be read.
       OutOfMemoryError: the device has too little memory.
     """
+    pictures.check_exif("generate", exif)
     images, prompts = _paired(images, prompts)
     self._warn_of_markers(prompts)
     prompts = [self._prompt_ids(prompt) for prompt in prompts]
@@ -174,11 +179,9 @@ class PaliGemma:
     if len(places) != len(prompts):
       raise errors.ConfigError(f"There are {len(places)} rows but {len(prompts)} prompts.")
     text_len = _bucket(max(map(len, prompts)), _MIN_PROMPT)
-    sampler = options_lib.sampler(sampler, temperature, top_k, top_p)
-    stop = (stop,) if isinstance(stop, str) else tuple(stop)
     how = options_lib.Options(
-        max_new_tokens, sampler, best_of, beam_size, tuple(banned), constraint, stop,
-        repetition_penalty,
+        max_new_tokens, sampler, best_of, beam_size, tuple(banned), constraint, temperature, top_k,
+        top_p, repetition_penalty, stop,
     )  # fmt: skip
     run = self._program(how)
     predictions: dict[int, Prediction] = {}
@@ -187,13 +190,13 @@ class PaliGemma:
       for start in range(0, len(alike), num_rows):
         part = alike[start : start + num_rows]
         batch = self._batch(
-          [images[i] for i in part], [prompts[i] for i in part], num_rows, text_len
+          [images[i] for i in part], [prompts[i] for i in part], num_rows, text_len, exif
         )
         batch["_row"] = np.resize(places[part], num_rows)
         smaller = functools.partial(_smaller, num_rows, max_new_tokens, max(best_of, beam_size))
         with memory.explained(smaller):
           out = jax.device_get(run(self.params, batch, jax.random.key(seed)))
-        predictions |= {i: self._prediction(out, row, stop) for row, i in enumerate(part)}
+        predictions |= {i: self._prediction(out, row, how.stop) for row, i in enumerate(part)}
     return [predictions[i] for i in range(len(prompts))]
 
   def save(
@@ -264,7 +267,12 @@ class PaliGemma:
       )
 
   def _batch(
-    self, images: Sequence[Any], prompts: list[list[int]], num_rows: int, text_len: int
+    self,
+    images: Sequence[Any],
+    prompts: list[list[int]],
+    num_rows: int,
+    text_len: int,
+    exif: bool | str,
   ) -> dict[str, np.ndarray]:
     rows = [
       tokens_lib.lay_out_prompt(ids, [], text_len=text_len, overflow="error") for ids in prompts
@@ -273,24 +281,18 @@ class PaliGemma:
     # Spare rows repeat the last: a row without any token has no well-defined logits.
     batch = {name: np.stack([r[name] for r in rows + rows[-1:] * spare]) for name in rows[0]}
     if images[0] is not None:
-      pixels = [image_input.read(image, self.config.res) for image in images]
+      pixels = [image_input.read(image, self.config.res, exif=exif) for image in images]
       batch["image"] = np.stack(pixels + pixels[-1:] * spare)
     batch["_mask"] = np.arange(num_rows) < len(prompts)
     return batch
 
-  def _prediction(self, out: Mapping[str, np.ndarray], row: int, stop: Sequence[str]) -> Prediction:
-    num, logprob = int(out["lengths"][row]), float(out["logprob"][row])
-    ids, text = out["tokens"][row, :num].tolist(), ""
-    if self.tokenizer:
-      text, num_kept = options_lib.until(self.tokenizer, ids, stop)
-      if num_kept < num:
-        num, logprob = num_kept, float(out["token_logprob"][row, :num_kept].sum())
-    return Prediction(
-      text=text,
-      tokens=tuple(ids[:num]),
-      logprob=logprob,
-      token_logprobs=tuple(out["token_logprob"][row, :num].tolist()),
-    )
+  def _prediction(
+    self, out: Mapping[str, np.ndarray], row: int, stop: str | Sequence[str]
+  ) -> Prediction:
+    num = int(out["lengths"][row])
+    tokens, logprobs = (out[name][row, :num].tolist() for name in ("tokens", "token_logprob"))
+    answer = options_lib.answer(self.tokenizer, tokens, float(out["logprob"][row]), logprobs, stop)
+    return Prediction(*answer)
 
 
 def load(

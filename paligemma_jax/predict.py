@@ -12,6 +12,7 @@ from typing import Any
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import huge_pages
+from paligemma_jax.core import sampling_options
 
 if TYPE_CHECKING:
   from paligemma_jax.trainer import predicting
@@ -26,6 +27,9 @@ _EXAMPLE = """examples:
   python -m paligemma_jax.predict --ckpt pt_224 --rows questions.jsonl --out out.jsonl
 """
 
+_EXIF = {"true": True, "false": False, "auto": "auto"}
+_DECODING = ("max_new_tokens", "sampler", "best_of", "beam_size", "seed", *sampling_options.FIELDS)
+
 
 def main(argv: Sequence[str]) -> None:
   """Reads the weights and answers; nothing is computed for answers that are there."""
@@ -38,6 +42,7 @@ def main(argv: Sequence[str]) -> None:
     raise errors.ConfigError(f"--seed is a whole number from 0 to 2**63 - 1; got {args.seed}.")
   if min(args.max_new_tokens, args.batch_size) < 1:
     raise errors.ConfigError("--max_new_tokens and --batch_size must be at least 1.")
+  sampling_options.check(args)
 
   from paligemma_jax import sources
   from paligemma_jax.trainer import predicting
@@ -45,8 +50,8 @@ def main(argv: Sequence[str]) -> None:
   rows = None
   if args.rows:
     rows = sources.Jsonl(args.rows, images=args.image_folder).open()
-  decoding = {name: getattr(args, name) for name in ("max_new_tokens", "sampler", "best_of")}
-  decoding |= {"beam_size": args.beam_size, "seed": args.seed, "banned": args.ban}
+  decoding = {name: getattr(args, name) for name in _DECODING}
+  decoding |= {"banned": args.ban, "exif": _EXIF[args.exif]}
   settings = {
     "ckpt": args.ckpt,
     "prompt": args.prompt,
@@ -112,11 +117,17 @@ def _parser() -> argparse.ArgumentParser:
   add("--dtype", default="bfloat16", choices=("bfloat16", "float32"))
   add("--batch_size", type=int, default=8)
   add("--max_new_tokens", type=int, default=64)
-  add("--sampler", default="greedy", help="'temperature(0.7)', 'top_k(40, 0.7)', 'nucleus(0.9)'")
+  add("--temperature", type=float, help="draw answers; 0: greedy (default, unless one below draws)")
+  add("--top_k", type=int, default=0, help="draw from so many most likely tokens; 0: all")
+  add("--top_p", type=float, default=1.0, help="draw from the fewest that have this probability")
+  add("--sampler", default="greedy", help="the same in one: 'top_k(40, 0.7)', 'nucleus(0.9)'")
+  add("--repetition_penalty", type=float, default=1.0, help="above 1: fewer repeated tokens")
+  add("--stop", nargs="*", default=[], metavar="TEXT", help="texts before which an answer ends")
   add("--best_of", type=int, default=1, help="draw so many, keep the most probable")
   add("--beam_size", type=int, default=1, help="above 1: beam search")
-  add("--seed", type=int, default=0, help="of the sampler")
+  add("--seed", type=int, default=0, help="of what is drawn")
   add("--ban", nargs="*", default=[], metavar="TEXT", help="tokens that no answer holds")
+  add("--exif", default="true", choices=tuple(_EXIF), help="false: images as they are stored")
   add("--bad_rows", type=int, default=0, help="rows that may be unreadable; the next one ends it")
   return parser
 

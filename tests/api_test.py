@@ -118,13 +118,27 @@ def test_every_form_of_an_image_is_the_same_image(tmp_path, pixels):
   assert np.array_equal(image_input.read(floats, 28), floats)
 
 
-def _turned(pixels):
-  """The bytes of a JPEG that says in its EXIF how to hold it."""
+def _turned(pixels, orientation=6, form="JPEG"):
+  """The bytes of an image file that says in its EXIF how to hold it."""
   exif = Image.Exif()
-  exif[0x112] = 6
+  exif[0x112] = orientation
   buffer = io.BytesIO()
-  Image.fromarray(pixels).save(buffer, "JPEG", quality=95, exif=exif)
+  Image.fromarray(pixels).save(buffer, form, quality=95, exif=exif)
   return buffer.getvalue()
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_generate_turns_images_upright_unless_told_not_to(tiny, pixels, form):
+  ask = functools.partial(tiny.generate, prompts="caption en", max_new_tokens=4)
+  files = [_turned(pixels, orientation, form) for orientation in range(1, 9)]
+  stored = ask([_turned(pixels, 1, form)] * 8)
+  assert ask(files, exif=False) == stored
+  upright = ask(files)
+  assert upright == ask(files, exif=True) == ask(files, exif="auto")
+  assert upright == ask([image_input.read(file, 28) for file in files])
+  assert len({p.logprob for p in upright}) == 8
+  with pytest.raises(pj.ConfigError, match=r"^generate.exif is 'no'; expected True, False or"):
+    ask(files, exif="no")
 
 
 def test_a_photo_is_upright_in_every_form(tmp_path, pixels):
@@ -212,7 +226,7 @@ def test_stop_strings_cut_the_answer_and_its_log_probability(tiny, pixels):
   assert ends[2] > ends[1] or ends[1] > ends[0]
   (cut,) = ask(max_new_tokens=12, stop=over)
   assert cut.text == "" and len(cut.tokens) <= 3
-  with pytest.raises(pj.ConfigError, match="expected texts that are not empty"):
+  with pytest.raises(pj.ConfigError, match=r"stop=\[''\] must be a text, or several, that are not"):
     ask(stop=[""])
 
 
@@ -225,9 +239,19 @@ def test_temperature_top_k_and_top_p_are_samplers(tiny, pixels):
   assert ask(temperature=0) == ask(temperature=0, top_p=0.5) == ask(top_k=1) == greedy
   drawn = ask(temperature=3.0, top_k=50, top_p=0.9)
   assert drawn == ask(sampler="draw(50, 0.9, 3)") and len({p.tokens for p in drawn}) > 1
-  for wrong in ({"top_p": 0}, {"top_p": 1.5}, {"top_k": 2.5}, {"temperature": -1}, {"top_k": "5"}):
-    with pytest.raises(pj.ConfigError):
-      ask(**wrong)
+  for key, wrong in (
+    ("top_p", 0),
+    ("top_p", 1.5),
+    ("top_k", 2.5),
+    ("top_k", "5"),
+    ("top_k", [5]),
+    ("temperature", -1),
+    ("temperature", float("nan")),
+    ("stop", 3),
+    ("repetition_penalty", None),
+  ):
+    with pytest.raises(pj.ConfigError, match=f"^{key}="):
+      ask(**{key: wrong})
   with pytest.raises(pj.ConfigError, match="choose one of the two ways"):
     ask(sampler="top_k(5)", top_p=0.5)
 
@@ -251,7 +275,7 @@ def test_a_penalty_on_repetition_is_that_of_transformers(tiny, pixels):
   assert list(prediction.tokens) == tokens
   assert ask(repetition_penalty=1.0) == ask() != [prediction]
   assert ask(repetition_penalty=penalty, temperature=1.0, best_of=2)[0].logprob < 0
-  with pytest.raises(pj.ConfigError, match="above 0"):
+  with pytest.raises(pj.ConfigError, match=r"^repetition_penalty=0 must be a number above 0"):
     ask(repetition_penalty=0)
   with pytest.raises(pj.ConfigError, match="choose one"):
     ask(repetition_penalty=1.2, beam_size=2)

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from paligemma_jax.checkpoint import weights_dir
+from paligemma_jax.core import sampling_options
 from paligemma_jax.models import params as param_table
 from paligemma_jax.trainer import setup
 from tests import run_train
@@ -44,19 +45,29 @@ def _predict(*args):
 
 
 def test_help_and_wrong_calls_cost_no_jax():
-  assert "usage: python -m paligemma_jax.predict" in _predict("--help").stdout
+  usage = _predict("--help").stdout
+  assert "usage: python -m paligemma_jax.predict" in usage
+  for key in (*sampling_options.FIELDS, "exif"):
+    assert f"--{key} " in usage
+  asked = ["--ckpt=a", "--out=b", "--prompt=p", "c.png"]
   for args, code, said in (
     (["--ckpt=a", "--out=b"], 78, "Name images, or --rows"),
     (["--ckpt=a", "--out=b", "c.png"], 78, "need a --prompt"),
     (["--ckpt=a", "c.png"], 2, "--out"),
     (["--ckpt=a", "--out=b", "--prompt=p", "--seed=-1", "c.png"], 78, "--seed is a whole number"),
+    ([*asked, "--temperature=-1"], 78, "temperature=-1.0 must be a number from 0 on"),
+    ([*asked, "--top_k=-1"], 78, "top_k=-1 must be a whole number from 0 on"),
+    ([*asked, "--top_p=2"], 78, "top_p=2.0 must be a number above 0 and at most 1"),
+    ([*asked, "--repetition_penalty=0"], 78, "repetition_penalty=0.0 must be a number above 0"),
+    ([*asked, "--stop", ""], 78, "stop=[''] must be a text, or several, that are not empty"),
+    ([*asked, "--sampler=top_k(5)", "--top_k=5"], 78, "choose one of the two ways"),
   ):
     done = _predict(*args)
     assert done.returncode == code and said in done.stderr
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.slow  # 40 s: two processes with JAX.
+@pytest.mark.slow  # 60 s: three processes with JAX.
 def test_images_and_rows_are_answered_and_a_second_run_has_nothing_to_do(tmp_path):
   rng = np.random.default_rng(0)
   params = {
@@ -77,6 +88,25 @@ def test_images_and_rows_are_answered_and_a_second_run_has_nothing_to_do(tmp_pat
   assert all(line["logprob"] < 0 and isinstance(line["text"], str) for line in lines)
   again = _predict(*by_name)
   assert again.returncode == 0 and "all 3 answers are in" in again.stderr
+
+  exif = Image.Exif()
+  exif[0x112] = 6
+  for path in paths:
+    Image.open(path).save(path.with_suffix(".tiff"), exif=exif)
+  stop = lines[0]["text"][1:3]
+  done = _predict(
+    *shared,
+    "--prompt=caption en",
+    f"--out={tmp_path / 'cut.jsonl'}",
+    "--top_k=1",
+    "--exif=false",
+    *(path.with_suffix(".tiff") for path in paths),
+    "--stop",
+    stop,
+  )
+  assert done.returncode == 0, done.stderr
+  cut = [json.loads(line)["text"] for line in (tmp_path / "cut.jsonl").read_text().splitlines()]
+  assert stop and cut == [line["text"].partition(stop)[0] for line in lines]
 
   rows = [{"image": p.name, "prefix": "caption en", "id": i} for i, p in enumerate(paths)]
   (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

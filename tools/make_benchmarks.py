@@ -24,6 +24,7 @@ import ml_collections
 from paligemma_jax import evals
 from paligemma_jax import pp
 from paligemma_jax.core import atomic_io
+from paligemma_jax.core import sampling_options
 from paligemma_jax.sources import tfds as tfds_source
 from tools import try_transfers
 from tools.prepare import __main__ as prepare
@@ -54,8 +55,8 @@ After the colon: `res` is 224, 448 or 896; `model` is `paligemma_3b`, `paligemma
 `paligemma2_10b` or `paligemma2_28b`; `tune` is what trains, of `paligemma_jax/presets.py`;
 `final=True` trains on all that the published score was trained on, `final=False` keeps rows aside
 to choose settings on. The scores below are **published** ones, of the whole recipe on the whole
-data; the pages name their sources; what our own runs give is not in this file. In templates ␣ is a space
-where there are several, ⇥ a tab, ⏎ a line break. Where the answers of a test are kept by a server,
+data; the pages name their sources; what our own runs give is not in this file. In templates ␣ is a
+space where there are several, ⇥ a tab, ⏎ a line break. Where the answers of a test are kept by a server,
 [test_servers.md](test_servers.md) says what it takes and how a file for it is checked. A training
 row that does not fit the text tokens is left out and counted, but of COCO-35L, where it is cut;
 [decisions.md](decisions.md) says how many that are where it was measured.
@@ -209,7 +210,7 @@ def _evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
   groups: dict[tuple[str, ...], list[Any]] = {}
   for e in config.evals:
     beam_size = e.beam_size
-    how = "greedy" if beam_size == 1 else f"beam of {beam_size}"
+    how = f"beam of {beam_size}" if beam_size > 1 else sampling_options.sampler(e)
     decoding = f"{how}, {e.max_len} tokens" if e.encoding == "decode" else "–"
     groups.setdefault((type(e).__name__, e.every or "end", decoding), []).append(e)
   for (kind, every, decoding), group in groups.items():

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pathlib
-import re
 
-from absl import logging
-
-from paligemma_jax.checkpoint import hf
+from paligemma_jax.checkpoint import hub
 from paligemma_jax.core import errors
 
 DIRECTORY_VARIABLE = "PALIGEMMA_JAX_CKPTS"
@@ -77,8 +73,8 @@ def find(name: str | os.PathLike) -> pathlib.Path:
   bare = key.removeprefix(_OWNER)
   released = _RELEASED.get(bare, bare)
   if released not in _RELEASED.values():
-    if looks_like_an_id(key):
-      return find_on_hub(key)
+    if hub.looks_like_an_id(key):
+      return hub.find(key)
     is_name = "/" not in key and not path.suffix
     hint = errors.did_you_mean(key, [*_RELEASED, *_EMBEDDED]) if is_name else ""
     raise errors.CheckpointError(
@@ -90,9 +86,9 @@ def find(name: str | os.PathLike) -> pathlib.Path:
     for ending in _ENDINGS:
       if (folder / (stem + ending)).exists():
         return folder / (stem + ending)
-  cached = cached_on_hub(_OWNER + released)
+  cached = hub.cached(_OWNER + released)
   if cached or key.startswith(_OWNER):
-    return cached or find_on_hub(key)
+    return cached or hub.find(key)
   raise errors.CheckpointError(
     f"{key!r} is published as {released}.npz but is not in {folder}/. Accept its licence and get"
     f" it from {_PAGES[released.partition('-')[0]]}, get {TOKENIZER} from {_TOKENIZER_PAGE}, and"
@@ -146,112 +142,3 @@ def pretrained(model: str, res: int) -> str:
   if prefix and res not in (224, 448, 896):
     raise errors.ConfigError(f"There is no pretrained {model} at {res} px; take 224, 448 or 896.")
   return f"{prefix}_{res}" if prefix else ""
-
-
-_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+))?")
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-_MAX_REF_BYTES = 1000
-# All that lies with weights; no pickles, no code.
-_WANTED = ("*.json", "*.safetensors", "*.npz", "*.model", "*.txt", "*.jinja", "*.md")
-_LOGIN = "Most PaliGemma weights want their licence accepted on the page and `hf auth login`."
-
-
-def looks_like_an_id(name: str) -> bool:
-  """True for "owner/name" and "owner/name@revision", unless a folder "owner" is here."""
-  match = _ID.fullmatch(name)
-  return bool(match) and not pathlib.Path(name.partition("/")[0]).exists()
-
-
-def find_on_hub(name: str) -> pathlib.Path:
-  """The folder, or the npz file, of a hub id; downloads what the cache has not.
-
-  Raises:
-    CheckpointError: it is not in the cache and cannot be downloaded; says what to do.
-  """
-  found = cached_on_hub(name)
-  return _weights(_download(*_parts(name), name)) if found is None else found
-
-
-def cached_on_hub(name: str) -> pathlib.Path | None:
-  """The same from the cache alone; None where its weights are not all there."""
-  repo, revision = _parts(name)
-  place = cache() / ("models--" + repo.replace("/", "--"))
-  commit = revision
-  if not _COMMIT.fullmatch(revision):
-    try:
-      with open(place / "refs" / revision, encoding="ascii") as file:
-        commit = file.read(_MAX_REF_BYTES).strip()
-    except (OSError, ValueError):
-      return None
-    if not _COMMIT.fullmatch(commit):
-      return None
-  folder = place / "snapshots" / commit
-  return _weights(folder) if _is_whole(folder) else None
-
-
-def cache() -> pathlib.Path:
-  """Where the hub's tools keep what they downloaded; the variables are theirs."""
-  home = os.environ.get("HF_HOME") or os.path.join(
-    os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"
-  )
-  named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
-  return pathlib.Path(named or os.path.join(home, "hub")).expanduser()
-
-
-def _parts(name: str) -> tuple[str, str]:
-  """(repository, revision)."""
-  match = _ID.fullmatch(name)
-  return match["repo"], match["revision"] or "main"
-
-
-def _weights(folder: pathlib.Path) -> pathlib.Path:
-  """The folder; or the one npz in it, where it is one of the JAX release."""
-  files = sorted(folder.glob("*.npz"))
-  return files[0] if len(files) == 1 and not (folder / "config.json").exists() else folder
-
-
-def _is_whole(folder: pathlib.Path) -> bool:
-  """Whether the weights are all there; each file of a snapshot appears when it is complete."""
-  if not (folder / "config.json").is_file():
-    return any(folder.glob("*.npz"))
-  if (folder / hf.SINGLE).is_file():
-    return True
-  try:
-    index = json.loads((folder / hf.INDEX).read_text())
-    shards = set(index["weight_map"].values())
-    return bool(shards) and all((folder / shard).is_file() for shard in shards)
-  except (OSError, ValueError, LookupError, TypeError, AttributeError):
-    return False
-
-
-def _download(repo: str, revision: str, name: str) -> pathlib.Path:
-  page = f"https://huggingface.co/{repo}"
-  at = "" if revision == "main" else f" --revision {revision}"
-  by_hand = f"download it with `hf download {repo}{at}`, or give the folder that it is in"
-  if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
-    raise errors.CheckpointError(
-      f"{name!r}: there is no such file or directory. It reads as an id of the Hugging Face hub,"
-      f" but {cache()} has it not whole, and HF_HUB_OFFLINE forbids a download. Online,"
-      f" {by_hand}."
-    )
-  try:
-    import huggingface_hub
-  except ImportError:
-    raise errors.CheckpointError(
-      f"{name!r}: there is no such file or directory. It reads as an id of the Hugging Face hub"
-      f" ({page}), but {cache()} has it not whole. `pip install huggingface_hub` and try again;"
-      f" or {by_hand}. {_LOGIN}"
-    ) from None
-  logging.warning("%s: not in %s, so it is downloaded from %s", name, cache(), page)
-  try:
-    return pathlib.Path(
-      huggingface_hub.snapshot_download(
-        repo, revision=revision, cache_dir=cache(), allow_patterns=list(_WANTED)
-      )
-    )
-  except Exception as e:  # Of the package and of the network below it: any.
-    why = " ".join(str(e).split())[:300]
-    raise errors.CheckpointError(
-      f"{name!r} could not be downloaded from the Hugging Face hub: {type(e).__name__}: {why}."
-      f" {_LOGIN} The same command goes on with what is there; or {by_hand}."
-    ) from None

@@ -11,6 +11,7 @@ import ml_collections
 from paligemma_jax.config import schema
 from paligemma_jax.config import value_checks
 from paligemma_jax.core import errors
+from paligemma_jax.core import sampling_options
 from paligemma_jax.core import spec as specs
 from paligemma_jax.regions import answer_forms
 
@@ -29,6 +30,7 @@ _EVALUATOR_FIELDS = (
   "constraint",
   "overflow",
   *_LEAST,
+  *sampling_options.FIELDS,
 )
 
 
@@ -71,6 +73,8 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
       yield f"{what}: overflow must be one of {known}, not {evaluator.overflow!r}."
     if not isinstance(evaluator.sampler, str):
       yield f"{what}: sampler must be a text such as 'greedy', not {evaluator.sampler!r}."
+    for problem in sampling_options.problems(evaluator):
+      yield f"{what}: {problem}"
     if not isinstance(evaluator.constraint, (type(None), *answer_forms.CONSTRAINTS.values())):
       known = ", ".join(f"constraints.{name}" for name in answer_forms.CONSTRAINTS)
       yield f"{what}: constraint must be None or one of {known}, not {evaluator.constraint!r}."

@@ -138,8 +138,6 @@ def make_generate(
 
 
 def _check(sampler: str, best_of: int, beam_size: int, repetition_penalty: float) -> None:
-  if type(repetition_penalty) not in (int, float) or not 0 < repetition_penalty < 1e6:
-    raise errors.ConfigError(f"{repetition_penalty=!r} must be a number above 0; 1 is none.")
   if beam_size > 1 and repetition_penalty != 1.0:
     raise errors.ConfigError(f"{beam_size=} searches without {repetition_penalty=}: choose one.")
   for name, value in (("best_of", best_of), ("beam_size", beam_size)):
@@ -152,8 +150,7 @@ def _check(sampler: str, best_of: int, beam_size: int, repetition_penalty: float
     )
   if best_of > 1 and greedy:
     raise errors.ConfigError(
-      f"{best_of=} greedy answers are all the same; set sampler to one that draws, such as"
-      " 'temperature(0.7)'."
+      f"{best_of=} greedy answers are all the same; draw them, as by temperature=0.7."
     )
 
 

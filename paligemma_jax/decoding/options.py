@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
+from typing import NamedTuple
 
 from paligemma_jax.core import errors
+from paligemma_jax.core import sampling_options
 from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.decoding import constraints
 from paligemma_jax.decoding import generate
@@ -15,7 +18,11 @@ from paligemma_jax.models import variants
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What evaluators and `PaliGemma.generate` are asked for; see there."""
+  """What evaluators and `PaliGemma.generate` are asked for; see there.
+
+  Raises:
+    ConfigError: `core.sampling_options` finds something wrong.
+  """
 
   max_new_tokens: int
   sampler: str = "greedy"
@@ -23,8 +30,24 @@ class Options:
   beam_size: int = 1
   banned: tuple[str | int, ...] = ()
   constraint: Any = None
-  stop: tuple[str, ...] = ()
+  temperature: float | None = None
+  top_k: int = 0
+  top_p: float = 1.0
   repetition_penalty: float = 1.0
+  stop: str | tuple[str, ...] = ()
+
+  def __post_init__(self):
+    sampling_options.check(self)
+    object.__setattr__(self, "stop", sampling_options.texts(self.stop))
+
+
+class Answer(NamedTuple):
+  """A decoded answer that ends before the first of the stop strings."""
+
+  text: str
+  tokens: tuple[int, ...]
+  logprob: float
+  token_logprobs: tuple[float, ...]
 
 
 def make_generate(
@@ -45,13 +68,11 @@ def make_generate(
     )
   if options.stop and tokenizer is None:
     raise errors.ConfigError("stop= needs a tokenizer; none was found with the weights.")
-  if not all(isinstance(text, str) and text for text in options.stop):
-    raise errors.ConfigError(f"stop={list(options.stop)!r}: expected texts that are not empty.")
   return generate.make_generate(
     cfg,
     max_new_tokens=options.max_new_tokens,
     eos_id=tokenizers.EOS_ID,
-    sampler=options.sampler,
+    sampler=sampling_options.sampler(options),
     best_of=options.best_of,
     beam_size=options.beam_size,
     banned=banned,
@@ -61,41 +82,32 @@ def make_generate(
   )
 
 
-def sampler(given: str, temperature: float | None, top_k: int, top_p: float) -> str:
-  """The sampler that these say, as `sampling.parse` reads it.
+def answer(
+  tokenizer: tokenizers.Tokenizer | None,
+  tokens: Sequence[int],
+  logprob: float,
+  token_logprobs: Sequence[float],
+  stop: str | Sequence[str],
+) -> Answer:
+  """The answer in decoded tokens; its tokens hold the stop string that was met.
 
   Args:
-    temperature: 0 is greedy; None is 1 where one of the others draws, else what `given` says.
-    top_k: 0 for all; top_p: 1 for all.
-
-  Raises:
-    ConfigError: numbers out of their range, or a sampler beside them.
+    tokenizer: None where none is known; the text is then ''.
+    logprob: the sum of `token_logprobs`, kept where nothing is cut.
   """
-  for name, value in (("temperature", temperature), ("top_p", top_p), ("top_k", top_k)):
-    if value is not None and (type(value) not in (int, float) or not 0 <= value < 1e9):
-      raise errors.ConfigError(f"{name}={value!r} must be a number from 0 on.")
-  if temperature is None and not top_k and top_p == 1:
-    return given
-  if given.strip() != "greedy":
-    raise errors.ConfigError(
-      f"sampler={given!r} and {temperature=}, {top_k=}, {top_p=}: choose one of the two ways."
-    )
-  if temperature == 0:
-    return "greedy"
-  return f"draw({top_k}, {top_p}, {1.0 if temperature is None else temperature})"
-
-
-def until(
-  tokenizer: tokenizers.Tokenizer, tokens: Sequence[int], stop: Sequence[str]
-) -> tuple[str, int]:
-  """(the text before the first of the stop strings, how many tokens make that and the string)."""
+  if tokenizer is None:
+    return Answer("", tuple(tokens), logprob, tuple(token_logprobs))
   text = tokenizer.decode(tokens)
-  found = [(at, word) for word in stop if (at := text.find(word)) >= 0]
-  if not found:
-    return text, len(tokens)
-  at, word = min(found, key=lambda place: (place[0], len(place[1])))
-  ends = tokenizer.ends(tokens)
-  return text[:at], next(i + 1 for i, end in enumerate(ends) if end >= at + len(word))
+  found = [(at, word) for word in sampling_options.texts(stop) if (at := text.find(word)) >= 0]
+  if found:
+    at, word = min(found, key=lambda place: (place[0], len(place[1])))
+    ends = tokenizer.ends(tokens)
+    num = next(i + 1 for i, end in enumerate(ends) if end >= at + len(word))
+    if num < len(tokens):
+      tokens, token_logprobs = tokens[:num], token_logprobs[:num]
+      logprob = math.fsum(token_logprobs)
+    text = text[:at]
+  return Answer(text, tuple(tokens), logprob, tuple(token_logprobs))
 
 
 def _ending(stop: Sequence[str], tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:

@@ -105,8 +105,11 @@ def _check_k(text: str, k: float, *, least: int) -> None:
 
 
 def _without_unlikely(logits_BV: jax.Array, k: int) -> jax.Array:
-  lowest_B1 = jax.lax.top_k(logits_BV, min(k, logits_BV.shape[-1]))[0][:, -1:]
-  return jnp.where(logits_BV >= lowest_B1, logits_BV, -jnp.inf)
+  # By place, not by value: of equal logits the first ones stay, and no more than k.
+  places_BK = jax.lax.top_k(logits_BV, min(k, logits_BV.shape[-1]))[1]
+  rows_B1 = jnp.arange(len(logits_BV))[:, None]
+  stays_BV = jnp.zeros(logits_BV.shape, bool).at[rows_B1, places_BK].set(True)
+  return jnp.where(stays_BV, logits_BV, -jnp.inf)
 
 
 def _draw(logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:

@@ -39,6 +39,9 @@ class Evaluator:
 
   How the answer is decoded:
     sampler: 'greedy', 'temperature(0.7)', 'top_k(40, 0.7)' or 'nucleus(0.9, 0.7)'.
+    temperature, top_k, top_p: the same in numbers, in place of `sampler`.
+    repetition_penalty: above 1 what the prompt or the answer holds becomes less likely.
+    stop: a text or several, before which the answer ends. core.sampling_options says all five.
     best_of: answers drawn per row, of which the most probable one is kept.
     beam_size: above 1 a beam search.
     banned: texts of tokens that the answer must not hold, as '<eos>' or ' cat'.
@@ -61,6 +64,11 @@ class Evaluator:
   beam_size: int = 1
   banned: tuple[str, ...] = ()
   constraint: Any = None
+  temperature: float | None = None
+  top_k: int = 0
+  top_p: float = 1.0
+  repetition_penalty: float = 1.0
+  stop: str | tuple[str, ...] = ()
 
   encoding = "decode"
 

@@ -25,14 +25,17 @@ _NOT_IN_FILES = {  # Modes of PIL that no file keeps, and what they become.
 _SLACK = 1e-3  # How far floats may leave [-1, 1] by rounding.
 
 
-def read(value: Any, res: int) -> np.ndarray:
+def read(value: Any, res: int, *, exif: bool | str = True) -> np.ndarray:
   """uint8[R, R, 3], or [F, R, R, 3] from a list or a 4-D array; floats stay float32.
 
   Args:
     value: a path, the bytes of an image file, an open binary file, a PIL image of any
       mode, uint8[H, W, 3] of any size (resized as in training), float[R, R, 3] in [-1, 1], or
-      several of those. What has an EXIF orientation is turned upright.
+      several of those.
     res: R, pixels.
+    exif: what has an EXIF orientation is turned upright; False leaves it as stored. "auto", which
+      asks a data set for the size of its pictures, is True here, where nobody says one. Of a TIFF
+      whose pixels Pillow has read there is the upright picture alone.
 
   Raises:
     DataError: the image cannot be read, or is float and of another size or range.
@@ -40,18 +43,19 @@ def read(value: Any, res: int) -> np.ndarray:
   if isinstance(value, (list, tuple)):
     if not value:
       raise errors.DataError("An empty list of images.")
-    images = [read(item, res) for item in value]
+    images = [read(item, res, exif=exif) for item in value]
     if len({image.dtype for image in images}) > 1:
       images = [x if x.dtype != np.uint8 else x.astype(np.float32) / 127.5 - 1 for x in images]
     return np.stack(images)
+  upright = bool(exif)
   if isinstance(value, (str, os.PathLike)):
-    pixels = _file(pathlib.Path(value))
+    pixels = _file(pathlib.Path(value), upright)
   elif isinstance(value, (bytes, bytearray, memoryview)):
-    pixels = decode.decode_image(bytes(value))
+    pixels = decode.decode_image(bytes(value), exif=upright)
   elif isinstance(value, Image.Image):
-    pixels = _pil(value)
+    pixels = _pil(value, upright)
   elif hasattr(value, "read"):
-    pixels = decode.decode_image(_content(value))
+    pixels = decode.decode_image(_content(value), exif=upright)
   else:
     array = np.asarray(value)
     if np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16":
@@ -96,7 +100,7 @@ def check_range(image: np.ndarray) -> np.ndarray:
   return image
 
 
-def _file(path: pathlib.Path) -> np.ndarray:
+def _file(path: pathlib.Path, upright: bool) -> np.ndarray:
   try:
     if not path.is_file():
       raise errors.DataError(f"{path}: no such image file.")
@@ -105,7 +109,7 @@ def _file(path: pathlib.Path) -> np.ndarray:
     why = getattr(e, "strerror", None) or e
     raise errors.DataError(f"{path}: cannot be read: {why}.") from None
   try:
-    return decode.decode_image(data)
+    return decode.decode_image(data, exif=upright)
   except errors.DataError as e:
     raise errors.DataError(f"{path}: {e}") from None
 
@@ -126,15 +130,15 @@ def _content(file: Any) -> bytes:
   return data
 
 
-def _pil(image: Image.Image) -> np.ndarray:
+def _pil(image: Image.Image, upright: bool) -> np.ndarray:
   if (data := _unread(image)) is not None:
-    return decode.decode_image(data)
+    return decode.decode_image(data, exif=upright)
   try:
     image.load()
   except (OSError, ValueError, SyntaxError) as e:  # From a damaged file.
     raise errors.DataError(f"{image!r} cannot be read: {type(e).__name__}: {e}.") from None
   try:
-    image = ImageOps.exif_transpose(image)
+    image = ImageOps.exif_transpose(image) if upright else image.copy()
   except Exception:  # A damaged EXIF block says nothing about the pixels.
     image = image.copy()
   if image.mode in ("RGB", "L"):
@@ -152,7 +156,7 @@ def _pil(image: Image.Image) -> np.ndarray:
     raise errors.DataError(
       f"A PIL image of mode {image.mode!r} cannot be read ({e}); pass image.convert('RGB')."
     ) from None
-  return decode.decode_image(buffer.getvalue())
+  return decode.decode_image(buffer.getvalue(), exif=upright)
 
 
 def _unread(image: Image.Image) -> bytes | None:

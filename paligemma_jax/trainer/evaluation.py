@@ -265,7 +265,7 @@ class Runner:
     on_device = sharding.put(batch, self._setup.mesh)
     key = jax.random.key(self._setup.config.seed)
     result = self._generate[evaluator.name](params, on_device, key)
-    return outputs(self._setup.tokenizer, batch, result)
+    return outputs(self._setup.tokenizer, batch, result, evaluator.stop)
 
   def _model(self) -> tuple[Any, Any]:
     return self._setup.cfg, self._setup.mesh
@@ -324,6 +324,7 @@ def _placed(folder: pathlib.Path, name: str, step: int) -> pathlib.Path:
   return path
 
 
+_OPTIONS = tuple(f.name for f in dataclasses.fields(options.Options) if f.name != "max_new_tokens")
 _NAMES = ("tokens", "lengths", "logprob", "token_logprob")
 
 
@@ -340,38 +341,30 @@ def programs(
   for evaluator in evaluators:
     if evaluator.encoding != "decode":
       continue
-    how = options.Options(
-      max_new_tokens=evaluator.max_len,
-      sampler=evaluator.sampler,
-      best_of=evaluator.best_of,
-      beam_size=evaluator.beam_size,
-      banned=evaluator.banned,
-      constraint=evaluator.constraint,
-    )
-    if how not in made:
-      try:
+    asked = {name: getattr(evaluator, name) for name in _OPTIONS}
+    try:
+      how = options.Options(max_new_tokens=evaluator.max_len, **asked)
+      if how not in made:
         made[how] = options.make_generate(setup.cfg, how, setup.tokenizer)
-      except errors.ConfigError as e:
-        raise errors.ConfigError(f"evaluator {evaluator.name!r}: {e}") from None
+    except errors.ConfigError as e:
+      raise errors.ConfigError(f"evaluator {evaluator.name!r}: {e}") from None
     named[evaluator.name] = made[how]
   return named
 
 
 def outputs(
-  tokenizer: tokenizers.Tokenizer, batch: loader.Batch, result: Mapping[str, jax.Array]
+  tokenizer: tokenizers.Tokenizer,
+  batch: loader.Batch,
+  result: Mapping[str, jax.Array],
+  stop: str | Sequence[str],
 ) -> list[evals.Output]:
   """What `generate` gave for this process's rows of the batch."""
   columns = [gather.local_rows(result[name]) for name in _NAMES]
   found = []
   for row, ids, length, total, each in zip(batch["_row"], *columns, strict=True):
-    ids, each = (tuple(x[:length].tolist()) for x in (ids, each))
-    output = evals.Output(
-      int(row),
-      text=tokenizer.decode(ids),
-      tokens=ids,
-      logprob=float(total),
-      token_logprobs=each,
-      token_ends=tokenizer.ends(ids),
-    )
-    found.append(output)
+    ids, each = (x[:length].tolist() for x in (ids, each))
+    answer = options.answer(tokenizer, ids, float(total), each, stop)
+    # The tokens of a stop string write nothing that is kept.
+    ends = tuple(min(end, len(answer.text)) for end in tokenizer.ends(answer.tokens))
+    found.append(evals.Output(int(row), *answer, token_ends=ends))
   return found

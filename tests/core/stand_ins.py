@@ -56,6 +56,11 @@ class Judge:
   beam_size: int = 1
   banned: tuple = ()
   constraint: object = None
+  temperature: object = None
+  top_k: int = 0
+  top_p: float = 1.0
+  repetition_penalty: float = 1.0
+  stop: object = ()
   reads: tuple = ()
 
   encoding = "decode"

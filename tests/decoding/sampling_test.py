@@ -47,6 +47,13 @@ def test_shares(sampler, shares):
   np.testing.assert_allclose(got, shares, rtol=0, atol=4 * 0.5 / _NUM_DRAWS**0.5)
 
 
+@pytest.mark.parametrize("sampler", ["top_k(2)", "draw(2, 1, 1)", "draw(2, 0.99, 1)"])
+def test_of_equal_tokens_no_more_than_k_are_drawn(sampler):
+  got = _shares(sampler, probs=np.full(5, 0.2))
+  assert np.all(got[:2] > 0.4) and not got[2:].any()
+  assert _shares("top_k(1)", probs=np.full(5, 0.2))[0] == 1
+
+
 @pytest.mark.parametrize(
   "sampler, said",
   [

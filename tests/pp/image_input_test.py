@@ -1,5 +1,6 @@
 """Images as callers have them: the same pixels by every way, upright, in every mode of PIL."""
 
+import functools
 import io
 
 import numpy as np
@@ -37,6 +38,26 @@ def test_path_bytes_open_file_and_pil_image_are_the_same_pixels(form, orientatio
     image.load()  # It can still be read by its owner.
     read = image_input.read(image, 28).astype(int)
   # Pillow's own pixels of a JPEG are up to seven levels away.
+  assert np.abs(read - expected).max() <= (7 if form == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_without_exif_the_pixels_are_as_stored(form, orientation, tmp_path):
+  data = _file(form, orientation)
+  (tmp_path / "a").write_bytes(data)
+  stored = image_input.read(_file(form, 1), 28)
+  as_stored = functools.partial(image_input.read, res=28, exif=False)
+  for value in (data, tmp_path / "a", io.BytesIO(data), Image.open(io.BytesIO(data))):
+    np.testing.assert_array_equal(as_stored(value), stored)
+  np.testing.assert_array_equal(as_stored([data, data]), np.stack([stored, stored]))
+  upright = image_input.read(data, 28)
+  np.testing.assert_array_equal(image_input.read(data, 28, exif="auto"), upright)
+  assert (orientation == 1) == np.array_equal(upright, stored)
+  image = Image.open(tmp_path / "a")
+  image.load()
+  read = as_stored(image).astype(int)  # By Pillow, which turns a TIFF and keeps no word of it.
+  expected = upright if form == "TIFF" else stored
   assert np.abs(read - expected).max() <= (7 if form == "JPEG" else 0)
 
 

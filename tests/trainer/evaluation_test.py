@@ -144,6 +144,48 @@ def test_a_banned_token_is_never_decoded(run):
   assert {output.tokens for output in without.outputs} == {(2, 2, 2)}
 
 
+def test_evaluators_take_the_sampling_options_of_generate():
+  """Of a model whose tokens differ: greedy, the same by top_k=1, cut, drawn, penalized."""
+  rows = evaluation_run.source(5)
+  free = dict(batch_size=4, max_len=8, banned=("<eos>",))
+  asked = {
+    "greedy": {},
+    "first": dict(top_k=1, temperature=2.0),
+    "drawn": dict(temperature=5.0),
+    "draw": dict(sampler="temperature(5)"),
+    "fair": dict(repetition_penalty=50.0),
+  }
+  made = evaluation_run.setup(
+    *(evals.WritePredictions(n, rows, _PAINT, **free, **how) for n, how in asked.items())
+  )
+  params = evaluation_run.random_params(made)
+  found = {n: r.outputs for n, r in evaluation.Runner(made, None).run(params, 1).items()}
+  tokens = {n: [o.tokens for o in outputs] for n, outputs in found.items()}
+  assert tokens["first"] == tokens["greedy"] != tokens["drawn"] == tokens["draw"]
+  assert all(len(set(row)) == 8 for row in tokens["fair"]) and tokens["fair"] != tokens["greedy"]
+
+  whole = max(found["drawn"], key=lambda o: len(o.text))
+  stop = whole.text[whole.token_ends[3] - 1 : whole.token_ends[3] + 1]  # Over a border of tokens.
+  made = evaluation_run.setup(
+    evals.WritePredictions("cut", rows, _PAINT, **free, temperature=5.0, stop=stop)
+  )
+  outputs = evaluation.Runner(made, None).run(params, 1)["cut"].outputs
+  cut = next(o for o in outputs if o.row == whole.row)
+  num = len(cut.tokens)
+  assert cut.text == whole.text[: whole.text.find(stop)]
+  assert cut.tokens == whole.tokens[:num] and num == len(cut.token_logprobs) == len(cut.token_ends)
+  ends = (0, *whole.token_ends)
+  assert ends[num] >= len(cut.text) + len(stop) > max(ends[:num]) and len(stop) == 2
+  assert max(cut.token_ends) == len(cut.text)
+  assert cut.logprob == pytest.approx(sum(whole.token_logprobs[:num]), rel=1e-5)
+
+
+def test_wrong_sampling_options_name_the_evaluator_and_the_key():
+  bad = evals.ExactMatch("val/bad", evaluation_run.source(1), _PAINT, top_p=2.0)
+  with pytest.raises(errors.ConfigError, match=r"evaluator 'val/bad': top_p=2\.0 must be"):
+    evaluation.Runner(evaluation_run.setup(bad), None)
+
+
 def test_an_answer_is_searched_for_among_those_that_are_allowed(run):
   outputs = run.runner.run(run.params, 1, names=["val/choice"])["val/choice"].outputs
   assert len(outputs) == 5 and {output.text for output in outputs} <= {"cat", "two fish"}

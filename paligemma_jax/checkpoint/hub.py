@@ -1,0 +1,144 @@
+"""Weights by their id on the Hugging Face hub: "google/paligemma2-3b-pt-224", or with "@bfloat16".
+
+What the hub's tools have downloaded before is taken from their cache, without a package and without
+a network. The rest is downloaded through the package `huggingface_hub`, where it is installed: it
+shows how far it is; a download that broke off goes on where it was, see `hub_blobs`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+import re
+
+from absl import logging
+
+from paligemma_jax.checkpoint import hf
+from paligemma_jax.checkpoint import hub_blobs
+from paligemma_jax.core import errors
+
+_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_MAX_REF_BYTES = 1000
+# All that lies with weights; no pickles, no code.
+_WANTED = ("*.json", "*.safetensors", "*.npz", "*.model", "*.txt", "*.jinja", "*.md")
+_ENDPOINT = "https://huggingface.co"
+
+
+def looks_like_an_id(name: str) -> bool:
+  """True for "owner/name" and "owner/name@revision", unless a folder "owner" is here."""
+  match = _ID.fullmatch(name)
+  return bool(match) and not pathlib.Path(name.partition("/")[0]).exists()
+
+
+def find(name: str) -> pathlib.Path:
+  """The folder, or the npz file, of a hub id; downloads what the cache has not.
+
+  Raises:
+    CheckpointError: it is not in the cache and cannot be downloaded; says what to do.
+  """
+  found = cached(name)
+  return _weights(_download(*_parts(name), name)) if found is None else found
+
+
+def cached(name: str) -> pathlib.Path | None:
+  """The same from the cache alone; None where its weights are not all there."""
+  repo, revision = _parts(name)
+  place = cache() / ("models--" + repo.replace("/", "--"))
+  commit = revision
+  if not _COMMIT.fullmatch(revision):
+    try:
+      with open(place / "refs" / revision, encoding="ascii") as file:
+        commit = file.read(_MAX_REF_BYTES).strip()
+    except (OSError, ValueError):
+      return None
+    if not _COMMIT.fullmatch(commit):
+      return None
+  folder = place / "snapshots" / commit
+  return _weights(folder) if _is_whole(folder) else None
+
+
+def cache() -> pathlib.Path:
+  """Where the hub's tools keep what they downloaded; the variables are theirs."""
+  home = os.environ.get("HF_HOME") or os.path.join(
+    os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"
+  )
+  named = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+  return pathlib.Path(named or os.path.join(home, "hub")).expanduser()
+
+
+def _parts(name: str) -> tuple[str, str]:
+  """(repository, revision)."""
+  match = _ID.fullmatch(name)
+  return match["repo"], match["revision"] or "main"
+
+
+def _weights(folder: pathlib.Path) -> pathlib.Path:
+  """The folder; or the one npz in it, where it is one of the JAX release."""
+  files = sorted(folder.glob("*.npz"))
+  return files[0] if len(files) == 1 and not (folder / "config.json").exists() else folder
+
+
+def _is_whole(folder: pathlib.Path) -> bool:
+  """Whether the weights are all there; each file of a snapshot appears when it is complete."""
+  if not (folder / "config.json").is_file():
+    return any(folder.glob("*.npz"))
+  if (folder / hf.SINGLE).is_file():
+    return True
+  try:
+    index = json.loads((folder / hf.INDEX).read_text())
+    shards = set(index["weight_map"].values())
+    return bool(shards) and all((folder / shard).is_file() for shard in shards)
+  except (OSError, ValueError, LookupError, TypeError, AttributeError):
+    return False
+
+
+def _download(repo: str, revision: str, name: str) -> pathlib.Path:
+  page = f"{os.environ.get('HF_ENDPOINT') or _ENDPOINT}/{repo}"
+  at = "" if revision == "main" else f" --revision {revision}"
+  by_hand = f"download it with `hf download {repo}{at}`, or give the folder that it is in"
+  absent = (
+    f"{name!r} is no file or directory here, and as an id of the Hugging Face hub ({page}) it is"
+    f" not whole in {cache()}"
+  )
+  if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+    raise errors.CheckpointError(
+      f"{absent}, and HF_HUB_OFFLINE forbids a download: unset it, or online {by_hand}."
+    )
+  try:
+    import huggingface_hub
+    from huggingface_hub import utils
+  except ImportError:
+    raise errors.CheckpointError(
+      f"{absent}: `pip install huggingface_hub` and try again, or {by_hand}."
+    ) from None
+  logging.warning("%s: not in %s, so it is downloaded from %s", name, cache(), page)
+  try:
+    hub_blobs.fetch(repo, revision, cache())
+    return pathlib.Path(
+      huggingface_hub.snapshot_download(
+        repo, revision=revision, cache_dir=cache(), allow_patterns=list(_WANTED)
+      )
+    )
+  except errors.CheckpointError:
+    raise
+  except utils.GatedRepoError:
+    why = (
+      f"is gated: accept its licence on {page}, then `hf auth login` (or set HF_TOKEN) with that"
+      f" account, or {by_hand}"
+    )
+  except utils.RevisionNotFoundError:
+    why = f"has no revision {revision!r}: take one of those on {page}/tree/main, or leave it out"
+  except utils.RepositoryNotFoundError:
+    why = (
+      f"is not on the Hugging Face hub, or not for everyone: look at its spelling on {page}, and"
+      " `hf auth login` if it is private"
+    )
+  except Exception as e:  # Of the package and of the network below it: any.
+    said = " ".join(str(e).split())[:300].rstrip(".")
+    why = (
+      f"could not be downloaded from the Hugging Face hub, {page} ({type(e).__name__}: {said}):"
+      f" the same command goes on with what is there, or {by_hand}"
+    )
+  raise errors.CheckpointError(f"{name!r} {why}.")

@@ -1,0 +1,84 @@
+"""How the next token is drawn and where an answer ends, in numbers and texts.
+
+Evaluators, `PaliGemma.generate` and `python -m paligemma_jax.predict` take these by the same names:
+
+    temperature         draws from softmax(logits / temperature); 0 is greedy; None is 1 where top_k
+                        or top_p is set, else what `sampler` says
+    top_k               only so many most likely tokens; 0: all
+    top_p               only the fewest most likely tokens that have this probability; 1: all
+    repetition_penalty  above 1 what the prompt or the answer holds becomes less likely; 1: none
+    stop                texts before which an answer ends
+
+`sampler="top_k(40, 0.7)"` says the first three in one text, so it excludes them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from paligemma_jax.core import errors
+
+FIELDS = ("temperature", "top_k", "top_p", "repetition_penalty", "stop")
+
+
+def check(asked: Any) -> None:
+  """ConfigError for the first of the `problems`."""
+  for problem in problems(asked):
+    raise errors.ConfigError(problem)
+
+
+def problems(asked: Any) -> Iterator[str]:
+  """What is wrong with the FIELDS of `asked`; each names its key.
+
+  Args:
+    asked: has `sampler`, `beam_size` and FIELDS as attributes: an evaluator, options, arguments.
+  """
+  temperature, top_k, top_p = asked.temperature, asked.top_k, asked.top_p
+  wrong = []
+  if temperature is not None and not (_is_number(temperature) and temperature >= 0):
+    wrong.append(f"temperature={temperature!r} must be a number from 0 on; 0 is greedy.")
+  if not (_is_number(top_k) and top_k >= 0 and top_k == int(top_k)):
+    wrong.append(f"top_k={top_k!r} must be a whole number from 0 on; 0 is all tokens.")
+  if not (_is_number(top_p) and 0 < top_p <= 1):
+    wrong.append(f"top_p={top_p!r} must be a number above 0 and at most 1; 1 is all tokens.")
+  penalty = asked.repetition_penalty
+  if not (_is_number(penalty) and penalty > 0):
+    yield f"repetition_penalty={penalty!r} must be a number above 0; 1 is none."
+  stop = asked.stop
+  if not isinstance(stop, (str, tuple, list)) or not all(
+    isinstance(text, str) and text for text in texts(stop)
+  ):
+    yield f"stop={stop!r} must be a text, or several, that are not empty."
+  yield from wrong
+  if wrong or not _says_numbers(asked) or not isinstance(asked.sampler, str):
+    return
+  numbers = f"{temperature=}, {top_k=}, {top_p=}"
+  if asked.sampler.strip() != "greedy":
+    yield f"sampler={asked.sampler!r} and {numbers}: choose one of the two ways."
+  elif isinstance(asked.beam_size, int) and asked.beam_size > 1 and temperature != 0:
+    yield f"beam_size={asked.beam_size!r} searches, {numbers} draw: choose one of them."
+
+
+def sampler(asked: Any) -> str:
+  """What `decoding.sampling.parse` reads, of `asked`, which has no problems."""
+  if not _says_numbers(asked):
+    return asked.sampler
+  if asked.temperature == 0:
+    return "greedy"
+  temperature = 1.0 if asked.temperature is None else asked.temperature
+  return f"draw({asked.top_k}, {asked.top_p}, {temperature})"
+
+
+def texts(stop: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
+  """One text stands for a tuple of it."""
+  return (stop,) if isinstance(stop, str) else tuple(stop)
+
+
+def _says_numbers(asked: Any) -> bool:
+  return asked.temperature is not None or asked.top_k != 0 or asked.top_p != 1
+
+
+def _is_number(value: Any) -> bool:
+  return type(value) in (int, float) and math.isfinite(value) and abs(value) < 1e9

@@ -82,11 +82,11 @@ def load_params(
     weights = open_weights(weights)
   shapes = {name: tuple(getattr(s, "shape", s)) for name, s in shapes.items()}
   found = {name: entry.shape for name, entry in weights.entries.items()}
-  resample = resamples(found, shapes)
+  resized = must_resample(found, shapes)
   param_table.check(
     {
       **found,
-      **({param_table.POS_EMBEDDING: shapes[param_table.POS_EMBEDDING]} if resample else {}),
+      **({param_table.POS_EMBEDDING: shapes[param_table.POS_EMBEDDING]} if resized else {}),
     },
     shapes,
     str(weights.path),
@@ -96,7 +96,7 @@ def load_params(
   bad: list[str] = []  # Parameters with numbers that are not finite.
   for name, shape in shapes.items():
     blocks = weights.blocks(name)
-    if resample and name == param_table.POS_EMBEDDING:
+    if resized and name == param_table.POS_EMBEDDING:
       blocks = iter([resample(weights.read(name), shape)])
       if log:
         old, new = found[name][1], shape[1]
@@ -113,14 +113,14 @@ def load_params(
     params[name], good = _put(blocks, shape, target, place)
     if not good:
       bad.append(name)
-  refuse(weights.path, bad, len(shapes))
+  refuse_nonfinite(weights.path, bad, len(shapes))
   return params
 
 
 def _checked(blocks: Iterator[np.ndarray], name: str, bad: list[str]) -> Iterator[np.ndarray]:
   """The blocks; `name` is added to `bad` when one holds NaN or infinity."""
   for block in blocks:
-    if name not in bad and not check(block):
+    if name not in bad and not is_finite(block):
       bad.append(name)
     yield block
 
@@ -153,10 +153,10 @@ def _host_shards(
   for block in blocks:
     if whole:  # Looked at while it is copied.
       ((buffer, _),) = shards.values()
-      good &= copy(buffer[row : row + len(block)], block)
+      good &= copy_finite(buffer[row : row + len(block)], block)
       row += len(block)
       continue
-    good &= check(block)
+    good &= is_finite(block)
     for ((first, last), *rest), (buffer, _) in shards.items():
       start, stop = max(first, row), min(last, row + len(block))
       if start < stop:
@@ -179,12 +179,12 @@ _SHOWN = 3
 _INFINITY = {"bfloat16": 0x7F80, "float16": 0x7C00}
 
 
-def copy(target: np.ndarray, source: np.ndarray) -> bool:
+def copy_finite(target: np.ndarray, source: np.ndarray) -> bool:
   """target[...] = source; whether the source, a float array, holds only numbers."""
   flat = target.shape == source.shape
   if not (flat and target.flags.c_contiguous and source.flags.c_contiguous):
     target[...] = source
-    return check(source)
+    return is_finite(source)
   into, out_of = target.reshape(-1), source.reshape(-1)
   good = True
   for start in range(0, out_of.size, _PIECE):
@@ -194,13 +194,13 @@ def copy(target: np.ndarray, source: np.ndarray) -> bool:
   return good
 
 
-def check(array: np.ndarray) -> bool:
+def is_finite(array: np.ndarray) -> bool:
   """Whether a float array holds only numbers."""
   flat = np.ascontiguousarray(array).reshape(-1)
   return all(_piece(flat[i : i + _PIECE]) for i in range(0, flat.size, _PIECE))
 
 
-def refuse(path: object, names: Sequence[str], num_all: int) -> None:
+def refuse_nonfinite(path: object, names: Sequence[str], num_all: int) -> None:
   """CheckpointError that names the first of `names`, whose parameters hold NaN or infinity."""
   if not names:
     return
@@ -222,7 +222,7 @@ def _piece(flat: np.ndarray) -> bool:
   return bool(np.isfinite(flat.max()) and np.isfinite(flat.min()))  # NaN is the largest, too.
 
 
-def resamples(found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> bool:
+def must_resample(found: Mapping[str, tuple], expected: Mapping[str, tuple]) -> bool:
   """True when only the number of image tokens of the position embedding differs.
 
   Raises:

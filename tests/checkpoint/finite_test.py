@@ -28,7 +28,7 @@ def test_every_kind_of_bad_number_is_seen_wherever_it_stands(dtype, monkeypatch)
       array = np.linspace(-3, 3, 1000).astype(dtype)
       array[place] = value
       target = np.empty_like(array)
-      assert not load.check(array) and not load.copy(target, array)
+      assert not load.is_finite(array) and not load.copy_finite(target, array)
       assert target.tobytes() == array.tobytes()
 
 
@@ -38,9 +38,9 @@ def test_the_largest_and_least_numbers_pass(dtype):
   ends = [info.max, info.min, info.tiny, -info.tiny, info.smallest_subnormal, 0.0, -0.0]
   array = np.array(ends, dtype).reshape(-1, 1)
   target = np.empty(array.shape, np.float32)
-  assert load.check(array) and load.copy(target, array)
+  assert load.is_finite(array) and load.copy_finite(target, array)
   np.testing.assert_array_equal(target, array.astype(np.float32))
-  assert load.check(np.arange(9, dtype=np.int8)) and load.check(np.zeros((0, 3), dtype))
+  assert load.is_finite(np.arange(9, dtype=np.int8)) and load.is_finite(np.zeros((0, 3), dtype))
 
 
 def _bad_params(dtype=np.float32):

@@ -56,10 +56,10 @@ After the colon: `res` is 224, 448 or 896; `model` is `paligemma_3b`, `paligemma
 `final=True` trains on all that the published score was trained on, `final=False` keeps rows aside
 to choose settings on. The scores below are **published** ones, of the whole recipe on the whole
 data; the pages name their sources; what our own runs give is not in this file. In templates ␣ is a
-space where there are several, ⇥ a tab, ⏎ a line break. Where the answers of a test are kept by a server,
-[test_servers.md](test_servers.md) says what it takes and how a file for it is checked. A training
-row that does not fit the text tokens is left out and counted, but of COCO-35L, where it is cut;
-[decisions.md](decisions.md) says how many that are where it was measured.
+space where there are several, ⇥ a tab, ⏎ a line break. Where the answers of a test are kept by a
+server, [test_servers.md](test_servers.md) says what it takes and how a file for it is checked. A
+training row that does not fit the text tokens is left out and counted, but of COCO-35L, where it is
+cut; [decisions.md](decisions.md) says how many that are where it was measured.
 
 | benchmark | measure | PaliGemma 224 | 448 | 896 | PaliGemma 2 3B 224 | 448 | 896 |
 |---|---|---|---|---|---|---|---|

@@ -332,7 +332,7 @@ def test_weights_are_read_back_by_name_from_workdir_folder_and_step(
 ):
   _copy(two_steps, tmp_path)
   # The toy has no model's names, so its sizes cannot be inferred.
-  monkeypatch.setattr(run_weights.names, "sizes_of", lambda found, where: {})
+  monkeypatch.setattr(run_weights.param_table, "sizes_of", lambda found, where: {})
   want = two_steps[1][1].params
   for path in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "2"):
     assert run_weights.is_run(path)

@@ -22,7 +22,9 @@ T = TypeVar("T", bound=type)
 
 _PLAIN = (str, int, float, bool, type(None))
 _KIND = "__spec__"
-_OURS = tuple(f"paligemma_jax.{room}." for room in ("core", "evals", "pp", "sources"))
+_OURS = tuple(f"paligemma_jax.{room}." for room in ("regions", "sources", "pp", "evals"))
+# Where all specs of ours can be had by their name.
+_SPECS = ("sources", "pp", "evals", "regions.answer_forms", "regions.codec_recipe")
 # Types by which the fields of our own specs are checked; one of another type is trusted.
 _TYPES = {
   "str": ((str,), "a text"),
@@ -138,7 +140,8 @@ def from_json(value: Any, *, allow_code: bool = False, keep_unknown: bool = Fals
 def resolve(path: Any, *, allow_code: bool = False) -> type:
   """The spec class named `my_package.module:Thing`.
 
-  A module that is loaded already is used; of others only ours are imported.
+  A module that is loaded already is used; of others only ours are imported. One of ours that has
+  moved to another file since the configuration was saved is found by its name.
 
   Args:
     allow_code: import any module.
@@ -160,14 +163,26 @@ def resolve(path: Any, *, allow_code: bool = False) -> type:
     try:
       module = importlib.import_module(module_name)
     except Exception as e:  # Of the user's module: any.
+      if moved := _moved(module_name, name):
+        return moved
       raise errors.ConfigError(
         f"Cannot import the module of {path!r}: {type(e).__name__}: {e}. If it is of a config"
         " file that has moved, give that with --config."
       ) from None
-  cls = vars(module).get(name)
+  cls = vars(module).get(name) or _moved(module_name, name)
   if not isinstance(cls, type) or vars(cls).get("__is_spec__") is not cls:
     raise errors.ConfigError(f"{path!r} is not a spec: declare the class with @spec.")
   return cls
+
+
+def _moved(module_name: str, name: str) -> type | None:
+  """The spec of ours of that name, wherever it is now; None where there is none."""
+  if module_name.startswith("paligemma_jax."):
+    for room in _SPECS:
+      found = vars(importlib.import_module(f"paligemma_jax.{room}")).get(name)
+      if isinstance(found, type) and vars(found).get("__is_spec__") is found:
+        return found
+  return None
 
 
 def _field_types(cls: type) -> dict[str, list[tuple[tuple[type, ...], str]]]:

@@ -105,7 +105,7 @@ def write_gallery(
 
 def _card(number: int, item: GalleryItem, bins: int, codec: str) -> str:
   def read(text: str) -> Answer | None:
-    return read(text, *_frames(item.image).shape[:2], codec=codec, bins=bins)
+    return parse_answer(text, *_frames(item.image).shape[:2], codec=codec, bins=bins)
 
   truth, said = read(item.truth), read(item.prediction)
   before = None if item.before is None else read(item.before)
@@ -253,7 +253,7 @@ class Answer(NamedTuple):
   mask: np.ndarray | None
 
 
-def read(text: str, height: int, width: int, *, codec: str, bins: int) -> Answer | None:
+def parse_answer(text: str, height: int, width: int, *, codec: str, bins: int) -> Answer | None:
   """The answer, or None where the text has no loc tokens. Never raises on any text.
 
   A part whose box is readable and whose seg tokens are not keeps its box and counts as unreadable.

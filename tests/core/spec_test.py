@@ -119,3 +119,16 @@ def test_only_ours_or_what_is_loaded_is_looked_up_without_consent():
   assert "antigravity" not in sys.modules
   with pytest.raises(errors.ConfigError, match="is code outside of paligemma_jax"):
     spec.resolve("paligemma_jaxx.sources:X")
+
+
+@pytest.mark.parametrize(
+  "saved, now",
+  [
+    ("paligemma_jax.pp.drawing:DrawBox", "paligemma_jax.pp.boxes"),
+    ("paligemma_jax.core.constraints:OneOf", "paligemma_jax.regions.answer_forms"),
+  ],
+)
+def test_a_spec_of_ours_that_was_saved_under_another_module_is_found(saved, now):
+  assert spec.resolve(saved).__module__ == now
+  with pytest.raises(errors.ConfigError):
+    spec.resolve(saved + "x")

@@ -213,7 +213,7 @@ def _read_answers(folder, changed):
     if path.suffix == ".txt":
       if path.is_file() and not path.is_symlink():
         text = path.read_bytes().decode("utf-8", "replace")
-        gallery.read(text, 48, 64, codec="", bins=1024)
+        gallery.parse_answer(text, 48, 64, codec="", bins=1024)
         loc.parse_boxes(text, bins=1023)
       continue
     kept = configs.read(path, keep_unknown=True)

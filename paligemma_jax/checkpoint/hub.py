@@ -98,10 +98,8 @@ def _download(repo: str, revision: str, name: str) -> pathlib.Path:
   page = f"{os.environ.get('HF_ENDPOINT') or _ENDPOINT}/{repo}"
   at = "" if revision == "main" else f" --revision {revision}"
   by_hand = f"download it with `hf download {repo}{at}`, or give the folder that it is in"
-  absent = (
-    f"{name!r} is no file or directory here, and as an id of the Hugging Face hub ({page}) it is"
-    f" not whole in {cache()}"
-  )
+  no_file = f"{name!r}: there is no such file or directory"
+  absent = f"{no_file}, and as an id of the Hugging Face hub ({page}) it is not whole in {cache()}"
   if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
     raise errors.CheckpointError(
       f"{absent}, and HF_HUB_OFFLINE forbids a download: unset it, or online {by_hand}."
@@ -125,20 +123,23 @@ def _download(repo: str, revision: str, name: str) -> pathlib.Path:
     raise
   except utils.GatedRepoError:
     why = (
-      f"is gated: accept its licence on {page}, then `hf auth login` (or set HF_TOKEN) with that"
-      f" account, or {by_hand}"
+        f"{name!r} is gated: accept its licence on {page}, then `hf auth login` (or set HF_TOKEN)"
+        f" with that account, or {by_hand}"
     )
   except utils.RevisionNotFoundError:
-    why = f"has no revision {revision!r}: take one of those on {page}/tree/main, or leave it out"
+    why = (
+        f"{name!r} has no revision {revision!r}: take one of those on {page}/tree/main, or leave it"
+        " out"
+    )
   except utils.RepositoryNotFoundError:
     why = (
-      f"is not on the Hugging Face hub, or not for everyone: look at its spelling on {page}, and"
-      " `hf auth login` if it is private"
+        f"{no_file}, and it is not on the Hugging Face hub, or not for everyone: look at its"
+        f" spelling on {page}, and `hf auth login` if it is private"
     )
   except Exception as e:  # Of the package and of the network below it: any.
     said = " ".join(str(e).split())[:300].rstrip(".")
     why = (
-      f"could not be downloaded from the Hugging Face hub, {page} ({type(e).__name__}: {said}):"
-      f" the same command goes on with what is there, or {by_hand}"
+        f"{no_file}, and it could not be downloaded from the Hugging Face hub, {page}"
+        f" ({type(e).__name__}: {said}): the same command goes on with what is there, or {by_hand}"
     )
-  raise errors.CheckpointError(f"{name!r} {why}.")
+  raise errors.CheckpointError(f"{why}.")

@@ -154,6 +154,8 @@ def resolve(path: Any, *, allow_code: bool = False) -> type:
     raise errors.ConfigError(f"{path!r} names no spec; expected 'module:Class'.")
   module = sys.modules.get(module_name)
   if module is None:
+    if moved := _moved(module_name, name):
+      return moved
     if not allow_code and not module_name.startswith(_OURS):
       raise errors.ConfigError(
         f"{path!r} is code outside of paligemma_jax, and a saved configuration does not make code"
@@ -163,8 +165,6 @@ def resolve(path: Any, *, allow_code: bool = False) -> type:
     try:
       module = importlib.import_module(module_name)
     except Exception as e:  # Of the user's module: any.
-      if moved := _moved(module_name, name):
-        return moved
       raise errors.ConfigError(
         f"Cannot import the module of {path!r}: {type(e).__name__}: {e}. If it is of a config"
         " file that has moved, give that with --config."

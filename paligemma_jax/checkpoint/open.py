@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from absl import logging
 
+from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import load
 from paligemma_jax.checkpoint import merge
 from paligemma_jax.checkpoint import peft
@@ -151,7 +152,7 @@ def _base_of(init: str) -> str:
   path = pathlib.Path(init)
   if init and (path / "config.json").exists() and not (path / "params.npz").exists():
     return str(path.absolute())
-  return init if published.looks_like_an_id(init) else published.hub_id(init)
+  return init if hub.looks_like_an_id(init) else published.hub_id(init)
 
 
 def _remarks(cfg: variants.ModelConfig, base: str) -> list[str]:

@@ -112,15 +112,14 @@ def make_npz(folder: pathlib.Path, model: dict) -> pathlib.Path:
 def make_hf(folder: pathlib.Path, model: dict) -> pathlib.Path:
   """Writes a random bfloat16 Hugging Face directory, in shards, with padded embeddings."""
   llm, img = model["llm"], model["img"]
-  dims = {**param_table.dims_of(model), "q": img["patch_size"]}
+  dims = param_table.dims_of(model)
   dims["V"] += _PAD_ROWS
   shapes = {}
-  table = param_table.table(fused=False, post_norms=llm["post_norms"])
-  for name, (theirs, pattern) in table.items():
-    layers = dims[param_table.TABLE[name].split()[0]] if "{i}" in theirs[0] else 1
+  for row in param_table.rows(model).values():
+    layers = dims[row.shape[0]] if "{i}" in row.hf[0] else 1
     for i in range(layers):
-      for their in theirs:
-        shapes[their.format(i=i)] = param_table.their_shape(pattern, dims)
+      for their in row.hf:
+        shapes[their.format(i=i)] = param_table.their_shape(row.layout, dims)
   shards, used = [{}], 0
   for name, shape in shapes.items():
     num_bytes = 2 * math.prod(shape)

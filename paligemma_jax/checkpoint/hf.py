@@ -32,16 +32,11 @@ def open_hf(path: str | os.PathLike) -> reader.Weights:
   config = reader.read_json(path / "config.json")
   sizes = hf_config.sizes_of(config, str(path / "config.json"))
   llm = sizes["llm"]
-  table = param_table.table(
-    fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
-  )
+  table = param_table.rows(sizes)
   dims = param_table.dims_of(sizes)
   found = find(path, lambda tensors: _check(tensors, table, _stored(dims, tensors), str(path)))
   llm["vocab_size"] = hf_vocabulary.num_words(path, config, found[param_table.EMBEDDING])
-  layouts = {
-    name: _Layout(theirs, pattern, {**dims, "q": dims["p"]}, found)
-    for name, (theirs, pattern) in table.items()
-  }
+  layouts = {name: _Layout(row, dims, found) for name, row in table.items()}
   shapes = param_table.shapes(sizes)
   return reader.Weights(
     path=path,
@@ -61,7 +56,7 @@ def _stored(dims: Mapping[str, int], found: Tensors) -> dict[str, int]:
   embedding = found.get(param_table.EMBEDDING)
   rows = embedding.entry.shape[0] if embedding is not None and embedding.entry.shape else told
   both = {words, hf_vocabulary.num_rows(words, words)}
-  return {**dims, "V": rows if {told, rows} == both else told, "q": dims["p"]}
+  return {**dims, "V": rows if {told, rows} == both else told}
 
 
 def _image_token(config: Mapping[str, Any]) -> int:
@@ -77,31 +72,29 @@ class _Layout:
 
   def __init__(
     self,
-    theirs: list[str],
-    pattern: str,
+    row: param_table.Param,
     dims: Mapping[str, int],
     found: Mapping[str, safetensors.Tensor],
   ):
-    self._theirs = theirs
-    self._pattern = pattern
+    self._row = row
     self._dims = dims
     self._found = found
-    dtypes = {found[name.format(i=0)].entry.dtype for name in theirs}
+    dtypes = {found[name.format(i=0)].entry.dtype for name in row.hf}
     # Mixed precisions meet in the one that holds them all.
     self.dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
 
   def blocks(self, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
     """Our array in blocks: one layer at a time, or rows of the embedding."""
-    if self._theirs == [param_table.EMBEDDING]:
+    if self._row.hf == (param_table.EMBEDDING,):
       yield from self._embedding(shape[0])
       return
-    layered = "{i}" in self._theirs[0]
+    layered = "{i}" in self._row.hf[0]
     for i in range(shape[0] if layered else 1):
       parts = []
-      for name in self._theirs:
+      for name in self._row.hf:
         tensor = self._found[name.format(i=i)]
         array = safetensors.rows(tensor, 0, tensor.entry.shape[0])
-        parts.append(param_table.to_ours(array, self._pattern, self._dims))
+        parts.append(param_table.to_ours(array, self._row.layout, self._dims))
       block = parts[0] if len(parts) == 1 else np.stack(parts)
       yield block[None] if layered else block
 
@@ -121,16 +114,16 @@ class _Layout:
 
 def _check(
   found: Mapping[str, safetensors.Tensor],
-  table: Mapping[str, tuple[list[str], str]],
+  table: Mapping[str, param_table.Param],
   dims: Mapping[str, int],
   where: str,
 ) -> None:
   expected = {}
-  for name, (theirs, pattern) in table.items():
-    depth = dims[param_table.TABLE[name].split()[0]] if "{i}" in theirs[0] else 1
-    for their in theirs:
+  for row in table.values():
+    depth = dims[row.shape[0]] if "{i}" in row.hf[0] else 1
+    for their in row.hf:
       for i in range(depth):
-        expected[their.format(i=i)] = param_table.their_shape(pattern, dims)
+        expected[their.format(i=i)] = param_table.their_shape(row.layout, dims)
   if param_table.LM_HEAD in found:
     expected[param_table.LM_HEAD] = expected[param_table.EMBEDDING]
   param_table.check({name: tensor.entry.shape for name, tensor in found.items()}, expected, where)

@@ -117,20 +117,15 @@ class _Tensor:
 
 def _tensors(params, sizes, dtype, rows) -> dict[str, _Tensor]:
   """{their name: _Tensor}; the embedding has `rows`."""
-  llm = sizes["llm"]
-  table = param_table.table(
-    fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
-  )
-  dims = param_table.dims_of(sizes)
-  dims |= {"q": dims["p"], "V": rows}
+  dims = param_table.dims_of(sizes) | {"V": rows}
   tensors = {}
-  for name, (theirs, pattern) in table.items():
+  for name, row in param_table.rows(sizes).items():
     array = params[name]
-    layers = range(array.shape[0]) if "{i}" in theirs[0] else (None,)
+    layers = range(array.shape[0]) if "{i}" in row.hf[0] else (None,)
     for layer in layers:
-      for part, their in enumerate(theirs):
-        index = part if len(theirs) > 1 else None
-        tensors[their.format(i=layer)] = _Tensor(name, array, layer, index, pattern, dims, dtype)
+      for part, their in enumerate(row.hf):
+        index = part if len(row.hf) > 1 else None
+        tensors[their.format(i=layer)] = _Tensor(name, array, layer, index, row.layout, dims, dtype)
   return tensors
 
 

@@ -14,6 +14,7 @@ from paligemma_jax.checkpoint import reader
 from paligemma_jax.models import linear
 from paligemma_jax.models import lora
 from paligemma_jax.models import paligemma
+from paligemma_jax.models import params as param_table
 from paligemma_jax.models import quantized
 from paligemma_jax.models import variants
 
@@ -78,7 +79,7 @@ def published(cfg: variants.ModelConfig, params: Mapping[str, Any]) -> dict[str,
     parts = {part: params[part] for part in _parts(name, params)}
     if _as_is(name, params):
       found[name] = params[name]
-    elif name in linear.MATRICES and not linear.num_stacked(name):
+    elif name in param_table.MATRICES and not linear.num_stacked(name):
       found[name] = _merged(cfg, name, shape, {k: np.asarray(v) for k, v in parts.items()})
     else:
       found[name] = Leaf(cfg, name, shape, parts)
@@ -88,7 +89,7 @@ def published(cfg: variants.ModelConfig, params: Mapping[str, Any]) -> dict[str,
 def _parts(name: str, found: Mapping[str, Any]) -> list[str]:
   """The names of all that makes the published parameter, of those there are."""
   able = [name]
-  if name in linear.MATRICES:
+  if name in param_table.MATRICES:
     able += [linear.beside(name, part) for part in linear.ADAPTER]
   able += [part for part in found if quantized.published(part)[0] == name]
   return [part for part in dict.fromkeys(able) if part in found]
@@ -100,7 +101,7 @@ def _as_is(name: str, found: Mapping[str, Any]) -> bool:
 
 def _blocks(cfg, name, shape, parts) -> Iterator[np.ndarray]:
   """Layer by layer where there are layers, and the table in parts."""
-  if name in linear.MATRICES and not linear.num_stacked(name):
+  if name in param_table.MATRICES and not linear.num_stacked(name):
     yield _merged(cfg, name, shape, parts)
     return
   step = reader.rows_per_block(shape, 4)

@@ -23,6 +23,7 @@ from paligemma_jax.checkpoint import run_weights
 from paligemma_jax.core import errors
 from paligemma_jax.models import linear
 from paligemma_jax.models import lora
+from paligemma_jax.models import params as param_table
 from paligemma_jax.models import variants
 
 T = TypeVar("T")
@@ -117,7 +118,7 @@ def save_peft(
     raise errors.CheckpointError(f"{path}: is no run of ours; only those hold adapters.")
   run = run_weights.open_native(path)
   adapters = {}
-  for name in linear.MATRICES:
+  for name in param_table.MATRICES:
     parts = {part: linear.beside(name, part) for part in linear.ADAPTER}
     found = {p: run.tuned.read(n) for p, n in parts.items() if n in run.tuned.entries}
     if found:

@@ -10,6 +10,7 @@ import numpy as np
 
 from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
+from paligemma_jax.models import params as param_table
 from paligemma_jax.models import quantized
 from paligemma_jax.models import variants
 
@@ -24,7 +25,7 @@ def repack(
   shapes = paligemma.param_shapes(cfg.plain())
   if name not in quantized.packed(cfg, shapes):
     return None
-  if name != linear.TABLE and not linear.num_stacked(name):
+  if name != param_table.INPUT_EMBEDDING and not linear.num_stacked(name):
     # Blocks of rows would cut through the inputs that share a scale.
     blocks = iter([np.concatenate([block.copy() for block in blocks])])
   parts = [jax.device_get(_packed(name, cfg.packed, block)) for block in blocks]

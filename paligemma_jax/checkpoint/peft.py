@@ -79,18 +79,14 @@ def open_adapter(path: pathlib.Path, base: reader.Weights) -> reader.Weights:
     )
   changes = _changes(safetensors.read_header(path / peft_export.TENSORS), settings, path)
   sizes = _sizes(base.sizes, changes)
-  llm = sizes["llm"]
-  table = param_table.table(
-    fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
-  )
-  dims = {**param_table.dims_of(sizes), "q": sizes["img"]["patch_size"]}
+  table, dims = param_table.rows(sizes), param_table.dims_of(sizes)
   shapes = param_table.shapes(sizes)
   changed: dict[str, list[str]] = {}
-  for name, (theirs, pattern) in table.items():
-    depth = shapes[name][0] if "{i}" in theirs[0] else 1
-    for their in (t.format(i=i) for i in range(depth) for t in theirs):
+  for name, row in table.items():
+    depth = shapes[name][0] if "{i}" in row.hf[0] else 1
+    for their in (t.format(i=i) for i in range(depth) for t in row.hf):
       if their in changes:
-        changes[their].check(param_table.their_shape(pattern, dims), f"{path}: {their}")
+        changes[their].check(param_table.their_shape(row.layout, dims), f"{path}: {their}")
         changed.setdefault(name, []).append(their)
   if unknown := sorted(changes.keys() - {t for own in changed.values() for t in own}):
     raise errors.CheckpointError(
@@ -102,7 +98,7 @@ def open_adapter(path: pathlib.Path, base: reader.Weights) -> reader.Weights:
     if name not in changed:
       yield from base.blocks(name)
       return
-    theirs, pattern = table[name]
+    theirs, pattern = table[name].hf, table[name].layout
     layered, layer = "{i}" in theirs[0], 0
     for block in base.blocks(name) if layered else [base.read(name)]:
       merged = []

@@ -74,11 +74,11 @@ def save_peft(
     raise errors.CheckpointError(f"{path}: exists; remove it or save to another name.")
   if not adapters:
     raise errors.CheckpointError(f"{path}: there are no adapters to save: the run has none.")
-  table = _table(sizes)
+  table = param_table.rows(sizes)
   tensors: dict[str, np.ndarray] = {}
   modules: set[str] = set()
   for name, parts in adapters.items():
-    theirs = [_module(their) for their in table[name][0]]
+    theirs = [_module(their) for their in table[name].hf]
     modules.update(theirs)
     for part, suffix in _PARTS.items():
       if part in parts:
@@ -86,7 +86,7 @@ def save_peft(
           tensors[f"{module}.{suffix}"] = array
   saved: set[str] = set()
   for name, array in (trained or {}).items():
-    if twice := {_module(their) for their in table[name][0]} & modules:
+    if twice := {_module(their) for their in table[name].hf} & modules:
       raise errors.CheckpointError(
         f"{path}: {name} trained although its module {min(twice)} has an adapter; PEFT's format"
         " cannot hold both. Export the merged model, with --format hf."
@@ -128,17 +128,10 @@ def save_peft(
 
 def modules_of(trained: set[str], sizes: Mapping[str, Any]) -> set[str]:
   """The published names of all that lies in the modules in which one of `trained` lies."""
-  table = _table(sizes)
-  modules = {n: {their.rpartition(".")[0] for their in theirs} for n, (theirs, _) in table.items()}
+  table = param_table.rows(sizes)
+  modules = {n: {their.rpartition(".")[0] for their in row.hf} for n, row in table.items()}
   touched = set().union(*(modules[name] for name in trained)) if trained else set()
   return {name for name, own in modules.items() if own & touched}
-
-
-def _table(sizes: Mapping[str, Any]) -> dict[str, tuple[list[str], str]]:
-  llm = sizes["llm"]
-  return param_table.table(
-    fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
-  )
 
 
 def _module(their: str) -> str:
@@ -173,7 +166,7 @@ def _whole(
   name: str, array: np.ndarray, sizes: Mapping[str, Any]
 ) -> Iterator[tuple[str, np.ndarray]]:
   """(their name, float32 tensor) of a parameter; of the token table also the head tied to it."""
-  theirs, pattern = _table(sizes)[name]
+  row = param_table.rows(sizes)[name]
   dims = param_table.dims_of(sizes)
   array = np.asarray(array, np.float32)
   if name == param_table.INPUT_EMBEDDING:
@@ -182,10 +175,10 @@ def _whole(
     array = np.concatenate([array, spare])
     dims["V"] = rows
     yield f"{_HEAD}.weight", array
-  layered = "{i}" in theirs[0]
+  layered = "{i}" in row.hf[0]
   for i, layer in enumerate(array if layered else array[None]):
-    for part, their in zip(layer if len(theirs) > 1 else layer[None], theirs, strict=True):
-      whole = param_table.to_theirs(part, pattern, {**dims, "q": dims["p"]})
+    for part, their in zip(layer if len(row.hf) > 1 else layer[None], row.hf, strict=True):
+      whole = param_table.to_theirs(part, row.layout, dims)
       yield _in_memory(their.format(i=i)), np.ascontiguousarray(whole)
 
 

@@ -33,27 +33,8 @@ import jax
 import jax.numpy as jnp
 
 from paligemma_jax.models import kernels
+from paligemma_jax.models import params as param_table
 from paligemma_jax.models import quantize
-
-# For each dim: s a stack of matrices, i an input, o an output.
-_BLOCK = "img/Transformer/encoderblock"
-_ATTN = f"{_BLOCK}/MultiHeadDotProductAttention_0"
-MATRICES = {
-  f"{_ATTN}/query/kernel": "sioo",
-  f"{_ATTN}/key/kernel": "sioo",
-  f"{_ATTN}/value/kernel": "sioo",
-  f"{_ATTN}/out/kernel": "siio",
-  f"{_BLOCK}/MlpBlock_0/Dense_0/kernel": "sio",
-  f"{_BLOCK}/MlpBlock_0/Dense_1/kernel": "sio",
-  "img/head/kernel": "io",
-  "llm/layers/attn/q_einsum/w": "soio",
-  "llm/layers/attn/kv_einsum/w": "ssoio",
-  "llm/layers/attn/qkv_einsum/w": "ssoio",
-  "llm/layers/attn/attn_vec_einsum/w": "siio",
-  "llm/layers/mlp/gating_einsum": "ssio",
-  "llm/layers/mlp/linear": "sio",
-}
-TABLE = "llm/embedder/input_embedding"  # Read by rows, so packed along its second dim.
 
 ADAPTER = ("lora_a", "lora_b", "lora_magnitude")
 OFFSET = ":offset"
@@ -78,12 +59,12 @@ def packed_names(name: str, kind: str) -> tuple[str, str]:
 
 def num_stacked(name: str) -> int:
   """How many dims of a matrix are in front of those that a product uses."""
-  return MATRICES[name].count("s")
+  return param_table.MATRICES[name].count("s")
 
 
 def with_offsets(names: Iterable[str]) -> list[str]:
   """Those of the parameters whose gradient may be taken by an offset alone: layers' matrices."""
-  return [name for name in names if name in MATRICES and num_stacked(name)]
+  return [name for name in names if name in param_table.MATRICES and num_stacked(name)]
 
 
 def turned(name: str, w: jax.Array, dtype: Any) -> dict[str, jax.Array]:
@@ -93,7 +74,7 @@ def turned(name: str, w: jax.Array, dtype: Any) -> dict[str, jax.Array]:
 
 def in_out(name: str, shape: tuple[int, ...]) -> tuple[tuple, tuple, tuple]:
   """(stack, input, output) sizes of a matrix."""
-  roles = MATRICES[name]
+  roles = param_table.MATRICES[name]
   return tuple(tuple(n for n, r in zip(shape, roles, strict=True) if r == x) for x in "sio")
 
 
@@ -104,7 +85,7 @@ def flat(name: str, w: Any, *, stacked: bool = True) -> Any:
     w: NumPy or JAX, of the published layout.
     stacked: False for one matrix out of its stack.
   """
-  roles = MATRICES[name] if stacked else MATRICES[name].replace("s", "")
+  roles = param_table.MATRICES[name] if stacked else param_table.MATRICES[name].replace("s", "")
   order = sorted(range(len(roles)), key=lambda dim: "sio".index(roles[dim]))
   stack, _, out = (tuple(w.shape[d] for d in range(len(roles)) if roles[d] == x) for x in "sio")
   return w.transpose(order).reshape(*stack, -1, math.prod(out))
@@ -116,7 +97,7 @@ def unflat(name: str, w: Any, shape: tuple[int, ...]) -> Any:
   Args:
     shape: what is to come out.
   """
-  roles = MATRICES[name][len(MATRICES[name]) - len(shape) :]
+  roles = param_table.MATRICES[name][len(param_table.MATRICES[name]) - len(shape) :]
   order = sorted(range(len(roles)), key=lambda dim: "sio".index(roles[dim]))
   w = w.reshape([shape[d] for d in order])
   return w.transpose([order.index(d) for d in range(len(shape))])

@@ -23,6 +23,7 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.core import trees
 from paligemma_jax.models import linear
+from paligemma_jax.models import params as param_table
 from paligemma_jax.models import variants
 
 
@@ -34,7 +35,7 @@ def targets(lora: variants.Lora, names: Iterable[str]) -> list[str]:
   """
   if not lora.rank:
     return []
-  names = [name for name in names if name in linear.MATRICES]
+  names = [name for name in names if name in param_table.MATRICES]
   if not lora.targets:
     raise errors.ConfigError("lora.rank is set but lora.targets is empty; name matrices by regex.")
   return sorted(trees.matches(lora.targets, names, "lora.targets"))
@@ -78,7 +79,7 @@ def ready(
   if not lora.rank:
     return dict(params)
   found = dict(params)
-  for name in linear.MATRICES:
+  for name in param_table.MATRICES:
     b = linear.beside(name, "lora_b")
     if b not in params:
       continue

@@ -24,6 +24,7 @@ from paligemma_jax.models import gemma
 from paligemma_jax.models import kernels
 from paligemma_jax.models import linear
 from paligemma_jax.models import lora
+from paligemma_jax.models import params as param_table
 from paligemma_jax.models import quantized
 from paligemma_jax.models import remat
 from paligemma_jax.models import siglip
@@ -251,7 +252,7 @@ def ready_to_extend(cfg: variants.ModelConfig, params: Params) -> Params:
 
   To be called once before a loop over `extend`, in the same program.
   """
-  names = [name for name in linear.MATRICES if name in params and name.startswith(_LAYERS)]
+  names = [name for name in param_table.MATRICES if name in params and name.startswith(_LAYERS)]
   if not _has_room([params[name] for name in names]):
     return params
   found = dict(params)

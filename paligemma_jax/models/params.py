@@ -1,15 +1,18 @@
-"""The one table of parameter names: the published ones, each with its shape in letters.
+"""The one table of parameters: a row for each, with all that the rest of the package knows of it.
 
-Letters: image tower d width, l depth, f mlp, n heads, h head dim, p patch side, s tokens; language
-model D width, L depth, F mlp, N heads, K key heads, H head dim, V vocabulary.
+Weights in and out, adapters, quantization and sharding read this table and no other. A parameter
+that a fork of the model adds takes one row here and one `self.param` there; without a row it lives
+in the run's own checkpoints alone.
 
-From the table follow the sizes of a model (from the shapes in a file), the shapes (from sizes), and
-the strict comparison of what a file holds with what a model needs.
+Letters of shapes: image tower d width, l depth, f mlp, n heads, h head dim, p (and q in layouts)
+patch side, s tokens; language model D width, L depth, F mlp, N heads, K key heads, H head dim,
+V vocabulary.
 """
 
 from __future__ import annotations
 
 import collections
+import dataclasses
 import math
 import re
 from collections.abc import Mapping
@@ -22,51 +25,103 @@ from paligemma_jax.core import errors
 PREFIX = "params/"  # Released npz files have it in front of every name.
 POS_EMBEDDING = "img/pos_embedding"
 INPUT_EMBEDDING = "llm/embedder/input_embedding"
+# What has the layers as its first dimension; adapters beside such a parameter have it, too.
+SCANNED = ("img/Transformer/encoderblock/", "llm/layers/")
 
-_BLOCK = "img/Transformer/encoderblock"
-_ATTN = f"{_BLOCK}/MultiHeadDotProductAttention_0"
-_BASE = {
-  "img/embedding/kernel": "p p 3 d",
-  "img/embedding/bias": "d",
-  POS_EMBEDDING: "1 s d",
-  f"{_BLOCK}/LayerNorm_0/scale": "l d",
-  f"{_BLOCK}/LayerNorm_0/bias": "l d",
-  f"{_BLOCK}/LayerNorm_1/scale": "l d",
-  f"{_BLOCK}/LayerNorm_1/bias": "l d",
-  f"{_ATTN}/query/kernel": "l d n h",
-  f"{_ATTN}/query/bias": "l n h",
-  f"{_ATTN}/key/kernel": "l d n h",
-  f"{_ATTN}/key/bias": "l n h",
-  f"{_ATTN}/value/kernel": "l d n h",
-  f"{_ATTN}/value/bias": "l n h",
-  f"{_ATTN}/out/kernel": "l n h d",
-  f"{_ATTN}/out/bias": "l d",
-  f"{_BLOCK}/MlpBlock_0/Dense_0/kernel": "l d f",
-  f"{_BLOCK}/MlpBlock_0/Dense_0/bias": "l f",
-  f"{_BLOCK}/MlpBlock_0/Dense_1/kernel": "l f d",
-  f"{_BLOCK}/MlpBlock_0/Dense_1/bias": "l d",
-  "img/Transformer/encoder_norm/scale": "d",
-  "img/Transformer/encoder_norm/bias": "d",
-  "img/head/kernel": "d D",
-  "img/head/bias": "D",
-  INPUT_EMBEDDING: "V D",
-  "llm/layers/attn/attn_vec_einsum/w": "L N H D",
-  "llm/layers/mlp/gating_einsum": "L 2 D F",
-  "llm/layers/mlp/linear": "L F D",
-  "llm/layers/pre_attention_norm/scale": "L D",
-  "llm/layers/pre_ffw_norm/scale": "L D",
-  "llm/final_norm/scale": "D",
-}
-_SPLIT_QKV = {
-  "llm/layers/attn/q_einsum/w": "L N D H",
-  "llm/layers/attn/kv_einsum/w": "L 2 K D H",
-}
-_FUSED_QKV = {"llm/layers/attn/qkv_einsum/w": "L 3 N D H"}
-_POST_NORMS = {
-  "llm/layers/post_attention_norm/scale": "L D",
-  "llm/layers/post_ffw_norm/scale": "L D",
-}
-TABLE = {**_BASE, **_SPLIT_QKV, **_FUSED_QKV, **_POST_NORMS}
+_VISION = "vision_tower.vision_model"
+_TEXT = "language_model.model"
+POSITIONS = f"{_VISION}.embeddings.position_embedding.weight"
+EMBEDDING = f"{_TEXT}.embed_tokens.weight"
+LM_HEAD = "language_model.lm_head.weight"  # Absent, or a copy of the tied embedding.
+# Numbers that follow from the sizes, which some versions saved among the parameters.
+BUFFER = re.compile(r"(^|\.)(position_ids|inv_freq|original_inv_freq)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Param:
+  """One parameter.
+
+  name: as published.
+  shape: a letter for each dimension.
+  hf: Hugging Face's names. `{i}` is the layer, and the first dimension of ours; several names are
+    stacked in front of the layout's dimensions (as keys and values are).
+  layout: `their dims -> our dims`, of one layer.
+  matmul: of a matrix, a letter for each dimension: s a stack of matrices, i an input, o an output;
+    '' where the parameter is none.
+  tensor: the dimension that the mesh axis "tensor" shards: heads, or hidden units of an MLP, so
+    that a layer needs no exchange before the matmul that ends a branch. -1 for none.
+  only: '' in every model; "split" or "fused": attention with fewer key heads than heads, or with
+    as many; "gemma1" or "gemma2": the generation.
+  """
+
+  name: str
+  shape: str
+  hf: tuple[str, ...]
+  layout: str
+  matmul: str = ""
+  tensor: int = -1
+  only: str = ""
+
+
+def _img(name: str, shape: str, hf: str, layout: str, **rest: Any) -> Param:
+  """A row of the image tower's layers."""
+  where = f"{_VISION}.encoder.layers.{{i}}.{hf}"
+  return Param(f"img/Transformer/encoderblock/{name}", shape, (where,), layout, **rest)
+
+
+def _llm(name: str, shape: str, hf: tuple[str, ...], layout: str, **rest: Any) -> Param:
+  """A row of the language model's layers."""
+  where = tuple(f"{_TEXT}.layers.{{i}}.{x}.weight" for x in hf)
+  return Param(f"llm/layers/{name}", shape, where, layout, **rest)
+
+
+_MHA = "MultiHeadDotProductAttention_0"
+# fmt: off
+# ruff: noqa: E501 (a row of the table is a line)
+ROWS = (
+  Param("img/embedding/kernel", "p p 3 d", (f"{_VISION}.embeddings.patch_embedding.weight",), "d 3 p q -> p q 3 d"),
+  Param("img/embedding/bias", "d", (f"{_VISION}.embeddings.patch_embedding.bias",), "d -> d"),
+  Param(POS_EMBEDDING, "1 s d", (POSITIONS,), "s d -> 1 s d"),
+  _img("LayerNorm_0/scale", "l d", "layer_norm1.weight", "d -> d"),
+  _img("LayerNorm_0/bias", "l d", "layer_norm1.bias", "d -> d"),
+  _img("LayerNorm_1/scale", "l d", "layer_norm2.weight", "d -> d"),
+  _img("LayerNorm_1/bias", "l d", "layer_norm2.bias", "d -> d"),
+  _img(f"{_MHA}/query/kernel", "l d n h", "self_attn.q_proj.weight", "(n h) d -> d n h", matmul="sioo", tensor=2),
+  _img(f"{_MHA}/query/bias", "l n h", "self_attn.q_proj.bias", "(n h) -> n h"),
+  _img(f"{_MHA}/key/kernel", "l d n h", "self_attn.k_proj.weight", "(n h) d -> d n h", matmul="sioo", tensor=2),
+  _img(f"{_MHA}/key/bias", "l n h", "self_attn.k_proj.bias", "(n h) -> n h"),
+  _img(f"{_MHA}/value/kernel", "l d n h", "self_attn.v_proj.weight", "(n h) d -> d n h", matmul="sioo", tensor=2),
+  _img(f"{_MHA}/value/bias", "l n h", "self_attn.v_proj.bias", "(n h) -> n h"),
+  _img(f"{_MHA}/out/kernel", "l n h d", "self_attn.out_proj.weight", "d (n h) -> n h d", matmul="siio", tensor=1),
+  _img(f"{_MHA}/out/bias", "l d", "self_attn.out_proj.bias", "d -> d"),
+  _img("MlpBlock_0/Dense_0/kernel", "l d f", "mlp.fc1.weight", "f d -> d f", matmul="sio", tensor=2),
+  _img("MlpBlock_0/Dense_0/bias", "l f", "mlp.fc1.bias", "f -> f"),
+  _img("MlpBlock_0/Dense_1/kernel", "l f d", "mlp.fc2.weight", "d f -> f d", matmul="sio", tensor=1),
+  _img("MlpBlock_0/Dense_1/bias", "l d", "mlp.fc2.bias", "d -> d"),
+  Param("img/Transformer/encoder_norm/scale", "d", (f"{_VISION}.post_layernorm.weight",), "d -> d"),
+  Param("img/Transformer/encoder_norm/bias", "d", (f"{_VISION}.post_layernorm.bias",), "d -> d"),
+  Param("img/head/kernel", "d D", ("multi_modal_projector.linear.weight",), "D d -> d D", matmul="io"),
+  Param("img/head/bias", "D", ("multi_modal_projector.linear.bias",), "D -> D"),
+  Param(INPUT_EMBEDDING, "V D", (EMBEDDING,), "V D -> V D", tensor=0),
+  _llm("attn/attn_vec_einsum/w", "L N H D", ("self_attn.o_proj",), "D (N H) -> N H D", matmul="siio", tensor=1),
+  _llm("mlp/gating_einsum", "L 2 D F", ("mlp.gate_proj", "mlp.up_proj"), "F D -> D F", matmul="ssio", tensor=3),
+  _llm("mlp/linear", "L F D", ("mlp.down_proj",), "D F -> F D", matmul="sio", tensor=1),
+  _llm("pre_attention_norm/scale", "L D", ("input_layernorm",), "D -> D"),
+  # Hugging Face's post_attention_layernorm comes before the MLP in Gemma 1; in Gemma 2 it is applied
+  # to what attention gives.
+  _llm("pre_ffw_norm/scale", "L D", ("post_attention_layernorm",), "D -> D", only="gemma1"),
+  _llm("pre_ffw_norm/scale", "L D", ("pre_feedforward_layernorm",), "D -> D", only="gemma2"),
+  Param("llm/final_norm/scale", "D", (f"{_TEXT}.norm.weight",), "D -> D"),
+  _llm("attn/q_einsum/w", "L N D H", ("self_attn.q_proj",), "(N H) D -> N D H", matmul="soio", tensor=1, only="split"),
+  _llm("attn/kv_einsum/w", "L 2 K D H", ("self_attn.k_proj", "self_attn.v_proj"), "(K H) D -> K D H", matmul="ssoio", tensor=2, only="split"),
+  _llm("attn/qkv_einsum/w", "L 3 N D H", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "(N H) D -> N D H", matmul="ssoio", tensor=2, only="fused"),
+  _llm("post_attention_norm/scale", "L D", ("post_attention_layernorm",), "D -> D", only="gemma2"),
+  _llm("post_ffw_norm/scale", "L D", ("post_feedforward_layernorm",), "D -> D", only="gemma2"),
+)
+# fmt: on
+TABLE = {row.name: row for row in ROWS}
+MATRICES = {row.name: row.matmul for row in ROWS if row.matmul}
+
 
 # What shapes cannot tell. Gemma 2 (it has post norms) caps attention logits at 50; its 27B scales
 # queries by (width / heads)^-0.5 (arXiv 2408.00118, table 1). Published transfers run without the
@@ -77,9 +132,13 @@ _WIDTH_PER_HEAD = {(4608, 32, 128)}  # (width, heads, head dim)
 
 def shapes(sizes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
   """{published name: shape} of a model with these sizes (the dict that `sizes_of` returns)."""
+  return _shapes(rows(sizes), dims_of(sizes))
+
+
+def rows(sizes: Mapping[str, Any]) -> dict[str, Param]:
+  """{name: row} of a model with these sizes."""
   llm = sizes["llm"]
-  fused = llm["num_heads"] == llm["num_kv_heads"]
-  return _expected(dims_of(sizes), fused=fused, post_norms=llm["post_norms"])
+  return _rows(fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"])
 
 
 def dims_of(sizes: Mapping[str, Any]) -> dict[str, int]:
@@ -92,6 +151,7 @@ def dims_of(sizes: Mapping[str, Any]) -> dict[str, int]:
     "n": img["num_heads"],
     "h": img["width"] // img["num_heads"],
     "p": img["patch_size"],
+    "q": img["patch_size"],
     "s": (sizes["res"] // img["patch_size"]) ** 2,
     "D": llm["width"],
     "L": llm["depth"],
@@ -120,7 +180,7 @@ def sizes_of(found: Mapping[str, tuple[int, ...]], where: str) -> dict[str, Any]
     raise errors.CheckpointError(_unknown_names(found, where))
   votes = collections.defaultdict(collections.Counter)
   for name, shape in found.items():
-    letters = TABLE[name].split() if name in TABLE else ()
+    letters = TABLE[name].shape.split() if name in TABLE else ()
     if len(letters) == len(shape):
       for letter, size in zip(letters, shape, strict=True):
         votes[letter][size] += 1
@@ -129,8 +189,8 @@ def sizes_of(found: Mapping[str, tuple[int, ...]], where: str) -> dict[str, Any]
   fused = "llm/layers/attn/qkv_einsum/w" in found
   if fused and "N" in dims:
     dims["K"] = dims["N"]
-  post_norms = any(name in found for name in _POST_NORMS)
-  check(found, _expected(dims, fused=fused, post_norms=post_norms), where)
+  post_norms = any(name in TABLE and TABLE[name].only == "gemma2" for name in found)
+  check(found, _shapes(_rows(fused=fused, post_norms=post_norms), dims), where)
   side = math.isqrt(dims["s"])
   if side * side != dims["s"] or min(dims.values()) < 1 or dims["d"] != dims["n"] * dims["h"]:
     raise errors.CheckpointError(
@@ -210,11 +270,15 @@ def strip_prefix(found: Mapping[str, Any], where: str) -> dict[str, Any]:
   return {name.removeprefix(PREFIX): value for name, value in found.items()}
 
 
-def _expected(dims: Mapping[str, int], *, fused: bool, post_norms: bool) -> dict[str, tuple]:
-  table = {**_BASE, **(_FUSED_QKV if fused else _SPLIT_QKV), **(_POST_NORMS if post_norms else {})}
+def _rows(*, fused: bool, post_norms: bool) -> dict[str, Param]:
+  kinds = ("", "fused" if fused else "split", "gemma2" if post_norms else "gemma1")
+  return {row.name: row for row in ROWS if row.only in kinds}
+
+
+def _shapes(rows: Mapping[str, Param], dims: Mapping[str, int]) -> dict[str, tuple]:
   return {
-    name: tuple(int(c) if c.isdigit() else dims[c] if c in dims else "?" for c in letters.split())
-    for name, letters in table.items()
+    name: tuple(int(c) if c.isdigit() else dims.get(c, "?") for c in row.shape.split())
+    for name, row in rows.items()
   }
 
 
@@ -238,94 +302,6 @@ def _near(name: str, options: list[str]) -> str:
 
 def _show(shape: tuple[Any, ...]) -> str:
   return "[" + ", ".join(str(size) for size in shape) + "]"
-
-
-_TEXT = "language_model.model"
-_LAYER = _TEXT + ".layers.{i}"
-_VISION = "vision_tower.vision_model"
-_VIT = _VISION + ".encoder.layers.{i}"
-
-POSITIONS = f"{_VISION}.embeddings.position_embedding.weight"
-EMBEDDING = f"{_TEXT}.embed_tokens.weight"
-LM_HEAD = "language_model.lm_head.weight"  # Absent, or a copy of the tied embedding.
-# Numbers that follow from the sizes, which some versions saved among the parameters.
-BUFFER = re.compile(r"(^|\.)(position_ids|inv_freq|original_inv_freq)$")
-
-_HF_BASE = {
-  "img/embedding/kernel": (
-    [f"{_VISION}.embeddings.patch_embedding.weight"],
-    "d 3 p q -> p q 3 d",
-  ),
-  "img/embedding/bias": ([f"{_VISION}.embeddings.patch_embedding.bias"], "d -> d"),
-  "img/pos_embedding": ([POSITIONS], "s d -> 1 s d"),
-  f"{_BLOCK}/LayerNorm_0/scale": ([f"{_VIT}.layer_norm1.weight"], "d -> d"),
-  f"{_BLOCK}/LayerNorm_0/bias": ([f"{_VIT}.layer_norm1.bias"], "d -> d"),
-  f"{_BLOCK}/LayerNorm_1/scale": ([f"{_VIT}.layer_norm2.weight"], "d -> d"),
-  f"{_BLOCK}/LayerNorm_1/bias": ([f"{_VIT}.layer_norm2.bias"], "d -> d"),
-  f"{_ATTN}/query/kernel": ([f"{_VIT}.self_attn.q_proj.weight"], "(n h) d -> d n h"),
-  f"{_ATTN}/query/bias": ([f"{_VIT}.self_attn.q_proj.bias"], "(n h) -> n h"),
-  f"{_ATTN}/key/kernel": ([f"{_VIT}.self_attn.k_proj.weight"], "(n h) d -> d n h"),
-  f"{_ATTN}/key/bias": ([f"{_VIT}.self_attn.k_proj.bias"], "(n h) -> n h"),
-  f"{_ATTN}/value/kernel": ([f"{_VIT}.self_attn.v_proj.weight"], "(n h) d -> d n h"),
-  f"{_ATTN}/value/bias": ([f"{_VIT}.self_attn.v_proj.bias"], "(n h) -> n h"),
-  f"{_ATTN}/out/kernel": ([f"{_VIT}.self_attn.out_proj.weight"], "d (n h) -> n h d"),
-  f"{_ATTN}/out/bias": ([f"{_VIT}.self_attn.out_proj.bias"], "d -> d"),
-  f"{_BLOCK}/MlpBlock_0/Dense_0/kernel": ([f"{_VIT}.mlp.fc1.weight"], "f d -> d f"),
-  f"{_BLOCK}/MlpBlock_0/Dense_0/bias": ([f"{_VIT}.mlp.fc1.bias"], "f -> f"),
-  f"{_BLOCK}/MlpBlock_0/Dense_1/kernel": ([f"{_VIT}.mlp.fc2.weight"], "d f -> f d"),
-  f"{_BLOCK}/MlpBlock_0/Dense_1/bias": ([f"{_VIT}.mlp.fc2.bias"], "d -> d"),
-  "img/Transformer/encoder_norm/scale": ([f"{_VISION}.post_layernorm.weight"], "d -> d"),
-  "img/Transformer/encoder_norm/bias": ([f"{_VISION}.post_layernorm.bias"], "d -> d"),
-  "img/head/kernel": (["multi_modal_projector.linear.weight"], "D d -> d D"),
-  "img/head/bias": (["multi_modal_projector.linear.bias"], "D -> D"),
-  "llm/embedder/input_embedding": ([EMBEDDING], "V D -> V D"),
-  "llm/layers/attn/attn_vec_einsum/w": (
-    [f"{_LAYER}.self_attn.o_proj.weight"],
-    "D (N H) -> N H D",
-  ),
-  "llm/layers/mlp/gating_einsum": (
-    [f"{_LAYER}.mlp.gate_proj.weight", f"{_LAYER}.mlp.up_proj.weight"],
-    "F D -> D F",
-  ),
-  "llm/layers/mlp/linear": ([f"{_LAYER}.mlp.down_proj.weight"], "D F -> F D"),
-  "llm/layers/pre_attention_norm/scale": ([f"{_LAYER}.input_layernorm.weight"], "D -> D"),
-  "llm/final_norm/scale": ([f"{_TEXT}.norm.weight"], "D -> D"),
-}
-_HF_SPLIT_QKV = {
-  "llm/layers/attn/q_einsum/w": ([f"{_LAYER}.self_attn.q_proj.weight"], "(N H) D -> N D H"),
-  "llm/layers/attn/kv_einsum/w": (
-    [f"{_LAYER}.self_attn.k_proj.weight", f"{_LAYER}.self_attn.v_proj.weight"],
-    "(K H) D -> K D H",
-  ),
-}
-_HF_FUSED_QKV = {
-  "llm/layers/attn/qkv_einsum/w": (
-    [f"{_LAYER}.self_attn.{x}_proj.weight" for x in "qkv"],
-    "(N H) D -> N D H",
-  ),
-}
-# The same name means another norm in the two generations: in Gemma 1 `post_attention_layernorm`
-# comes before the MLP, in Gemma 2 it is applied to the output of attention.
-_GEMMA1_NORMS = {
-  "llm/layers/pre_ffw_norm/scale": ([f"{_LAYER}.post_attention_layernorm.weight"], "D -> D"),
-}
-_GEMMA2_NORMS = {
-  "llm/layers/post_attention_norm/scale": (
-    [f"{_LAYER}.post_attention_layernorm.weight"],
-    "D -> D",
-  ),
-  "llm/layers/pre_ffw_norm/scale": ([f"{_LAYER}.pre_feedforward_layernorm.weight"], "D -> D"),
-  "llm/layers/post_ffw_norm/scale": ([f"{_LAYER}.post_feedforward_layernorm.weight"], "D -> D"),
-}
-
-
-def table(*, fused: bool, post_norms: bool) -> dict[str, tuple[list[str], str]]:
-  """{our name: (their names, pattern)} for one generation of Gemma."""
-  return {
-    **_HF_BASE,
-    **(_HF_FUSED_QKV if fused else _HF_SPLIT_QKV),
-    **(_GEMMA2_NORMS if post_norms else _GEMMA1_NORMS),
-  }
 
 
 def canonical(name: str) -> str:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from paligemma_jax.core import errors
 from paligemma_jax.core import trees
 from paligemma_jax.models import linear
+from paligemma_jax.models import params as param_table
 from paligemma_jax.models import quantize
 from paligemma_jax.models import variants
 
@@ -26,13 +27,13 @@ def packed(cfg: variants.ModelConfig, names: Iterable[str]) -> list[str]:
   if not cfg.packed:
     return []
   errors.pick(dict.fromkeys(quantize.KINDS), cfg.packed, "model.packed")
-  able = [name for name in names if name in (*linear.MATRICES, linear.TABLE)]
+  able = [name for name in names if name in (*param_table.MATRICES, param_table.INPUT_EMBEDDING)]
   return sorted(trees.matches(cfg.packed_names, able, "model.packed_names"))
 
 
 def pack(name: str, kind: str, w: jax.Array) -> dict[str, jax.Array]:
   """{name: array} of the codes and scales of a parameter, or of some of its first dim."""
-  if name == linear.TABLE:
+  if name == param_table.INPUT_EMBEDDING:
     parts = quantize.pack(w, kind, axis=-1)
   else:
     parts = quantize.pack(linear.flat(name, w), kind)
@@ -43,7 +44,7 @@ def unpack(
   name: str, kind: str, codes: jax.Array, scale: jax.Array, shape: tuple[int, ...], dtype: Any
 ) -> jax.Array:
   """dtype[shape] in the published layout: a parameter, or some of its first dim."""
-  if name == linear.TABLE:
+  if name == param_table.INPUT_EMBEDDING:
     return quantize.unpack(codes, scale, kind, size=shape[-1], dtype=dtype, axis=-1)
   return linear.unflat(name, _unpack_flat(name, kind, codes, scale, shape, dtype), shape)
 

@@ -23,29 +23,10 @@ from paligemma_jax.config import value_checks
 from paligemma_jax.core import errors
 from paligemma_jax.models import gemma
 from paligemma_jax.models import kernels
+from paligemma_jax.models import params as param_table
 from paligemma_jax.models import siglip
 
 # Leaves whose first dim is the layer: it is scanned over, so it is never cut.
-_SCANNED = ("img/Transformer/encoderblock/", "llm/layers/")
-
-# Which dim of a leaf "tensor" cuts, by the last parts of its name. What a layer computes then stays
-# apart until the product that ends a branch: heads of attention, hidden units of the MLP.
-_TENSOR_DIMS = {
-  "attn/q_einsum/w": 1,  # L N D H
-  "attn/kv_einsum/w": 2,  # L 2 K D H
-  "attn/qkv_einsum/w": 2,  # L 3 N D H
-  "attn/attn_vec_einsum/w": 1,  # L N H D
-  "mlp/gating_einsum": 3,  # L 2 D F
-  "mlp/linear": 1,  # L F D
-  "embedder/input_embedding": 0,  # V D
-  "MultiHeadDotProductAttention_0/query/kernel": 2,  # L D N H
-  "MultiHeadDotProductAttention_0/key/kernel": 2,
-  "MultiHeadDotProductAttention_0/value/kernel": 2,
-  "MultiHeadDotProductAttention_0/out/kernel": 1,  # L N H D
-  "MlpBlock_0/Dense_0/kernel": 2,  # L D F
-  "MlpBlock_0/Dense_1/kernel": 1,  # L F D
-}
-_TABLE = "llm/embedder/input_embedding"
 
 # The parts of a batch that the device needs; the rest (`_row`) stays on the host.
 _DEVICE_KEYS = ("image", "encoded", "text", "mask_ar", "mask_loss", "mask_input", "_mask")
@@ -151,7 +132,7 @@ def rows_stay(mesh: Mesh) -> Iterator[None]:
 
 def logits_sharding(vocab_size: int, width: int, mesh: Mesh) -> NamedSharding:
   """Of float32[B, c, V]: V is cut where the table is, so that the table stays apart; else rows."""
-  words = tuple(_spec(_TABLE, (vocab_size, width), mesh, 1)[:1])
+  words = tuple(_spec(param_table.INPUT_EMBEDDING, (vocab_size, width), mesh, 1)[:1])
   cut = words[0] if words and words[0] else ()
   cut = (cut,) if isinstance(cut, str) else tuple(cut)
   rows = tuple(name for name in row_axes(mesh) if name not in cut)
@@ -222,13 +203,13 @@ def _spec(name: str, shape: Sequence[int], mesh: Mesh, min_size: int) -> Partiti
     return PartitionSpec()
   axes: list[tuple[str, ...]] = [()] * len(shape)
   fsdp, tensor = mesh.shape.get("fsdp", 1), mesh.shape.get("tensor", 1)
-  by_tensor = next((d for end, d in _TENSOR_DIMS.items() if name.endswith(f"/{end}")), -1)
+  by_tensor = param_table.TABLE[name].tensor if name in param_table.TABLE else -1
   # A leaf of that name with other dims (of an adapter, of packed weights) is left to "fsdp".
   if tensor > 1 and 0 <= by_tensor < len(shape) and shape[by_tensor] % tensor == 0:
     axes[by_tensor] = ("tensor",)
-  first = 1 if name.startswith(_SCANNED) else 0
+  first = 1 if name.startswith(param_table.SCANNED) else 0
   dims = [i for i in range(first, len(shape)) if not axes[i] and shape[i] % fsdp == 0]
-  if name == _TABLE and shape[0] % (fsdp * tensor) == 0:
+  if name == param_table.INPUT_EMBEDDING and shape[0] % (fsdp * tensor) == 0:
     axes[0] = ("fsdp",) * (fsdp > 1) + axes[0]
   elif fsdp > 1 and dims:
     axes[max(dims, key=lambda i: (shape[i], -i))] = ("fsdp",)

@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from paligemma_jax.core import errors
 from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
+from paligemma_jax.models import params as param_table
 from paligemma_jax.training import loss
 from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
@@ -63,7 +64,7 @@ def make_train_step(
   budget_bytes = _logits_budget(state)
   places = states.shardings(state)
   on_cpu = mesh.devices.flat[0].platform == "cpu"
-  table = state.trainable.get(linear.TABLE)
+  table = state.trainable.get(param_table.INPUT_EMBEDDING)
   for_memory = on_cpu and table is not None and table.size >= _LARGE_TABLE
 
   def step_fn(state, batch, num_supervised):
@@ -159,8 +160,10 @@ def to_differentiate(cfg: Any, state: states.TrainState, *, table: bool) -> tupl
   for name in linear.with_offsets(state.trainable):
     fixed[name] = moving.pop(name)
     moving[f"{name}{linear.OFFSET}"] = jnp.zeros(fixed[name].shape, dtype)
-  if table and linear.TABLE in moving:
-    moving[f"{linear.TABLE}{linear.OFFSET}"] = jnp.zeros(moving[linear.TABLE].shape, dtype)
+  if table and param_table.INPUT_EMBEDDING in moving:
+    moving[f"{param_table.INPUT_EMBEDDING}{linear.OFFSET}"] = jnp.zeros(
+      moving[param_table.INPUT_EMBEDDING].shape, dtype
+    )
   return moving, fixed
 
 
@@ -199,7 +202,7 @@ def _logits_budget(state):
   Chunks of positions would add up that gradient chunk by chunk, beside one chunk's own, so they
   save nothing below that size; and logits and the layers' gradients are not there together.
   """
-  table = state.trainable.get(linear.TABLE)
+  table = state.trainable.get(param_table.INPUT_EMBEDDING)
   if table is None:
     return loss.BUDGET_BYTES
   return max(loss.BUDGET_BYTES, 4 * math.prod(table.sharding.shard_shape(table.shape)))

@@ -99,16 +99,12 @@ def write_raw_safetensors(path: pathlib.Path, header: dict, data: bytes) -> path
 
 def hf_tensors(arrays: dict[str, np.ndarray], model: dict) -> dict[str, np.ndarray]:
   """The same parameters under Hugging Face's names, laid out there by plain transposes."""
-  llm = model["llm"]
   tensors = {}
-  table = param_table.table(
-    fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"]
-  )
-  for name, (theirs, _) in table.items():
-    layers = arrays[name] if "{i}" in theirs[0] else arrays[name][None]
+  for name, row in param_table.rows(model).items():
+    layers = arrays[name] if "{i}" in row.hf[0] else arrays[name][None]
     for i, layer in enumerate(layers):
-      for k, their in enumerate(theirs):
-        part = layer if len(theirs) == 1 else layer[k]
+      for k, their in enumerate(row.hf):
+        part = layer if len(row.hf) == 1 else layer[k]
         tensors[their.format(i=i)] = np.ascontiguousarray(_their_layout(name, part))
   return tensors
 

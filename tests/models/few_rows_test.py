@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
+from paligemma_jax.models import params as param_table
 from paligemma_jax.models import variants
 from tests.models import random_params
 
@@ -55,7 +55,7 @@ def test_turned_matrices_give_the_same_logits(case, dtype, tolerance, monkeypatc
   cfg = _config(case, dtype)
   params = _parameters(cfg)
   added = paligemma.ready_to_extend(cfg, params).keys() - params.keys()
-  assert len(added) == len([n for n in params if n in linear.MATRICES and "layers" in n])
+  assert len(added) == len([n for n in params if n in param_table.MATRICES and "layers" in n])
   got = _extended(cfg, params)
   monkeypatch.setattr(paligemma, "_ROOM_FOR_LAYERS", 0)
   assert paligemma.ready_to_extend(cfg, params) is params

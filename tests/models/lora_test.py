@@ -11,6 +11,7 @@ from paligemma_jax.checkpoint import merge
 from paligemma_jax.core import errors
 from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
+from paligemma_jax.models import params as param_table
 from paligemma_jax.models import quantized
 from paligemma_jax.models import variants
 from tests.models import random_params
@@ -209,7 +210,9 @@ def test_a_kept_input_is_scaled_so_that_the_mean_stays():
 def test_packing_covers_all_matrices_and_the_table():
   _, params = _params("nf4")
   left = {name for name in params if params[name].dtype == np.float32 and "_scale" not in name}
-  assert not any(name in linear.MATRICES or name == linear.TABLE for name in left)
+  assert not any(
+    name in param_table.MATRICES or name == param_table.INPUT_EMBEDDING for name in left
+  )
   assert params["llm/layers/mlp/gating_einsum_nf4"].dtype == np.uint8
   assert params["llm/layers/mlp/gating_einsum_nf4"].shape == (2, 2, 64, 192)
   assert params["llm/embedder/input_embedding_nf4"].shape == (80, 64)

@@ -8,6 +8,7 @@ import numpy as np
 
 from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
+from paligemma_jax.models import params as param_table
 from paligemma_jax.models import variants
 
 
@@ -58,7 +59,8 @@ def test_gradients_are_the_same_bits():
   names = linear.with_offsets(shapes)
   moving = {n: p for n, p in params.items() if n not in names}
   moving |= {
-    f"{n}{linear.OFFSET}": jnp.zeros(params[n].shape, jnp.bfloat16) for n in (*names, linear.TABLE)
+    f"{n}{linear.OFFSET}": jnp.zeros(params[n].shape, jnp.bfloat16)
+    for n in (*names, param_table.INPUT_EMBEDDING)
   }
   through = gradients(moving, {n: params[n] for n in names})
   for name in names:
@@ -66,6 +68,8 @@ def test_gradients_are_the_same_bits():
     assert got.dtype == jnp.bfloat16 and np.abs(plain[name]).max() > 0
     np.testing.assert_array_equal(got.astype(jnp.float32), plain[name], err_msg=name)
   # The table has two: where text begins it is read in float32, at the head in bfloat16.
-  through[linear.TABLE] += through[f"{linear.TABLE}{linear.OFFSET}"].astype(jnp.float32)
+  through[param_table.INPUT_EMBEDDING] += through[
+    f"{param_table.INPUT_EMBEDDING}{linear.OFFSET}"
+  ].astype(jnp.float32)
   for name in set(shapes) - set(names):
     np.testing.assert_array_equal(through[name], plain[name], err_msg=name)

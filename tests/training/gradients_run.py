@@ -22,6 +22,7 @@ from paligemma_jax.checkpoint import merge
 from paligemma_jax.config import load as configs
 from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
+from paligemma_jax.models import params as param_table
 from paligemma_jax.models import variants
 from paligemma_jax.training import loss
 from paligemma_jax.training import optimizers
@@ -157,7 +158,7 @@ def of_the_reference(tune):
     cfg.replace(lora=variants.Lora()),
     {name: leaf for name, leaf in params.items() if "lora_" not in name},
   )
-  for name in linear.MATRICES:
+  for name in param_table.MATRICES:
     if linear.beside(name, "lora_a") in params:
       w = np.asarray(base[name][: base[name].shape[0]])
       found.update(_of_adapter(cfg, name, found[name], w, params))

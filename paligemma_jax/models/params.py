@@ -120,6 +120,7 @@ ROWS = (
 )
 # fmt: on
 TABLE = {row.name: row for row in ROWS}
+_POST_NORMS = ("post_attention_norm", "post_ffw_norm")  # Gemma 2 has them.
 MATRICES = {row.name: row.matmul for row in ROWS if row.matmul}
 
 
@@ -189,7 +190,7 @@ def sizes_of(found: Mapping[str, tuple[int, ...]], where: str) -> dict[str, Any]
   fused = "llm/layers/attn/qkv_einsum/w" in found
   if fused and "N" in dims:
     dims["K"] = dims["N"]
-  post_norms = any(name in TABLE and TABLE[name].only == "gemma2" for name in found)
+  post_norms = any(f"llm/layers/{x}/scale" in found for x in _POST_NORMS)
   check(found, _shapes(_rows(fused=fused, post_norms=post_norms), dims), where)
   side = math.isqrt(dims["s"])
   if side * side != dims["s"] or min(dims.values()) < 1 or dims["d"] != dims["n"] * dims["h"]:

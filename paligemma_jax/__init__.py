@@ -7,6 +7,7 @@ def get_config(res: int = 224):      # a config file, see transfers/forkme.py
   c = pj.default_config()
   ...
 
+pj.train(get_config(), "runs/mine")  # or: paligemma-jax train --config mine.py --workdir runs/mine
 pg = pj.load("runs/mine")            # weights with logits, generate and save
 """
 
@@ -15,6 +16,7 @@ import importlib
 __version__ = "0.1.0"
 
 # name: (module, attribute), or (module, "") for the module itself. Imported when first asked for.
+# `train` is the module of the command, which can be called.
 _PUBLIC = {
   "CheckpointError": ("paligemma_jax.core.errors", "CheckpointError"),
   "ConfigError": ("paligemma_jax.core.errors", "ConfigError"),
@@ -32,6 +34,7 @@ _PUBLIC = {
   "sources": ("paligemma_jax.sources", ""),
   "spec": ("paligemma_jax.core.spec", "spec"),
   "sweepable": ("paligemma_jax.config.load", "sweepable"),
+  "train": ("paligemma_jax.train", ""),
 }
 
 __all__ = list(_PUBLIC)

@@ -8,36 +8,42 @@ import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any
+from typing import NoReturn
 
 from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
 from paligemma_jax.core import huge_pages
 
 
-def main(argv: Sequence[str]) -> None:
-  """Runs a configuration's evaluators on a run's newest state, or on any weights, and says so."""
-  parser = command_line.Parser(
+def parser() -> command_line.Parser:
+  """Its flags."""
+  found = command_line.Parser(
     "evaluate",
     "Runs the evaluators of a configuration. Prints a table, then all numbers as one line of JSON"
     " on stdout; evaluators that write files put them into WORKDIR/predictions/, or into --out.",
-    "python -m paligemma_jax.evaluate --workdir runs/demo --config.evals.0.limit=100",
+    f"{command_line.called('evaluate')} --workdir runs/demo --config.evals.0.limit=100",
   )
-  parser.add_argument(
+  found.add_argument(
     "--ckpt",
     metavar="PATH",
     default="",
     help="weights to evaluate: a run, one of its checkpoints/<step>, an npz, a Hugging Face"
     " directory or a published name (default: those of --workdir, else the configuration's init)",
   )
-  parser.add_argument(
+  found.add_argument(
     "--out",
     metavar="DIR",
     default="",
     help="where evaluators put their files (default: WORKDIR/predictions, if it can be written)",
   )
-  args = parser.parse_args(argv)
+  return found
+
+
+def main(argv: Sequence[str]) -> None:
+  """Runs a configuration's evaluators on a run's newest state, or on any weights, and says so."""
+  args = parser().parse_args(argv)
   if not args.config and not args.workdir:
-    parser.error("Give --config, or --workdir of a run whose configuration is then used.")
+    parser().error("Give --config, or --workdir of a run whose configuration is then used.")
   saved = os.path.join(args.workdir, "config.json") if args.workdir else ""
 
   from paligemma_jax.config import load as configs
@@ -133,6 +139,11 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
     print(json.dumps({"ckpt": str(weights.path), "step": step, **metrics}))
 
 
-if __name__ == "__main__":
+def run(argv: Sequence[str]) -> NoReturn:
+  """Is the program: ends with the exit code."""
   huge_pages.use()
-  errors.run_main(lambda: main(sys.argv[1:]))
+  errors.run_main(lambda: main(argv))
+
+
+if __name__ == "__main__":
+  run(sys.argv[1:])

@@ -8,80 +8,85 @@ import sys
 import threading
 from collections.abc import Sequence
 from typing import Any
+from typing import NoReturn
 
 from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
 
-_COMMAND = "python -m paligemma_jax.plan"
 
-
-def main(argv: Sequence[str]) -> None:
-  """Compiles a configuration's training step for some devices and says what it needs there."""
-  parser = command_line.Parser(
+def parser() -> command_line.Parser:
+  """Its flags."""
+  found = command_line.Parser(
     "plan",
     "Compiles the training step of a configuration for devices that need not be there, and says"
     " what it takes: memory per chip, operations, least time of a step. When it does not fit,"
     " looks for the cheapest change with which it does. No weights and no data are needed.",
-    f"{_COMMAND} --config transfers/okvqa.py:res=448 --on v5e-8",
+    f"{command_line.called('plan')} --config transfers/okvqa.py:res=448 --on v5e-8",
   )
-  parser.add_argument(
+  found.add_argument(
     "--on",
     default="local",
     metavar="DEVICES",
     help="local (default), TPU chips as in v5e-1, v5e-8, v5p-8, v6e-8, or cards as in h100,"
     " h100x8, l4, t4",
   )
-  parser.add_argument("--json", action="store_true", help="one line of JSON on stdout")
-  parser.add_argument(
+  found.add_argument("--json", action="store_true", help="one line of JSON on stdout")
+  found.add_argument(
     "--frames",
     type=int,
     default=0,
     metavar="N",
     help="images per row (default: what the first row has where the data is there, else one)",
   )
-  parser.add_argument(
+  found.add_argument(
     "--supervised",
     type=int,
     default=0,
     metavar="N",
     help="answer tokens that a row has at most (default: train.text_len)",
   )
-  parser.add_argument(
+  found.add_argument(
     "--suggest",
     type=int,
     default=2,
     metavar="N",
     help="how many changes that fit to look for (default 2; 0: none)",
   )
-  parser.add_argument(
+  found.add_argument(
     "--tries",
     type=int,
     default=6,
     metavar="N",
     help="how many of them to compile at most (default 6)",
   )
-  parser.add_argument(
+  found.add_argument(
     "--effort",
     type=float,
     default=-1.0,
     metavar="E",
     help="of the compiler, -1 (default) to 1; 0 is its own, and several times slower",
   )
-  parser.add_argument(
+  found.add_argument(
     "--timeout",
     type=float,
     default=1800.0,
     metavar="SECS",
     help="how long one program may take to compile (default 1800)",
   )
-  args = parser.parse_args(argv)
-  parser.require(args, "config")
+  return found
+
+
+def main(argv: Sequence[str]) -> None:
+  """Compiles a configuration's training step for some devices and says what it needs there."""
+  flags = parser()
+  args = flags.parse_args(argv)
+  flags.require(args, "config")
   if min(args.frames, args.supervised, args.suggest, args.tries) < 0:
-    parser.error("--frames, --supervised, --suggest and --tries are at least 0.")
+    flags.error("--frames, --supervised, --suggest and --tries are at least 0.")
   if not -1 <= args.effort <= 1:
-    parser.error(f"--effort is from -1 to 1; got {args.effort}.")
+    flags.error(f"--effort is from -1 to 1; got {args.effort}.")
   if not 0 < args.timeout < threading.TIMEOUT_MAX:
-    parser.error(f"--timeout is a number of seconds above 0; got {args.timeout}.")
+    flags.error(f"--timeout is a number of seconds above 0; got {args.timeout}.")
 
   from paligemma_jax.config import load as configs
   from paligemma_jax.models import variants
@@ -118,7 +123,7 @@ def main(argv: Sequence[str]) -> None:
   else:
     what = f"{config.model.variant} at {config.model.res} px, batch {config.train.batch_size},"
     what += f" text {config.train.text_len}"
-    print("\n".join(answers.lines(answer, what, f"{_COMMAND} --on {args.on}")))
+    print("\n".join(answers.lines(answer, what, f"{command_line.called('plan')} --on {args.on}")))
 
 
 def _look_at_data(config: Any) -> tuple[int, int]:
@@ -136,5 +141,10 @@ def _look_at_data(config: Any) -> tuple[int, int]:
   return len(rows), shape[0] if len(shape) == 4 else 0
 
 
+def run(argv: Sequence[str]) -> NoReturn:
+  """Is the program: ends with the exit code."""
+  errors.run_main(lambda: main(argv))
+
+
 if __name__ == "__main__":
-  errors.run_main(lambda: main(sys.argv[1:]))
+  run(sys.argv[1:])

@@ -9,7 +9,9 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from typing import Any
+from typing import NoReturn
 
+from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
 from paligemma_jax.core import huge_pages
 from paligemma_jax.core import sampling_options
@@ -22,9 +24,9 @@ _DESCRIPTION = """Answers about images, one JSON line each: the row's number and
 file with `image` and `prefix`. Run the same command again to go on after an interruption: answers
 that are there are kept."""
 
-_EXAMPLE = """examples:
-  python -m paligemma_jax.predict --ckpt runs/demo --prompt "caption en" --out out.jsonl *.jpg
-  python -m paligemma_jax.predict --ckpt pt_224 --rows questions.jsonl --out out.jsonl
+_EXAMPLES = """examples:
+  {0} --ckpt runs/demo --prompt "caption en" --out out.jsonl *.jpg
+  {0} --ckpt pt_224 --rows questions.jsonl --out out.jsonl
 """
 
 _EXIF = {"true": True, "false": False, "auto": "auto"}
@@ -33,7 +35,7 @@ _DECODING = ("max_new_tokens", "sampler", "best_of", "beam_size", "seed", *sampl
 
 def main(argv: Sequence[str]) -> None:
   """Reads the weights and answers; nothing is computed for answers that are there."""
-  args = _parser().parse_args(argv)
+  args = parser().parse_args(argv)
   if bool(args.images) == bool(args.rows):
     raise errors.ConfigError("Name images, or --rows FILE.jsonl: one of the two.")
   if args.images and not args.prompt:
@@ -97,15 +99,16 @@ def _answer(
   _note(f"{num_rows - start} answers, {num_bad} of them errors, in {args.out}")
 
 
-def _parser() -> argparse.ArgumentParser:
-  parser = argparse.ArgumentParser(
-    prog="python -m paligemma_jax.predict",
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
+  found = argparse.ArgumentParser(
+    prog=command_line.called("predict"),
     description=_DESCRIPTION,
-    epilog=_EXAMPLE,
+    epilog=_EXAMPLES.format(command_line.called("predict")),
     formatter_class=argparse.RawDescriptionHelpFormatter,
     allow_abbrev=False,
   )
-  add = parser.add_argument
+  add = found.add_argument
   add("images", nargs="*", metavar="IMAGE", help="image files")
   add("--ckpt", required=True, help="a run, weights, a Hugging Face directory, a published name")
   add("--out", required=True, metavar="FILE", help="the JSONL file of answers")
@@ -129,13 +132,18 @@ def _parser() -> argparse.ArgumentParser:
   add("--ban", nargs="*", default=[], metavar="TEXT", help="tokens that no answer holds")
   add("--exif", default="true", choices=tuple(_EXIF), help="false: images as they are stored")
   add("--bad_rows", type=int, default=0, help="rows that may be unreadable; the next one ends it")
-  return parser
+  return found
 
 
 def _note(text: str) -> None:
   print(text, file=sys.stderr, flush=True)
 
 
-if __name__ == "__main__":
+def run(argv: Sequence[str]) -> NoReturn:
+  """Is the program: ends with the exit code."""
   huge_pages.use()
-  errors.run_main(lambda: main(sys.argv[1:]))
+  errors.run_main(lambda: main(argv))
+
+
+if __name__ == "__main__":
+  run(sys.argv[1:])

@@ -1,78 +1,212 @@
-"""python -m paligemma_jax.train --config transfers/demo.py --workdir runs/demo"""
+"""python -m paligemma_jax.train --config transfers/demo.py --workdir runs/demo
+
+The module can be called, so that `paligemma_jax.train(config, workdir)` trains from Python whether
+or not the module of that name has been imported: see `train`.
+"""
 
 from __future__ import annotations
 
+import os
+import pathlib
 import sys
+import threading
+import types
+from collections.abc import Callable
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+from typing import NoReturn
 
 from paligemma_jax.config import command_line
 from paligemma_jax.core import early_stop
 from paligemma_jax.core import errors
 from paligemma_jax.core import huge_pages
 
-_PLAN = "python -m paligemma_jax.plan"
+if TYPE_CHECKING:
+  import ml_collections
+
+  from paligemma_jax.multihost import hosts
+
+_JOIN_SECS, _STALL_SECS = 300.0, 1800.0
+# What helps a configuration that has no command line, when memory runs out.
+_REMEDIES = (
+  "model.remat='full'",
+  "a larger train.accum",
+  "a preset that trains less (docs/tuning.md)",
+  "a smaller train.batch_size",
+)
 
 
-def main(argv: Sequence[str]) -> None:
-  """Trains what a configuration says, or goes on with the run that the workdir holds."""
-  parser = command_line.Parser(
+def train(
+  config: ml_collections.ConfigDict | str | os.PathLike[str],
+  workdir: str | os.PathLike[str],
+  *,
+  overrides: Sequence[str | tuple[str, str]] = (),
+  allow_code: bool = False,
+  allow_data_change: bool = False,
+  resume_step: int = 0,
+  hosts_join_secs: float = _JOIN_SECS,
+  hosts_stall_secs: float = _STALL_SECS,
+) -> pathlib.Path:
+  """Trains as the command does, or goes on with the run that the workdir holds.
+
+  With several hosts, which the command's help names, a failure ends the processes of all of them,
+  as it must; for a process alone each error is raised.
+
+  Args:
+    config: what a `get_config` returned, or a file as for --config: 'mine.py:res=448'.
+    workdir: where the run keeps all that it writes.
+    overrides: 'optim.lr=3e-5' or ('optim.lr', '3e-5'), as after `--config.`; `config` itself is
+      left as it is.
+    allow_code, allow_data_change, resume_step, hosts_join_secs, hosts_stall_secs: as the flags.
+
+  Returns:
+    The workdir; `paligemma_jax.load` takes it.
+
+  Raises:
+    PaligemmaError: whatever ends the command with an exit code, as the error with that code;
+      Interrupted among them, when a signal stopped the run and its state is saved.
+  """
+  from paligemma_jax.config import load as configs
+  from paligemma_jax.core import system_errors
+
+  file = os.fspath(config) if isinstance(config, str | os.PathLike) else ""
+  try:
+    if file:
+      found = configs.load(file, overrides, allow_code=allow_code)
+    else:
+      found = configs.overridden(config, overrides)
+    _train(
+      found,
+      workdir,
+      lambda: _remedies(file, overrides, allow_code) if file else list(_REMEDIES),
+      hosts_join_secs=hosts_join_secs,
+      hosts_stall_secs=hosts_stall_secs,
+      allow_data_change=allow_data_change,
+      resume_step=resume_step,
+    )
+  except Exception as e:
+    if isinstance(e, errors.PaligemmaError) or system_errors.translated(e) is None:
+      raise
+    raise system_errors.translated(e) from e
+  return pathlib.Path(workdir)
+
+
+def parser() -> command_line.Parser:
+  """Its flags."""
+  found = command_line.Parser(
     "train",
     "Fine-tunes, or trains, the model that a configuration describes. Started again with the same"
     " command it goes on from the last saved state.",
-    "python -m paligemma_jax.train --config transfers/demo.py --workdir runs/demo"
+    f"{command_line.called('train')} --config transfers/demo.py --workdir runs/demo"
     " --config.optim.lr=3e-4",
   )
-  parser.add_argument(
+  found.add_argument(
     "--allow_data_change",
     action="store_true",
     help="go on although the training rows, or the row ops, are not those that the run was"
     " started with; the change is counted in metrics.jsonl",
   )
-  parser.add_argument(
+  found.add_argument(
     "--resume_step",
     type=int,
     default=0,
     metavar="N",
     help="go back to the saved step N; what was written after it is set aside in the workdir",
   )
-  args = parser.parse_args(argv)
-  parser.require(args, "config", "workdir")
+  return found
+
+
+def main(argv: Sequence[str]) -> None:
+  """Trains what a configuration says, or goes on with the run that the workdir holds."""
+  flags = parser()
+  args = flags.parse_args(argv)
+  flags.require(args, "config", "workdir")
 
   # Heavy modules only now: --help and a misspelt flag must be answered at once.
   from paligemma_jax.config import load as configs
+
+  _train(
+    configs.load(args.config, args.overrides, allow_code=args.allow_code),
+    args.workdir,
+    lambda: _remedies(args.config, args.overrides, args.allow_code),
+    hosts_join_secs=args.hosts_join_secs,
+    hosts_stall_secs=args.hosts_stall_secs,
+    allow_data_change=args.allow_data_change,
+    resume_step=args.resume_step,
+  )
+
+
+def _train(
+  config: ml_collections.ConfigDict,
+  workdir: str | os.PathLike[str],
+  remedies: Callable[[], list[str]],
+  *,
+  hosts_join_secs: float,
+  hosts_stall_secs: float,
+  **flags: bool | int,
+) -> None:
+  """Checks the configuration, brings up the devices and trains.
+
+  Args:
+    remedies: what helps when memory runs out, the cheapest first.
+    flags: `allow_data_change` and `resume_step` of `loop.train`.
+  """
+  from paligemma_jax.config import load as configs
   from paligemma_jax.models import variants
 
-  config = configs.load(args.config, args.overrides, allow_code=args.allow_code)
   configs.validate(config, training=True, variants=variants.VARIANTS)
 
   from paligemma_jax.multihost import agreement
   from paligemma_jax.multihost import hosts
   from paligemma_jax.trainer import devices
 
-  team = devices.start(join_secs=args.hosts_join_secs, stall_secs=args.hosts_stall_secs)
-  if team is not None:
-    early_stop.listen(lambda text: team.fail(errors.Interrupted(text)))
+  team = devices.start(join_secs=hosts_join_secs, stall_secs=hosts_stall_secs)
+  _listen(team)
 
-  import jax
-
-  from paligemma_jax.planning import search
   from paligemma_jax.trainer import loop
   from paligemma_jax.trainer import memory
 
-  def remedies() -> list[str]:
-    start = search.Change(args.config, args.overrides, allow_code=args.allow_code)
-    changes = search.remedies(start, num_row_shards=jax.device_count())
-    return [*changes, f"`{_PLAN} --config {args.config}` looks for the first that fits"]
-
   with hosts.ending_together(team), memory.explained(remedies):
     agreement.check(team, "code", agreement.of_code())
-    flags = {name: getattr(args, name) for name in ("allow_data_change", "resume_step")}
     agreement.check(team, "configuration", agreement.of_config(config) | flags)
-    loop.train(config, args.workdir, team=team, **flags)
+    loop.train(config, workdir, team=team, **flags)
 
 
-if __name__ == "__main__":
+def _listen(team: hosts.Team | None) -> None:
+  """A signal that comes before the first step ends all hosts; only a main thread can listen."""
+  if team is not None and threading.current_thread() is threading.main_thread():
+    early_stop.listen(lambda text: team.fail(errors.Interrupted(text)))
+
+
+def _remedies(file: str, overrides: Sequence[str | tuple[str, str]], allow_code: bool) -> list[str]:
+  import jax
+
+  from paligemma_jax.planning import search
+
+  pairs = (item.partition("=")[::2] if isinstance(item, str) else item for item in overrides)
+  start = search.Change(file, tuple(pairs), allow_code=allow_code)
+  changes = search.remedies(start, num_row_shards=jax.device_count())
+  plan = f"{command_line.called('plan')} --config {file}"
+  return [*changes, f"`{plan}` looks for the first that fits"]
+
+
+def run(argv: Sequence[str]) -> NoReturn:
+  """Is the program: ends with the exit code."""
   early_stop.hold()  # Until a program with huge pages has taken this one's place.
   huge_pages.use()
   early_stop.listen()
-  errors.run_main(lambda: main(sys.argv[1:]))
+  errors.run_main(lambda: main(argv))
+
+
+class _Callable(types.ModuleType):
+  """This module, which is a function too: both are `paligemma_jax.train`."""
+
+  def __call__(self, config, workdir, **flags) -> pathlib.Path:
+    """See `train`."""
+    return train(config, workdir, **flags)
+
+
+if __name__ == "__main__":
+  run(sys.argv[1:])
+else:
+  sys.modules[__name__].__class__ = _Callable

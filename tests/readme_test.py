@@ -34,14 +34,13 @@ def test_ci_runs_the_test_command_of_the_readme():
   assert found.stdout.strip() == first_bash_block("Test it")
 
 
-PATHS = sorted(set(re.findall(r"(?:transfers|configs|docs)/\w+\.\w+", README)))
+PATHS = sorted(set(re.findall(r"(?:transfers|configs|docs|requirements)/\w+\.\w+", README)))
 MODULES = sorted(set(re.findall(r"-m (paligemma_jax\.\w+)", README)))
 
 
 @pytest.mark.parametrize("path", PATHS)
 def test_files_that_are_named_exist(path):
-  # `mine.py` is the copy that the reader makes.
-  assert (ROOT / path).exists() or path == "transfers/mine.py"
+  assert (ROOT / path).exists()
 
 
 @pytest.mark.parametrize("module", MODULES)

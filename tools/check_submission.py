@@ -37,7 +37,7 @@ def main() -> None:
     "--against",
     required=True,
     metavar="QUESTIONS",
-    help="the official file of questions (JSON), or a dataset as tools.prepare builds it:"
+    help="the official file of questions (JSON), or a dataset as paligemma_jax.prepare builds it:"
     " 'vqav2:test-dev' (its images are read too, so that takes longer)",
   )
   args = parser.parse_args()

@@ -1,88 +1,11 @@
-"""Weights from any format we read into one we write: python tools/convert.py SRC DST --format npz
+"""The same as `python -m paligemma_jax.convert`, from a clone, in any folder."""
 
-SRC is a run, one of its checkpoints/<step>, a big_vision npz, a Hugging Face directory, one that
-`save` wrote, one of PEFT adapters, a published name, or an id on the Hugging Face hub. Values are
-kept to the bit unless --dtype asks otherwise. Adapters are merged into their matrices, in
-float32; `--format peft` writes those of a run, with all else that it trained, as PEFT opens them,
-and `--format hf --without_adapters` the base that they belong to.
-"""
-
-from __future__ import annotations
-
-import argparse
 import pathlib
 import sys
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # So that it runs from a clone, from any folder.
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from paligemma_jax.core import errors  # noqa: E402
-
-
-def main() -> None:
-  """Converts; prints where the result is."""
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("src", metavar="SRC", help="weights to read, or a published name")
-  parser.add_argument("dst", metavar="DST", type=pathlib.Path, help="where to write; must be new")
-  parser.add_argument("--format", choices=("npz", "native", "hf", "peft"), required=True)
-  parser.add_argument(
-    "--dtype",
-    choices=("float32", "bfloat16", "float16"),
-    help="of the result (default: as stored)",
-  )
-  parser.add_argument("--tokenizer", default="", help="default: the one with the weights")
-  parser.add_argument(
-    "--base",
-    default="",
-    help="of PEFT adapters: what they are adapters of; written by --format peft, read from SRC",
-  )
-  parser.add_argument(
-    "--without_adapters", action="store_true", help="of a run: the base alone, nothing packed"
-  )
-  args = parser.parse_args()
-
-  from paligemma_jax.trainer import devices
-
-  devices.start(alone=True)
-
-  from paligemma_jax.checkpoint import hf_export
-  from paligemma_jax.checkpoint import hf_files
-  from paligemma_jax.checkpoint import load
-  from paligemma_jax.checkpoint import npz_export
-  from paligemma_jax.checkpoint import open as opening
-  from paligemma_jax.checkpoint import weights_dir
-  from paligemma_jax.data import tokenizer as tokenizers
-
-  if args.dst.exists():
-    raise errors.ConfigError(f"{args.dst} exists; nothing was changed. Name a new file or folder.")
-  if args.format == "peft":
-    opening.save_peft(args.src, args.dst, base=args.base, log=print)
-    print(f"wrote {args.dst}")
-    return
-
-  def read():
-    if args.without_adapters:
-      weights = opening.open_base(args.src)
-    else:
-      weights = opening.open_weights(args.src, base=args.base)
-    shapes = {name: entry.shape for name, entry in weights.entries.items()}
-    return weights, load.load_params(weights, shapes, dtype=None, log=print)
-
-  weights, params = opening.read_steadily(args.src, read)
-  found = args.tokenizer or weights.tokenizer
-  tokenizer = tokenizers.Tokenizer(found) if found else None
-  if args.format == "npz":
-    npz_export.save_npz(args.dst, params, dtype=args.dtype, sizes=weights.sizes)
-  elif args.format == "native":
-    content = tokenizer.model_bytes if tokenizer else b""
-    weights_dir.save_native(args.dst, params, weights.sizes, dtype=args.dtype, tokenizer=content)
-  else:
-    image_token, files = hf_files.make(weights.sizes, tokenizer, weights)
-    hf_export.save_hf(
-      args.dst, params, weights.sizes, dtype=args.dtype, image_token=image_token, files=files
-    )
-  print(f"wrote {args.dst}")
-
+from paligemma_jax import convert
 
 if __name__ == "__main__":
-  errors.run_main(main)
+  convert.run(sys.argv[1:])

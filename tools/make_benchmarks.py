@@ -47,7 +47,7 @@ at each resolution, and the evaluator that gives the number the papers print. An
 with
 
 ```bash
-python -m tools.prepare NAME                # says what to download; --raw DIR builds the dataset
+python -m paligemma_jax.prepare NAME        # says what to download; --raw DIR builds the dataset
 python -m paligemma_jax.train --config transfers/NAME.py:res=448 --workdir runs/NAME
 ```
 
@@ -253,7 +253,7 @@ def _building(config: ml_collections.ConfigDict) -> Iterator[str]:
   known = prepare.module_names()
   for module in modules:
     if module in known:
-      yield f"python -m tools.prepare {module} --raw downloads/{module}"
+      yield f"python -m paligemma_jax.prepare {module} --raw downloads/{module}"
 
 
 def _constant(module: types.ModuleType, name: str) -> dict[str, Any]:

@@ -4,8 +4,8 @@
     python tools/plan_table.py --only 'paligemma_3b 224 .* v5e-8'
     python tools/plan_table.py --write                  # only the page, from the cells there are
 
-A cell takes a minute or so of an idle machine (pip install -r requirements-plan.txt, and
-requirements-plan-cuda.txt for cards). Cells are kept in docs/plan.jsonl, one line each; a cell
+A cell takes a minute or so of an idle machine (pip install -r requirements/plan.txt, and
+requirements/plan-cuda.txt for cards). Cells are kept in docs/plan.jsonl, one line each; a cell
 whose line is deleted is made again.
 """
 

@@ -2,7 +2,7 @@
 
     python tools/try_transformers.py --rival_python rivals/bin/python --folder /tmp/versions
 
-`--rival_python` has torch, peft and the rest of requirements-bench.txt; each version of
+`--rival_python` has torch, peft and the rest of requirements/bench.txt; each version of
 transformers is installed into a folder of its own, in front of what that Python has. Models are
 small and random, with the demo's tokenizer.
 """

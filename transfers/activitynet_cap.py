@@ -1,6 +1,6 @@
 """ActivityNet Captions: say what happens in a part of a long video.
 
-  python -m tools.prepare activitynet_cap  # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare activitynet_cap  # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/activitynet_cap.py --workdir runs/activitynet_cap
 
 Published: 34.62 at 224 px, CIDEr x 100, of PaliGemma (big_vision's README). A part is 16 frames,

@@ -1,6 +1,6 @@
 """ActivityNet-QA: questions of people about long videos.
 
-  python -m tools.prepare activitynet_qa  # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare activitynet_qa  # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/activitynet_qa.py --workdir runs/activitynet_qa
 
 Published: 50.78 at 224 px, accuracy on test, of PaliGemma (big_vision's README). A video is 16

@@ -1,6 +1,6 @@
 """AI2D: multiple choice about diagrams from school books.
 
-  python -m tools.prepare ai2d                       # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare ai2d               # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/ai2d.py:res=448 --workdir runs/ai2d
 
 Published: 72.12 at 224 px, 73.28 at 448 px, accuracy on test, of PaliGemma trained on train

@@ -1,6 +1,6 @@
 """A-OKVQA, direct answers: questions that need knowledge from outside, answered freely.
 
-  python -m tools.prepare aokvqa                     # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare aokvqa             # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/aokvqa_da.py:res=448 --workdir runs/aokvqa_da
 
 Published: 61.85 at 224 px, 63.22 at 448 px, by the test server, of PaliGemma trained on train and

@@ -1,6 +1,6 @@
 """A-OKVQA, multiple choice: the same questions as aokvqa_da, each with four choices in the prompt.
 
-  python -m tools.prepare aokvqa                     # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare aokvqa             # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/aokvqa_mc.py:res=448 --workdir runs/aokvqa_mc
 
 Published: 76.37 at 224 px, 76.90 at 448 px, by the test server, of PaliGemma trained on train and

@@ -1,6 +1,6 @@
 """ChartQA: questions about charts, written by people and by a model.
 
-  python -m tools.prepare chartqa                    # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare chartqa            # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/chartqa.py:res=448 --workdir runs/chartqa
 
 Published: 57.08 at 224 px, 71.36 at 448 px, the mean of the relaxed accuracies on the two tests

@@ -1,7 +1,7 @@
 """COCO-35L: captions in 35 languages; and Crossmodal-3600, by native speakers of 36.
 
-  python -m tools.prepare coco35l                    # says what to download; --raw DIR builds it
-  python -m tools.prepare xm3600
+  python -m paligemma_jax.prepare coco35l            # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare xm3600
   python -m paligemma_jax.train --config transfers/coco35l.py:res=448 --workdir runs/coco35l
 
 Published: CIDEr x 100 on dev, English 139.2 at 224 px and 141.2 at 448 px, mean of the 34 other

@@ -1,7 +1,7 @@
 """COCO captions: say what is in a photograph; and NoCaps, with things COCO's captions do not name.
 
-  python -m tools.prepare cococap                    # says what to download; --raw DIR builds it
-  python -m tools.prepare nocaps
+  python -m paligemma_jax.prepare cococap            # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare nocaps
   python -m paligemma_jax.train --config transfers/cococap.py:res=448 --workdir runs/cococap
 
 Published: CIDEr x 100 of 141.92 at 224 px, 144.60 at 448 px, on val, of PaliGemma trained on train

@@ -1,6 +1,6 @@
 """DOCCI: describe a photograph in detail, in a hundred words and more.
 
-  python -m tools.prepare docci                      # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare docci              # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/docci.py:res=448,model=paligemma2_3b
 
 Published: 28.4 % of the sentences of PaliGemma 2 3B and 20.3 % of 10B at 448 px are not entailed by

@@ -1,6 +1,6 @@
 """DocVQA: questions on pages of scanned documents.
 
-  python -m tools.prepare docvqa                     # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare docvqa             # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/docvqa.py:res=896 --workdir runs/docvqa
 
 Published: ANLS 43.74 at 224 px, 78.02 at 448 px, 84.77 at 896 px, by the test server, of PaliGemma

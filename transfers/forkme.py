@@ -1,7 +1,7 @@
 """Copy this page, change what is marked EDIT, and fine-tune PaliGemma on your own data.
 
-  cp transfers/forkme.py transfers/mine.py
-  python -m paligemma_jax.train --config transfers/mine.py --workdir runs/mine
+  python -m paligemma_jax.new mine.py
+  python -m paligemma_jax.train --config mine.py --workdir runs/mine
 
 As it stands it runs at once, on the embedded demo: a tiny model and scenes of emoji drawings.
 """
@@ -9,13 +9,14 @@ As it stands it runs at once, on the embedded demo: a tiny model and scenes of e
 import paligemma_jax as pj
 from paligemma_jax import evals
 from paligemma_jax import pp
+from paligemma_jax import presets
 from paligemma_jax import sources
 
 
-# These arguments can be set after a colon: `--config transfers/mine.py:res=448,freeze_img=True`.
-# Everything else can be set too: `--config.optim.lr=3e-5`.
+# These arguments can be set after a colon: `--config mine.py:res=448,tune=lora`. Everything else
+# can be set too: `--config.optim.lr=3e-5`; `--config.evals=none` switches the evaluators off.
 @pj.sweepable
-def get_config(res: int = 112, text_len: int = 48, freeze_img: bool = False):
+def get_config(res: int = 112, text_len: int = 48, tune: str = "full_adam"):
   c = pj.default_config()  # Holds every legal key; a misspelt one raises, naming the near match.
 
   # EDIT 1: the model to start from. For the released PaliGemma 2 of 3 billion parameters:
@@ -38,9 +39,12 @@ def get_config(res: int = 112, text_len: int = 48, freeze_img: bool = False):
   # Where your lines have a `prefix` of their own, leave Format out, which would replace it.
   ops = (pp.Decode(), pp.Resize(res), pp.Format("caption en"))
 
-  # EDIT 4: the training run. The released models want lr=1e-5 or so, and wd=3e-7.
+  # EDIT 4: the training run. The released models want lr=1e-5 or so, and wd=3e-7. `tune` says
+  # what trains and how: full_adam, adam8bit, lora, qlora, sgd_attention, full_adam+freeze_vit, …
+  # (`paligemma_jax.presets.TUNES`). sgd_attention brings a learning rate of its own.
   c.train.update(source=train, pp=ops, text_len=text_len, batch_size=32, total="1 epoch")
-  c.optim.update(lr=5e-4, wd=0.0, freeze=("img/.*",) if freeze_img else ())
+  c.optim.update(lr=5e-4, wd=0.0)
+  presets.apply(c, tune)
   c.ckpt.every = "100 steps"
 
   # EDIT 5: what to measure, on which rows, how often.

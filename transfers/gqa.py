@@ -1,7 +1,7 @@
 """GQA: questions made from scene graphs about everyday pictures; and xGQA, in eight languages.
 
-  python -m tools.prepare gqa                        # says what to download; --raw DIR builds it
-  python -m tools.prepare xgqa
+  python -m paligemma_jax.prepare gqa                # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare xgqa
   python -m paligemma_jax.train --config transfers/gqa.py:res=448 --workdir runs/gqa
 
 Published: 65.61 at 224 px, 67.03 at 448 px, accuracy on testdev_balanced, of PaliGemma trained on

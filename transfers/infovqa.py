@@ -1,6 +1,6 @@
 """InfographicVQA: questions on infographics.
 
-  python -m tools.prepare infovqa                    # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare infovqa            # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/infovqa.py:res=896 --workdir runs/infovqa
 
 Published: ANLS 28.46 at 224 px, 40.47 at 448 px, 47.75 at 896 px, by the test server, of PaliGemma

@@ -1,6 +1,6 @@
 """One model for many tasks: the paper's multi-task transfer, one run for 26 scores.
 
-  python -m tools.prepare ai2d                       # and so on, for every dataset below
+  python -m paligemma_jax.prepare ai2d               # and so on, for every dataset below
   python -m paligemma_jax.train --config transfers/mixture.py --workdir runs/mixture
 
 Each task is trained on for 10 epochs of its own, so every row of all of them comes equally often.

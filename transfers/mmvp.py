@@ -1,6 +1,6 @@
 """MMVP: questions about pairs of images that CLIP confuses. Evaluates a transfer to VQAv2.
 
-  python -m tools.prepare mmvp                       # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare mmvp               # says what to download; --raw DIR builds it
   python -m paligemma_jax.evaluate --config transfers/mmvp.py:res=448 --ckpt runs/vqav2
 
 Published: 47.33 at 224 px, 45.33 at 448 px, the share of pairs of which both answers are right, of

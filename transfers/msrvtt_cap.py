@@ -1,6 +1,6 @@
 """MSR-VTT captions: say what happens in a clip of 10 to 30 seconds.
 
-  python -m tools.prepare msrvtt_cap  # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare msrvtt_cap  # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/msrvtt_cap.py --workdir runs/msrvtt_cap
 
 Published: 70.54 at 224 px, CIDEr x 100 on test, of PaliGemma (big_vision's README). A clip is 16

@@ -1,6 +1,6 @@
 """MSRVTT-QA: questions about short video clips, made from their captions.
 
-  python -m tools.prepare msrvtt_qa  # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare msrvtt_qa  # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/msrvtt_qa.py --workdir runs/msrvtt_qa
 
 Published: 50.09 at 224 px, accuracy on test, of PaliGemma (big_vision's README). A clip is 16

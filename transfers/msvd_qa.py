@@ -1,6 +1,6 @@
 """MSVD-QA: questions about short YouTube clips, made from their captions.
 
-  python -m tools.prepare msvd_qa  # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare msvd_qa  # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/msvd_qa.py --workdir runs/msvd_qa
 
 Published: 60.22 at 224 px, accuracy on test, of PaliGemma (big_vision's README). A clip is 8

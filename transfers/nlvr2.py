@@ -1,7 +1,7 @@
 """NLVR2: is a sentence about two photographs true? And MaRVL, the same in five languages.
 
-  python -m tools.prepare nlvr2                      # says what to download; --raw DIR builds it
-  python -m tools.prepare marvl
+  python -m paligemma_jax.prepare nlvr2              # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare marvl
   python -m paligemma_jax.train --config transfers/nlvr2.py:res=448 --workdir runs/nlvr2
 
 Published: 90.02 at 224 px, 88.93 at 448 px, accuracy on the public test set, of PaliGemma trained

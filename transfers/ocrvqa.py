@@ -1,6 +1,6 @@
 """OCR-VQA: title, author, genre of a book, by its cover.
 
-  python -m tools.prepare ocrvqa                     # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare ocrvqa             # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/ocrvqa.py:res=448 --workdir runs/ocrvqa
 
 Published: 73.24 at 224 px, 75.60 at 448 px, 75.90 at 896 px, accuracy on test, of PaliGemma

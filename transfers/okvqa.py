@@ -1,6 +1,6 @@
 """OK-VQA: questions about an image whose answers need knowledge from outside of it.
 
-  python -m tools.prepare okvqa                      # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare okvqa              # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/okvqa.py:res=448 --workdir runs/okvqa
 
 Published: 63.54 at 224 px, 63.15 at 448 px, accuracy on val, of PaliGemma trained on train

@@ -1,6 +1,6 @@
 """POPE: does the model see objects that are not there? Evaluates a transfer to VQAv2.
 
-  python -m tools.prepare pope                       # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare pope               # says what to download; --raw DIR builds it
   python -m paligemma_jax.evaluate --config transfers/pope.py:res=448 --ckpt runs/vqav2
 
 Published: accuracy 87.80 (random), 85.87 (popular), 84.27 (adversarial) at 224 px; 88.23, 86.77,

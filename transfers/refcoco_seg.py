@@ -1,6 +1,6 @@
 """RefCOCO, RefCOCO+, RefCOCOg: outline the one object that a phrase means.
 
-  python -m tools.prepare refcoco_seg                # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare refcoco_seg        # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/refcoco_seg.py:res=448 --workdir runs/refcoco
 
 Published: 73.40 at 224 px, 75.57 at 448 px, 76.94 at 896 px, mean IoU on RefCOCO's val (68.32,

@@ -1,6 +1,6 @@
 """RSVQA-HR: questions about aerial images, without those answered by a number.
 
-  python -m tools.prepare rsvqa_hr/nonum             # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare rsvqa_hr/nonum     # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/rsvqa_hr.py:res=448 --workdir runs/rsvqa_hr
 
 Published: 92.61 at 224 px, 92.79 at 448 px, the mean of the accuracies of the two types of

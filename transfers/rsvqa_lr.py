@@ -1,6 +1,6 @@
 """RSVQA-LR: questions about satellite images, without those answered by a number.
 
-  python -m tools.prepare rsvqa_lr/nonum             # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare rsvqa_lr/nonum     # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/rsvqa_lr.py:res=448 --workdir runs/rsvqa_lr
 
 Published: 92.65 at 224 px, 93.11 at 448 px, the mean of the accuracies of the three types of

@@ -1,6 +1,6 @@
 """SciCap: captions of figures in arXiv papers; first sentences, figures without subfigures.
 
-  python -m tools.prepare scicap                     # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare scicap             # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/scicap.py:res=448 --workdir runs/scicap
 
 Published: CIDEr 162.25 and BLEU-4 0.192 at 224 px, 181.49 and 0.211 at 448 px, on test, of

@@ -1,6 +1,6 @@
 """ScienceQA: multiple choice from school lessons; the questions that have an image.
 
-  python -m tools.prepare science_qa                 # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare science_qa         # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/science_qa.py --workdir runs/science_qa
 
 Published: 95.39 at 224 px, 95.93 at 448 px, accuracy on test, of PaliGemma trained on train and

@@ -1,6 +1,6 @@
 """Screen2Words: sum up a screen of an Android app in a few words.
 
-  python -m tools.prepare screen2words               # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare screen2words       # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/screen2words.py --workdir runs/screen2words
 
 Published: CIDEr 117.57 at 224 px, 119.59 at 448 px, on test, of PaliGemma trained on train and dev

@@ -1,6 +1,6 @@
 """ST-VQA: questions on text in pictures of everyday scenes.
 
-  python -m tools.prepare stvqa                      # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare stvqa              # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/stvqa.py:res=896 --workdir runs/stvqa
 
 Published: ANLS 63.29 at 224 px, 81.82 at 448 px, 84.40 at 896 px, by the test server, of PaliGemma

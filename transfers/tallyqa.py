@@ -1,7 +1,7 @@
 """TallyQA: how many are there, simply and with conditions; and CountBenchQA.
 
-  python -m tools.prepare tallyqa                    # says what to download; --raw DIR builds it
-  python -m tools.prepare countbenchqa
+  python -m paligemma_jax.prepare tallyqa            # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare countbenchqa
   python -m paligemma_jax.train --config transfers/tallyqa.py:res=448 --workdir runs/tallyqa
 
 Published: 81.72 on simple and 69.56 on complex questions at 224 px, 84.86 and 72.27 at 448 px

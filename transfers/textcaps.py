@@ -1,6 +1,6 @@
 """TextCaps: say what is in a picture, and what the writing in it says.
 
-  python -m tools.prepare textcaps                   # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare textcaps           # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/textcaps.py:res=448 --workdir runs/textcaps
 
 Published: CIDEr x 100 of 127.48 at 224 px, 153.94 at 448 px, on val, of PaliGemma trained on train

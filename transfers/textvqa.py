@@ -1,6 +1,6 @@
 """TextVQA: questions that need reading, on pictures of everyday scenes.
 
-  python -m tools.prepare textvqa                    # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare textvqa            # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/textvqa.py:res=448 --workdir runs/textvqa
 
 Published: 55.47 at 224 px, 73.15 at 448 px, 76.48 at 896 px, by the test server, of PaliGemma

@@ -1,6 +1,6 @@
 """VATEX: say what happens in a clip of ten seconds.
 
-  python -m tools.prepare vatex_cap  # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare vatex_cap  # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/vatex_cap.py --workdir runs/vatex_cap
 
 Published: 79.73 at 224 px, CIDEr x 100, of PaliGemma (big_vision's README). A clip is 16 frames,

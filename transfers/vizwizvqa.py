@@ -1,6 +1,6 @@
 """VizWiz-VQA: questions that blind people asked about pictures they took.
 
-  python -m tools.prepare vizwizvqa                  # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare vizwizvqa          # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/vizwizvqa.py:res=448 --workdir runs/vizwizvqa
 
 Published: 73.7 at 224 px, 75.52 at 448 px, accuracy by the test server (test-std), of PaliGemma

@@ -1,6 +1,6 @@
 """VQAv2: open questions about everyday pictures, answered in a word or two.
 
-  python -m tools.prepare vqav2                      # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare vqav2              # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/vqav2.py:res=448 --workdir runs/vqav2
 
 Published: 83.19 at 224 px, 85.64 at 448 px, by the test server (test-std), of PaliGemma trained on

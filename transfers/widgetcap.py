@@ -1,6 +1,6 @@
 """Widget Captioning: say what a part of an app's screen is for; a red box marks the part.
 
-  python -m tools.prepare widgetcap                  # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare widgetcap          # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/widgetcap.py:res=448 --workdir runs/widgetcap
 
 Published: CIDEr 136.07 at 224 px, 148.36 at 448 px, on test, of PaliGemma trained on train and dev

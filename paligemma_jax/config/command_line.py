@@ -1,4 +1,4 @@
-"""The command line that train and evaluate share: --config, --config.key=value, --workdir, help.
+"""What commands share: how they are called, --config, --config.key=value, --workdir, help.
 
 The syntax is that of the ml_collections flags; read here without importing anything heavy, so that
 help and usage errors come at once.
@@ -7,6 +7,8 @@ help and usage errors come at once.
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 import textwrap
 from collections.abc import Sequence
 from typing import NoReturn
@@ -14,6 +16,7 @@ from typing import NoReturn
 from paligemma_jax.config import schema
 from paligemma_jax.core import errors
 
+SCRIPT = "paligemma-jax"  # What an installed package is called by.
 _PREFIX = "--config."
 
 _EXIT_CODES = """exit codes:
@@ -24,6 +27,13 @@ _EXIT_CODES = """exit codes:
 """
 
 
+def called(command: str) -> str:
+  """How this process was called: 'paligemma-jax train' or 'python -m paligemma_jax.train'."""
+  if os.path.basename(sys.argv[0]) == SCRIPT:
+    return f"{SCRIPT} {command}"
+  return f"python -m paligemma_jax.{command}"
+
+
 class Parser(argparse.ArgumentParser):
   """An argument parser that reads overrides and names the near match of an unknown flag.
 
@@ -32,7 +42,7 @@ class Parser(argparse.ArgumentParser):
 
   def __init__(self, module: str, description: str, example: str):
     super().__init__(
-      prog=f"python -m paligemma_jax.{module}",
+      prog=called(module),
       description=description,
       epilog=f"example:\n  {example}\n\n{_EXIT_CODES}",
       formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -41,7 +51,8 @@ class Parser(argparse.ArgumentParser):
     self.add_argument(
       "--config",
       metavar="FILE[:NAME=VALUE,…]",
-      help="a file with get_config, and arguments for it: transfers/forkme.py:res=448",
+      help="a file with get_config, and arguments for it: transfers/forkme.py:res=448. A page of"
+      " ours is found from any folder, also by its name alone: okvqa:res=448",
     )
     self.add_argument(
       "--config.KEY",

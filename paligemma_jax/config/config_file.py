@@ -23,6 +23,7 @@ from typing import Any
 import ml_collections
 
 from paligemma_jax.config import override_values
+from paligemma_jax.config import pages
 from paligemma_jax.config import schema
 from paligemma_jax.core import errors
 
@@ -65,11 +66,14 @@ def find_again(files: Mapping[str, str]) -> None:
 
 
 def _existing(path: str) -> pathlib.Path:
+  """The file of that name here, with or without its '.py', else the page of ours."""
   file = pathlib.Path(path)
-  if file.is_file():
-    return file.resolve()
+  for found in (file, pathlib.Path(f"{path}.py"), pages.find(path)):
+    if found is not None and found.is_file():
+      return found.resolve()
   around = sorted(str(p) for p in _python_files(file.parent if file.parent.is_dir() else "."))
   around += sorted(str(p) for folder in ("transfers", "configs") for p in _python_files(folder))
+  around += pages.likely()
   hint = errors.did_you_mean(path, dict.fromkeys(around)) if around else ""
   raise errors.ConfigError(f"There is no config file {path!r}.{hint}")
 
@@ -80,9 +84,6 @@ def _python_files(folder: str | pathlib.Path) -> Iterator[pathlib.Path]:
 
 def _imported(file: pathlib.Path) -> types.ModuleType:
   """The file as a module, freshly run, under a name by which its own specs are found again."""
-  root = file.parent.parent
-  if (root / "configs" / "__init__.py").is_file() and str(root) not in sys.path:
-    sys.path.append(str(root))  # So that transfers find `paligemma_jax.presets` from any folder.
   name = _module_name(file)
   spec = _module_spec(name, file)
   module = importlib.util.module_from_spec(spec)

@@ -92,12 +92,36 @@ def load(
         f"{path}: get_config returned {type(config).__name__}; it must return the"
         " ConfigDict of default_config()."
       )
+  _override(config, overrides)
+  return config
+
+
+def overridden(
+  config: ml_collections.ConfigDict, overrides: Sequence[str | tuple[str, str]] = ()
+) -> ml_collections.ConfigDict:
+  """A copy of a configuration from Python, overridden; not yet validated.
+
+  Raises:
+    ConfigError: it is none that `default_config` made, or an override that `load` would refuse.
+  """
+  if not isinstance(config, ml_collections.ConfigDict):
+    raise errors.ConfigError(
+      f"A configuration is the ConfigDict of default_config(), not {type(config).__name__}."
+    )
+  copied = from_plain(config.to_dict(), "the configuration")
+  _override(copied, overrides)
+  return copied
+
+
+def _override(
+  config: ml_collections.ConfigDict, overrides: Sequence[str | tuple[str, str]]
+) -> None:
+  """Applies overrides in order, as `load` takes them."""
   for item in overrides:
     key, equals, value = item.partition("=") if isinstance(item, str) else (item[0], "=", item[1])
     if not equals:
       raise errors.ConfigError(f"{item!r} is not an override; write 'key=value'.")
     override_values.override(config, key.strip(), value)
-  return config
 
 
 def save(config: ml_collections.ConfigDict, path: str | os.PathLike[str]) -> None:

@@ -17,7 +17,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
 
 _TRUE = ("true", "1", "yes", "on")
-_NOTHING = ("()", "[]", "None", "")  # A tuple of specs can be emptied.
+_NOTHING = ("()", "[]", "none", "")  # A tuple of specs can be emptied.
 _FALSE = ("false", "0", "no", "off")
 
 
@@ -91,7 +91,7 @@ def parameters(fn: Callable[..., Any]) -> dict[str, type]:
 
 
 def arguments(text: str, kinds: Mapping[str, type], what: str) -> dict[str, Any]:
-  """'res=448,freeze_img' -> {'res': 448, 'freeze_img': True}.
+  """'res=448,final' -> {'res': 448, 'final': True}.
 
   Args:
     text: what stands after the colon; '' for nothing.
@@ -140,12 +140,12 @@ def _changed(value: Any, path: str, text: str, what: str) -> Any:
   """`value` with the part at `path` replaced by the parsed text."""
   first, _, rest = path.partition(".")
   if not first:
-    if _holds_specs(value) and text.strip() in _NOTHING:
+    if text.strip().lower() in _NOTHING and (_holds_specs(value) or what == "evals"):
       return ()
     if value is None or specs.is_spec(value) or _holds_specs(value):
       raise errors.ConfigError(
         f"{what} holds specs; they are written in the config file, one field of them can be set"
-        " as in 'train.source.path=…' or 'evals.0.limit=…'; 'evals=()' takes all of them out."
+        " as in 'train.source.path=…' or 'evals.0.limit=…'; 'evals=none' takes all of them out."
       )
     kind = dict if isinstance(value, Mapping | ml_collections.ConfigDict) else type(value)
     return parse(text, kind, what)

@@ -290,7 +290,7 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
   },
   "evals": Key(
     (),
-    "Evaluators: specs of paligemma_jax.evals; --config.evals='()' switches them off.",
+    "Evaluators: specs of paligemma_jax.evals; --config.evals=none switches them off.",
     form="specs",
     resume="allow",
   ),

@@ -154,7 +154,7 @@ def _devices(target: targets.Target) -> tuple[list[Any], int]:
   try:
     topology = topologies.get_topology_desc(platform=target.platform, **options)
   except Exception as e:  # Of many kinds: the plugin is absent, too old, or knows no such chip.
-    packages = {"tpu": "libtpu==0.0.42.*", "cuda": "jax-cuda12-plugin jax-cuda12-pjrt"}
+    packages = {"tpu": "jax[tpu]", "cuda": "jax[cuda12-local]"}
     raise errors.ConfigError(
       f"Cannot compile for {target.name}: {str(e).splitlines()[0][:200]}. It takes the compiler"
       f" for it: pip install '{packages[target.platform]}'."

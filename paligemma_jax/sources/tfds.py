@@ -24,7 +24,7 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 @spec_lib.spec
 class Tfds:
-  """Rows of a dataset as `tools.prepare`, or TFDS itself with file_format="array_record", wrote it.
+  """Rows of a dataset that `paligemma_jax.prepare` wrote, or TFDS with file_format="array_record".
 
   Columns are the dataset's features, those of nested ones under 'outer/inner'. Texts are str, lists
   of texts lists of str, images their encoded bytes, numbers Python's, anything else numpy arrays.
@@ -67,16 +67,17 @@ class Tfds:
     if there and not versions:
       raise errors.ConfigError(
         f"{above} has {', '.join(sorted(there))} of the dataset {self.name!r}, but version"
-        f" {self.version} is needed: its rows changed. Build it anew: python -m tools.prepare"
-        f" {self.name.partition('/')[0]} says what to download."
+        f" {self.version} is needed: its rows changed. Build it anew: {self._how()}."
       )
     if not versions:
       raise errors.ConfigError(
         f"There is no dataset {self.name!r} in {above.parent if '/' not in self.name else above}."
-        f" Build it: python -m tools.prepare {self.name.partition('/')[0]} says what to download;"
-        " or name its place in $TFDS_DATA_DIR."
+        f" Build it: {self._how()}; or name its place in $TFDS_DATA_DIR."
       )
     return above / max(versions, key=lambda v: tuple(map(int, v.split("."))))
+
+  def _how(self) -> str:
+    return f"python -m paligemma_jax.prepare {self.name.partition('/')[0]} says what to download"
 
 
 class TfdsRows:

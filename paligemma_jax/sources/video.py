@@ -23,7 +23,7 @@ class Video:
 
   Which frames are taken is told in `sources.frames`. Every epoch sees the same ones. Files are read
   by PyAV (pip install av); folders of frames need nothing. Frames are decoded whenever a row is
-  read, so for long trainings `tools.prepare`, which stores them as JPEGs, is faster.
+  read, so for long trainings `paligemma_jax.prepare`, which stores them as JPEGs, is faster.
 
   Attributes:
     path: the .jsonl file.

@@ -27,7 +27,7 @@ _INSTALLS = {
   "cpu": "",
   "cuda": "pip install 'jax[cuda12]'",
   "gpu": "pip install 'jax[cuda12]'",
-  "rocm": "pip install 'jax[rocm]'",
+  "rocm": "pip install 'jax[rocm7-local]'",
   "tpu": "pip install 'jax[tpu]'",
 }
 _THREADS_VARIABLE = "NPROC"  # Read by XLA when the CPU becomes a device.

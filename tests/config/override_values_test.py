@@ -59,6 +59,7 @@ def test_any_text_after_the_colon_is_arguments_or_a_config_error(text):
     ("evals.0.limit=100", 100),
     ("evals.0.source.names=('a',)", ("a",)),
     ("evals=()", ()),
+    ("evals=none", ()),
     ("evals=None", ()),
     ("evals=", ()),
   ],

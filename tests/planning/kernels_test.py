@@ -13,7 +13,7 @@ from paligemma_jax.planning import targets
 
 @pytest.mark.slow  # 15 s each
 @pytest.mark.skipif(
-  importlib.util.find_spec("libtpu") is None, reason="needs pip install -r requirements-plan.txt"
+  importlib.util.find_spec("libtpu") is None, reason="needs pip install -r requirements/plan.txt"
 )
 @pytest.mark.parametrize(
   "on, axes", [("v5e-1", []), ("v5e-4", [["fsdp", 2], ["tensor", 2]])], ids=["chip", "mesh"]

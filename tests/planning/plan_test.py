@@ -84,7 +84,7 @@ def test_times_come_from_the_slowest_of_three_limits():
 
 
 @pytest.mark.skipif(
-  importlib.util.find_spec("libtpu") is None, reason="needs pip install -r requirements-plan.txt"
+  importlib.util.find_spec("libtpu") is None, reason="needs pip install -r requirements/plan.txt"
 )
 def test_the_step_compiles_for_tpu_chips_that_are_not_there(config, capsys):
   overrides = ["--config.train.batch_size=8"]

@@ -106,7 +106,7 @@ def test_rows_survive_pickling_and_images_stay_encoded(data_dir):
 
 
 def test_a_missing_dataset_says_how_to_build_it(tmp_path):
-  with pytest.raises(errors.ConfigError, match=r"tools\.prepare okvqa"):
+  with pytest.raises(errors.ConfigError, match=r"paligemma_jax\.prepare okvqa"):
     sources.Tfds("okvqa", data_dir=str(tmp_path)).open()
   assert sources.Tfds("okvqa", data_dir=str(tmp_path)).makes() == ()
 

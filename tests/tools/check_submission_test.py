@@ -80,7 +80,7 @@ def test_keys_that_come_twice_are_found_though_parsing_hides_them(tmp_path, monk
   [
     ("vqa2", "q.json", "vqav2"),
     ("vqav2", "nonesuch.json", "no file.*dataset and its split"),
-    ("vqav2", "nonesuch:test", "tools.prepare"),
+    ("vqav2", "nonesuch:test", "paligemma_jax.prepare"),
   ],
 )
 def test_what_is_not_there_is_named(form, against, words, tmp_path, monkeypatch):

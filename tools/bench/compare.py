@@ -193,7 +193,7 @@ def check_rival(args: argparse.Namespace, more: Sequence[str] = ()) -> None:
   if missing := done.stdout.split():
     raise errors.ConfigError(
       f"--against={args.against} needs {', '.join(missing)}, which {args.rival_python} does not"
-      " have: pip install -r requirements-bench.txt, here or in an environment of its own whose"
+      " have: pip install -r requirements/bench.txt, here or in an environment of its own whose"
       " Python you then give as --rival_python."
     )
 
@@ -278,6 +278,6 @@ def _reply(side: Side) -> dict[str, Any]:
   if not line:
     raise errors.ConfigError(
       f"The side {side.name!r} ended with exit code {side.process.wait()}; what it said is above."
-      " A rival is installed with `pip install -r requirements-bench.txt`."
+      " A rival is installed with `pip install -r requirements/bench.txt`."
     )
   return json.loads(line)

@@ -6,9 +6,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
-from tools.prepare import video
+from . import build
+from . import raw as raw_lib
+from . import video
 
 # The second validation file is what papers report on: the test sentences are not public.
 _FILES = {"train": "train.json", "val": "val_1.json", "test": "val_2.json"}

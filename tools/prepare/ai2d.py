@@ -19,8 +19,9 @@ import PIL.ImageFont
 import tensorflow_datasets as tfds
 
 from paligemma_jax.core import errors
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
+
+from . import build
+from . import raw as raw_lib
 
 _FONT_SIZES = range(100, 3, -1)
 

@@ -29,7 +29,8 @@ from tensorflow_datasets.core import example_serializer
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import prng
-from tools.prepare import raw as raw_lib
+
+from . import raw as raw_lib
 
 Record = Mapping[str, Any]  # A row; a raw_lib.RawFile in it stands for the file's bytes.
 
@@ -101,7 +102,7 @@ def write(
     filename_template=template,
     check_data=False,
     homepage=dataset.homepage,
-    description=f"{dataset.name}, built by paligemma_jax's tools.prepare",
+    description=f"{dataset.name}, built by paligemma_jax.prepare",
   )
   (partial / _PLAN).unlink()
   partial.rename(folder)

@@ -13,9 +13,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from paligemma_jax.core import errors
-from tools.prepare import build
-from tools.prepare import cococap
-from tools.prepare import raw as raw_lib
+
+from . import build
+from . import cococap
+from . import raw as raw_lib
 
 # Into these the captions were translated.
 TRANSLATED = (

@@ -12,8 +12,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from paligemma_jax.core import errors
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
+
+from . import build
+from . import raw as raw_lib
 
 
 def features() -> dict[str, Any]:

@@ -17,8 +17,9 @@ import pyarrow.parquet
 import tensorflow_datasets as tfds
 
 from paligemma_jax.core import errors
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
+
+from . import build
+from . import raw as raw_lib
 
 _IMAGES = "train-00000-of-00001-cf54c241ba947306.parquet"
 _QUESTIONS = "countbench_paired_questions.json"

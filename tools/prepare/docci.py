@@ -7,8 +7,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from paligemma_jax.core import errors
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
+
+from . import build
+from . import raw as raw_lib
 
 # The two small ones are for people to look at.
 _SPLITS = ("train", "test", "qual_dev", "qual_test")

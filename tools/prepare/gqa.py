@@ -10,8 +10,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
+from . import build
+from . import raw as raw_lib
 
 # Most of the files' gigabytes, and not needed here.
 _UNUSED = ("semantic", "semanticStr", "entailed", "equivalent", "annotations", "groups", "types")

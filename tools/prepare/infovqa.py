@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
+from . import build
+from . import raw as raw_lib
 
 _FILES = {
   "train": ("infographicsVQA_train_v1.0.json", "infographicVQA_train_v1.0.json"),

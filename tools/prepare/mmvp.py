@@ -9,8 +9,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from paligemma_jax.core import errors
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
+
+from . import build
+from . import raw as raw_lib
 
 _LETTER = re.compile(r"\(\s*([a-z])\s*\)", re.IGNORECASE)
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
-from tools.prepare import video
+from . import build
+from . import raw as raw_lib
+from . import video
 
 _NUM_FRAMES, _STRIDE = 16, 9
 _FOLDERS = ("TrainValVideo", "TestVideo", "videos")

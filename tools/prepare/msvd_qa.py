@@ -8,9 +8,10 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from paligemma_jax.core import errors
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
-from tools.prepare import video
+
+from . import build
+from . import raw as raw_lib
+from . import video
 
 _NUM_FRAMES, _STRIDE = 8, 26
 _MAPPING = "youtube_mapping.txt"

@@ -7,8 +7,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
+from . import build
+from . import raw as raw_lib
 
 _SPLITS = {"train": "train", "dev": "dev", "test": "test1"}  # Ours and the files' names.
 

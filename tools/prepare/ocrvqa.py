@@ -14,8 +14,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from paligemma_jax.core import errors
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
+
+from . import build
+from . import raw as raw_lib
 
 _SPLITS = {1: "train", 2: "val", 3: "test"}
 # Copies of the covers have other endings than the address they came from.

@@ -21,9 +21,10 @@ import tensorflow_datasets as tfds
 
 from paligemma_jax.core import errors
 from paligemma_jax.regions import rle
-from tools.prepare import build
-from tools.prepare import plain_pickle
-from tools.prepare import raw as raw_lib
+
+from . import build
+from . import plain_pickle
+from . import raw as raw_lib
 
 _HOMEPAGE = "https://github.com/lichengunc/refer"
 # {dataset: (folder of the download, file of the references, splits for evaluation)}

@@ -12,8 +12,9 @@ import PIL.Image
 import tensorflow_datasets as tfds
 
 from paligemma_jax.core import errors
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
+
+from . import build
+from . import raw as raw_lib
 
 # Each image has about a hundred questions. These are all of the low-resolution ones, 100 MB; of the
 # high-resolution ones they take half a gigabyte.

@@ -3,16 +3,16 @@
 'rsvqa_hr/nonum' leaves out the questions answered by a count or an area, as PaliGemma's transfer
 does. An image comes with each of its questions, about sixty of them (a hundred in 'rsvqa_hr/all'),
 so the dataset takes that many times the space of the download, 14 GB; build only the one you need:
-python -m tools.prepare rsvqa_hr/nonum --raw DIR
+python -m paligemma_jax.prepare rsvqa_hr/nonum --raw DIR
 """
 
 from __future__ import annotations
 
 import functools
 
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
-from tools.prepare import rsvqa
+from . import build
+from . import raw as raw_lib
+from . import rsvqa
 
 # The second test set is of another city, Philadelphia, and another instrument.
 _STEMS = {"train": "train", "val": "val", "test": "test", "test_2": "test_phili"}

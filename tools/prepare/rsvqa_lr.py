@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import functools
 
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
-from tools.prepare import rsvqa
+from . import build
+from . import raw as raw_lib
+from . import rsvqa
 
 
 def splits(raw: raw_lib.Raw, leave_out: tuple[str, ...]) -> dict[str, list[build.Record]]:

@@ -11,8 +11,9 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from paligemma_jax.core import errors
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
+
+from . import build
+from . import raw as raw_lib
 
 _LISTS = "List-of-Files-for-Each-Experiments/First-Sentence/No-Subfig"
 _CLEANED = "1-lowercase-and-token-and-remove-figure-index"

@@ -6,8 +6,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
+from . import build
+from . import raw as raw_lib
 
 _FOLDERS = {"train": "train_images", "val": "train_images", "test": "test_images"}
 # Read by nobody; there are lists of words for each caption.

@@ -15,8 +15,9 @@ import PIL.Image
 import tensorflow_datasets as tfds
 
 from paligemma_jax.core import errors
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
+
+from . import build
+from . import raw as raw_lib
 
 _FOLDERS = {"train": "train_images", "val": "train_images", "test": "test_images"}
 _ROTATIONS = {

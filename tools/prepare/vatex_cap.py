@@ -6,9 +6,9 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
-from tools.prepare import video
+from . import build
+from . import raw as raw_lib
+from . import video
 
 _FILES = {
   "train": "vatex_training_v1.0.json",

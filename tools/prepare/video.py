@@ -17,7 +17,8 @@ import PIL.Image
 import tensorflow_datasets as tfds
 
 from paligemma_jax.sources import frames
-from tools.prepare import raw as raw_lib
+
+from . import raw as raw_lib
 
 # Videos come at 240 to 1080 lines; more than this is of no use for images of 448 px.
 _MAX_SHORTER_SIDE = 480

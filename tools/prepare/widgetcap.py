@@ -14,8 +14,9 @@ import PIL.Image
 import tensorflow_datasets as tfds
 
 from paligemma_jax.core import errors
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
+
+from . import build
+from . import raw as raw_lib
 
 # RICO gives bounds on a canvas of this height, whatever the picture's; x has the same scale.
 _CANVAS_HEIGHT = 2560

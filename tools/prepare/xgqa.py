@@ -6,8 +6,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
+from . import build
+from . import raw as raw_lib
 
 LANGUAGES = ("bn", "de", "en", "id", "ko", "pt", "ru", "zh")
 

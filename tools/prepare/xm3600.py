@@ -6,8 +6,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from tools.prepare import build
-from tools.prepare import raw as raw_lib
+from . import build
+from . import raw as raw_lib
 
 LANGUAGES = (
   "ar bn cs da de el en es fa fi fil fr he hi hr hu id it ja ko mi nl no pl pt quz ro ru sv sw te"

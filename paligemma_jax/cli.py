@@ -1,0 +1,59 @@
+"""paligemma-jax COMMAND …: the commands under one name, where the package is installed.
+
+Each is a module of its own, and `python -m paligemma_jax.COMMAND` is the same thing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import NoReturn
+
+from paligemma_jax.core import errors
+
+COMMANDS = {
+  "train": "fine-tunes, or goes on with a run that was stopped",
+  "evaluate": "scores a run, or any weights, with the evaluators of a configuration",
+  "predict": "answers about images, one JSON line each",
+  "plan": "says whether a run fits some devices, and how long a step takes there",
+  "convert": "writes weights in another format: npz, hf, peft, native",
+  "prepare": "builds a benchmark's dataset from its official download",
+  "new": "writes a page of your own to edit, a copy of the template",
+  "version": "prints the versions of all that a run depends on",
+  "completion": "prints what lets bash, zsh or fish complete these commands",
+}
+
+
+def main() -> NoReturn:
+  """Runs the command that the first argument names. Alone, and for --help, lists them."""
+  name, *rest = sys.argv[1:] or ["--help"]
+  if name in ("-h", "--help", "help"):
+    print(listing())
+    sys.exit(0)
+  if name == "--version":
+    name = "version"
+  if name not in COMMANDS:
+    hint = errors.did_you_mean(name, COMMANDS)
+    print(f"error: There is no command {name!r}.{hint}\nSee paligemma-jax --help.", file=sys.stderr)
+    sys.exit(2)
+  if not sys.flags.safe_path:
+    sys.path[0] = os.getcwd()  # As `python -m` does: modules of the user's are found there.
+  importlib.import_module(f"paligemma_jax.{name}").run(rest)
+  sys.exit(0)
+
+
+def listing() -> str:
+  """The commands, one line each."""
+  lines = [f"  {name:<12}{text}" for name, text in COMMANDS.items()]
+  return "\n".join(
+    [
+      "usage: paligemma-jax COMMAND …",
+      "",
+      "Fine-tunes PaliGemma and PaliGemma 2 in JAX.",
+      "",
+      *lines,
+      "",
+      "paligemma-jax COMMAND --help says more; python -m paligemma_jax.COMMAND is the same.",
+    ]
+  )

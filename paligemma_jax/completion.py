@@ -1,0 +1,142 @@
+"""python -m paligemma_jax.completion bash: what lets a shell complete `paligemma-jax …`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import NoReturn
+
+from paligemma_jax import cli
+from paligemma_jax.config import command_line
+from paligemma_jax.config import pages
+from paligemma_jax.config import schema
+from paligemma_jax.core import errors
+
+_HOW = """to have it always:
+  bash  paligemma-jax completion bash >> ~/.bashrc
+  zsh   paligemma-jax completion zsh >> ~/.zshrc          (after compinit)
+  fish  paligemma-jax completion fish > ~/.config/fish/completions/paligemma-jax.fish
+"""
+_FLAG = "--config.KEY"  # Stands for one flag for each key.
+
+
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
+  found = argparse.ArgumentParser(
+    prog=command_line.called("completion"),
+    description="Prints a script that lets a shell complete commands, flags, keys and pages.",
+    epilog=_HOW,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+  )
+  found.add_argument("shell", choices=tuple(SHELLS))
+  return found
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints the script of a shell."""
+  print(SHELLS[parser().parse_args(argv).shell](words()))
+
+
+def words() -> dict[str, list[str]]:
+  """{command: what can stand after it}: its flags, and the values of its first argument."""
+  found = {}
+  for name in cli.COMMANDS:
+    its = importlib.import_module(f"paligemma_jax.{name}").parser()
+    flags = [flag for flag in its._option_string_actions if flag.startswith("--")]
+    if _FLAG in flags:
+      flags.remove(_FLAG)
+      flags += [f"--config.{path}=" for path in schema.flat()]
+    found[name] = flags
+  prepare = importlib.import_module("paligemma_jax.prepare")
+  found["prepare"] += prepare.names()
+  found["completion"] += list(SHELLS)
+  return found
+
+
+def _bash(found: Mapping[str, Sequence[str]]) -> str:
+  cases = "\n".join(f'    {name}) words="{" ".join(its)}" ;;' for name, its in found.items())
+  return f"""_paligemma_jax() {{
+  local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD-1]}} words=
+  case ${{COMP_WORDS[1]}} in
+{cases}
+  esac
+  if [ "$COMP_CWORD" -eq 1 ]; then
+    words="{" ".join(found)}"
+  elif [ "$before" = --config ]; then
+    words="{" ".join(pages.names())}"
+  elif [ "$before" = --page ]; then
+    words="{" ".join(pages.names())}"
+  elif [[ "$word" != -* && "$before" == -* ]]; then
+    words=
+  fi
+  COMPREPLY=($(compgen -W "$words" -- "$word"))
+  if [[ "${{COMPREPLY[0]}}" == *= ]]; then compopt -o nospace; fi
+}}
+complete -o default -F _paligemma_jax {command_line.SCRIPT}"""
+
+
+def _zsh(found: Mapping[str, Sequence[str]]) -> str:
+  commands = "\n".join(f"    {_quoted(f'{name}:{text}')}" for name, text in cli.COMMANDS.items())
+  cases = "\n".join(
+    f"    {name}) compadd -- {' '.join(w for w in its if w[-1] != '=')}\n"
+    f"      compadd -S '' -- {' '.join(w for w in its if w[-1] == '=')} ;;"
+    for name, its in found.items()
+  )
+  return f"""_paligemma_jax() {{
+  local -a commands
+  commands=(
+{commands}
+  )
+  if (( CURRENT == 2 )); then
+    _describe command commands
+    return
+  fi
+  case ${{words[CURRENT-1]}} in
+    --config|--page) compadd -- {" ".join(pages.names())}; _files; return ;;
+    --*) _files; return ;;
+  esac
+  case $words[2] in
+{cases}
+  esac
+  _files
+}}
+compdef _paligemma_jax {command_line.SCRIPT}"""
+
+
+def _fish(found: Mapping[str, Sequence[str]]) -> str:
+  to = f"complete -c {command_line.SCRIPT}"
+  lines = [
+    f"{to} -f -n __fish_use_subcommand -a {name} -d {_quoted(text)}"
+    for name, text in cli.COMMANDS.items()
+  ]
+  for name, its in found.items():
+    of = f"{to} -n '__fish_seen_subcommand_from {name}'"
+    for word in its:
+      given = f"-l {word[2:]} -r" if word in ("--config", "--page") else f"-a {_quoted(word)}"
+      given += f" -a {_quoted(' '.join(pages.names()))}" if given.startswith("-l") else ""
+      lines.append(f"{of} {given}")
+  return "\n".join(lines)
+
+
+def _quoted(text: str) -> str:
+  return "'" + text.replace("'", "'\\''") + "'"
+
+
+SHELLS: dict[str, Callable[[Mapping[str, Sequence[str]]], str]] = {
+  "bash": _bash,
+  "zsh": _zsh,
+  "fish": _fish,
+}
+
+
+def run(argv: Sequence[str]) -> NoReturn:
+  """Is the program: ends with the exit code."""
+  errors.run_main(lambda: main(argv))
+
+
+if __name__ == "__main__":
+  run(sys.argv[1:])

@@ -1,0 +1,103 @@
+"""Weights from any format into another: python -m paligemma_jax.convert SRC DST --format npz
+
+SRC is a run, one of its checkpoints/<step>, a big_vision npz, a Hugging Face directory, one that
+`save` wrote, one of PEFT adapters, a published name, or an id on the Hugging Face hub. Values are
+kept to the bit unless --dtype asks otherwise. Adapters are merged into their matrices, in
+float32; `--format peft` writes those of a run, with all else that it trained, as PEFT opens them,
+and `--format hf --without_adapters` the base that they belong to.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from paligemma_jax.config import command_line
+from paligemma_jax.core import errors
+
+
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
+  found = argparse.ArgumentParser(
+    prog=command_line.called("convert"),
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  found.add_argument("src", metavar="SRC", help="weights to read, or a published name")
+  found.add_argument("dst", metavar="DST", type=pathlib.Path, help="where to write; must be new")
+  found.add_argument("--format", choices=("npz", "native", "hf", "peft"), required=True)
+  found.add_argument(
+    "--dtype",
+    choices=("float32", "bfloat16", "float16"),
+    help="of the result (default: as stored)",
+  )
+  found.add_argument("--tokenizer", default="", help="default: the one with the weights")
+  found.add_argument(
+    "--base",
+    default="",
+    help="of PEFT adapters: what they are adapters of; written by --format peft, read from SRC",
+  )
+  found.add_argument(
+    "--without_adapters", action="store_true", help="of a run: the base alone, nothing packed"
+  )
+  return found
+
+
+def main(argv: Sequence[str]) -> None:
+  """Converts; prints where the result is."""
+  args = parser().parse_args(argv)
+
+  from paligemma_jax.trainer import devices
+
+  devices.start(alone=True)
+
+  from paligemma_jax.checkpoint import hf_export
+  from paligemma_jax.checkpoint import hf_files
+  from paligemma_jax.checkpoint import load
+  from paligemma_jax.checkpoint import npz_export
+  from paligemma_jax.checkpoint import open as opening
+  from paligemma_jax.checkpoint import weights_dir
+  from paligemma_jax.data import tokenizer as tokenizers
+
+  if args.dst.exists():
+    raise errors.ConfigError(f"{args.dst} exists; nothing was changed. Name a new file or folder.")
+  if args.format == "peft":
+    opening.save_peft(args.src, args.dst, base=args.base, log=print)
+    print(f"wrote {args.dst}")
+    return
+
+  def read():
+    if args.without_adapters:
+      weights = opening.open_base(args.src)
+    else:
+      weights = opening.open_weights(args.src, base=args.base)
+    shapes = {name: entry.shape for name, entry in weights.entries.items()}
+    return weights, load.load_params(weights, shapes, dtype=None, log=print)
+
+  weights, params = opening.read_steadily(args.src, read)
+  found = args.tokenizer or weights.tokenizer
+  tokenizer = tokenizers.Tokenizer(found) if found else None
+  if args.format == "npz":
+    npz_export.save_npz(args.dst, params, dtype=args.dtype, sizes=weights.sizes)
+  elif args.format == "native":
+    content = tokenizer.model_bytes if tokenizer else b""
+    weights_dir.save_native(args.dst, params, weights.sizes, dtype=args.dtype, tokenizer=content)
+  else:
+    image_token, files = hf_files.make(weights.sizes, tokenizer, weights)
+    hf_export.save_hf(
+      args.dst, params, weights.sizes, dtype=args.dtype, image_token=image_token, files=files
+    )
+  print(f"wrote {args.dst}")
+
+
+def run(argv: Sequence[str]) -> NoReturn:
+  """Is the program: ends with the exit code."""
+  errors.run_main(lambda: main(argv))
+
+
+if __name__ == "__main__":
+  run(sys.argv[1:])

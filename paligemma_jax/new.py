@@ -1,0 +1,67 @@
+"""python -m paligemma_jax.new mine.py: a page of your own to edit, a copy of the template."""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import shlex
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from paligemma_jax.config import command_line
+from paligemma_jax.config import pages
+from paligemma_jax.core import errors
+
+_TEMPLATE = "forkme"
+
+
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
+  found = argparse.ArgumentParser(
+    prog=command_line.called("new"),
+    description="Copies the template, or another page, to a new file; nothing is written over.",
+    allow_abbrev=False,
+  )
+  found.add_argument("file", metavar="FILE.py", type=pathlib.Path, help="where to; must be new")
+  found.add_argument(
+    "--page", default=_TEMPLATE, help="the page to copy, as 'okvqa' (default: the template)"
+  )
+  return found
+
+
+def main(argv: Sequence[str]) -> None:
+  """Writes the copy and prints the command that runs it.
+
+  Raises:
+    ConfigError: the file exists, its folder does not, it is no .py, or there is no such page.
+  """
+  args = parser().parse_args(argv)
+  page = errors.pick({name: name for name in pages.names()}, args.page, "page")
+  if args.file.suffix != ".py":
+    raise errors.ConfigError(f"A page is a Python file; name it {str(args.file) + '.py'!r}.")
+  text = (pages.folder() / f"{page}.py").read_text(encoding="utf-8")
+  for old in (f"transfers/{page}.py", "mine.py"):
+    text = text.replace(old, args.file.as_posix())
+  for old in (f"runs/{page}", "runs/mine"):
+    text = text.replace(old, f"runs/{args.file.stem}")
+  try:
+    with args.file.open("x", encoding="utf-8") as f:
+      f.write(text)
+  except FileExistsError:
+    raise errors.ConfigError(f"{args.file} exists; nothing was changed. Name a new file.") from None
+  except FileNotFoundError:
+    raise errors.ConfigError(f"There is no folder {str(args.file.parent)!r}.") from None
+  marked = "the places marked EDIT" if page == _TEMPLATE else "what your task needs"
+  config, workdir = shlex.quote(str(args.file)), shlex.quote(f"runs/{args.file.stem}")
+  print(f"wrote {args.file}; edit {marked}, then:")
+  print(f"  {command_line.called('train')} --config {config} --workdir {workdir}")
+
+
+def run(argv: Sequence[str]) -> NoReturn:
+  """Is the program: ends with the exit code."""
+  errors.run_main(lambda: main(argv))
+
+
+if __name__ == "__main__":
+  run(sys.argv[1:])

@@ -1,0 +1,53 @@
+"""python -m paligemma_jax.prepare okvqa --raw DIR: a dataset from its official download.
+
+The builders are `paligemma_jax.builders` where the package is installed, and tools/prepare in a
+clone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import sys
+import types
+from collections.abc import Sequence
+from typing import NoReturn
+
+from paligemma_jax.core import errors
+
+_PLACES = (("paligemma_jax", "builders"), ("tools", "prepare"))
+
+
+def parser() -> argparse.ArgumentParser:
+  """Its flags."""
+  return _builders().parser()
+
+
+def main(argv: Sequence[str]) -> None:
+  """Builds, or says what is needed to build."""
+  _builders().main(argv)
+
+
+def names() -> list[str]:
+  """The benchmarks that have a builder."""
+  return _builders().module_names()
+
+
+def _builders() -> types.ModuleType:
+  for top, inner in _PLACES:
+    if importlib.util.find_spec(top) and importlib.util.find_spec(f"{top}.{inner}"):
+      return importlib.import_module(f"{top}.{inner}.__main__")
+  raise errors.ConfigError(
+    "The builders of datasets are not here: install the package with pip, or name the folder of a"
+    " clone in $PYTHONPATH."
+  )
+
+
+def run(argv: Sequence[str]) -> NoReturn:
+  """Is the program: ends with the exit code."""
+  errors.run_main(lambda: main(argv))
+
+
+if __name__ == "__main__":
+  run(sys.argv[1:])

@@ -1,0 +1,48 @@
+"""python -m paligemma_jax.version: the versions of all that a run depends on. No device is used."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+import paligemma_jax
+from paligemma_jax.config import command_line
+from paligemma_jax.core import errors
+
+_ALWAYS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
+_IF_THERE = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm7-plugin")
+
+
+def parser() -> argparse.ArgumentParser:
+  """It has no flags but --help."""
+  return argparse.ArgumentParser(
+    prog=command_line.called("version"),
+    description="Prints the versions of all that a run depends on. No device is brought up.",
+  )
+
+
+def main(argv: Sequence[str]) -> None:
+  """Prints one line for each: its name and its version."""
+  parser().parse_args(argv)
+  print(f"paligemma_jax {paligemma_jax.__version__}")
+  print(f"python {platform.python_version()}")
+  for name in (*_ALWAYS, *_IF_THERE):
+    try:
+      print(f"{name} {importlib.metadata.version(name)}")
+    except importlib.metadata.PackageNotFoundError:
+      if name in _ALWAYS:
+        print(f"{name} is not installed")
+  print(f"platform {platform.platform()}")
+
+
+def run(argv: Sequence[str]) -> NoReturn:
+  """Is the program: ends with the exit code."""
+  errors.run_main(lambda: main(argv))
+
+
+if __name__ == "__main__":
+  run(sys.argv[1:])

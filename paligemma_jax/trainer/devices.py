@@ -58,8 +58,7 @@ def start(
     ConfigError: the hosts do not fit together, or JAX has no device.
     HostError: some hosts did not come.
   """
-  _quiet_libraries()
-  jax.monitoring.register_event_duration_secs_listener(_give_back_memory)
+  _once()
   use()
   team = None if alone else joining.join(join_secs, stall_secs)
   if team is not None and team.index:
@@ -68,6 +67,13 @@ def start(
   with hosts.failing_together(team):
     check()
   return team
+
+
+@functools.cache
+def _once() -> None:
+  """What a process needs one time, however many runs it has."""
+  _quiet_libraries()
+  jax.monitoring.register_event_duration_secs_listener(_give_back_memory)
 
 
 def check() -> None:

@@ -1,0 +1,126 @@
+"""Runs the tests with several versions of Python and JAX, each pair in an environment of its own.
+
+    python tools/test_versions.py                    # 3.11 to 3.13, JAX 0.10.2 and the newest
+    python tools/test_versions.py --python 3.13 --jax newest -- -m "not slow and not long" tests/core
+
+A Python is a path, or a version that is on PATH as python3.13 or that pyenv has. What follows `--`
+is for pytest. Each pair works on a copy of the files that git knows; what it printed is in a file
+that the table names. Exits with 1 if any pair failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+_ROOT = pathlib.Path(__file__).resolve().parent.parent
+_PYTHONS = ("3.11", "3.12", "3.13")
+_OLDEST, _NEWEST = "0.10.2", "newest"
+_ABSENT = "Requires-Python"  # In pip's words about a JAX that this Python is too old or new for.
+
+
+@dataclasses.dataclass(frozen=True)
+class Tried:
+  """One pair: the versions that it had, what came of it, how long it took, where it is told."""
+
+  python: str
+  jax: str
+  result: str
+  secs: float
+  log: pathlib.Path
+
+
+def interpreter(name: str) -> str:
+  """The path of a Python that is named by its path or version; '' when there is none."""
+  if found := shutil.which(name) or shutil.which(f"python{name}"):
+    return found
+  if not shutil.which("pyenv"):
+    return ""
+  command = ["pyenv", "versions", "--bare"]
+  versions = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+  fitting = [v for v in versions if v == name or v.startswith(f"{name}.")]
+  if not fitting:
+    return ""
+  command = ["pyenv", "prefix", fitting[-1]]
+  prefix = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+  return str(pathlib.Path(prefix) / "bin" / "python3")
+
+
+def copy(folder: pathlib.Path) -> None:
+  """Copies what git knows of this tree, changes among it, to `folder`."""
+  command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+  done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=True)
+  for name in filter(None, done.stdout.split("\0")):
+    if (_ROOT / name).is_file():
+      (folder / name).parent.mkdir(parents=True, exist_ok=True)
+      shutil.copy2(_ROOT / name, folder / name)
+
+
+def try_pair(python: str, jax: str, pytest_args: list[str], folder: pathlib.Path) -> Tried:
+  """Makes the environment and runs the tests in it."""
+  begin = time.monotonic()
+  folder.mkdir(parents=True)
+  log = folder / "log.txt"
+  tree = folder / "tree"
+  copy(tree)
+  own = str(folder / "venv" / "bin" / "python")
+  pins = [] if jax == _NEWEST else [f"jax=={jax}", f"jaxlib=={jax}"]
+  steps = (
+    ("no environment", [python, "-m", "venv", str(folder / "venv")]),
+    ("not installed", [own, "-m", "pip", "install", "-r", "requirements-test.txt", *pins]),
+    ("failed", [own, "-m", "pytest", *pytest_args]),
+  )
+  result = "passed"
+  with log.open("w") as f:
+    for what, command in steps:
+      f.write(f"+ {' '.join(command)}\n")
+      f.flush()
+      done = subprocess.run(command, cwd=tree, stdout=f, stderr=subprocess.STDOUT, check=False)
+      if done.returncode:
+        result = what
+        break
+  if result == "not installed" and _ABSENT in log.read_text():
+    result = "no such JAX for this Python"
+  versions = "import platform, importlib.metadata as m; print(platform.python_version())"
+  versions += "; print(m.version('jax'))"
+  done = subprocess.run([own, "-c", versions], capture_output=True, text=True, check=False)
+  found = dict(enumerate(done.stdout.split()))
+  secs = time.monotonic() - begin
+  return Tried(found.get(0, python), found.get(1, jax), result, secs, log)
+
+
+def main() -> None:
+  """Tries all pairs; prints a line for each when it is done."""
+  end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
+  own, rest = sys.argv[1:end], sys.argv[end + 1 :]
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--python", nargs="+", default=_PYTHONS, metavar="VERSION")
+  parser.add_argument("--jax", nargs="+", default=(_OLDEST, _NEWEST), metavar="VERSION")
+  parser.add_argument("--keep", type=pathlib.Path, help="a new folder for environments and logs")
+  args = parser.parse_args(own)
+  found = {name: interpreter(name) for name in args.python}
+  if absent := [name for name, path in found.items() if not path]:
+    parser.error(f"There is no Python {' and no '.join(absent)} here.")
+  folder = args.keep or pathlib.Path(tempfile.mkdtemp(prefix="paligemma_jax_versions_"))
+  print("| Python | JAX | tests | minutes | log |\n|---|---|---|---|---|", flush=True)
+  failed = False
+  for name, python in found.items():
+    for jax in args.jax:
+      place = folder.absolute() / f"{name.replace('/', '_')}-{jax}"
+      one = try_pair(python, jax, rest or ["-n", "2"], place)
+      failed |= one.result not in ("passed", "no such JAX for this Python")
+      row = (one.python, one.jax, one.result, f"{one.secs / 60:.0f}", one.log)
+      print("| " + " | ".join(map(str, row)) + " |", flush=True)
+  sys.exit(int(failed))
+
+
+if __name__ == "__main__":
+  main()

@@ -1,7 +1,7 @@
 """Runs the tests with several versions of Python and JAX, each pair in an environment of its own.
 
     python tools/test_versions.py                    # 3.11 to 3.13, JAX 0.10.2 and the newest
-    python tools/test_versions.py --python 3.13 --jax newest -- -m "not slow and not long" tests/core
+    python tools/test_versions.py --python 3.13 --jax newest -- -m "not slow and not long"
 
 A Python is a path, or a version that is on PATH as python3.13 or that pyenv has. What follows `--`
 is for pytest. Each pair works on a copy of the files that git knows; what it printed is in a file
@@ -38,7 +38,9 @@ class Tried:
 
 def interpreter(name: str) -> str:
   """The path of a Python that is named by its path or version; '' when there is none."""
-  if found := shutil.which(name) or shutil.which(f"python{name}"):
+  found = shutil.which(name) or shutil.which(f"python{name}")
+  # pyenv puts names on PATH that only say that no such version is chosen.
+  if found and not subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode:
     return found
   if not shutil.which("pyenv"):
     return ""
@@ -87,12 +89,12 @@ def try_pair(python: str, jax: str, pytest_args: list[str], folder: pathlib.Path
         break
   if result == "not installed" and _ABSENT in log.read_text():
     result = "no such JAX for this Python"
-  versions = "import platform, importlib.metadata as m; print(platform.python_version())"
-  versions += "; print(m.version('jax'))"
-  done = subprocess.run([own, "-c", versions], capture_output=True, text=True, check=False)
-  found = dict(enumerate(done.stdout.split()))
-  secs = time.monotonic() - begin
-  return Tried(found.get(0, python), found.get(1, jax), result, secs, log)
+  code = "import platform, importlib.metadata as m; print(platform.python_version())"
+  code += "; print(m.version('jax'))"
+  installed = result in ("passed", "failed")
+  found = subprocess.run([own, "-c", code], capture_output=True, text=True) if installed else None
+  version, jax = found.stdout.split() if found else (python, jax)
+  return Tried(version, jax, result, time.monotonic() - begin, log)
 
 
 def main() -> None:

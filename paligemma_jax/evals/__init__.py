@@ -1,70 +1,109 @@
-"""Metrics as pure functions of texts and rows, and the evaluators that a config lists. No JAX."""
+"""Metrics as pure functions of texts and rows, and the evaluators that a config lists. No JAX.
 
+`METRICS` is the table of what is built in: a metric's name for `score`, and its class for configs.
+A metric of your own is any class declared with `@spec` that derives from `Metric` and has
+`score_row`; docs/metrics.md shows one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+from paligemma_jax.core import errors
 from paligemma_jax.evals.base import Evaluator
+from paligemma_jax.evals.base import Metric
 from paligemma_jax.evals.base import Output
+from paligemma_jax.evals.benchmarks import ChartQa
+from paligemma_jax.evals.benchmarks import Pope
+from paligemma_jax.evals.benchmarks import ScienceQa
+from paligemma_jax.evals.benchmarks import TallyQa
+from paligemma_jax.evals.bootstrap import of_evaluator as intervals
 from paligemma_jax.evals.boxes import BoxAccuracy
 from paligemma_jax.evals.captions import CocoCaption
-from paligemma_jax.evals.chartqa import ChartQa
 from paligemma_jax.evals.detection import CocoDetection
-from paligemma_jax.evals.edits import ErrorRate
-from paligemma_jax.evals.mmvp import Mmvp
-from paligemma_jax.evals.perplexity import Perplexity
-from paligemma_jax.evals.pope import Pope
+from paligemma_jax.evals.predictions import Perplexity
 from paligemma_jax.evals.predictions import WritePredictions
-from paligemma_jax.evals.rsvqa import Rsvqa
-from paligemma_jax.evals.science_qa import ScienceQa
-from paligemma_jax.evals.scoring import METRICS
-from paligemma_jax.evals.scoring import intervals
-from paligemma_jax.evals.scoring import score
 from paligemma_jax.evals.segmentation import Segmentation
 from paligemma_jax.evals.server_file import ServerFile
-from paligemma_jax.evals.tallyqa import TallyQa
+from paligemma_jax.evals.vqa import ErrorRate
 from paligemma_jax.evals.vqa import ExactMatch
+from paligemma_jax.evals.vqa import Rsvqa
 from paligemma_jax.evals.vqa import VqaAccuracy
+from paligemma_jax.evals.vqav2 import Mmvp
 from paligemma_jax.evals.vqav2 import VqaV2Accuracy
 
-EVALUATORS = {
-  "BoxAccuracy": BoxAccuracy,
-  "ChartQa": ChartQa,
-  "CocoCaption": CocoCaption,
-  "CocoDetection": CocoDetection,
-  "ErrorRate": ErrorRate,
-  "ExactMatch": ExactMatch,
-  "Mmvp": Mmvp,
-  "Perplexity": Perplexity,
-  "Pope": Pope,
-  "Rsvqa": Rsvqa,
-  "ScienceQa": ScienceQa,
-  "Segmentation": Segmentation,
-  "ServerFile": ServerFile,
-  "TallyQa": TallyQa,
-  "VqaAccuracy": VqaAccuracy,
-  "VqaV2Accuracy": VqaV2Accuracy,
-  "WritePredictions": WritePredictions,
+METRICS: dict[str, type[Evaluator]] = {
+  "box_accuracy": BoxAccuracy,
+  "chartqa": ChartQa,
+  "coco_caption": CocoCaption,
+  "coco_detection": CocoDetection,
+  "error_rate": ErrorRate,
+  "exact_match": ExactMatch,
+  "mmvp": Mmvp,
+  "pope": Pope,
+  "rsvqa": Rsvqa,
+  "science_qa": ScienceQa,
+  "segmentation": Segmentation,
+  "tallyqa": TallyQa,
+  "vqa_accuracy": VqaAccuracy,
+  "vqav2": VqaV2Accuracy,
+}
+# What configs list: the metrics, and what needs more than texts.
+EVALUATORS: dict[str, type[Evaluator]] = {
+  cls.__name__: cls for cls in (*METRICS.values(), Perplexity, ServerFile, WritePredictions)
 }
 
-__all__ = [
-  "EVALUATORS",
-  "METRICS",
-  "BoxAccuracy",
-  "ChartQa",
-  "CocoCaption",
-  "CocoDetection",
-  "ErrorRate",
-  "Evaluator",
-  "ExactMatch",
-  "Mmvp",
-  "Output",
-  "Perplexity",
-  "Pope",
-  "Rsvqa",
-  "ScienceQa",
-  "Segmentation",
-  "ServerFile",
-  "TallyQa",
-  "VqaAccuracy",
-  "VqaV2Accuracy",
-  "WritePredictions",
-  "intervals",
-  "score",
-]
+__all__ = ["EVALUATORS", "METRICS", "Evaluator", "Metric", "Output", "intervals", "score"]
+__all__ += list(EVALUATORS)
+
+
+def score(
+  metric: str,
+  predictions: Sequence[str],
+  rows: Sequence[Mapping[str, Any]],
+  *,
+  bootstrap: int = 0,
+  seed: int = 0,
+  **options: Any,
+) -> dict[str, float]:
+  """The named metric of `predictions[i]` against `rows[i]`, as {key: value}; no model is needed.
+
+  Args:
+    metric: a name in METRICS.
+    predictions: the texts.
+    rows: the columns that the metric reads, `suffix` unless `truth` says otherwise.
+    bootstrap: how often the rows are drawn anew, as in 1000, for `<key>/low` and `<key>/high`: 95 %
+      confidence intervals; 0 for none.
+    seed: of these draws.
+    **options: the fields that the metric's class has of its own, for instance `truth`, `lower`,
+      `bins`; and what it takes for each prediction, as `scores` of 'coco_detection'.
+
+  Raises:
+    ConfigError: an unknown metric or option; the near match is named.
+    DataError: as many predictions as rows are not there, or a row lacks a column.
+  """
+  cls = errors.pick(METRICS, metric, "metric")
+  shared = {field.name for field in dataclasses.fields(Evaluator)}
+  own = [field.name for field in dataclasses.fields(cls) if field.name not in shared]
+  for name in options:
+    if name not in (*own, *cls.per_output):
+      hint = errors.did_you_mean(name, [*own, *cls.per_output])
+      raise errors.ConfigError(f"The metric {metric!r} has no option {name!r}.{hint}")
+  if len(predictions) != len(rows):
+    raise errors.DataError(f"There are {len(predictions)} predictions but {len(rows)} rows.")
+  for i, prediction in enumerate(predictions):
+    if not isinstance(prediction, str):
+      raise errors.DataError(f"Prediction {i} is {prediction!r}; expected a text.")
+  outputs = [Output(i, prediction) for i, prediction in enumerate(predictions)]
+  for name in cls.per_output:
+    values = options.pop(name, None)
+    if values is not None and len(values) != len(outputs):
+      raise errors.DataError(f"There are {len(outputs)} predictions but {len(values)} {name}.")
+    if values is not None:
+      each = zip(outputs, values, strict=True)
+      outputs = [dataclasses.replace(output, **{name: value}) for output, value in each]
+  evaluator = cls(metric, None, bootstrap=bootstrap, **options)
+  return evaluator.score(rows, outputs) | intervals(evaluator, rows, outputs, seed=seed)

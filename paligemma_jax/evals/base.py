@@ -1,20 +1,31 @@
-"""The fields that every evaluator has, and how an evaluator reads a row's columns."""
+"""What every evaluator is made of: its options, scores row by row, reading a row's columns."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 
+Row = Mapping[str, Any]
+# float64[rows] by name; NaN where a row does not count.
+Table = dict[str, np.ndarray]
+
+NONE = float("nan")  # The value of a row that does not count.
+
 
 @spec.spec
 class Evaluator:
-  """What to evaluate and when; subclasses add `encoding`, `columns` and `score`.
+  """What to evaluate and when; subclasses add `score` and what it reads, or are a `Metric`.
 
   An evaluator never sees a device. It says which encoding it needs, `train` (loss and correct
   tokens per row) or `decode` (text and log-probability), and which columns of the rows it reads;
@@ -70,42 +81,157 @@ class Evaluator:
   repetition_penalty: float = 1.0
   stop: str | tuple[str, ...] = ()
 
+  # No fields: a config does not change them.
   encoding = "decode"
+  reads = ()  # Names of the fields that name a column to read.
+  may_read = ()  # The same of fields that may be '', which reads none.
+  per_output = ()  # What `score` takes for each prediction by itself: fields of `Output`.
+
+  def columns(self) -> tuple[str, ...]:
+    """The columns of a row that are read, beside those that are encoded."""
+    names = [getattr(self, field) for field in self.reads]
+    names += [name for field in self.may_read if (name := getattr(self, field))]
+    return tuple(dict.fromkeys(names))
 
 
-def column(row: Mapping[str, Any], name: str, i: int) -> Any:
-  """`row[name]`, or a DataError that names the column, the row and the near match."""
+@spec.spec
+class Metric(Evaluator):
+  """A metric of decoded texts that scores each row by itself; subclasses add `score_row`.
+
+  The one class between `Evaluator` and the metrics: what has no scores of single rows is none. The
+  table of scores is what intervals are drawn from, so that nothing is scored twice.
+  """
+
+  gives = ()  # Columns of the table that are there whatever the rows are, in their order.
+
+  def score_row(self, prediction: str, row: Row) -> dict[str, float]:
+    """The row's scores by name; one that is left out, or NONE, does not count.
+
+    Raises:
+      DataError: the row cannot be scored; its number is put before the sentence.
+    """
+    raise NotImplementedError
+
+  def table(self, rows: Sequence[Row], outputs: Sequence[Output]) -> Table:
+    """The scores of all rows; names that are not in `gives` come last, in alphabetical order."""
+    scores = {name: [NONE] * len(rows) for name in self.gives}
+    for i, (row, output) in enumerate(zip(rows, outputs, strict=True)):
+      with of_row(i):
+        found = self.score_row(output.text, row)
+      for name, value in found.items():
+        if name not in scores:
+          scores[name] = [NONE] * len(rows)
+        scores[name][i] = value
+    names = (*self.gives, *sorted(scores.keys() - set(self.gives)))
+    return {name: np.array(scores[name], np.float64) for name in names}
+
+  def summary(self, table: Table) -> dict[str, float]:
+    """Each score's mean, `x/<kind>` with how many rows are of that kind, and `num`, all rows."""
+    found = {name: mean_of(values) for name, values in table.items() if "/" not in name}
+    for metric in dict.fromkeys(name.partition("/")[0] for name in table if "/" in name):
+      found |= parts(table, metric)
+    return {**found, "num": num_rows(table)}
+
+  def score(self, rows: Sequence[Row], outputs: Sequence[Output]) -> dict[str, float]:
+    """The summary of the rows' table."""
+    return self.summary(self.table(rows, outputs))
+
+
+def take(table: Table, rows: np.ndarray) -> Table:
+  """The table of these rows; a row may come several times."""
+  return {name: values[rows] for name, values in table.items()}
+
+
+def counting(values: np.ndarray) -> np.ndarray:
+  """The values of the rows that count."""
+  return values[~np.isnan(values)]
+
+
+def mean(values: Iterable[float]) -> float:
+  """The correctly rounded mean, whatever the order of the values; 0.0 of none."""
+  values = list(values)
+  return math.fsum(values) / len(values) if values else 0.0
+
+
+def mean_of(values: np.ndarray) -> float:
+  """The mean over the rows that count; 0.0 when none does."""
+  return mean(counting(values).tolist())
+
+
+def count(values: np.ndarray) -> float:
+  """How many rows count."""
+  return float(counting(values).size)
+
+
+def num_rows(table: Table) -> float:
+  """How many rows there are, whether they count or not."""
+  return float(max((len(values) for values in table.values()), default=0))
+
+
+def parts(table: Table, metric: str) -> dict[str, float]:
+  """{'acc/x': mean, 'num/x': how many} of the columns 'acc/x' for which there are rows."""
+  found = {}
+  for name, values in table.items():
+    if name.startswith(f"{metric}/") and count(values):
+      found[name] = mean_of(values)
+      found[f"num/{name.removeprefix(f'{metric}/')}"] = count(values)
+  return found
+
+
+@contextlib.contextmanager
+def of_row(i: int) -> Iterator[None]:
+  """A DataError raised within says which row it is about."""
+  try:
+    yield
+  except errors.DataError as e:
+    raise errors.DataError(f"Row {i} of those to score: {e}") from None
+
+
+def column(row: Row, name: str) -> Any:
+  """`row[name]`, or a DataError that names the column and the near match."""
   if name not in row:
     hint = errors.did_you_mean(name, row) if row else " The row has no columns."
-    raise errors.DataError(f"Row {i} of those to score has no column {name!r}.{hint}")
+    raise errors.DataError(f"there is no column {name!r}.{hint}")
   return row[name]
 
 
-def answers_of(value: Any, name: str, i: int) -> tuple[str, ...]:
+def unexpected(row: Row, name: str, expected: str) -> errors.DataError:
+  """The error that says what a column holds and what it should."""
+  return errors.DataError(f"column {name!r} holds {row[name]!r}; expected {expected}.")
+
+
+def answers(row: Row, name: str) -> tuple[str, ...]:
   """The true answers in a column: a text is one, a sequence of texts several.
 
   Raises:
     DataError: the value is neither.
   """
+  value = column(row, name)
   if isinstance(value, str):
     return (value,)
-  if hasattr(value, "tolist"):  # A numpy array of texts.
+  if isinstance(value, np.ndarray):
     value = value.tolist()
   if isinstance(value, (list, tuple)) and all(isinstance(v, str) for v in value):
     return tuple(value)
-  raise errors.DataError(
-    f"Row {i} of those to score: column {name!r} holds {value!r}; expected a text or a list of"
-    " texts."
-  )
+  raise unexpected(row, name, "a text or a list of texts")
 
 
-def plain_id(value: Any, name: str) -> Any:
+def text(row: Row, name: str, expected: str) -> str:
+  """The text in a column, which must not be empty; DataError with what is expected otherwise."""
+  value = column(row, name)
+  if not isinstance(value, str) or not value:
+    raise unexpected(row, name, expected)
+  return value
+
+
+def plain_id(row: Row, name: str) -> str | int | float:
   """The id in a column as JSON can hold it.
 
   Raises:
     DataError: it is neither a text nor a number.
   """
-  value = value.item() if hasattr(value, "item") else value
+  value = column(row, name)
+  value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
   value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
   if not isinstance(value, (str, int, float)):
     raise errors.DataError(
@@ -115,10 +241,15 @@ def plain_id(value: Any, name: str) -> Any:
   return value
 
 
-def mean(values: Iterable[float]) -> float:
-  """The correctly rounded mean, whatever the order of the values; 0.0 of none."""
-  values = list(values)
-  return math.fsum(values) / len(values) if values else 0.0
+def wording(text: str, *, lower: bool, strip: bool) -> str:
+  """The text as it is compared: in lower case, without white space at the ends."""
+  text = text.lower() if lower else text
+  return text.strip() if strip else text
+
+
+def said(texts: Iterable[str]) -> list[Output]:
+  """What rows would have that were answered so."""
+  return [Output(i, text) for i, text in enumerate(texts)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,6 +266,7 @@ class Output:
     loss_sum: sum of -log p over the row's supervised tokens (suffix and eos), in nats.
     num_tokens: how many tokens were supervised.
     num_correct: how many of them were the most probable ones.
+    scores: where another model gave them, the confidence in each box of `text`.
   """
 
   row: int
@@ -146,3 +278,4 @@ class Output:
   loss_sum: float = 0.0
   num_tokens: int = 0
   num_correct: int = 0
+  scores: tuple[float, ...] | None = None

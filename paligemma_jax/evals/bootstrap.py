@@ -3,8 +3,8 @@
     intervals(value_of, num_rows, num_samples=1000) -> {"acc/low": 0.61, "acc/high": 0.66, ...}
 
 `value_of(indices)` gives the metrics of those rows, each as often as it is listed. Of a metric with
-a table that is the summary of the rows taken from it (`of_table`); of any other thing that scores,
-the score of those rows.
+a table that is the summary of the rows taken from it; of any other evaluator the score of those
+rows (`of_evaluator`).
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from collections.abc import Iterator
-from collections.abc import Mapping
 from collections.abc import Sequence
 
 import numpy as np
 
 from paligemma_jax.core import prng
-from paligemma_jax.evals import tables
+from paligemma_jax.evals import base
 
 CONFIDENCE = 0.95
 # Numbers of rows drawn at once: 8 MB.
@@ -27,11 +26,28 @@ _AT_ONCE = 1 << 20
 Values = dict[str, float]
 
 
-def of_table(
-  table: tables.Table, summary: Callable[[Mapping[str, np.ndarray]], Values]
-) -> Callable[[Sequence[int]], Values]:
-  """`value_of` of a metric that has the scores of each row."""
-  return lambda indices: summary(tables.take(table, np.asarray(indices)))
+def of_evaluator(
+  evaluator: base.Evaluator,
+  rows: Sequence[base.Row],
+  outputs: Sequence[base.Output],
+  *,
+  seed: int = 0,
+) -> Values:
+  """`intervals` of what an evaluator scores, from `evaluator.bootstrap` draws of its rows."""
+  if evaluator.bootstrap < 1:
+    return {}
+  if isinstance(evaluator, base.Metric):
+    table = evaluator.table(rows, outputs)
+
+    def value_of(indices: Sequence[int]) -> Values:
+      return evaluator.summary(base.take(table, np.asarray(indices)))
+
+  else:
+
+    def value_of(indices: Sequence[int]) -> Values:
+      return evaluator.score([rows[i] for i in indices], [outputs[i] for i in indices])
+
+  return intervals(value_of, len(rows), num_samples=evaluator.bootstrap, seed=seed)
 
 
 def intervals(

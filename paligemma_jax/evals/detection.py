@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,25 +18,17 @@ from paligemma_jax.regions import loc
 _LOC_LEN = 4 * len("<loc0000>")
 
 
-def coco_detection(
-  predictions: Sequence[str],
-  rows: Sequence[Mapping[str, Any]],
-  *,
-  boxes: str = "boxes",
-  labels: str = "labels",
-  crowd: str = "",
-  areas: str = "",
-  height: str = "height",
-  width: str = "width",
-  bins: int = 1024,
-  by_class: bool = False,
-  scores: Sequence[Sequence[float]] | None = None,
-) -> dict[str, float]:
-  """The COCO numbers of texts of boxes, '<loc0012>… cat ; …'.
+@spec.spec
+class CocoDetection(base.Evaluator):
+  """Is everything found? Mean average precision; a box's confidence is the likelihood of its label.
 
-  Args:
-    predictions: one text per row.
-    rows: in the order of their ids, each with the columns below.
+  The confidence is what the model gave to the tokens of the label when it wrote them (PaliGemma 2's
+  recipe, arXiv 2412.03555): give `banned` the tokens of noise and of the end, so that the model
+  goes on naming boxes up to `max_len`; their probability is still missing from the labels'. Of
+  ready texts it is what `scores` says, one number for each readable box of each prediction, or it
+  falls from each box of a text to the next.
+
+  Attributes:
     boxes: the column with the true boxes, (y_min, x_min, y_max, x_max) as shares of the picture.
     labels: the column with a label per true box; labels are compared as texts.
     crowd: the column that says of each true box whether it is a crowd (or otherwise not to be
@@ -46,65 +37,18 @@ def coco_detection(
     height, width: the columns with the size of the picture in pixels.
     bins: 1023 or 1024, how loc tokens become coordinates.
     by_class: also give the average precision of each label that is true of any box.
-    scores: per prediction one confidence for each of its readable boxes; None has confidence fall
-      from each box of a text to the next.
-
-  Returns:
-    map, map50, map75, map_small, map_medium, map_large, ar1, ar10, ar100, ar_small, ar_medium,
-    ar_large: see `evals.coco_map`; -1 where there is nothing to measure.
-    ap/<label>, ap50/<label>: by class, if asked for; map is the mean of the ap/<label>.
-    invalid: parts of texts that were not readable.
-    num, num_boxes, num_predicted: rows, true boxes (crowds too) and predicted boxes.
-
-  Raises:
-    DataError: a true box, label, size, or a number of scores that does not fit.
-  """
-  pictures, num_invalid, num_boxes, num_predicted = [], 0, 0, 0
-  columns = (boxes, labels, crowd, areas, height, width)
-  for i, (prediction, row) in enumerate(zip(predictions, rows, strict=True)):
-    true_labels, truth, size = _truth(row, i, columns)
-    said = loc.parse_boxes(prediction, bins=bins)
-    given = np.arange(len(said.boxes), 0, -1.0) if scores is None else np.array(scores[i], float)
-    if given.shape != (len(said.boxes),):
-      raise errors.DataError(
-        f"Prediction {i} has {len(said.boxes)} readable boxes but {given.size} scores."
-      )
-    found = coco_map.Detections(_pixels(said.boxes, size), given)
-    names = (*true_labels, *said.labels)
-    true_at, said_at = _places(true_labels, names), _places(said.labels, names)
-    pictures.append({
-        name: (
-            coco_map.Truth(*(x[true_at[name]] for x in truth)),
-            coco_map.Detections(*(x[said_at[name]] for x in found)),
-        )
-        for name in true_at
-    })  # fmt: skip
-    num_invalid += said.num_invalid
-    num_boxes += len(true_labels)
-    num_predicted += len(said.boxes)
-  return {
-    **coco_map.mean_average_precision(pictures, by_class=by_class),
-    "invalid": float(num_invalid),
-    "num": float(len(pictures)),
-    "num_boxes": float(num_boxes),
-    "num_predicted": float(num_predicted),
-  }
-
-
-@spec.spec
-class CocoDetection(base.Evaluator):
-  """Is everything found? Mean average precision; a box's confidence is the likelihood of its label.
-
-  The confidence is what the model gave to the tokens of the label when it wrote them (PaliGemma 2's
-  recipe, arXiv 2412.03555): give `banned` the tokens of noise and of the end, so that the model
-  goes on naming boxes up to `max_len`; their probability is still missing from the labels'.
-  The fields from `boxes` to `by_class` are the options of the metric `coco_detection`.
-
-  Attributes:
     image_id: the column that tells the pictures apart, for a results file as COCO's tools read it
       (image_id, category_id, bbox in pixels, score); '' writes none.
     categories: for that file, (label, id) of each class; a box with any other label is left out
       and counted as `unknown`. () gives no ids but the labels, as `category`.
+
+  Metrics:
+    map, map50, map75, map_small, map_medium, map_large, ar1, ar10, ar100, ar_small, ar_medium,
+    ar_large: see `evals.coco_map`; -1 where there is nothing to measure. Rows are in the order of
+      their ids, which settles ties.
+    ap/<label>, ap50/<label>: by class, if asked for; map is the mean of the ap/<label>.
+    invalid: parts of texts that were not readable.
+    num, num_boxes, num_predicted: rows, true boxes (crowds too) and predicted boxes.
   """
 
   boxes: str = "boxes"
@@ -118,6 +62,10 @@ class CocoDetection(base.Evaluator):
   image_id: str = ""
   categories: tuple = ()
 
+  reads = ("boxes", "labels")
+  may_read = ("crowd", "areas", "height", "width", "image_id")
+  per_output = ("scores",)
+
   def __post_init__(self):
     loc.check_bins(self.bins)
     for pair in self.categories:
@@ -128,47 +76,59 @@ class CocoDetection(base.Evaluator):
           " whole number, as in ('person', 1)."
         )
 
-  def columns(self) -> tuple[str, ...]:
-    """The columns of the true boxes, of the size of the picture, and of its id."""
-    names = (self.boxes, self.labels, self.crowd, self.areas, self.height, self.width)
-    return tuple(name for name in (*names, self.image_id) if name)
+  def score(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, float]:
+    """The metrics above, and how many boxes have an `unknown` label.
 
-  def score(
-    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
-  ) -> dict[str, float]:
-    """The metrics of `coco_detection`, and how many boxes have an `unknown` label."""
-    found = coco_detection(
-      [o.text for o in outputs],
-      rows,
-      boxes=self.boxes,
-      labels=self.labels,
-      crowd=self.crowd,
-      areas=self.areas,
-      height=self.height,
-      width=self.width,
-      bins=self.bins,
-      by_class=self.by_class,
-      scores=[label_likelihoods(o, bins=self.bins) for o in outputs],
-    )
+    Raises:
+      DataError: a true box, label, size, or a number of scores that does not fit.
+    """
+    pictures, num_boxes, num_invalid = [], 0, 0
+    said_labels: list[str] = []
+    for i, (row, out) in enumerate(zip(rows, outputs, strict=True)):
+      with base.of_row(i):
+        true_labels, truth, size = self._truth(row)
+      said = loc.parse_boxes(out.text, bins=self.bins)
+      given = np.array(self._confidences(out, len(said.boxes)), float)
+      if given.shape != (len(said.boxes),):
+        raise errors.DataError(
+          f"Prediction {i} has {len(said.boxes)} readable boxes but {given.size} scores."
+        )
+      found = coco_map.Detections(_pixels(said.boxes, size), given)
+      names = (*true_labels, *said.labels)
+      true_at, said_at = _places(true_labels, names), _places(said.labels, names)
+      pictures.append({
+          name: (
+              coco_map.Truth(*(x[true_at[name]] for x in truth)),
+              coco_map.Detections(*(x[said_at[name]] for x in found)),
+          )
+          for name in true_at
+      })  # fmt: skip
+      num_invalid += said.num_invalid
+      num_boxes += len(true_labels)
+      said_labels += said.labels
+    found = {
+      **coco_map.mean_average_precision(pictures, by_class=self.by_class),
+      "invalid": float(num_invalid),
+      "num": float(len(pictures)),
+      "num_boxes": float(num_boxes),
+      "num_predicted": float(len(said_labels)),
+    }
     if self.categories:
       known = {label for label, _ in self.categories}
-      said = [label for o in outputs for label in loc.parse_boxes(o.text, bins=self.bins).labels]
-      found["unknown"] = float(sum(label not in known for label in said))
+      found["unknown"] = float(sum(label not in known for label in said_labels))
     return found
 
-  def files(
-    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
-  ) -> dict[str, str]:
+  def files(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, str]:
     """{name below `predictions/`: a COCO results file}."""
     if not self.image_id:
       return {}
     ids = dict(self.categories)
     results = []
     for i, (row, out) in enumerate(zip(rows, outputs, strict=True)):
-      image_id = base.plain_id(base.column(row, self.image_id, i), self.image_id)
-      size = _size(row, i, self.height, self.width)
+      with base.of_row(i):
+        image_id, size = base.plain_id(row, self.image_id), self._size(row)
       said = loc.parse_boxes(out.text, bins=self.bins)
-      scores = label_likelihoods(out, bins=self.bins)
+      scores = self._confidences(out, len(said.boxes))
       boxes = _pixels(said.boxes, size).tolist()
       for box, label, score in zip(boxes, said.labels, scores, strict=True):
         if not ids:
@@ -180,6 +140,40 @@ class CocoDetection(base.Evaluator):
         bbox = [round(v, 3) for v in box]
         results.append({"image_id": image_id, **category, "bbox": bbox, "score": score})
     return {f"{self.name}.json": json.dumps(results, ensure_ascii=False)}
+
+  def _confidences(self, out: base.Output, num_boxes: int) -> Sequence[float]:
+    """In each readable box of the text."""
+    if out.scores is not None:
+      return out.scores
+    if not out.token_ends:  # A ready text.
+      return [float(n) for n in range(num_boxes, 0, -1)]
+    return label_likelihoods(out, bins=self.bins)
+
+  def _truth(self, row: base.Row) -> tuple[list[str], coco_map.Truth, tuple[float, float]]:
+    """Labels, boxes and size of the picture in a row to score."""
+    size = self._size(row)
+    names = [v.strip() for v in base.answers(row, self.labels)]
+    corners = _numbers(row, self.boxes, (len(names), 4))
+    for box in corners.tolist():
+      try:
+        loc.checked(box)
+      except errors.DataError as e:
+        raise errors.DataError(f"column {self.boxes!r}: {e}") from None
+    pixels = _pixels(corners, size)
+    crowd, areas = np.zeros(len(names), bool), pixels[:, 2] * pixels[:, 3]
+    if self.crowd:
+      crowd = _numbers(row, self.crowd, (len(names),)) != 0
+    if self.areas:
+      areas = _numbers(row, self.areas, (len(names),))
+    return names, coco_map.Truth(pixels, crowd, areas), size
+
+  def _size(self, row: base.Row) -> tuple[float, float]:
+    """Height and width of the picture."""
+    height, width = (float(_numbers(row, name, ())) for name in (self.height, self.width))
+    for name, number in ((self.height, height), (self.width, width)):
+      if number <= 0:
+        raise errors.DataError(f"column {name!r} holds {row[name]!r} pixels.")
+    return height, width
 
 
 def label_likelihoods(said: base.Output, *, bins: int) -> list[float]:
@@ -212,35 +206,6 @@ def _likelihood(said: base.Output, begin: int, end: int) -> float:
   return math.exp(math.fsum(inside))
 
 
-def _truth(
-  row: Mapping[str, Any], i: int, columns: tuple[str, ...]
-) -> tuple[list[str], coco_map.Truth, tuple[float, float]]:
-  """Labels, boxes and size of the picture in a row to score."""
-  boxes, labels, crowd, areas, height, width = columns
-  size = _size(row, i, height, width)
-  names = [v.strip() for v in base.answers_of(base.column(row, labels, i), labels, i)]
-  corners = _numbers(base.column(row, boxes, i), boxes, i, (len(names), 4))
-  for box in corners.tolist():
-    try:
-      loc.checked(box)
-    except errors.DataError as e:
-      raise errors.DataError(f"Row {i} of those to score: column {boxes!r}: {e}") from None
-  pixels = _pixels(corners, size)
-  of_crowd = np.zeros(len(names), bool)
-  if crowd:
-    of_crowd = _numbers(base.column(row, crowd, i), crowd, i, (len(names),)) != 0
-  if areas:
-    sizes = _numbers(base.column(row, areas, i), areas, i, (len(names),))
-  else:
-    sizes = pixels[:, 2] * pixels[:, 3]
-  return names, coco_map.Truth(pixels, of_crowd, sizes), size
-
-
-def _size(row: Mapping[str, Any], i: int, height: str, width: str) -> tuple[float, float]:
-  """Height and width of the picture."""
-  return tuple(_number(base.column(row, name, i), name, i) for name in (height, width))
-
-
 def _places(labels: Sequence[str], names: Sequence[str]) -> dict[str, np.ndarray]:
   """{name: the numbers of the labels that are it}."""
   places: dict[str, list[int]] = {name: [] for name in names}
@@ -257,15 +222,9 @@ def _pixels(boxes: Any, size: tuple[float, float]) -> np.ndarray:
   return np.stack(sides, axis=1)
 
 
-def _number(value: Any, name: str, i: int) -> float:
-  number = _numbers(value, name, i, ())
-  if number <= 0:
-    raise errors.DataError(f"Row {i} of those to score: column {name!r} holds {value!r} pixels.")
-  return float(number)
-
-
-def _numbers(value: Any, name: str, i: int, shape: tuple[int, ...]) -> np.ndarray:
+def _numbers(row: base.Row, name: str, shape: tuple[int, ...]) -> np.ndarray:
   """float64[shape] of a column; nothing at all is as good as an empty list of boxes."""
+  value = base.column(row, name)
   try:
     array = np.array(value, float)
     array = array.reshape(shape) if array.size == 0 else array
@@ -273,7 +232,7 @@ def _numbers(value: Any, name: str, i: int, shape: tuple[int, ...]) -> np.ndarra
     array = None
   if array is None or array.shape != shape or not np.isfinite(array).all():
     raise errors.DataError(
-      f"Row {i} of those to score: column {name!r} holds {str(value)[:80]!r}; expected numbers"
-      f" of the shape {list(shape)}, one entry per label."
+      f"column {name!r} holds {str(value)[:80]!r}; expected numbers of the shape {list(shape)},"
+      " one entry per label."
     )
   return array

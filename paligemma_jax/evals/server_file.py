@@ -11,10 +11,12 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
-from paligemma_jax.evals import edits
+from paligemma_jax.evals import vqa
 
 
 @spec.spec
@@ -39,12 +41,10 @@ class ServerFile(base.Evaluator):
     errors.pick(FORMATS, self.format, "format of a test server")
 
   def columns(self) -> tuple[str, ...]:
-    """The column of the id, and that of the choices."""
+    """The column of the id, which the format names where no field does, and that of the choices."""
     return tuple(name for name in (self._id_column(), self.choices) if name)
 
-  def score(
-    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
-  ) -> dict[str, float]:
+  def score(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, float]:
     """`num` answers; how many are `empty`, were `replaced`, or have the id of an earlier row."""
     ids, answers, num_replaced = self._answers(rows, outputs)
     return {
@@ -54,9 +54,7 @@ class ServerFile(base.Evaluator):
       "duplicates": float(len(ids) - len(set(ids))),
     }
 
-  def files(
-    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
-  ) -> dict[str, str]:
+  def files(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, str]:
     """{name below `predictions/`: JSON}; the runner puts `-<step>` before the suffix."""
     ids, answers, _ = self._answers(rows, outputs)
     content = server_content(FORMATS[self.format], ids, answers)
@@ -67,20 +65,21 @@ class ServerFile(base.Evaluator):
     return self.question_id or self.image_id or own
 
   def _answers(
-    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
+    self, rows: Sequence[base.Row], outputs: Sequence[base.Output]
   ) -> tuple[list[Id], list[str], int]:
     """(ids, answers, how many of them were replaced by a choice)."""
     form, name = FORMATS[self.format], self._id_column()
     ids, answers, num_replaced = [], [], 0
     for i, (row, out) in enumerate(zip(rows, outputs, strict=True)):
-      try:
-        ids.append(as_id(form, base.column(row, name, i)))
-      except errors.DataError as e:
-        raise errors.DataError(f"Row {i} of those to write: column {name!r}: {e}") from None
       answer = out.text
-      if self.choices:
-        choices = base.answers_of(base.column(row, self.choices, i), self.choices, i)
-        answer = _nearest(out.text, choices)
+      with base.of_row(i):
+        value = base.column(row, name)
+        try:
+          ids.append(as_id(form, value))
+        except errors.DataError as e:
+          raise errors.DataError(f"column {name!r}: {e}") from None
+        if self.choices:
+          answer = _nearest(out.text, base.answers(row, self.choices))
       num_replaced += answer != out.text
       answers.append(answer)
     return ids, answers, num_replaced
@@ -90,7 +89,7 @@ def _nearest(text: str, choices: Sequence[str]) -> str:
   """The choice with the fewest edits, of equally near ones the first."""
   if not choices or text in choices:
     return text
-  return min(choices, key=lambda choice: edits.levenshtein(text.lower(), choice.lower()))
+  return min(choices, key=lambda choice: vqa.levenshtein(text.lower(), choice.lower()))
 
 
 _SHOWN = 3  # Of each kind of problem, so many are named.
@@ -148,8 +147,7 @@ def server_content(form: Format, ids: Sequence[Id], answers: Sequence[str]) -> A
 
 def as_id(form: Format, value: Any) -> Id:
   """A row's id in the type that the server wants; DataError when it is none."""
-  if hasattr(value, "item"):  # A numpy scalar.
-    value = value.item()
+  value = value.item() if isinstance(value, np.generic) else value
   whole = isinstance(value, int) and not isinstance(value, bool)
   if form.id_type is str and (whole or (isinstance(value, str) and value)):
     return str(value)

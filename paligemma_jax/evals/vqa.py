@@ -1,185 +1,240 @@
-"""Short answers: exact match, the soft accuracy of visual question answering, and ANLS."""
+"""Answers against true ones: exact match, soft accuracy, ANLS, error rates, accuracy by type."""
 
 from __future__ import annotations
 
 import collections
-from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
-from paligemma_jax.evals import edits
-from paligemma_jax.evals import tables
 
 
-def exact_match_table(
-  predictions: Sequence[str],
-  rows: Sequence[Mapping[str, Any]],
-  *,
-  truth: str = "suffix",
-  lower: bool = False,
-  strip: bool = True,
-) -> tables.Table:
-  """`acc` of each row, 0 or 1; see `exact_match`."""
-  hits = []
-  for i, (prediction, row) in enumerate(zip(predictions, rows, strict=True)):
-    answers = base.answers_of(base.column(row, truth, i), truth, i)
-    wanted = {_plain(a, lower=lower, strip=strip) for a in answers}
-    hits.append(float(_plain(prediction, lower=lower, strip=strip) in wanted))
-  return tables.make({"acc": hits})
+@spec.spec
+class ExactMatch(base.Metric):
+  """Share of the decoded answers that equal the true one (with several: one of them).
 
-
-def exact_match_summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
-  """The metrics of `exact_match`."""
-  return {"acc": tables.mean(table["acc"]), "num": float(len(table["acc"]))}
-
-
-def exact_match(
-  predictions: Sequence[str],
-  rows: Sequence[Mapping[str, Any]],
-  *,
-  truth: str = "suffix",
-  lower: bool = False,
-  strip: bool = True,
-) -> dict[str, float]:
-  """`acc`: share of the predictions that equal a true answer; `num`: rows scored.
-
-  Args:
-    predictions: one text per row.
-    rows: each has the column `truth`: a text, or a list of texts of which the best one counts.
-    truth: the name of that column.
+  Attributes:
+    truth: the column with a text, or with a list of texts of which the best one counts.
     lower: compare without case.
     strip: compare without white space at the ends.
+
+  Metrics:
+    acc, num: the share, and rows scored.
   """
-  table = exact_match_table(predictions, rows, truth=truth, lower=lower, strip=strip)
-  return exact_match_summary(table)
+
+  truth: str = "suffix"
+  lower: bool = False
+  strip: bool = True
+
+  reads = ("truth",)
+  gives = ("acc",)
+
+  def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
+    """`acc`, 0 or 1."""
+    said, *wanted = (
+      base.wording(text, lower=self.lower, strip=self.strip)
+      for text in (prediction, *base.answers(row, self.truth))
+    )
+    return {"acc": float(said in wanted)}
+
+  def baseline(self, rows: Sequence[base.Row]) -> dict[str, float]:
+    """The same metrics of always giving the commonest true answer of these very rows."""
+    answers: collections.Counter[str] = collections.Counter()
+    for i, row in enumerate(rows):
+      with base.of_row(i):
+        answers.update(base.answers(row, self.truth))
+    best = max(answers, key=lambda a: (answers[a], a)) if answers else ""
+    return self.score(rows, base.said([best] * len(rows)))
 
 
-def vqa_table(
-  predictions: Sequence[str],
-  rows: Sequence[Mapping[str, Any]],
-  *,
-  truth: str = "suffix",
-  lower: bool = False,
-  strip: bool = False,
-) -> tables.Table:
-  """acc, acc_any and anls of each row; see `vqa_accuracy`."""
-  soft, hit, similarity = [], [], []
-  for i, (prediction, row) in enumerate(zip(predictions, rows, strict=True)):
-    value = base.column(row, truth, i)
-    answers = [_plain(a, lower=lower, strip=strip) for a in base.answers_of(value, truth, i)]
-    said = _plain(prediction, lower=lower, strip=strip)
-    num_matches = sum(said == answer for answer in answers)
-    one = isinstance(value, str)
-    soft.append(float(num_matches) if one else min(1.0, num_matches / 3))
-    hit.append(min(1.0, float(num_matches)))
-    similarity.append(max((edits.anls(said, answer) for answer in answers), default=tables.NONE))
-    if not answers:
-      soft[-1] = hit[-1] = tables.NONE
-  return tables.make({"acc": soft, "acc_any": hit, "anls": similarity})
-
-
-def vqa_summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
-  """The metrics of `vqa_accuracy`."""
-  return {
-    **{name: tables.mean(table[name]) for name in ("acc", "acc_any", "anls")},
-    "num_truth": tables.count(table["acc"]),
-    "num": float(len(table["acc"])),
-  }
-
-
-def vqa_accuracy(
-  predictions: Sequence[str],
-  rows: Sequence[Mapping[str, Any]],
-  *,
-  truth: str = "suffix",
-  lower: bool = False,
-  strip: bool = False,
-) -> dict[str, float]:
+@spec.spec
+class VqaAccuracy(base.Metric):
   """The accuracies of OK-VQA and its kin, without the VQAv2 text normalisation.
 
   A text in the column `truth` is the one right answer. A list is the answers of several people:
   `acc` then counts min(1, matches / 3), `acc_any` any match, `anls` the best over the answers. An
   empty list is a row without truth: counted in `num`, scored nowhere.
 
-  Returns:
+  Attributes:
+    truth, lower, strip: as of `ExactMatch`.
+
+  Metrics:
     acc, acc_any, anls: means over the rows with truth.
     num_truth, num: how many those rows, and all rows, are.
   """
-  return vqa_summary(vqa_table(predictions, rows, truth=truth, lower=lower, strip=strip))
-
-
-@spec.spec
-class ExactMatch(base.Evaluator):
-  """Share of the decoded answers that equal the true one (with several: one of them)."""
-
-  truth: str = "suffix"
-  lower: bool = False
-  strip: bool = True
-
-  metric = "exact_match"
-
-  def columns(self) -> tuple[str, ...]:
-    """The column of the true answers."""
-    return (self.truth,)
-
-  def table(
-    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
-  ) -> tables.Table:
-    """The score of each row."""
-    texts = [o.text for o in outputs]
-    return exact_match_table(texts, rows, truth=self.truth, lower=self.lower, strip=self.strip)
-
-  def score(
-    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
-  ) -> dict[str, float]:
-    """The metrics of `exact_match`."""
-    return exact_match_summary(self.table(rows, outputs))
-
-  def baseline(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The same metrics of always giving the commonest true answer of these very rows."""
-    answers = collections.Counter(
-      answer
-      for i, row in enumerate(rows)
-      for answer in base.answers_of(base.column(row, self.truth, i), self.truth, i)
-    )
-    best = max(answers, key=lambda a: (answers[a], a)) if answers else ""
-    return exact_match(
-      [best] * len(rows), rows, truth=self.truth, lower=self.lower, strip=self.strip
-    )
-
-
-@spec.spec
-class VqaAccuracy(base.Evaluator):
-  """Soft accuracy min(1, matches / 3), any-match accuracy and ANLS of the decoded answers."""
 
   truth: str = "suffix"
   lower: bool = False
   strip: bool = False
 
-  metric = "vqa_accuracy"
+  reads = ("truth",)
+  gives = ("acc", "acc_any", "anls")
 
-  def columns(self) -> tuple[str, ...]:
-    """The column of the true answers."""
-    return (self.truth,)
+  def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
+    """acc, acc_any and anls; none of a row without truth."""
+    return _soft(prediction, row, self.truth, lower=self.lower, strip=self.strip)
 
-  def table(
-    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
-  ) -> tables.Table:
-    """The scores of each row."""
-    texts = [o.text for o in outputs]
-    return vqa_table(texts, rows, truth=self.truth, lower=self.lower, strip=self.strip)
-
-  def score(
-    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
-  ) -> dict[str, float]:
-    """The metrics of `vqa_accuracy`."""
-    return vqa_summary(self.table(rows, outputs))
+  def summary(self, table: base.Table) -> dict[str, float]:
+    """The means, and how many rows have truth."""
+    means = {name: base.mean_of(table[name]) for name in self.gives}
+    return {**means, "num_truth": base.count(table["acc"]), "num": base.num_rows(table)}
 
 
-def _plain(text: str, *, lower: bool, strip: bool) -> str:
-  text = text.lower() if lower else text
-  return text.strip() if strip else text
+# Questions answered by a number or a range of numbers; some works, PaliGemma's too, leave them out.
+_NUMERIC = ("area", "count")
+
+
+@spec.spec
+class Rsvqa(base.Metric):
+  """The accuracies of RSVQA, in all and averaged over the types of questions (arXiv:2003.07333).
+
+  Attributes:
+    truth: the column with a text or a list of texts.
+    question_type: the column with a text such as 'presence', 'comp', 'rural_urban', 'count' or
+      'area'.
+    lower: compare without case.
+
+  Metrics:
+    acc: as of `VqaAccuracy`; with a list of one answer a right one counts a third.
+    acc_any: share of right answers, what the literature calls overall accuracy.
+    acc/<type>, num/<type>: the same by type of question, and how many there are.
+    acc_avg: mean of the acc/<type>, the average accuracy; what PaliGemma's papers print.
+    acc_avg_nonum: the same without the types 'count' and 'area'.
+    num: rows scored.
+  """
+
+  truth: str = "answers"
+  question_type: str = "question_type"
+  lower: bool = False
+
+  reads = ("truth", "question_type")
+  gives = ("acc", "acc_any")
+
+  def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
+    """acc and acc_any, and acc_any again by type of question."""
+    kind = base.text(row, self.question_type, "a type of question such as 'presence'")
+    found = _soft(prediction, row, self.truth, lower=self.lower, strip=False)
+    if not found:
+      return {}
+    return {"acc": found["acc"], "acc_any": found["acc_any"], f"acc/{kind}": found["acc_any"]}
+
+  def summary(self, table: base.Table) -> dict[str, float]:
+    """The means over rows, and those over types."""
+    of_kinds = base.parts(table, "acc")
+    kinds = {name: value for name, value in of_kinds.items() if name.startswith("acc/")}
+    plain = [v for name, v in kinds.items() if name.removeprefix("acc/") not in _NUMERIC]
+    return {
+      **{name: base.mean_of(table[name]) for name in self.gives},
+      "acc_avg": base.mean(kinds.values()),
+      "acc_avg_nonum": base.mean(plain),
+      **of_kinds,
+      "num": base.num_rows(table),
+    }
+
+
+@spec.spec
+class ErrorRate(base.Metric):
+  """Character and word error rate, as for transcription: edits by the length of all true texts.
+
+  They exceed 1 where too much is said. Characters are code points; words are what white space
+  divides.
+
+  Attributes:
+    truth: the column with a text, or with a list of texts of which the nearest counts; a row with
+      an empty list counts nowhere.
+    lower: compare without case.
+    strip: compare without white space at the ends.
+
+  Metrics:
+    cer, wer: the rates.
+    num: rows scored.
+  """
+
+  truth: str = "suffix"
+  lower: bool = False
+  strip: bool = True
+
+  reads = ("truth",)
+  gives = ("cer/edits", "cer/length", "wer/edits", "wer/length")
+
+  def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
+    """Edits and length of the nearest true text, in characters and in words."""
+    said, *wanted = (
+      base.wording(text, lower=self.lower, strip=self.strip)
+      for text in (prediction, *base.answers(row, self.truth))
+    )
+    if not wanted:
+      return {}
+    found = {}
+    for rate, cut in (("cer", str), ("wer", str.split)):
+      edits, length = _nearest(cut(said), [cut(answer) for answer in wanted])
+      found |= {f"{rate}/edits": edits, f"{rate}/length": length}
+    return found
+
+  def summary(self, table: base.Table) -> dict[str, float]:
+    """The rates over all rows."""
+    sums = {name: base.counting(table[name]).sum() for name in self.gives}
+    rates = {r: float(sums[f"{r}/edits"] / max(sums[f"{r}/length"], 1)) for r in ("cer", "wer")}
+    return {**rates, "num": base.count(table["cer/edits"])}
+
+
+def levenshtein(a: Sequence[Any], b: Sequence[Any]) -> int:
+  """The least number of insertions, deletions and substitutions that make `b` of `a`.
+
+  A column of the classical table is held as the bits of two whole numbers, where it rises and where
+  it falls (Myers 1999, in Hyyrö's form), so that a step costs a few operations, not len(a) of them.
+  """
+  if a == b:
+    return 0
+  if not a or not b:
+    return len(a) or len(b)
+  places: dict[Any, int] = {}
+  for i, item in enumerate(a):
+    places[item] = places.get(item, 0) | 1 << i
+  every, last = (1 << len(a)) - 1, 1 << (len(a) - 1)
+  rises, falls = every, 0
+  distance = len(a)
+  for item in b:
+    equal = places.get(item, 0)
+    diagonal = (((equal & rises) + rises) ^ rises) | equal | falls
+    rises_across = falls | (every & ~(diagonal | rises))
+    falls_across = rises & diagonal
+    distance += bool(rises_across & last) - bool(falls_across & last)
+    rises_across = (rises_across << 1 | 1) & every
+    falls_across = falls_across << 1 & every
+    rises = falls_across | (every & ~(diagonal | rises_across))
+    falls = rises_across & diagonal
+  return distance
+
+
+def anls(prediction: str, truth: str, threshold: float = 0.5) -> float:
+  """Normalised Levenshtein similarity; 0 where the distance reaches `threshold` (arXiv:1907.00490).
+
+  An empty truth scores 1 for an empty prediction and 0 for any other.
+  """
+  if not truth:
+    return float(prediction == "")
+  distance = levenshtein(prediction, truth) / max(len(prediction), len(truth))
+  return 1 - distance if distance < threshold else 0.0
+
+
+def _soft(
+  prediction: str, row: base.Row, truth: str, *, lower: bool, strip: bool
+) -> dict[str, float]:
+  """acc, acc_any and anls as of `VqaAccuracy`; nothing of a row without truth."""
+  said, *wanted = (
+    base.wording(text, lower=lower, strip=strip) for text in (prediction, *base.answers(row, truth))
+  )
+  if not wanted:
+    return {}
+  matches = float(wanted.count(said))
+  soft = matches if isinstance(row[truth], str) else min(1.0, matches / 3)
+  similarity = max(anls(said, answer) for answer in wanted)
+  return {"acc": soft, "acc_any": min(1.0, matches), "anls": similarity}
+
+
+def _nearest(said: Sequence[Any], wanted: Sequence[Sequence[Any]]) -> tuple[float, float]:
+  """(edits, length) of the true text that is nearest, by its length."""
+  found = [(levenshtein(said, text), len(text)) for text in wanted]
+  return min(found, key=lambda pair: pair[0] / max(pair[1], 1))

@@ -1,21 +1,20 @@
 """VQAv2 accuracy, as the challenge's server computes it, quirks included (visualqa.org/evaluation).
 
-TextVQA and VizWiz are scored by the same rule.
+TextVQA and VizWiz are scored by the same rule. MMVP's answers are compared by its normalisation.
 """
 
 from __future__ import annotations
 
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Hashable
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
-from paligemma_jax.evals import tables
 
 _TYPES = {"yes/no": "acc/yesno", "number": "acc/number", "other": "acc/other"}
 
@@ -58,6 +57,7 @@ _CONTRACTIONS["somebody'd"] = "somebodyd"  # The other way round, in the officia
 _WORDS = _NUMBERS | _CONTRACTIONS
 
 
+@functools.lru_cache(maxsize=1 << 16)  # The same answers come again and again.
 def normalized(text: str) -> str:
   """The text as the server compares it where people did not all give the same answer."""
   if _PUNCTUATED.search(text):
@@ -72,107 +72,111 @@ def accuracy_of(num_matches: int, num_answers: int) -> float:
   return (left_out + (num_answers - num_matches) * min(1.0, num_matches / 3)) / num_answers
 
 
-def table(
-  predictions: Sequence[str],
-  rows: Sequence[Mapping[str, Any]],
-  *,
-  truth: str = "answers",
-  answer_type: str = "answer_type",
-) -> tables.Table:
-  """acc of each row, the same again by type of answer; see `accuracy`."""
-  memo: dict[str, str] = {}
-  scores: list[float] = []
-  kinds: list[str] = []
-  for i, (prediction, row) in enumerate(zip(predictions, rows, strict=True)):
-    answers = base.answers_of(base.column(row, truth, i), truth, i)
-    kinds.append(_kind(row, answer_type, i) if answers else "")
-    scores.append(_score(prediction, answers, memo) if answers else tables.NONE)
-    if len(answers) == 1:
-      raise errors.DataError(
-        f"Row {i} of those to score: column {truth!r} holds the one answer {answers[0]!r}; VQAv2"
-        " accuracy compares with those of several people. Use exact_match."
-      )
-  columns = {"acc": scores}
-  for kind in _TYPES.values():
-    columns[kind] = [s if k == kind else tables.NONE for s, k in zip(scores, kinds, strict=True)]
-  return tables.make(columns)
-
-
-def summary(table: Mapping[str, np.ndarray]) -> dict[str, float]:
-  """The metrics of `accuracy`."""
-  return {
-    "acc": tables.mean(table["acc"]),
-    **tables.parts(table, "acc"),
-    "num_truth": tables.count(table["acc"]),
-    "num": float(len(table["acc"])),
-  }
-
-
-def accuracy(
-  predictions: Sequence[str],
-  rows: Sequence[Mapping[str, Any]],
-  *,
-  truth: str = "answers",
-  answer_type: str = "answer_type",
-) -> dict[str, float]:
+@spec.spec
+class VqaV2Accuracy(base.Metric):
   """The accuracy of VQAv2, in all and by type of answer, as shares (not percent).
 
-  Args:
-    predictions: one text per row.
-    rows: each has the column `truth`, the answers of ten people; with none a row is not scored.
-    truth: the name of that column.
+  Attributes:
+    truth: the column with the answers of ten people; with none a row is not scored.
     answer_type: the column that holds 'yes/no', 'number' or 'other'; '' is 'other' for all.
 
-  Returns:
+  Metrics:
     acc: mean over the rows with answers.
     acc/yesno, acc/number, acc/other, num/…: means and numbers of rows by type, where there are any.
     num_truth, num: how many rows have answers, and all rows.
   """
-  return summary(table(predictions, rows, truth=truth, answer_type=answer_type))
-
-
-@spec.spec
-class VqaV2Accuracy(base.Evaluator):
-  """VQAv2 accuracy of the decoded answers, in all and by type of answer."""
 
   truth: str = "answers"
   answer_type: str = "answer_type"
 
-  metric = "vqav2"
+  reads = ("truth",)
+  may_read = ("answer_type",)
+  gives = ("acc", *_TYPES.values())
 
-  def columns(self) -> tuple[str, ...]:
-    """The columns of the people's answers and their type."""
-    return (self.truth, self.answer_type) if self.answer_type else (self.truth,)
+  def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
+    """acc, and the same again as that of the answers' type."""
+    answers = [_one_line(answer) for answer in base.answers(row, self.truth)]
+    if not answers:
+      return {}
+    kind = "other"
+    if self.answer_type:
+      kind = base.column(row, self.answer_type)
+      if not isinstance(kind, str) or kind not in _TYPES:
+        known = f"one of {', '.join(map(repr, _TYPES))}"
+        hint = "If the answers have no types, set answer_type=''"
+        raise base.unexpected(row, self.answer_type, f"{known}. {hint}")
+    if len(answers) == 1:
+      raise errors.DataError(
+        f"column {self.truth!r} holds the one answer {answers[0]!r}; VQAv2 accuracy compares with"
+        " those of several people. Use exact_match."
+      )
+    said = _one_line(prediction)
+    # Only where people differ is anything normalised: that spares texts read off the image.
+    if len(set(answers)) > 1:
+      said, *answers = (normalized(text) for text in (said, *answers))
+    score = accuracy_of(answers.count(said), len(answers))
+    return {"acc": score, _TYPES[kind]: score}
 
-  def table(
-    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
-  ) -> tables.Table:
-    """The score of each row."""
-    texts = [o.text for o in outputs]
-    return table(texts, rows, truth=self.truth, answer_type=self.answer_type)
-
-  def score(
-    self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[base.Output]
-  ) -> dict[str, float]:
-    """The metrics of `accuracy`."""
-    return summary(self.table(rows, outputs))
+  def summary(self, table: base.Table) -> dict[str, float]:
+    """The means, and how many rows have answers."""
+    return {
+      "acc": base.mean_of(table["acc"]),
+      **base.parts(table, "acc"),
+      "num_truth": base.count(table["acc"]),
+      "num": base.num_rows(table),
+    }
 
 
-def _score(prediction: str, answers: Sequence[str], memo: dict[str, str]) -> float:
-  answers = [_one_line(answer) for answer in answers]
-  said = _one_line(prediction)
-  # Only where people differ is anything normalised: that spares texts read off the image.
-  if len(set(answers)) > 1:
-    said, *answers = (_remembered(text, memo) for text in (said, *answers))
-  return accuracy_of(answers.count(said), len(answers))
+@spec.spec
+class Mmvp(base.Metric):
+  """MMVP: one question about two images that look alike to CLIP; both must be answered rightly.
+
+  The benchmark's authors let a language model judge the answers. Here an answer is right when it is
+  the true one after VQAv2's normalisation.
+
+  Attributes:
+    truth: the column with a text, or with a list of texts of which one counts.
+    pair: the column that is the same for the two rows of a pair and differs between pairs.
+
+  Metrics:
+    acc: the share of pairs that are right; a row without its partner counts in none.
+    acc_single: share of the rows that are answered rightly.
+    num_pairs, num: pairs and rows scored.
+  """
+
+  truth: str = "answer"
+  pair: str = "pair"
+
+  reads = ("truth", "pair")
+  gives = ("acc", "acc_single")
+
+  def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
+    """acc_single; `table` adds acc."""
+    if not isinstance(base.column(row, self.pair), (str, int, np.integer)):
+      raise base.unexpected(row, self.pair, "the name or number of a pair")
+    wanted = {_bare(answer) for answer in base.answers(row, self.truth)}
+    return {"acc_single": float(_bare(prediction) in wanted)}
+
+  def table(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> base.Table:
+    """acc_single of each row; acc of each whole pair, at the first of its rows."""
+    found = super().table(rows, outputs)
+    pairs: dict[Hashable, list[int]] = {}
+    for i, row in enumerate(rows):
+      pairs.setdefault(row[self.pair], []).append(i)
+    for members in pairs.values():
+      if len(members) > 1:
+        found["acc"][members[0]] = found["acc_single"][members].min()
+    return found
+
+  def summary(self, table: base.Table) -> dict[str, float]:
+    """The shares, and how many pairs there are."""
+    shares = {name: base.mean_of(table[name]) for name in self.gives}
+    return {**shares, "num_pairs": base.count(table["acc"]), "num": base.num_rows(table)}
 
 
-def _remembered(text: str, memo: dict[str, str]) -> str:
-  """`normalized(text)`; the same answers come again and again."""
-  found = memo.get(text)
-  if found is None:
-    found = memo[text] = normalized(text)
-  return found
+def _bare(text: str) -> str:
+  """Normalised, unless nothing is left then: '(a)' is an article in parentheses."""
+  return normalized(text) or text.strip().lower()
 
 
 def _one_line(text: str) -> str:
@@ -188,16 +192,3 @@ def _without_punctuation(text: str) -> str:
     goes = all_go or f"{mark} " in text or f" {mark}" in text
     cleaned = cleaned.replace(mark, "" if goes else " ")
   return _PERIOD.sub("", cleaned, count=_MOST_PERIODS) if "." in cleaned else cleaned
-
-
-def _kind(row: Mapping[str, Any], name: str, i: int) -> str:
-  """The column of the metric that the row belongs to."""
-  if not name:
-    return _TYPES["other"]
-  value = base.column(row, name, i)
-  if not isinstance(value, str) or value not in _TYPES:
-    raise errors.DataError(
-      f"Row {i} of those to score: column {name!r} holds {value!r}; expected one of"
-      f" {', '.join(map(repr, _TYPES))}. If the answers have no types, set answer_type=''."
-    )
-  return _TYPES[value]

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from paligemma_jax import evals
 from paligemma_jax.core import errors
-from paligemma_jax.evals import chartqa
+from paligemma_jax.evals import benchmarks
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,14 @@ def test_case_is_ignored_where_asked_for():
 def test_within_a_twentieth_and_no_further(truth, thousandths):
   said = truth * (1000 + thousandths) / 1000
   if abs(thousandths) != 50:  # There, rounding decides.
-    assert chartqa.relaxed_match(repr(said), str(truth)) == (abs(thousandths) < 50)
+    assert benchmarks.relaxed_match(repr(said), str(truth)) == (abs(thousandths) < 50)
 
 
 @given(*[st.text(st.sampled_from("0159.%-+e naif"), max_size=5)] * 2)
 def test_equal_texts_match_and_nothing_raises(a, b):
-  assert chartqa.relaxed_match(a, a)
-  if chartqa._number(a) is None or chartqa._number(b) is None:
-    assert chartqa.relaxed_match(a, b) == (a == b)
+  assert benchmarks.relaxed_match(a, a)
+  if benchmarks._number(a) is None or benchmarks._number(b) is None:
+    assert benchmarks.relaxed_match(a, b) == (a == b)
 
 
 def test_the_mean_of_parts_weighs_them_alike():

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from paligemma_jax import evals
 from paligemma_jax.core import errors
-from paligemma_jax.evals import edits
+from paligemma_jax.evals import vqa
 
 _TEXT = st.text("abc ", max_size=12)
 
@@ -25,20 +25,20 @@ def plain_distance(a, b):
 
 @given(_TEXT, _TEXT)
 def test_the_distance_is_the_one_of_the_classical_table(a, b):
-  assert edits.levenshtein(a, b) == plain_distance(a, b)
-  assert edits.levenshtein(a.split(), b.split()) == plain_distance(a.split(), b.split())
+  assert vqa.levenshtein(a, b) == plain_distance(a, b)
+  assert vqa.levenshtein(a.split(), b.split()) == plain_distance(a.split(), b.split())
 
 
 def test_the_distance_of_texts_longer_than_a_machine_word():
   a, b = "kitten" * 40, "sitting" * 40
-  assert edits.levenshtein(a, b) == plain_distance(a, b)
+  assert vqa.levenshtein(a, b) == plain_distance(a, b)
 
 
 @given(_TEXT, _TEXT, _TEXT)
 def test_the_distance_is_a_metric(a, b, c):
-  assert edits.levenshtein(a, b) == edits.levenshtein(b, a)
-  assert (edits.levenshtein(a, b) == 0) == (a == b)
-  assert edits.levenshtein(a, c) <= edits.levenshtein(a, b) + edits.levenshtein(b, c)
+  assert vqa.levenshtein(a, b) == vqa.levenshtein(b, a)
+  assert (vqa.levenshtein(a, b) == 0) == (a == b)
+  assert vqa.levenshtein(a, c) <= vqa.levenshtein(a, b) + vqa.levenshtein(b, c)
 
 
 @pytest.mark.parametrize(
@@ -56,15 +56,15 @@ def test_the_distance_is_a_metric(a, b, c):
   ],
 )
 def test_anls_by_hand(prediction, truth, expected):
-  assert edits.anls(prediction, truth) == pytest.approx(expected, rel=1e-15)
+  assert vqa.anls(prediction, truth) == pytest.approx(expected, rel=1e-15)
 
 
 @given(st.text(string.ascii_lowercase[:3], max_size=7), st.text("abc", max_size=7))
 def test_anls_is_symmetric_but_for_the_empty_truth_and_one_only_when_equal(a, b):
-  assert (edits.anls(a, b) == 1.0) == (a == b)
-  assert 0.0 <= edits.anls(a, b) <= 1.0
+  assert (vqa.anls(a, b) == 1.0) == (a == b)
+  assert 0.0 <= vqa.anls(a, b) <= 1.0
   if a and b:
-    assert edits.anls(a, b) == edits.anls(b, a)
+    assert vqa.anls(a, b) == vqa.anls(b, a)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from paligemma_jax import evals
 from paligemma_jax.core import errors
-from paligemma_jax.evals import tallyqa
+from paligemma_jax.evals import benchmarks
 
 
 @pytest.mark.parametrize(
@@ -64,8 +64,8 @@ def test_the_kind_of_question_may_come_as_a_truth_value():
 
 @given(st.integers(0, 20))
 def test_every_number_word_is_its_number(number):
-  assert tallyqa.in_digits(tallyqa._WORDS[number]) == str(number)
-  assert tallyqa.in_digits(str(number)) == str(number)
+  assert benchmarks.in_digits(benchmarks._WORDS[number]) == str(number)
+  assert benchmarks.in_digits(str(number)) == str(number)
 
 
 @given(st.lists(st.tuples(st.integers(0, 40), st.integers(-1, 1)), min_size=1))

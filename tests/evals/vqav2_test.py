@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from paligemma_jax import evals
 from paligemma_jax.core import errors
-from paligemma_jax.evals import tables
+from paligemma_jax.evals import base
 from paligemma_jax.evals import vqav2
 
 # Letters, digits, every mark and space, so that the rules meet often.
@@ -159,8 +159,8 @@ def test_the_evaluator_scores_as_the_metric_does_row_by_row():
   assert evals.VqaV2Accuracy("x", None, answer_type="").columns() == ("answers",)
   assert spec.score(rows, outputs) == evals.score("vqav2", ["b", "a"], rows)
   assert spec.table(rows, outputs)["acc"].tolist() == [1.0, 0.0]
-  twice = tables.take(spec.table(rows, outputs), [0, 0, 1])
-  assert vqav2.summary(twice)["acc"] == pytest.approx(2 / 3, rel=1e-15)
+  twice = base.take(spec.table(rows, outputs), [0, 0, 1])
+  assert spec.summary(twice)["acc"] == pytest.approx(2 / 3, rel=1e-15)
 
 
 def test_a_hundred_thousand_answers_would_take_less_than_ten_seconds():

@@ -1,7 +1,11 @@
-"""Caption scores on words: CIDEr-D, BLEU-1 to 4 and ROUGE-L, as the official tool computes them.
+"""Caption scores on words, as the official tool computes them: CIDEr-D, BLEU-1 to 4, ROUGE-L.
+
+METEOR and SPICE exist as Java programs alone: those that pycocoevalcap brings along. METEOR's
+counts what matches; its score of some captions together, which is what papers print, is made of the
+sums of their counts, as in the program's own (METEOR 1.5, Denkowski and Lavie, 2014).
 
 A caption is its words with single blanks between (see `ptb.tokenize`). Each function returns values
-per caption: what a corpus scores is a mean of them (CIDEr, ROUGE-L) or follows from sums (BLEU).
+per caption: what a corpus scores is a mean of them (CIDEr, ROUGE-L, SPICE) or follows from sums.
 """
 
 from __future__ import annotations
@@ -9,17 +13,28 @@ from __future__ import annotations
 import collections
 import itertools
 import math
+import shutil
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from paligemma_jax.core import errors
+
 MAX_N = 4
 _SIGMA = 6.0  # Of the penalty for another length, in bigrams.
-_BETA = 1.2  # Weight of recall over precision in ROUGE-L.
+_ROUGE_BETA = 1.2  # Weight of recall over precision in ROUGE-L.
 # BLEU's guards against division by zero; with the guess they decide what a zero count scores.
 _SMALL, _TINY = 1e-9, 1e-15
+
+NUM_METEOR_COUNTS = 23
+
+# METEOR's parameters for English: the weights of exact words, stems, synonyms and paraphrases, of
+# recall against precision, of the penalty for pieces, and of content words.
+_WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
+_ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 
 # How often each n-gram occurs: a dict for each n from 1 to 4.
 Counts = tuple[Mapping[tuple[str, ...], int], ...]
@@ -114,7 +129,7 @@ def rouge_l(caption: str, references: Sequence[str]) -> float:
     recall = max(recall, common / len(other))
   if not precision or not recall:
     return 0.0
-  return (1 + _BETA**2) * precision * recall / (recall + _BETA**2 * precision)
+  return (1 + _ROUGE_BETA**2) * precision * recall / (recall + _ROUGE_BETA**2 * precision)
 
 
 def _split(captions: Sequence[str]) -> Iterator[list[str]]:
@@ -132,3 +147,79 @@ def _longest_common(a: Sequence[str], b: Sequence[str]) -> int:
     found = row & where.get(word, 0)
     row = (row + found) | (row - found)
   return (~row & full).bit_count()
+
+
+def meteor_counts(captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
+  """float64[N, 23]: what METEOR's program counts in each tokenized caption, fit to be summed.
+
+  Words of caption and reference, function words of both, for each kind of match the matched
+  content and function words of both, pieces, and matched words of both.
+  """
+  tool = _module("meteor").Meteor()
+  counts = np.zeros((len(captions), NUM_METEOR_COUNTS))
+  for row, caption, true in zip(counts, captions, references, strict=True):
+    line = tool._stat(_one_line(caption), [_one_line(text) for text in true])
+    row[:] = [float(number) for number in line.split()]
+    # The program's sums leave out the one piece of a caption that matches as a whole.
+    if row[20] == 1 and (_matched(row) == row[:2]).all():
+      row[20] = 0
+  return counts
+
+
+def meteor_of(counts: np.ndarray) -> float:
+  """METEOR of captions together, from the sums of their counts, float64[23]."""
+  lengths, function_words, matches = counts[:2], counts[2:4], counts[4:20].reshape(4, 2, 2)
+  content, function = _WEIGHTS @ matches[:, 0], _WEIGHTS @ matches[:, 1]
+  found = _DELTA * content + (1 - _DELTA) * function
+  there = _DELTA * (lengths - function_words) + (1 - _DELTA) * function_words
+  if not found.all() or not there.all():
+    return 0.0
+  precision, recall = found / there
+  pieces = counts[20] / (counts[21:].sum() / 2)
+  mean = 1 / ((1 - _ALPHA) / precision + _ALPHA / recall)
+  return float(mean * (1 - _GAMMA * pieces**_BETA))
+
+
+def spice(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
+  """SPICE of each tokenized caption; the tool downloads language models at first use."""
+  module = _module("spice")
+  try:
+    _, scores = module.Spice().compute_score(*_as_official(captions, references))
+  except OSError as e:
+    raise errors.ConfigError(
+      f"SPICE could not get its language models ({e}); it needs the network at first use."
+    ) from None
+  return [float(score["All"]["f"]) for score in scores]
+
+
+def _matched(counts: np.ndarray) -> np.ndarray:
+  """Words of caption and reference that match in any way."""
+  return counts[4:20].reshape(4, 2, 2).sum(axis=(0, 1))
+
+
+def _one_line(text: str) -> str:
+  """As the program takes it, whose fields end in '|||' and whose lines in a line break."""
+  return " ".join(text.replace("|||", " ").split())
+
+
+def _module(name: str) -> Any:
+  """The module of pycocoevalcap, or a ConfigError that says what to install."""
+  try:
+    if name == "meteor":
+      from pycocoevalcap.meteor import meteor as module
+    else:
+      from pycocoevalcap.spice import spice as module
+  except ImportError:
+    raise errors.ConfigError(
+      f"{name.upper()} needs pycocoevalcap: pip install pycocoevalcap (and Java)."
+    ) from None
+  if shutil.which("java") is None:
+    raise errors.ConfigError(f"{name.upper()} needs Java: no program 'java' was found on the path.")
+  return module
+
+
+def _as_official(
+  captions: Sequence[str], references: Sequence[Sequence[str]]
+) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+  """(references, captions) by number, as the tool takes them."""
+  return dict(enumerate(map(list, references))), {i: [c] for i, c in enumerate(captions)}

@@ -190,3 +190,12 @@ def test_a_wrong_truth_is_named(change, hint):
 def test_there_must_be_a_score_for_every_box():
   with pytest.raises(errors.DataError, match="1 readable boxes but 2 scores"):
     evals.score("coco_detection", [_text((_LEFT, "cat"))], [_ROW], scores=[[1, 2]])
+
+
+def test_scores_stay_with_their_prediction_where_rows_are_drawn():
+  texts = [_text((_LEFT, "cat")), _text((_LEFT, "cat"), (_RIGHT, "dog"))]
+  rows, scores = [_ROW] * 2, [[0.5], [0.9, 0.2]]
+  found = evals.score("coco_detection", texts, rows, scores=scores, bootstrap=20)
+  assert 0 < found["map/low"] <= found["map"] <= found["map/high"] <= 1
+  with pytest.raises(errors.DataError, match="2 predictions but 1 scores"):
+    evals.score("coco_detection", texts, rows, scores=scores[:1])

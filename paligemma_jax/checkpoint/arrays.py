@@ -62,6 +62,21 @@ def read_one(path: pathlib.Path, name: str) -> np.ndarray:
   return _restore(path, tree, args)[name]
 
 
+def described(path: pathlib.Path) -> dict[str, tuple[Any, tuple[int, ...], tuple[int, ...]]]:
+  """{name: (dtype, shape, shape of its parts)} of the arrays in `path`, of which none is read."""
+  import orbax.checkpoint as ocp
+
+  reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+  try:
+    about = reader.metadata(path).item_metadata
+    if about is None:
+      raise ValueError("its description is damaged, or an array that it names is missing")
+    found = trees.flatten(about.tree)
+  finally:
+    reader.close()
+  return {n: (a.dtype, tuple(a.shape), tuple(a.storage.chunk_shape)) for n, a in found.items()}
+
+
 def names(tree: Any, prefix: str = "") -> dict[str, Any]:
   """name -> leaf of a tree of dicts and named tuples, as 'prefix/rule/mu/llm/...'."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)

@@ -194,7 +194,7 @@ def _section(
   rope = given.get("rope_parameters") or given.get("rope_scaling") or {}
   if not isinstance(rope, dict) or rope.get("rope_type", rope.get("type", "default")) != "default":
     raise errors.CheckpointError(f"{where}: {name} scales rotary positions ({rope}); ours are not.")
-  section = {**defaults, **{k: rope[k] for k in ("rope_theta",) if k in rope}, **given}
+  section = {**defaults, **given, **{k: rope[k] for k in ("rope_theta",) if k in rope}}
   for key, default in defaults.items():
     value = section[key]
     most = _MAX_LAYERS if key == "num_hidden_layers" else _MAX_SIZE

@@ -26,6 +26,7 @@ KEY = "_vocab_size"  # Of config.json, as in released files.
 _ALIKE = 0.5  # Of the spread of ordinary rows; released rows are within 0.02 of it.
 _MAX_JSON_BYTES = 40 << 20  # Gemma's tokenizer.json has 17 to 35 MB.
 _MAX_SAMPLE = 4096  # Rows.
+_MAX_DIGITS = 19  # Of an id.
 
 
 def num_rows(num_words: int, image_token: int) -> int:
@@ -74,7 +75,8 @@ def added_tokens(path: pathlib.Path) -> dict[int, str]:
     decoder = config.get("added_tokens_decoder") or {}
     for i, token in decoder.items() if isinstance(decoder, dict) else ():
       text = token.get("content") if isinstance(token, dict) else token
-      _add(found, int(i) if str(i).isdecimal() else i, text, path / "tokenizer_config.json")
+      number = int(i) if i.isdecimal() and len(i) < _MAX_DIGITS else i
+      _add(found, number, text, path / "tokenizer_config.json")
   if not found and (path / "tokenizer.json").is_file():
     tokens = reader.read_json(path / "tokenizer.json", max_bytes=_MAX_JSON_BYTES)
     tokens = tokens.get("added_tokens") or []
@@ -102,7 +104,9 @@ def alike(table: safetensors.Tensor, words: int) -> bool:
 
 def _add(found: dict[int, str], i: Any, text: Any, where: pathlib.Path) -> None:
   if type(i) is not int or not isinstance(text, str) or i < 0:
-    raise errors.CheckpointError(f"{where}: names the token {text!r} with the id {i!r}.")
+    raise errors.CheckpointError(
+      f"{where}: names the token {str(text)[:60]!r} with the id {str(i)[:60]!r}."
+    )
   found[i] = text
 
 

@@ -6,6 +6,7 @@ of another step; the seal holds the size and CRC-32 of every file, and of itself
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pathlib
@@ -20,6 +21,7 @@ from paligemma_jax.core import strict_json
 
 SEAL = "SEAL.json"
 _CHUNK_BYTES = 2**22
+_MAX_TABLE_BYTES = 8 << 20  # Of a file that describes arrays; 400 bytes for each are usual.
 
 
 class Broken(Exception):
@@ -150,17 +152,30 @@ def verify_step(folder: pathlib.Path) -> dict[str, Any]:
     seal.Broken: naming the first bad file.
   """
   facts = _checked(verify(folder))
+  _check_tables(folder)
   if facts["kind"] != "step" or str(facts["step"]) != folder.name:
     raise Broken(f"{SEAL} is of another folder ({facts['kind']} {facts.get('step', '')})")
   if facts["base"]:
     base = folder.parent / BASE
     try:
       _checked(verify(base))
+      _check_tables(base)
       if seal_crc(base) != facts["base"]:
         raise Broken(f"{SEAL} is of another run")
     except Broken as e:
       raise Broken(f"its frozen parameters in ../{BASE}: {e}") from None
   return facts
+
+
+def _check_tables(folder: pathlib.Path) -> None:
+  """Broken where a description of the arrays is of a size that only reading it would tell."""
+  tables = (folder / ARRAYS).glob("_*"), (folder / ARRAYS / "array_metadatas").glob("*")
+  for path in itertools.chain(*tables):
+    if path.stat().st_size > _MAX_TABLE_BYTES:
+      raise Broken(
+        f"{path.relative_to(folder)} has {path.stat().st_size} bytes, the limit is"
+        f" {_MAX_TABLE_BYTES}"
+      )
 
 
 def read_facts(folder: pathlib.Path) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from paligemma_jax.checkpoint import published
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
+from paligemma_jax.core import zip_files
 from paligemma_jax.models import params as param_table
 
 # bfloat16 has no numpy name of its own: it is stored as two raw bytes.
@@ -95,8 +96,8 @@ def _members(path: pathlib.Path) -> dict[str, _Member]:
   """{name as stored: member} after every check that needs no data."""
   file_bytes = reader.regular_file(path)
   try:
-    with reader.open_file(path) as file, zipfile.ZipFile(file) as archive:
-      infos = archive.infolist()
+    with reader.open_file(path) as file:
+      infos = zip_files.members(file)
   except _BAD_ZIP as e:
     raise errors.CheckpointError(f"{path}: is no intact npz (zip) file: {e}.") from None
   members: dict[str, _Member] = {}
@@ -123,7 +124,7 @@ def _members(path: pathlib.Path) -> dict[str, _Member]:
 
 
 def _locate(file, info: zipfile.ZipInfo, file_bytes: int, where: str) -> _Member:
-  if info.flag_bits & 0x1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+  if not zip_files.is_plain(info):
     raise errors.CheckpointError(f"{where} is encrypted or packed by another method than deflate.")
   raw = b""
   if 0 <= info.header_offset < file_bytes:
@@ -178,20 +179,27 @@ def _with_header(file, member: _Member, where: str) -> _Member:
 def _parse_header(raw: bytes, where: str) -> tuple[reader.Entry, bool]:
   try:
     header = ast.literal_eval(raw.decode("latin1").strip())
-  except (SyntaxError, ValueError, RecursionError, MemoryError):
+  except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
     header = None
   if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:
     raise errors.CheckpointError(f"{where} has a damaged array header.")
   descr, shape = header["descr"], header["shape"]
   if not isinstance(shape, tuple) or not all(type(n) is int and 0 <= n < 1 << 48 for n in shape):
-    raise errors.CheckpointError(f"{where} has the shape {shape!r}.")
+    raise errors.CheckpointError(f"{where} has the shape {_shown(shape)}.")
   if not isinstance(descr, str) or descr not in DTYPES:
-    hint = " Arrays of objects are pickles; those are never read." if "O" in str(descr) else ""
+    hint = " Arrays of objects are pickles; those are never read." if "O" in _shown(descr) else ""
     raise errors.CheckpointError(
-      f"{where} has dtype {descr!r}; weights are float32 '<f4', bfloat16 '|V2' or float16"
+      f"{where} has dtype {_shown(descr)}; weights are float32 '<f4', bfloat16 '|V2' or float16"
       f" '<f2'.{hint}"
     )
   return reader.Entry(shape, DTYPES[descr]), header["fortran_order"] is True
+
+
+def _shown(value: object) -> str:
+  try:
+    return repr(value)[:100]
+  except ValueError:  # Python writes no number of more than some thousand digits.
+    return "with a number of thousands of digits"
 
 
 def _blocks(path: pathlib.Path, member: _Member) -> Iterator[np.ndarray]:

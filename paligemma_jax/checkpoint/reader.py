@@ -67,12 +67,13 @@ class Weights:
   def read(self, name: str) -> np.ndarray:
     """The whole array `name` in its stored dtype."""
     entry = self.entries[name]
-    array = np.empty(entry.shape, entry.dtype)
-    row = 0
+    array, row = None, 0
     for block in self.blocks(name):
+      # Only now: a header may claim what no file holds.
+      array = np.empty(entry.shape, entry.dtype) if array is None else array
       array[row : row + len(block)] = block
       row += len(block)
-    return array
+    return np.empty(entry.shape, entry.dtype) if array is None else array
 
 
 def rows_per_block(shape: tuple[int, ...], itemsize: int) -> int:

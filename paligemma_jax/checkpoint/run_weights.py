@@ -102,11 +102,13 @@ def _open(folder: pathlib.Path, facts: Mapping[str, Any]) -> Native:
   if facts["base"]:
     tables.append((base, "", manifest.read_facts(base)["leaves"]))
   for where, prefix, table in tables:
+    found = _described(where / manifest.ARRAYS)
     for stored, (dtype, shape) in table.items():
       if stored.startswith(prefix):
         name = stored.removeprefix(prefix)
         places[name] = (where / manifest.ARRAYS, stored)
         entries[name] = reader.Entry(tuple(shape), _dtype(dtype, folder, name))
+        _check(found.get(stored), entries[name], f"{where / manifest.ARRAYS}: {stored}")
   trained = frozenset(name for name, (where, _) in places.items() if where.parent == folder)
   entries = dict(sorted(entries.items()))
   tokenizer = folder / TOKENIZER if (folder / TOKENIZER).exists() else None
@@ -150,18 +152,40 @@ def _read(folder: pathlib.Path, stored: str, entry: reader.Entry) -> np.ndarray:
   """One array, which must be what the seal says."""
   try:
     array = arrays.read_one(folder, stored)
-  except Exception as e:  # Of orbax and tensorstore on a folder that they did not write: any.
-    why = " ".join(str(e).split())[:200]
-    raise errors.StateError(
-      f"{folder}: {stored} cannot be read: {type(e).__name__}: {why}."
-    ) from None
+  except Exception as e:
+    raise _unreadable(f"{folder}: {stored}", e) from None
   # By its own description it may be a plain number.
-  found = (getattr(array, "dtype", None), getattr(array, "shape", None))
-  if found != (entry.dtype, entry.shape):
-    raise errors.StateError(
-      f"{folder}: {stored} is {found[0]} {found[1]}, but sealed as {entry.dtype} {entry.shape}."
-    )
+  parts = getattr(array, "shape", None)
+  _check((getattr(array, "dtype", None), parts, parts), entry, f"{folder}: {stored}")
   return array
+
+
+def _described(folder: pathlib.Path) -> dict[str, tuple[Any, Any, Any]]:
+  try:
+    return arrays.described(folder)
+  except Exception as e:
+    raise _unreadable(str(folder), e) from None
+
+
+def _unreadable(what: str, error: Exception) -> errors.StateError:
+  """Of what orbax and tensorstore raise on a folder that they did not write, which is anything."""
+  why = " ".join(str(error).split())[:200]
+  return errors.StateError(f"{what} cannot be read: {type(error).__name__}: {why}.")
+
+
+def _check(found: tuple[Any, Any, Any] | None, entry: reader.Entry, what: str) -> None:
+  """StateError unless an array is what the seal says, by its own description.
+
+  Without this, before it is read, a few bytes could ask for more memory than there is, which ends
+  the process.
+  """
+  dtype, shape, parts = found or (None, None, None)
+  if (dtype, shape) != (entry.dtype, entry.shape):
+    raise errors.StateError(
+      f"{what} is {dtype} {str(shape)[:100]}, but sealed as {entry.dtype} {entry.shape}."
+    )
+  if len(parts) != len(shape) or any(np.array(parts) > np.maximum(shape, 1)):
+    raise errors.StateError(f"{what} has parts of {str(parts)[:100]}, more than all of {shape}.")
 
 
 def _dtype(name: str, folder: pathlib.Path, parameter: str) -> np.dtype:

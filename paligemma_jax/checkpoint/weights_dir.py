@@ -127,7 +127,8 @@ def _checked_sizes(found: Any, like: Mapping[str, Any], where: str) -> dict[str,
   for name, (value, example) in checked.items():
     number = type(value) in (int, float) and 0 <= value < 1 << 31
     good = number if isinstance(example, float) else type(value) is type(example)
-    if not good or (type(value) is int and not number):
+    # A count that the shapes give is at least 1; a window may be 0.
+    if not good or (type(value) is int and (not number or value < min(example, 1))):
       raise errors.CheckpointError(f"{where}: damaged model sizes: {name} is {value!r}.")
   return found
 

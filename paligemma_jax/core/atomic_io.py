@@ -195,6 +195,8 @@ def _refuse(path: Path, status: os.stat_result) -> None:
 
 
 _MAX_BYTES = 1 << 30  # Of a file of lines: millions of steps.
+_MAX_LINE_BYTES = 1 << 20
+_PIECE_BYTES = 1 << 22
 
 
 def to_line(record: Mapping[str, Any]) -> bytes:
@@ -212,21 +214,25 @@ def read_lines(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], int]
   Raises:
     WorkdirError: something else than a file stands there, or one that cannot be read.
   """
+  records, num_torn, is_long = [], 0, False
   try:
-    data = read(path, max_bytes=_MAX_BYTES)
+    with open_regular(path) as f:
+      if os.fstat(f.fileno()).st_size > _MAX_BYTES:
+        raise OSError(errno.EFBIG, f"It is larger than the limit of {_MAX_BYTES} bytes")
+      while piece := f.readline(_MAX_LINE_BYTES):
+        is_end = piece.endswith(b"\n")
+        if is_end and not is_long:
+          try:
+            records.append(strict_json.parse_object(piece[:-1]))
+          except strict_json.Malformed:
+            num_torn += 1
+        elif not is_long:  # The last one, or longer than any of ours: it counts once.
+          num_torn += 1
+        is_long = not is_end
   except FileNotFoundError:
     return [], 0
   except OSError as e:
     raise errors.WorkdirError(f"Cannot read {str(path)!r}: {strict_json.reason(e)}.") from None
-  *lines, rest = data.split(b"\n")
-  records, num_torn = [], int(bool(rest))
-  for line in lines:
-    try:
-      if len(line) > strict_json.MAX_BYTES:
-        raise strict_json.Malformed("longer than any line of ours")
-      records.append(strict_json.parse_object(line))
-    except strict_json.Malformed:
-      num_torn += 1
   return records, num_torn
 
 
@@ -246,7 +252,7 @@ class LineFile:
     self.path = pathlib.Path(path)
     self._fault = fault
     start = b"".join(keep)
-    if _content(self.path) != start:
+    if not _holds(self.path, start):
       write_atomically(self.path, start)
     self._descriptor = open_own(self.path, os.O_WRONLY | os.O_APPEND)
 
@@ -273,13 +279,15 @@ class LineFile:
       self._descriptor = -1
 
 
-def _content(path: pathlib.Path) -> bytes | None:
-  """What is in the file; None of one that is to be made anew: absent, a link, of several names."""
+def _holds(path: pathlib.Path, content: bytes) -> bool:
+  """Whether the file is just that; not one to be made anew: absent, a link, of several names."""
   try:
     os.close(open_own(path, os.O_WRONLY))
-    return read(path, max_bytes=_MAX_BYTES)
+    with open_regular(path) as f:
+      pieces = (content[i : i + _PIECE_BYTES] for i in range(0, len(content), _PIECE_BYTES))
+      return all(f.read(len(piece)) == piece for piece in pieces) and not f.read(1)
   except (FileNotFoundError, errors.WorkdirError):
-    return None
+    return False
 
 
 def _json_float(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import itertools
 import os
 import sys
 import threading
@@ -19,6 +20,8 @@ from paligemma_jax.core import background
 
 T = TypeVar("T")
 
+# What is looked at and said of names that a file holds: it may hold millions, of any length.
+_MOST_COMPARED, _MOST_LETTERS, _MOST_LISTED = 1000, 1000, 500
 _END_SECS = 5.0
 _TIDY_SECS = 2.0
 
@@ -100,17 +103,21 @@ class Interrupted(PaligemmaError):
 
 
 def near(key: str, options: Iterable[str], n: int = 3) -> list[str]:
-  """The up to `n` options most like `key`, best first."""
-  return difflib.get_close_matches(str(key), [str(o) for o in options], n=n, cutoff=0.5)
+  """The up to `n` options most like `key`, best first; of the first thousand alone."""
+  texts = [str(o) for o in itertools.islice(options, _MOST_COMPARED)]
+  return difflib.get_close_matches(str(key)[:_MOST_LETTERS], texts, n=n, cutoff=0.5)
 
 
 def did_you_mean(key: str, options: Iterable[str]) -> str:
   """` Did you mean 'x'?`, or the list of what is known when nothing is near."""
   options = sorted(str(o) for o in options)
+  if not options:
+    return ""
   close = near(key, options)
   if close:
     return " Did you mean " + " or ".join(repr(c) for c in close) + "?"
-  return " Known: " + ", ".join(repr(o) for o in options) + "."
+  more = f", … ({len(options)} in all)" if len(options) > _MOST_LISTED else ""
+  return " Known: " + ", ".join(repr(o) for o in options[:_MOST_LISTED]) + more + "."
 
 
 def pick(table: Mapping[str, T], key: str, what: str) -> T:

@@ -70,7 +70,7 @@ def spec(cls: T) -> T:
   plain_init = cls.__init__
 
   @functools.wraps(plain_init)
-  def __init__(self, *args, **kwargs):
+  def __init__(self, /, *args, **kwargs):  # A field called self may stand in a file.
     for key in kwargs:
       if key not in names:
         raise errors.ConfigError(f"{what} has no field {key!r}.{errors.did_you_mean(key, names)}")

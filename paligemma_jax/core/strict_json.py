@@ -16,6 +16,7 @@ from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 
 MAX_BYTES = 8 << 20  # Of a file that is read as a whole: 300 MB in Python at the worst, in 4 s.
+MAX_VALUES = 3_000_000  # Of a larger one: Gemma's tokenizer.json has 2 million in 35 MB.
 MAX_DEPTH = 32
 MAX_DIGITS = 300  # Of a whole number; the largest float has 309 digits.
 
@@ -28,8 +29,12 @@ def parse(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
   """The value of a JSON text: finite numbers, whole Unicode, no key twice in one object.
 
   Raises:
-    Malformed: anything else.
+    Malformed: anything else, or more than MAX_VALUES in more than MAX_BYTES.
   """
+  if len(data) > MAX_BYTES:
+    marks = (b",", b"[", b"{") if isinstance(data, bytes) else (",", "[", "{")
+    if sum(map(data.count, marks)) > MAX_VALUES:
+      raise Malformed(f"more than {MAX_VALUES} values in {len(data)} bytes")
   try:
     value = _loads(data, object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_int)
     _check_values(value, max_depth)
@@ -127,7 +132,7 @@ def _check_values(value: Any, max_depth: int) -> None:
       elif isinstance(found, list):
         inside += found
       elif isinstance(found, str):
-        _check_text(found)
+        check_text(found)
       elif isinstance(found, float) and not math.isfinite(found):
         raise Malformed("a number too large for a float")
     if not inside:
@@ -136,7 +141,8 @@ def _check_values(value: Any, max_depth: int) -> None:
   raise Malformed(f"nested deeper than {max_depth} levels")
 
 
-def _check_text(text: str) -> None:
+def check_text(text: str) -> None:
+  """Malformed where a text holds a NUL or half a surrogate pair, as no file's name or token can."""
   if "\0" in text:
     raise Malformed(f"text with a NUL: {text[:40]!r}")
   if not text.isascii():

@@ -141,6 +141,8 @@ def _read_varint(data: bytes, pos: int) -> tuple[int, int]:
   value = shift = 0
   while True:
     byte = data[pos]
+    if shift > 63:
+      raise ValueError("a number of more than 64 bits")
     value |= (byte & 0x7F) << shift
     pos, shift = pos + 1, shift + 7
     if byte < 0x80:

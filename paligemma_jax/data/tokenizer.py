@@ -36,6 +36,7 @@ _EXTRA = tuple(f"<loc{i:04d}>" for i in range(NUM_LOC)) + tuple(
 )
 _MAX_BYTES = 16 << 20  # Gemma's has 4 MB.
 _MAX_JSON_BYTES = 40 << 20  # Gemma's tokenizer.json has 17 to 35 MB.
+_MAX_ADDED = 100_000  # Tokens beside a model: far more than anybody adds.
 _ADDED_TOKENS = "added_tokens.json"
 _WHERE_FROM = (
   "The tokenizer comes with the licensed weights (tokenizer.model or paligemma_tokenizer.model);"
@@ -245,6 +246,10 @@ def _with_added(data: bytes, path: pathlib.Path) -> bytes:
   plain = _processor(data, str(path))
   size = plain.vocab_size()
   added = sorted((i, text) for text, i in named.items() if type(i) is int and i >= size)
+  if len(added) > _MAX_ADDED:
+    raise errors.ConfigError(
+      f"{str(beside)!r} adds {len(added)} tokens; the limit is {_MAX_ADDED}."
+    )
   while added and added[-1][1] == tokenizer_json.IMAGE:
     added.pop()  # No text holds it.
   if added and added[0][0] != size and not all(_is_whole(plain, piece) for piece in _EXTRA):

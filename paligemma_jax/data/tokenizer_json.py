@@ -49,6 +49,9 @@ def to_model(data: bytes, path: str) -> bytes:
       " its path."
     )
   by_id = {i: text for text, i in model["vocab"].items()}
+  if len(by_id) < len(model["vocab"]):
+    text, i = next((text, i) for text, i in model["vocab"].items() if by_id[i] != text)
+    raise errors.ConfigError(f"{path!r} gives the id {i} to {text!r} and to {by_id[i]!r}.")
   added = {t["id"]: t for t in content.get("added_tokens") or []}
   by_id |= {i: t["content"] for i, t in added.items()}
   scores = {"".join(_pair(m)): -float(n) for n, m in reversed([*enumerate(model["merges"], 1)])}

@@ -128,6 +128,7 @@ MATRICES = {row.name: row.matmul for row in ROWS if row.matmul}
 # queries by (width / heads)^-0.5 (arXiv 2408.00118, table 1). Published transfers run without the
 # final softcap.
 _GEMMA2_ATTN_SOFTCAP = 50.0
+_SHOWN, _LETTERS, _SIZES = 200, 200, 10  # Names of each kind in an error, and how much of them.
 _WIDTH_PER_HEAD = {(4608, 32, 128)}  # (width, heads, head dim)
 
 
@@ -228,7 +229,9 @@ def sizes_of(found: Mapping[str, tuple[int, ...]], where: str) -> dict[str, Any]
 def check(
   found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[Any, ...]], where: str
 ) -> None:
-  """Raises one CheckpointError that lists every missing, surplus and differently shaped name.
+  """Raises one CheckpointError that lists missing, surplus and differently shaped names.
+
+  All of them are counted; of each kind _SHOWN are listed.
 
   Args:
     found: {name: shape} of the file.
@@ -240,15 +243,23 @@ def check(
   wrong = [n for n in sorted(set(expected) & set(found)) if tuple(expected[n]) != tuple(found[n])]
   if not (missing or surplus or wrong):
     return
-  lines = [f"  missing {name} {_show(expected[name])}{_near(name, surplus)}" for name in missing]
-  lines += [f"  surplus {name} {_show(found[name])}{_near(name, missing)}" for name in surplus]
-  for name in wrong:
+  lines = [
+    f"  missing {name} {_show(expected[name])}{_near(name, surplus)}" for name in missing[:_SHOWN]
+  ]
+  lines += [
+    f"  surplus {name[:_LETTERS]} {_show(found[name])}{_near(name, missing)}"
+    for name in surplus[:_SHOWN]
+  ]
+  for name in wrong[:_SHOWN]:
     line = f"  shape of {name}: {_show(found[name])} in the file, {_show(expected[name])} expected"
     if sorted(map(str, found[name])) == sorted(map(str, expected[name])):
       line += " (transposed?)"
     elif name == INPUT_EMBEDDING and tuple(found[name][1:]) == tuple(expected[name][1:]):
       line += f" (a run takes all rows with model.vocab_size={found[name][0]})"
     lines.append(line)
+  left = sum(max(0, len(names) - _SHOWN) for names in (missing, surplus, wrong))
+  if left:
+    lines.append(f"  and {left} more")
   raise errors.CheckpointError(
     f"{where}: the weights do not fit: {len(missing)} missing, {len(surplus)} surplus,"
     f" {len(wrong)} of another shape.\n" + "\n".join(lines)
@@ -298,11 +309,12 @@ def _unknown_names(found: Mapping[str, Any], where: str) -> str:
 
 def _near(name: str, options: list[str]) -> str:
   close = errors.near(name, options, n=1)
-  return f" (near: {close[0]})" if close else ""
+  return f" (near: {close[0][:_LETTERS]})" if close else ""
 
 
 def _show(shape: tuple[Any, ...]) -> str:
-  return "[" + ", ".join(str(size) for size in shape) + "]"
+  sizes = [str(size) for size in shape[:_SIZES]]
+  return "[" + ", ".join(sizes + ["…"] * (len(shape) > _SIZES)) + "]"
 
 
 def canonical(name: str) -> str:

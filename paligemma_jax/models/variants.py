@@ -264,6 +264,10 @@ def get(
   for key, value in (overrides or {}).items():
     tower, _, name = str(key).partition(".")
     fields = errors.pick(changes, tower, "tower in model.overrides")
+    if not name and not isinstance(value, Mapping):
+      raise errors.ConfigError(
+        f"model.overrides: {tower} is {str(value)[:60]!r}; expected sizes, as in {{'depth': 2}}."
+      )
     fields.update({name: value} if name else value)
   if vocab_size:
     changes["llm"]["vocab_size"] = vocab_size

@@ -20,13 +20,14 @@ import numpy as np
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import foreign
+from paligemma_jax.core import zip_files
 
 CODEBOOK = "_vq_vae._embedding"
 MAX_CODES = 128  # <seg000> to <seg127>.
 PUBLISHED = "gs://big_vision/paligemma/vae-oid.npz"
 _MIRROR = "https://huggingface.co/spaces/google/paligemma-hf/resolve/main/vae-oid.npz"
 
-_MAX_BYTES = 256 << 20
+_MAX_BYTES = 96 << 20  # Of the file, and of all arrays in it.
 _MAX_HEADER = 10_000  # numpy's own limit.
 # (layer, kernel); 0 is whatever the file has: nothing published states the encoder's kernels.
 _ENCODER = (
@@ -168,13 +169,17 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
   file_bytes = path.stat().st_size
   found: dict[str, np.ndarray] = {}
   try:
+    with open(path, "rb") as file:
+      infos = zip_files.members(file)
+    if not all(map(zip_files.is_plain, infos)):
+      raise errors.CheckpointError(f"{path}: is encrypted, or packed by no deflate.")
     with zipfile.ZipFile(path) as archive:
-      total = sum(info.file_size for info in archive.infolist())
+      total = sum(info.file_size for info in infos)
       if total > 20 * file_bytes + (1 << 20) or total > _MAX_BYTES:
         raise errors.CheckpointError(
           f"{path}: its {file_bytes} bytes claim to hold {total}; no weights deflate like that."
         )
-      for info in archive.infolist():
+      for info in infos:
         name = info.filename.removesuffix(".npy")
         if name.startswith("_vq_vae.") and name != CODEBOOK:
           continue

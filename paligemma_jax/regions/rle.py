@@ -17,6 +17,7 @@ _SCALE = 5  # COCO draws the edges of polygons on a grid five times as fine.
 _MAX_PIXELS = 50_000_000
 _MAX_POINTS = 100_000
 _MAX_RUNS = 5_000_000
+_POLYGON_WORK = 75_000  # A polygon, however small, takes as long as this many pixels.
 _STEP_WORK = 20  # A step of an outline, or a run, takes as long as this many pixels.
 _STEPS_AT_ONCE = 1 << 20
 
@@ -80,7 +81,7 @@ def _fill(mask: np.ndarray, points: Any, height: int, width: int, budget: Budget
   start = np.trunc(corners * _SCALE + 0.5).astype(np.int64)  # [P, 2]: x, y; cut as C casts.
   end = np.roll(start, -1, 0)
   lengths = np.abs(end - start).max(axis=1) + 1
-  budget.spend(int(lengths.sum()) * _STEP_WORK)
+  budget.spend(int(lengths.sum()) * _STEP_WORK + _POLYGON_WORK)
   toggles = []
   last = start[:1]
   ends = np.cumsum(lengths)
@@ -140,6 +141,8 @@ def _corners(points: Any) -> np.ndarray:
   """float64[P, 2] of a flat list, checked."""
   try:
     flat = np.array(points, np.float64)
+    if any(isinstance(v, bool) for v in points):  # numpy takes them for 0 and 1.
+      flat = flat[:0]
   except (TypeError, ValueError, OverflowError):
     flat = np.zeros(0)
   if flat.ndim != 1 or flat.size < 6 or flat.size % 2 or flat.size > 2 * _MAX_POINTS:
@@ -173,7 +176,8 @@ def _packed(text: str | bytes) -> list[int]:
   """The run lengths in a text: 5 bits a character, and from the third on what changed since the
   run two before.
   """
-  data = text.encode("ascii", "replace") if isinstance(text, str) else text
+  # What is not ASCII becomes a byte that is none of COCO's characters, not a "?", which is one.
+  data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
   runs: list[int] = []
   value = shift = 0
   for byte in data:

@@ -239,6 +239,8 @@ def _data_url(pixels: np.ndarray, kind: str) -> str:
   return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
+_MAX_MASKS = 500  # Of a text; none that a model is asked for has room for as many.
+_AT_ONCE = 32  # Masks in memory.
 _CODES = re.compile(r"\s*(<seg[0-9]{3}>)+")
 
 
@@ -269,13 +271,18 @@ def parse_answer(text: str, height: int, width: int, *, codec: str, bins: int) -
   if "<seg" not in text:
     return Answer(said, None)
   model = mask_codec.open_codec(codec)
-  found = seg.text_to_masks(text, height, width, codec=model, bins=bins)
+  parts = text.split(";")
   mask = np.zeros((height, width), bool)
-  for part in found:
-    if part is not None:
-      mask |= part.mask
+  num_unpainted = len(parts[_MAX_MASKS:])
+  for start in range(0, min(len(parts), _MAX_MASKS), _AT_ONCE):
+    some = ";".join(parts[start : min(start + _AT_ONCE, _MAX_MASKS)])
+    for part in seg.text_to_masks(some, height, width, codec=model, bins=bins):
+      if part is None:
+        num_unpainted += 1
+      else:
+        mask |= part.mask
   labels = tuple(_CODES.sub("", label, count=1).strip() for label in said.labels)
-  num_invalid = max(said.num_invalid, sum(part is None for part in found))
+  num_invalid = max(said.num_invalid, num_unpainted)
   return Answer(loc.Parsed(said.boxes, labels, num_invalid), mask)
 
 

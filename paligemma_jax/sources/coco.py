@@ -284,6 +284,10 @@ def _categories(content: Mapping[str, Any], path: str) -> dict[Any, str]:
         f"{path}: categories[{n}] has id {category.get('id')!r} and name {name!r}; expected an id"
         " of its own and a text."
       )
+    try:
+      strict_json.check_text(name)
+    except strict_json.Malformed as e:
+      raise errors.DataError(f"{path}: the name of categories[{n}] is a {e}.") from None
     names[key] = name
   return names
 

@@ -21,6 +21,7 @@ from paligemma_jax.sources import jsonl
 
 _LEAST_PYARROW = 15
 _MAX_VALUES = 4_000_000  # Of a row: an image of 1100 x 1100 pixels in lists.
+_MAX_ROWS = 1 << 32  # Of a split; rows of nulls take no room in a file.
 _RECORD_BATCH, _DICTIONARY_BATCH = 3, 2  # Of Arrow's MessageHeader.
 _LISTS = ("List", "LargeList")
 _SAVE = "datasets.load_dataset(…).save_to_disk(folder)"
@@ -203,7 +204,6 @@ class _Split:
         f"{folder} was saved by an old version of datasets, with an index of its rows beside it;"
         " load it there, and save it again after .flatten_indices()."
       )
-    self._errors = (pyarrow.ArrowException, ValueError, OSError)
     self._batches, self._starts = [], [0]
     sizes = []
     listed = state.get("_data_files") or []
@@ -231,8 +231,10 @@ class _Split:
       if num > _MAX_VALUES:
         raise errors.DataError(f"the row has {num} values, the limit is {_MAX_VALUES}.")
       return one.to_pylist()[0]
-    except self._errors as e:
-      raise errors.DataError(f"the row cannot be read: {e}") from None
+    except errors.DataError:
+      raise
+    except Exception as e:  # Of pyarrow, of dates beyond Python's and of time zones: many types.
+      raise errors.DataError(f"the row cannot be read: {type(e).__name__}: {e}.") from None
 
   def _map(self, path: pathlib.Path) -> int:
     """Adds the file's batches; its size in bytes."""
@@ -247,16 +249,25 @@ class _Split:
               f" gigabytes. Save it again: {_SAVE}."
             )
       with memory_map(str(path)) as mapped, ipc.open_stream(mapped) as stream:
+        if len(set(stream.schema.names)) < len(stream.schema.names):
+          raise errors.ConfigError(f"{path} has two columns of one name.")
+        for field in stream.schema:
+          kind = field.type
+          if self._pyarrow.types.is_dictionary(kind):  # A row has one of its values.
+            kind = kind.value_type if kind.value_type.num_fields == 0 else kind
+          _check_type(self._pyarrow.types, kind, f"{path}: column {field.name!r}")
         for batch in stream:
           batch.validate()
           self._batches.append(batch)
           self._starts.append(self._starts[-1] + len(batch))
+          if self._starts[-1] > _MAX_ROWS:
+            raise errors.ConfigError(f"{path} claims {self._starts[-1]} rows: damaged.")
       return os.path.getsize(path)
     except FileNotFoundError:
       raise errors.ConfigError(
         f"{path} is missing; state.json beside it names it. Copy the whole folder."
       ) from None
-    except self._errors as e:
+    except (self._pyarrow.ArrowException, ValueError, OSError) as e:
       raise errors.ConfigError(f"{path} is no Arrow file of a saved dataset: {e}") from None
 
 
@@ -296,6 +307,8 @@ def _reference(data: memoryview, at: int) -> int:
 def _num_values(pyarrow: Any, array: Any) -> int:
   """How many Python values an array becomes; of a list of nulls the file's size does not tell."""
   types = pyarrow.types
+  if isinstance(array.type, pyarrow.BaseExtensionType):
+    return _num_values(pyarrow, array.storage)
   if types.is_struct(array.type):
     return len(array) + sum(_num_values(pyarrow, part) for part in array.flatten())
   if types.is_map(array.type):
@@ -304,6 +317,26 @@ def _num_values(pyarrow: Any, array: Any) -> int:
   if any(is_list(array.type) for is_list in lists):
     return len(array) + _num_values(pyarrow, array.flatten())
   return len(array)
+
+
+def _check_type(types: Any, kind: Any, where: str) -> None:
+  """ConfigError of types in which a few bytes of a file can stand for gigabytes of values.
+
+  They are those that name the same values again and again within a row.
+  """
+  named_again = (
+      types.is_dictionary, types.is_run_end_encoded, types.is_union, types.is_list_view,
+      types.is_large_list_view, types.is_string_view, types.is_binary_view,
+  )  # fmt: skip
+  if any(is_kind(kind) for is_kind in named_again):
+    raise errors.ConfigError(
+      f"{where} is of the type {str(kind)[:100]}, which is not read. Cast it to plain texts,"
+      f" numbers or lists, and save it again: {_SAVE}."
+    )
+  if hasattr(kind, "storage_type"):  # Of an extension.
+    _check_type(types, kind.storage_type, where)
+  for i in range(kind.num_fields):
+    _check_type(types, kind.field(i).type, where)
 
 
 def _features(folder: pathlib.Path) -> dict[str, Mapping[str, Any]]:

@@ -284,7 +284,7 @@ def chat_hint(row: Mapping[str, Any], path: str) -> str:
 
 def _check_object(text: bytes, first: Any, path: str, wanted: Sequence[str]) -> None:
   if first is None:
-    first = _leading(text)
+    first, end = _leading(text)
     start = text[:200].decode("utf-8", "replace")
     keys = first.keys() if isinstance(first, Mapping) else {k for k in _COCO if f'"{k}"' in start}
     if keys & _COCO and not keys & {"image", "prefix", "suffix"}:
@@ -293,7 +293,7 @@ def _check_object(text: bytes, first: Any, path: str, wanted: Sequence[str]) -> 
         f" expected one object a line. Read it with sources.Coco, or"
         f" {_CONVERT.format(kind='coco', path=path)}."
       )
-    if first is not None:
+    if b"\n" in text[:end].strip():
       raise _error(path, "pretty-printed JSON, objects over several lines", "json")
   elif isinstance(first, Mapping) and any(name not in first for name in wanted):
     if hint := chat_hint(first, path):
@@ -314,9 +314,10 @@ def _parsed(line: bytes) -> Any:
     return None
 
 
-def _leading(text: bytes) -> Any:
-  """The object that a text begins with; None where there is none that ends in it."""
+def _leading(text: bytes) -> tuple[Any, int]:
+  """The object that a text begins with and where it ends; (None, 0) where none ends in it."""
   try:
-    return json.JSONDecoder().raw_decode(text.decode("utf-8", "replace"))[0]
+    found, end = json.JSONDecoder().raw_decode(text.decode("utf-8", "replace"))
+    return found, end
   except (ValueError, RecursionError):
-    return None
+    return None, 0

@@ -253,7 +253,9 @@ def number(value: Any, what: str) -> float:
   found = value
   if isinstance(value, str):
     try:
-      found = float(value) if len(value) < _MAX_DIGITS and "_" not in value else None
+      # Python reads 1_0 and digits of other scripts, too.
+      plain = len(value) < _MAX_DIGITS and "_" not in value and value.isascii()
+      found = float(value) if plain else None
     except ValueError:
       found = None
   # The comparison is false of NaN, and holds for whole numbers that no float can.

@@ -18,6 +18,12 @@ from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
 
 _MAX_DEPTH = 64  # A feature takes four levels of its own.
+_MAX_CLASSES = 1_000_000  # TFDS makes a name for each.
+_MAX_ROWS = 1 << 32  # Of a split.
+_PLAIN = re.compile(r"[\w.-]*")  # Names of which no path can be made.
+_TEMPLATE = re.compile(  # Of the files' names, as TFDS fills it in.
+  r"(?:[\w.-]|\{(?:DATASET|SPLIT|FILEFORMAT|SHARD_INDEX|NUM_SHARDS|SHARD_X_OF_Y)\})*"
+)
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
@@ -134,7 +140,7 @@ class TfdsRows:
         " formats cannot be read by index."
       )
     self._crc = zlib.crc32(repr(sizes).encode())
-    known = ", ".join(_splits(folder))
+    known = ", ".join(_checked_splits(folder, len(sizes)))
     if (folder / "features.json").exists():
       _check_classes(_read_json(folder / "features.json"), str(folder / "features.json"))
     import tensorflow_datasets as tfds  # Half a second that a config does not need.
@@ -195,6 +201,10 @@ def _check_classes(content: Any, where: str) -> None:
     return
   for key, value in content.items():
     named = key in _CLASS_KEYS and isinstance(value, str)
+    if key in ("numClasses", "num_classes") and not _is_count(value, _MAX_CLASSES):
+      raise errors.ConfigError(
+        f"{where}: a column of {str(value)[:60]!r} classes; expected 0 to {_MAX_CLASSES}."
+      )
     if named and not value.startswith("tensorflow_datasets.core.features."):
       raise errors.ConfigError(
         f"{where} names the class {value!r}; only those of tensorflow_datasets are loaded."
@@ -275,7 +285,37 @@ def _nested(paths: Mapping[str, Any]) -> dict[str, Any]:
   return tree
 
 
-def _splits(folder: pathlib.Path) -> list[str]:
-  splits = _read_json(folder / "dataset_info.json").get("splits")
-  splits = splits if isinstance(splits, list) else ()
-  return [str(split.get("name")) for split in splits if isinstance(split, Mapping)]
+def _checked_splits(folder: pathlib.Path, num_files: int) -> list[str]:
+  """The names of the splits, by a description of which no path out of the folder can be made."""
+  path = folder / "dataset_info.json"
+  content = _read_json(path)
+  splits = content.get("splits") or []
+  if not isinstance(splits, list) or not all(isinstance(split, Mapping) for split in splits):
+    raise errors.ConfigError(f"{path}: splits is {str(splits)[:60]!r}; expected a list of objects.")
+  names = [split.get("name", "") for split in splits]
+  for name in (content.get("name", ""), *names):
+    if not isinstance(name, str) or not _PLAIN.fullmatch(name):
+      raise errors.ConfigError(f"{path}: the name {str(name)[:60]!r} is no plain name.")
+  if len(set(names)) < len(names):
+    raise errors.ConfigError(f"{path}: describes a split twice, of {', '.join(names)[:200]}.")
+  for name, split in zip(names, splits, strict=True):
+    template = split.get("filepathTemplate", "")
+    if not isinstance(template, str) or not _TEMPLATE.fullmatch(template):
+      raise errors.ConfigError(
+        f"{path}: the files of {name!r} are called {str(template)[:100]!r}; expected plain names"
+        " of files beside it."
+      )
+    lengths = split.get("shardLengths") or []
+    good = isinstance(lengths, list) and all(_is_count(n, _MAX_ROWS) for n in lengths)
+    if not good or len(lengths) > num_files or sum(map(int, lengths)) > _MAX_ROWS:
+      raise errors.ConfigError(
+        f"{path}: {name!r} has the shards {str(lengths)[:60]}; expected a number of rows for each"
+        f" of its files, of which there are {num_files} beside it."
+      )
+  return names
+
+
+def _is_count(value: Any, most: int) -> bool:
+  """A whole number from 0 to `most`, also as a text, as protocol buffers are written in JSON."""
+  text = str(value) if type(value) is int else value
+  return isinstance(text, str) and text.isascii() and text.isdigit() and int(text[:20]) <= most

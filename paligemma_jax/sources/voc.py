@@ -324,8 +324,4 @@ def _text(node: Node, name: str) -> str:
 
 
 def _number(node: Node, name: str, where: str) -> float:
-  text = _text(node, name)
-  try:
-    return pictures.number(float(text), f"{where}: {name}")
-  except ValueError:
-    raise errors.DataError(f"{where}: {name} is {text!r}; expected a number.") from None
+  return pictures.number(_text(node, name), f"{where}: {name}")

@@ -16,6 +16,7 @@ from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import image_files
 from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.core import strict_json
 from paligemma_jax.regions import rle
 from paligemma_jax.sources import files
 from paligemma_jax.sources import pictures
@@ -164,6 +165,8 @@ class YoloRows:
   ) -> pictures.Thing:
     height, width = size
     try:
+      if any(b"_" in word for word in words):  # Python reads 1_0, too.
+        raise ValueError
       number, *shares = (float(word) for word in words)
     except ValueError:
       said = b" ".join(words)[:60]
@@ -262,7 +265,7 @@ def _root(source: Yolo, content: dict[str, Any]) -> tuple[str, str]:
     return source.root, ""
   own = os.path.dirname(source.path) or "."
   below = content.get("path") or "."
-  if not isinstance(below, str):
+  if not isinstance(below, str) or "\0" in below:
     raise errors.DataError(f"{source.path}: path is {below!r}; expected a folder.")
   root = os.path.normpath(os.path.join(own, below))
   inside = os.path.commonpath([os.path.realpath(own), os.path.realpath(root)])
@@ -285,6 +288,11 @@ def _class_names(content: dict[str, Any], path: str) -> dict[int, str]:
   good = isinstance(names, dict) and names
   if not good or not all(_is_number(k) and isinstance(v, str) for k, v in names.items()):
     raise errors.DataError(f"{path}: names must be a list of class names, or numbers with names.")
+  try:
+    for name in names.values():
+      strict_json.check_text(name)
+  except strict_json.Malformed as e:
+    raise errors.DataError(f"{path}: among the names is a {e}.") from None
   return {int(k): v for k, v in names.items()}
 
 

@@ -150,6 +150,11 @@ class Answers:
     with os.fdopen(descriptor, "rb+") as f:
       while line := f.readline(_MAX_LINE_BYTES):
         is_whole = line.endswith(b"\n")
+        if not is_whole and len(line) == _MAX_LINE_BYTES:  # It is not the end that was cut.
+          raise errors.ConfigError(
+            f"{self._path}:{count + 1}: the line has more than {_MAX_LINE_BYTES} bytes, so it is"
+            " no file of ours. Name another."
+          )
         begin = f'{{"row": {count}, '.encode()
         if _row(line) != count if is_whole else not line.startswith(begin[: len(line)]):
           raise errors.ConfigError(

@@ -233,8 +233,8 @@ def _read(workdir: workdirs.Workdir) -> Data | None:
     facts = {name: found.pop(name, 0) for name in ("num_rows", "total")}
     changes = tuple(found.pop("changes", ()))
     good = all(isinstance(v, str) for v in found.values())
-    if not good or not all(type(v) is int for v in facts.values()):
-      raise ValueError("a value is of another type")
+    if not good or not all(type(v) is int and v >= 0 for v in facts.values()):
+      raise ValueError("a value is of another type, or negative")
     if not all(isinstance(change, dict) for change in changes):
       raise ValueError("a change is no object")
   except (OSError, ValueError, TypeError) as e:

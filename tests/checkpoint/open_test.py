@@ -132,9 +132,8 @@ def test_an_array_that_is_missing_behind_an_intact_seal_is_an_error(forged):
   path.write_text(changed)
   name = f"{manifest.ARRAYS}/_METADATA"
   reseal(lambda body: body["files"].update({name: manifest._digest(path, sync=False)}))
-  weights = opening.open_weights(folder)
-  with pytest.raises(errors.StateError, match=r"final_norm/scale is None None, but sealed as"):
-    weights.read("llm/final_norm/scale")
+  with pytest.raises(errors.StateError, match="an array that it names is missing"):
+    opening.open_weights(folder)
 
 
 def test_a_damaged_configuration_under_an_intact_seal_is_an_error(forged):

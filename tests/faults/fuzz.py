@@ -28,6 +28,7 @@ import sysconfig
 import tempfile
 import time
 import traceback
+from typing import TextIO
 
 from tests.faults import mutations
 from tests.faults import readers
@@ -139,13 +140,7 @@ def _result(outcome, secs=0.0, megabytes=0.0, violations=()):
 
 def _work(name: str, seed: int, numbers: range, folder: str) -> None:
   """A worker: one line of JSON per input on the standard output."""
-  out = os.fdopen(os.dup(1), "w", buffering=1)
-  os.dup2(2, 1)  # What libraries print goes to the log.
-  place = _Place(name, pathlib.Path(folder).resolve())
-  place.fresh()
-  place.reader.read(place.input, place.names)  # The valid one: it must give a value.
-  soft = _status("VmSize") * 1024 + (4 << 30)
-  resource.setrlimit(resource.RLIMIT_AS, (soft, soft))
+  place, out = begun(name, folder)
   print("ready", file=out)
   for number in numbers:
     print(json.dumps(_one(place, seed, number)), file=out)
@@ -180,10 +175,20 @@ class _Place:
     (self.above / "sent.py").write_text(_SENT)
 
 
+def begun(name: str, folder: str) -> tuple[_Place, TextIO]:
+  """The place of a worker, which has read the valid input, and where its lines go."""
+  out = os.fdopen(os.dup(1), "w", buffering=1)
+  os.dup2(2, 1)  # What libraries print goes to the log.
+  place = _Place(name, pathlib.Path(folder).resolve())
+  place.fresh()
+  place.reader.read(place.input, place.names)  # The valid one: it must give a value.
+  soft = _status("VmSize") * 1024 + (4 << 30)
+  resource.setrlimit(resource.RLIMIT_AS, (soft, soft))
+  return place, out
+
+
 def _one(place: _Place, seed: int, number: int, loud: bool = False) -> dict:
   """Makes the input and reads it."""
-  from paligemma_jax.core import errors
-
   rng = random.Random(f"{seed}/{place.name}/{number}")
   place.fresh()
   reader = place.reader
@@ -196,16 +201,24 @@ def _one(place: _Place, seed: int, number: int, loud: bool = False) -> dict:
       path.write_bytes(reader.change(name, path.read_bytes(), rng))
   if reader.repair and rng.random() < 0.8:
     reader.repair(place.input, changed)
+  return tried(place, changed, loud)
+
+
+def tried(place: _Place, changed: list[str], loud: bool = False) -> dict:
+  """Reads the input that lies there: what came of it, what it took, and what it must not do."""
+  from paligemma_jax.core import errors
+
+  said = ""
   violations = []
   with open("/proc/self/clear_refs", "w") as f:
     f.write("5")  # The peak begins anew.
   idle, wall, cpu = _status("VmRSS"), time.monotonic(), time.process_time()
   with place.watch:
     try:
-      reader.read(place.input, changed)
+      place.reader.read(place.input, changed)
       outcome = "value"
     except errors.PaligemmaError as e:
-      outcome = type(e).__name__
+      outcome, said = type(e).__name__, str(e)
       if not 10 <= len(str(e)):
         violations.append(f"an error without a reason: {e}")
       if loud:
@@ -234,7 +247,7 @@ def _one(place: _Place, seed: int, number: int, loud: bool = False) -> dict:
     (place.outside / "mine").write_bytes(_MINE)
   if loud:
     print(changed, secs, megabytes, violations)
-  return _result(outcome, secs, megabytes, violations)
+  return _result(outcome, secs, megabytes, violations) | {"said": said}
 
 
 class _Watch:

@@ -118,15 +118,26 @@ def _seal_step(folder, path, body):
 
 
 def _make_tokenizer(folder):
+  from paligemma_jax.data import tokenizer_json
   from paligemma_jax.trainer import setup
 
-  (folder / "tokenizer.model").write_bytes(setup.DEMO_TOKENIZER.read_bytes())
+  data = setup.DEMO_TOKENIZER.read_bytes()
+  (folder / "tokenizer.model").write_bytes(data)
+  (folder / "added_tokens.json").write_text(json.dumps({"<more>": 2176, "<image>": 2177}))
+  (folder / "tokenizer.json").write_text(tokenizer_json.from_model(data, image_token=1024))
 
 
 def _read_tokenizer(folder, changed):
+  if any(name != "tokenizer.json" for name in changed):
+    _use(folder / "tokenizer.model")
+  if "tokenizer.json" in changed:
+    _use(folder / "tokenizer.json")
+
+
+def _use(path):
   from paligemma_jax.data import tokenizer
 
-  found = tokenizer.Tokenizer(str(folder / "tokenizer.model"))
+  found = tokenizer.Tokenizer(str(path))
   ids = found.encode("a cat <loc0001> é\n")
   found.decode([*ids, *range(0, found.vocab_size, 7)])
   [found.text_of(i) for i in range(0, found.vocab_size, 5)]

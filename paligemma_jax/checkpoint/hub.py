@@ -123,23 +123,23 @@ def _download(repo: str, revision: str, name: str) -> pathlib.Path:
     raise
   except utils.GatedRepoError:
     why = (
-        f"{name!r} is gated: accept its licence on {page}, then `hf auth login` (or set HF_TOKEN)"
-        f" with that account, or {by_hand}"
+      f"{name!r} is gated: accept its licence on {page}, then `hf auth login` (or set HF_TOKEN)"
+      f" with that account, or {by_hand}"
     )
   except utils.RevisionNotFoundError:
     why = (
-        f"{name!r} has no revision {revision!r}: take one of those on {page}/tree/main, or leave it"
-        " out"
+      f"{name!r} has no revision {revision!r}: take one of those on {page}/tree/main, or leave it"
+      " out"
     )
   except utils.RepositoryNotFoundError:
     why = (
-        f"{no_file}, and it is not on the Hugging Face hub, or not for everyone: look at its"
-        f" spelling on {page}, and `hf auth login` if it is private"
+      f"{no_file}, and it is not on the Hugging Face hub, or not for everyone: look at its"
+      f" spelling on {page}, and `hf auth login` if it is private"
     )
   except Exception as e:  # Of the package and of the network below it: any.
     said = " ".join(str(e).split())[:300].rstrip(".")
     why = (
-        f"{no_file}, and it could not be downloaded from the Hugging Face hub, {page}"
-        f" ({type(e).__name__}: {said}): the same command goes on with what is there, or {by_hand}"
+      f"{no_file}, and it could not be downloaded from the Hugging Face hub, {page}"
+      f" ({type(e).__name__}: {said}): the same command goes on with what is there, or {by_hand}"
     )
   raise errors.CheckpointError(f"{why}.")

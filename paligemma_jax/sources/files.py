@@ -317,7 +317,11 @@ def below(root: str, name: str) -> list[str] | None:
         path = f"{folder}/{entry.name}" if folder else entry.name
         if entry.name.startswith(".") or entry.name in _NOT_OURS:
           continue
-        if entry.is_dir():
+        try:
+          is_folder = entry.is_dir()
+        except OSError:  # A link to itself: whoever reads it as a file says so.
+          is_folder = False
+        if is_folder:
           todo.append((path, depth + 1))
         else:
           found.append(path)

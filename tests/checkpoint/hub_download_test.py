@@ -137,9 +137,9 @@ def test_the_token_stays_on_the_hub(hub, client):
   ("name", "more", "says"),
   [
     ("gated/model", {}, "'gated/model' is gated: accept its licence on .*`hf auth login`"),
-        ("none/model", {}, "no such file .* is not on the Hugging Face hub, or .*its spelling"),
+    ("none/model", {}, "no such file .* is not on the Hugging Face hub, or .*its spelling"),
     ("a/b@none", {}, r"'a/b@none' has no revision 'none': take one of those on .*/tree/main"),
-        ("a/b", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "no such file .* not be .*the same command"),
+    ("a/b", {"HF_ENDPOINT": "http://127.0.0.1:9"}, "no such file .* not be .*the same command"),
     ("a/b", {"HF_HUB_OFFLINE": "1"}, "HF_HUB_OFFLINE forbids a download: unset it, or"),
     ("a/b", {"code": _NO_PACKAGE + _FIND}, "`pip install huggingface_hub` and try again"),
   ],

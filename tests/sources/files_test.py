@@ -89,3 +89,11 @@ def test_a_link_that_leads_out_is_refused_also_under_another_name(tmp_path):
     files.read_under(str(tmp_path / "root"), "link/A.jpg")
   with pytest.raises(errors.DataError, match="symlink"):
     files.paths_under(str(tmp_path / "root"), ".")
+
+
+def test_a_link_to_itself_is_listed_and_is_no_file(tmp_path):
+  (tmp_path / "images").mkdir()
+  (tmp_path / "images" / "a.png").symlink_to("a.png")
+  assert files.below(str(tmp_path), "images") == ["a.png"]
+  with pytest.raises(errors.DataError, match="not a regular file"):
+    files.read_under(str(tmp_path), "images/a.png")

@@ -6,6 +6,7 @@ import os
 import pathlib
 import re
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
@@ -22,8 +23,11 @@ from paligemma_jax.core import errors
 from paligemma_jax.models import params as param_table
 
 
-def open_hf(path: str | os.PathLike) -> reader.Weights:
+def open_hf(path: str | os.PathLike, fresh: Collection[str] = ()) -> reader.Weights:
   """Opens a directory as transformers writes it; all headers are checked against config.json.
+
+  Args:
+    fresh: names of ours that are not read, and may be missing or of any shape.
 
   Raises:
     CheckpointError: a file is missing, damaged or of another model; all differences are listed.
@@ -32,10 +36,13 @@ def open_hf(path: str | os.PathLike) -> reader.Weights:
   config = reader.read_json(path / "config.json")
   sizes = hf_config.sizes_of(config, str(path / "config.json"))
   llm = sizes["llm"]
-  table = param_table.rows(sizes)
+  table = {name: row for name, row in param_table.rows(sizes).items() if name not in fresh}
   dims = param_table.dims_of(sizes)
-  found = find(path, lambda tensors: _check(tensors, table, _stored(dims, tensors), str(path)))
-  llm["vocab_size"] = hf_vocabulary.num_words(path, config, found[param_table.EMBEDDING])
+  found = find(
+    path, lambda tensors: _check(tensors, sizes, fresh, _stored(dims, tensors), str(path))
+  )
+  if param_table.INPUT_EMBEDDING in table:
+    llm["vocab_size"] = hf_vocabulary.num_words(path, config, found[param_table.EMBEDDING])
   layouts = {name: _Layout(row, dims, found) for name, row in table.items()}
   shapes = param_table.shapes(sizes)
   return reader.Weights(
@@ -114,19 +121,23 @@ class _Layout:
 
 def _check(
   found: Mapping[str, safetensors.Tensor],
-  table: Mapping[str, param_table.Param],
+  sizes: Mapping[str, Any],
+  fresh: Collection[str],
   dims: Mapping[str, int],
   where: str,
 ) -> None:
   expected = {}
-  for row in table.values():
+  left_out = {param_table.LM_HEAD} if param_table.INPUT_EMBEDDING in fresh else set()
+  for name, row in param_table.rows(sizes).items():
     depth = dims[row.shape[0]] if "{i}" in row.hf[0] else 1
-    for their in row.hf:
-      for i in range(depth):
-        expected[their.format(i=i)] = param_table.their_shape(row.layout, dims)
+    for their in (t.format(i=i) for t in row.hf for i in range(depth)):
+      expected[their] = param_table.their_shape(row.layout, dims)
+      if name in fresh:
+        left_out.add(their)
   if param_table.LM_HEAD in found:
     expected[param_table.LM_HEAD] = expected[param_table.EMBEDDING]
-  param_table.check({name: tensor.entry.shape for name, tensor in found.items()}, expected, where)
+  shapes = {name: tensor.entry.shape for name, tensor in found.items()}
+  param_table.check(shapes, expected, where, left_out)
 
 
 INDEX = "model.safetensors.index.json"

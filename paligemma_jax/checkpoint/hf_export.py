@@ -50,6 +50,7 @@ def save_hf(
     CheckpointError: `path` exists, cannot be written, or the parameters do not fit the sizes.
   """
   path = pathlib.Path(path)
+  param_table.only_published(params, str(path))
   param_table.check(
     {n: tuple(a.shape) for n, a in params.items()}, param_table.shapes(sizes), str(path)
   )

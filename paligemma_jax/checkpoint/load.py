@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -28,12 +29,13 @@ from paligemma_jax.models import params as param_table
 _ALIGNMENT = 64  # Bytes; a host buffer so aligned becomes a CPU array without a copy.
 
 
-def open_weights(path: str | os.PathLike) -> reader.Weights:
+def open_weights(path: str | os.PathLike, fresh: Collection[str] = ()) -> reader.Weights:
   """Opens weights of any kind and checks all headers; no data is read.
 
   Args:
     path: a big_vision npz, a Hugging Face directory, one of our native directories, or the name of
       a published file such as 'pt_224' (see `published.find`).
+    fresh: names that are not read, and may be missing or of any shape.
 
   Raises:
     CheckpointError: nothing there, or not weights of a PaliGemma; says what was found and expected.
@@ -42,11 +44,11 @@ def open_weights(path: str | os.PathLike) -> reader.Weights:
   if not path.is_dir():
     if path.suffix == ".safetensors":
       raise errors.CheckpointError(f"{path}: give the directory, its config.json is needed too.")
-    return npz.open_npz(path)
+    return npz.open_npz(path, fresh=fresh)
   if weights_dir.is_native(path):
-    return weights_dir.open_native(path)
+    return weights_dir.open_native(path, fresh)
   if (path / "config.json").exists():
-    return hf.open_hf(path)
+    return hf.open_hf(path, fresh)
   raise errors.CheckpointError(
     f"{path}: is no directory of weights; expected a Hugging Face one (config.json and"
     " *.safetensors) or one that `save` wrote (config.json, params.npz and SEAL.json)."

@@ -14,6 +14,7 @@ import pathlib
 import struct
 import zipfile
 import zlib
+from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
@@ -69,11 +70,14 @@ class _Member:
   fortran: bool = False
 
 
-def open_npz(path: str | os.PathLike, *, alone: bool = True) -> reader.Weights:
+def open_npz(
+  path: str | os.PathLike, *, alone: bool = True, fresh: Collection[str] = ()
+) -> reader.Weights:
   """Opens a big_vision npz and checks every header; f32, bf16 or f16, with or without `params/`.
 
   Args:
     alone: False where the caller knows the sizes that names and shapes cannot tell.
+    fresh: names that are not read, and may be missing or of any shape.
 
   Raises:
     CheckpointError: no such file, a damaged or hostile one, or names and shapes of no PaliGemma.
@@ -81,12 +85,13 @@ def open_npz(path: str | os.PathLike, *, alone: bool = True) -> reader.Weights:
   path = pathlib.Path(path)
   members = param_table.strip_prefix(_members(path), str(path))
   entries = {name: member.entry for name, member in members.items()}
-  told = param_table.sizes_of({name: entry.shape for name, entry in entries.items()}, str(path))
+  shapes = {name: entry.shape for name, entry in entries.items()}
+  told = param_table.sizes_of(shapes, str(path), fresh)
   return reader.Weights(
     path=path,
     kind="npz",
     entries=entries,
-    sizes=read(path, told) if alone else told,
+    sizes=read(path, told) if alone and told else told,
     tokenizer=published.find_tokenizer(path),
     blocks=lambda name: _blocks(path, members[name]),
   )

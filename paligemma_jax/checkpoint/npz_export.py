@@ -47,6 +47,7 @@ def save_npz(
       place in, or the file cannot be written.
   """
   path = pathlib.Path(path)
+  param_table.only_published(params, str(path))
   told = param_table.sizes_of(
     {name: tuple(array.shape) for name, array in params.items()}, str(path)
   )

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Mapping
 from typing import Any
 from typing import TypeVar
@@ -31,7 +32,9 @@ _BASE = ":base="  # Between a directory of PEFT adapters and what they are adapt
 _TRIES = 3  # Of reading a run whose steps come and go.
 
 
-def open_weights(path: str | os.PathLike, *, base: str | os.PathLike = "") -> reader.Weights:
+def open_weights(
+  path: str | os.PathLike, *, base: str | os.PathLike = "", fresh: Collection[str] = ()
+) -> reader.Weights:
   """Opens weights of any kind, a run's newest intact step among them; no data is read.
 
   A run's sizes are those of its config, with softcaps and all that shapes cannot tell. Adapters of
@@ -39,6 +42,7 @@ def open_weights(path: str | os.PathLike, *, base: str | os.PathLike = "") -> re
 
   Args:
     base: the same as a keyword.
+    fresh: names that are not read, and may be missing or of any shape; the result has them not.
 
   Raises:
     CheckpointError: nothing at `path`, or damaged, hostile or unfit files.
@@ -50,11 +54,19 @@ def open_weights(path: str | os.PathLike, *, base: str | os.PathLike = "") -> re
     beneath = published.find(base or peft.base_of(path))
     if peft.is_adapter(beneath):
       raise errors.CheckpointError(f"{path}: its base {beneath} is a directory of adapters, too.")
+    if fresh:
+      raise errors.ConfigError(
+        f"{path}: init_fresh and init_only need whole weights, not adapters."
+      )
     return peft.open_adapter(path, open_weights(beneath))
   if base:
     raise errors.ConfigError(f"{path}: is no directory of PEFT adapters, so base={base!r} is odd.")
-  if not run_weights.is_run(path):
-    return load.open_weights(path)
+  weights = _run(path) if run_weights.is_run(path) else load.open_weights(path, fresh)
+  entries = {name: entry for name, entry in weights.entries.items() if name not in fresh}
+  return dataclasses.replace(weights, entries=entries)
+
+
+def _run(path: pathlib.Path) -> reader.Weights:
   run = run_weights.open_native(path)
   if "model" not in run.config:
     return run.weights
@@ -130,6 +142,7 @@ def save_peft(
   for sentence in remarks:
     log(f"{path}: {sentence}")
   trained = {name for name in run.trained if not lora.is_adapter(name)}
+  param_table.only_published({*adapters, *trained}, str(to))
   return peft_export.save_peft(
     to,
     adapters,

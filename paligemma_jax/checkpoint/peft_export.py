@@ -74,6 +74,7 @@ def save_peft(
     raise errors.CheckpointError(f"{path}: exists; remove it or save to another name.")
   if not adapters:
     raise errors.CheckpointError(f"{path}: there are no adapters to save: the run has none.")
+  param_table.only_published({*(trained or {}), *adapters}, str(path))
   table = param_table.rows(sizes)
   tensors: dict[str, np.ndarray] = {}
   modules: set[str] = set()

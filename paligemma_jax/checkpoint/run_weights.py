@@ -122,7 +122,9 @@ def _open(folder: pathlib.Path, facts: Mapping[str, Any]) -> Native:
     blocks=lambda name: iter((_read(*places[name], entries[name]),)),
   )
   weights = tuned if merge.is_plain(entries) else merge.weights(model_of(config), tuned)
-  sizes = param_table.sizes_of({name: e.shape for name, e in weights.entries.items()}, str(folder))
+  # Parameters that a fork of the model added have no row in the table; `load_params` checks them.
+  shapes = {n: e.shape for n, e in weights.entries.items() if n in param_table.TABLE}
+  sizes = param_table.sizes_of(shapes, str(folder))
   return Native(
     dataclasses.replace(weights, sizes=sizes),
     dataclasses.replace(tuned, sizes=sizes),

@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import zlib
+from collections.abc import Collection
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,6 +58,7 @@ def save_native(
     CheckpointError: `path` exists, cannot be written, or the parameters do not fit the sizes.
   """
   path = pathlib.Path(path)
+  param_table.only_published(params, str(path))
   param_table.check(
     {n: tuple(a.shape) for n, a in params.items()}, param_table.shapes(sizes), str(path)
   )
@@ -75,8 +77,11 @@ def save_native(
   return path
 
 
-def open_native(path: str | os.PathLike) -> reader.Weights:
+def open_native(path: str | os.PathLike, fresh: Collection[str] = ()) -> reader.Weights:
   """Opens a directory that `save_native` wrote, its seal and all headers checked.
+
+  Args:
+    fresh: names that are not read, and may be of any shape.
 
   Raises:
     CheckpointError: the seal is missing or broken, or a file is damaged.
@@ -100,10 +105,10 @@ def open_native(path: str | os.PathLike) -> reader.Weights:
     raise errors.CheckpointError(
       f"{path / _CONFIG}: format is {config.get('format')!r}, expected {_FORMAT!r}."
     )
-  weights = npz.open_npz(path / _PARAMS, alone=False)
+  weights = npz.open_npz(path / _PARAMS, alone=False, fresh=fresh)
   found = {name: entry.shape for name, entry in weights.entries.items()}
   sizes = _checked_sizes(config.get("model"), weights.sizes, f"{path / _CONFIG}")
-  param_table.check(found, param_table.shapes(sizes), str(path))
+  param_table.check(found, param_table.shapes(sizes), str(path), fresh)
   tokenizer = path / _TOKENIZER if _TOKENIZER in files else None
   return dataclasses.replace(weights, path=path, kind="native", sizes=sizes, tokenizer=tokenizer)
 

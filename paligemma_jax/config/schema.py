@@ -101,6 +101,10 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
   "init": Key(
     "", "Weights to start from: a path, a published name, an id on the hub; '': from scratch."
   ),
+  "init_fresh": Key((), "Parameters that start new instead of being read from init.", form="regex"),
+  "init_only": Key(
+    (), "Parameters that are read from init, the others start new; (): all.", form="regex"
+  ),
   "tokenizer": Key(
     "", "SentencePiece file; '': the one beside init, else the embedded one.", resume="data"
   ),

@@ -15,6 +15,8 @@ import collections
 import dataclasses
 import math
 import re
+from collections.abc import Collection
+from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 
@@ -165,15 +167,19 @@ def dims_of(sizes: Mapping[str, Any]) -> dict[str, int]:
   }
 
 
-def sizes_of(found: Mapping[str, tuple[int, ...]], where: str) -> dict[str, Any]:
+def sizes_of(
+  found: Mapping[str, tuple[int, ...]], where: str, fresh: Collection[str] = ()
+) -> dict[str, Any]:
   """The sizes of the model whose parameters have these names and shapes.
 
   Args:
     found: {published name: shape}, without the `params/` prefix.
     where: the file, for errors.
+    fresh: names that the caller does not read: they may be missing or of any shape.
 
   Returns:
-    {"img": fields of the image tower, "llm": fields of the language model, "res": pixels}.
+    {"img": fields of the image tower, "llm": fields of the language model, "res": pixels}; {} where
+    some are told by nothing but `fresh` parameters that are missing.
 
   Raises:
     CheckpointError: names or shapes that are no PaliGemma's; lists every difference.
@@ -191,8 +197,10 @@ def sizes_of(found: Mapping[str, tuple[int, ...]], where: str) -> dict[str, Any]
   fused = "llm/layers/attn/qkv_einsum/w" in found
   if fused and "N" in dims:
     dims["K"] = dims["N"]
-  post_norms = any(f"llm/layers/{x}/scale" in found for x in _POST_NORMS)
-  check(found, _shapes(_rows(fused=fused, post_norms=post_norms), dims), where)
+  gemma2 = any(f"llm/layers/{x}/scale" in found for x in _POST_NORMS)
+  check(found, _shapes(_rows(fused=fused, post_norms=gemma2), dims), where, fresh)
+  if fresh and set("dlfnhsDLFNKHV") - dims.keys():
+    return {}
   side = math.isqrt(dims["s"])
   if side * side != dims["s"] or min(dims.values()) < 1 or dims["d"] != dims["n"] * dims["h"]:
     raise errors.CheckpointError(
@@ -216,8 +224,8 @@ def sizes_of(found: Mapping[str, tuple[int, ...]], where: str) -> dict[str, Any]
       "num_kv_heads": dims["K"],
       "head_dim": dims["H"],
       "vocab_size": dims["V"],
-      "post_norms": post_norms,
-      "attn_softcap": _GEMMA2_ATTN_SOFTCAP if post_norms else 0.0,
+      "post_norms": gemma2,
+      "attn_softcap": _GEMMA2_ATTN_SOFTCAP if gemma2 else 0.0,
       "final_softcap": 0.0,
       "query_scale": "width_per_head" if per_head else "head_dim",
       "sliding_window": 0,
@@ -227,7 +235,10 @@ def sizes_of(found: Mapping[str, tuple[int, ...]], where: str) -> dict[str, Any]
 
 
 def check(
-  found: Mapping[str, tuple[int, ...]], expected: Mapping[str, tuple[Any, ...]], where: str
+  found: Mapping[str, tuple[int, ...]],
+  expected: Mapping[str, tuple[Any, ...]],
+  where: str,
+  fresh: Collection[str] = (),
 ) -> None:
   """Raises one CheckpointError that lists missing, surplus and differently shaped names.
 
@@ -237,10 +248,13 @@ def check(
     found: {name: shape} of the file.
     expected: {name: shape} of the model; a '?' stands for a size that nothing in the file tells.
     where: the file, for the error.
+    fresh: names that are left out on both sides.
   """
-  missing = sorted(set(expected) - set(found))
-  surplus = sorted(set(found) - set(expected))
-  wrong = [n for n in sorted(set(expected) & set(found)) if tuple(expected[n]) != tuple(found[n])]
+  fresh = set(fresh)
+  missing = sorted(set(expected) - set(found) - fresh)
+  surplus = sorted(set(found) - set(expected) - fresh)
+  both = sorted((set(expected) & set(found)) - fresh)
+  wrong = [n for n in both if tuple(expected[n]) != tuple(found[n])]
   if not (missing or surplus or wrong):
     return
   lines = [
@@ -262,8 +276,23 @@ def check(
     lines.append(f"  and {left} more")
   raise errors.CheckpointError(
     f"{where}: the weights do not fit: {len(missing)} missing, {len(surplus)} surplus,"
-    f" {len(wrong)} of another shape.\n" + "\n".join(lines)
+    f" {len(wrong)} of another shape.\n" + "\n".join(lines) + _fresh_hint(missing, wrong)
   )
+
+
+def only_published(names: Iterable[str], where: str) -> None:
+  """Raises a CheckpointError that names a parameter which the published formats have no place for.
+
+  A fork of the model may have such parameters: they live in a run's own checkpoints.
+  """
+  own = sorted(set(names) - TABLE.keys())
+  if own and len(own) < len(set(names)):
+    raise errors.CheckpointError(
+      f"{where}: the format has no place for {own[0]!r}"
+      + (f" and {len(own) - 1} more" if own[1:] else "")
+      + ", which no published model has. Only the checkpoints of a run hold parameters of your own;"
+      " give its folder to load, evaluate, predict or init."
+    )
 
 
 def strip_prefix(found: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -305,6 +334,14 @@ def _unknown_names(found: Mapping[str, Any], where: str) -> str:
         prefix = name.removesuffix(known)
         return f"{message} They have {prefix!r} in front; expected 'params/' or nothing."
   return f"{message} Expected names like 'params/{INPUT_EMBEDDING}'."
+
+
+def _fresh_hint(missing: list[str], wrong: list[str]) -> str:
+  """How a run starts all the same, where few parameters do not fit."""
+  names = missing + wrong
+  if not 0 < len(names) <= 3:
+    return ""
+  return f'\nA run starts them new with --config.init_fresh="{tuple(names)!r}".'
 
 
 def _near(name: str, options: list[str]) -> str:

@@ -14,6 +14,7 @@ import pathlib
 import secrets
 import time
 import zlib
+from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
@@ -123,10 +124,14 @@ def of_weights(path: pathlib.Path) -> str:
   return digest.hexdigest()[:16]
 
 
-def check_weights(team: hosts.Team | None, init: str) -> None:
-  """Returns when all hosts have the same weights to start from; see `check`."""
+def check_weights(team: hosts.Team | None, init: str, fresh: Collection[str] = ()) -> None:
+  """Returns when all hosts have the same weights to start from; see `check`.
+
+  Args:
+    fresh: parameters that are not read, as in `checkpoint.open`.
+  """
   if team is not None and init:
-    path = opening.open_weights(init).path
+    path = opening.open_weights(init, fresh=fresh).path
     check(team, "initial weights", {"init": of_weights(path)})
 
 

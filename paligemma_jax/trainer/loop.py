@@ -243,7 +243,7 @@ class _Run:
       note(went_back)
     lines = [m for m in metrics_lib.read(self._workdir.metrics) if m["step"] <= start]
     if state is None:
-      agreement.check_weights(self._team, self._config.init)
+      agreement.check_weights(self._team, self._config.init, setups.fresh(self._config))
       state = setups.initial_state(self._setup, self._optimizer, note)
       setups.warn_of_warmup(self._setup, self._optimizer, self._total)
     else:

@@ -7,6 +7,7 @@ import functools
 import math
 import pathlib
 from collections.abc import Callable
+from collections.abc import Collection
 from collections.abc import Iterable
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from paligemma_jax.checkpoint import open as opening
 from paligemma_jax.checkpoint import packed_loading
 from paligemma_jax.checkpoint import published
 from paligemma_jax.core import errors
+from paligemma_jax.core import trees
 from paligemma_jax.core import units
 from paligemma_jax.data import examples
 from paligemma_jax.data import loader
@@ -95,44 +97,88 @@ def lay_out(
   Raises:
     ConfigError: sizes, regexes or devices that do not fit together.
   """
-  cfg = variants.of_run(config.model.to_dict(), config.lora.to_dict())
+  cfg = model_config(config)
   if plain:
     cfg = cfg.plain()
+  else:
+    fresh(config)  # Its regexes are looked at before a file is.
   mesh = sharding.make_mesh(config.mesh, devices)
   shapes = paligemma.param_shapes(cfg)
   trainable, frozen = ((), tuple(shapes)) if plain else optimizers.split(shapes, config.optim)
   return Setup(config, cfg, None, mesh, shapes, tuple(trainable), tuple(frozen))
 
 
+def model_config(config: ml_collections.ConfigDict) -> variants.ModelConfig:
+  """The model that the run's configuration asks for."""
+  return variants.of_run(config.model.to_dict(), config.lora.to_dict())
+
+
 def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Array]:
   """All parameters on the mesh: read from `config.init`, or random from the seed when it is ''."""
   places = sharding.param_shardings(setup.shapes, setup.mesh)
   dtypes = states.param_dtypes(setup.shapes, setup.trainable, setup.dtype)
-  init = setup.config.init
+  init, key = setup.config.init, jax.random.key(setup.config.seed)
+
+  def make(cfg, names, key):
+    params = paligemma.init_params(cfg, key)
+    return {name: params[name].astype(dtypes(name)) for name in names}
+
   if not init:
     log(f"initial weights: random, seed {setup.config.seed}")
-
-    def make(key):
-      params = paligemma.init_params(setup.cfg, key)
-      return {name: x.astype(dtypes(name)) for name, x in params.items()}
-
-    return jax.jit(make, out_shardings=places)(jax.random.key(setup.config.seed))
-  weights = opening.open_weights(init)
+    return jax.jit(functools.partial(make, setup.cfg, setup.shapes), out_shardings=places)(key)
+  shapes = paligemma.param_shapes(setup.cfg.plain())
+  new = fresh(setup.config)
+  weights = opening.open_weights(init, fresh=new)
   log(f"initial weights: {weights.path}")
   params = load.load_params(
     weights,
-    paligemma.param_shapes(setup.cfg.plain()),
+    {name: shape for name, shape in shapes.items() if name not in new},
     dtype=dtypes,
     shardings=places,
     log=log,
     repack=functools.partial(packed_loading.repack, setup.cfg),
   )
+  if new:
+    _check_new(setup, new)
+    log(f"initial weights: new, from the seed: {', '.join(new)}")
+    made = functools.partial(make, setup.cfg.plain(), new)
+    params |= jax.jit(made, out_shardings={name: places[name] for name in new})(key)
   if setup.cfg.lora.rank:
-    make = functools.partial(paligemma.fresh_adapters, setup.cfg)
+    adapters = functools.partial(paligemma.fresh_adapters, setup.cfg)
     names = setup.shapes.keys() - params.keys()
-    made = jax.jit(make, out_shardings={name: places[name] for name in names})
-    params.update(made(params, jax.random.key(setup.config.seed)))
+    made = jax.jit(adapters, out_shardings={name: places[name] for name in names})
+    params.update(made(params, key))
   return params
+
+
+def _check_new(setup: Setup, new: Collection[str]) -> None:
+  if packed := sorted(set(new) - setup.shapes.keys()):
+    raise errors.ConfigError(
+      f"{packed[0]} starts new (init_fresh, init_only), but model.packed={setup.cfg.packed!r} keeps"
+      " it as it is; leave it out of model.packed_names, so that it can learn something."
+    )
+  if idle := sorted(set(new) - set(setup.trainable)):
+    logging.warning(
+      "%d of the %d parameters that start new do not train (%s)", len(idle), len(new), idle[0]
+    )
+
+
+def fresh(config: ml_collections.ConfigDict) -> list[str]:
+  """The parameters, adapters aside, that start new although there is an `init`, sorted.
+
+  Raises:
+    ConfigError: a regex of init_fresh or init_only matches none of the names, or there is no init.
+  """
+  asked = [key for key in ("init_fresh", "init_only") if config[key]]
+  if not asked:
+    return []
+  if not config.init:
+    raise errors.ConfigError(f"{asked[0]} is set, but without init all parameters start new.")
+  names = paligemma.param_shapes(model_config(config).plain())
+  found = trees.matches(config.init_fresh, names, "init_fresh")
+  if config.init_only:
+    found |= set(names) - trees.matches(config.init_only, names, "init_only")
+  return sorted(found)
 
 
 def optimizer(setup: Setup, total: int, num_rows: int) -> optimizers.Optimizer:
@@ -276,7 +322,7 @@ def _tokenizer_path(config: ml_collections.ConfigDict) -> pathlib.Path:
   if config.tokenizer:
     return pathlib.Path(config.tokenizer)
   if config.init:
-    found = opening.open_weights(config.init).tokenizer
+    found = opening.open_weights(config.init, fresh=fresh(config)).tokenizer
     if found:
       return found
   if config.model.variant == "tiny":

@@ -13,6 +13,7 @@ from typing import NoReturn
 from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
 from paligemma_jax.core import huge_pages
+from paligemma_jax.core import protocols
 
 
 def parser() -> command_line.Parser:
@@ -80,7 +81,7 @@ def _folder_of_files(evaluators: Sequence[Any], workdir: str, out: str) -> pathl
     folder = pathlib.Path(out).absolute()
     workdirs.make_writable(folder, "folder", "--out")
     return folder
-  if not workdir or not any(hasattr(evaluator, "files") for evaluator in evaluators):
+  if not workdir or not any(isinstance(e, protocols.CanWriteFiles) for e in evaluators):
     return None
   folder = workdirs.Workdir(pathlib.Path(workdir).absolute()).predictions
   try:

@@ -11,27 +11,15 @@ import ml_collections
 from paligemma_jax.config import schema
 from paligemma_jax.config import value_checks
 from paligemma_jax.core import errors
+from paligemma_jax.core import protocols
 from paligemma_jax.core import sampling_options
 from paligemma_jax.core import spec as specs
 from paligemma_jax.regions import answer_forms
 
 _TRAIN_COLUMNS = ("image", "prefix", "suffix")
 _EVAL_COLUMNS = {"train": _TRAIN_COLUMNS, "decode": ("image", "prefix")}
-_ENCODINGS = tuple(_EVAL_COLUMNS)
 _LEAST = {"batch_size": 1, "max_len": 1, "text_len": 2, "limit": 0, "best_of": 1, "beam_size": 1}
 _OVERFLOW = schema.flat()["train.overflow"].choices
-_EVALUATOR_FIELDS = (
-  "name",
-  "source",
-  "pp",
-  "every",
-  "sampler",
-  "banned",
-  "constraint",
-  "overflow",
-  *_LEAST,
-  *sampling_options.FIELDS,
-)
 
 
 def training(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -44,13 +32,11 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
   """What is wrong with the evaluators: their names, numbers, and the columns they read."""
   seen: set[str] = set()
   for i, evaluator in enumerate(config.evals):
-    name = getattr(evaluator, "name", None)
-    encoding = getattr(evaluator, "encoding", None)
-    methods = all(callable(getattr(evaluator, method, None)) for method in ("columns", "score"))
-    lacking = [field for field in _EVALUATOR_FIELDS if not hasattr(evaluator, field)]
-    if encoding not in _ENCODINGS or not methods or lacking:
+    known = isinstance(evaluator, protocols.Evaluator)
+    if not known or evaluator.encoding not in _EVAL_COLUMNS:
       yield f"evals[{i}] is {evaluator!r}, which is no evaluator of paligemma_jax.evals."
       continue
+    name = evaluator.name
     if not isinstance(name, str) or not name.strip("/"):
       yield f"evals[{i}]: its name must be a text such as 'val/acc', not {name!r}."
       continue
@@ -86,7 +72,7 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
     except errors.ConfigError as e:
       yield str(e)
       continue
-    wanted = dict.fromkeys(_EVAL_COLUMNS[encoding], f"the {encoding} encoding")
+    wanted = dict.fromkeys(_EVAL_COLUMNS[evaluator.encoding], f"the {evaluator.encoding} encoding")
     wanted |= {c: type(evaluator).__name__ for c in evaluator.columns() if c not in wanted}
     yield from _flow(what, config.model.res, evaluator.source, evaluator.pp, wanted)
 
@@ -103,18 +89,18 @@ def _flow(
   Args:
     wanted: {column: who reads it at the end}.
   """
-  if not (callable(getattr(source, "open", None)) and callable(getattr(source, "makes", None))):
+  if not isinstance(source, protocols.Source):
     yield f"{what}: its source {source!r} is no source of paligemma_jax.sources."
     return
-  for j, part in enumerate(getattr(source, "parts", ())):  # Of a mixture.
-    yield from _flow(f"{what}: parts[{j}]", res, part.source, (*part.pp, *ops), wanted)
-  if hasattr(source, "parts"):
+  if isinstance(source, protocols.CanHaveParts):
+    for j, part in enumerate(source.parts):
+      yield from _flow(f"{what}: parts[{j}]", res, part.source, (*part.pp, *ops), wanted)
     return
   columns = list(source.makes())
   known = bool(columns)  # () says that only the data can tell.
   size = 0  # Of the image, where an op sets it.
   for i, op in enumerate(ops):
-    if not (callable(op) and callable(getattr(op, "needs", None)) and hasattr(op, "makes")):
+    if not isinstance(op, protocols.Op):
       yield f"{what}: pp[{i}] is {op!r}, which is no row op of paligemma_jax.pp."
       return
     for column in op.needs() if known else ():
@@ -124,7 +110,8 @@ def _flow(
           f" earlier op makes.{errors.did_you_mean(column, columns)}"
         )
     columns += [c for c in op.makes() if c not in columns]
-    size = (getattr(op, "size", 0) if "image" in op.makes() else 0) or size
+    if isinstance(op, protocols.CanSetSize) and "image" in op.makes():
+      size = op.size or size
   for column, reader in wanted.items() if known else ():
     if column not in columns:
       yield (

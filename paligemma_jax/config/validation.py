@@ -13,6 +13,7 @@ from paligemma_jax.config import column_flow
 from paligemma_jax.config import schema
 from paligemma_jax.config import value_checks
 from paligemma_jax.core import errors
+from paligemma_jax.core import protocols
 from paligemma_jax.core import units
 
 
@@ -135,7 +136,11 @@ def _training(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield f"train.total={train.total!r} is a share of itself; write epochs, steps or examples."
   if not config.optim.lr:
     yield "optim.lr is 0: nothing would be learned."
-  drawing = [type(op).__name__ for op in train.pp if getattr(op, "draws_image", False)]
+  drawing = [
+    type(op).__name__
+    for op in train.pp
+    if isinstance(op, protocols.CanDrawImage) and op.draws_image
+  ]
   if train.img_cache and drawing:
     yield (
       f"train.img_cache={train.img_cache!r}: {drawing[0]} makes another image of a row every"
@@ -148,11 +153,12 @@ def _training(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 def _best(config: ml_collections.ConfigDict) -> Iterator[str]:
   best = config.ckpt.best
-  names = [e.name for e in config.evals if isinstance(getattr(e, "name", None), str)]
+  evaluators = [e for e in config.evals if isinstance(e, protocols.Evaluator)]
+  names = [e.name for e in evaluators]
   if best and not any(best.startswith(f"{name}/") and best != f"{name}/" for name in names):
     known = errors.did_you_mean(best.rpartition("/")[0], names) if names else " evals is empty."
     yield f"ckpt.best={best!r} is no metric '<evaluator>/<metric>' of evals.{known}"
   elif best:
-    of = next(e for e in config.evals if best.startswith(f"{e.name}/"))
+    of = next(e for e in evaluators if best.startswith(f"{e.name}/"))
     if units.parse(of.every, f"evaluator {of.name!r}: every")[0] == 0:
       yield f"ckpt.best={best!r}: evaluator {of.name!r} never runs during training; set its every."

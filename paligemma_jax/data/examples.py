@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from paligemma_jax.core import errors
+from paligemma_jax.core import protocols
 from paligemma_jax.data import markers
 from paligemma_jax.data import order
 from paligemma_jax.data import tokenizer as tokenizer_lib
@@ -64,8 +65,8 @@ class Maker:
     keep: columns to hand on beside the arrays.
   """
 
-  rows: Any
-  ops: tuple[Any, ...]
+  rows: protocols.Rows
+  ops: tuple[protocols.Op, ...]
   tokenizer: tokenizer_lib.Tokenizer
   encoding: str
   text_len: int
@@ -75,9 +76,9 @@ class Maker:
 
   def __call__(self, epoch: int, row: int) -> Slot:
     """The slot of this row in this epoch."""
-    where = where_is(self.rows, row)
+    where = protocols.where(self.rows, row)
     doing: Any = "reading the row"  # Or the op that is at work.
-    ops = (*own_ops(self.rows, row), *self.ops)
+    ops = (*protocols.own_ops(self.rows, row), *self.ops)
     try:
       columns = dict(self.rows[row])
       columns.update(_seed=self.seed, _epoch=epoch, _row=row)
@@ -108,8 +109,8 @@ class Maker:
 
     Ops that work on pixels are left out, and what they would make is not looked at.
     """
-    where = where_is(self.rows, row)
-    ops = (*own_ops(self.rows, row), *self.ops)
+    where = protocols.where(self.rows, row)
+    ops = (*protocols.own_ops(self.rows, row), *self.ops)
     try:
       columns = dict(self.rows[row])
       columns.update(_seed=self.seed, _epoch=0, _row=row)
@@ -143,20 +144,10 @@ class Maker:
     return tokens.lay_out_train(question, answer, supervised, **limits), cut
 
 
-def where_is(rows: Any, row: int) -> str:
-  """How messages call a row: the source's `where(row)` ("train.jsonl:12"), else its number."""
-  return rows.where(row) if hasattr(rows, "where") else f"row {row}"
-
-
-def name_of(rows: Any, row: int) -> str:
+def name_of(rows: protocols.Rows, row: int) -> str:
   """'row 22 (train.jsonl:23)', for messages that tell of one row."""
-  where, number = where_is(rows, row), f"row {row}"
+  where, number = protocols.where(rows, row), f"row {row}"
   return where if where.startswith(number) else f"{number} ({where})"
-
-
-def own_ops(rows: Any, row: int) -> tuple[Any, ...]:
-  """The ops that a row has of its own, before those for all rows: of a mixture, its part's."""
-  return rows.ops(row) if hasattr(rows, "ops") else ()
 
 
 def _is_picture(value: Any) -> bool:
@@ -226,7 +217,9 @@ _USUAL = {"image_path", "image_id", "height", "width", "boxes", "labels", "areas
 _NUM_SHOWN = 8
 
 
-def warnings(rows: Any, ops: Sequence[Any], evaluators: Sequence[Any]) -> Iterator[str]:
+def warnings(
+  rows: protocols.Rows, ops: Sequence[protocols.Op], evaluators: Sequence[protocols.Evaluator]
+) -> Iterator[str]:
   """One sentence each on columns of the first row that are replaced unread, or never read.
 
   Args:
@@ -234,18 +227,18 @@ def warnings(rows: Any, ops: Sequence[Any], evaluators: Sequence[Any]) -> Iterat
     ops: the row ops of training.
     evaluators: what they and their ops read counts as read.
   """
-  if getattr(rows, "generated", False):
+  if isinstance(rows, protocols.CanBeGenerated) and rows.generated:
     return
   try:
     row = rows[0]
   except errors.DataError:  # Told of when the row's turn comes.
     return
-  ops = (*own_ops(rows, 0), *ops)
+  ops = (*protocols.own_ops(rows, 0), *ops)
   replaced, unread = _unread(row, ops)
   for name, op in replaced.items():
     yield (
       f"the column {name!r} of the data is not used: {type(op).__name__} replaces it unread"
-      f" ({where_is(rows, 0)}: {str(row[name])[:60]!r})"
+      f" ({protocols.where(rows, 0)}: {str(row[name])[:60]!r})"
     )
   for evaluator in evaluators:
     unread -= {*evaluator.columns(), *(name for op in evaluator.pp for name in op.needs())}

@@ -12,6 +12,7 @@ import PIL
 from PIL import features
 
 from paligemma_jax.config import differences
+from paligemma_jax.core import protocols
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
 from paligemma_jax.data import examples
@@ -49,15 +50,13 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, list
   return found
 
 
-def digests(rows: Any) -> np.ndarray | None:
+def digests(rows: protocols.Rows) -> np.ndarray | None:
   """uint16[n], n at most MAX_DIGESTS: of each row, or of as many as `rows_each` says; None: none.
 
   The rows' own `digests()` gives uint16[rows]. Only sources that read all of their rows when they
   are opened have it.
   """
-  if not hasattr(rows, "digests"):
-    return None
-  each = rows.digests()
+  each = rows.digests() if isinstance(rows, protocols.CanDigest) else None
   if each is None:
     return None
   each, size = np.asarray(each, np.uint16), rows_each(len(rows))

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from paligemma_jax.core import errors
+from paligemma_jax.core import protocols
 from paligemma_jax.data import examples
 from paligemma_jax.data import order
 from paligemma_jax.data import reading
@@ -92,7 +93,7 @@ class TrainLoader:
       batch_size=batch_size,
       seed=seed,
       shuffle=shuffle,
-      mix=rows.mix() if hasattr(rows, "mix") else (),
+      mix=rows.mix() if isinstance(rows, protocols.CanMix) else (),
     )
     self._slots = _TrainSlots(self._maker, rows_of_step, share)
     self._assembler = _Assembler(self._maker, buckets if process_count == 1 else ())

@@ -1,14 +1,7 @@
 """Row ops: what turns a row of a source into `image`, `prefix` and `suffix`. No JAX.
 
 `OPS` is the table of what is built in; an op of your own is any class declared with `@spec` that
-has these methods.
-
-    op(row, rng) -> row     a new dict; rng is a numpy Generator that depends on (seed, epoch, row)
-                            alone. DataError rejects the row. The row also holds _seed, _epoch and
-                            _row, and may collect remarks in _notes, which are counted.
-    needs() -> tuple        the columns it reads
-    makes() -> tuple        the columns it writes
-    draws_image             True where the image is another one every epoch; may be left out
+has the methods of `core.protocols.Op`.
 """
 
 from paligemma_jax.pp.boxes import Boxes

@@ -1,13 +1,7 @@
 """Where rows come from: specs whose `open()` gives rows by index. Importing this imports no JAX.
 
 `SOURCES` is the table of what is built in; a source of your own is any class declared with `@spec`
-that has these methods.
-
-    open() -> rows      len(rows), rows[i] -> dict of columns (DataError for a row that is bad),
-                        rows.where(i) -> "file:line", rows.fingerprint() -> text; picklable.
-                        Where rows differ in what is to be done with them, rows.ops(i) -> row ops
-                        that come before the others, and rows.mix(), as `MixtureRows` has them.
-    makes() -> tuple    names of the columns every row has; () when only the data can tell
+that has the methods of `core.protocols.Source`, and whose `open()` gives `core.protocols.Rows`.
 """
 
 from paligemma_jax.sources.coco import Coco

@@ -15,6 +15,7 @@ import numpy as np
 
 from paligemma_jax.config import differences
 from paligemma_jax.core import errors
+from paligemma_jax.core import protocols
 from paligemma_jax.core import spec as spec_lib
 
 
@@ -34,8 +35,7 @@ class Part:
   weight: float = 0.0
 
   def __post_init__(self):
-    methods = (getattr(self.source, name, None) for name in ("open", "makes"))
-    if not (spec_lib.is_spec(self.source) and all(map(callable, methods))):
+    if not (spec_lib.is_spec(self.source) and isinstance(self.source, protocols.Source)):
       raise errors.ConfigError(f"The source of a part is {self.source!r}, which is no source.")
     if not math.isfinite(self.weight) or self.weight < 0:
       raise errors.ConfigError(f"The weight of a part is {self.weight!r}: expected 0 or more.")
@@ -151,7 +151,9 @@ class MixtureRows:
 
   def digests(self) -> np.ndarray | None:
     """uint16[rows], those of the parts; None when a part has none."""
-    each = [rows.digests() if hasattr(rows, "digests") else None for rows in self._rows]
+    each = [
+      rows.digests() if isinstance(rows, protocols.CanDigest) else None for rows in self._rows
+    ]
     return None if any(digests is None for digests in each) else np.concatenate(each)
 
   def _find(self, i: int) -> tuple[Any, tuple[Any, ...], int]:

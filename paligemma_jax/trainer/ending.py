@@ -15,6 +15,7 @@ from paligemma_jax.checkpoint import merge
 from paligemma_jax.checkpoint import npz_export as exports
 from paligemma_jax.checkpoint import open as opening
 from paligemma_jax.core import atomic_io
+from paligemma_jax.core import protocols
 from paligemma_jax.data import loader
 from paligemma_jax.report import gallery
 from paligemma_jax.report import report
@@ -54,7 +55,7 @@ def write(
   report.write_report(workdir.report, title, tables=tables, lines=lines)
   items = _examples(setup, workdir, lines[-1]["step"] if lines else 0)
   if items:
-    codecs = [e.codec for e in setup.config.evals if hasattr(e, "codec")]
+    codecs = [e.codec for e in setup.config.evals if isinstance(e, protocols.CanReadMasks)]
     codec = codecs[0] if codecs else ""  # Of seg tokens: the one they are scored with.
     gallery.write_gallery(workdir.gallery, items, title, table=table, codec=codec)
     note(f"gallery: {workdir.gallery}")

@@ -17,6 +17,7 @@ import numpy as np
 from paligemma_jax import evals
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
+from paligemma_jax.core import protocols
 from paligemma_jax.core import system_errors
 from paligemma_jax.data import loader
 from paligemma_jax.data import tokenizer as tokenizers
@@ -131,7 +132,7 @@ class Runner:
         limits = (evaluator.limit, evaluator.start_limit if at_start else 0)
         limit = min((n for n in limits if n), default=0)
         results[name] = self._run_one(evaluator, params, step, limit, keep_images)
-        if baseline and hasattr(evaluator, "baseline"):
+        if baseline and isinstance(evaluator, protocols.CanCompare):
           trivial = evaluator.baseline(results[name].rows)
           results[name].metrics.update({f"baseline/{k}": v for k, v in trivial.items()})
       except errors.PaligemmaError as e:
@@ -197,7 +198,8 @@ class Runner:
     num_truncated = sum("_truncated" in row for row in rows)
     if num_truncated:
       metrics["num_truncated"] = float(num_truncated)
-    if self._folder and jax.process_index() == 0 and hasattr(evaluator, "files"):
+    writes = isinstance(evaluator, protocols.CanWriteFiles)
+    if self._folder and jax.process_index() == 0 and writes:
       for name, text in evaluator.files(rows, outputs).items():
         path = _placed(self._folder, name, step)
         atomic_io.make_folder(path.parent, below=self._folder.parent)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 
 from paligemma_jax.core import errors
+from paligemma_jax.core import protocols
 from paligemma_jax.data import examples
 from paligemma_jax.trainer import evaluation
 
@@ -120,7 +121,7 @@ def _look(maker: examples.Maker, num_rows: int, secs: float) -> tuple[int, list[
       break
     num_looked += 1
     if reason := maker.glance(row):
-      bad.append((row, examples.where_is(maker.rows, row), reason))
+      bad.append((row, protocols.where(maker.rows, row), reason))
   return num_looked, bad
 
 

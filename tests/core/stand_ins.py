@@ -50,6 +50,8 @@ class Judge:
   max_len: int = 64
   text_len: int = 64
   limit: int = 0
+  start_limit: int = 0
+  bootstrap: int = 0
   overflow: str = "error"
   sampler: str = "greedy"
   best_of: int = 1

@@ -154,9 +154,12 @@ def _training(config: ml_collections.ConfigDict) -> Iterator[str]:
 def _best(config: ml_collections.ConfigDict) -> Iterator[str]:
   best = config.ckpt.best
   evaluators = [e for e in config.evals if isinstance(e, protocols.Evaluator)]
+  evaluators = [e for e in evaluators if isinstance(e.name, str)]  # Others are told of elsewhere.
   names = [e.name for e in evaluators]
   if best and not any(best.startswith(f"{name}/") and best != f"{name}/" for name in names):
-    known = errors.did_you_mean(best.rpartition("/")[0], names) if names else " evals is empty."
+    known = (
+      errors.did_you_mean(best.rpartition("/")[0], names) if config.evals else " evals is empty."
+    )
     yield f"ckpt.best={best!r} is no metric '<evaluator>/<metric>' of evals.{known}"
   elif best:
     of = next(e for e in evaluators if best.startswith(f"{e.name}/"))

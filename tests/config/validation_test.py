@@ -266,6 +266,19 @@ def test_an_evaluator_that_lacks_a_field_is_named():
   assert "Half(name='v'), which is no evaluator" in message_of(changed("evals", (Half(),)))
 
 
+@pytest.mark.parametrize("lacking", ["bootstrap", "start_limit", "score", "encoding"])
+def test_an_evaluator_that_lacks_what_a_run_asks_for_is_refused_before_it(lacking):
+  members = {name: value for name, value in vars(Judge).items() if name in Judge.__annotations__}
+  members |= {"encoding": "decode", "columns": Judge.columns, "score": Judge.score}
+  kinds = dict(Judge.__annotations__)
+  for names in (members, kinds):
+    names.pop(lacking, None)
+  own = spec.spec(type("Own", (), {"__annotations__": kinds, **members}))
+  c = changed("evals", (own("v", Rows(), stand_ins.OPS), Judge("x", Rows(), every="end")))
+  c.ckpt.best = "x/acc"  # Which is looked up among all of them.
+  assert "Own(name='v'" in message_of(c) and "which is no evaluator" in message_of(c)
+
+
 def test_two_evaluators_of_one_name_are_refused():
   judge = Judge("v", Rows(), stand_ins.OPS)
   assert "Two evaluators are called 'v'" in message_of(changed("evals", (judge, judge)))

@@ -310,7 +310,7 @@ def load(
   Args:
     path: one of our run, checkpoint or weight directories, a big_vision npz, a Hugging Face
       directory, a directory of PEFT adapters (merged into their base), a published name ('pt_224';
-      see weights.published), or an id on the Hugging Face hub ('google/paligemma2-3b-pt-224').
+      see checkpoint.published), or an id on the Hugging Face hub ('google/paligemma2-3b-pt-224').
     dtype: "bfloat16" or "float32", of parameters and matrix products.
     tokenizer: a SentencePiece file, a tokenizer.json, or a Tokenizer; None takes the one that lies
       with the weights.

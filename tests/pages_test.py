@@ -8,6 +8,8 @@ import re
 
 import pytest
 
+from paligemma_jax.config import schema
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(
@@ -53,6 +55,12 @@ def test_every_page_that_code_names_exists():
   named = {(p, n) for p in files for n in re.findall(r"docs/[\w/]+\.md", p.read_text("utf-8"))}
   assert len(named) > 5
   assert not [(str(p), n) for p, n in named if not (ROOT / n).exists()]
+
+
+def test_the_implementations_of_attention_are_those_that_the_config_takes():
+  page = (DOCS / "attention.md").read_text("utf-8").partition("## ")[0]
+  listed = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+  assert set(listed) == set(schema.flat()["model.attention"].choices)
 
 
 @functools.cache

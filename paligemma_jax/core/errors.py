@@ -167,30 +167,49 @@ def run_main(main: Callable[[], Any]) -> None:
       raise
     print(f"error: {text}", file=sys.stderr, flush=True)
     if code == StallError.exit_code or background.is_at_work():
-      _end_now(code)
+      _end_now(code, _Tidy())
   finally:
-    threading.Thread(target=_end_late, args=(code,), name="ending", daemon=True).start()
+    # Both threads now: from 3.12 on Python starts none when its main one has ended.
+    end = (code, _Tidy())
+    threading.Thread(target=_end_late, args=end, name="ending", daemon=True).start()
   sys.exit(code)
 
 
-def _end_late(code: int) -> None:
+def _end_late(code: int, tidy: _Tidy) -> None:
   """Ends the process when Python, which waits for all threads, has not 5 s after its main one."""
   threading.main_thread().join()
   time.sleep(_END_SECS)
-  _end_now(code)
+  _end_now(code, tidy)
 
 
-def _end_now(code: int) -> NoReturn:
+def _end_now(code: int, tidy: _Tidy) -> NoReturn:
   """Ends the process and its children; no thread is waited for."""
-  import multiprocessing.util  # Takes 10 ms, which --help need not wait.
+  import multiprocessing  # Takes 10 ms, which --help need not wait.
 
   for process in multiprocessing.active_children():
     process.kill()
-  # It gives back semaphores, of which a warning is printed otherwise; a dead worker may block it.
-  tidy = threading.Thread(target=multiprocessing.util._exit_function, name="tidy", daemon=True)
-  tidy.start()
-  tidy.join(timeout=_TIDY_SECS)
+  tidy.up()
   for stream in (sys.stdout, sys.stderr):
     with contextlib.suppress(OSError, ValueError):
       stream.flush()
   os._exit(code)
+
+
+class _Tidy:
+  """A thread that waits to give back semaphores, of which a warning is printed otherwise."""
+
+  def __init__(self):
+    self._go = threading.Event()
+    self._thread = threading.Thread(target=self._run, name="tidy", daemon=True)
+    self._thread.start()
+
+  def up(self) -> None:
+    """Has it done; not for long, since a dead worker may block it."""
+    self._go.set()
+    self._thread.join(timeout=_TIDY_SECS)
+
+  def _run(self) -> None:
+    self._go.wait()
+    import multiprocessing.util
+
+    multiprocessing.util._exit_function()

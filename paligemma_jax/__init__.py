@@ -12,6 +12,29 @@ pg = pj.load("runs/mine")            # weights with logits, generate and save
 """
 
 import importlib
+from typing import TYPE_CHECKING
+from typing import Any
+
+if TYPE_CHECKING:  # What `_PUBLIC` says, for those who read types.
+  from paligemma_jax import evals as evals
+  from paligemma_jax import pp as pp
+  from paligemma_jax import sources as sources
+  from paligemma_jax.api import PaliGemma as PaliGemma
+  from paligemma_jax.api import load as load
+  from paligemma_jax.checkpoint.published import pretrained as pretrained
+  from paligemma_jax.config.load import default_config as default_config
+  from paligemma_jax.config.load import sweepable as sweepable
+  from paligemma_jax.core import errors as errors
+  from paligemma_jax.core.errors import CheckpointError as CheckpointError
+  from paligemma_jax.core.errors import ConfigError as ConfigError
+  from paligemma_jax.core.errors import DataError as DataError
+  from paligemma_jax.core.errors import PaligemmaError as PaligemmaError
+  from paligemma_jax.core.spec import spec as spec
+  from paligemma_jax.evals import score as score
+  from paligemma_jax.regions import answer_forms
+  from paligemma_jax.train import train as train
+
+  constraints = answer_forms
 
 __version__ = "0.1.0"
 
@@ -40,7 +63,7 @@ _PUBLIC = {
 __all__ = list(_PUBLIC)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
   if name not in _PUBLIC:
     raise AttributeError(f"module 'paligemma_jax' has no attribute {name!r}")
   module_name, attribute = _PUBLIC[name]

@@ -1,6 +1,7 @@
 """The house: who may import whom, how long a file may be, what importing us costs."""
 
 import ast
+import importlib
 import pathlib
 import subprocess
 import sys
@@ -193,6 +194,21 @@ def test_the_import_of_the_package_loads_nothing_of_ours_but_itself():
 def test_every_public_name_is_there(name):
   assert getattr(paligemma_jax, name) is not None
   assert name in dir(paligemma_jax)
+
+
+def test_what_readers_of_types_are_told_is_what_is_there():
+  tree = ast.parse((PACKAGE / "__init__.py").read_text())
+  (block,) = (node for node in tree.body if isinstance(node, ast.If))
+  imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+  told = {alias.asname: (node.module, alias.name) for node in imports for alias in node.names}
+  told["constraints"] = told.pop(None)  # Has another name, so it is set.
+  assert set(told) == set(paligemma_jax.__all__)
+  for name, (module, attribute) in told.items():
+    if name == "train":  # The module, which is that function too.
+      continue
+    there = importlib.import_module(module)
+    expected = getattr(there, attribute, None) or importlib.import_module(f"{module}.{attribute}")
+    assert getattr(paligemma_jax, name) is expected
 
 
 def test_an_unknown_public_name_is_an_attribute_error():

@@ -17,7 +17,6 @@ import numpy as np
 from absl import logging
 
 from paligemma_jax.checkpoint import hf_export
-from paligemma_jax.checkpoint import hf_files
 from paligemma_jax.checkpoint import load as load_lib
 from paligemma_jax.checkpoint import npz_export
 from paligemma_jax.checkpoint import open as opening
@@ -218,7 +217,7 @@ class PaliGemma:
 
   def _save_hf(self, path: str | os.PathLike, dtype: str | None) -> pathlib.Path:
     sizes = opening.sizes_of(self.config)
-    image_token, files = hf_files.make(sizes, self.tokenizer, self._source)
+    image_token, files = hf_export.make(sizes, self.tokenizer, self._source)
     return hf_export.save_hf(
       path, self.params, sizes, dtype=dtype, image_token=image_token, files=files
     )

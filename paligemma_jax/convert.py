@@ -56,7 +56,6 @@ def main(argv: Sequence[str]) -> None:
   devices.start(alone=True)
 
   from paligemma_jax.checkpoint import hf_export
-  from paligemma_jax.checkpoint import hf_files
   from paligemma_jax.checkpoint import load
   from paligemma_jax.checkpoint import npz_export
   from paligemma_jax.checkpoint import open as opening
@@ -87,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
     content = tokenizer.model_bytes if tokenizer else b""
     weights_dir.save_native(args.dst, params, weights.sizes, dtype=args.dtype, tokenizer=content)
   else:
-    image_token, files = hf_files.make(weights.sizes, tokenizer, weights)
+    image_token, files = hf_export.make(weights.sizes, tokenizer, weights)
     hf_export.save_hf(
       args.dst, params, weights.sizes, dtype=args.dtype, image_token=image_token, files=files
     )

@@ -99,7 +99,6 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
 
   from paligemma_jax.checkpoint import load
   from paligemma_jax.checkpoint import open as opening
-  from paligemma_jax.checkpoint import run_weights
   from paligemma_jax.models import paligemma
   from paligemma_jax.report import report
   from paligemma_jax.trainer import evaluation
@@ -108,7 +107,7 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
   from paligemma_jax.training import sharding
 
   if not ckpt:
-    ckpt = run if run and run_weights.is_run(run) else config.init
+    ckpt = run if run and opening.is_run(run) else config.init
   if not ckpt:
     raise errors.ConfigError(
       f"There are no weights to evaluate: {run or 'the configuration'} has no saved state and"

@@ -7,15 +7,16 @@ shows how far it is; a download that broke off goes on where it was, see `hub_bl
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pathlib
 import re
+from typing import Any
 
 from absl import logging
 
 from paligemma_jax.checkpoint import hf
-from paligemma_jax.checkpoint import hub_blobs
 from paligemma_jax.core import errors
 
 _ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+))?")
@@ -113,7 +114,7 @@ def _download(repo: str, revision: str, name: str) -> pathlib.Path:
     ) from None
   logging.warning("%s: not in %s, so it is downloaded from %s", name, cache(), page)
   try:
-    hub_blobs.fetch(repo, revision, cache())
+    fetch(repo, revision, cache())
     return pathlib.Path(
       huggingface_hub.snapshot_download(
         repo, revision=revision, cache_dir=cache(), allow_patterns=list(_WANTED)
@@ -143,3 +144,61 @@ def _download(repo: str, revision: str, name: str) -> pathlib.Path:
       f" ({type(e).__name__}: {said}): the same command goes on with what is there, or {by_hand}"
     )
   raise errors.CheckpointError(f"{why}.")
+
+
+_LARGE = (".safetensors", ".npz")
+_SHA256 = re.compile(r"[0-9a-f]{64}")  # The name of a large file's content, by which it is checked.
+_MB = 1 << 20
+
+
+def fetch(repo: str, revision: str, cache: pathlib.Path) -> None:
+  """Brings the weights of a revision into the cache's blobs; what is whole there stays.
+
+  Raises:
+    CheckpointError: a file is not what its name says; it is removed.
+    Exception: the package's own errors, and those of the network below it.
+  """
+  import huggingface_hub
+
+  info = huggingface_hub.HfApi().model_info(repo, revision=revision)
+  folder = "models--" + repo.replace("/", "--")
+  for name in sorted(sibling.rfilename for sibling in info.siblings or ()):
+    if name.endswith(_LARGE):
+      url = huggingface_hub.hf_hub_url(repo, name, revision=info.sha)
+      found = huggingface_hub.get_hf_file_metadata(url)
+      if found.size and _SHA256.fullmatch(found.etag or ""):
+        _fetch(url, found, f"{repo}/{name}", cache / folder, cache / ".locks" / folder)
+
+
+def _fetch(url: str, found: Any, what: str, folder: pathlib.Path, locks: pathlib.Path) -> None:
+  """One file, under the lock that the hub's tools take for it."""
+  from huggingface_hub import file_download
+  from huggingface_hub import utils
+
+  blob = folder / "blobs" / found.etag
+  partial = blob.with_name(f"{blob.name}.incomplete")
+  for place in (blob.parent, locks):
+    place.mkdir(parents=True, exist_ok=True)
+  with utils.WeakFileLock(locks / f"{blob.name}.lock"):
+    if blob.exists():
+      return
+    with open(partial, "ab") as file:
+      if (start := file.tell()) > found.size:
+        start = file.seek(0)
+        file.truncate()
+      if start:
+        logging.warning("%s: goes on at %d of %d MB", what, start // _MB, found.size // _MB)
+      if start < found.size:
+        headers = {**utils.build_hf_headers(), "Accept-Encoding": "identity"}
+        file_download.http_get(
+          url, file, resume_size=start, headers=headers, expected_size=found.size
+        )
+    with open(partial, "rb") as file:
+      digest = hashlib.file_digest(file, "sha256").hexdigest()
+    if digest != blob.name:
+      partial.unlink()
+      raise errors.CheckpointError(
+        f"{what} was damaged on the way, by its SHA-256, and is removed: run the same command"
+        " again."
+      )
+    partial.replace(blob)

@@ -1,4 +1,4 @@
-"""Opens weights of any kind, a training run's among them, and says which model they are of."""
+"""Opens weights of any kind, a training run among them, and says which model they are of."""
 
 from __future__ import annotations
 
@@ -11,17 +11,22 @@ from collections.abc import Mapping
 from typing import Any
 from typing import TypeVar
 
+import ml_dtypes
+import numpy as np
 from absl import logging
 
+from paligemma_jax.checkpoint import arrays
 from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import load
+from paligemma_jax.checkpoint import manifest
 from paligemma_jax.checkpoint import merge
 from paligemma_jax.checkpoint import peft
 from paligemma_jax.checkpoint import peft_export
 from paligemma_jax.checkpoint import published
 from paligemma_jax.checkpoint import reader
-from paligemma_jax.checkpoint import run_weights
+from paligemma_jax.config import load as configs
 from paligemma_jax.core import errors
+from paligemma_jax.core import strict_json
 from paligemma_jax.models import linear
 from paligemma_jax.models import lora
 from paligemma_jax.models import params as param_table
@@ -61,16 +66,16 @@ def open_weights(
     return peft.open_adapter(path, open_weights(beneath))
   if base:
     raise errors.ConfigError(f"{path}: is no directory of PEFT adapters, so base={base!r} is odd.")
-  weights = _run(path) if run_weights.is_run(path) else load.open_weights(path, fresh)
+  weights = _run(path) if is_run(path) else load.open_weights(path, fresh)
   entries = {name: entry for name, entry in weights.entries.items() if name not in fresh}
   return dataclasses.replace(weights, entries=entries)
 
 
 def _run(path: pathlib.Path) -> reader.Weights:
-  run = run_weights.open_native(path)
+  run = open_run(path)
   if "model" not in run.config:
     return run.weights
-  return dataclasses.replace(run.weights, sizes=sizes_of(run_weights.model_of(run.config)))
+  return dataclasses.replace(run.weights, sizes=sizes_of(model_of(run.config)))
 
 
 def read_steadily(path: str | os.PathLike, read: Callable[[], T]) -> T:
@@ -80,11 +85,11 @@ def read_steadily(path: str | os.PathLike, read: Callable[[], T]) -> T:
   """
   place = published.find(str(path).partition(_BASE)[0])
   for _ in range(_TRIES):
-    before = run_weights.step_folders(place)
+    before = step_folders(place)
     try:
       return read()
     except Exception as e:
-      if run_weights.step_folders(place) == before:
+      if step_folders(place) == before:
         raise
       logging.info("%s changed while it was read, so it is read again: %s", path, e)
   return read()
@@ -96,13 +101,13 @@ def open_base(path: str | os.PathLike) -> reader.Weights:
   Raises:
     CheckpointError: `path` is no run, or it has no adapters.
   """
-  if not run_weights.is_run(path):
+  if not is_run(path):
     raise errors.CheckpointError(f"{path}: is no run of ours; only those hold adapters.")
-  run = run_weights.open_native(path)
+  run = open_run(path)
   plain = {name: e for name, e in run.tuned.entries.items() if not lora.is_adapter(name)}
   if len(plain) == len(run.tuned.entries):
     raise errors.CheckpointError(f"{path}: the run has no adapters.")
-  cfg = run_weights.model_of(run.config)
+  cfg = model_of(run.config)
   without = dataclasses.replace(run.tuned, entries=plain)
   return dataclasses.replace(merge.weights(cfg, without), sizes=sizes_of(cfg))
 
@@ -126,16 +131,16 @@ def save_peft(
   Raises:
     CheckpointError: `path` is no run or has no adapters, or `to` exists.
   """
-  if not run_weights.is_run(path):
+  if not is_run(path):
     raise errors.CheckpointError(f"{path}: is no run of ours; only those hold adapters.")
-  run = run_weights.open_native(path)
+  run = open_run(path)
   adapters = {}
   for name in param_table.MATRICES:
     parts = {part: linear.beside(name, part) for part in linear.ADAPTER}
     found = {p: run.tuned.read(n) for p, n in parts.items() if n in run.tuned.entries}
     if found:
       adapters[name] = found
-  cfg = run_weights.model_of(run.config)
+  cfg = model_of(run.config)
   sizes, spec = sizes_of(cfg), cfg.lora
   base, _, revision = (base or _base_of(str(run.config.get("init") or ""))).partition("@")
   remarks = _remarks(cfg, base)
@@ -228,3 +233,181 @@ def sizes_of(config: variants.ModelConfig) -> dict[str, Any]:
   """The inverse of `config_of`."""
   towers = {"img": dataclasses.asdict(config.img), "llm": dataclasses.asdict(config.llm)}
   return {**towers, "res": config.res}
+
+
+CONFIG = "config.json"
+TOKENIZER = "tokenizer.model"
+_RESULTS = ("trainable/", "ema/")  # Averages, where a run keeps them, are what it gives.
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """An intact step of a run.
+
+  weights: its parameters under the published names, adapters in their matrices, kind "run"; what
+    checkpoint.load.load_params takes.
+  tuned: its parameters as it trains them, with adapters and packed matrices, if there are any.
+  config: the run's config as plain data (config.load.from_plain makes it a config).
+  tokenizer: the SentencePiece file, or None when the run saved none.
+  step: how many steps it had trained.
+  trained: the names in `tuned` of what trained.
+  """
+
+  weights: reader.Weights
+  tuned: reader.Weights
+  config: Mapping[str, Any]
+  tokenizer: pathlib.Path | None
+  step: int
+  trained: frozenset[str]
+
+
+def is_run(path: str | os.PathLike) -> bool:
+  """True for a workdir, a checkpoints folder, or a step folder of ours."""
+  try:
+    return bool(step_folders(pathlib.Path(path)))
+  except OSError:
+    return False
+
+
+def step_folders(path: pathlib.Path) -> list[pathlib.Path]:
+  """Step folders in `path`, newest first; `path` itself when it is one."""
+  if (path / manifest.ARRAYS).is_dir() and path.name.isdecimal():
+    return [path]
+  for folder in (path / "checkpoints", path):
+    if folder.is_dir() and (steps := manifest.steps_in(folder)):
+      return [folder / str(step) for step in sorted(steps, reverse=True)]
+  return []
+
+
+def open_run(path: str | os.PathLike) -> Run:
+  """Opens the newest intact step in `path`; all bytes are checked against the seal first.
+
+  Args:
+    path: a workdir, its `checkpoints/`, or one step in it (then that one, or an error).
+
+  Raises:
+    CheckpointError: no step there.
+    StateError: steps, but none intact; names the newest one's bad file.
+  """
+  path = pathlib.Path(path).absolute()
+  folders = step_folders(path)
+  if not folders:
+    raise errors.CheckpointError(
+      f"{path}: no saved step here; give a workdir or checkpoints/<step>."
+    )
+  reasons = []
+  for folder in folders:
+    try:
+      facts = manifest.verify_step(folder)
+    except manifest.Broken as e:
+      reasons.append(f"step {folder.name}: {e}")
+      logging.error("skipped %s: %s", folder, e)
+      continue
+    return _open_step(folder, facts)
+  raise errors.StateError(f"{path}: no intact step of {len(folders)}; {reasons[0]}.")
+
+
+def _open_step(folder: pathlib.Path, facts: Mapping[str, Any]) -> Run:
+  base = folder.parent / manifest.BASE
+  places: dict[str, tuple[pathlib.Path, str]] = {}  # Published name -> (orbax folder, name there).
+  entries: dict[str, reader.Entry] = {}
+  tables = [(folder, prefix, facts["leaves"]) for prefix in _RESULTS]
+  if facts["base"]:
+    tables.append((base, "", manifest.read_facts(base)["leaves"]))
+  for where, prefix, table in tables:
+    found = _described(where / manifest.ARRAYS)
+    for stored, (dtype, shape) in table.items():
+      if stored.startswith(prefix):
+        name = stored.removeprefix(prefix)
+        places[name] = (where / manifest.ARRAYS, stored)
+        entries[name] = reader.Entry(tuple(shape), _dtype(dtype, folder, name))
+        _check(found.get(stored), entries[name], f"{where / manifest.ARRAYS}: {stored}")
+  trained = frozenset(name for name, (where, _) in places.items() if where.parent == folder)
+  entries = dict(sorted(entries.items()))
+  tokenizer = folder / TOKENIZER if (folder / TOKENIZER).exists() else None
+  config = _config(folder)
+  tuned = reader.Weights(
+    path=folder,
+    kind="run",
+    entries=entries,
+    sizes={},
+    tokenizer=tokenizer,
+    blocks=lambda name: iter((_read(*places[name], entries[name]),)),
+  )
+  weights = tuned if merge.is_plain(entries) else merge.weights(model_of(config), tuned)
+  # Parameters that a fork of the model added have no row in the table; `load_params` checks them.
+  shapes = {n: e.shape for n, e in weights.entries.items() if n in param_table.TABLE}
+  sizes = param_table.sizes_of(shapes, str(folder))
+  return Run(
+    dataclasses.replace(weights, sizes=sizes),
+    dataclasses.replace(tuned, sizes=sizes),
+    config,
+    tokenizer,
+    facts["step"],
+    trained,
+  )
+
+
+def model_of(config: Mapping[str, Any]) -> variants.ModelConfig:
+  """The ModelConfig of a run's configuration as plain data, of this version or an older one."""
+  full = configs.from_plain({k: config[k] for k in ("model", "lora") if k in config}, "the run")
+  return variants.of_run(full.model.to_dict(), full.lora.to_dict())
+
+
+def _config(folder: pathlib.Path) -> dict[str, Any]:
+  try:
+    return strict_json.read_object(folder / CONFIG)
+  except FileNotFoundError:
+    return {}
+  except (OSError, strict_json.Malformed) as e:
+    raise errors.StateError(f"Cannot read {folder / CONFIG}: {strict_json.reason(e)}.") from None
+
+
+def _read(folder: pathlib.Path, stored: str, entry: reader.Entry) -> np.ndarray:
+  """One array, which must be what the seal says."""
+  try:
+    array = arrays.read_one(folder, stored)
+  except Exception as e:
+    raise _unreadable(f"{folder}: {stored}", e) from None
+  # By its own description it may be a plain number.
+  parts = getattr(array, "shape", None)
+  _check((getattr(array, "dtype", None), parts, parts), entry, f"{folder}: {stored}")
+  return array
+
+
+def _described(folder: pathlib.Path) -> dict[str, tuple[Any, Any, Any]]:
+  try:
+    return arrays.described(folder)
+  except Exception as e:
+    raise _unreadable(str(folder), e) from None
+
+
+def _unreadable(what: str, error: Exception) -> errors.StateError:
+  """Of what orbax and tensorstore raise on a folder that they did not write, which is anything."""
+  why = " ".join(str(error).split())[:200]
+  return errors.StateError(f"{what} cannot be read: {type(error).__name__}: {why}.")
+
+
+def _check(found: tuple[Any, Any, Any] | None, entry: reader.Entry, what: str) -> None:
+  """StateError unless an array is what the seal says, by its own description.
+
+  Without this, before it is read, a few bytes could ask for more memory than there is, which ends
+  the process.
+  """
+  dtype, shape, parts = found or (None, None, None)
+  if (dtype, shape) != (entry.dtype, entry.shape):
+    raise errors.StateError(
+      f"{what} is {dtype} {str(shape)[:100]}, but sealed as {entry.dtype} {entry.shape}."
+    )
+  if len(parts) != len(shape) or any(np.array(parts) > np.maximum(shape, 1)):
+    raise errors.StateError(f"{what} has parts of {str(parts)[:100]}, more than all of {shape}.")
+
+
+def _dtype(name: str, folder: pathlib.Path, parameter: str) -> np.dtype:
+  try:
+    dtype = np.dtype(ml_dtypes.bfloat16) if name == "bfloat16" else np.dtype(name)
+  except (TypeError, ValueError, SyntaxError):
+    dtype = np.dtype(object)
+  if dtype.hasobject or dtype.shape or dtype.names:
+    raise errors.StateError(f"{folder}: {parameter} is sealed with the unknown dtype {name!r}.")
+  return dtype

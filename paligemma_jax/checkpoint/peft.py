@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.checkpoint import hf_vocabulary
+from paligemma_jax.checkpoint import hf
 from paligemma_jax.checkpoint import peft_export
 from paligemma_jax.checkpoint import published
 from paligemma_jax.checkpoint import reader
@@ -296,7 +296,7 @@ def _sizes(sizes: Mapping[str, Any], changes: dict[str, _Change]) -> dict[str, A
     res = side * sizes["img"]["patch_size"] if side**2 == positions.entry.shape[0] else res
   if table is not None:
     rows, *width = table.entry.shape
-    if rows == hf_vocabulary.num_rows(words, words) and hf_vocabulary.alike(table, words):
+    if rows == hf.num_rows(words, words) and hf.alike(table, words):
       entry = reader.Entry((words, *width), table.entry.dtype)  # The rest only pads it.
       changes[param_table.EMBEDDING].parts["whole"] = dataclasses.replace(table, entry=entry)
     else:

@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
+from paligemma_jax.checkpoint import hf
 from paligemma_jax.checkpoint import hf_export
-from paligemma_jax.checkpoint import hf_vocabulary
 from paligemma_jax.checkpoint import npz_export
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.checkpoint import safetensors
@@ -171,7 +171,7 @@ def _whole(
   dims = param_table.dims_of(sizes)
   array = np.asarray(array, np.float32)
   if name == param_table.INPUT_EMBEDDING:
-    rows = hf_vocabulary.num_rows(dims["V"], hf_export.default_image_token(dims["V"]))
+    rows = hf.num_rows(dims["V"], hf_export.default_image_token(dims["V"]))
     spare = np.repeat(array.mean(axis=0, keepdims=True), rows - len(array), axis=0)
     array = np.concatenate([array, spare])
     dims["V"] = rows

@@ -16,7 +16,6 @@ import numpy as np
 
 from paligemma_jax.core import errors
 from paligemma_jax.decoding import beam
-from paligemma_jax.decoding import draw
 from paligemma_jax.decoding import rules as prompts
 from paligemma_jax.decoding import rules as rules_lib
 from paligemma_jax.decoding import sampling
@@ -80,7 +79,7 @@ def make_generate(
     search = beam.make(rules, eos_id, beam_size)
   else:
     choose = sampling.parse(sampler)
-    search = draw.make(rules, ends, best_of, choose, repetition_penalty=repetition_penalty)
+    search = sampling.make(rules, ends, best_of, choose, repetition_penalty=repetition_penalty)
 
   @jax.jit
   def run(params, batch, key):

@@ -19,7 +19,6 @@ from jax.sharding import Mesh
 
 from paligemma_jax.checkpoint import load
 from paligemma_jax.checkpoint import open as opening
-from paligemma_jax.checkpoint import packed_loading
 from paligemma_jax.checkpoint import published
 from paligemma_jax.core import errors
 from paligemma_jax.core import trees
@@ -136,7 +135,7 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
     dtype=dtypes,
     shardings=places,
     log=log,
-    repack=functools.partial(packed_loading.repack, setup.cfg),
+    repack=functools.partial(load.repack, setup.cfg),
   )
   if new:
     _check_new(setup, new)

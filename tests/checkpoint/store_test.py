@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.checkpoint import manifest
-from paligemma_jax.checkpoint import run_weights
+from paligemma_jax.checkpoint import open as opening
 from paligemma_jax.checkpoint import store
 from paligemma_jax.core import errors
 from paligemma_jax.core import faults
@@ -332,18 +332,18 @@ def test_weights_are_read_back_by_name_from_workdir_folder_and_step(
 ):
   _copy(two_steps, tmp_path)
   # The toy has no model's names, so its sizes cannot be inferred.
-  monkeypatch.setattr(run_weights.param_table, "sizes_of", lambda found, where: {})
+  monkeypatch.setattr(opening.param_table, "sizes_of", lambda found, where: {})
   want = two_steps[1][1].params
   for path in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "2"):
-    assert run_weights.is_run(path)
-    opened = run_weights.open_native(path)
+    assert opening.is_run(path)
+    opened = opening.open_run(path)
     assert opened.step == 2 and opened.config == json.loads(_FILES["config.json"])
     assert opened.tokenizer.read_bytes() == _FILES["tokenizer.model"]
     assert set(opened.weights.entries) == set(want)
   for name, leaf in want.items():
     found = opened.weights.read(name)
     assert found.dtype == leaf.dtype and (found == np.asarray(leaf)).all()
-  assert not run_weights.is_run(pathlib.Path(tmp_path / "nowhere"))
+  assert not opening.is_run(pathlib.Path(tmp_path / "nowhere"))
 
 
 def test_every_fault_point_of_state_is_in_the_source_once():
@@ -408,4 +408,4 @@ def test_a_forged_seal_is_a_broken_step_not_a_crash(change, two_steps, tmp_path)
   with pytest.raises(manifest.Broken):
     manifest.verify_step(folder / "2")
   with pytest.raises(errors.StateError, match="no intact step"):
-    run_weights.open_native(folder / "2")
+    opening.open_run(folder / "2")

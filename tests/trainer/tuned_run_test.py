@@ -13,7 +13,6 @@ from configs import tiny
 from paligemma_jax import presets
 from paligemma_jax.checkpoint import hf_export
 from paligemma_jax.checkpoint import open as opening
-from paligemma_jax.checkpoint import run_weights
 from paligemma_jax.checkpoint import safetensors
 from paligemma_jax.config import load as configs
 from paligemma_jax.core import errors
@@ -57,7 +56,7 @@ def test_adapters_alone_are_saved_with_each_step_and_the_base_once_in_4_bits(wor
   assert state[coded].dtype == np.uint8
   base = workdir / "checkpoints" / "base"
   num_bytes = sum(path.stat().st_size for path in base.rglob("*") if path.is_file())
-  tuned = run_weights.open_native(workdir).tuned.entries
+  tuned = opening.open_run(workdir).tuned.entries
   assert tuned[f"{_LINEAR}_nf4"].dtype == np.uint8 and _LINEAR not in tuned
   cfg = setups.lay_out(_config("qlora")).cfg
   num_params = sum(leaf.size for leaf in paligemma.param_shapes(cfg.plain()).values())
@@ -79,15 +78,15 @@ def test_a_resumed_run_ends_in_the_same_bits(workdir, tmp_path):
 
 @pytest.mark.slow
 def test_the_run_opens_as_published_weights_with_its_averages_merged(workdir):
-  run = run_weights.open_native(workdir)
-  plain = paligemma.param_shapes(run_weights.model_of(run.config).plain())
+  run = opening.open_run(workdir)
+  plain = paligemma.param_shapes(opening.model_of(run.config).plain())
   assert {n: e.shape for n, e in run.weights.entries.items()} == {
     n: leaf.shape for n, leaf in plain.items()
   }
   exported = opening.open_weights(next(workdir.glob("*.npz")))
   for name in run.weights.entries:
     np.testing.assert_array_equal(exported.read(name), run.weights.read(name), err_msg=name)
-  cfg = run_weights.model_of(run.config)
+  cfg = opening.model_of(run.config)
   codes, scale = (run.tuned.read(n) for n in linear.packed_names(_LINEAR, "nf4"))
   base = quantized.unpack(_LINEAR, "nf4", codes, scale, plain[_LINEAR].shape, np.float32)
   state = run_train.state_arrays(workdir)
@@ -126,7 +125,7 @@ def _base_and_adapters(workdir, tmp_path):
 
 
 def _assert_is_the_run(adapters, workdir):
-  found, run = opening.open_weights(adapters), run_weights.open_native(workdir)
+  found, run = opening.open_weights(adapters), opening.open_run(workdir)
   for name in run.weights.entries:
     np.testing.assert_allclose(
       found.read(name), run.weights.read(name), rtol=1e-5, atol=1e-6, err_msg=name

@@ -7,6 +7,7 @@ and out of turn: the slot carries the reason, and the loader acts on it when the
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -142,6 +143,36 @@ class Maker:
     answer, supervised = tokens.answer_of(self.tokenizer, _suffix(columns, ops))
     cut = len(question) + len(answer) > self.text_len + 1
     return tokens.lay_out_train(question, answer, supervised, **limits), cut
+
+
+# Without a repr of its own: Grain asks for it often, and all rows are in it.
+@dataclasses.dataclass(frozen=True, repr=False)
+class Slots:
+  """The slots of one process in the order in which they are read, by a running index.
+
+  Attributes:
+    maker: makes a slot from a row.
+    rows_of_step: step -> the (epoch, row) of each slot of the global batch; row -1: none.
+    share: the slots of the global batch that this process reads.
+  """
+
+  maker: Maker
+  rows_of_step: Callable[[int], list[tuple[int, int]]]
+  share: range
+
+  def __call__(self, index: int) -> Slot:
+    """The slot at `index` = step * len(share) + position in the share."""
+    epoch, row = self._row_at(index)
+    return Slot(-1) if row < 0 else self.maker(epoch, row)
+
+  def name_of(self, index: int) -> str:
+    """'row 22 (train.jsonl:23)', for messages."""
+    row = self._row_at(index)[1]
+    return "the end of the rows" if row < 0 else name_of(self.maker.rows, row)
+
+  def _row_at(self, index: int) -> tuple[int, int]:
+    step, position = divmod(index, len(self.share))
+    return self.rows_of_step(step)[self.share[position]]
 
 
 def name_of(rows: protocols.Rows, row: int) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bisect
 import collections
-import dataclasses
 import functools
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -85,7 +84,7 @@ class TrainLoader:
   ):
     if len(rows) < 1:
       raise errors.DataError("The training source has no rows.")
-    self._maker = examples.Maker(rows, tuple(ops), tokenizer, "train", text_len, overflow, seed)
+    maker = examples.Maker(rows, tuple(ops), tokenizer, "train", text_len, overflow, seed)
     share = _share(batch_size, process_index, process_count)
     rows_of_step = functools.partial(
       order.rows_of_step,
@@ -95,8 +94,8 @@ class TrainLoader:
       shuffle=shuffle,
       mix=rows.mix() if isinstance(rows, protocols.CanMix) else (),
     )
-    self._slots = _TrainSlots(self._maker, rows_of_step, share)
-    self._assembler = _Assembler(self._maker, buckets if process_count == 1 else ())
+    self._slots = examples.Slots(maker, rows_of_step, share)
+    self._assembler = _Assembler(maker, buckets if process_count == 1 else ())
     self._register = _Register(bad_rows, on_bad_row, set(known_bad))
     self._reading = reading.Options(num_threads, num_workers, prefetch, stall_secs)
     self.counts = self._register.counts
@@ -114,11 +113,7 @@ class TrainLoader:
       StallError: nothing came for `stall_secs`, or a worker process died.
       ConfigError: an op is broken or the ops do not make what a batch needs.
     """
-    share = self._slots.share
-    slots_of_steps = reading.read(
-      self._slots, start_step, None, share, self._reading, self._slots.name_of
-    )
-    for slots in slots_of_steps:
+    for slots in reading.read(self._slots, start_step, None, self._reading):
       self._register.take(slots)
       yield self._assembler(slots)
 
@@ -163,12 +158,13 @@ def eval_batches(
     rows, tuple(ops), tokenizer, encoding, text_len, overflow, seed, tuple(keep)
   )
   share = _share(batch_size, process_index, process_count)
-  slots_of = _EvalSlots(maker, num_rows, batch_size, share)
+  rows_of_step = functools.partial(order.rows_in_turn, num_rows=num_rows, batch_size=batch_size)
   assembler = _Assembler(maker, buckets if process_count == 1 else ())
   register = _Register(bad_rows, on_bad_row, set(), report_dropped=True)
   options = reading.Options(num_threads, num_workers, prefetch, stall_secs)
   num_steps = -(-num_rows // batch_size)
-  for slots in reading.read(slots_of, 0, num_steps, share, options, slots_of.name_of):
+  all_slots = examples.Slots(maker, rows_of_step, share)
+  for slots in reading.read(all_slots, 0, num_steps, options):
     register.take(slots)
     yield assembler(slots), [_kept(slot) for slot in slots if slot.arrays is not None]
 
@@ -187,41 +183,6 @@ def _share(batch_size: int, process_index: int, process_count: int) -> range:
     )
   size = batch_size // process_count
   return range(process_index * size, (process_index + 1) * size)
-
-
-@dataclasses.dataclass(frozen=True)
-class _TrainSlots:
-  """(step, slot of the global batch) to Slot, for training."""
-
-  maker: examples.Maker
-  rows_of_step: Callable[[int], list[tuple[int, int]]]
-  share: range
-
-  def __call__(self, step: int, slot: int) -> examples.Slot:
-    return self.maker(*self.rows_of_step(step)[slot])
-
-  def name_of(self, step: int, slot: int) -> str:
-    """'row 22 (train.jsonl:23)', for messages."""
-    return examples.name_of(self.maker.rows, self.rows_of_step(step)[slot][1])
-
-
-@dataclasses.dataclass(frozen=True)
-class _EvalSlots:
-  """(step, slot of the global batch) to Slot, for evaluation."""
-
-  maker: examples.Maker
-  num_rows: int
-  batch_size: int
-  share: range
-
-  def __call__(self, step: int, slot: int) -> examples.Slot:
-    row = step * self.batch_size + slot
-    return self.maker(0, row) if row < self.num_rows else examples.Slot(-1)
-
-  def name_of(self, step: int, slot: int) -> str:
-    """As of `_TrainSlots`."""
-    row = step * self.batch_size + slot
-    return examples.name_of(self.maker.rows, row) if row < self.num_rows else "the end of the rows"
 
 
 class _Register:

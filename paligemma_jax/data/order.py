@@ -53,6 +53,16 @@ def rows_of_step(
   return list(zip(epochs.tolist(), rows.tolist(), strict=True))
 
 
+@functools.lru_cache(maxsize=64)
+def rows_in_turn(step: int, *, num_rows: int, batch_size: int) -> list[tuple[int, int]]:
+  """The (epoch, row) of each slot of step `step` when each row is read once, in order.
+
+  The epoch is 0; slots past the last row have row -1. The list is shared between callers.
+  """
+  rows = range(step * batch_size, (step + 1) * batch_size)
+  return [(0, row if row < num_rows else -1) for row in rows]
+
+
 def _mixed(
   rounds: np.ndarray,
   picks: np.ndarray,

@@ -7,7 +7,6 @@ import queue
 import sys
 import threading
 import time
-from collections.abc import Callable
 from collections.abc import Iterator
 from typing import Any
 
@@ -35,46 +34,22 @@ class Options:
   stall_secs: float
 
 
-@dataclasses.dataclass(frozen=True, repr=False)  # Grain asks for it often; all rows are in it.
-class _Flat:
-  """The slot function over one running index: step · share + position in the share."""
-
-  slot_at: Callable[[int, int], examples.Slot]
-  share: range
-
-  def __call__(self, index: int) -> examples.Slot:
-    return self.slot_at(*self.place(index))
-
-  def place(self, index: int) -> tuple[int, int]:
-    """(step, slot of the global batch)."""
-    step, position = divmod(index, len(self.share))
-    return step, self.share[position]
-
-
 def read(
-  slot_at: Callable[[int, int], examples.Slot],
-  start_step: int,
-  stop_step: int | None,
-  share: range,
-  options: Options,
-  name_of: Callable[[int, int], str],
+  slots: examples.Slots, start_step: int, stop_step: int | None, options: Options
 ) -> Iterator[list[examples.Slot]]:
-  """The slots `share` of each step from `start_step` to before `stop_step` (None: without end).
+  """This process's slots of each step from `start_step` to before `stop_step` (None: without end).
 
   A wait of 10 s is told of, with the row that is waited for.
-
-  Args:
-    name_of: what to call the row of a slot in messages.
 
   Raises:
     StallError: no slot came for `stall_secs`, or a worker process died.
     DataError: a worker process could not begin.
   """
-  stop = _FOREVER if stop_step is None else stop_step * len(share)
-  if stop <= start_step * len(share):
+  num = len(slots.share)
+  start, stop = start_step * num, _FOREVER if stop_step is None else stop_step * num
+  if stop <= start:
     return
-  flat = _Flat(slot_at, share)
-  reading = _Reading(flat, start_step * len(share), stop, options, name_of)
+  reading = _Reading(slots, start, stop, options)
   try:
     while (group := reading.next_group()) is not None:
       yield group
@@ -85,22 +60,15 @@ def read(
 class _Reading:
   """What the gathering thread and the consumer share, and how long who has waited."""
 
-  def __init__(
-    self,
-    flat: _Flat,
-    start: int,
-    stop: int,
-    options: Options,
-    name_of: Callable[[int, int], str],
-  ):
-    self._flat, self._options, self._name_of = flat, options, name_of
+  def __init__(self, slots: examples.Slots, start: int, stop: int, options: Options):
+    self._slots, self._options = slots, options
     self._start, self._stop = start, stop
     self._index = start  # Of the slot that is waited for.
     self._stopped = threading.Event()
     self._stalled = False
     self._last_progress = time.monotonic()
     self._workers = workers_lib.Workers(options.num_workers)
-    source = _grain_iterator(flat, start, stop, options, self._workers)
+    source = _grain_iterator(slots, start, stop, options, self._workers)
     # One group is being made while one waits here; the rows before them wait in Grain's buffer.
     self._groups: queue.Queue[Any] = queue.Queue(maxsize=1)
     self._thread = threading.Thread(
@@ -183,7 +151,7 @@ class _Reading:
     return f"{self._row()}, which {who} makes" if who else self._row()
 
   def _row(self) -> str:
-    return self._name_of(*self._flat.place(self._index))
+    return self._slots.name_of(self._index)
 
   def _gather(self, source: Any) -> None:
     """Runs in the thread: slots to groups; an exception is handed on in their place."""
@@ -200,7 +168,7 @@ class _Reading:
         self._index += 1
         self._last_progress = time.monotonic()
         self._workers.look()
-        if len(group) == len(self._flat.share):
+        if len(group) == len(self._slots.share):
           self._put(group)
           group = []
     except BaseException as e:
@@ -219,15 +187,15 @@ class _Reading:
 
 
 def _grain_iterator(
-  flat: _Flat, start: int, stop: int, options: Options, workers: workers_lib.Workers
+  slots: examples.Slots, start: int, stop: int, options: Options, workers: workers_lib.Workers
 ) -> Iterator[examples.Slot]:
   import grain  # Takes 0.8 s to import, which is not needed to load a config or a tokenizer.
 
-  ahead = max(options.prefetch * len(flat.share), 1)
-  slots = grain.MapDataset.range(start, stop).map(workers.timed(flat))
+  ahead = max(options.prefetch * len(slots.share), 1)
+  dataset = grain.MapDataset.range(start, stop).map(workers.timed(slots))
   if not options.num_workers:
     buffer = max(ahead, options.num_threads)
-    return iter(slots.to_iter_dataset(grain.ReadOptions(options.num_threads, buffer)))
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(options.num_threads, buffer)))
   if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()  # Grain hands absl's flags to its workers and insists on this.
   threads = grain.ReadOptions(options.num_threads, options.num_threads)
@@ -235,4 +203,4 @@ def _grain_iterator(
     num_workers=options.num_workers,
     per_worker_buffer_size=-(-ahead // options.num_workers),
   )
-  return iter(slots.to_iter_dataset(threads).mp_prefetch(processes, workers.started()))
+  return iter(dataset.to_iter_dataset(threads).mp_prefetch(processes, workers.started()))

@@ -39,11 +39,6 @@ def prefix_ids(tokenizer: tokenizer_lib.Tokenizer, prefix: str) -> list[int]:
   return [tokenizer.bos_id, *tokenizer.encode(prefix), *tokenizer.separator_ids]
 
 
-def suffix_ids(tokenizer: tokenizer_lib.Tokenizer, suffix: Suffix) -> list[int]:
-  """The ids of an answer: the suffix, EOS."""
-  return answer_of(tokenizer, suffix)[0]
-
-
 def answer_of(tokenizer: tokenizer_lib.Tokenizer, suffix: Suffix) -> tuple[list[int], list[int]]:
   """The ids of an answer (the suffix, its pieces tokenized one by one, EOS), and 1 for each that is
   supervised. EOS always is.
@@ -56,15 +51,19 @@ def answer_of(tokenizer: tokenizer_lib.Tokenizer, suffix: Suffix) -> tuple[list[
   return [*ids, tokenizer.eos_id], [*supervised, 1]
 
 
-def encode_train(
-  tokenizer: tokenizer_lib.Tokenizer,
-  prefix: str,
-  suffix: Suffix,
+def lay_out_train(
+  question: list[int],
+  answer: list[int],
+  supervised: list[int],
   *,
   text_len: int,
   overflow: str,
 ) -> dict[str, np.ndarray] | None:
   """One training example; None when the text is too long and `overflow` is 'drop'.
+
+  Args:
+    question: of `prefix_ids`.
+    answer, supervised: of `answer_of`.
 
   Returns:
     text: int32[L+1], padded with 0.
@@ -74,19 +73,6 @@ def encode_train(
   Raises:
     DataError: the text is too long and `overflow` is 'error'.
   """
-  question, (answer, supervised) = prefix_ids(tokenizer, prefix), answer_of(tokenizer, suffix)
-  return lay_out_train(question, answer, supervised, text_len=text_len, overflow=overflow)
-
-
-def lay_out_train(
-  question: list[int],
-  answer: list[int],
-  supervised: list[int],
-  *,
-  text_len: int,
-  overflow: str,
-) -> dict[str, np.ndarray] | None:
-  """`encode_train` from what `prefix_ids` and `answer_of` give."""
   if len(question) + len(answer) > text_len + 1:
     if _drops(overflow, len(question) + len(answer), text_len + 1):
       return None
@@ -106,18 +92,14 @@ def lay_out_train(
   }
 
 
-def encode_prompt(
-  tokenizer: tokenizer_lib.Tokenizer,
-  prefix: str,
-  *,
-  text_len: int,
-  overflow: str,
-  suffix: str = "",
+def lay_out_prompt(
+  question: list[int], begun: list[int], *, text_len: int, overflow: str
 ) -> dict[str, np.ndarray] | None:
   """One prompt to decode from; None when it is too long and `overflow` is 'drop'.
 
   Args:
-    suffix: the start of an answer that the model is to continue; usually ''.
+    question: of `prefix_ids`; it ends in the separator, one token.
+    begun: the start of an answer that the model is to continue; usually [].
 
   Returns:
     text: int32[L], padded with 0.
@@ -127,14 +109,6 @@ def encode_prompt(
   Raises:
     DataError: the prompt is too long and `overflow` is 'error'.
   """
-  question, begun = prefix_ids(tokenizer, prefix), tokenizer.encode(suffix)
-  return lay_out_prompt(question, begun, text_len=text_len, overflow=overflow)
-
-
-def lay_out_prompt(
-  question: list[int], begun: list[int], *, text_len: int, overflow: str
-) -> dict[str, np.ndarray] | None:
-  """`encode_prompt` from token ids; `question` ends in the separator, one token."""
   if len(question) + len(begun) > text_len:
     if _drops(overflow, len(question) + len(begun), text_len):
       return None
@@ -158,12 +132,6 @@ def num_tokens(example: dict[str, np.ndarray]) -> int:
   mask = example["mask_input" if "mask_input" in example else "mask_loss"]
   used = np.flatnonzero(mask)
   return int(used[-1]) + 1 if used.size else 0
-
-
-def empty(encoding: str, text_len: int) -> dict[str, np.ndarray]:
-  """The padding that stands in the slot of a row that is not there."""
-  names, length = shapes(encoding, text_len)
-  return {name: _padded(name, [], length) for name in names}
 
 
 def shapes(encoding: str, text_len: int) -> tuple[tuple[str, ...], int]:

@@ -6,9 +6,9 @@ import pytest
 from paligemma_jax import pp
 from paligemma_jax.core import errors
 from paligemma_jax.data import tokenizer as tokenizer_lib
-from paligemma_jax.data import tokens
 from paligemma_jax.regions import loc
 from tests import golden_files
+from tests.data import encoding
 
 _ROW = {
   "boxes": np.array([(0.1, 0.2, 0.3, 0.4), (0.5, 0.5, 0.9, 0.9), (0, 0, 1, 1)], np.float32),
@@ -44,8 +44,8 @@ def test_true_objects_come_first_in_any_order_and_noise_fills_up():
 def test_only_the_coordinates_of_noise_are_not_learned():
   tokenizer = tokenizer_lib.Tokenizer(golden_files.path("bv/tok4k.model"))
   pieces = _made()
-  example = tokens.encode_train(tokenizer, "detect", pieces, text_len=200, overflow="error")
-  whole = tokens.encode_train(tokenizer, "detect", _text(pieces), text_len=200, overflow="error")
+  example = encoding.train(tokenizer, "detect", pieces, text_len=200, overflow="error")
+  whole = encoding.train(tokenizer, "detect", _text(pieces), text_len=200, overflow="error")
   np.testing.assert_array_equal(example["text"], whole["text"])
   is_loc = np.isin(example["text"], [tokenizer.loc_id(i) for i in range(1024)])
   assert is_loc.sum() == 36 and example["mask_loss"][is_loc].tolist() == [1] * 8 + [0] * 28

@@ -8,9 +8,9 @@ import pytest
 
 from paligemma_jax.config import load as configs
 from paligemma_jax.data import tokenizer as tokenizers
-from paligemma_jax.data import tokens
 from paligemma_jax.models import variants
 from paligemma_jax.sources import sprites
+from tests.data import encoding
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PRETRAIN = "configs/pretrain_tiny.py"
@@ -55,13 +55,11 @@ def test_every_text_fits_with_the_answer_in_full(path):
   tokenizer = tokenizers.Tokenizer(sprites.DEMO / "tokenizer.model")
   for row in _rows(config.train.source, 600):
     length = config.train.text_len
-    tokens.encode_train(tokenizer, row["prefix"], row["suffix"], text_len=length, overflow="error")
+    encoding.train(tokenizer, row["prefix"], row["suffix"], text_len=length, overflow="error")
     for evaluator in config.evals:
       if evaluator.encoding == "decode":
-        tokens.encode_prompt(
-          tokenizer, row["prefix"], text_len=evaluator.text_len, overflow="error"
-        )
-        assert len(tokens.suffix_ids(tokenizer, row["suffix"])) <= evaluator.max_len
+        encoding.prompt(tokenizer, row["prefix"], text_len=evaluator.text_len, overflow="error")
+        assert len(encoding.suffix_ids(tokenizer, row["suffix"])) <= evaluator.max_len
 
 
 def test_class_names_are_one_piece_alone_and_in_the_plural():

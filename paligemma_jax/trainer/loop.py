@@ -21,10 +21,10 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Iterator
 from collections.abc import Mapping
 from concurrent import futures
 from typing import Any
+from typing import NamedTuple
 
 import jax
 import ml_collections
@@ -36,7 +36,6 @@ from paligemma_jax.core import background
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
 from paligemma_jax.data import fingerprint
-from paligemma_jax.data import loader
 from paligemma_jax.multihost import agreement
 from paligemma_jax.multihost import hosts
 from paligemma_jax.trainer import calendar
@@ -45,15 +44,14 @@ from paligemma_jax.trainer import evaluation
 from paligemma_jax.trainer import feature_cache
 from paligemma_jax.trainer import first_look
 from paligemma_jax.trainer import metrics
-from paligemma_jax.trainer import metrics as metrics_lib
 from paligemma_jax.trainer import nonfinite
 from paligemma_jax.trainer import progress as progress_lib
 from paligemma_jax.trainer import resume
 from paligemma_jax.trainer import row_counts
 from paligemma_jax.trainer import setup as setups
 from paligemma_jax.trainer import signals
+from paligemma_jax.trainer import stepper as stepper_lib
 from paligemma_jax.trainer import workdir as workdirs
-from paligemma_jax.training import loss
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
 
@@ -108,6 +106,15 @@ class _Finished:
 
   step: int
   values: dict[str, Any]
+  counts: dict[str, int]
+
+
+class _Pending(NamedTuple):
+  """A step that was started and whose numbers were not looked at; see `stepper.Ready`."""
+
+  step: int
+  sums: Mapping[str, jax.Array]
+  rows: np.ndarray
   counts: dict[str, int]
 
 
@@ -172,7 +179,7 @@ class _Run:
     )
     # These are made when it is known which step the run goes on from.
     self._start_step = 0
-    self._metrics: metrics_lib.MetricsLog | None = None
+    self._metrics: metrics.MetricsLog | None = None
     self._progress: progress_lib.Progress | None = None
     self._row_counts: row_counts.RowCounts | None = None
     self._tower_cache: feature_cache.TowerCache | None = None
@@ -183,35 +190,50 @@ class _Run:
     Raises:
       signals.Left: a stop was asked; what was finished is on disk.
     """
-    look = None
-    if not self._checkpoints.steps() and self._main:
-      look = background.started(functools.partial(first_look.look, self._evaluation))
+    look = self._begin_look()
     state = self._stop.leaving(self._start)
     start = self._start_step
     if start >= self._total:
       self._progress.note(f"the run is complete: {start} of {self._total} steps are done")
-      self._end(state)
-      return
-    if not start:
-      self._judge(look)
-    train_step = setups.train_step(self._setup, self._optimizer, state)
-    train_loader = setups.train_loader(
-      self._setup, self._rows, self._bad_rows.add, known_bad=self._bad_rows.of("")
-    )
-    batches = train_loader.batches(start)
-    try:
-      first = None
-      if not start and (names := self._calendar.evals(0)):
-        first = background.started(functools.partial(self._get_ready, train_step, state, batches))
-        results = self._stop.leaving(functools.partial(self._evaluate, state, 0, names))
-        if not any(e.start_limit for e in self._config.evals):
-          metrics.check_best_found(self._config, results)
-        self._report(0, {}, results)
-      state = self._steps_from(state, train_step, train_loader, batches, first)
-    finally:
-      with contextlib.suppress(ValueError):  # A thread that was left may be at work in it.
-        batches.close()
+    else:
+      if not start:
+        self._judge(look)
+      with contextlib.closing(self._make_stepper(state)) as stepper:
+        if not start:
+          self._evaluate_start(state, stepper)
+        state = self._do_steps(state, stepper)
     self._end(state)
+
+  def _do_steps(self, state: states.TrainState, steps: stepper_lib.Stepper) -> states.TrainState:
+    """All steps that are left; the order of events at each is that of the file's first lines.
+
+    Raises:
+      signals.Left: a stop is asked; the state is saved.
+    """
+    finished: _Finished | None = None
+    pending: _Pending | None = None
+    for step in range(self._start_step + 1, self._total + 1):
+      try:
+        batch = steps.next(state)
+        self._stop.check()
+      except (signals.Left, Exception) as e:
+        self._rescue(state, self._look_at(pending) if pending else finished, e)
+        raise
+      state, sums = self._step(state, batch, steps)
+      # The step before is looked at only now that this one is under way: no gap on the device.
+      if pending:
+        self._look_at(pending)
+      pending = _Pending(step, sums, batch.rows, batch.counts)
+      if self._calendar.is_line(step):
+        finished, pending = self._look_at(pending), None
+        self._tell(finished)
+        self._save_if_due(state, finished)
+        results = self._evaluate_if_due(state, finished)
+        self._report(step, finished.values, results)
+        if self._score(step, results):
+          self._save(state, finished)
+        self._checkpoints.check()
+    return state
 
   def close(self) -> None:
     """Lets go of files and threads; safe at any point."""
@@ -221,6 +243,12 @@ class _Run:
       self._metrics.close()
     if self._progress is not None:
       self._progress.close()
+
+  def _begin_look(self) -> futures.Future[list[first_look.Found]] | None:
+    """Starts a look at validation rows, in a thread, where nothing was trained yet."""
+    if self._checkpoints.steps() or not self._main:
+      return None
+    return background.started(functools.partial(first_look.look, self._evaluation))
 
   def _start(self) -> states.TrainState:
     """The state to go on from; opens what depends on its step, and does what that step lacks."""
@@ -241,7 +269,7 @@ class _Run:
     note = self._progress.note
     if went_back:
       note(went_back)
-    lines = [m for m in metrics_lib.read(self._workdir.metrics) if m["step"] <= start]
+    lines = [m for m in metrics.read(self._workdir.metrics) if m["step"] <= start]
     if state is None:
       agreement.check_weights(self._team, self._config.init, setups.fresh(self._config))
       state = setups.initial_state(self._setup, self._optimizer, note)
@@ -261,7 +289,7 @@ class _Run:
     if self._config.train.img_cache:
       self._tower_cache = feature_cache.TowerCache(self._setup, note)
     last = max((line["step"] for line in lines), default=0)
-    self._metrics = metrics_lib.MetricsLog(
+    self._metrics = metrics.MetricsLog(
       self._workdir,
       resume_step=last if start else -1,
       tensorboard="on" if self._config.log.tensorboard else "off",
@@ -269,7 +297,7 @@ class _Run:
     )
     if "line" in facts and self._calendar.is_line(start) and last < start:
       results = self._evaluate(state, start, self._calendar.evals(start))
-      self._report(start, metrics_lib.parsed(facts["line"]), results)
+      self._report(start, metrics.parsed(facts["line"]), results)
       self._score(start, results)
     return state
 
@@ -281,107 +309,74 @@ class _Run:
       found = look.result() if look.done() else []
     first_look.judge(found, self._config.train.bad_rows, self._bad_eval_row, self._progress.note)
 
-  def _get_ready(
-    self, train_step: Any, state: states.TrainState, batches: Iterator[dict[str, np.ndarray]]
-  ) -> tuple[dict[str, np.ndarray], Any]:
-    """The first batch, and the step compiled for it, else None; both while evaluators are busy."""
-    batch = next(batches)
-    # What the cache of the tower makes of a batch is not known here. Several processes compile
-    # when all of them have come to the step.
-    if self._tower_cache is None and jax.process_count() == 1:
-      on_device = sharding.put(batch, self._setup.mesh)
-      num_supervised = loss.num_supervised(batch["mask_loss"])
-      return batch, setups.compiled(train_step, state, on_device, num_supervised)
-    return batch, None
+  def _make_stepper(self, state: states.TrainState) -> stepper_lib.Stepper:
+    train_step = setups.train_step(self._setup, self._optimizer, state)
+    train_loader = setups.train_loader(
+      self._setup, self._rows, self._bad_rows.add, known_bad=self._bad_rows.of("")
+    )
+    return stepper_lib.Stepper(
+      self._setup,
+      train_step,
+      train_loader,
+      self._start_step,
+      cache=self._tower_cache,
+      stop=self._stop,
+      progress=self._progress,
+    )
 
-  def _steps_from(
-    self,
-    state: states.TrainState,
-    train_step: Any,
-    train_loader: loader.TrainLoader,
-    batches: Iterator[dict[str, np.ndarray]],
-    first: futures.Future | None,
-  ) -> states.TrainState:
-    """From the step that the run stands at to the end; `first` is of `_get_ready`."""
-    finished: _Finished | None = None
-    waiting: tuple[int, Mapping[str, jax.Array], np.ndarray, dict[str, int]] | None = None
-    programs: dict[Any, Any] = {}
-    for step in range(self._start_step + 1, self._total + 1):
-      program = None
-      try:
-        with self._progress.part("data" if first is None else "compile"):
-          if first is None:
-            batch = self._stop.leaving(functools.partial(next, batches))
-          else:
-            batch, program = self._stop.result(first)
-        first = None
-        counts = dict(train_loader.counts)
-        if self._tower_cache is not None:
-          batch = self._tower_cache.fill(batch, state.params)
-        num_supervised = loss.num_supervised(batch["mask_loss"], num_processes=jax.process_count())
-        pictures = batch["image" if self._tower_cache is None else "encoded"]
-        key = (num_supervised, batch["text"].shape, pictures.shape)
-        on_device = sharding.put(batch, self._setup.mesh)
-        is_new = key not in programs
-        if is_new:
-          with self._progress.part("compile"):
-            programs[key] = program or self._stop.leaving(
-              functools.partial(setups.compiled, train_step, state, on_device, num_supervised)
-            )
-        self._stop.check()
-      except (signals.Left, Exception) as e:
-        self._rescue(state, self._look_at(*waiting) if waiting else finished, e)
-        raise
-      with self._progress.part("compile" if is_new else "step"):
-        state, sums = programs[key](state, on_device)
-        if is_new:
-          # Loading a program from the cache ends with its first step, not before.
-          jax.block_until_ready(sums)
-          self._checkpoints.get_ready(state)
-      # The step before is looked at only now that this one is under way: no gap on the device.
-      if waiting:
-        self._look_at(*waiting)
-      waiting = (step, sums, batch["_row"], counts)
-      if self._calendar.is_line(step):
-        finished, waiting = self._look_at(*waiting), None
-        self._finish(state, finished)
-    return state
+  def _evaluate_start(self, state: states.TrainState, steps: stepper_lib.Stepper) -> None:
+    """The evaluations before the first step, beside which it is compiled; writes their line."""
+    names = self._calendar.evals(0)
+    if not names:
+      return
+    steps.begin(state)
+    results = self._stop.leaving(functools.partial(self._evaluate, state, 0, names))
+    if not any(e.start_limit for e in self._config.evals):
+      metrics.check_best_found(self._config, results)
+    self._report(0, {}, results)
 
-  def _look_at(
-    self, step: int, sums: Mapping[str, jax.Array], rows: np.ndarray, counts: dict[str, int]
-  ) -> _Finished:
+  def _step(
+    self, state: states.TrainState, batch: stepper_lib.Ready, steps: stepper_lib.Stepper
+  ) -> tuple[states.TrainState, dict[str, jax.Array]]:
+    with self._progress.part("compile" if batch.is_new else "step"):
+      state, sums = steps.run(state, batch)
+      if batch.is_new:
+        self._checkpoints.get_ready(state)
+    return state, sums
+
+  def _look_at(self, pending: _Pending) -> _Finished:
     """Waits for a step's numbers and judges them."""
+    step, sums, rows, counts = pending
     numbers = {name: np.asarray(value) for name, value in sums.items()}
     self._policy.take(step, bool(numbers["nonfinite"]), rows)
     more = {"nonfinite_steps": self._policy.count, **self._data.metrics()}
-    return _Finished(step, metrics_lib.of_step(numbers, rows, more), counts)
+    return _Finished(step, metrics.of_step(numbers, rows, more), counts)
 
-  def _finish(self, state: states.TrainState, finished: _Finished) -> None:
-    """What comes after a step at which a line is due; 2 to 4 of the order of events.
-
-    Raises:
-      signals.Left: a stop is asked; the state is saved.
-    """
-    step, names = finished.step, self._calendar.evals(finished.step)
+  def _tell(self, finished: _Finished) -> None:
+    """Shows a step's numbers, and adds to its line what is counted up to here."""
     counts = self._row_counts.upto(finished.counts)
-    self._row_counts.tell(step, counts)
-    rates = self._progress.log(step, {name: float(finished.values[name]) for name in _SHOWN})
+    self._row_counts.tell(finished.step, counts)
+    shown = {name: float(finished.values[name]) for name in _SHOWN}
+    rates = self._progress.log(finished.step, shown)
     finished.values["examples_per_second"] = round(rates["examples_per_second"], 2)
     finished.values.update({row_counts.PREFIX + name: n for name, n in counts.items()})
+
+  def _save_if_due(self, state: states.TrainState, finished: _Finished) -> None:
     # Several hosts that leave an evaluation, in which they wait for each other, cannot save then.
-    if self._calendar.is_save(step) or (names and self._team):
+    waits = self._team and self._calendar.evals(finished.step)
+    if self._calendar.is_save(finished.step) or waits:
       self._save(state, finished)
-    results = {}
-    if names:
-      try:
-        results = self._stop.leaving(functools.partial(self._evaluate, state, step, names))
-      except (signals.Left, Exception) as e:
-        self._rescue(state, finished, e)
-        raise
-    self._report(step, finished.values, results)
-    if self._score(step, results):
-      self._save(state, finished)
-    self._checkpoints.check()
+
+  def _evaluate_if_due(self, state: states.TrainState, finished: _Finished) -> dict[str, float]:
+    """What evaluations find; saves the state first where they come to nothing."""
+    names = self._calendar.evals(finished.step)
+    if not names:
+      return {}
+    try:
+      return self._stop.leaving(functools.partial(self._evaluate, state, finished.step, names))
+    except (signals.Left, Exception) as e:
+      self._rescue(state, finished, e)
+      raise
 
   def _rescue(self, state: states.TrainState, finished: _Finished | None, error: Exception) -> None:
     """Saves a finished state because of `error`, after which the run ends; logs if that fails."""
@@ -403,7 +398,7 @@ class _Run:
 
   def _save(self, state: states.TrainState, finished: _Finished) -> None:
     facts = {
-      "line": metrics_lib.plain(finished.values),
+      "line": metrics.plain(finished.values),
       "rows": self._row_counts.upto(finished.counts),
       "nonfinite": self._policy.facts,
     }
@@ -427,7 +422,7 @@ class _Run:
     self._stop.leaving(functools.partial(work, main=main, note=note))
 
   def _advice(self, first: int) -> str:
-    lines = metrics_lib.read(self._workdir.metrics)
+    lines = metrics.read(self._workdir.metrics)
     return nonfinite.advice(lines, self._checkpoints.steps(), first)
 
   def _report(self, step: int, values: Mapping[str, Any], results: Mapping[str, float]) -> None:

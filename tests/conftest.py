@@ -5,6 +5,7 @@ for. At XLA's lowest level, by its older emitters, they compile in a fifth of th
 PALIGEMMA_JAX_TEST_AS_USED=1 the suite compiles as users do; a test marked `as_used` always does.
 """
 
+import contextlib
 import importlib.metadata
 import os
 import shutil
@@ -54,6 +55,16 @@ def pytest_pyfunc_call(pyfuncitem):
   if done.returncode:
     pytest.fail(done.stdout + done.stderr, pytrace=False)
   return True
+
+
+@pytest.fixture(params=["accelerator", "one_cpu"])
+def way(request, monkeypatch):
+  """Tests with it run twice: the model as an accelerator runs it, and with all of models/cpu.py."""
+  from paligemma_jax.models import cpu  # Loads JAX, for which XLA_FLAGS must be set.
+
+  monkeypatch.setattr(cpu, "_ROWS_FROM", 0)
+  with cpu.off() if request.param == "accelerator" else contextlib.nullcontext():
+    yield request.param
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ does 4 times faster on CPU than over B and T, and equally fast elsewhere.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ from jax import lax
 
 from paligemma_jax.models import attention
 from paligemma_jax.models import linear
+from paligemma_jax.models import mask
 from paligemma_jax.models import remat
 from paligemma_jax.models import variants
 
@@ -82,7 +82,7 @@ class Gemma(nn.Module):
     """int32[B, T] -> dtype[B, T, D], scaled by sqrt(D)."""
     return self.embedder.encode(tokens_BT).astype(self.dtype)
 
-  def __call__(self, x_BSD: jax.Array, see: attention.Visibility) -> tuple[jax.Array, Any]:
+  def __call__(self, x_BSD: jax.Array, see: mask.Visibility) -> tuple[jax.Array, Any]:
     """Runs the layers on a whole sequence.
 
     Returns:
@@ -90,7 +90,7 @@ class Gemma(nn.Module):
       what nobody uses is never computed under jit.
     """
     rope = rotary_angles(see.q_pos, self.sizes.head_dim)
-    return self.layers(x_BSD, None, _windows_L(self.sizes, x_BSD.shape[1]), see, rope, None)
+    return self.layers(x_BSD, None, windows_L(self.sizes, x_BSD.shape[1]), see, rope, None)
 
   def extend(
     self, x_BAD: jax.Array, cache: Cache, only_BAC: jax.Array | None
@@ -109,12 +109,12 @@ class Gemma(nn.Module):
 
     k_block, q_block = put(cache.k_block, cache.next_block)
     k_pos, q_pos = put(cache.k_pos, cache.next_pos)
-    see = attention.Visibility(q_block, k_block, q_pos, k_pos, only_BAC)
+    see = mask.Visibility(q_block, k_block, q_pos, k_pos, only_BAC)
     rope = rotary_angles(q_pos, self.sizes.head_dim)
     x_BAD, (k_LBAKH, v_LBAKH) = self.layers(
       x_BAD,
       (cache.k, cache.v),
-      _windows_L(self.sizes, cache.k.shape[2]),
+      windows_L(self.sizes, cache.k.shape[2]),
       see,
       rope,
       cache.slot,
@@ -146,7 +146,7 @@ class Gemma(nn.Module):
   def init_all(self, tokens_BT: jax.Array) -> jax.Array:
     """Touches every parameter; for initialisation."""
     x_BTD = self.embed(tokens_BT)
-    x_BTD, _ = self(x_BTD, attention.prefix_lm(jnp.ones_like(tokens_BT)))
+    x_BTD, _ = self(x_BTD, mask.prefix_lm(jnp.ones_like(tokens_BT)))
     return self.head(self.norm(x_BTD))
 
 
@@ -299,36 +299,8 @@ class RMSNorm(nn.Module):
     return (y * (1 + scale_D.astype(jnp.float32))).astype(self.dtype)
 
 
-def last_features(
-  model: Gemma, variables: Any, x_BSD: jax.Array, see: attention.Visibility, num_last: int
-) -> tuple[jax.Array, Any]:
-  """As `model(x_BSD, see)`, but features of the last positions alone: dtype[B, num_last, D].
-
-  In the last layer the others only give keys and values. So that they do no more there, it runs by
-  itself; cutting it off the stack of weights copies the rest, which only some devices have room for
-  (see `paligemma`).
-  """
-  sizes = model.sizes
-  params = dict(variables["params"])
-  layers = params.pop("layers")
-  first, last = (jax.tree.map(cut, layers) for cut in (lambda w: w[:-1], lambda w: w[-1]))
-  rope = rotary_angles(see.q_pos, sizes.head_dim)
-  windows_L = _windows_L(sizes, x_BSD.shape[1])
-  window = None if windows_L is None else windows_L[-1]
-  kvs = []
-  if sizes.depth > 1:
-    shallow = model.clone(sizes=dataclasses.replace(sizes, depth=sizes.depth - 1))
-    x_BSD, first_kvs = shallow.apply({"params": {**params, "layers": first}}, x_BSD, see)
-    kvs.append(first_kvs)
-  layer = Layer(sizes, model.dtype, model.dropout, model.cache_dtype, model.attend_by)
-  x_BTD, last_kv = layer.apply(
-    {"params": last}, x_BSD, None, window, see.of_last(num_last), rope, None
-  )
-  kvs.append(jax.tree.map(lambda x: x[None], last_kv))
-  return x_BTD, jax.tree.map(lambda *parts: jnp.concatenate(parts), *kvs)
-
-
-def _windows_L(sizes: variants.Gemma, num_keys: int) -> jax.Array | None:
+def windows_L(sizes: variants.Gemma, num_keys: int) -> jax.Array | None:
+  """int32[L], how far back each layer sees; None where all see everything."""
   if not 0 < sizes.sliding_window < num_keys:
     return None
   return jnp.where(jnp.arange(sizes.depth) % 2 == 0, sizes.sliding_window, _NO_WINDOW)

@@ -49,15 +49,10 @@ def platform() -> str:
   return kind if kind == "gpu" or (kind == "tpu" and jax.device_count() == 1) else ""
 
 
-def on_cpu() -> bool:
-  """Whether what is traced is for CPUs."""
-  return _device_kind() == "cpu"
-
-
 def is_one_cpu() -> bool:
   """Whether what is traced is for a single CPU device."""
   mesh = _MESH.get()
-  return on_cpu() and (jax.device_count() if mesh is None else mesh.size) == 1
+  return _device_kind() == "cpu" and (jax.device_count() if mesh is None else mesh.size) == 1
 
 
 def _device_kind():

@@ -32,18 +32,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from paligemma_jax.models import kernels
+from paligemma_jax.models import cpu
 from paligemma_jax.models import params as param_table
 from paligemma_jax.models import quantize
 
 ADAPTER = ("lora_a", "lora_b", "lora_magnitude")
 OFFSET = ":offset"
-_TURNED = ":turned"
 _DROPOUT = ("lora_key", "lora_keep")  # Beside an adapter while its inputs are dropped.
-
-# Up to so many rows a product has its matrix on the left where it is at hand as [O, I]: XLA:CPU
-# reads it 1.5 (8 rows, 257152 x 512) to 5 times (2048 x 512) faster there.
-_FEW_ROWS = 32
 
 
 def beside(name: str, part: str) -> str:
@@ -69,7 +64,7 @@ def with_offsets(names: Iterable[str]) -> list[str]:
 
 def turned(name: str, w: jax.Array, dtype: Any) -> dict[str, jax.Array]:
   """What lies beside the matrix `name` for products with few rows: one part, by its name."""
-  return {name + _TURNED: flat(name, w.astype(dtype)).swapaxes(-1, -2)}
+  return {name + cpu.TURNED: flat(name, w.astype(dtype)).swapaxes(-1, -2)}
 
 
 def in_out(name: str, shape: tuple[int, ...]) -> tuple[tuple, tuple, tuple]:
@@ -127,7 +122,7 @@ def weight(module: nn.Module, leaf: str, init: Any, shape: tuple[int, ...], dtyp
   """The module's parameter `leaf` with all that lies beside it."""
   stem = _stem(leaf)
   found = {part: stem + part for part in (*ADAPTER, *_DROPOUT)}
-  found |= {"offset": leaf + OFFSET, "turned": leaf + _TURNED}
+  found |= {"offset": leaf + OFFSET, "turned": leaf + cpu.TURNED}
   for kind in quantize.KINDS:
     found |= {kind: f"{leaf}_{kind}", f"{kind}_scale": f"{leaf}_{kind}_scale"}
   parts = {
@@ -194,8 +189,8 @@ def product(equation: str, x: jax.Array, w: Weight) -> jax.Array:
   out = [size for size, x in zip(w.shape, letters, strict=True) if x not in inputs]
   x_XI = x.reshape(x.shape[0], -1)
   parts, dtype = w.parts, w.dtype
-  if "turned" in parts and len(x_XI) <= _FEW_ROWS:
-    y = _times_turned(x_XI, parts["turned"], dtype).reshape(-1, *out)
+  if "turned" in parts and len(x_XI) <= cpu.FEW_ROWS:
+    y = cpu.times_turned(x_XI, parts["turned"], dtype).reshape(-1, *out)
   elif "w" in parts:
     y = jnp.einsum(equation, x, _rounded(parts, dtype))
   else:
@@ -219,41 +214,9 @@ def product(equation: str, x: jax.Array, w: Weight) -> jax.Array:
 
 
 def _times_table(x, table_VD):
-  if kernels.is_one_cpu():
-    if math.prod(x.shape[:-1]) <= _FEW_ROWS:
-      return _times_turned(x, table_VD, jnp.float32)
-    if x.dtype == jnp.float32:
-      return _times_table_on_cpu(x, table_VD)
+  if cpu.in_use():
+    return cpu.times_table(x, table_VD)
   return jnp.einsum("...D,VD->...V", x, table_VD, preferred_element_type=jnp.float32)
-
-
-@jax.custom_vjp
-def _times_table_on_cpu(x, table_VD):
-  """The product whose backward pass XLA:CPU does in 0.7 of the time, as gradients are turned first.
-
-  So it is with 64 positions, 257152 x 512.
-  """
-  return jnp.einsum("...D,VD->...V", x, table_VD)
-
-
-def _times_table_backward(kept, gradient):
-  x, table_VD = kept
-  turned_VX = gradient.reshape(-1, gradient.shape[-1]).T
-  turned_VX = jax.lax.optimization_barrier(turned_VX)  # Else it is not done.
-  x_gradient_XD = jnp.einsum("VX,VD->XD", turned_VX, table_VD)
-  return x_gradient_XD.reshape(x.shape), turned_VX @ x.reshape(-1, x.shape[-1])
-
-
-_times_table_on_cpu.defvjp(
-  lambda x, table_VD: (_times_table_on_cpu(x, table_VD), (x, table_VD)), _times_table_backward
-)
-
-
-def _times_turned(x, w_OI, dtype):
-  """dtype[..., O] of x [..., I]."""
-  y = jnp.einsum("OI,...I->O...", w_OI, x, preferred_element_type=dtype)
-  # Else the compiler turns the product itself around, to save turning its result.
-  return jnp.moveaxis(jax.lax.optimization_barrier(y), 0, -1)
 
 
 def _rounded(parts, dtype):

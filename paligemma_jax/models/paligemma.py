@@ -19,11 +19,11 @@ import jax.numpy as jnp
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import trees
-from paligemma_jax.models import attention
+from paligemma_jax.models import cpu
 from paligemma_jax.models import gemma
-from paligemma_jax.models import kernels
 from paligemma_jax.models import linear
 from paligemma_jax.models import lora
+from paligemma_jax.models import mask
 from paligemma_jax.models import params as param_table
 from paligemma_jax.models import quantized
 from paligemma_jax.models import remat
@@ -32,10 +32,6 @@ from paligemma_jax.models import variants
 
 Params = Mapping[str, jax.Array]
 
-# On CPU what helps is done up to layers of this size, as it copies their weights. The last layer
-# runs for text alone: 0.9 of the step's time at 6 layers of 512 (scanned layers cannot differ in
-# shapes). For decoding weights are turned: there a token takes 0.6 of the time.
-_ROOM_FOR_LAYERS = 2**30
 _LAYERS = "llm/layers/"
 
 
@@ -238,7 +234,7 @@ def prefill(
   cache = gemma.Cache(
     k=pad(k_LBSKH.astype(cache_dtype), 2),
     v=pad(v_LBSKH.astype(cache_dtype), 2),
-    k_block=pad(see.k_block, 1, attention.HIDDEN),
+    k_block=pad(see.k_block, 1, mask.HIDDEN),
     k_pos=pad(see.k_pos, 1),
     next_pos=see.q_pos[rows, last_B] + 1,
     next_block=see.q_block[rows, last_B] + 1,
@@ -253,7 +249,7 @@ def ready_to_extend(cfg: variants.ModelConfig, params: Params) -> Params:
   To be called once before a loop over `extend`, in the same program.
   """
   names = [name for name in param_table.MATRICES if name in params and name.startswith(_LAYERS)]
-  if not _has_room([params[name] for name in names]):
+  if not cpu.has_room([params[name] for name in names]):
     return params
   found = dict(params)
   for name in names:
@@ -288,16 +284,11 @@ def extend(
 
 def _last_features(model, variables, x_BSD, see, num_last, rngs=None):
   """Features of the last positions, dtype[B, num_last, D], and the (k, v) of all."""
-  room = _has_room(jax.tree.leaves(variables["params"]["layers"]))
-  if room and not model.dropout and num_last < x_BSD.shape[1]:
-    return gemma.last_features(model, variables, x_BSD, see, num_last)
+  layers = variables["params"]["layers"]
+  if cpu.has_room(layers) and not model.dropout and num_last < x_BSD.shape[1]:
+    return cpu.last_features(gemma, model, variables["params"], x_BSD, see, num_last)
   x_BSD, kv = model.apply(variables, x_BSD, see, rngs=rngs)
   return x_BSD[:, x_BSD.shape[1] - num_last :], kv
-
-
-def _has_room(layers):
-  size = sum(x.size * x.dtype.itemsize for x in layers)
-  return kernels.is_one_cpu() and size <= _ROOM_FOR_LAYERS
 
 
 def _sequence(cfg, variables, text_BT, mask_ar_BT, mask_input_BT, img_tokens):
@@ -306,13 +297,13 @@ def _sequence(cfg, variables, text_BT, mask_ar_BT, mask_input_BT, img_tokens):
   mask_ar_BS = mask_ar_BT.astype(jnp.int32)
   valid_BS = None if mask_input_BT is None else mask_input_BT.astype(bool)
   if img_tokens is None:
-    return x_BTD, attention.prefix_lm(mask_ar_BS, valid_BS)
+    return x_BTD, mask.prefix_lm(mask_ar_BS, valid_BS)
   x_BSD = jnp.concatenate([img_tokens.astype(x_BTD.dtype), x_BTD], axis=1)
   widths = [(0, 0), (img_tokens.shape[1], 0)]
   mask_ar_BS = jnp.pad(mask_ar_BS, widths)
   if valid_BS is not None:
     valid_BS = jnp.pad(valid_BS, widths, constant_values=True)
-  return x_BSD, attention.prefix_lm(mask_ar_BS, valid_BS)
+  return x_BSD, mask.prefix_lm(mask_ar_BS, valid_BS)
 
 
 def _init(cfg, key):

@@ -24,10 +24,10 @@ from paligemma_jax.planning import targets
 from paligemma_jax.trainer import devices as devices_lib
 from paligemma_jax.trainer import memory
 from paligemma_jax.trainer import setup as setups
+from paligemma_jax.training import gradient_memory
 from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
-from paligemma_jax.training import step as steps
 
 _STEPS = 1000  # Of the schedule; its length changes nothing that is measured here.
 
@@ -196,7 +196,9 @@ def _bytes(tree: Any) -> int:
 
 def _gradient_bytes(setup: setups.Setup, state: states.TrainState) -> int:
   """Of one device's part of the gradients, each in the dtype that it is taken in."""
-  moving = jax.eval_shape(lambda s: steps.to_differentiate(setup.cfg, s, table=False)[0], state)
+  moving = jax.eval_shape(
+    lambda s: gradient_memory.to_differentiate(setup.cfg, s, table=False)[0], state
+  )
   total = 0
   for name, leaf in moving.items():
     place = state.trainable[name.removesuffix(linear.OFFSET)].sharding

@@ -14,6 +14,8 @@ from paligemma_jax.decoding import generate
 from paligemma_jax.models import paligemma
 from tests.models import reference
 
+pytestmark = pytest.mark.usefixtures("way")
+
 _NUM_NEW = 10
 
 

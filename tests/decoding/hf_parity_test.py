@@ -6,6 +6,8 @@ import pytest
 from paligemma_jax.decoding import generate
 from tests.models import reference
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 @pytest.mark.parametrize("name", reference.HF_NAMES)
 def test_greedy_tokens_are_identical(name):

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from paligemma_jax.core import trees
-from paligemma_jax.models import attention
 from paligemma_jax.models import gemma
+from paligemma_jax.models import mask
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import siglip
 from tests.models import reference
+
+pytestmark = pytest.mark.usefixtures("way")
 
 
 @pytest.fixture(scope="module", params=reference.BV_NAMES)
@@ -59,7 +61,7 @@ def test_text_embeddings(model):
 
 def test_attention_mask(model):
   _, _, _, mask_ar, golden = model
-  see = attention.prefix_lm(np.pad(mask_ar, [(0, 0), (reference.NUM_IMAGE_TOKENS, 0)]))
+  see = mask.prefix_lm(np.pad(mask_ar, [(0, 0), (reference.NUM_IMAGE_TOKENS, 0)]))
   np.testing.assert_array_equal(see.mask(), golden["attn_mask"])
 
 
@@ -68,7 +70,7 @@ def test_decoder_features_at_all_positions(model):
   llm = gemma.Gemma(reference.bv_config(name).llm, np.float32)
   variables = {"params": _tower(name, "llm")}
   x = np.concatenate([golden["image_embeddings"], golden["text_embeddings"]], axis=1)
-  see = attention.prefix_lm(np.pad(mask_ar, [(0, 0), (reference.NUM_IMAGE_TOKENS, 0)]))
+  see = mask.prefix_lm(np.pad(mask_ar, [(0, 0), (reference.NUM_IMAGE_TOKENS, 0)]))
   encoded, _ = jax.jit(llm.apply)(variables, x, see)
   np.testing.assert_allclose(encoded, golden["llm_encoded"], rtol=0, atol=2e-4)
   pre_logits = llm.apply(variables, encoded, method="norm")

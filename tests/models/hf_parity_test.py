@@ -7,6 +7,8 @@ import pytest
 from paligemma_jax.models import paligemma
 from tests.models import reference
 
+pytestmark = pytest.mark.usefixtures("way")
+
 
 @pytest.mark.parametrize("name", reference.HF_NAMES)
 def test_logits_and_log_probabilities_on_every_real_token(name):

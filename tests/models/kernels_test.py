@@ -13,6 +13,7 @@ import pytest
 from paligemma_jax.models import attention
 from paligemma_jax.models import gemma
 from paligemma_jax.models import kernels
+from paligemma_jax.models import mask
 from paligemma_jax.models import variants
 from tests import virtual_devices
 from transfers import okvqa
@@ -33,7 +34,7 @@ def prefixes(batch, seq_len, hide=False):
     mask_ar[row, seq_len // 2 + 9 * row :] = 1
   valid = np.ones((batch, seq_len), bool)
   valid[0, 11:20] = valid[:, -7:] = False
-  return attention.prefix_lm(jnp.array(mask_ar), jnp.array(valid) if hide else None)
+  return mask.prefix_lm(jnp.array(mask_ar), jnp.array(valid) if hide else None)
 
 
 def values_and_gradients(attend, q, k, v, weights):
@@ -49,9 +50,7 @@ def by_kernel(see, softcap=0.0):
   blocks = (None, None) if see is None else (see.q_block, see.k_block)
 
   def attend(q, k, v):
-    return kernels.splash(
-      q, k, v, *blocks, hidden=attention.HIDDEN, softcap=softcap, interpret=True
-    )
+    return kernels.splash(q, k, v, *blocks, hidden=mask.HIDDEN, softcap=softcap, interpret=True)
 
   return attend
 
@@ -89,7 +88,7 @@ def test_without_a_mask_only_padding_is_hidden():
 @pytest.mark.slow  # 8 s
 def test_a_query_that_sees_nothing_gives_finite_numbers():
   *arrays, weights = qkv(1, 20, 1, 1, 8)
-  see = attention.prefix_lm(np.zeros((1, 20), np.int32), np.zeros((1, 20), bool))
+  see = mask.prefix_lm(np.zeros((1, 20), np.int32), np.zeros((1, 20), bool))
   got = values_and_gradients(by_kernel(see), *arrays, weights)
   assert all(np.isfinite(x).all() for x in got)
 
@@ -111,9 +110,9 @@ def test_rows_and_heads_are_cut_over_devices():
 
 def test_last_seen_is_the_mask():
   see = prefixes(3, 40, hide=True)
-  last = np.asarray(kernels._last_seen(see.q_block, see.k_block, attention.HIDDEN))
+  last = np.asarray(kernels._last_seen(see.q_block, see.k_block, mask.HIDDEN))
   seen = np.arange(40)[None, None] <= last[:, :, None]
-  hidden = np.asarray(see.k_block == attention.HIDDEN)
+  hidden = np.asarray(see.k_block == mask.HIDDEN)
   np.testing.assert_array_equal(seen & ~hidden[:, None], see.mask())
 
 

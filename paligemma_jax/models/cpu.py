@@ -1,0 +1,320 @@
+"""What only one CPU needs: other ways to the same numbers, chosen here and nowhere else.
+
+XLA:CPU reads some products and keeps some temporaries in ways that an accelerator does not. The
+model files are written for an accelerator and ask `in_use`, `has_room` or `goes_by_rows`, all of
+them False on any other device, on several CPU devices and inside `off`.
+
+MEASURED
+
+B rows, Q query positions, S key positions, N query heads, K key heads, G = N / K, H head dim,
+D width, V vocabulary, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator
+from typing import Any
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.ad_checkpoint import checkpoint_name
+from jax.sharding import Mesh
+
+from paligemma_jax.models import kernels
+from paligemma_jax.models import mask
+from paligemma_jax.models import remat
+
+TURNED = ":turned"  # The suffix of a matrix's part for products with few rows; see linear.py.
+
+# Up to so many rows a product has its matrix on the left where it is at hand as [O, I]: XLA:CPU
+# reads it 1.5 (8 rows, 257152 x 512) to 5 times (2048 x 512) faster there.
+FEW_ROWS = 32
+
+# What copies the weights of layers is done up to layers of this size.
+_ROOM_FOR_LAYERS = 2**30
+
+# Attention goes by rows from so many logits a row on, and cuts them into pieces of at most so many.
+# Forward and backward that takes 0.5 of the plain way's time at 288 positions, and 0.3 to 0.6 of
+# that of chunks at a thousand (8 rows, 8 and 4 heads of 64). Shorter ones gain nothing that would
+# make up for a second more of tracing and compiling.
+_ROWS_FROM = 256 * 1024
+_ROWS_PIECE = 1024 * 1024
+
+# Embedding tables of so many numbers and more are large.
+_LARGE_TABLE = 2**24
+_FOR_MEMORY = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+
+_OFF: contextvars.ContextVar[bool] = contextvars.ContextVar("off", default=False)
+
+
+@contextlib.contextmanager
+def off() -> Iterator[None]:
+  """What is traced in here goes the ways of an accelerator; for tests, which compare the two."""
+  token = _OFF.set(True)
+  try:
+    yield
+  finally:
+    _OFF.reset(token)
+
+
+def in_use() -> bool:
+  """Whether what is traced is for a single CPU device."""
+  return kernels.is_one_cpu() and not _OFF.get()
+
+
+def has_room(layers: Any) -> bool:
+  """Whether the weights of these layers, a tree of arrays, may be copied to save time."""
+  size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(layers))
+  return in_use() and size <= _ROOM_FOR_LAYERS
+
+
+def goes_by_rows(q_BQNH: jax.Array, k_len: int) -> bool:
+  """Whether attention of these queries over so many keys is to be `attend_by_rows`."""
+  return in_use() and math.prod(q_BQNH.shape[1:3]) * k_len >= _ROWS_FROM
+
+
+def compiler_options(mesh: Mesh, table: jax.Array | None) -> dict[str, str] | None:
+  """Options of XLA for a step on this mesh in which the embedding table trains (None: does not).
+
+  Left to itself XLA:CPU computes the table's gradient as early as it can, to have more to do at
+  once, and holds it while the layers run backward. Where that gradient is large, the work within
+  one product keeps the threads busy anyway.
+  """
+  large = table is not None and table.size >= _LARGE_TABLE
+  return _FOR_MEMORY if large and is_cpu(mesh) else None
+
+
+def is_cpu(mesh: Mesh) -> bool:
+  """Whether the devices are CPUs, one or several."""
+  return mesh.devices.flat[0].platform == "cpu"
+
+
+def times_turned(x: jax.Array, w_OI: jax.Array, dtype: Any) -> jax.Array:
+  """dtype[..., O] of x [..., I]."""
+  y = jnp.einsum("OI,...I->O...", w_OI, x, preferred_element_type=dtype)
+  # Else the compiler turns the product itself around, to save turning its result.
+  return jnp.moveaxis(lax.optimization_barrier(y), 0, -1)
+
+
+def times_table(x: jax.Array, table_VD: jax.Array) -> jax.Array:
+  """float32[..., V] of x [..., D]."""
+  if math.prod(x.shape[:-1]) <= FEW_ROWS:
+    return times_turned(x, table_VD, jnp.float32)
+  if x.dtype == jnp.float32:
+    return _times_table(x, table_VD)
+  return jnp.einsum("...D,VD->...V", x, table_VD, preferred_element_type=jnp.float32)
+
+
+@jax.custom_vjp
+def _times_table(x, table_VD):
+  """The product whose backward pass XLA:CPU does in 0.7 of the time, as gradients are turned first.
+
+  So it is with 64 positions, 257152 x 512.
+  """
+  return jnp.einsum("...D,VD->...V", x, table_VD)
+
+
+def _times_table_backward(kept, gradient):
+  x, table_VD = kept
+  turned_VX = gradient.reshape(-1, gradient.shape[-1]).T
+  turned_VX = lax.optimization_barrier(turned_VX)  # Else it is not done.
+  x_gradient_XD = jnp.einsum("VX,VD->XD", turned_VX, table_VD)
+  return x_gradient_XD.reshape(x.shape), turned_VX @ x.reshape(-1, x.shape[-1])
+
+
+_times_table.defvjp(
+  lambda x, table_VD: (_times_table(x, table_VD), (x, table_VD)), _times_table_backward
+)
+
+
+def last_features(
+  gemma: Any, model: Any, params: Any, x_BSD: jax.Array, see: mask.Visibility, num_last: int
+) -> tuple[jax.Array, Any]:
+  """As `model` on `x_BSD`, but features of the last positions alone: dtype[B, num_last, D].
+
+  In the last layer the others only give keys and values. So that they do no more there, it runs by
+  itself (scanned layers cannot differ in shapes); cutting it off the stack of weights copies the
+  rest, for which there must be room.
+
+  Args:
+    gemma: models.gemma, which this file is below.
+    model: gemma.Gemma; no dropout.
+  """
+  sizes = model.sizes
+  params = dict(params)
+  layers = params.pop("layers")
+  first, last = (jax.tree.map(cut, layers) for cut in (lambda w: w[:-1], lambda w: w[-1]))
+  rope = gemma.rotary_angles(see.q_pos, sizes.head_dim)
+  windows_L = gemma.windows_L(sizes, x_BSD.shape[1])
+  window = None if windows_L is None else windows_L[-1]
+  kvs = []
+  if sizes.depth > 1:
+    shallow = model.clone(sizes=dataclasses.replace(sizes, depth=sizes.depth - 1))
+    x_BSD, first_kvs = shallow.apply({"params": {**params, "layers": first}}, x_BSD, see)
+    kvs.append(first_kvs)
+  layer = gemma.Layer(sizes, model.dtype, model.dropout, model.cache_dtype, model.attend_by)
+  x_BTD, last_kv = layer.apply(
+    {"params": last}, x_BSD, None, window, see.of_last(num_last), rope, None
+  )
+  kvs.append(jax.tree.map(lambda x: x[None], last_kv))
+  return x_BTD, jax.tree.map(lambda *parts: jnp.concatenate(parts), *kvs)
+
+
+def in_pieces(x: jax.Array, num: int, length: int) -> jax.Array:
+  """[B, num, length, ...] of [B, Q, ...], with zeros behind the last position."""
+  x = jnp.pad(x, [(0, 0), (0, num * length - x.shape[1]), *[(0, 0)] * (x.ndim - 2)])
+  return x.reshape(x.shape[0], num, length, *x.shape[2:])
+
+
+class _Queries(NamedTuple):
+  """A piece of a row's queries. Who they are is absent where everyone sees everyone."""
+
+  q_KXH: jax.Array
+  block_c: jax.Array | None
+  pos_c: jax.Array | None
+  only_cS: jax.Array | None
+
+
+class _Keys(NamedTuple):
+  """A row's keys and values."""
+
+  k_KSH: jax.Array
+  v_KSH: jax.Array
+  block_S: jax.Array | None
+  pos_S: jax.Array | None
+
+
+class _Softmax(NamedTuple):
+  """A piece's output, and of each query the largest logit and the sum of the exponentials."""
+
+  out_KXH: jax.Array
+  max_KX1: jax.Array
+  sum_KX1: jax.Array
+
+
+def attend_by_rows(
+  q_BQNH: jax.Array,
+  k_BSKH: jax.Array,
+  v_BSKH: jax.Array,
+  see: mask.Visibility | None,
+  softcap: float,
+  window: jax.Array | None,
+  chunk: int,
+) -> jax.Array:
+  """One row after the other, C pieces of c = `chunk` queries each (0: as fits); X = G * c.
+
+  Logits stay in the cache, heads stand before positions so that products find their factors as they
+  lie, and the backward pass has its own rule: it works the logits out again, but no softmax, as
+  flash attention does (arXiv:2205.14135, algorithm 4).
+  """
+  batch, q_len, num_heads, head_dim = q_BQNH.shape
+  num_kv_heads = k_BSKH.shape[2]
+  row_logits = q_len * num_heads * k_BSKH.shape[1]
+  chunk = chunk or -(-q_len // -(-row_logits // _ROWS_PIECE))
+  num_pieces = -(-q_len // chunk)
+
+  def pieces(x):  # [B or 1, Q, ...] -> [B, C, c, ...]
+    x = in_pieces(x, num_pieces, chunk)
+    return jnp.broadcast_to(x, (batch, *x.shape[1:]))
+
+  q_BCcKGH = pieces(q_BQNH.reshape(batch, q_len, num_kv_heads, -1, head_dim))
+  q_BCKGcH = q_BCcKGH.transpose(0, 1, 3, 4, 2, 5)
+  q_BCKXH = q_BCKGcH.reshape(batch, num_pieces, num_kv_heads, -1, head_dim)
+  of_queries, of_keys = (None, None, None), (None, None)
+  if see is not None:
+    only = None if see.only is None else pieces(see.only)
+    of_queries = pieces(see.q_block), pieces(see.q_pos), only
+    of_keys = (jnp.broadcast_to(x, (batch, x.shape[1])) for x in (see.k_block, see.k_pos))
+  queries = _Queries(q_BCKXH, *of_queries)
+  keys = _Keys(k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2), *of_keys)
+  out_BCKXH = _attend_by_rows(softcap, queries, keys, window)
+  out_BCcKGH = out_BCKXH.reshape(q_BCKGcH.shape).transpose(0, 1, 4, 2, 3, 5)
+  return out_BCcKGH.reshape(batch, -1, num_heads, head_dim)[:, :q_len]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _attend_by_rows(softcap, queries, keys, window):
+  """[B, C, K, X, H]; `queries` begin with the dims B and C, `keys` with B."""
+  return _rows_forward(softcap, queries, keys, window)[0]
+
+
+def _rows_forward(softcap, queries, keys, window):
+  def piece(keys, queries):
+    logits_KXS, _ = _logits(queries, keys, window, softcap)
+    max_KX1 = logits_KXS.max(axis=-1, keepdims=True)
+    weights_KXS = jnp.exp(logits_KXS - max_KX1)
+    sum_KX1 = weights_KXS.sum(axis=-1, keepdims=True)
+    out_KXH = _times(weights_KXS.astype(keys.v_KSH.dtype), keys.v_KSH, 2, 1) / sum_KX1
+    return _Softmax(out_KXH.astype(keys.v_KSH.dtype), max_KX1, sum_KX1)
+
+  def row(of_row):
+    queries, keys = of_row
+    return lax.map(functools.partial(piece, keys), queries)
+
+  softmax = lax.map(row, (queries, keys))
+  softmax = jax.tree.map(lambda x: checkpoint_name(x, remat.KEPT), softmax)
+  return softmax.out_KXH, (queries, keys, window, softmax)
+
+
+def _rows_backward(softcap, kept, out_grad_BCKXH):
+  queries, keys, window, softmax = kept
+
+  def piece(keys, kv_grads, of_piece):
+    queries, softmax, out_grad_KXH = of_piece
+    logits_KXS, slope_KXS = _logits(queries, keys, window, softcap)
+    probs_KXS = jnp.exp(logits_KXS - softmax.max_KX1) * (1 / softmax.sum_KX1)
+    probs_grad_KXS = _times(out_grad_KXH, keys.v_KSH, 2, 2)
+    # What the gradients of a query's probabilities come to, each weighed by its probability.
+    weighed_KXH = softmax.out_KXH.astype(jnp.float32) * out_grad_KXH
+    mean_KX1 = weighed_KXH.sum(axis=-1, keepdims=True)
+    logits_grad_KXS = probs_KXS * (probs_grad_KXS - mean_KX1) * slope_KXS
+    # Masked keys have no probability, but where a query sees nothing.
+    logits_grad_KXS *= softmax.max_KX1 > mask.LOGIT
+    probs_KXS, logits_grad_KXS = (
+      x.astype(out_grad_KXH.dtype) for x in (probs_KXS, logits_grad_KXS)
+    )
+    k_grad_KSH, v_grad_KSH = kv_grads
+    k_grad_KSH += _times(logits_grad_KXS, queries.q_KXH, 1, 1)
+    v_grad_KSH += _times(probs_KXS, out_grad_KXH, 1, 1)
+    q_grad_KXH = _times(logits_grad_KXS, keys.k_KSH, 2, 1)
+    return (k_grad_KSH, v_grad_KSH), q_grad_KXH.astype(queries.q_KXH.dtype)
+
+  def row(of_row):
+    keys, *of_pieces = of_row
+    zeros = jnp.zeros(keys.k_KSH.shape, jnp.float32)
+    kv_grads, q_grad = lax.scan(functools.partial(piece, keys), (zeros, zeros), tuple(of_pieces))
+    return q_grad, *(x.astype(keys.k_KSH.dtype) for x in kv_grads)
+
+  q_grad, k_grad, v_grad = lax.map(row, (keys, queries, softmax, out_grad_BCKXH))
+  return _Queries(q_grad, None, None, None), _Keys(k_grad, v_grad, None, None), None
+
+
+_attend_by_rows.defvjp(_rows_forward, _rows_backward)
+
+
+def _logits(queries, keys, window, softcap):
+  """float32[K, X, S] with the mask, and their slope before it where a cap bends them."""
+  logits_KXS = _times(queries.q_KXH, keys.k_KSH, 2, 2)
+  slope_KXS = 1.0
+  if softcap:
+    capped_KXS = jnp.tanh(logits_KXS / softcap)
+    logits_KXS, slope_KXS = capped_KXS * softcap, 1 - jnp.square(capped_KXS)
+  if queries.block_c is not None:
+    of_row = queries.block_c, keys.block_S, queries.pos_c, keys.pos_S, queries.only_cS
+    mask_cS = mask.Visibility(*(None if x is None else x[None] for x in of_row)).mask(window)[0]
+    logits_KGcS = logits_KXS.reshape(logits_KXS.shape[0], -1, *mask_cS.shape)
+    logits_KXS = jnp.where(mask_cS, logits_KGcS, mask.LOGIT).reshape(logits_KXS.shape)
+  return logits_KXS, slope_KXS
+
+
+def _times(a, b, a_dim, b_dim):
+  """Products over one dim of each, for every key head, in float32."""
+  dims = (((a_dim,), (b_dim,)), ((0,), (0,)))
+  return lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)

@@ -110,13 +110,11 @@ def make_generate(
       seen_BV=_seen(text_BT, mask_input_BT, logits_BV) if repetition_penalty != 1.0 else None,
     )
 
-    ready = paligemma.ready_to_extend(cfg, params)
-
     def extend(token_BA, cache, own_BAS):
       """`own_BAS`: which of the slots behind the prompt an answer sees; absent: all."""
       if own_BAS is not None:
         own_BAS = jnp.pad(own_BAS, [(0, 0), (0, 0), (prompt_len, 0)], constant_values=True)
-      return paligemma.extend(cfg, ready, token_BA, cache, own_BAS)
+      return paligemma.extend(cfg, params, token_BA, cache, own_BAS)
 
     tokens_BN, logprob_BN = search(prompt, extend, max_new_tokens)
     return {

@@ -1,13 +1,17 @@
 """What only one CPU needs: other ways to the same numbers, chosen here and nowhere else.
 
-XLA:CPU reads some products and keeps some temporaries in ways that an accelerator does not. The
-model files are written for an accelerator and ask `in_use`, `has_room` or `goes_by_rows`, all of
-them False on any other device, on several CPU devices and inside `off`.
+The model files are written for an accelerator and ask `in_use`, `has_room` or `goes_by_rows`, all
+of them False on any other device, on several CPU devices and inside `off`. What each brings, in
+processor time on two cores ("mid" is that of tools/bench/models.py, the demo's step that of
+transfers/demo.py):
 
-MEASURED
+  attend_by_rows    0.5 to 1 of the 10 s of a step of mid; the demo's sequences are too short for it
+  last_features     6 % of the demo's step, 10 % of one with 6 layers of 512
+  times_table       7 % of decoding a token of mid, whose table has 257152 rows
+  compiler_options  0.5 of the 3.6 GB of a step of mid
 
 B rows, Q query positions, S key positions, N query heads, K key heads, G = N / K, H head dim,
-D width, V vocabulary, I inputs, O outputs.
+D width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -31,11 +35,8 @@ from paligemma_jax.models import kernels
 from paligemma_jax.models import mask
 from paligemma_jax.models import remat
 
-TURNED = ":turned"  # The suffix of a matrix's part for products with few rows; see linear.py.
-
-# Up to so many rows a product has its matrix on the left where it is at hand as [O, I]: XLA:CPU
-# reads it 1.5 (8 rows, 257152 x 512) to 5 times (2048 x 512) faster there.
-FEW_ROWS = 32
+# Up to so many rows the head has its table on the left, where XLA:CPU reads it faster.
+_FEW_ROWS = 32
 
 # What copies the weights of layers is done up to layers of this size.
 _ROOM_FOR_LAYERS = 2**30
@@ -96,42 +97,13 @@ def is_cpu(mesh: Mesh) -> bool:
   return mesh.devices.flat[0].platform == "cpu"
 
 
-def times_turned(x: jax.Array, w_OI: jax.Array, dtype: Any) -> jax.Array:
-  """dtype[..., O] of x [..., I]."""
-  y = jnp.einsum("OI,...I->O...", w_OI, x, preferred_element_type=dtype)
-  # Else the compiler turns the product itself around, to save turning its result.
-  return jnp.moveaxis(lax.optimization_barrier(y), 0, -1)
-
-
 def times_table(x: jax.Array, table_VD: jax.Array) -> jax.Array:
   """float32[..., V] of x [..., D]."""
-  if math.prod(x.shape[:-1]) <= FEW_ROWS:
-    return times_turned(x, table_VD, jnp.float32)
-  if x.dtype == jnp.float32:
-    return _times_table(x, table_VD)
-  return jnp.einsum("...D,VD->...V", x, table_VD, preferred_element_type=jnp.float32)
-
-
-@jax.custom_vjp
-def _times_table(x, table_VD):
-  """The product whose backward pass XLA:CPU does in 0.7 of the time, as gradients are turned first.
-
-  So it is with 64 positions, 257152 x 512.
-  """
-  return jnp.einsum("...D,VD->...V", x, table_VD)
-
-
-def _times_table_backward(kept, gradient):
-  x, table_VD = kept
-  turned_VX = gradient.reshape(-1, gradient.shape[-1]).T
-  turned_VX = lax.optimization_barrier(turned_VX)  # Else it is not done.
-  x_gradient_XD = jnp.einsum("VX,VD->XD", turned_VX, table_VD)
-  return x_gradient_XD.reshape(x.shape), turned_VX @ x.reshape(-1, x.shape[-1])
-
-
-_times_table.defvjp(
-  lambda x, table_VD: (_times_table(x, table_VD), (x, table_VD)), _times_table_backward
-)
+  if math.prod(x.shape[:-1]) > _FEW_ROWS:
+    return jnp.einsum("...D,VD->...V", x, table_VD, preferred_element_type=jnp.float32)
+  y = jnp.einsum("VD,...D->V...", table_VD, x, preferred_element_type=jnp.float32)
+  # Else the compiler turns the product itself around, to save turning its result.
+  return jnp.moveaxis(lax.optimization_barrier(y), 0, -1)
 
 
 def last_features(

@@ -7,7 +7,6 @@ leaf in the parameters decides the rest, so no module knows of adapters or packe
     q_einsum/w_nf4, w_nf4_scale         packed, in place of it (quantize.py)
     q_einsum/lora_a, lora_b             a low-rank addition (lora.py)
     q_einsum/w:offset                   zeros in the compute dtype, to take the gradient by
-    q_einsum/w:turned                   [O, I] in the compute dtype, for products with few rows
 
 A leaf that is not called `w` or `kernel` lends its name: mlp/linear, mlp/linear_lora_a.
 
@@ -60,11 +59,6 @@ def num_stacked(name: str) -> int:
 def with_offsets(names: Iterable[str]) -> list[str]:
   """Those of the parameters whose gradient may be taken by an offset alone: layers' matrices."""
   return [name for name in names if name in param_table.MATRICES and num_stacked(name)]
-
-
-def turned(name: str, w: jax.Array, dtype: Any) -> dict[str, jax.Array]:
-  """What lies beside the matrix `name` for products with few rows: one part, by its name."""
-  return {name + cpu.TURNED: flat(name, w.astype(dtype)).swapaxes(-1, -2)}
 
 
 def in_out(name: str, shape: tuple[int, ...]) -> tuple[tuple, tuple, tuple]:
@@ -122,7 +116,7 @@ def weight(module: nn.Module, leaf: str, init: Any, shape: tuple[int, ...], dtyp
   """The module's parameter `leaf` with all that lies beside it."""
   stem = _stem(leaf)
   found = {part: stem + part for part in (*ADAPTER, *_DROPOUT)}
-  found |= {"offset": leaf + OFFSET, "turned": leaf + cpu.TURNED}
+  found["offset"] = leaf + OFFSET
   for kind in quantize.KINDS:
     found |= {kind: f"{leaf}_{kind}", f"{kind}_scale": f"{leaf}_{kind}_scale"}
   parts = {
@@ -189,9 +183,7 @@ def product(equation: str, x: jax.Array, w: Weight) -> jax.Array:
   out = [size for size, x in zip(w.shape, letters, strict=True) if x not in inputs]
   x_XI = x.reshape(x.shape[0], -1)
   parts, dtype = w.parts, w.dtype
-  if "turned" in parts and len(x_XI) <= cpu.FEW_ROWS:
-    y = cpu.times_turned(x_XI, parts["turned"], dtype).reshape(-1, *out)
-  elif "w" in parts:
+  if "w" in parts:
     y = jnp.einsum(equation, x, _rounded(parts, dtype))
   else:
     y = _packed_product(x_XI, parts, dtype).reshape(-1, *out)

@@ -21,18 +21,14 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import trees
 from paligemma_jax.models import cpu
 from paligemma_jax.models import gemma
-from paligemma_jax.models import linear
 from paligemma_jax.models import lora
 from paligemma_jax.models import mask
-from paligemma_jax.models import params as param_table
 from paligemma_jax.models import quantized
 from paligemma_jax.models import remat
 from paligemma_jax.models import siglip
 from paligemma_jax.models import variants
 
 Params = Mapping[str, jax.Array]
-
-_LAYERS = "llm/layers/"
 
 
 def compute_dtype(cfg: variants.ModelConfig) -> Any:
@@ -241,20 +237,6 @@ def prefill(
     slot=jnp.int32(prompt_len),
   )
   return model.apply(variables, x_BD, method="head"), cache
-
-
-def ready_to_extend(cfg: variants.ModelConfig, params: Params) -> Params:
-  """The parameters with what makes `extend` faster, if there is such on this device.
-
-  To be called once before a loop over `extend`, in the same program.
-  """
-  names = [name for name in param_table.MATRICES if name in params and name.startswith(_LAYERS)]
-  if not cpu.has_room([params[name] for name in names]):
-    return params
-  found = dict(params)
-  for name in names:
-    found |= linear.turned(name, params[name], compute_dtype(cfg))
-  return found
 
 
 def extend(

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src import core  # Its public name is gone in JAX 0.12.
 
 from paligemma_jax.models import paligemma
 from paligemma_jax.training import loss
@@ -113,7 +114,7 @@ def test_the_logits_of_all_positions_never_exist(chunk):
 def _arrays_with_dim(jaxpr, dim):
   for eqn in jaxpr.eqns:
     yield from (v for v in eqn.outvars if dim in v.aval.shape)
-    for sub in jax.core.jaxprs_in_params(eqn.params):
+    for sub in core.jaxprs_in_params(eqn.params):
       yield from _arrays_with_dim(sub, dim)
 
 

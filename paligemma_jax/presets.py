@@ -20,6 +20,9 @@ ConfigDict = ml_collections.ConfigDict
 def apply(c: ConfigDict, tune: str) -> None:
   """Applies the presets named in `tune`: the one that chooses the optimizer, then left to right.
 
+  To be called after the task's lr and wd are set, which most leave as they are: `sgd_attention`
+  brings its own.
+
   Raises:
     ConfigError: an unknown name, or two names that both choose the optimizer.
   """

@@ -116,3 +116,14 @@ def test_a_server_takes_the_file_of_all_its_questions(name, evaluator, tmp_path,
   wanted = server_file.official(form, questions)
   assert len(wanted) == len(rows)
   assert list(server_file.problems(form, json.loads(text), wanted)) == []
+
+
+@pytest.mark.parametrize("name", try_transfers.names())
+def test_sgd_keeps_its_own_learning_rate(name):
+  """The rates of pages are Adam's: by SGD on the attention they would teach nothing."""
+  module, known = arguments(name)
+  if "tune" not in known:
+    pytest.skip("a page with one way to train")
+  optim = module.get_config(tune="sgd_attention").optim
+  assert (optim.name, optim.lr, optim.wd) == ("sgd", 0.03, 0.0)
+  assert module.get_config().optim.lr < 1e-3

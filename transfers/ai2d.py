@@ -65,9 +65,9 @@ def get_config(
   c.train.update(source=train, pp=teach, text_len=128, overflow="drop", batch_size=256)
 
   best = BEST[res]
-  c.train.total = best["total"]
   c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"])
   presets.apply(c, tune)
+  c.train.total = best["total"]
 
   test = train.replace(split="test")
   minival, minitrain = (train.replace(split=f"train[{part}]") for part in ("-1024:", ":1024"))

@@ -77,9 +77,9 @@ def get_config(
   c.train.update(source=train, pp=teach, text_len=48, overflow="drop", batch_size=256)
 
   best = BEST[res]
-  c.train.total = best["total"]
   c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"], label_smoothing=0.2)
   presets.apply(c, tune)
+  c.train.total = best["total"]
 
   answer = dict(pp=ask, lower=True, batch_size=256, text_len=128, max_len=48, every="10%")
 

@@ -131,9 +131,9 @@ def get_config(
   )
 
   best = BEST[res]
-  c.train.total = best["total"]
   c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"])
   presets.apply(c, tune)
+  c.train.total = best["total"]
 
   dev, native = train.replace(split="dev"), sources.Tfds("xm3600", "test")
   # {evaluator: (rows, {column to score against: the dataset's}, languages)}

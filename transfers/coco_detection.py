@@ -83,9 +83,9 @@ def get_config(
   c.train.update(source=train, pp=teach, text_len=text_len, overflow="truncate", batch_size=256)
 
   best = BEST[res]
-  c.train.total = best["total"]
   c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"])
   presets.apply(c, tune)
+  c.train.total = best["total"]
 
   val = train.replace(split="val")
   c.evals = (

@@ -48,9 +48,9 @@ def get_config(
   c.train.update(source=train, pp=teach, text_len=512, overflow="drop", batch_size=64)
 
   best = BEST[res]
-  c.train.total = best["total"]
   c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"])
   presets.apply(c, tune)
+  c.train.total = best["total"]
 
   test, minival = train.replace(split="test"), train.replace(split="train[-5%:]")
   describe = dict(pp=ask, truth="caption", batch_size=64, text_len=32, max_len=512)

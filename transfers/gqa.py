@@ -80,11 +80,11 @@ def get_config(
   c.train.update(source=train, pp=teach, text_len=32, overflow="drop", batch_size=256)
 
   best = BEST[res]
+  c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"])
+  presets.apply(c, tune)
   if best["freeze_vit"] and tune == "full_adam":
     presets.freeze_vit(c)
   c.train.total = best["total"]
-  c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"])
-  presets.apply(c, tune)
 
   testdev, val = train.replace(split="testdev_balanced"), train.replace(split="val_balanced")
   minitrain = train.replace(split="train_balanced")

@@ -209,9 +209,9 @@ def get_config(
   c.train.update(source=sources.Mixture(parts), text_len=128, overflow="drop", batch_size=256)
 
   best = BEST[res]
-  c.train.total = best["total"]
   c.optim.update(lr=best["lr"], wd=best["wd"])
   presets.apply(c, tune)
+  c.train.total = best["total"]
 
   # As long as the longest answers, captions of figures.
   decode = dict(every="end", batch_size=256, text_len=256, max_len=96)

@@ -78,9 +78,9 @@ def get_config(
   c.train.update(source=train, pp=teach, text_len=64, overflow="drop", batch_size=256)
 
   best = BEST[res]
-  c.train.total = best["total"]
   c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"])
   presets.apply(c, tune)
+  c.train.total = best["total"]
 
   test, dev = train.replace(split="test"), train.replace(split="dev")
   marvl = sources.Tfds("marvl", "+".join(f"test_{language}" for language in LANGUAGES))

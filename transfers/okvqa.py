@@ -53,9 +53,9 @@ def get_config(
   c.train.update(source=train, pp=teach, text_len=32, overflow="drop", batch_size=128)
 
   best = BEST[res]
-  c.train.total = best["total"]
   c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"])
   presets.apply(c, tune)
+  c.train.total = best["total"]
 
   minival = train.replace(split="train[-10%:]")
   answer = dict(pp=ask, batch_size=256, text_len=128, max_len=32, every="25%")

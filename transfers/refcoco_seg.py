@@ -122,9 +122,9 @@ def get_config(
   batch_size = best["batch_size"]
   c.train.update(source=train, pp=teach, text_len=48, overflow="drop", batch_size=batch_size)
 
-  c.train.total = best["total"]
   c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"], label_smoothing=0.3)
   presets.apply(c, tune)
+  c.train.total = best["total"]
 
   def score(name: str, split: str, every: str):
     return evals.Segmentation(

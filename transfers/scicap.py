@@ -64,12 +64,12 @@ def get_config(
   c.train.update(source=train, pp=teach, text_len=96, overflow="drop", batch_size=256)
 
   best = BEST[res]
-  c.train.total = best["total"]
-  c.model.dropout = best["dropout"]
   c.optim.update(
     lr=LR.get(model, best["lr"]), wd=best["wd"], label_smoothing=best["label_smoothing"]
   )
   presets.apply(c, tune)
+  c.train.total = best["total"]
+  c.model.dropout = best["dropout"]
 
   test, val = train.replace(split="test"), train.replace(split="val")
   minitrain = train.replace(split="train[:5%]")

@@ -65,11 +65,11 @@ def get_config(
   c.train.update(source=train, pp=teach, text_len=512, overflow="drop", batch_size=128)
 
   best = BEST[res]
+  c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"])
+  presets.apply(c, tune)
   if best["freeze_vit"] and tune == "full_adam":
     presets.freeze_vit(c)
   c.train.total = best["total"]
-  c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"])
-  presets.apply(c, tune)
 
   test, val = train.replace(split="test"), train.replace(split="val")
   minitrain = train.replace(split="train[:5%]")

@@ -59,9 +59,9 @@ def get_config(
   c.train.update(source=train, pp=teach, text_len=48, overflow="drop")
 
   best = BEST[res]
-  c.train.update(total=best["total"], batch_size=best["batch_size"])
   c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"], label_smoothing=0.1)
   presets.apply(c, tune)
+  c.train.update(total=best["total"], batch_size=best["batch_size"])
 
   val, test = train.replace(split="val"), train.replace(split="test")
   minitrain = train.replace(split="train[:5%]")

@@ -68,9 +68,9 @@ def get_config(res: int = 224, model: str = "paligemma_3b", tune: str = "full_ad
   c.train.update(source=train, pp=teach, text_len=32, overflow="drop", batch_size=256)
 
   best = BEST[res]
-  c.train.total = best["total"]
   c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"])
   presets.apply(c, tune)
+  c.train.total = best["total"]
 
   test, minitrain = train.replace(split="test"), train.replace(split="train[:5%]")
   countbench = sources.Tfds("countbenchqa", "huggingface")

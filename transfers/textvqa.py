@@ -58,9 +58,9 @@ def get_config(
   c.train.update(source=train, pp=teach, text_len=32, overflow="drop", batch_size=256)
 
   best = BEST[res]
-  c.train.total = best["total"]
   c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"])
   presets.apply(c, tune)
+  c.train.total = best["total"]
 
   val, test = train.replace(split="val"), train.replace(split="test")
   minitrain = train.replace(split="train")

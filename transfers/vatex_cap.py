@@ -62,9 +62,9 @@ def get_config(
   c.train.update(source=train, pp=teach, text_len=64, overflow="drop", batch_size=128)
 
   best = BEST[res]
-  c.train.total = best["total"]
   c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"])
   presets.apply(c, tune)
+  c.train.total = best["total"]
 
   test, val = train.replace(split="test"), train.replace(split="val")
   describe = dict(pp=ask, image_id="video_id", batch_size=128, text_len=128, max_len=64)

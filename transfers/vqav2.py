@@ -60,9 +60,9 @@ def get_config(
   c.train.update(source=train, pp=teach, text_len=32, overflow="drop", batch_size=256)
 
   best = BEST[res]
-  c.train.total = best["total"]
   c.optim.update(lr=LR.get(model, best["lr"]), wd=best["wd"])
   presets.apply(c, tune)
+  c.train.total = best["total"]
 
   minitrain, minival = train.replace(split="train"), train.replace(split="validation[-10240:]")
   test, test_dev = train.replace(split="test"), train.replace(split="test-dev")

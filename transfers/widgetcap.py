@@ -55,12 +55,12 @@ def get_config(
   c.train.update(source=train, pp=teach, text_len=32, overflow="drop", batch_size=64)
 
   best = BEST[res]
-  c.train.total = best["total"]
-  c.model.dropout = best["dropout"]
   c.optim.update(
     lr=LR.get(model, best["lr"]), wd=best["wd"], label_smoothing=best["label_smoothing"]
   )
   presets.apply(c, tune)
+  c.train.total = best["total"]
+  c.model.dropout = best["dropout"]
 
   test, dev = train.replace(split="test"), train.replace(split="dev")
   describe = dict(pp=ask, every="10%", batch_size=256, text_len=32, max_len=32)

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 from typing import Any
 from typing import Protocol
 from typing import runtime_checkable
 
-import numpy as np
+if TYPE_CHECKING:  # Configs load without NumPy.
+  import numpy as np
 
 
 class Rows(Protocol):

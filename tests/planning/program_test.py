@@ -112,5 +112,5 @@ def test_what_a_compiler_says_it_used_is_read():
 
 def test_a_missing_compiler_is_named_with_its_package():
   target = dataclasses.replace(targets.get("v5e-8"), platform="tpu", topology="v99:9x9")
-  with pytest.raises(errors.ConfigError, match="pip install 'libtpu"):
+  with pytest.raises(errors.ConfigError, match=r"pip install 'jax\[tpu\]'"):
     program.measure(small.config(), target, frames=0, num_supervised=0, compiled=False)

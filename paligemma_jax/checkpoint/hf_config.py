@@ -65,7 +65,7 @@ _ONE_WAY = {  # What our model computes; anything else would be wrong numbers, s
 
 
 def sizes_of(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-  """The sizes as in `names.sizes_of`; the vocabulary is as stored, padding included.
+  """The sizes as in `params.sizes_of`; the vocabulary is as stored, padding included.
 
   Raises:
     CheckpointError: not a PaliGemma, or with settings that we do not compute.

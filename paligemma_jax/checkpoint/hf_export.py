@@ -45,7 +45,7 @@ def save_hf(
 
   Args:
     params: {published name: array}.
-    sizes: as in `names.sizes_of`.
+    sizes: as in `params.sizes_of`.
     dtype: float32, bfloat16 or float16 of all of them; None keeps each one's own.
     image_token: the id that stands for image tokens; 0: the one of released files.
     files: content of further files, by their names.
@@ -169,7 +169,7 @@ def make(
   """The id of image tokens, and {name: content} of the files.
 
   Args:
-    sizes: of the model, as in `names.sizes_of`.
+    sizes: of the model, as in `params.sizes_of`.
     tokenizer: of the model; None where none is known: then there are no files of it.
     source: what the weights were read from, if it is known.
   """

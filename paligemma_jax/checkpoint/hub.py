@@ -2,7 +2,7 @@
 
 What the hub's tools have downloaded before is taken from their cache, without a package and without
 a network. The rest is downloaded through the package `huggingface_hub`, where it is installed: it
-shows how far it is; a download that broke off goes on where it was, see `hub_blobs`.
+shows how far it is; a download that broke off goes on where it was, see `fetch`.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def find(name: str) -> pathlib.Path:
 def cached(name: str) -> pathlib.Path | None:
   """The same from the cache alone; None where its weights are not all there."""
   repo, revision = _parts(name)
-  place = cache() / ("models--" + repo.replace("/", "--"))
+  place = cache() / _folder(repo)
   commit = revision
   if not _COMMIT.fullmatch(revision):
     try:
@@ -73,6 +73,11 @@ def _parts(name: str) -> tuple[str, str]:
   """(repository, revision)."""
   match = _ID.fullmatch(name)
   return match["repo"], match["revision"] or "main"
+
+
+def _folder(repo: str) -> str:
+  """The name of a repository's folder in the cache."""
+  return "models--" + repo.replace("/", "--")
 
 
 def _weights(folder: pathlib.Path) -> pathlib.Path:
@@ -161,13 +166,14 @@ def fetch(repo: str, revision: str, cache: pathlib.Path) -> None:
   import huggingface_hub
 
   info = huggingface_hub.HfApi().model_info(repo, revision=revision)
-  folder = "models--" + repo.replace("/", "--")
   for name in sorted(sibling.rfilename for sibling in info.siblings or ()):
     if name.endswith(_LARGE):
       url = huggingface_hub.hf_hub_url(repo, name, revision=info.sha)
       found = huggingface_hub.get_hf_file_metadata(url)
       if found.size and _SHA256.fullmatch(found.etag or ""):
-        _fetch(url, found, f"{repo}/{name}", cache / folder, cache / ".locks" / folder)
+        _fetch(
+          url, found, f"{repo}/{name}", cache / _folder(repo), cache / ".locks" / _folder(repo)
+        )
 
 
 def _fetch(url: str, found: Any, what: str, folder: pathlib.Path, locks: pathlib.Path) -> None:

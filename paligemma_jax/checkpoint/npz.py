@@ -91,7 +91,7 @@ def open_npz(
     path=path,
     kind="npz",
     entries=entries,
-    sizes=read(path, told) if alone and told else told,
+    sizes=read_sizes(path, told) if alone and told else told,
     tokenizer=published.find_tokenizer(path),
     blocks=lambda name: _blocks(path, members[name]),
   )
@@ -326,7 +326,7 @@ def beside(path: pathlib.Path) -> pathlib.Path:
   return path.with_name(path.name + _SUFFIX)
 
 
-def write(path: pathlib.Path, sizes: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+def write_sizes(path: pathlib.Path, sizes: Mapping[str, Any], told: Mapping[str, Any]) -> None:
   """Writes the file of the npz `path` where one is needed, and removes one that is not.
 
   Args:
@@ -347,7 +347,7 @@ def write(path: pathlib.Path, sizes: Mapping[str, Any], told: Mapping[str, Any])
   )
 
 
-def read(path: pathlib.Path, told: Mapping[str, Any]) -> dict[str, Any]:
+def read_sizes(path: pathlib.Path, told: Mapping[str, Any]) -> dict[str, Any]:
   """The sizes of the npz `path`: those of names and shapes, and of the file beside it.
 
   Raises:

@@ -39,8 +39,8 @@ def save_npz(
   Args:
     params: numpy or JAX arrays by name; exactly the names and shapes of one PaliGemma.
     dtype: float32, bfloat16 or float16 for all of them; None keeps each one's own.
-    sizes: of the model, as in `names.sizes_of`; what the format cannot hold of them goes into a
-      file beside it, see `npz_sizes`. None: nothing is known but names and shapes.
+    sizes: of the model, as in `params.sizes_of`; what the format cannot hold of them goes into a
+      file beside it, see `npz.write_sizes`. None: nothing is known but names and shapes.
 
   Raises:
     CheckpointError: names or shapes of no PaliGemma, a dtype that the format or a number has no
@@ -61,7 +61,7 @@ def save_npz(
       for name in sorted(params):
         _write(archive, name, params[name], dtype)
     if sizes is not None:
-      npz.write(path, sizes, told)
+      npz.write_sizes(path, sizes, told)
   return path
 
 
@@ -104,7 +104,7 @@ def as_stored(block: Any, target: np.dtype, name: str) -> np.ndarray:
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """A temporary path beside `path` that takes its place, on disk, when the body succeeds.
 
-  It is to be opened by `disk.open_new`, which removes what a killed process left of it.
+  It is to be opened by `atomic_io.open_new`, which removes what a killed process left of it.
   """
   partial = path.with_name(f".{path.name}.partial")
   try:

@@ -57,7 +57,7 @@ def save_peft(
   Args:
     adapters: {published name of a matrix: {"lora_a": …, "lora_b": …, and for DoRA
       "lora_magnitude": …}}, each with the matrix's stack in front.
-    sizes: of the model, as in `names.sizes_of`.
+    sizes: of the model, as in `params.sizes_of`.
     rank, alpha, rslora, dora, dropout: that they were trained with.
     trained: {published name: array} of all of the modules of which something else trained, see
       `modules_of`.

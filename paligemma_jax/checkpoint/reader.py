@@ -46,7 +46,7 @@ class Weights:
     path: what was opened.
     kind: "npz", "hf", "native", "run" or "peft".
     entries: {our parameter name: Entry}.
-    sizes: {"img": …, "llm": …, "res": …}, see `names.sizes_of`.
+    sizes: {"img": …, "llm": …, "res": …}, see `params.sizes_of`.
     tokenizer: the SentencePiece file found with the weights, or None.
     blocks: name -> iterator over consecutive blocks of the array along its first dimension, in
       order, in the stored dtype. A block is valid only until the next one is asked for. Raises

@@ -50,7 +50,7 @@ def save_native(
 
   Args:
     params: {published name: array}.
-    sizes: as in `names.sizes_of`.
+    sizes: as in `params.sizes_of`.
     dtype: of the stored parameters; None keeps each one's own.
     tokenizer: content of the SentencePiece file; empty for none.
 

@@ -63,9 +63,9 @@ def make_generate(
       draws.
     beam_size: above 1 a beam search, see `beam`; needs the greedy sampler.
     banned: ids that never come.
-    automaton: what the answer may look like, see `constraints`.
+    automaton: what the answer may look like, see `decoding.constraints`.
     ends: further tokens that end an answer as EOS does; a beam search knows only of EOS.
-    repetition_penalty: see `draw.make`; a beam search knows none.
+    repetition_penalty: see `sampling.make`; a beam search knows none.
     cache_dtype: of cached keys and values; None is the compute dtype.
 
   Raises:

@@ -162,7 +162,7 @@ class Dense(nn.Module):
   """A product with `kernel` and then `bias`.
 
   Attributes:
-    equation: as in `matrices.product`.
+    equation: as in `linear.product`.
     shape: of the kernel.
     init: of the kernel made a matrix of inputs and outputs.
   """

@@ -153,7 +153,7 @@ class CocoRows:
 
   def digests(self) -> array.array:
     """uint16[rows], of the image's name and size and of its annotations."""
-    return files.of(
+    return files.row_digests(
       json.dumps([image[1:], [kept for _, kept in json.loads(things)]]).encode()
       for image, things in zip(self._images, self._annotations, strict=True)
     )

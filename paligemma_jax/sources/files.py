@@ -90,7 +90,7 @@ def read_all_under(root: str, names: Sequence[Any]) -> list[bytes]:
 
 
 def open_under(root: str, name: Any, *, max_bytes: int) -> BinaryIO:
-  """The file that a row calls `name`, opened for reading; see `read_under` and `finding`."""
+  """The file that a row calls `name`, opened for reading; see `read_under` and `same`."""
   name = _checked_name(root, name)
   if is_remote(root):
     return io.BytesIO(_read_remote(f"{root.rstrip('/')}/{name}", max_bytes))
@@ -235,7 +235,7 @@ def _read_remote(path: str, max_bytes: int) -> bytes:
   return data
 
 
-def of(rows: Iterable[bytes]) -> array.array:
+def row_digests(rows: Iterable[bytes]) -> array.array:
   """uint16[rows], of the text that each row is made from."""
   return array.array("H", (zlib.crc32(row) & 0xFFFF for row in rows))
 

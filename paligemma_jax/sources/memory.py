@@ -45,7 +45,7 @@ class InMemoryRows:
   def digests(self) -> array.array:
     """uint16[rows], of what is written down."""
     texts = (json.dumps(spec_lib.to_json(row), sort_keys=True) for row in self._rows)
-    return files.of(text.encode("utf-8", "surrogatepass") for text in texts)
+    return files.row_digests(text.encode("utf-8", "surrogatepass") for text in texts)
 
   def fingerprint(self) -> str:
     text = json.dumps(spec_lib.to_json(self._rows), sort_keys=True)

@@ -135,7 +135,7 @@ class VocRows:
 
   def digests(self) -> array.array:
     """uint16[rows], of the names of the images alone."""
-    return files.of(name.encode("utf-8", "surrogatepass") for name in self._names)
+    return files.row_digests(name.encode("utf-8", "surrogatepass") for name in self._names)
 
   def _image(self, name: str, tree: Node) -> str:
     """The picture's path below the folder of images.

@@ -137,7 +137,7 @@ class YoloRows:
 
   def digests(self) -> array.array:
     """uint16[rows], of the names of the images alone."""
-    return files.of(name.encode("utf-8", "surrogatepass") for name in self._images)
+    return files.row_digests(name.encode("utf-8", "surrogatepass") for name in self._images)
 
   def _check_labels(self, places: Any) -> None:
     missing = [n for n, path in zip(self._images, self._labels, strict=True) if not path]

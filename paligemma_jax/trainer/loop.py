@@ -73,7 +73,7 @@ def train(
     path: the workdir.
     team: the hosts of the run; None when this is the only one.
     allow_data_change: go on although the rows are not those that the run was started with.
-    resume_step: go back to this saved step first, once; see `going_back`. 0: do not.
+    resume_step: go back to this saved step first, once; see `resume.go_back`. 0: do not.
 
   Raises:
     Interrupted: asked to stop; the state is saved.

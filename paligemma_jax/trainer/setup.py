@@ -127,6 +127,7 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
     return jax.jit(functools.partial(make, setup.cfg, setup.shapes), out_shardings=places)(key)
   shapes = paligemma.param_shapes(setup.cfg.plain())
   new = fresh(setup.config)
+  _check_new(setup, new)
   weights = opening.open_weights(init, fresh=new)
   log(f"initial weights: {weights.path}")
   params = load.load_params(
@@ -138,7 +139,6 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
     repack=functools.partial(load.repack, setup.cfg),
   )
   if new:
-    _check_new(setup, new)
     log(f"initial weights: new, from the seed: {', '.join(new)}")
     made = functools.partial(make, setup.cfg.plain(), new)
     params |= jax.jit(made, out_shardings={name: places[name] for name in new})(key)

@@ -38,7 +38,7 @@ def get_config(stage: int = 1, steps: int = 0, batch_size: int = 32, seed: int =
     lr=1.5e-3 if first else 1e-3,
     wd=0.0,
     b2=0.95,
-    clip=1.0,
+    grad_clip_norm=1.0,
     schedule="constant",
     warmup="2%",
     cooldown="30%" if first else "60%",

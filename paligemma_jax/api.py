@@ -31,7 +31,7 @@ from paligemma_jax.decoding import options as options_lib
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 from paligemma_jax.pp import image_input
-from paligemma_jax.sources import pictures
+from paligemma_jax.sources import annotated_images
 from paligemma_jax.trainer import memory
 from paligemma_jax.training import sharding
 
@@ -164,7 +164,7 @@ class PaliGemma:
       DataError: an image cannot be read.
       OutOfMemoryError: the device has too little memory.
     """
-    pictures.check_exif("generate", exif)
+    annotated_images.check_exif("generate", exif)
     images, prompts = _paired(images, prompts)
     self._warn_of_markers(prompts)
     prompts = [self._prompt_ids(prompt) for prompt in prompts]
@@ -310,10 +310,10 @@ def load(
     path: one of our run, checkpoint or weight directories, a big_vision npz, a Hugging Face
       directory, a directory of PEFT adapters (merged into their base), a published name ('pt_224';
       see checkpoint.published), or an id on the Hugging Face hub ('google/paligemma2-3b-pt-224').
-    dtype: "bfloat16" or "float32", of parameters and matrix products.
+    dtype: "bfloat16" or "float32", of parameters and matmuls.
     tokenizer: a SentencePiece file, a tokenizer.json, or a Tokenizer; None takes the one that lies
       with the weights.
-    mesh: parameters are cut over its "fsdp" axis; None puts all on the first device.
+    mesh: parameters are sharded over its "fsdp" axis; None puts all on the first device.
     res: pixels; another than the weights' resamples the position embedding; 0 keeps theirs.
     overrides: sizes that the file cannot tell, as {"llm.final_softcap": 30.0}.
     base: of PEFT adapters; "" takes the one that they name.

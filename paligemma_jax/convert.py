@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     help="of PEFT adapters: what they are adapters of; written by --format peft, read from SRC",
   )
   found.add_argument(
-    "--without_adapters", action="store_true", help="of a run: the base alone, nothing packed"
+    "--without_adapters", action="store_true", help="of a run: the base alone, nothing quantized"
   )
   return found
 

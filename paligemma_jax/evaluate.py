@@ -122,7 +122,7 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
     params = load.load_params(
       weights,
       setup.shapes,
-      dtype=paligemma.compute_dtype(setup.cfg),
+      dtype=paligemma.compute_dtype(setup.model_config),
       shardings=sharding.param_shardings(setup.shapes, setup.mesh),
       log=_note,
     )

@@ -1,7 +1,7 @@
 """Named device meshes.
 
-Rows of a batch go over "data" and "fsdp", parameters are cut over "fsdp"; over "tensor" it is the
-products of a layer that are cut: by heads, by hidden units, and at the end by words.
+The examples of a batch are sharded over "data" and "fsdp", parameters over "fsdp"; over "tensor"
+the matmuls of a layer are: by heads, by hidden units, and at the end by the vocabulary.
 """
 
 from __future__ import annotations

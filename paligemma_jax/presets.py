@@ -1,4 +1,4 @@
-"""What trains and how: named settings of `optim`, `lora` and `model.packed`, composed with '+'.
+"""Named settings of `optim`, `lora` and `model.quantize`, composed with '+': what trains and how.
 
     presets.apply(c, "full_adam")
     presets.apply(c, "full_adam+freeze_vit")
@@ -48,7 +48,7 @@ def full_adam(c: ConfigDict) -> None:
     eps=1e-8,
     mu_dtype="float32",
     momentum=0.0,
-    clip=1.0,
+    grad_clip_norm=1.0,
     rms_clip=0.0,
     wd_names=(".*/kernel",),
     schedule="cosine",
@@ -73,7 +73,7 @@ def sgd_attention(c: ConfigDict) -> None:
     lr=0.03,
     momentum=0.0,
     wd=0.0,
-    clip=0.0,
+    grad_clip_norm=0.0,
     rms_clip=0.0,
     schedule="cosine",
     schedule_start=1,
@@ -102,7 +102,7 @@ def adafactor(c: ConfigDict) -> None:
 
 
 def ema(c: ConfigDict) -> None:
-  """Evaluates and exports a moving average of what trains; 4 bytes more for each of those."""
+  """Evaluates and exports a moving average of the trainable parameters; 4 bytes more for each."""
   c.optim.ema = 0.999
 
 
@@ -133,19 +133,19 @@ def dora(c: ConfigDict) -> None:
 def qlora(c: ConfigDict) -> None:
   """As lora, the rest of the model in 4 bits (nf4): 0.57 bytes per parameter."""
   lora(c)
-  c.model.update(packed="nf4", packed_names=(".*",))
+  c.model.update(quantize="nf4", quantize_targets=(".*",))
 
 
 def qlora_int4(c: ConfigDict) -> None:
   """As qlora with evenly spaced 4-bit codes, which unpack faster."""
   qlora(c)
-  c.model.packed = "int4"
+  c.model.quantize = "int4"
 
 
 def qlora_int8(c: ConfigDict) -> None:
   """As qlora with 8 bits: 1.07 bytes per parameter, next to no loss."""
   qlora(c)
-  c.model.packed = "int8"
+  c.model.quantize = "int8"
 
 
 def freeze_vit(c: ConfigDict) -> None:

@@ -30,7 +30,7 @@ _JOIN_SECS, _STALL_SECS = 300.0, 1800.0
 # What helps a configuration that has no command line, when memory runs out.
 _REMEDIES = (
   "model.remat='full'",
-  "a larger train.accum",
+  "a larger train.grad_accum_steps",
   "a preset that trains less (docs/tuning.md)",
   "a smaller train.batch_size",
 )
@@ -122,7 +122,7 @@ def main(argv: Sequence[str]) -> None:
   args = flags.parse_args(argv)
   flags.require(args, "config", "workdir")
 
-  # Heavy modules only now: --help and a misspelt flag must be answered at once.
+  # Heavy modules only now: --help and a misspelled flag must be answered at once.
   from paligemma_jax.config import load as configs
 
   _train(

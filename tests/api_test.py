@@ -79,8 +79,8 @@ def tiny(tmp_path_factory):
   from paligemma_jax.trainer import setup
 
   path = tmp_path_factory.mktemp("tiny") / "tiny.npz"
-  cfg = variants.get("tiny", res=28, dtype="float32")
-  params = paligemma.init_params(cfg, jax.random.key(0))
+  model_config = variants.get("tiny", res=28, dtype="float32")
+  params = paligemma.init_params(model_config, jax.random.key(0))
   npz_export.save_npz(path, params)
   return pj.load(path, dtype="float32", tokenizer=setup.DEMO_TOKENIZER)
 

@@ -1,4 +1,4 @@
-"""The commands under one name: listed fast, named near when misspelt, the same as the modules."""
+"""The commands under one name: listed fast, named near when misspelled, the same as the modules."""
 
 import importlib
 import os

@@ -36,11 +36,11 @@ def test_the_jsonl_of_the_page_is_scored_by_map(tmp_path, monkeypatch):
   for op in evaluator.pp:
     row = op(row, np.random.default_rng(0))
   assert (row["height"], row["width"], row["image"].shape) == (48, 64, (448, 448, 3))
-  said = [  # As if written by one token.
+  logged = [  # As if written by one token.
     evals.Output(0, text=text, tokens=(9,), token_logprobs=(-0.5,), token_ends=(len(text),))
     for text in (suffix, suffix.partition(" ; ")[0])
   ]
-  scores = [evaluator.score([row], [output]) for output in said]
+  scores = [evaluator.score([row], [output]) for output in logged]
   # All found, and one of two classes.
   assert [s["map"] for s in scores] == [pytest.approx(1), pytest.approx(0.5)]
   assert scores[1]["ap/dog"] == 0
@@ -102,7 +102,7 @@ def test_the_config_of_the_page_runs_on_crowded_pictures(page, tmp_path):
 
 
 def _folder(root, split, i, count, rng):
-  """A picture and its YOLO label; the boxes in pixels."""
+  """An image and its YOLO label; the boxes in pixels."""
   path = root / "data" / "images" / split / f"{i}.jpg"
   path.parent.mkdir(parents=True, exist_ok=True)
   Image.fromarray(rng.integers(0, 255, (48, 64, 3), np.uint8)).save(path)

@@ -50,7 +50,7 @@ def test_help_and_wrong_calls_cost_no_jax():
   for key in (*sampling_options.FIELDS, "exif"):
     assert f"--{key} " in usage
   asked = ["--ckpt=a", "--out=b", "--prompt=p", "c.png"]
-  for args, code, said in (
+  for args, code, logged in (
     (["--ckpt=a", "--out=b"], 78, "Name images, or --rows"),
     (["--ckpt=a", "--out=b", "c.png"], 78, "need a --prompt"),
     (["--ckpt=a", "c.png"], 2, "--out"),
@@ -63,7 +63,7 @@ def test_help_and_wrong_calls_cost_no_jax():
     ([*asked, "--sampler=top_k(5)", "--top_k=5"], 78, "choose one of the two ways"),
   ):
     done = _predict(*args)
-    assert done.returncode == code and said in done.stderr
+    assert done.returncode == code and logged in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -72,7 +72,7 @@ def test_sgd_attention_trains_what_the_published_notebook_changed():
   optim = applied("sgd_attention").optim
   assert optim.lr == run["base_lr"]
   assert optim.warmup == f"{run['warmup_percent']:.0%}"
-  assert (optim.name, optim.clip, optim.wd, optim.momentum) == ("sgd", 0.0, 0.0, 0.0)
+  assert (optim.name, optim.grad_clip_norm, optim.wd, optim.momentum) == ("sgd", 0.0, 0.0, 0.0)
 
 
 def test_keys_set_after_a_preset_win_and_a_preset_leaves_lr_of_adam_to_the_task():

@@ -58,8 +58,8 @@ def test_an_unknown_preset_is_named(tmp_path):
 
 @pytest.fixture(scope="module")
 def tiny_params():
-  cfg = variants.get("tiny", res=56)
-  shapes = paligemma.param_shapes(cfg)
+  model_config = variants.get("tiny", res=56)
+  shapes = paligemma.param_shapes(model_config)
   return {name: np.zeros(shape.shape, np.float32) for name, shape in shapes.items()}
 
 

@@ -205,8 +205,8 @@ def _boxes(make: Callable[[argparse.Namespace], Any]) -> Callable[..., Iterator[
         count(f"rows with {note}")
       if row.get("_exif") is False:
         raise errors.DataError(
-          f"{rows.where(i)}: its boxes are of the stored picture, but EXIF turns it, and a row of"
-          " JSON lines cannot say so. Turn the pictures themselves before."
+          f"{rows.where(i)}: its boxes are of the stored image, but EXIF turns it, and a row of"
+          " JSON lines cannot say so. Turn the images themselves before."
         )
       crowd = row["crowd"]
       kept = [j for j in range(len(crowd)) if not crowd[j]]

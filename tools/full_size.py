@@ -99,8 +99,12 @@ def main() -> None:
 
 def sizes(variant: str, res: int) -> dict:
   """The sizes of a variant, as `models.params` has them."""
-  cfg = variants.get(variant, res=res)
-  return {"img": dataclasses.asdict(cfg.img), "llm": dataclasses.asdict(cfg.llm), "res": res}
+  model_config = variants.get(variant, res=res)
+  return {
+    "img": dataclasses.asdict(model_config.img),
+    "llm": dataclasses.asdict(model_config.llm),
+    "res": res,
+  }
 
 
 def make_npz(folder: pathlib.Path, model: dict) -> pathlib.Path:

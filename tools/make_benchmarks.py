@@ -52,7 +52,7 @@ python -m paligemma_jax.train --config transfers/NAME.py:res=448 --workdir runs/
 ```
 
 After the colon: `res` is 224, 448 or 896; `model` is `paligemma_3b`, `paligemma2_3b`,
-`paligemma2_10b` or `paligemma2_28b`; `tune` is what trains, of `paligemma_jax/presets.py`;
+`paligemma2_10b` or `paligemma2_28b`; `tune` is what is trainable, of `paligemma_jax/presets.py`;
 `final=True` trains on all that the published score was trained on, `final=False` keeps rows aside
 to choose settings on. The scores below are **published** ones, of the whole recipe on the whole
 data; the pages name their sources; what our own runs give is not in this file. In templates ␣ is a

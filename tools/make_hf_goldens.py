@@ -1,6 +1,6 @@
 """Makes tests/golden/peft and tests/golden/tokenizers.json: what PEFT and tokenizers compute.
 
-    rivals/bin/python tools/make_hf_goldens.py     # with requirements/bench.txt
+    baselines/bin/python tools/make_hf_goldens.py     # with requirements/bench.txt
 
 tokenizers.json: the ids that the package gives, with the demo's tokenizer.json, to texts that are
 hard to cut up. Each folder of peft is one kind of adapter with random numbers in it, as

@@ -135,7 +135,7 @@ def make_small(config: ml_collections.ConfigDict) -> None:
   batch_size = _BATCH_SIZES[config.model.res]
   text_len = max(config.train.text_len, _TEXT_LEN)
   config.train.update(batch_size=batch_size, total=f"{_STEPS} steps", text_len=text_len)
-  config.train.update(accum=1, buckets=())
+  config.train.update(grad_accum_steps=1, buckets=())
   config.ckpt.update(every="", best="", export="", async_save=False)
   config.log.update(every="1 steps", tensorboard=False)
   config.train.pp = _fewer_frames(config.train.pp, config.model.res)
@@ -282,7 +282,7 @@ def _num_image_tokens(config: ml_collections.ConfigDict) -> int:
   from paligemma_jax.trainer import setup as setups
 
   asked = config.evals[-1]
-  maker = examples.Maker(
+  maker = examples.ExampleMaker(
     asked.source.open(),
     asked.pp,
     tokenizers.Tokenizer(setups.DEMO_TOKENIZER),
@@ -292,8 +292,8 @@ def _num_image_tokens(config: ml_collections.ConfigDict) -> int:
     config.seed,
   )
   image = maker(0, 0).arrays["image"]
-  cfg = variants.get(config.model.variant, res=config.model.res)
-  return cfg.num_image_tokens * (image.shape[0] if image.ndim == 4 else 1)
+  model_config = variants.get(config.model.variant, res=config.model.res)
+  return model_config.num_image_tokens * (image.shape[0] if image.ndim == 4 else 1)
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Our Hugging Face exports and PEFT adapters under many versions of transformers, as a table.
 
-    python tools/try_transformers.py --rival_python rivals/bin/python --folder /tmp/versions
+    python tools/try_transformers.py --baseline_python baselines/bin/python --folder /tmp/versions
 
-`--rival_python` has torch, peft and the rest of requirements/bench.txt; each version of
+`--baseline_python` has torch, peft and the rest of requirements/bench.txt; each version of
 transformers is installed into a folder of its own, in front of what that Python has. Models are
 small and random, with the demo's tokenizer.
 """
@@ -32,7 +32,7 @@ VERSIONS = {
   "5.3.0": ("tokenizers>=0.22,<0.23", "huggingface_hub>=1.5,<2"),
   "5.6.2": ("tokenizers>=0.22,<0.23", "huggingface_hub>=1.5,<2"),
   "5.12.0": ("tokenizers>=0.22,<0.23", "huggingface_hub>=1.5,<2"),
-  "": (),  # What the rival's Python has.
+  "": (),  # What the baseline's Python has.
 }
 _BESIDE = (
     "requests", "urllib3", "idna", "certifi", "charset_normalizer", "httpx", "httpcore", "sniffio",
@@ -48,7 +48,7 @@ _TEXTS = (
 def main() -> None:
   """Prints the table."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--rival_python", required=True)
+  parser.add_argument("--baseline_python", required=True)
   parser.add_argument("--folder", type=pathlib.Path, required=True)
   parser.add_argument("--versions", nargs="*", default=list(VERSIONS))
   args = parser.parse_args()
@@ -62,7 +62,7 @@ def main() -> None:
   )
   print("|---|---|---|---|---|---|---|---|")
   for version in args.versions:
-    found = _run(version, args.rival_python, args.folder)
+    found = _run(version, args.baseline_python, args.folder)
     for name in sorted(p.name for p in models.iterdir()):
       print(_line(found, name, args.folder / "saved" / (version or "newest")), flush=True)
 
@@ -150,7 +150,7 @@ def _make(folder: pathlib.Path, generation: int) -> None:
   expected = {
     "texts": np.array(json.dumps([(t, tokenizer.encode(t)) for t in _TEXTS])),
     "image_token": np.array(image_token),
-    "picture": picture,
+    "image": picture,
     "pixel_values": np.stack([pixels] * len(prompts)),
     "input_ids": np.array([[image_token] * config.num_image_tokens + p for p in prompts]),
   }

@@ -83,7 +83,7 @@ def _processor(path: pathlib.Path, expected: dict[str, np.ndarray]) -> str:
   image_id = processor.tokenizer.convert_tokens_to_ids("<image>")
   if image_id != int(expected["image_token"]):
     return f"<image> is {image_id}"
-  pixels = processor.image_processor(Image.fromarray(expected["picture"]), return_tensors="np")[
+  pixels = processor.image_processor(Image.fromarray(expected["image"]), return_tensors="np")[
     "pixel_values"
   ][0]
   off = float(np.abs(pixels - expected["pixel_values"][0]).max())

@@ -10,7 +10,7 @@ validation videos; final=False keeps val, the first set, aside. The reference ha
 about the same videos: only with final=False has training not seen those that are scored.
 
 antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to pictures that shrink a lot, and its scores do not compare with those.
+kinder to images that shrink a lot, and its scores do not compare with those.
 """
 
 import paligemma_jax as pj

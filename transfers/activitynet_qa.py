@@ -9,7 +9,7 @@ aside to choose settings on. The reference had 27 610, 15 760 and 6 900 question
 still there, of 32 000, 18 000 and 8 000. What is missing is left out.
 
 antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to pictures that shrink a lot, and its scores do not compare with those.
+kinder to images that shrink a lot, and its scores do not compare with those.
 """
 
 import paligemma_jax as pj
@@ -67,7 +67,7 @@ def get_config(
   c.train.total = best["total"]
 
   test, val = train.replace(split="test"), train.replace(split="val")
-  answer = dict(pp=ask, truth="answer", batch_size=128, text_len=128, max_len=64)
+  answer = dict(pp=ask, target="answer", batch_size=128, text_len=128, max_len=64)
   c.evals = (
     evals.VqaAccuracy("test/acc", test, every="end", **answer),
     evals.VqaAccuracy("val/acc", val, every="25%", **answer),

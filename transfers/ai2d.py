@@ -71,7 +71,7 @@ def get_config(
 
   test = train.replace(split="test")
   minival, minitrain = (train.replace(split=f"train[{part}]") for part in ("-1024:", ":1024"))
-  answer = dict(pp=ask, truth="answer", batch_size=256, text_len=256, max_len=64, every="12.5%")
+  answer = dict(pp=ask, target="answer", batch_size=256, text_len=256, max_len=64, every="12.5%")
   c.evals = (
     evals.VqaAccuracy("test/acc", test, **answer),
     evals.VqaAccuracy("minival/acc", minival, **answer),

@@ -67,8 +67,8 @@ def get_config(
   minitrain = train.replace(split="train[:5%]")
   answer = dict(pp=ask, batch_size=256, text_len=128, max_len=32)
   c.evals = (
-    evals.VqaAccuracy("val/acc", val, truth="direct_answers", every="25%", **answer),
-    evals.VqaAccuracy("minitrain/acc", minitrain, truth="direct_answers", every="25%", **answer),
+    evals.VqaAccuracy("val/acc", val, target="direct_answers", every="25%", **answer),
+    evals.VqaAccuracy("minitrain/acc", minitrain, target="direct_answers", every="25%", **answer),
     evals.Perplexity("val/pplx", val, teach, every="5%", text_len=128),
     evals.ServerFile("test/server", test, format="aokvqa_da", every="end", **answer),
   )

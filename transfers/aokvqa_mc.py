@@ -72,8 +72,8 @@ def get_config(
   minitrain = train.replace(split="train[:5%]")
   answer = dict(pp=ask, batch_size=256, text_len=160, max_len=32)
   c.evals = (
-    evals.VqaAccuracy("val/acc", val, truth="answer", every="25%", **answer),
-    evals.VqaAccuracy("minitrain/acc", minitrain, truth="answer", every="25%", **answer),
+    evals.VqaAccuracy("val/acc", val, target="answer", every="25%", **answer),
+    evals.VqaAccuracy("minitrain/acc", minitrain, target="answer", every="25%", **answer),
     evals.Perplexity("val/pplx", val, teach, every="5%", text_len=192),
     evals.ServerFile(
       "test/server", test, format="aokvqa_mc", choices="choices", every="end", **answer

@@ -26,7 +26,7 @@ crop: 'rs' resizes images, as for the published scores; 'ic' trains on random pa
 of the image, 'rc' on random squares out of an image that is an eighth larger.
 
 antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to pictures that shrink a lot, and its scores do not compare with those.
+kinder to images that shrink a lot, and its scores do not compare with those.
 """
 
 import paligemma_jax as pj
@@ -108,8 +108,8 @@ def get_config(
     return (pp.Format(f"caption {language}"), pp.Choice(f"captions_{language}"))
 
   def ask(columns, language):
-    truths = [pp.Copy(f"{column}_{language}", name) for name, column in columns.items()]
-    return (pp.Format(f"caption {language}"), pp.Format(language, out="language"), *truths)
+    targets = [pp.Copy(f"{column}_{language}", name) for name, column in columns.items()]
+    return (pp.Format(f"caption {language}"), pp.Format(language, out="language"), *targets)
 
   train = sources.Tfds("coco35l", "train")
   crops = {

@@ -78,7 +78,7 @@ def get_config(
   train = sources.Tfds("coco_detection", "train")
   ask = (pp.Decode(exif=False), pp.Resize(res), pp.Format("detect all classes"))
   teach = (*ask, pp.NoiseBoxes(bins=BINS, total=num_boxes, crowd="crowd"))
-  # A text that is cut loses noise, or of a very full picture objects, other ones in every epoch.
+  # A text that is cut loses noise, or of a very full image objects, other ones in every epoch.
   text_len = num_boxes * _TOKENS + 16
   c.train.update(source=train, pp=teach, text_len=text_len, overflow="truncate", batch_size=256)
 

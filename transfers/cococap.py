@@ -8,7 +8,7 @@ Published: CIDEr x 100 of 141.92 at 224 px, 144.60 at 448 px, on val, of PaliGem
 and restval; NoCaps (val) 121.72 and 123.58 (big_vision's README). This page does the same;
 final=False keeps a fiftieth of train aside to choose settings on.
 
-NoCaps' leaderboard has pictures in, near and out of COCO's domain too: nocaps/cap/cider/in-domain,
+NoCaps' leaderboard has images in, near and out of COCO's domain too: nocaps/cap/cider/in-domain,
 near-domain and out-domain, each scored as if it were alone, so that rare words are those of its own
 pictures. Whether the leaderboard's server counts them so is not published.
 
@@ -16,7 +16,7 @@ crop: 'rs' resizes images, as for the published scores; 'ic' trains on random pa
 of the image, 'rc' on random squares out of an image that is an eighth larger.
 
 antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to pictures that shrink a lot, and its scores do not compare with those.
+kinder to images that shrink a lot, and its scores do not compare with those.
 """
 
 import paligemma_jax as pj

@@ -53,7 +53,7 @@ def get_config(
   c.train.total = best["total"]
 
   test, minival = train.replace(split="test"), train.replace(split="train[-5%:]")
-  describe = dict(pp=ask, truth="caption", batch_size=64, text_len=32, max_len=512)
+  describe = dict(pp=ask, target="caption", batch_size=64, text_len=32, max_len=512)
   c.evals = (
     evals.CocoCaption("test/cap", test, metrics=("cider", "rouge"), every="end", **describe),
     evals.Perplexity("test/pplx", test, teach, every="10%", text_len=768),

@@ -66,11 +66,11 @@ def get_config(
   val, test = train.replace(split="val"), train.replace(split="test")
   minival, minitrain = train.replace(split="train[-5%:]"), train.replace(split="train[:5%]")
   answer = dict(pp=ask, batch_size=256, text_len=128, max_len=32)
-  truth = dict(truth="answers", lower=True, every="12.5%")
+  target = dict(target="answers", lower=True, every="12.5%")
   c.evals = (
-    evals.VqaAccuracy("val/acc", val, **truth, **answer),
-    evals.VqaAccuracy("minival/acc", minival, **truth, **answer),
-    evals.VqaAccuracy("minitrain/acc", minitrain, **truth, **answer),
+    evals.VqaAccuracy("val/acc", val, **target, **answer),
+    evals.VqaAccuracy("minival/acc", minival, **target, **answer),
+    evals.VqaAccuracy("minitrain/acc", minitrain, **target, **answer),
     evals.Perplexity("val/pplx", val, teach, every="12.5%", text_len=128),
     evals.ServerFile("test/server", test, format="docvqa", every="end", **answer),
   )

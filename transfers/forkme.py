@@ -17,7 +17,7 @@ from paligemma_jax import sources
 # can be set too: `--config.optim.lr=3e-5`; `--config.evals=none` switches the evaluators off.
 @pj.sweepable
 def get_config(res: int = 112, text_len: int = 48, tune: str = "full_adam"):
-  c = pj.default_config()  # Holds every legal key; a misspelt one raises, naming the near match.
+  c = pj.default_config()  # Holds every legal key; a misspelled one raises, naming the near match.
 
   # EDIT 1: the model to start from. For the released PaliGemma 2 of 3 billion parameters:
   #   c.model.update(variant="paligemma2_3b", res=res, attn_logits_softcap=0.0)

@@ -1,4 +1,4 @@
-"""GQA: questions made from scene graphs about everyday pictures; and xGQA, in eight languages.
+"""GQA: questions made from scene graphs about everyday images; and xGQA, in eight languages.
 
   python -m paligemma_jax.prepare gqa                # says what to download; --raw DIR builds it
   python -m paligemma_jax.prepare xgqa
@@ -14,7 +14,7 @@ Bengali would lose, 0.2 % in Korean and none in the other languages. Of training
 the longest of 1 422 questions with its answer has 30.
 
 antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to pictures that shrink a lot, and its scores do not compare with those.
+kinder to images that shrink a lot, and its scores do not compare with those.
 """
 
 import paligemma_jax as pj
@@ -92,18 +92,18 @@ def get_config(
   others = english.replace(split="+".join(f"test_zs_{language}" for language in LANGUAGES))
   answer = dict(pp=ask, batch_size=256, text_len=128, max_len=32)
   c.evals = (
-    evals.VqaAccuracy("testdev/acc", testdev, truth="answer", every="end", **answer),
+    evals.VqaAccuracy("testdev/acc", testdev, target="answer", every="end", **answer),
     # The reference scores all 132 062 of val eight times, as many rows as a run trains on.
-    evals.VqaAccuracy("val/acc", val, truth="answer", every="12.5%", limit=10_000, **answer),
+    evals.VqaAccuracy("val/acc", val, target="answer", every="12.5%", limit=10_000, **answer),
     evals.VqaAccuracy(
-      "minitrain/acc", minitrain, truth="answer", every="12.5%", limit=10_000, **answer
+      "minitrain/acc", minitrain, target="answer", every="12.5%", limit=10_000, **answer
     ),
     evals.Perplexity("val/pplx", val, teach, every="5%", limit=10_000, text_len=128),
     evals.ServerFile("testdev/server", testdev, format="gqa", every="end", **answer),
     # Rsvqa scores each kind of question and takes the mean over them; here a kind is a language.
     evals.Rsvqa(
-      "xgqa/acc", others, truth="answer", question_type="language", every="end", **answer
+      "xgqa/acc", others, target="answer", question_type="language", every="end", **answer
     ),
-    evals.VqaAccuracy("xgqa_en/acc", english, truth="answer", every="end", **answer),
+    evals.VqaAccuracy("xgqa_en/acc", english, target="answer", every="end", **answer),
   )
   return c

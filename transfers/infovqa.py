@@ -68,10 +68,10 @@ def get_config(
   val, test = train.replace(split="val"), train.replace(split="test")
   minitrain = train.replace(split="train[:5%]")
   answer = dict(pp=ask, batch_size=best["batch_size"], text_len=128, max_len=48)
-  truth = dict(truth="answers", lower=True, every="10%")
+  target = dict(target="answers", lower=True, every="10%")
   c.evals = (
-    evals.VqaAccuracy("val/acc", val, **truth, **answer),
-    evals.VqaAccuracy("minitrain/acc", minitrain, **truth, **answer),
+    evals.VqaAccuracy("val/acc", val, **target, **answer),
+    evals.VqaAccuracy("minitrain/acc", minitrain, **target, **answer),
     evals.Perplexity("val/pplx", val, teach, every="10%", text_len=128),
     evals.ServerFile("test/server", test, format="infovqa", every="end", **answer),
   )

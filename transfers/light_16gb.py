@@ -1,16 +1,16 @@
 """Long captions from 90 examples on one small GPU: the published notebook's recipe.
 
-  gsutil -m cp -r gs://longcap100 .                  # 100 pictures with long captions, two .jsonl
+  gsutil -m cp -r gs://longcap100 .                  # 100 images with long captions, two .jsonl
   python -m paligemma_jax.train --config transfers/light_16gb.py --workdir runs/light_16gb
 
 Two recipes, by big_vision's authors. notebook, for 16 GB: only the decoder's attention trains, by
 SGD, everything else is kept in half precision. vertexai_l4, for 24 GB: everything trains, by SGD
 without momentum, so that beside the parameters there are only gradients. Neither has a published
 score; they are to show that it works, and captions are written out to be read. CIDEr of ten
-pictures with one caption each says little more than whether they got better.
+images with one caption each says little more than whether they got better.
 
 Your own data will do, in a folder named by `data`: lines like {"image": "a.jpg", "suffix": "A cow
-on a beach …"} in files called data_train90.jsonl and data_val10.jsonl, the pictures beside them.
+on a beach …"} in files called data_train90.jsonl and data_val10.jsonl, the images beside them.
 """
 
 import paligemma_jax as pj
@@ -26,7 +26,7 @@ RECIPES = {
     batch_size=8,
     total="512 examples",
     lr=0.03,
-    clip=0.0,
+    grad_clip_norm=0.0,
     warmup="10%",
     schedule_start=1,
     train_only=("llm/layers/attn/.*",),
@@ -35,7 +35,7 @@ RECIPES = {
     batch_size=4,
     total="1 epochs",
     lr=0.1,
-    clip=1.0,
+    grad_clip_norm=1.0,
     warmup="5%",
     schedule_start=0,
     train_only=(),
@@ -66,7 +66,7 @@ def get_config(
   c.train.update(batch_size=best["batch_size"], total=best["total"])
   c.optim.update(
     lr=best["lr"],
-    clip=best["clip"],
+    clip=best["grad_clip_norm"],
     warmup=best["warmup"],
     schedule_start=best["schedule_start"],
     train_only=best["train_only"],
@@ -75,7 +75,7 @@ def get_config(
 
   caption = dict(every="25%", batch_size=8, text_len=32, max_len=text_len)
   c.evals = (
-    evals.CocoCaption("val/cap", val, teach, truth="suffix", image_id="image_path", **caption),
+    evals.CocoCaption("val/cap", val, teach, target="suffix", image_id="image_path", **caption),
     evals.Perplexity("val/pplx", val, teach, every="25%", batch_size=8, text_len=1024),
     evals.WritePredictions("val/pred", val, teach, **caption),
   )

@@ -11,7 +11,7 @@ and 77.6 without the word, when one prompt stands for several kinds of captions 
 (arXiv:2407.07726, Appendix H). How the paper spells its words is not known to us: here they are the
 names of our pages.
 
-antialias: False resizes each task's pictures as its own page does, ten of them without it where
+antialias: False resizes each task's images as its own page does, ten of them without it where
 they are scored; True is the same with it for all. How the mixture's were resized is not known.
 
 What is scored is not trained on: validation sets where a test server keeps the answers, else test.
@@ -76,27 +76,27 @@ TASKS = {
   "widgetcap": ("widgetcap", "train+dev", CAPTION, CAPTIONS),
 }
 XGQA = "+".join(f"test_zs_{language}" for language in ("bn", "de", "id", "ko", "pt", "ru", "zh"))
-TEXT, TEXTS = dict(truth="answer", lower=True), dict(truth="answers", lower=True)
-PEOPLE = dict(truth="answers", answer_type="")
+TEXT, TEXTS = dict(target="answer", lower=True), dict(target="answers", lower=True)
+PEOPLE = dict(target="answers", answer_type="")
 
 # {name: (evaluator, task that the prompt names, dataset, split, options)}
 SCORED = {
-  "ai2d/acc": (evals.VqaAccuracy, "ai2d", "ai2d", "test", dict(truth="answer")),
+  "ai2d/acc": (evals.VqaAccuracy, "ai2d", "ai2d", "test", dict(target="answer")),
   "cococap/cap": (evals.CocoCaption, "cococap", "cococap", "val", {}),
   "nocaps/cap": (evals.CocoCaption, "cococap", "nocaps", "val", {}),
   "docvqa/acc": (evals.VqaAccuracy, "docvqa", "docvqa", "val", TEXTS),
-  "gqa/acc": (evals.VqaAccuracy, "gqa", "gqa", "testdev_balanced", dict(truth="answer")),
-  "xgqa/acc": (evals.Rsvqa, "gqa", "xgqa", XGQA, dict(truth="answer", question_type="language")),
+  "gqa/acc": (evals.VqaAccuracy, "gqa", "gqa", "testdev_balanced", dict(target="answer")),
+  "xgqa/acc": (evals.Rsvqa, "gqa", "xgqa", XGQA, dict(target="answer", question_type="language")),
   "infovqa/acc": (evals.VqaAccuracy, "infovqa", "infovqa", "val", TEXTS),
   "ocrvqa/acc": (evals.VqaAccuracy, "ocrvqa", "ocrvqa", "test", TEXT),
-  "okvqa/acc": (evals.VqaAccuracy, "okvqa", "okvqa", "val", dict(truth="answers")),
+  "okvqa/acc": (evals.VqaAccuracy, "okvqa", "okvqa", "val", dict(target="answers")),
   "rsvqa_hr/acc": (evals.Rsvqa, "rsvqa_hr", "rsvqa_hr/nonum", "test", dict(lower=True)),
   "rsvqa_hr_2/acc": (evals.Rsvqa, "rsvqa_hr", "rsvqa_hr/nonum", "test_2", dict(lower=True)),
   "rsvqa_lr/acc": (evals.Rsvqa, "rsvqa_lr", "rsvqa_lr/nonum", "test", dict(lower=True)),
   "refcoco/seg": (evals.Segmentation, "refcoco_seg", "refcoco_seg/refcoco", "val", {}),
   "refcoco_plus/seg": (evals.Segmentation, "refcoco_seg", "refcoco_seg/refcoco_plus", "val", {}),
   "refcocog/seg": (evals.Segmentation, "refcoco_seg", "refcoco_seg/refcocog", "val", {}),
-  "scicap/cap": (evals.CocoCaption, "scicap", "scicap", "test", dict(truth="caption")),
+  "scicap/cap": (evals.CocoCaption, "scicap", "scicap", "test", dict(target="caption")),
   "screen2words/cap": (evals.CocoCaption, "screen2words", "screen2words", "test", {}),
   "stvqa/acc": (evals.VqaAccuracy, "stvqa", "stvqa", "val", TEXTS),
   "tallyqa/acc": (evals.TallyQa, "tallyqa", "tallyqa", "test", {}),
@@ -105,12 +105,12 @@ SCORED = {
     "tallyqa",
     "countbenchqa",
     "huggingface",
-    dict(truth="number", simple=""),
+    dict(target="number", simple=""),
   ),
   "textcaps/cap": (evals.CocoCaption, "textcaps", "textcaps", "val", {}),
   "textvqa/acc": (evals.VqaV2Accuracy, "textvqa", "textvqa", "val", PEOPLE),
   "vqav2/acc": (evals.VqaV2Accuracy, "vqav2", "vqav2", "validation[-10240:]", {}),
-  "vizwizvqa/acc": (evals.VqaAccuracy, "vizwizvqa", "vizwizvqa", "val", dict(truth="answers")),
+  "vizwizvqa/acc": (evals.VqaAccuracy, "vizwizvqa", "vizwizvqa", "val", dict(target="answers")),
   "widgetcap/cap": (evals.CocoCaption, "widgetcap", "widgetcap", "test", {}),
 }
 

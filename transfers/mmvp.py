@@ -29,5 +29,5 @@ def get_config(res: int = 224, model: str = "paligemma_3b", prompt: str = "answe
 
   ask = (pp.Decode(exif=False), pp.Resize(res), pp.Format(prompt))
   answer = dict(pp=ask, batch_size=128, text_len=128, max_len=32)
-  c.evals = (evals.Mmvp("test/mmvp", sources.Tfds("mmvp", "test"), truth="answers", **answer),)
+  c.evals = (evals.Mmvp("test/mmvp", sources.Tfds("mmvp", "test"), target="answers", **answer),)
   return c

@@ -9,7 +9,7 @@ aside to choose settings on. The reference had 4 663, 316 and 2 094 videos that 
 6 513, 497 and 2 990. What is missing is left out.
 
 antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to pictures that shrink a lot, and its scores do not compare with those.
+kinder to images that shrink a lot, and its scores do not compare with those.
 """
 
 import paligemma_jax as pj

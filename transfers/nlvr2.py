@@ -11,7 +11,7 @@ page does the same; final=False keeps dev aside to choose settings on.
 The two images are two frames, so a row has twice the image tokens of other benchmarks.
 
 antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to pictures that shrink a lot, and its scores do not compare with those.
+kinder to images that shrink a lot, and its scores do not compare with those.
 """
 
 import paligemma_jax as pj
@@ -84,7 +84,7 @@ def get_config(
 
   test, dev = train.replace(split="test"), train.replace(split="dev")
   marvl = sources.Tfds("marvl", "+".join(f"test_{language}" for language in LANGUAGES))
-  answer = dict(pp=ask, truth="label", batch_size=256, text_len=192, max_len=8, every="10%")
+  answer = dict(pp=ask, target="label", batch_size=256, text_len=192, max_len=8, every="10%")
   c.evals = (
     evals.VqaAccuracy("test/acc", test, **answer),
     evals.VqaAccuracy("dev/acc", dev, **answer),

@@ -58,7 +58,7 @@ def get_config(
 
   test, val = train.replace(split="test"), train.replace(split="val")
   minitrain = train.replace(split="train")
-  answer = dict(pp=ask, truth="answer", lower=True, batch_size=256, text_len=128, max_len=32)
+  answer = dict(pp=ask, target="answer", lower=True, batch_size=256, text_len=128, max_len=32)
   c.evals = (
     evals.VqaAccuracy("test/acc", test, every="end", **answer),
     evals.VqaAccuracy("minival/acc", val, every="25%", limit=20_000, **answer),

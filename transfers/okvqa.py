@@ -60,8 +60,8 @@ def get_config(
   minival = train.replace(split="train[-10%:]")
   answer = dict(pp=ask, batch_size=256, text_len=128, max_len=32, every="25%")
   c.evals = (
-    evals.VqaAccuracy("val/acc", train.replace(split="val"), truth="answers", **answer),
-    evals.VqaAccuracy("minival/acc", minival, truth="answers", **answer),
+    evals.VqaAccuracy("val/acc", train.replace(split="val"), target="answers", **answer),
+    evals.VqaAccuracy("minival/acc", minival, target="answers", **answer),
     evals.Perplexity("minival/pplx", minival, teach, every="5%", text_len=128),
   )
   return c

@@ -12,7 +12,7 @@ download vae-oid.npz (big_vision's README says where) and give its path as `code
 small embedded codec, whose codes mean nothing to the published models.
 
 antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to pictures that shrink a lot, and its scores do not compare with those.
+kinder to images that shrink a lot, and its scores do not compare with those.
 """
 
 import paligemma_jax as pj
@@ -111,7 +111,7 @@ def get_config(
   look = (pp.Decode(exif=False), pp.Resize(res, antialias=antialias))
   teach = (
     *look,
-    # Each object of a picture once before any twice, and one of its phrases.
+    # Each object of an image once before any twice, and one of its phrases.
     pp.Choice(("masks", "boxes", "sentences"), ("mask", "box", "refs")),
     pp.Split("refs"),
     pp.Choice("refs", "prefix", each_once=False),

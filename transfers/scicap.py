@@ -12,7 +12,7 @@ cleaned. This benchmark needs its many epochs and its high learning rate, at eve
 epochs at 1e-5 gave a CIDEr of 64 (arXiv:2407.07726, Appendix H).
 
 antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to pictures that shrink a lot, and its scores do not compare with those.
+kinder to images that shrink a lot, and its scores do not compare with those.
 """
 
 import paligemma_jax as pj
@@ -74,7 +74,7 @@ def get_config(
   test, val = train.replace(split="test"), train.replace(split="val")
   minitrain = train.replace(split="train[:5%]")
   describe = dict(
-    pp=ask, truth="caption", metrics=("cider", "bleu"), batch_size=256, text_len=32, max_len=96
+    pp=ask, target="caption", metrics=("cider", "bleu"), batch_size=256, text_len=32, max_len=96
   )
   c.evals = (
     evals.CocoCaption("test/cap", test, every="30%", **describe),

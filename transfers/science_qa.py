@@ -10,7 +10,7 @@ aside to choose settings on.
 The choices are in another order whenever a row is trained on, and in that of the data when scored.
 
 antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to pictures that shrink a lot, and its scores do not compare with those.
+kinder to images that shrink a lot, and its scores do not compare with those.
 """
 
 import paligemma_jax as pj
@@ -74,7 +74,7 @@ def get_config(
   test, val = train.replace(split="test"), train.replace(split="val")
   minitrain = train.replace(split="train[:5%]")
   answer = dict(
-    pp=ask, truth="indexed_answer", batch_size=256, text_len=1024, max_len=16, every="12.5%"
+    pp=ask, target="indexed_answer", batch_size=256, text_len=1024, max_len=16, every="12.5%"
   )
   c.evals = (
     evals.ScienceQa("test/acc", test, **answer),

@@ -7,7 +7,7 @@ Published: CIDEr 117.57 at 224 px, 119.59 at 448 px, on test, of PaliGemma train
 (big_vision's README). This page does the same; final=False keeps dev aside to choose settings on.
 
 antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to pictures that shrink a lot, and its scores do not compare with those.
+kinder to images that shrink a lot, and its scores do not compare with those.
 """
 
 import paligemma_jax as pj

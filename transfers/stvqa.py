@@ -1,4 +1,4 @@
-"""ST-VQA: questions on text in pictures of everyday scenes.
+"""ST-VQA: questions on text in images of everyday scenes.
 
   python -m paligemma_jax.prepare stvqa              # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/stvqa.py:res=896 --workdir runs/stvqa
@@ -66,10 +66,10 @@ def get_config(
   val, test = train.replace(split="val"), train.replace(split="test")
   minitrain = train.replace(split="train[:5%]")
   answer = dict(pp=ask, batch_size=best["batch_size"], text_len=128, max_len=48)
-  truth = dict(truth="answers", lower=True, every="10%")
+  target = dict(target="answers", lower=True, every="10%")
   c.evals = (
-    evals.VqaAccuracy("val/acc", val, **truth, **answer),
-    evals.VqaAccuracy("minitrain/acc", minitrain, **truth, **answer),
+    evals.VqaAccuracy("val/acc", val, **target, **answer),
+    evals.VqaAccuracy("minitrain/acc", minitrain, **target, **answer),
     evals.Perplexity("val/pplx", val, teach, every="10%", text_len=128),
     evals.ServerFile("test/server", test, format="stvqa", every="end", **answer),
   )

@@ -78,7 +78,7 @@ def get_config(res: int = 224, model: str = "paligemma_3b", tune: str = "full_ad
   c.evals = (
     evals.TallyQa("test/acc", test, every="25%", **answer),
     evals.TallyQa("minitrain/acc", minitrain, every="10%", **answer),
-    evals.TallyQa("countbench/acc", countbench, truth="number", simple="", every="10%", **answer),
+    evals.TallyQa("countbench/acc", countbench, target="number", simple="", every="10%", **answer),
     evals.Perplexity("test/pplx", test, teach, every="10%", text_len=128),
   )
   return c

@@ -1,4 +1,4 @@
-"""TextCaps: say what is in a picture, and what the writing in it says.
+"""TextCaps: say what is in an image, and what the writing in it says.
 
   python -m paligemma_jax.prepare textcaps           # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/textcaps.py:res=448 --workdir runs/textcaps
@@ -12,7 +12,7 @@ trains on random parts of at least half of the image, 'rc' on random squares out
 an eighth larger.
 
 antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to pictures that shrink a lot, and its scores do not compare with those.
+kinder to images that shrink a lot, and its scores do not compare with those.
 """
 
 import paligemma_jax as pj

@@ -1,4 +1,4 @@
-"""TextVQA: questions that need reading, on pictures of everyday scenes.
+"""TextVQA: questions that need reading, on images of everyday scenes.
 
   python -m paligemma_jax.prepare textvqa            # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/textvqa.py:res=448 --workdir runs/textvqa
@@ -7,7 +7,7 @@ Published: 55.47 at 224 px, 73.15 at 448 px, 76.48 at 896 px, by the test server
 trained on train and val (big_vision's README). This page trains on train and scores val;
 final=True adds val to the training rows, and test/server writes the file for the server.
 
-Pictures that lie on their side are turned when the dataset is built, as in the reference.
+Images that lie on their side are turned when the dataset is built, as in the reference.
 """
 
 import paligemma_jax as pj
@@ -65,10 +65,10 @@ def get_config(
   val, test = train.replace(split="val"), train.replace(split="test")
   minitrain = train.replace(split="train")
   answer = dict(pp=ask, batch_size=256, text_len=128, max_len=32)
-  truth = dict(truth="answers", answer_type="")
+  target = dict(target="answers", answer_type="")
   c.evals = (
-    evals.VqaV2Accuracy("val/acc", val, every="12.5%", **truth, **answer),
-    evals.VqaV2Accuracy("minitrain/acc", minitrain, every="12.5%", limit=5120, **truth, **answer),
+    evals.VqaV2Accuracy("val/acc", val, every="12.5%", **target, **answer),
+    evals.VqaV2Accuracy("minitrain/acc", minitrain, every="12.5%", limit=5120, **target, **answer),
     evals.Perplexity("val/pplx", val, teach, every="5%", text_len=128),
     evals.ServerFile("test/server", test, format="textvqa", every="end", **answer),
   )

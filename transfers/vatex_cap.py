@@ -9,7 +9,7 @@ val aside to choose settings on. The reference had 22 315, 2 584 and 5 135 video
 there, of 25 991, 3 000 and 6 000. What is missing is left out.
 
 antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to pictures that shrink a lot, and its scores do not compare with those.
+kinder to images that shrink a lot, and its scores do not compare with those.
 """
 
 import paligemma_jax as pj

@@ -1,4 +1,4 @@
-"""VizWiz-VQA: questions that blind people asked about pictures they took.
+"""VizWiz-VQA: questions that blind people asked about images they took.
 
   python -m paligemma_jax.prepare vizwizvqa          # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/vizwizvqa.py:res=448 --workdir runs/vizwizvqa
@@ -7,7 +7,7 @@ Published: 73.7 at 224 px, 75.52 at 448 px, accuracy by the test server (test-st
 trained on train and val (big_vision's README). This page trains on train and scores val;
 final=True adds val to the training rows, and test/server writes the file for the server.
 
-Pictures are used as stored, like in the reference.
+Images are used as stored, like in the reference.
 
 antialias: False resizes without it what is scored, as for the published scores, but not what is
 trained on; True treats both alike, and its scores do not compare with those.
@@ -74,9 +74,9 @@ def get_config(
   minitrain = train.replace(split="train")
   answer = dict(pp=ask, batch_size=256, text_len=128, max_len=48)
   c.evals = (
-    evals.VqaAccuracy("val/acc", val, truth="answers", every="10%", **answer),
+    evals.VqaAccuracy("val/acc", val, target="answers", every="10%", **answer),
     evals.VqaAccuracy(
-      "minitrain/acc", minitrain, truth="answers", every="12.5%", limit=5120, **answer
+      "minitrain/acc", minitrain, target="answers", every="12.5%", limit=5120, **answer
     ),
     evals.Perplexity("val/pplx", val, teach, every="12.5%", text_len=128),
     evals.ServerFile("test/server", test, format="vizwiz", every="end", **answer),

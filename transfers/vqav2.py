@@ -1,4 +1,4 @@
-"""VQAv2: open questions about everyday pictures, answered in a word or two.
+"""VQAv2: open questions about everyday images, answered in a word or two.
 
   python -m paligemma_jax.prepare vqav2              # says what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/vqav2.py:res=448 --workdir runs/vqav2

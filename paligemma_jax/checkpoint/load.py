@@ -28,7 +28,6 @@ from paligemma_jax.core import errors
 from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import params as param_table
-from paligemma_jax.models import quantized
 from paligemma_jax.models import variants
 
 _ALIGNMENT = 64  # Bytes; a host buffer so aligned becomes a CPU array without a copy.
@@ -224,7 +223,7 @@ def _piece(flat: np.ndarray) -> bool:
   if infinity is not None:
     bits = flat.view(np.uint16)  # The largest one is negative, if one of them is.
     return bool(bits.max() < 0x8000 + infinity and bits.view(np.int16).max() < infinity)
-  if flat.dtype.kind != "f":  # Codes of packed weights.
+  if flat.dtype.kind != "f":  # Codes of quantized weights.
     return True
   return bool(np.isfinite(flat.max()) and np.isfinite(flat.min()))  # NaN is the largest, too.
 
@@ -258,22 +257,22 @@ def resample(pos_embedding: np.ndarray, shape: tuple[int, int, int]) -> np.ndarr
 
 
 def repack(
-  cfg: variants.ModelConfig, name: str, blocks: Iterator[np.ndarray]
+  model_config: variants.ModelConfig, name: str, blocks: Iterator[np.ndarray]
 ) -> dict[str, np.ndarray] | None:
   """The codes and scales that are to stand for parameter `name`; None where it is not packed.
 
   A block (of some tens of MB) at a time is on the device.
   """
-  shapes = paligemma.param_shapes(cfg.plain())
-  if name not in quantized.packed(cfg, shapes):
+  shapes = paligemma.param_shapes(model_config.plain())
+  if name not in linear.quantized(model_config, shapes):
     return None
   if name != param_table.INPUT_EMBEDDING and not linear.num_stacked(name):
     # Blocks of rows would cut through the inputs that share a scale.
     blocks = iter([np.concatenate([block.copy() for block in blocks])])
-  parts = [jax.device_get(_packed(name, cfg.packed, block)) for block in blocks]
+  parts = [jax.device_get(_packed(name, model_config.quantize, block)) for block in blocks]
   return {part: np.concatenate([p[part] for p in parts]) for part in parts[0]}
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _packed(name, kind, block):
-  return quantized.pack(name, kind, block)
+  return linear.quantize_param(name, kind, block)

@@ -96,7 +96,7 @@ def read_steadily(path: str | os.PathLike, read: Callable[[], T]) -> T:
 
 
 def open_base(path: str | os.PathLike) -> reader.Weights:
-  """What the adapters of a run belong to: its weights without them, with nothing packed.
+  """What the adapters of a run belong to: its weights without them, with nothing quantized.
 
   Raises:
     CheckpointError: `path` is no run, or it has no adapters.
@@ -107,9 +107,9 @@ def open_base(path: str | os.PathLike) -> reader.Weights:
   plain = {name: e for name, e in run.tuned.entries.items() if not lora.is_adapter(name)}
   if len(plain) == len(run.tuned.entries):
     raise errors.CheckpointError(f"{path}: the run has no adapters.")
-  cfg = model_of(run.config)
+  model_config = model_of(run.config)
   without = dataclasses.replace(run.tuned, entries=plain)
-  return dataclasses.replace(merge.weights(cfg, without), sizes=sizes_of(cfg))
+  return dataclasses.replace(merge.weights(model_config, without), sizes=sizes_of(model_config))
 
 
 def save_peft(
@@ -140,10 +140,10 @@ def save_peft(
     found = {p: run.tuned.read(n) for p, n in parts.items() if n in run.tuned.entries}
     if found:
       adapters[name] = found
-  cfg = model_of(run.config)
-  sizes, spec = sizes_of(cfg), cfg.lora
+  model_config = model_of(run.config)
+  sizes, spec = sizes_of(model_config), model_config.lora
   base, _, revision = (base or _base_of(str(run.config.get("init") or ""))).partition("@")
-  remarks = _remarks(cfg, base)
+  remarks = _remarks(model_config, base)
   for sentence in remarks:
     log(f"{path}: {sentence}")
   trained = {name for name in run.trained if not lora.is_adapter(name)}
@@ -174,25 +174,28 @@ def _base_of(init: str) -> str:
   return init if hub.looks_like_an_id(init) else published.hub_id(init)
 
 
-def _remarks(cfg: variants.ModelConfig, base: str) -> list[str]:
+def _remarks(model_config: variants.ModelConfig, base: str) -> list[str]:
   """What to know of the base of a run's adapters."""
-  remarks = [f"The base is a model at {cfg.res} px."]
+  remarks = [f"The base is a model at {model_config.res} px."]
   if not base:
     remarks = [
       "adapter_config.json names no base, because the run's init is nothing that transformers"
-      f" opens; it is a model at {cfg.res} px. Write it with `--format hf --without_adapters`"
-      " and name it with `--base`."
+      f" opens; it is a model at {model_config.res} px. Write it with"
+      " `--format hf --without_adapters` and name it with `--base`."
     ]
-  if cfg.llm.post_norms:
-    caps = [f"{cfg.llm.attn_softcap:g} (attention)", f"{cfg.llm.final_softcap:g} (final)"]
+  if model_config.llm.post_norms:
+    caps = [
+      f"{model_config.llm.attn_softcap:g} (attention)",
+      f"{model_config.llm.final_softcap:g} (final)",
+    ]
     remarks.append(
       f"Its config.json must have the softcaps that the run had: {', '.join(caps)}; 0 is null."
     )
-  if cfg.packed:
+  if model_config.quantize:
     remarks.append(
-      f"The run kept its base packed as {cfg.packed}, so the adapters belong to that one; over"
-      " the base in full precision answers differ a little. `--format hf --without_adapters`"
-      " writes the base as the run saw it."
+      f"The run's base was quantized to {model_config.quantize}, so the adapters belong to that"
+      " one; over the base in full precision answers differ a little. `--format hf"
+      " --without_adapters` writes the base as the run saw it."
     )
   return remarks
 
@@ -207,7 +210,7 @@ def config_of(
   """The ModelConfig of sizes that weights came with (`Weights.sizes`).
 
   Args:
-    dtype: of matrix products.
+    dtype: of matmuls.
     res: pixels; 0 keeps the weights' own.
     overrides: sizes to change, as {"llm.final_softcap": 30.0}.
 
@@ -246,7 +249,7 @@ class Run:
 
   weights: its parameters under the published names, adapters in their matrices, kind "run"; what
     checkpoint.load.load_params takes.
-  tuned: its parameters as it trains them, with adapters and packed matrices, if there are any.
+  tuned: its parameters as it trains them, with adapters and quantized matrices, if there are any.
   config: the run's config as plain data (config.load.from_plain makes it a config).
   tokenizer: the SentencePiece file, or None when the run saved none.
   step: how many steps it had trained.

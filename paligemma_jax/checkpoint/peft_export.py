@@ -166,7 +166,7 @@ def _ending(module: str) -> str:
 def _whole(
   name: str, array: np.ndarray, sizes: Mapping[str, Any]
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """(their name, float32 tensor) of a parameter; of the token table also the head tied to it."""
+  """(their name, float32 tensor) of a parameter, and of the head tied to the embedding table."""
   row = param_table.rows(sizes)[name]
   dims = param_table.dims_of(sizes)
   array = np.asarray(array, np.float32)

@@ -98,17 +98,17 @@ class Checkpoints:
       return
     if name := states.first_non_finite(state):
       raise errors.NumericsError(f"Not saving step {step}: {name} holds a non-finite number.")
-    moving = _moving(state)
+    trainable = _trainable(state)
     seal_facts = {
       "kind": "step",
       "step": step,
       "run": dict(facts or {}),
-      "leaves": arrays.table(moving),
+      "leaves": arrays.table(trainable),
     }
     tmp = self._folder / f"{manifest.TMP}{step}"
     try:
       seal_facts["base"] = self._save_base(state.frozen)
-      self._begin(tmp, moving)
+      self._begin(tmp, trainable)
     except Exception as e:  # Reported by `_failed`; the run goes on from intact state.
       self._failed(step, tmp, e)
       self._is_settled = False
@@ -207,12 +207,12 @@ class Checkpoints:
     folder = self._folder / str(step)
     facts = manifest.read_facts(folder)
     self.facts = facts.get("run", {})
-    moving = _moving(target)
-    manifest.check_leaves(folder, facts["leaves"], arrays.table(moving))
+    trainable = _trainable(target)
+    manifest.check_leaves(folder, facts["leaves"], arrays.table(trainable))
     if target.frozen:
       base = self._folder / manifest.BASE
       manifest.check_leaves(base, manifest.read_facts(base)["leaves"], arrays.table(target.frozen))
-    found = arrays.restore(folder / manifest.ARRAYS, moving)
+    found = arrays.restore(folder / manifest.ARRAYS, trainable)
     frozen = arrays.restore(self._folder / manifest.BASE / manifest.ARRAYS, target.frozen)
     if self._leads:
       logging.info("restored step %d from %s", step, folder)
@@ -377,7 +377,7 @@ class Checkpoints:
       self._thread = None
 
 
-def _moving(state: states.TrainState) -> dict[str, Any]:
+def _trainable(state: states.TrainState) -> dict[str, Any]:
   return {
     "step": state.step,
     **{f"trainable/{name}": leaf for name, leaf in state.trainable.items()},

@@ -50,7 +50,7 @@ def sweepable(fn: Callable[..., Any]) -> Callable[..., Any]:
   """Decorates a `get_config` so that its arguments can be set after a colon and by name.
 
   Every argument has a default and is a bool, int, float or str; `--config file.py:res=448` sets
-  it. A misspelt name is a ConfigError with the near match, also when called from Python.
+  it. A misspelled name is a ConfigError with the near match, also when called from Python.
   """
   kinds = override_values.parameters(fn)
 
@@ -165,7 +165,17 @@ def read(
     raise errors.ConfigError(f"{path}: {e}") from None
   if not isinstance(plain, Mapping):
     raise errors.ConfigError(f"{path} is not a saved configuration: it is a single spec.")
-  return from_plain(plain, str(path))
+  return from_plain(_with_new_names(plain), str(path))
+
+
+def _with_new_names(data: Mapping[str, Any]) -> dict[str, Any]:
+  """What an older version saved, under the keys of this one."""
+  out = {name: dict(value) if isinstance(value, Mapping) else value for name, value in data.items()}
+  for old, new in schema.RENAMED.items():
+    (section, name), name_now = old.split("."), new.rpartition(".")[2]
+    if isinstance(out.get(section), dict) and name in out[section]:
+      out[section].setdefault(name_now, out[section].pop(name))
+  return out
 
 
 def from_plain(data: Mapping[str, Any], what: str) -> ml_collections.ConfigDict:

@@ -73,7 +73,7 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
       choices=("auto", "plain", "chunked", "flash"),
       resume="allow",
     ),
-    "vocab_size": Key(0, "Rows of the token table; 0: the variant's own.", low=0),
+    "vocab_size": Key(0, "Rows of the embedding table; 0: the variant's own.", low=0),
     "final_logits_softcap": Key(
       -1.0, "Cap of the final logits, 0 for none; -1: the variant's own.", low=-1
     ),
@@ -82,12 +82,12 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
       "Cap of the logits of attention in the decoder, 0 for none; -1: the variant's own.",
       low=-1,
     ),
-    "packed": Key(
+    "quantize": Key(
       "",
       "Keep matrices that do not train in 4 or 8 bits; '': in the compute dtype.",
       choices=("", "nf4", "int8", "int4"),
     ),
-    "packed_names": Key((".*",), "Matrices (and token table) so kept.", form="regex"),
+    "quantize_targets": Key((".*",), "Matrices (and embedding table) so kept.", form="regex"),
     "overrides": Key({}, "Sizes that differ from the variant: {'llm': {'depth': 2}}.", form="free"),
   },
   "lora": {
@@ -143,13 +143,13 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
     ),
     "num_workers": Key(0, "Processes that read rows; 0: threads only.", low=0, resume="allow"),
     "num_threads": Key(2, "Threads that prepare rows, per process.", low=1, resume="allow"),
-    "img_cache": Key(
+    "cache_image_features": Key(
       "",
       "Where to keep what a vision tower that does not train makes of each image, so that"
       " it runs once per image: 'memory' or a folder; '': nowhere.",
       resume="allow",
     ),
-    "img_cache_gb": Key(
+    "feature_cache_gb": Key(
       8.0,
       "Most that this takes, in GB, per process; what is over is computed again.",
       low=0,
@@ -162,7 +162,7 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
       resume="allow",
     ),
     "prefetch": Key(4, "Batches prepared ahead of the step.", low=0, resume="allow"),
-    "accum": Key(1, "Parts a batch is cut into to save memory; same gradient.", low=1),
+    "grad_accum_steps": Key(1, "Parts a batch is cut into to save memory; same gradient.", low=1),
   },
   "optim": {
     "name": Key("adam", "The optimizer.", choices=("adam", "adam8bit", "adafactor", "sgd")),
@@ -207,11 +207,13 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
     ),
     "ema": Key(
       0.0,
-      "Decay of a moving average of what trains, which is then evaluated and exported; 0: off.",
+      "Decay of a moving average of the trainable parameters, to evaluate and export; 0: off.",
       low=0,
       high=1,
     ),
-    "clip": Key(1.0, "Largest global norm of the gradient; 0: any.", low=0, resume="warn"),
+    "grad_clip_norm": Key(
+      1.0, "Largest global norm of the gradient; 0: any.", low=0, resume="warn"
+    ),
     "label_smoothing": Key(
       0.0, "Share of the target given to all tokens alike.", low=0, high=0.99, resume="warn"
     ),
@@ -318,15 +320,25 @@ def sections() -> dict[str, tuple[str, ...]]:
   return {"": tuple(SCHEMA), **named}
 
 
-# How other libraries call what these keys say.
+# Keys that had another name in older versions: what those saved is read, what is written is not.
+RENAMED = {
+  "model.packed": "model.quantize",
+  "model.packed_names": "model.quantize_targets",
+  "train.accum": "train.grad_accum_steps",
+  "train.img_cache": "train.cache_image_features",
+  "train.img_cache_gb": "train.feature_cache_gb",
+  "optim.clip": "optim.grad_clip_norm",
+}
+
+# How other libraries and older versions call what these keys say.
 _ELSEWHERE = {
+  **{old.rpartition(".")[2]: new for old, new in RENAMED.items()},
   "learning_rate": "optim.lr",
   "weight_decay": "optim.wd",
   "adam_beta1": "optim.b1",
   "adam_beta2": "optim.b2",
   "adam_epsilon": "optim.eps",
-  "max_grad_norm": "optim.clip",
-  "grad_clip_norm": "optim.clip",
+  "max_grad_norm": "optim.grad_clip_norm",
   "warmup_steps": "optim.warmup",
   "warmup_ratio": "optim.warmup",
   "lr_scheduler_type": "optim.schedule",
@@ -337,7 +349,7 @@ _ELSEWHERE = {
   "max_steps": "train.total",
   "total_steps": "train.total",
   "per_device_train_batch_size": "train.batch_size",
-  "gradient_accumulation_steps": "train.accum",
+  "gradient_accumulation_steps": "train.grad_accum_steps",
   "dataloader_num_workers": "train.num_workers",
   "max_seq_length": "train.text_len",
   "max_length": "train.text_len",
@@ -363,7 +375,7 @@ def unknown_key(key: str, section: str = "") -> str:
   """One sentence: the key does not exist, the nearest that do, with their full dotted paths.
 
   Args:
-    key: the misspelt last part, such as 'lrr'.
+    key: the misspelled last part, such as 'lrr'.
     section: where it stood, such as 'optim'; '' for the top.
   """
   path = f"{section}.{key}" if section else key

@@ -108,8 +108,11 @@ def _relations(config: ml_collections.ConfigDict, variants: tuple[str, ...]) -> 
       for name in ("rslora", "dora", "dropout")
       if config.lora[name]
     )
-  if train.batch_size % train.accum:
-    yield f"train.accum={train.accum} does not divide train.batch_size={train.batch_size}."
+  if train.batch_size % train.grad_accum_steps:
+    yield (
+      f"train.grad_accum_steps={train.grad_accum_steps} does not divide"
+      f" train.batch_size={train.batch_size}."
+    )
   if train.buckets and train.buckets[-1] > train.text_len:
     yield f"train.buckets={train.buckets} go beyond train.text_len={train.text_len}."
   for name in ("b1", "b2", "momentum", "ema"):
@@ -141,10 +144,10 @@ def _training(config: ml_collections.ConfigDict) -> Iterator[str]:
     for op in train.pp
     if isinstance(op, protocols.CanDrawImage) and op.draws_image
   ]
-  if train.img_cache and drawing:
+  if train.cache_image_features and drawing:
     yield (
-      f"train.img_cache={train.img_cache!r}: {drawing[0]} makes another image of a row every"
-      " epoch, so there is nothing to find again. Leave one of them out."
+      f"train.cache_image_features={train.cache_image_features!r}: {drawing[0]} makes"
+      " another image of a row every epoch, so nothing could be reused. Leave one of them out."
     )
   if train.source is not None:
     yield from column_flow.training(config)

@@ -14,8 +14,8 @@ from paligemma_jax.core import spec as specs
 from paligemma_jax.core import trees
 from paligemma_jax.core import units
 
-# Of the mesh. Rows go over "data" and "fsdp". Parameters are cut over "fsdp", and heads, hidden
-# units and words of the vocabulary over "tensor".
+# Of the mesh. Rows go over "data" and "fsdp". Parameters are sharded over "fsdp", and heads, hidden
+# units and the vocabulary over "tensor".
 AXES = ("data", "fsdp", "tensor")
 
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 from paligemma_jax.core import errors
 
-MAX_SCANS = 64  # Of a JPEG. Encoders write 10 to 20; each scan costs a pass over the picture.
+MAX_SCANS = 64  # Of a JPEG. Encoders write 10 to 20; each scan costs a pass over the image.
 MAX_PARTS = 50_000  # PNG chunks, JPEG segments or WebP chunks.
 MAX_GIF_BLOCKS = 500_000  # Of up to 255 bytes each.
 _MAX_EXIF_BYTES = 1 << 20  # Of a JPEG; a segment has 64 KiB at most.
@@ -31,7 +31,7 @@ _PASSES = (  # Of an interlaced PNG: first column and row, and the steps between
     (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
 )  # fmt: skip
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-_TURNS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # Texts that may turn a picture.
+_TURNS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # Texts that may turn an image.
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _INFLATE_BYTES = 1 << 20
 _TIFF_TAGS = (256, 257, 258, 259, 273, 277, 279, 322, 323, 324, 325)
@@ -95,7 +95,7 @@ def check_tags(block: bytes) -> None:
 
 
 def png_holds_all_rows(data: bytes) -> bool:
-  """Whether the compressed data of an intact PNG file hold every row of the picture.
+  """Whether the compressed data of an intact PNG file hold every row of the image.
 
   Decoders leave the missing rows of such a file blank. Stops as soon as enough bytes came out.
   """
@@ -127,7 +127,7 @@ def png_holds_all_rows(data: bytes) -> bool:
 def without_texts(data: bytes) -> bytes:
   """An intact PNG file without its texts and color profile; any other file as it is.
 
-  Texts that say which way up the picture is stay.
+  Texts that say which way up the image is stay.
   """
   if not data.startswith(_PNG):
     return data
@@ -175,7 +175,7 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 def _jpeg(data: bytes) -> None:
   """Walks the segments to each scan, and from there to the next marker, up to the end marker."""
   pos, scans, components, lossless, exif = 2, 0, 0, False, b""
-  seen: set[int] = set()  # The components whose picture was sent, in whatever detail.
+  seen: set[int] = set()  # The components whose image was sent, in whatever detail.
   for _ in range(MAX_PARTS):
     found = _MARKER.search(data, pos)
     if found is None:
@@ -194,7 +194,7 @@ def _jpeg(data: bytes) -> None:
       scans += 1
       if scans > MAX_SCANS:
         raise errors.DataError(
-          f"a JPEG of more than {MAX_SCANS} scans; each costs a pass over the whole picture."
+          f"a JPEG of more than {MAX_SCANS} scans; each costs a pass over the whole image."
         )
       if lossless or body[1 + 2 * body[0]] == 0:  # It begins with the mean of each block.
         seen.update(body[1 : 1 + 2 * body[0] : 2])

@@ -46,7 +46,7 @@ def not_downloaded(data: bytes) -> tuple[str, str]:
 
 
 def image(data: bytes) -> tuple[str, str]:
-  """As `not_downloaded`, and of files that are pictures of formats which are not read."""
+  """As `not_downloaded`, and of files that are images of formats which are not read."""
   found = not_downloaded(data)
   text = _text(data)
   if found[0]:

@@ -1,6 +1,6 @@
 """Image files before a pixel is decoded: their format, their size, and which way up they are.
 
-Sources need the size of a picture and row ops its pixels; both open it here, so that they agree.
+Sources need the size of an image and row ops its pixels; both open it here, so that they agree.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"
 )  # fmt: skip
-# Of pictures that are not read: a folder that holds some is told of.
+# Of images that are not read: a folder that holds some is told of.
 OTHER_ENDINGS = (
     ".avif", ".heic", ".heif", ".svg", ".jxl", ".jp2", ".j2k", ".psd", ".ico", ".tga", ".exr",
     ".dng", ".cr2", ".nef", ".arw", ".ppm", ".pgm", ".mpo",
@@ -32,7 +32,7 @@ _INVERSE = {6: 8, 8: 6}  # The other six are their own.
 
 
 class Header(NamedTuple):
-  """What a file says of its picture.
+  """What a file says of its image.
 
   height, width: in pixels, as stored.
   orientation: of EXIF, 1 to 8; 1 is as stored, and where there is none or it cannot be read.
@@ -43,14 +43,14 @@ class Header(NamedTuple):
   orientation: int
 
   def size(self, *, exif: bool) -> tuple[int, int]:
-    """(height, width) of the picture, upright as its EXIF says or as stored."""
+    """(height, width) of the image, upright as its EXIF says or as stored."""
     if exif and self.orientation >= 5:
       return self.width, self.height
     return self.height, self.width
 
 
 def opened(data: bytes) -> Image.Image:
-  """The picture of a file, not decoded yet; to be closed by the caller.
+  """The image of a file, not decoded yet; to be closed by the caller.
 
   Texts and color profiles of a PNG are left out: they may be of any size, and no pixel needs them.
 
@@ -68,7 +68,7 @@ def opened(data: bytes) -> Image.Image:
 
 
 def header(data: bytes) -> Header:
-  """What a file says of its picture.
+  """What a file says of its image.
 
   Raises:
     DataError: no image of a format in FORMATS, or a damaged one.
@@ -85,20 +85,20 @@ def header(data: bytes) -> Header:
 
 
 def stored_size(im: Image.Image, orientation: int) -> tuple[int, int]:
-  """(height, width) as stored of a picture that is not decoded yet; Pillow turns TIFFs itself."""
+  """(height, width) as stored of an image that is not decoded yet; Pillow turns TIFFs itself."""
   if im.format == "TIFF" and orientation >= 5:
     return im.width, im.height
   return im.height, im.width
 
 
 def orientation(im: Image.Image, data: bytes) -> int | None:
-  """The EXIF orientation, 1 to 8, of an opened picture; None where its EXIF cannot be read.
+  """The EXIF orientation, 1 to 8, of an opened image; None where its EXIF cannot be read.
 
   A TIFF must be asked before it is decoded.
   """
   try:
     if im.format == "PNG" and "exif" not in im.info and not complete.png_says_orientation(data):
-      return 1  # Pillow would decode the whole picture to find that out.
+      return 1  # Pillow would decode the whole image to find that out.
     raw = im.info.get("Raw profile type exif") if "exif" not in im.info else None
     if raw is not None:  # As ImageMagick writes it: in hexadecimal, below three lines.
       complete.check_tags(bytes.fromhex("".join(raw.split("\n")[3:])))

@@ -22,6 +22,8 @@ T = TypeVar("T", bound=type)
 
 _PLAIN = (str, int, float, bool, type(None))
 _KIND = "__spec__"
+# Fields of ours that an older version saved under another name.
+_RENAMED = {"truth": "target"}
 _OURS = tuple(f"paligemma_jax.{room}." for room in ("regions", "sources", "pp", "evals"))
 # Where all specs of ours can be had by their name.
 _SPECS = ("sources", "pp", "evals", "regions.answer_forms", "regions.codec_recipe")
@@ -39,7 +41,7 @@ _TYPES = {
 
 @dataclass_transform(frozen_default=True)
 def spec(cls: T) -> T:
-  """Class decorator: a frozen dataclass whose misspelt fields are errors with the near match.
+  """Class decorator: a frozen dataclass whose misspelled fields are errors with the near match.
 
   Adds `.replace(**changes)`. Fields hold plain values, tuples, string-keyed dicts and specs;
   lists are turned into tuples.
@@ -127,7 +129,9 @@ def from_json(value: Any, *, allow_code: bool = False, keep_unknown: bool = Fals
     if _KIND not in value:
       return fields
     try:
-      return resolve(value[_KIND], allow_code=allow_code)(**fields)
+      cls = resolve(value[_KIND], allow_code=allow_code)
+      known = {field.name for field in dataclasses.fields(cls)}
+      return cls(**{k if k in known else _RENAMED.get(k, k): v for k, v in fields.items()})
     except errors.ConfigError:
       if keep_unknown:
         return {_KIND: value[_KIND], **fields}

@@ -27,7 +27,7 @@ NOTES = "_notes"  # The column in which ops tell what they had to decide ("alpha
 
 
 @dataclasses.dataclass(frozen=True)
-class Slot:
+class Example:
   """What became of one slot of the global batch.
 
   Attributes:
@@ -52,7 +52,7 @@ class Slot:
 
 
 @dataclasses.dataclass(frozen=True)
-class Maker:
+class ExampleMaker:
   """Makes slots from row numbers. Picklable; has no state, so threads and processes can share it.
 
   Attributes:
@@ -75,7 +75,7 @@ class Maker:
   seed: int
   keep: tuple[str, ...] = ()
 
-  def __call__(self, epoch: int, row: int) -> Slot:
+  def __call__(self, epoch: int, row: int) -> Example:
     """The slot of this row in this epoch."""
     where = protocols.where(self.rows, row)
     doing: Any = "reading the row"  # Or the op that is at work.
@@ -92,18 +92,18 @@ class Maker:
       image = _checked_image(_column(columns, "image", ops))
       laid_out, cut = self._lay_out(columns, ops)
       if laid_out is None:
-        return Slot(row, dropped=True, where=where)
+        return Example(row, dropped=True, where=where)
       kept = {name: _column(columns, name, ops) for name in self.keep}
       notes += ("truncated",) if cut else ()
       arrays = {"image": image, **laid_out}
-      return Slot(row, arrays, where=where, notes=notes, kept=kept)
+      return Example(row, arrays, where=where, notes=notes, kept=kept)
     except errors.DataError as e:
-      return Slot(row, rejected=str(e).removeprefix(f"{where}: "), where=where)
+      return Example(row, rejected=str(e).removeprefix(f"{where}: "), where=where)
     except errors.ConfigError as e:
-      return Slot(row, failed=f"{where}: {e}", where=where)
+      return Example(row, failed=f"{where}: {e}", where=where)
     except Exception as e:  # An op of the user's can raise anything; it is named on the way up.
       doing = doing if isinstance(doing, str) else f"op {doing!r}"
-      return Slot(row, failed=f"{where}: {doing} failed: {type(e).__name__}: {e}", where=where)
+      return Example(row, failed=f"{where}: {doing} failed: {type(e).__name__}: {e}", where=where)
 
   def glance(self, row: int) -> str:
     """Why the row is bad as far as that can be told with no image decoded; '' if it is not seen.
@@ -147,7 +147,7 @@ class Maker:
 
 # Without a repr of its own: Grain asks for it often, and all rows are in it.
 @dataclasses.dataclass(frozen=True, repr=False)
-class Slots:
+class ExampleStream:
   """The slots of one process in the order in which they are read, by a running index.
 
   Attributes:
@@ -156,19 +156,19 @@ class Slots:
     share: the slots of the global batch that this process reads.
   """
 
-  maker: Maker
+  make_example: ExampleMaker
   rows_of_step: Callable[[int], list[tuple[int, int]]]
   share: range
 
-  def __call__(self, index: int) -> Slot:
+  def __call__(self, index: int) -> Example:
     """The slot at `index` = step * len(share) + position in the share."""
     epoch, row = self._row_at(index)
-    return Slot(-1) if row < 0 else self.maker(epoch, row)
+    return Example(-1) if row < 0 else self.make_example(epoch, row)
 
   def name_of(self, index: int) -> str:
     """'row 22 (train.jsonl:23)', for messages."""
     row = self._row_at(index)[1]
-    return "the end of the rows" if row < 0 else name_of(self.maker.rows, row)
+    return "the end of the rows" if row < 0 else name_of(self.make_example.rows, row)
 
   def _row_at(self, index: int) -> tuple[int, int]:
     step, position = divmod(index, len(self.share))

@@ -84,7 +84,9 @@ class TrainLoader:
   ):
     if len(rows) < 1:
       raise errors.DataError("The training source has no rows.")
-    maker = examples.Maker(rows, tuple(ops), tokenizer, "train", text_len, overflow, seed)
+    make_example = examples.ExampleMaker(
+      rows, tuple(ops), tokenizer, "train", text_len, overflow, seed
+    )
     share = _share(batch_size, process_index, process_count)
     rows_of_step = functools.partial(
       order.rows_of_step,
@@ -94,11 +96,11 @@ class TrainLoader:
       shuffle=shuffle,
       mix=rows.mix() if isinstance(rows, protocols.CanMix) else (),
     )
-    self._slots = examples.Slots(maker, rows_of_step, share)
-    self._assembler = _Assembler(maker, buckets if process_count == 1 else ())
-    self._register = _Register(bad_rows, on_bad_row, set(known_bad))
+    self._stream = examples.ExampleStream(make_example, rows_of_step, share)
+    self._collate = _Collate(make_example, buckets if process_count == 1 else ())
+    self._policy = _BadRowPolicy(bad_rows, on_bad_row, set(known_bad))
     self._reading = reading.Options(num_threads, num_workers, prefetch, stall_secs)
-    self.counts = self._register.counts
+    self.counts = self._policy.counts
 
   def batches(self, start_step: int = 0) -> Iterator[Batch]:
     """The batches of steps `start_step`, `start_step + 1`, … without end. Close it when done.
@@ -113,9 +115,9 @@ class TrainLoader:
       StallError: nothing came for `stall_secs`, or a worker process died.
       ConfigError: an op is broken or the ops do not make what a batch needs.
     """
-    for slots in reading.read(self._slots, start_step, None, self._reading):
-      self._register.take(slots)
-      yield self._assembler(slots)
+    for group in reading.read(self._stream, start_step, None, self._reading):
+      self._policy.take(group)
+      yield self._collate(group)
 
 
 def eval_batches(
@@ -154,24 +156,24 @@ def eval_batches(
     order: the columns of `keep`, `_row`, and `_truncated` where the text was cut.
   """
   num_rows = min(len(rows), limit) if limit else len(rows)
-  maker = examples.Maker(
+  make_example = examples.ExampleMaker(
     rows, tuple(ops), tokenizer, encoding, text_len, overflow, seed, tuple(keep)
   )
   share = _share(batch_size, process_index, process_count)
   rows_of_step = functools.partial(order.rows_in_turn, num_rows=num_rows, batch_size=batch_size)
-  assembler = _Assembler(maker, buckets if process_count == 1 else ())
-  register = _Register(bad_rows, on_bad_row, set(), report_dropped=True)
+  collate = _Collate(make_example, buckets if process_count == 1 else ())
+  policy = _BadRowPolicy(bad_rows, on_bad_row, set(), report_dropped=True)
   options = reading.Options(num_threads, num_workers, prefetch, stall_secs)
   num_steps = -(-num_rows // batch_size)
-  all_slots = examples.Slots(maker, rows_of_step, share)
-  for slots in reading.read(all_slots, 0, num_steps, options):
-    register.take(slots)
-    yield assembler(slots), [_kept(slot) for slot in slots if slot.arrays is not None]
+  stream = examples.ExampleStream(make_example, rows_of_step, share)
+  for group in reading.read(stream, 0, num_steps, options):
+    policy.take(group)
+    yield collate(group), [_kept(example) for example in group if example.arrays is not None]
 
 
-def _kept(slot: examples.Slot) -> dict[str, Any]:
-  cut = {"_truncated": True} if "truncated" in slot.notes else {}
-  return {**slot.kept, "_row": slot.row, **cut}
+def _kept(example: examples.Example) -> dict[str, Any]:
+  cut = {"_truncated": True} if "truncated" in example.notes else {}
+  return {**example.kept, "_row": example.row, **cut}
 
 
 def _share(batch_size: int, process_index: int, process_count: int) -> range:
@@ -185,7 +187,7 @@ def _share(batch_size: int, process_index: int, process_count: int) -> range:
   return range(process_index * size, (process_index + 1) * size)
 
 
-class _Register:
+class _BadRowPolicy:
   """Counts what is handed out, reports bad rows once, ends the run when the budget is spent."""
 
   def __init__(
@@ -198,29 +200,29 @@ class _Register:
     self._report_dropped = report_dropped
     self._shown: list[str] = []
 
-  def take(self, slots: Sequence[examples.Slot]) -> None:
-    for slot in slots:
-      if slot.failed:
-        raise errors.ConfigError(slot.failed)
-      if slot.row < 0:
+  def take(self, group: Sequence[examples.Example]) -> None:
+    for example in group:
+      if example.failed:
+        raise errors.ConfigError(example.failed)
+      if example.row < 0:
         continue
       self.counts["rows"] += 1
-      self.counts.update(slot.notes)
-      if slot.dropped:
+      self.counts.update(example.notes)
+      if example.dropped:
         self.counts["dropped"] += 1
         if self._report_dropped and self._on_bad_row:
-          self._on_bad_row(slot.row, slot.where, "the text is too long: not evaluated")
-      if slot.rejected:
+          self._on_bad_row(example.row, example.where, "the text is too long: not evaluated")
+      if example.rejected:
         self.counts["rejected"] += 1
-        self._reject(slot)
+        self._reject(example)
 
-  def _reject(self, slot: examples.Slot) -> None:
-    if slot.row in self._known:
+  def _reject(self, example: examples.Example) -> None:
+    if example.row in self._known:
       return
-    self._known.add(slot.row)
+    self._known.add(example.row)
     if self._on_bad_row:
-      self._on_bad_row(slot.row, slot.where, slot.rejected)
-    self._shown.append(f"{slot.where}: {slot.rejected}")
+      self._on_bad_row(example.row, example.where, example.rejected)
+    self._shown.append(f"{example.where}: {example.rejected}")
     if len(self._known) > self._budget:
       more = len(self._known) - _NUM_SHOWN
       listed = "\n  ".join(self._shown[-_NUM_SHOWN:]) + (f"\n  and {more} more" if more > 0 else "")
@@ -230,54 +232,55 @@ class _Register:
       )
 
 
-class _Assembler:
+class _Collate:
   """Slots to the arrays of a batch; every row has the same image shape."""
 
-  def __init__(self, maker: examples.Maker, buckets: Sequence[int]):
-    self._maker = maker
-    below = {b for b in buckets if 0 < b < maker.text_len}
-    self._lengths = sorted({*below, maker.text_len})
+  def __init__(self, make_example: examples.ExampleMaker, buckets: Sequence[int]):
+    self._make_example = make_example
+    below = {b for b in buckets if 0 < b < make_example.text_len}
+    self._lengths = sorted({*below, make_example.text_len})
     self._image_shape: tuple[int, ...] = ()
 
-  def __call__(self, slots: Sequence[examples.Slot]) -> Batch:
-    used = [(i, slot) for i, slot in enumerate(slots) if slot.arrays is not None]
-    for _, slot in used:
-      self._check_shape(slot)
+  def __call__(self, group: Sequence[examples.Example]) -> Batch:
+    used = [(i, example) for i, example in enumerate(group) if example.arrays is not None]
+    for _, example in used:
+      self._check_shape(example)
     if not self._image_shape:
       self._image_shape = self._probe()
-    names, full_len = tokens.shapes(self._maker.encoding, self._maker.text_len)
-    extra = full_len - self._maker.text_len
-    most = max((tokens.num_tokens(slot.arrays) for _, slot in used), default=0)
+    names, full_len = tokens.shapes(self._make_example.encoding, self._make_example.text_len)
+    extra = full_len - self._make_example.text_len
+    most = max((tokens.num_tokens(example.arrays) for _, example in used), default=0)
     length = self._lengths[bisect.bisect_left(self._lengths, max(most - extra, 1))] + extra
-    batch = {"image": np.zeros((len(slots), *self._image_shape), np.uint8)}
+    batch = {"image": np.zeros((len(group), *self._image_shape), np.uint8)}
     for name in names:
-      batch[name] = np.zeros((len(slots), length), tokens.PADDING[name][1])
-    for i, slot in used:
-      batch["image"][i] = slot.arrays["image"]
+      batch[name] = np.zeros((len(group), length), tokens.PADDING[name][1])
+    for i, example in used:
+      batch["image"][i] = example.arrays["image"]
       for name in names:
-        batch[name][i] = slot.arrays[name][:length]
-    batch["_mask"] = np.array([slot.arrays is not None for slot in slots], bool)
-    batch["_row"] = np.array([slot.row for slot in slots], np.int64)
+        batch[name][i] = example.arrays[name][:length]
+    batch["_mask"] = np.array([example.arrays is not None for example in group], bool)
+    batch["_row"] = np.array([example.row for example in group], np.int64)
     return batch
 
-  def _check_shape(self, slot: examples.Slot) -> None:
-    shape = slot.arrays["image"].shape
+  def _check_shape(self, example: examples.Example) -> None:
+    shape = example.arrays["image"].shape
     self._image_shape = self._image_shape or shape
     if shape != self._image_shape:
       raise errors.ConfigError(
-        f"{slot.where}: after the ops 'image' is uint8{list(shape)}, that of rows before it"
+        f"{example.where}: after the ops 'image' is uint8{list(shape)}, that of rows before it"
         f" uint8{list(self._image_shape)}; the ops must give every row the same shape."
       )
 
   def _probe(self) -> tuple[int, ...]:
     """The image shape of the first usable row, for a batch in which there is none."""
     num_dropped = 0
-    for row in range(len(self._maker.rows)):
-      slot = self._maker(0, row)
-      if slot.arrays is not None:
-        return slot.arrays["image"].shape
-      num_dropped += slot.dropped
+    for row in range(len(self._make_example.rows)):
+      example = self._make_example(0, row)
+      if example.arrays is not None:
+        return example.arrays["image"].shape
+      num_dropped += example.dropped
     raise errors.DataError(
-      f"No row of the source can be used: of {len(self._maker.rows)} rows {num_dropped} are"
-      f" longer than text_len={self._maker.text_len} and dropped (overflow), the others are bad."
+      f"No row of the source can be used: of {len(self._make_example.rows)} rows {num_dropped} are"
+      f" longer than text_len={self._make_example.text_len} and dropped (overflow), the"
+      " others are bad."
     )

@@ -35,8 +35,8 @@ class Options:
 
 
 def read(
-  slots: examples.Slots, start_step: int, stop_step: int | None, options: Options
-) -> Iterator[list[examples.Slot]]:
+  stream: examples.ExampleStream, start_step: int, stop_step: int | None, options: Options
+) -> Iterator[list[examples.Example]]:
   """This process's slots of each step from `start_step` to before `stop_step` (None: without end).
 
   A wait of 10 s is told of, with the row that is waited for.
@@ -45,11 +45,11 @@ def read(
     StallError: no slot came for `stall_secs`, or a worker process died.
     DataError: a worker process could not begin.
   """
-  num = len(slots.share)
+  num = len(stream.share)
   start, stop = start_step * num, _FOREVER if stop_step is None else stop_step * num
   if stop <= start:
     return
-  reading = _Reading(slots, start, stop, options)
+  reading = _Reading(stream, start, stop, options)
   try:
     while (group := reading.next_group()) is not None:
       yield group
@@ -60,15 +60,15 @@ def read(
 class _Reading:
   """What the gathering thread and the consumer share, and how long who has waited."""
 
-  def __init__(self, slots: examples.Slots, start: int, stop: int, options: Options):
-    self._slots, self._options = slots, options
+  def __init__(self, stream: examples.ExampleStream, start: int, stop: int, options: Options):
+    self._stream, self._options = stream, options
     self._start, self._stop = start, stop
     self._index = start  # Of the slot that is waited for.
     self._stopped = threading.Event()
     self._stalled = False
     self._last_progress = time.monotonic()
     self._workers = workers_lib.Workers(options.num_workers)
-    source = _grain_iterator(slots, start, stop, options, self._workers)
+    source = _grain_iterator(stream, start, stop, options, self._workers)
     # One group is being made while one waits here; the rows before them wait in Grain's buffer.
     self._groups: queue.Queue[Any] = queue.Queue(maxsize=1)
     self._thread = threading.Thread(
@@ -76,7 +76,7 @@ class _Reading:
     )
     self._thread.start()
 
-  def next_group(self) -> list[examples.Slot] | None:
+  def next_group(self) -> list[examples.Example] | None:
     """The slots of the next step; None after the last."""
     since = time.monotonic()
     say_secs = _SAY_SECS
@@ -151,7 +151,7 @@ class _Reading:
     return f"{self._row()}, which {who} makes" if who else self._row()
 
   def _row(self) -> str:
-    return self._slots.name_of(self._index)
+    return self._stream.name_of(self._index)
 
   def _gather(self, source: Any) -> None:
     """Runs in the thread: slots to groups; an exception is handed on in their place."""
@@ -168,7 +168,7 @@ class _Reading:
         self._index += 1
         self._last_progress = time.monotonic()
         self._workers.look()
-        if len(group) == len(self._slots.share):
+        if len(group) == len(self._stream.share):
           self._put(group)
           group = []
     except BaseException as e:
@@ -187,12 +187,16 @@ class _Reading:
 
 
 def _grain_iterator(
-  slots: examples.Slots, start: int, stop: int, options: Options, workers: workers_lib.Workers
-) -> Iterator[examples.Slot]:
+  stream: examples.ExampleStream,
+  start: int,
+  stop: int,
+  options: Options,
+  workers: workers_lib.Workers,
+) -> Iterator[examples.Example]:
   import grain  # Takes 0.8 s to import, which is not needed to load a config or a tokenizer.
 
-  ahead = max(options.prefetch * len(slots.share), 1)
-  dataset = grain.MapDataset.range(start, stop).map(workers.timed(slots))
+  ahead = max(options.prefetch * len(stream.share), 1)
+  dataset = grain.MapDataset.range(start, stop).map(workers.timed(stream))
   if not options.num_workers:
     buffer = max(ahead, options.num_threads)
     return iter(dataset.to_iter_dataset(grain.ReadOptions(options.num_threads, buffer)))

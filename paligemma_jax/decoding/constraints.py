@@ -68,10 +68,10 @@ class _Graph:
     return self.classes[token] if token in self.classes else self.new_class([token])
 
   def edge(
-    self, source: int, low: int, target: int, *, high=-1, register=-1, gap=0, store=-1
+    self, source: int, low: int, target: int, *, high=-1, policy=-1, gap=0, store=-1
   ) -> None:
     """See rules.Automaton; `high` is `low` when not given."""
-    self.edges.append((source, low, low if high < 0 else high, target, register, gap, store))
+    self.edges.append((source, low, low if high < 0 else high, target, policy, gap, store))
 
   def automaton(self, vocab_size: int) -> rules.Automaton:
     """The arrays."""
@@ -148,8 +148,8 @@ def _box(graph, start, *, gap):
   # A minimum leaves room for the gap to its maximum.
   graph.edge(start, 0, y_min, high=top - gap, store=0)
   graph.edge(y_min, 0, x_min, high=top - gap, store=1)
-  graph.edge(x_min, 0, y_max, high=top, register=0, gap=gap)
-  graph.edge(y_max, 0, x_max, high=top, register=1, gap=gap)
+  graph.edge(x_min, 0, y_max, high=top, policy=0, gap=gap)
+  graph.edge(y_max, 0, x_max, high=top, policy=1, gap=gap)
   return x_max
 
 

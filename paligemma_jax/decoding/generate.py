@@ -28,7 +28,7 @@ Generate = Callable[..., dict[str, jax.Array]]
 
 
 def make_generate(
-  cfg: variants.ModelConfig,
+  model_config: variants.ModelConfig,
   *,
   max_new_tokens: int,
   eos_id: int = 1,
@@ -87,12 +87,12 @@ def make_generate(
     image = batch.get("image")
     batch_size, text_len = text_BT.shape
     num_images = image.shape[1] if image is not None and image.ndim == 5 else 1
-    num_image_tokens = 0 if image is None else num_images * cfg.num_image_tokens
+    num_image_tokens = 0 if image is None else num_images * model_config.num_image_tokens
     rows_B = jnp.asarray(batch.get("_row", jnp.arange(batch_size))).astype(jnp.uint32)
     mask_B = batch.get("_mask")
     prompt_len = num_image_tokens + text_len
     logits_BV, cache = paligemma.prefill(
-      cfg,
+      model_config,
       params,
       image,
       text_BT,
@@ -114,7 +114,7 @@ def make_generate(
       """`own_BAS`: which of the slots behind the prompt an answer sees; absent: all."""
       if own_BAS is not None:
         own_BAS = jnp.pad(own_BAS, [(0, 0), (0, 0), (prompt_len, 0)], constant_values=True)
-      return paligemma.extend(cfg, params, token_BA, cache, own_BAS)
+      return paligemma.extend(model_config, params, token_BA, cache, own_BAS)
 
     tokens_BN, logprob_BN = search(prompt, extend, max_new_tokens)
     return {

@@ -51,14 +51,14 @@ class Answer(NamedTuple):
 
 
 def make_generate(
-  cfg: variants.ModelConfig, options: Options, tokenizer: tokenizers.Tokenizer | None
+  model_config: variants.ModelConfig, options: Options, tokenizer: tokenizers.Tokenizer | None
 ) -> generate.Generate:
   """`generate.make_generate`, with what the options say about texts looked up in the tokenizer.
 
   Raises:
     ConfigError: options that are unknown, exclude each other, or need a tokenizer where none is.
   """
-  banned = tuple(_token_id(token, cfg, tokenizer) for token in options.banned)
+  banned = tuple(_token_id(token, model_config, tokenizer) for token in options.banned)
   automaton = None
   if options.constraint is not None:
     if tokenizer is None:
@@ -69,7 +69,7 @@ def make_generate(
   if options.stop and tokenizer is None:
     raise errors.ConfigError("stop= needs a tokenizer; none was found with the weights.")
   return generate.make_generate(
-    cfg,
+    model_config,
     max_new_tokens=options.max_new_tokens,
     eos_id=tokenizers.EOS_ID,
     sampler=sampling_options.sampler(options),
@@ -117,12 +117,12 @@ def _ending(stop: Sequence[str], tokenizer: tokenizers.Tokenizer) -> tuple[int, 
 
 
 def _token_id(
-  token: str | int, cfg: variants.ModelConfig, tokenizer: tokenizers.Tokenizer | None
+  token: str | int, model_config: variants.ModelConfig, tokenizer: tokenizers.Tokenizer | None
 ) -> int:
   if not isinstance(token, str):
-    if not 0 <= token < cfg.llm.vocab_size:
+    if not 0 <= token < model_config.llm.vocab_size:
       raise errors.ConfigError(
-        f"banned: token id {token}; the model knows 0 to {cfg.llm.vocab_size - 1}."
+        f"banned: token id {token}; the model knows 0 to {model_config.llm.vocab_size - 1}."
       )
     return int(token)
   if tokenizer is None:

@@ -34,7 +34,7 @@ class Automaton(NamedTuple):
   low: np.ndarray
   high: np.ndarray
   target: np.ndarray
-  register: np.ndarray
+  policy: np.ndarray
   gap: np.ndarray
   store: np.ndarray
 
@@ -103,8 +103,8 @@ class Rules:
   def _low(self, state_R3: jax.Array) -> jax.Array:
     """int32[R, E], the lowest class that passes each edge."""
     a = self.automaton
-    bound_RE = state_R3[:, 1 + np.maximum(a.register, 0)] + a.gap
-    return jnp.where(a.register >= 0, jnp.maximum(a.low, bound_RE), a.low)
+    bound_RE = state_R3[:, 1 + np.maximum(a.policy, 0)] + a.gap
+    return jnp.where(a.policy >= 0, jnp.maximum(a.low, bound_RE), a.low)
 
 
 PAD_ID = 0

@@ -74,11 +74,11 @@ def score(
   Args:
     metric: a name in METRICS.
     predictions: the texts.
-    rows: the columns that the metric reads, `suffix` unless `truth` says otherwise.
+    rows: the columns that the metric reads, `suffix` unless `target` says otherwise.
     bootstrap: how often the rows are drawn anew, as in 1000, for `<key>/low` and `<key>/high`: 95 %
       confidence intervals; 0 for none.
     seed: of these draws.
-    **options: the fields that the metric's class has of its own, for instance `truth`, `lower`,
+    **options: the fields that the metric's class has of its own, for instance `target`, `lower`,
       `bins`; and what it takes for each prediction, as `scores` of 'coco_detection'.
 
   Raises:

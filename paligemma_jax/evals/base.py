@@ -247,7 +247,7 @@ def wording(text: str, *, lower: bool, strip: bool) -> str:
   return text.strip() if strip else text
 
 
-def said(texts: Iterable[str]) -> list[Output]:
+def outputs_of(texts: Iterable[str]) -> list[Output]:
   """What rows would have that were answered so."""
   return [Output(i, text) for i, text in enumerate(texts)]
 

@@ -20,7 +20,7 @@ class ChartQa(base.Metric):
   """ChartQA: exact match, and the relaxed accuracy that lets numbers be off by a twentieth.
 
   Attributes:
-    truth: the column with a text, or with a list of texts of which the best one counts.
+    target: the column with a text, or with a list of texts of which the best one counts.
     lower: compare without case.
     part: the column that says which part of the benchmark a row is of, as 'human' or 'augmented';
       then there are `acc/<part>`, `relaxed_acc/<part>`, `num/<part>`, and the means over parts,
@@ -30,22 +30,22 @@ class ChartQa(base.Metric):
     acc, relaxed_acc (see `relaxed_match`), num: shares, and rows scored.
   """
 
-  truth: str = "answer"
+  target: str = "answer"
   lower: bool = False
   part: str = ""
 
-  reads = ("truth",)
+  reads = ("target",)
   may_read = ("part",)
   gives = ("acc", "relaxed_acc")
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
     """acc and relaxed_acc, and the same again as those of the row's part."""
-    said, *wanted = (
+    predicted, *wanted = (
       base.wording(text, lower=self.lower, strip=True)
-      for text in (prediction, *base.answers(row, self.truth))
+      for text in (prediction, *base.answers(row, self.target))
     )
-    relaxed = any(relaxed_match(said, answer) for answer in wanted)
-    found = {"acc": float(said in wanted), "relaxed_acc": float(relaxed)}
+    relaxed = any(relaxed_match(predicted, answer) for answer in wanted)
+    found = {"acc": float(predicted in wanted), "relaxed_acc": float(relaxed)}
     if self.part:
       part = base.text(row, self.part, "the name of a part")
       found |= {f"{name}/{part}": value for name, value in found.items()}
@@ -61,16 +61,16 @@ class ChartQa(base.Metric):
     return {**found, "num": base.num_rows(table)}
 
 
-def relaxed_match(prediction: str, truth: str) -> bool:
+def relaxed_match(prediction: str, target: str) -> bool:
   """Numbers that differ by at most 5 % of the true one; any other texts must be equal.
 
   '12%' is the number 0.12. A true number of 0 must be given exactly as it is written.
   """
-  wanted = _number(truth)
-  said = _number(prediction) if wanted else None
-  if wanted and said is not None:
-    return abs(said - wanted) / abs(wanted) <= _TOLERANCE
-  return prediction == truth
+  wanted = _number(target)
+  predicted = _number(prediction) if wanted else None
+  if wanted and predicted is not None:
+    return abs(predicted - wanted) / abs(wanted) <= _TOLERANCE
+  return prediction == target
 
 
 def _number(text: str) -> float | None:
@@ -101,7 +101,7 @@ class Pope(base.Metric):
   """POPE: does the model see objects that are not there? (arXiv:2305.10355)
 
   Attributes:
-    truth: the column with 'yes' or 'no'.
+    target: the column with 'yes' or 'no'.
     wording: 'bare' is the reference's: whatever is neither 'yes' nor 'no', whichever case, is
       wrong. 'sentence' is the rule of the benchmark's own script, for models that talk: what has
       'No', 'no' or 'not' for a word before its first full stop is a no, anything else a yes.
@@ -109,16 +109,16 @@ class Pope(base.Metric):
   Metrics:
     acc: share of right answers.
     precision: share of right ones among the answers 'yes'.
-    recall: share of those answered 'yes' among the questions whose truth that is.
+    recall: share of those answered 'yes' among the questions whose target that is.
     f1: the harmonic mean of these two.
     yes_share, valid_share: share of the answers 'yes', and of those that are a bare yes or no.
     num: rows scored.
   """
 
-  truth: str = "answer"
+  target: str = "answer"
   wording: str = "bare"
 
-  reads = ("truth",)
+  reads = ("target",)
   gives = ("acc", "valid", "said_yes", "is_yes", "right_yes")
 
   def __post_init__(self):
@@ -126,21 +126,21 @@ class Pope(base.Metric):
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
     """What is said and what is true, as 0 or 1."""
-    value = base.column(row, self.truth)
+    value = base.column(row, self.target)
     wanted = _bare(value) if isinstance(value, str) else ""
     if wanted not in ("yes", "no"):
-      raise base.unexpected(row, self.truth, "'yes' or 'no'")
-    said = WORDINGS[self.wording](prediction)
+      raise base.unexpected(row, self.target, "'yes' or 'no'")
+    predicted = WORDINGS[self.wording](prediction)
     return {
-      "acc": float(said == wanted),
+      "acc": float(predicted == wanted),
       "valid": float(_bare(prediction) in ("yes", "no")),
-      "said_yes": float(said == "yes"),
+      "said_yes": float(predicted == "yes"),
       "is_yes": float(wanted == "yes"),
-      "right_yes": float(said == wanted == "yes"),
+      "right_yes": float(predicted == wanted == "yes"),
     }
 
   def summary(self, table: base.Table) -> dict[str, float]:
-    """The shares, of rows, of answers 'yes' and of questions whose truth that is."""
+    """The shares, of rows, of answers 'yes' and of questions whose target that is."""
     num_right, num_said, num_true = (
       float(table[name].sum()) for name in ("right_yes", "said_yes", "is_yes")
     )
@@ -164,27 +164,27 @@ class ScienceQa(base.Metric):
   """ScienceQA: the letter in 'The answer is A.'
 
   Attributes:
-    truth: the column with the letter, or with a text like the predictions.
+    target: the column with the letter, or with a text like the predictions.
 
   Metrics:
     acc, parsefail, num: share of right letters, share of the answers without a letter, which are
       wrong, and rows scored.
   """
 
-  truth: str = "answer"
+  target: str = "answer"
 
-  reads = ("truth",)
+  reads = ("target",)
   gives = ("acc", "parsefail")
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
     """acc and parsefail, 0 or 1."""
-    value = base.column(row, self.truth)
+    value = base.column(row, self.target)
     text = value.strip().lower() if isinstance(value, str) else ""
     wanted = text if re.fullmatch("[a-z]", text) else letter(text)
     if not wanted:
-      raise base.unexpected(row, self.truth, "a letter, or a text such as 'The answer is A.'")
-    said = letter(prediction)
-    return {"acc": float(said == wanted), "parsefail": float(not said)}
+      raise base.unexpected(row, self.target, "a letter, or a text such as 'The answer is A.'")
+    predicted = letter(prediction)
+    return {"acc": float(predicted == wanted), "parsefail": float(not predicted)}
 
 
 def letter(text: str) -> str:
@@ -208,7 +208,7 @@ class TallyQa(base.Metric):
   """Counting, 'two' and '2' being the same: TallyQA, and CountBenchQA.
 
   Attributes:
-    truth: the column with a whole number or a text.
+    target: the column with a whole number or a text.
     simple: the column with 1 for a simple question, 0 for a complex one, -1 where that is not
       known; '' where there are no kinds of questions, as in CountBenchQA.
 
@@ -219,18 +219,18 @@ class TallyQa(base.Metric):
     num, num/…: how many rows; a group without any is left out.
   """
 
-  truth: str = "answer"
+  target: str = "answer"
   simple: str = "issimple"
 
-  reads = ("truth",)
+  reads = ("target",)
   may_read = ("simple",)
   gives = ("acc", "acc/simple", "acc/complex", *_COUNTS)
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
     """acc, and the same again as that of the question's kind and of the true count."""
-    wanted = base.column(row, self.truth)
+    wanted = base.column(row, self.target)
     if not isinstance(wanted, (int, np.integer, str)) or isinstance(wanted, bool):
-      raise base.unexpected(row, self.truth, "a count, as a whole number or a text")
+      raise base.unexpected(row, self.target, "a count, as a whole number or a text")
     wanted = in_digits(str(wanted))
     hit = float(in_digits(prediction) == wanted)
     names = ["acc", self._kind(row)]

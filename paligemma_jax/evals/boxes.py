@@ -17,7 +17,7 @@ class BoxAccuracy(base.Evaluator):
   box is used once. A true box that was left alone has an overlap (IoU) of 0.
 
   Attributes:
-    truth: the column with the true text, as in '<loc0010>… cat ; <loc0500>… dog'.
+    target: the column with the true text, as in '<loc0010>… cat ; <loc0500>… dog'.
     bins: 1023 or 1024, how loc tokens become coordinates, in both texts.
 
   Metrics:
@@ -30,10 +30,10 @@ class BoxAccuracy(base.Evaluator):
     num, num_boxes, num_predicted: rows, true boxes and predicted boxes.
   """
 
-  truth: str = "suffix"
+  target: str = "suffix"
   bins: int = 1024
 
-  reads = ("truth",)
+  reads = ("target",)
 
   def __post_init__(self):
     loc.check_bins(self.bins)
@@ -46,10 +46,10 @@ class BoxAccuracy(base.Evaluator):
     """
     overlaps, num_predicted, num_invalid = [], 0, 0
     for true_objects, output in zip(self._truths(rows), outputs, strict=True):
-      said = loc.parse_boxes(output.text, bins=self.bins)
-      overlaps += match(true_objects, said)
-      num_predicted += len(said.boxes)
-      num_invalid += bool(said.num_invalid or (true_objects.boxes and not said.boxes))
+      prediction = loc.parse_boxes(output.text, bins=self.bins)
+      overlaps += match(true_objects, prediction)
+      num_predicted += len(prediction.boxes)
+      num_invalid += bool(prediction.num_invalid or (true_objects.boxes and not prediction.boxes))
     num_found = sum(v >= 0.5 for v in overlaps)
     return {
       "acc/0.5": base.mean(float(v >= 0.5) for v in overlaps),
@@ -65,24 +65,24 @@ class BoxAccuracy(base.Evaluator):
 
   def baseline(self, rows: Sequence[base.Row]) -> dict[str, float]:
     """The same metrics of always giving the mean true box of these very rows, rightly labelled."""
-    truths = self._truths(rows)
-    boxes = [box for truth in truths for box in truth.boxes]
+    targets = self._truths(rows)
+    boxes = [box for target in targets for box in target.boxes]
     middle = loc.Box(*(base.mean(side) for side in zip(*boxes, strict=True))) if boxes else None
     texts = (
-      loc.format_boxes([middle] * len(truth.boxes), truth.labels, bins=self.bins)
-      for truth in truths
+      loc.format_boxes([middle] * len(target.boxes), target.labels, bins=self.bins)
+      for target in targets
     )
-    return self.score(rows, base.said(texts))
+    return self.score(rows, base.outputs_of(texts))
 
   def _truths(self, rows: Sequence[base.Row]) -> list[loc.Parsed]:
     found = []
     for i, row in enumerate(rows):
       with base.of_row(i):
-        text = base.column(row, self.truth)
+        text = base.column(row, self.target)
         parsed = loc.parse_boxes(text, bins=self.bins) if isinstance(text, str) else None
         if parsed is None or parsed.num_invalid:
           expected = "'<loc0012><loc0034><loc0056><loc0078> label', several joined by ' ; '"
-          raise base.unexpected(row, self.truth, expected)
+          raise base.unexpected(row, self.target, expected)
       found.append(parsed)
     return found
 
@@ -99,23 +99,23 @@ def iou(a: loc.Box, b: loc.Box) -> float:
   return intersection / (_area(a) + _area(b) - intersection)
 
 
-def match(truth: loc.Parsed, said: loc.Parsed) -> list[float]:
+def match(target: loc.Parsed, prediction: loc.Parsed) -> list[float]:
   """For each true box the overlap with its predicted partner, 0.0 where it has none."""
   pairs = sorted(
     (
       (-iou(true_box, box), t, p)
-      for t, (true_box, true_label) in enumerate(zip(truth.boxes, truth.labels, strict=True))
-      for p, (box, label) in enumerate(zip(said.boxes, said.labels, strict=True))
+      for t, (true_box, true_label) in enumerate(zip(target.boxes, target.labels, strict=True))
+      for p, (box, label) in enumerate(zip(prediction.boxes, prediction.labels, strict=True))
       if true_label == label
     ),
   )
-  overlaps = [0.0] * len(truth.boxes)
-  free_truth, free_said = set(range(len(truth.boxes))), set(range(len(said.boxes)))
+  overlaps = [0.0] * len(target.boxes)
+  free_target, free_prediction = set(range(len(target.boxes))), set(range(len(prediction.boxes)))
   for negative_iou, t, p in pairs:
-    if t in free_truth and p in free_said:
+    if t in free_target and p in free_prediction:
       overlaps[t] = -negative_iou
-      free_truth.remove(t)
-      free_said.remove(p)
+      free_target.remove(t)
+      free_prediction.remove(p)
   return overlaps
 
 

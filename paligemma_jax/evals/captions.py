@@ -60,7 +60,7 @@ class CocoCaption(base.Metric):
   rows are scored together, and of a single row it is 0.
 
   Attributes:
-    truth: the column with a text, or with a list of texts. An empty list is a row without truth:
+    target: the column with a text, or with a list of texts. An empty list is a row without target:
       counted in `num`, scored nowhere.
     image_id: the column that tells the images apart in a COCO results file; '' writes no file.
     metrics: which of 'cider', 'bleu', 'rouge', 'meteor', 'spice'; the last two need Java and
@@ -86,7 +86,7 @@ class CocoCaption(base.Metric):
     num_truth, num: rows with true captions, and all rows.
   """
 
-  truth: str = "captions"
+  target: str = "captions"
   image_id: str = "image_id"
   metrics: tuple = ("cider",)
   tokens: str = "ptb"
@@ -94,7 +94,7 @@ class CocoCaption(base.Metric):
   beside: str = ""
   parts: str = ""
 
-  reads = ("truth",)
+  reads = ("target",)
   may_read = ("image_id", "group", "beside", "parts")
 
   def __post_init__(self):
@@ -114,7 +114,7 @@ class CocoCaption(base.Metric):
 
   def table(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> base.Table:
     """What each row adds; not row by row: a word weighs by how many of the rows have it."""
-    return self._table(rows, outputs, self.truth, self.group)
+    return self._table(rows, outputs, self.target, self.group)
 
   def score(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, float]:
     """The metrics of the table, those beside them, and those of parts."""
@@ -123,7 +123,7 @@ class CocoCaption(base.Metric):
       others = self.summary(self._table(rows, outputs, self.beside, self.group))
       found |= {f"{self.beside}/{name}": value for name, value in others.items()}
     if self.parts:
-      by_part = self.summary(self._table(rows, outputs, self.truth, self.parts))
+      by_part = self.summary(self._table(rows, outputs, self.target, self.parts))
       found |= {name: value for name, value in by_part.items() if "/" in name}
     return found
 
@@ -139,17 +139,17 @@ class CocoCaption(base.Metric):
     return {f"{self.name}.json": json.dumps(results, ensure_ascii=False)}
 
   def _table(
-    self, rows: Sequence[base.Row], outputs: Sequence[base.Output], truth: str, group: str
+    self, rows: Sequence[base.Row], outputs: Sequence[base.Output], target: str, group: str
   ) -> base.Table:
     tokenize = TOKENS[self.tokens]
-    said, true, groups = [], [], {}
+    predicted, true, groups = [], [], {}
     for i, (row, out) in enumerate(zip(rows, outputs, strict=True)):
       with base.of_row(i):
-        answers = base.answers(row, truth)
+        answers = base.answers(row, target)
         name = base.column(row, group) if group else ""
         if not isinstance(name, str):
           raise base.unexpected(row, group, "a text")
-      said.append(tokenize(out.text))
+      predicted.append(tokenize(out.text))
       true.append([tokenize(answer) for answer in answers])
       if answers:
         groups.setdefault(name, []).append(i)
@@ -158,7 +158,7 @@ class CocoCaption(base.Metric):
     names += [] if group else ["has_truth"]
     found = {name: np.full(len(rows), base.NONE) for name in names}
     for name, places in groups.items():
-      scores = _scores([said[i] for i in places], [true[i] for i in places], self.metrics)
+      scores = _scores([predicted[i] for i in places], [true[i] for i in places], self.metrics)
       scores |= {_GROUP + name if group else "has_truth": np.ones(len(places))}
       for column, values in scores.items():
         found.setdefault(column, np.full(len(rows), base.NONE))[places] = values
@@ -184,26 +184,27 @@ class CocoCaption(base.Metric):
 
 
 def _scores(
-  said: Sequence[str], true: Sequence[Sequence[str]], metrics: Sequence[str]
+  predicted: Sequence[str], true: Sequence[Sequence[str]], metrics: Sequence[str]
 ) -> dict[str, np.ndarray]:
   """{column: a value for each caption}, of captions that are scored together."""
   scored: dict[str, Sequence[float]] = {}
   if "cider" in metrics or "bleu" in metrics:
-    said_counts = [caption_scores.count(caption) for caption in said]
+    predicted_counts = [caption_scores.count(caption) for caption in predicted]
     true_counts = [[caption_scores.count(caption) for caption in captions] for captions in true]
     if "cider" in metrics:
-      scored["cider"] = caption_scores.cider(said_counts, true_counts)
+      scored["cider"] = caption_scores.cider(predicted_counts, true_counts)
     if "bleu" in metrics:
       sums = [
-        caption_scores.bleu_counts(*both) for both in zip(said_counts, true_counts, strict=True)
+        caption_scores.bleu_counts(*both)
+        for both in zip(predicted_counts, true_counts, strict=True)
       ]
       scored |= dict(zip(_BLEU_SUMS, np.reshape(sums, (-1, len(_BLEU_SUMS))).T, strict=True))
   if "rouge" in metrics:
-    scored["rouge"] = [caption_scores.rouge_l(*both) for both in zip(said, true, strict=True)]
+    scored["rouge"] = [caption_scores.rouge_l(*both) for both in zip(predicted, true, strict=True)]
   if "meteor" in metrics:
-    scored |= dict(zip(_METEOR_SUMS, caption_scores.meteor_counts(said, true).T, strict=True))
+    scored |= dict(zip(_METEOR_SUMS, caption_scores.meteor_counts(predicted, true).T, strict=True))
   if "spice" in metrics:
-    scored["spice"] = caption_scores.spice(said, true)
+    scored["spice"] = caption_scores.spice(predicted, true)
   return {name: np.asarray(values, np.float64) for name, values in scored.items()}
 
 

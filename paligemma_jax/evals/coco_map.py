@@ -3,7 +3,7 @@
 What those rules say beyond the textbook, and is kept here: a detection is matched in the order of
 its score to the free true box it overlaps most; a crowd can be matched any number of times, and
 what is matched to it counts neither for nor against; so do true boxes outside the range of areas,
-and unmatched detections outside of it. 100 detections per picture and class count. Precision is
+and unmatched detections outside of it. 100 detections per image and class count. Precision is
 made monotone and read off at 101 recalls.
 """
 
@@ -23,11 +23,11 @@ AREAS: Mapping[str, tuple[float, float]] = {  # Of true boxes, in square pixels.
   "medium": (32.0**2, 96.0**2),
   "large": (96.0**2, 1e10),
 }
-MOST = (1, 10, 100)  # Detections per picture and class.
+MOST = (1, 10, 100)  # Detections per image and class.
 
 
-class Truth(NamedTuple):
-  """The true boxes of one class in one picture.
+class GroundTruth(NamedTuple):
+  """The true boxes of one class in one image.
 
   boxes: float64[G, 4], (x_min, y_min, width, height) in pixels.
   crowd: bool[G].
@@ -40,14 +40,14 @@ class Truth(NamedTuple):
 
 
 class Detections(NamedTuple):
-  """What was found of one class in one picture: boxes float64[D, 4] as in Truth, scores [D]."""
+  """What was found of one class in one image: boxes float64[D, 4] as in Truth, scores [D]."""
 
   boxes: np.ndarray
   scores: np.ndarray
 
 
 class _Matched(NamedTuple):
-  """Of one picture and class, A areas, T IoUs, D detections in the order of their scores.
+  """Of one image and class, A areas, T IoUs, D detections in the order of their scores.
 
   scores: float64[D].
   hit, ignored: bool[A, T, D].
@@ -61,20 +61,20 @@ class _Matched(NamedTuple):
 
 
 def mean_average_precision(
-  pictures: Sequence[Mapping[str, tuple[Truth, Detections]]],
+  pictures: Sequence[Mapping[str, tuple[GroundTruth, Detections]]],
   *,
   by_class: bool = False,
 ) -> dict[str, float]:
   """The twelve numbers of the COCO evaluation; -1 where there is nothing to measure.
 
   Args:
-    pictures: for each, in the order of their ids (ties between scores are settled by it), what is
+    images: for each, in the order of their ids (ties between scores are settled by it), what is
       there and what was found of each class that is there or was found.
     by_class: also give the average precision of each class that is there.
 
   Returns:
     map (mean over IoUs 0.5 to 0.95), map50, map75, map_small, map_medium, map_large, and the
-    recalls ar1, ar10, ar100 (by the number of detections per picture and class), ar_small,
+    recalls ar1, ar10, ar100 (by the number of detections per image and class), ar_small,
     ar_medium, ar_large; by class ap/<class> and ap50/<class>, of all areas.
   """
   classes = sorted({name for picture in pictures for name in picture})
@@ -114,20 +114,20 @@ def mean_average_precision(
   }
 
 
-def _match(truth: Truth, found: Detections) -> _Matched:
+def _match(target: GroundTruth, found: Detections) -> _Matched:
   order = np.argsort(-found.scores, kind="stable")[: MOST[-1]]
   boxes, scores = found.boxes[order], found.scores[order]
   low, high = (np.array(side)[:, None] for side in zip(*AREAS.values(), strict=True))
   areas = boxes[:, 2] * boxes[:, 3]
   hit = np.zeros((len(AREAS), len(IOUS), len(boxes)), bool)
   ignored = np.zeros_like(hit)
-  outside = truth.crowd | (truth.areas < low) | (truth.areas > high)  # [A, G]
-  overlaps = _overlaps(boxes, truth.boxes, truth.crowd)
-  if (overlaps >= IOUS[0]).any():  # Most classes that are found in a picture are not there.
+  outside = target.crowd | (target.areas < low) | (target.areas > high)  # [A, G]
+  overlaps = _overlaps(boxes, target.boxes, target.crowd)
+  if (overlaps >= IOUS[0]).any():  # Most classes that are found in an image are not there.
     for a, skip in enumerate(outside):
       # True boxes that count come first: the others are only looked at when none of them fits.
       first = np.argsort(skip, kind="stable")
-      hit[a], ignored[a] = _assign(overlaps[:, first], truth.crowd[first], skip[first])
+      hit[a], ignored[a] = _assign(overlaps[:, first], target.crowd[first], skip[first])
   ignored |= ~hit & ((areas < low) | (areas > high))[:, None]
   return _Matched(scores, hit, ignored, (~outside).sum(axis=1))
 
@@ -160,11 +160,11 @@ def _assign(
   return hit, ignored
 
 
-def _overlaps(boxes: np.ndarray, truth: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+def _overlaps(boxes: np.ndarray, target: np.ndarray, crowd: np.ndarray) -> np.ndarray:
   """float64[D, G]: IoU, of a crowd the share of the detection that lies in it."""
-  if not len(boxes) or not len(truth):
-    return np.zeros((len(boxes), len(truth)))
-  a, b = boxes[:, None], truth[None]
+  if not len(boxes) or not len(target):
+    return np.zeros((len(boxes), len(target)))
+  a, b = boxes[:, None], target[None]
   sides = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
   sides = sides - np.maximum(a[..., :2], b[..., :2])
   common = np.where((sides > 0).all(axis=-1), sides[..., 0] * sides[..., 1], 0.0)

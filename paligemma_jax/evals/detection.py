@@ -29,15 +29,15 @@ class CocoDetection(base.Evaluator):
   falls from each box of a text to the next.
 
   Attributes:
-    boxes: the column with the true boxes, (y_min, x_min, y_max, x_max) as shares of the picture.
+    boxes: the column with the true boxes, (y_min, x_min, y_max, x_max) as shares of the image.
     labels: the column with a label per true box; labels are compared as texts.
     crowd: the column that says of each true box whether it is a crowd (or otherwise not to be
       counted); '' when there is none.
     areas: the column with the area of each true object in square pixels; '' takes the boxes'.
-    height, width: the columns with the size of the picture in pixels.
+    height, width: the columns with the size of the image in pixels.
     bins: 1023 or 1024, how loc tokens become coordinates.
     by_class: also give the average precision of each label that is true of any box.
-    image_id: the column that tells the pictures apart, for a results file as COCO's tools read it
+    image_id: the column that tells the images apart, for a results file as COCO's tools read it
       (image_id, category_id, bbox in pixels, score); '' writes none.
     categories: for that file, (label, id) of each class; a box with any other label is left out
       and counted as `unknown`. () gives no ids but the labels, as `category`.
@@ -83,39 +83,39 @@ class CocoDetection(base.Evaluator):
       DataError: a true box, label, size, or a number of scores that does not fit.
     """
     pictures, num_boxes, num_invalid = [], 0, 0
-    said_labels: list[str] = []
+    predicted_labels: list[str] = []
     for i, (row, out) in enumerate(zip(rows, outputs, strict=True)):
       with base.of_row(i):
-        true_labels, truth, size = self._truth(row)
-      said = loc.parse_boxes(out.text, bins=self.bins)
-      given = np.array(self._confidences(out, len(said.boxes)), float)
-      if given.shape != (len(said.boxes),):
+        true_labels, target, size = self._target(row)
+      prediction = loc.parse_boxes(out.text, bins=self.bins)
+      given = np.array(self._confidences(out, len(prediction.boxes)), float)
+      if given.shape != (len(prediction.boxes),):
         raise errors.DataError(
-          f"Prediction {i} has {len(said.boxes)} readable boxes but {given.size} scores."
+          f"Prediction {i} has {len(prediction.boxes)} readable boxes but {given.size} scores."
         )
-      found = coco_map.Detections(_pixels(said.boxes, size), given)
-      names = (*true_labels, *said.labels)
-      true_at, said_at = _places(true_labels, names), _places(said.labels, names)
+      found = coco_map.Detections(_pixels(prediction.boxes, size), given)
+      names = (*true_labels, *prediction.labels)
+      true_at, predicted_at = _places(true_labels, names), _places(prediction.labels, names)
       pictures.append({
           name: (
-              coco_map.Truth(*(x[true_at[name]] for x in truth)),
-              coco_map.Detections(*(x[said_at[name]] for x in found)),
+              coco_map.GroundTruth(*(x[true_at[name]] for x in target)),
+              coco_map.Detections(*(x[predicted_at[name]] for x in found)),
           )
           for name in true_at
       })  # fmt: skip
-      num_invalid += said.num_invalid
+      num_invalid += prediction.num_invalid
       num_boxes += len(true_labels)
-      said_labels += said.labels
+      predicted_labels += prediction.labels
     found = {
       **coco_map.mean_average_precision(pictures, by_class=self.by_class),
       "invalid": float(num_invalid),
       "num": float(len(pictures)),
       "num_boxes": float(num_boxes),
-      "num_predicted": float(len(said_labels)),
+      "num_predicted": float(len(predicted_labels)),
     }
     if self.categories:
       known = {label for label, _ in self.categories}
-      found["unknown"] = float(sum(label not in known for label in said_labels))
+      found["unknown"] = float(sum(label not in known for label in predicted_labels))
     return found
 
   def files(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, str]:
@@ -127,10 +127,10 @@ class CocoDetection(base.Evaluator):
     for i, (row, out) in enumerate(zip(rows, outputs, strict=True)):
       with base.of_row(i):
         image_id, size = base.plain_id(row, self.image_id), self._size(row)
-      said = loc.parse_boxes(out.text, bins=self.bins)
-      scores = self._confidences(out, len(said.boxes))
-      boxes = _pixels(said.boxes, size).tolist()
-      for box, label, score in zip(boxes, said.labels, scores, strict=True):
+      prediction = loc.parse_boxes(out.text, bins=self.bins)
+      scores = self._confidences(out, len(prediction.boxes))
+      boxes = _pixels(prediction.boxes, size).tolist()
+      for box, label, score in zip(boxes, prediction.labels, scores, strict=True):
         if not ids:
           category = {"category": label}
         elif label in ids:
@@ -149,8 +149,8 @@ class CocoDetection(base.Evaluator):
       return [float(n) for n in range(num_boxes, 0, -1)]
     return label_likelihoods(out, bins=self.bins)
 
-  def _truth(self, row: base.Row) -> tuple[list[str], coco_map.Truth, tuple[float, float]]:
-    """Labels, boxes and size of the picture in a row to score."""
+  def _target(self, row: base.Row) -> tuple[list[str], coco_map.GroundTruth, tuple[float, float]]:
+    """Labels, boxes and size of the image in a row to score."""
     size = self._size(row)
     names = [v.strip() for v in base.answers(row, self.labels)]
     corners = _numbers(row, self.boxes, (len(names), 4))
@@ -165,10 +165,10 @@ class CocoDetection(base.Evaluator):
       crowd = _numbers(row, self.crowd, (len(names),)) != 0
     if self.areas:
       areas = _numbers(row, self.areas, (len(names),))
-    return names, coco_map.Truth(pixels, crowd, areas), size
+    return names, coco_map.GroundTruth(pixels, crowd, areas), size
 
   def _size(self, row: base.Row) -> tuple[float, float]:
-    """Height and width of the picture."""
+    """Height and width of the image."""
     height, width = (float(_numbers(row, name, ())) for name in (self.height, self.width))
     for name, number in ((self.height, height), (self.width, width)):
       if number <= 0:
@@ -176,13 +176,13 @@ class CocoDetection(base.Evaluator):
     return height, width
 
 
-def label_likelihoods(said: base.Output, *, bins: int) -> list[float]:
+def label_likelihoods(prediction: base.Output, *, bins: int) -> list[float]:
   """For each readable box of the text, how likely the model found the tokens of its label.
 
   A box without a label has the likelihood of the last token of its coordinates.
   """
   found, start = [], 0
-  for part in said.text.split(";"):
+  for part in prediction.text.split(";"):
     if loc.parse_boxes(part, bins=bins).boxes:
       label_at = len(part) - len(part.lstrip()) + _LOC_LEN
       label = part[label_at:]
@@ -190,17 +190,19 @@ def label_likelihoods(said: base.Output, *, bins: int) -> list[float]:
       end = begin + len(label.strip())
       if begin >= end:
         begin, end = start + label_at - 1, start + label_at
-      found.append(_likelihood(said, begin, end))
+      found.append(_likelihood(prediction, begin, end))
     start += len(part) + 1
   return found
 
 
-def _likelihood(said: base.Output, begin: int, end: int) -> float:
+def _likelihood(prediction: base.Output, begin: int, end: int) -> float:
   """Of the tokens that wrote any of `text[begin:end]`, together."""
-  starts = (0, *said.token_ends[:-1])
+  starts = (0, *prediction.token_ends[:-1])
   inside = [
     logprob
-    for first, last, logprob in zip(starts, said.token_ends, said.token_logprobs, strict=True)
+    for first, last, logprob in zip(
+      starts, prediction.token_ends, prediction.token_logprobs, strict=True
+    )
     if first < end and begin < last
   ]
   return math.exp(math.fsum(inside))

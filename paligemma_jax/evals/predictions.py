@@ -54,7 +54,7 @@ class WritePredictions(base.Evaluator):
   One line per row, in the order of the source.
 
   Attributes:
-    keep: columns of the row that are written beside the prediction, the truth for instance.
+    keep: columns of the row that are written beside the prediction, the target for instance.
   """
 
   keep: tuple[str, ...] = ("suffix",)

@@ -23,7 +23,7 @@ class Segmentation(base.Metric):
   area; the rest is ignored. So `max_len` is at least 20, and more where a label follows. The
   decoded mask is resized to the box's pixels (whose corners are truncated), set where it is above
   0, and compared with the true mask at full resolution. Boxes are compared as shares of the
-  picture.
+  image.
 
   Attributes:
     mask: the column of the true mask, bool[H, W] or the bytes of a PNG file.
@@ -69,7 +69,7 @@ class Segmentation(base.Metric):
     box_ious, common, either, invalid = [], [], [], []
     for i, (segment, row) in enumerate(zip(segments, rows, strict=True)):
       with base.of_row(i):
-        true_mask, true_box = self._truth(row)
+        true_mask, true_box = self._target(row)
       painted = None
       if segment is not None:
         painted = seg.paint(next(squares), segment.box, *true_mask.shape)
@@ -99,16 +99,16 @@ class Segmentation(base.Metric):
     found = []
     for i, row in enumerate(rows):
       with base.of_row(i):
-        found.append(self._truth(row)[1])
+        found.append(self._target(row)[1])
     if not found:
       return self.score([], [])
     middle = loc.Box(*(base.mean(side) for side in zip(*found, strict=True)))
     model = mask_codec.open_codec(self.codec)
     codes = model.encode(np.ones((1, mask_codec.SIDE, mask_codec.SIDE), bool))[0].tolist()
     text = seg.format_segment(middle, codes, bins=self.bins)
-    return self.score(rows, base.said([text] * len(rows)))
+    return self.score(rows, base.outputs_of([text] * len(rows)))
 
-  def _truth(self, row: base.Row) -> tuple[np.ndarray, loc.Box]:
+  def _target(self, row: base.Row) -> tuple[np.ndarray, loc.Box]:
     """The true mask, bool[H, W], and the true box."""
     value = base.column(row, self.mask)
     try:

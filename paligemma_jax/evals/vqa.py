@@ -15,7 +15,7 @@ class ExactMatch(base.Metric):
   """Share of the decoded answers that equal the true one (with several: one of them).
 
   Attributes:
-    truth: the column with a text, or with a list of texts of which the best one counts.
+    target: the column with a text, or with a list of texts of which the best one counts.
     lower: compare without case.
     strip: compare without white space at the ends.
 
@@ -23,60 +23,60 @@ class ExactMatch(base.Metric):
     acc, num: the share, and rows scored.
   """
 
-  truth: str = "suffix"
+  target: str = "suffix"
   lower: bool = False
   strip: bool = True
 
-  reads = ("truth",)
+  reads = ("target",)
   gives = ("acc",)
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
     """`acc`, 0 or 1."""
-    said, *wanted = (
+    predicted, *wanted = (
       base.wording(text, lower=self.lower, strip=self.strip)
-      for text in (prediction, *base.answers(row, self.truth))
+      for text in (prediction, *base.answers(row, self.target))
     )
-    return {"acc": float(said in wanted)}
+    return {"acc": float(predicted in wanted)}
 
   def baseline(self, rows: Sequence[base.Row]) -> dict[str, float]:
-    """The same metrics of always giving the commonest true answer of these very rows."""
+    """The same metrics of always giving the majority answer of these very rows."""
     answers: collections.Counter[str] = collections.Counter()
     for i, row in enumerate(rows):
       with base.of_row(i):
-        answers.update(base.answers(row, self.truth))
+        answers.update(base.answers(row, self.target))
     best = max(answers, key=lambda a: (answers[a], a)) if answers else ""
-    return self.score(rows, base.said([best] * len(rows)))
+    return self.score(rows, base.outputs_of([best] * len(rows)))
 
 
 @spec.spec
 class VqaAccuracy(base.Metric):
   """The accuracies of OK-VQA and its kin, without the VQAv2 text normalisation.
 
-  A text in the column `truth` is the one right answer. A list is the answers of several people:
+  A text in the column `target` is the one right answer. A list is the answers of several people:
   `acc` then counts min(1, matches / 3), `acc_any` any match, `anls` the best over the answers. An
-  empty list is a row without truth: counted in `num`, scored nowhere.
+  empty list is a row without target: counted in `num`, scored nowhere.
 
   Attributes:
-    truth, lower, strip: as of `ExactMatch`.
+    target, lower, strip: as of `ExactMatch`.
 
   Metrics:
-    acc, acc_any, anls: means over the rows with truth.
+    acc, acc_any, anls: means over the rows with target.
     num_truth, num: how many those rows, and all rows, are.
   """
 
-  truth: str = "suffix"
+  target: str = "suffix"
   lower: bool = False
   strip: bool = False
 
-  reads = ("truth",)
+  reads = ("target",)
   gives = ("acc", "acc_any", "anls")
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
-    """acc, acc_any and anls; none of a row without truth."""
-    return _soft(prediction, row, self.truth, lower=self.lower, strip=self.strip)
+    """acc, acc_any and anls; none of a row without target."""
+    return _soft(prediction, row, self.target, lower=self.lower, strip=self.strip)
 
   def summary(self, table: base.Table) -> dict[str, float]:
-    """The means, and how many rows have truth."""
+    """The means, and how many rows have target."""
     means = {name: base.mean_of(table[name]) for name in self.gives}
     return {**means, "num_truth": base.count(table["acc"]), "num": base.num_rows(table)}
 
@@ -90,7 +90,7 @@ class Rsvqa(base.Metric):
   """The accuracies of RSVQA, in all and averaged over the types of questions (arXiv:2003.07333).
 
   Attributes:
-    truth: the column with a text or a list of texts.
+    target: the column with a text or a list of texts.
     question_type: the column with a text such as 'presence', 'comp', 'rural_urban', 'count' or
       'area'.
     lower: compare without case.
@@ -104,17 +104,17 @@ class Rsvqa(base.Metric):
     num: rows scored.
   """
 
-  truth: str = "answers"
+  target: str = "answers"
   question_type: str = "question_type"
   lower: bool = False
 
-  reads = ("truth", "question_type")
+  reads = ("target", "question_type")
   gives = ("acc", "acc_any")
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
     """acc and acc_any, and acc_any again by type of question."""
     kind = base.text(row, self.question_type, "a type of question such as 'presence'")
-    found = _soft(prediction, row, self.truth, lower=self.lower, strip=False)
+    found = _soft(prediction, row, self.target, lower=self.lower, strip=False)
     if not found:
       return {}
     return {"acc": found["acc"], "acc_any": found["acc_any"], f"acc/{kind}": found["acc_any"]}
@@ -141,7 +141,7 @@ class ErrorRate(base.Metric):
   divides.
 
   Attributes:
-    truth: the column with a text, or with a list of texts of which the nearest counts; a row with
+    target: the column with a text, or with a list of texts of which the nearest counts; a row with
       an empty list counts nowhere.
     lower: compare without case.
     strip: compare without white space at the ends.
@@ -151,24 +151,24 @@ class ErrorRate(base.Metric):
     num: rows scored.
   """
 
-  truth: str = "suffix"
+  target: str = "suffix"
   lower: bool = False
   strip: bool = True
 
-  reads = ("truth",)
+  reads = ("target",)
   gives = ("cer/edits", "cer/length", "wer/edits", "wer/length")
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
     """Edits and length of the nearest true text, in characters and in words."""
-    said, *wanted = (
+    predicted, *wanted = (
       base.wording(text, lower=self.lower, strip=self.strip)
-      for text in (prediction, *base.answers(row, self.truth))
+      for text in (prediction, *base.answers(row, self.target))
     )
     if not wanted:
       return {}
     found = {}
     for rate, cut in (("cer", str), ("wer", str.split)):
-      edits, length = _nearest(cut(said), [cut(answer) for answer in wanted])
+      edits, length = _nearest(cut(predicted), [cut(answer) for answer in wanted])
       found |= {f"{rate}/edits": edits, f"{rate}/length": length}
     return found
 
@@ -208,33 +208,34 @@ def levenshtein(a: Sequence[Any], b: Sequence[Any]) -> int:
   return distance
 
 
-def anls(prediction: str, truth: str, threshold: float = 0.5) -> float:
+def anls(prediction: str, target: str, threshold: float = 0.5) -> float:
   """Normalised Levenshtein similarity; 0 where the distance reaches `threshold` (arXiv:1907.00490).
 
-  An empty truth scores 1 for an empty prediction and 0 for any other.
+  An empty target scores 1 for an empty prediction and 0 for any other.
   """
-  if not truth:
+  if not target:
     return float(prediction == "")
-  distance = levenshtein(prediction, truth) / max(len(prediction), len(truth))
+  distance = levenshtein(prediction, target) / max(len(prediction), len(target))
   return 1 - distance if distance < threshold else 0.0
 
 
 def _soft(
-  prediction: str, row: base.Row, truth: str, *, lower: bool, strip: bool
+  prediction: str, row: base.Row, target: str, *, lower: bool, strip: bool
 ) -> dict[str, float]:
-  """acc, acc_any and anls as of `VqaAccuracy`; nothing of a row without truth."""
-  said, *wanted = (
-    base.wording(text, lower=lower, strip=strip) for text in (prediction, *base.answers(row, truth))
+  """acc, acc_any and anls as of `VqaAccuracy`; nothing of a row without target."""
+  predicted, *wanted = (
+    base.wording(text, lower=lower, strip=strip)
+    for text in (prediction, *base.answers(row, target))
   )
   if not wanted:
     return {}
-  matches = float(wanted.count(said))
-  soft = matches if isinstance(row[truth], str) else min(1.0, matches / 3)
-  similarity = max(anls(said, answer) for answer in wanted)
+  matches = float(wanted.count(predicted))
+  soft = matches if isinstance(row[target], str) else min(1.0, matches / 3)
+  similarity = max(anls(predicted, answer) for answer in wanted)
   return {"acc": soft, "acc_any": min(1.0, matches), "anls": similarity}
 
 
-def _nearest(said: Sequence[Any], wanted: Sequence[Sequence[Any]]) -> tuple[float, float]:
+def _nearest(predicted: Sequence[Any], wanted: Sequence[Sequence[Any]]) -> tuple[float, float]:
   """(edits, length) of the true text that is nearest, by its length."""
-  found = [(levenshtein(said, text), len(text)) for text in wanted]
+  found = [(levenshtein(predicted, text), len(text)) for text in wanted]
   return min(found, key=lambda pair: pair[0] / max(pair[1], 1))

@@ -77,7 +77,7 @@ class VqaV2Accuracy(base.Metric):
   """The accuracy of VQAv2, in all and by type of answer, as shares (not percent).
 
   Attributes:
-    truth: the column with the answers of ten people; with none a row is not scored.
+    target: the column with the answers of ten people; with none a row is not scored.
     answer_type: the column that holds 'yes/no', 'number' or 'other'; '' is 'other' for all.
 
   Metrics:
@@ -86,16 +86,16 @@ class VqaV2Accuracy(base.Metric):
     num_truth, num: how many rows have answers, and all rows.
   """
 
-  truth: str = "answers"
+  target: str = "answers"
   answer_type: str = "answer_type"
 
-  reads = ("truth",)
+  reads = ("target",)
   may_read = ("answer_type",)
   gives = ("acc", *_TYPES.values())
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
     """acc, and the same again as that of the answers' type."""
-    answers = [_one_line(answer) for answer in base.answers(row, self.truth)]
+    answers = [_one_line(answer) for answer in base.answers(row, self.target)]
     if not answers:
       return {}
     kind = "other"
@@ -107,14 +107,14 @@ class VqaV2Accuracy(base.Metric):
         raise base.unexpected(row, self.answer_type, f"{known}. {hint}")
     if len(answers) == 1:
       raise errors.DataError(
-        f"column {self.truth!r} holds the one answer {answers[0]!r}; VQAv2 accuracy compares with"
+        f"column {self.target!r} holds the one answer {answers[0]!r}; VQAv2 accuracy compares with"
         " those of several people. Use exact_match."
       )
-    said = _one_line(prediction)
+    predicted = _one_line(prediction)
     # Only where people differ is anything normalised: that spares texts read off the image.
     if len(set(answers)) > 1:
-      said, *answers = (normalized(text) for text in (said, *answers))
-    score = accuracy_of(answers.count(said), len(answers))
+      predicted, *answers = (normalized(text) for text in (predicted, *answers))
+    score = accuracy_of(answers.count(predicted), len(answers))
     return {"acc": score, _TYPES[kind]: score}
 
   def summary(self, table: base.Table) -> dict[str, float]:
@@ -135,7 +135,7 @@ class Mmvp(base.Metric):
   the true one after VQAv2's normalisation.
 
   Attributes:
-    truth: the column with a text, or with a list of texts of which one counts.
+    target: the column with a text, or with a list of texts of which one counts.
     pair: the column that is the same for the two rows of a pair and differs between pairs.
 
   Metrics:
@@ -144,17 +144,17 @@ class Mmvp(base.Metric):
     num_pairs, num: pairs and rows scored.
   """
 
-  truth: str = "answer"
+  target: str = "answer"
   pair: str = "pair"
 
-  reads = ("truth", "pair")
+  reads = ("target", "pair")
   gives = ("acc", "acc_single")
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
     """acc_single; `table` adds acc."""
     if not isinstance(base.column(row, self.pair), (str, int, np.integer)):
       raise base.unexpected(row, self.pair, "the name or number of a pair")
-    wanted = {_bare(answer) for answer in base.answers(row, self.truth)}
+    wanted = {_bare(answer) for answer in base.answers(row, self.target)}
     return {"acc_single": float(_bare(prediction) in wanted)}
 
   def table(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> base.Table:

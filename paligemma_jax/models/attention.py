@@ -1,4 +1,4 @@
-"""Attention from the structure of a prefix-LM mask; how it is worked out is chosen by length.
+"""Attention from the structure of a prefix-LM mask; how it is computed is chosen by length.
 
 B rows, Q query positions, S key positions, N query heads, K key heads, G = N / K, H head dim.
 """
@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from paligemma_jax.models import attention_mask
 from paligemma_jax.models import cpu
 from paligemma_jax.models import kernels
-from paligemma_jax.models import mask
 
 # Above this many logits per head the queries go through in chunks. Measured on CPU, v5e and H100:
 # chunks of 512 need 3 to 8 times less memory from 1500 positions on, at equal numbers.
@@ -27,11 +27,11 @@ def attend(
   q_BQNH: jax.Array,
   k_BSKH: jax.Array,
   v_BSKH: jax.Array,
-  see: mask.Visibility | None,
+  mask: attention_mask.AttentionMask | None,
   *,
   softcap: float = 0.0,
   window: jax.Array | None = None,
-  how: str = "auto",
+  implementation: str = "auto",
   chunk: int = 0,
 ) -> jax.Array:
   """[B, Q, N, H]: softmax(q k) v, logits and softmax in float32, K and V never repeated.
@@ -46,27 +46,29 @@ def attend(
       it has one for the case, else as "auto"; "auto": by device and length.
     chunk: queries per pass; 0: as suits the way.
   """
-  if how in ("auto", "flash"):
-    how = _chosen(q_BQNH, k_BSKH, see, softcap, window, flash=how == "flash")
-  if how == "splash":
-    blocks = (None, None) if see is None else (see.q_block, see.k_block)
-    return kernels.splash(q_BQNH, k_BSKH, v_BSKH, *blocks, hidden=mask.HIDDEN, softcap=softcap)
-  if how == "cudnn":
-    return kernels.cudnn(q_BQNH, k_BSKH, v_BSKH, None if see is None else see.mask())
-  if how == "rows":
-    return cpu.attend_by_rows(q_BQNH, k_BSKH, v_BSKH, see, softcap, window, chunk)
+  if implementation in ("auto", "flash"):
+    implementation = _chosen(q_BQNH, k_BSKH, mask, softcap, window, flash=implementation == "flash")
+  if implementation == "splash":
+    blocks = (None, None) if mask is None else (mask.q_block, mask.k_block)
+    return kernels.splash(
+      q_BQNH, k_BSKH, v_BSKH, *blocks, hidden=attention_mask.HIDDEN, softcap=softcap
+    )
+  if implementation == "cudnn":
+    return kernels.cudnn(q_BQNH, k_BSKH, v_BSKH, None if mask is None else mask.dense())
+  if implementation == "rows":
+    return cpu.attend_by_rows(q_BQNH, k_BSKH, v_BSKH, mask, softcap, window, chunk)
   chunk = chunk or _CHUNK
-  if how == "plain" or q_BQNH.shape[1] <= chunk:
-    mask_BQS = None if see is None else see.mask(window)
+  if implementation == "plain" or q_BQNH.shape[1] <= chunk:
+    mask_BQS = None if mask is None else mask.dense(window)
     return _plain(q_BQNH, k_BSKH, v_BSKH, mask_BQS, softcap)
-  return _chunked(q_BQNH, k_BSKH, v_BSKH, see, softcap, window, chunk)
+  return _chunked(q_BQNH, k_BSKH, v_BSKH, mask, softcap, window, chunk)
 
 
-def _chosen(q_BQNH, k_BSKH, see, softcap, window, *, flash):
+def _chosen(q_BQNH, k_BSKH, mask, softcap, window, *, flash):
   """The way that suits device and length; a kernel of the device's if `flash`, where it can."""
   q_len, k_len = q_BQNH.shape[1], k_BSKH.shape[1]
   # Kernels want as many queries as keys, so that one token of decoding is not for them.
-  whole = q_len == k_len and window is None and (see is None or see.only is None)
+  whole = q_len == k_len and window is None and (mask is None or mask.extra_mask is None)
   if whole and (flash or q_len >= _FLASH_FROM):
     whose = kernels.platform()
     if whose == "tpu":
@@ -78,7 +80,7 @@ def _chosen(q_BQNH, k_BSKH, see, softcap, window, *, flash):
   return "chunked" if q_len * k_len > _PLAIN_UP_TO else "plain"
 
 
-def _chunked(q_BQNH, k_BSKH, v_BSKH, see, softcap, window, chunk):
+def _chunked(q_BQNH, k_BSKH, v_BSKH, mask, softcap, window, chunk):
   q_len = q_BQNH.shape[1]
   num_chunks = -(-q_len // chunk)
 
@@ -88,16 +90,16 @@ def _chunked(q_BQNH, k_BSKH, v_BSKH, see, softcap, window, chunk):
   # The backward pass recomputes a chunk's logits, so that only one chunk of them ever exists.
   @jax.checkpoint
   def one(xs):
-    q_BQNH, q_block, q_pos, only = xs
+    q_BQNH, q_block, q_pos, extra_mask = xs
     mask_BQS = None
-    if see is not None:
-      mask_BQS = see._replace(q_block=q_block, q_pos=q_pos, only=only).mask(window)
+    if mask is not None:
+      mask_BQS = mask._replace(q_block=q_block, q_pos=q_pos, extra_mask=extra_mask).dense(window)
     return _plain(q_BQNH, k_BSKH, v_BSKH, mask_BQS, softcap)
 
   xs = (split(q_BQNH), None, None, None)
-  if see is not None:
-    only = None if see.only is None else split(see.only)
-    xs = (xs[0], split(see.q_block), split(see.q_pos), only)
+  if mask is not None:
+    extra_mask = None if mask.extra_mask is None else split(mask.extra_mask)
+    xs = (xs[0], split(mask.q_block), split(mask.q_pos), extra_mask)
   out = jnp.moveaxis(lax.map(one, xs), 0, 1)
   return out.reshape(out.shape[0], -1, *out.shape[3:])[:, :q_len]
 
@@ -112,7 +114,7 @@ def _plain(q_BQNH, k_BSKH, v_BSKH, mask_BQS, softcap):
   if softcap:
     logits_BKGQS = jnp.tanh(logits_BKGQS / softcap) * softcap
   if mask_BQS is not None:
-    logits_BKGQS = jnp.where(mask_BQS[:, None, None], logits_BKGQS, mask.LOGIT)
+    logits_BKGQS = jnp.where(mask_BQS[:, None, None], logits_BKGQS, attention_mask.MASKED_LOGIT)
   probs_BKGQS = jax.nn.softmax(logits_BKGQS, axis=-1).astype(v_BSKH.dtype)
   out_BQKGH = jnp.einsum("BKGQS,BSKH->BQKGH", probs_BKGQS, v_BSKH)
   return out_BQKGH.reshape(q_BQNH.shape)

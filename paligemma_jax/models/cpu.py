@@ -31,8 +31,8 @@ from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
+from paligemma_jax.models import attention_mask
 from paligemma_jax.models import kernels
-from paligemma_jax.models import mask
 from paligemma_jax.models import remat
 
 # Up to so many rows the head has its table on the left, where XLA:CPU reads it faster.
@@ -107,7 +107,12 @@ def times_table(x: jax.Array, table_VD: jax.Array) -> jax.Array:
 
 
 def last_features(
-  gemma: Any, model: Any, params: Any, x_BSD: jax.Array, see: mask.Visibility, num_last: int
+  gemma: Any,
+  model: Any,
+  params: Any,
+  x_BSD: jax.Array,
+  mask: attention_mask.AttentionMask,
+  num_last: int,
 ) -> tuple[jax.Array, Any]:
   """As `model` on `x_BSD`, but features of the last positions alone: dtype[B, num_last, D].
 
@@ -123,17 +128,17 @@ def last_features(
   params = dict(params)
   layers = params.pop("layers")
   first, last = (jax.tree.map(cut, layers) for cut in (lambda w: w[:-1], lambda w: w[-1]))
-  rope = gemma.rotary_angles(see.q_pos, sizes.head_dim)
+  rope = gemma.rotary_angles(mask.q_pos, sizes.head_dim)
   windows_L = gemma.windows_L(sizes, x_BSD.shape[1])
   window = None if windows_L is None else windows_L[-1]
   kvs = []
   if sizes.depth > 1:
     shallow = model.clone(sizes=dataclasses.replace(sizes, depth=sizes.depth - 1))
-    x_BSD, first_kvs = shallow.apply({"params": {**params, "layers": first}}, x_BSD, see)
+    x_BSD, first_kvs = shallow.apply({"params": {**params, "layers": first}}, x_BSD, mask)
     kvs.append(first_kvs)
-  layer = gemma.Layer(sizes, model.dtype, model.dropout, model.cache_dtype, model.attend_by)
+  layer = gemma.Layer(sizes, model.dtype, model.dropout, model.cache_dtype, model.implementation)
   x_BTD, last_kv = layer.apply(
-    {"params": last}, x_BSD, None, window, see.of_last(num_last), rope, None
+    {"params": last}, x_BSD, None, window, mask.of_last(num_last), rope, None
   )
   kvs.append(jax.tree.map(lambda x: x[None], last_kv))
   return x_BTD, jax.tree.map(lambda *parts: jnp.concatenate(parts), *kvs)
@@ -175,7 +180,7 @@ def attend_by_rows(
   q_BQNH: jax.Array,
   k_BSKH: jax.Array,
   v_BSKH: jax.Array,
-  see: mask.Visibility | None,
+  mask: attention_mask.AttentionMask | None,
   softcap: float,
   window: jax.Array | None,
   chunk: int,
@@ -200,10 +205,10 @@ def attend_by_rows(
   q_BCKGcH = q_BCcKGH.transpose(0, 1, 3, 4, 2, 5)
   q_BCKXH = q_BCKGcH.reshape(batch, num_pieces, num_kv_heads, -1, head_dim)
   of_queries, of_keys = (None, None, None), (None, None)
-  if see is not None:
-    only = None if see.only is None else pieces(see.only)
-    of_queries = pieces(see.q_block), pieces(see.q_pos), only
-    of_keys = (jnp.broadcast_to(x, (batch, x.shape[1])) for x in (see.k_block, see.k_pos))
+  if mask is not None:
+    extra_mask = None if mask.extra_mask is None else pieces(mask.extra_mask)
+    of_queries = pieces(mask.q_block), pieces(mask.q_pos), extra_mask
+    of_keys = (jnp.broadcast_to(x, (batch, x.shape[1])) for x in (mask.k_block, mask.k_pos))
   queries = _Queries(q_BCKXH, *of_queries)
   keys = _Keys(k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2), *of_keys)
   out_BCKXH = _attend_by_rows(softcap, queries, keys, window)
@@ -248,7 +253,7 @@ def _rows_backward(softcap, kept, out_grad_BCKXH):
     mean_KX1 = weighed_KXH.sum(axis=-1, keepdims=True)
     logits_grad_KXS = probs_KXS * (probs_grad_KXS - mean_KX1) * slope_KXS
     # Masked keys have no probability, but where a query sees nothing.
-    logits_grad_KXS *= softmax.max_KX1 > mask.LOGIT
+    logits_grad_KXS *= softmax.max_KX1 > attention_mask.MASKED_LOGIT
     probs_KXS, logits_grad_KXS = (
       x.astype(out_grad_KXH.dtype) for x in (probs_KXS, logits_grad_KXS)
     )
@@ -280,9 +285,12 @@ def _logits(queries, keys, window, softcap):
     logits_KXS, slope_KXS = capped_KXS * softcap, 1 - jnp.square(capped_KXS)
   if queries.block_c is not None:
     of_row = queries.block_c, keys.block_S, queries.pos_c, keys.pos_S, queries.only_cS
-    mask_cS = mask.Visibility(*(None if x is None else x[None] for x in of_row)).mask(window)[0]
+    mask = attention_mask.AttentionMask(*(None if x is None else x[None] for x in of_row))
+    mask_cS = mask.dense(window)[0]
     logits_KGcS = logits_KXS.reshape(logits_KXS.shape[0], -1, *mask_cS.shape)
-    logits_KXS = jnp.where(mask_cS, logits_KGcS, mask.LOGIT).reshape(logits_KXS.shape)
+    logits_KXS = jnp.where(mask_cS, logits_KGcS, attention_mask.MASKED_LOGIT).reshape(
+      logits_KXS.shape
+    )
   return logits_KXS, slope_KXS
 
 

@@ -18,8 +18,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from paligemma_jax.models import attention
+from paligemma_jax.models import attention_mask
 from paligemma_jax.models import linear
-from paligemma_jax.models import mask
 from paligemma_jax.models import remat
 from paligemma_jax.models import variants
 
@@ -52,11 +52,11 @@ class Gemma(nn.Module):
 
   Attributes:
     sizes: the decoder's sizes.
-    dtype: of matrix products; norms, rotary and softmax are float32.
+    dtype: of matmuls; norms, rotary and softmax are float32.
     remat: what the backward pass recomputes of each layer, see remat.py.
     dropout: rate on both residual branches; needs the rng "dropout" when above 0.
     cache_dtype: what keys and values are rounded to before use; None leaves them.
-    attend_by: see `how` in attention.attend.
+    attend_by: see `implementation` in attention.attend.
   """
 
   sizes: variants.Gemma
@@ -64,7 +64,7 @@ class Gemma(nn.Module):
   remat: str = "none"
   dropout: float = 0.0
   cache_dtype: Any = None
-  attend_by: str = "auto"
+  implementation: str = "auto"
 
   def setup(self):
     c = self.sizes
@@ -75,25 +75,25 @@ class Gemma(nn.Module):
       split_rngs={"params": True, "dropout": True},
       in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
       length=c.depth,
-    )(c, self.dtype, self.dropout, self.cache_dtype, self.attend_by)
+    )(c, self.dtype, self.dropout, self.cache_dtype, self.implementation)
     self.final_norm = RMSNorm(self.dtype)
 
   def embed(self, tokens_BT: jax.Array) -> jax.Array:
     """int32[B, T] -> dtype[B, T, D], scaled by sqrt(D)."""
     return self.embedder.encode(tokens_BT).astype(self.dtype)
 
-  def __call__(self, x_BSD: jax.Array, see: mask.Visibility) -> tuple[jax.Array, Any]:
+  def __call__(self, x_BSD: jax.Array, mask: attention_mask.AttentionMask) -> tuple[jax.Array, Any]:
     """Runs the layers on a whole sequence.
 
     Returns:
       dtype[B, S, D] before the final norm, and the (k, v) of all layers, dtype[L, B, S, K, H];
       what nobody uses is never computed under jit.
     """
-    rope = rotary_angles(see.q_pos, self.sizes.head_dim)
-    return self.layers(x_BSD, None, windows_L(self.sizes, x_BSD.shape[1]), see, rope, None)
+    rope = rotary_angles(mask.q_pos, self.sizes.head_dim)
+    return self.layers(x_BSD, None, windows_L(self.sizes, x_BSD.shape[1]), mask, rope, None)
 
   def extend(
-    self, x_BAD: jax.Array, cache: Cache, only_BAC: jax.Array | None
+    self, x_BAD: jax.Array, cache: Cache, extra_mask_BAC: jax.Array | None
   ) -> tuple[jax.Array, Cache]:
     """Runs the layers on the next token of each row's A answers, which take A slots.
 
@@ -109,13 +109,13 @@ class Gemma(nn.Module):
 
     k_block, q_block = put(cache.k_block, cache.next_block)
     k_pos, q_pos = put(cache.k_pos, cache.next_pos)
-    see = mask.Visibility(q_block, k_block, q_pos, k_pos, only_BAC)
+    mask = attention_mask.AttentionMask(q_block, k_block, q_pos, k_pos, extra_mask_BAC)
     rope = rotary_angles(q_pos, self.sizes.head_dim)
     x_BAD, (k_LBAKH, v_LBAKH) = self.layers(
       x_BAD,
       (cache.k, cache.v),
       windows_L(self.sizes, cache.k.shape[2]),
-      see,
+      mask,
       rope,
       cache.slot,
     )
@@ -146,12 +146,12 @@ class Gemma(nn.Module):
   def init_all(self, tokens_BT: jax.Array) -> jax.Array:
     """Touches every parameter; for initialisation."""
     x_BTD = self.embed(tokens_BT)
-    x_BTD, _ = self(x_BTD, mask.prefix_lm(jnp.ones_like(tokens_BT)))
+    x_BTD, _ = self(x_BTD, attention_mask.prefix_lm(jnp.ones_like(tokens_BT)))
     return self.head(self.norm(x_BTD))
 
 
 class Embedder(nn.Module):
-  """The token table, used at both ends."""
+  """The embedding table, used at both ends."""
 
   vocab_size: int
   width: int
@@ -182,10 +182,10 @@ class Layer(nn.Module):
   dtype: Any
   dropout: float
   cache_dtype: Any
-  attend_by: str
+  implementation: str
 
   @nn.compact
-  def __call__(self, x_BTD, cached, window, see, rope, slot):
+  def __call__(self, x_BTD, cached, window, mask, rope, slot):
     """Runs the layer; where `see` has fewer queries than there are tokens, on the last tokens.
 
     The others then only give keys and values.
@@ -195,8 +195,8 @@ class Layer(nn.Module):
     """
     c = self.sizes
     y_BTD = RMSNorm(self.dtype, name="pre_attention_norm")(x_BTD)
-    y_BTD, kv = Attention(c, self.dtype, self.cache_dtype, self.attend_by, name="attn")(
-      y_BTD, cached, window, see, rope, slot
+    y_BTD, kv = Attention(c, self.dtype, self.cache_dtype, self.implementation, name="attn")(
+      y_BTD, cached, window, mask, rope, slot
     )
     if c.post_norms:
       y_BTD = RMSNorm(self.dtype, name="post_attention_norm")(y_BTD)
@@ -218,10 +218,10 @@ class Attention(nn.Module):
   sizes: variants.Gemma
   dtype: Any
   cache_dtype: Any
-  attend_by: str
+  implementation: str
 
   @nn.compact
-  def __call__(self, x_BTD, cached, window, see, rope, slot):
+  def __call__(self, x_BTD, cached, window, mask, rope, slot):
     """Attends from the last tokens, as many as `see` has queries."""
     c = self.sizes
     n, k, h, d = c.num_heads, c.num_kv_heads, c.head_dim, c.width
@@ -230,10 +230,10 @@ class Attention(nn.Module):
     else:
       w_NDH = Einsum((n, d, h), in_axis=1, name="q_einsum")(self.dtype)
       ws = (w_NDH, *Einsum((2, k, d, h), in_axis=2, name="kv_einsum")(self.dtype))
-    num_queries = see.q_pos.shape[1]
+    num_queries = mask.q_pos.shape[1]
     x_BQD = _last(x_BTD, num_queries)
     q_BQNH, k_BTKH, v_BTKH = (
-      linear.product("XD,NDH->XNH", x.reshape(-1, d), w).reshape(*x.shape[:2], -1, h)
+      linear.matmul("XD,NDH->XNH", x.reshape(-1, d), w).reshape(*x.shape[:2], -1, h)
       for x, w in zip((x_BQD, x_BTD, x_BTD), ws, strict=True)
     )
 
@@ -249,10 +249,16 @@ class Attention(nn.Module):
         for old, new in zip(cached, kv, strict=True)
       )
     y_BQNH = attention.attend(
-      q_BQNH, k_BTKH, v_BTKH, see, softcap=c.attn_softcap, window=window, how=self.attend_by
+      q_BQNH,
+      k_BTKH,
+      v_BTKH,
+      mask,
+      softcap=c.attn_softcap,
+      window=window,
+      implementation=self.implementation,
     )
     w_NHD = Einsum((n, h, d), in_axis=(0, 1), name="attn_vec_einsum")(self.dtype)
-    y_XD = linear.product("XNH,NHD->XD", y_BQNH.reshape(-1, n, h), w_NHD)
+    y_XD = linear.matmul("XNH,NHD->XD", y_BQNH.reshape(-1, n, h), w_NHD)
     return y_XD.reshape(x_BQD.shape), kv
 
 
@@ -263,8 +269,8 @@ class Einsum(nn.Module):
   in_axis: int | tuple[int, ...]
 
   @nn.compact
-  def __call__(self, dtype: Any) -> linear.Weight:
-    return linear.weight(self, "w", _fan_in(self.shape, self.in_axis), self.shape, dtype)
+  def __call__(self, dtype: Any) -> linear.Kernel:
+    return linear.kernel(self, "w", _fan_in(self.shape, self.in_axis), self.shape, dtype)
 
 
 class Mlp(nn.Module):
@@ -276,14 +282,14 @@ class Mlp(nn.Module):
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     d, f = self.sizes.width, self.sizes.mlp_dim
-    gate_DF, up_DF = linear.weight(
+    gate_DF, up_DF = linear.kernel(
       self, "gating_einsum", _fan_in((2, d, f), 1), (2, d, f), self.dtype
     )
-    linear_FD = linear.weight(self, "linear", _fan_in((f, d), 0), (f, d), self.dtype)
+    linear_FD = linear.kernel(self, "linear", _fan_in((f, d), 0), (f, d), self.dtype)
     x_XD = x_BTD.reshape(-1, d)
-    gate_XF = nn.gelu(linear.product("XD,DF->XF", x_XD, gate_DF), approximate=True)
-    h_XF = gate_XF * linear.product("XD,DF->XF", x_XD, up_DF)
-    return linear.product("XF,FD->XD", h_XF, linear_FD).reshape(x_BTD.shape)
+    gate_XF = nn.gelu(linear.matmul("XD,DF->XF", x_XD, gate_DF), approximate=True)
+    h_XF = gate_XF * linear.matmul("XD,DF->XF", x_XD, up_DF)
+    return linear.matmul("XF,FD->XD", h_XF, linear_FD).reshape(x_BTD.shape)
 
 
 class RMSNorm(nn.Module):

@@ -28,7 +28,7 @@ _MESH: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", defa
 
 @contextlib.contextmanager
 def on(mesh: Mesh) -> Iterator[None]:
-  """While a model is traced in here, it is for these devices, rows cut over all axes but "tensor".
+  """A model traced in here is for this mesh; examples are sharded over all axes but "tensor".
 
   A kernel is no operation that the compiler could cut by itself, so it must know.
   """
@@ -106,25 +106,25 @@ def splash(
   batch, seq_len = q_BSNH.shape[:2]
   block = min(_BLOCKS, key=lambda side: _work(seq_len, side))
   padded_len = -(-seq_len // block) * block
-  see = None
+  mask = None
   if q_block_BS is not None:
-    see = _last_seen(q_block_BS, k_block_BS, hidden), (k_block_BS == hidden).astype(jnp.int32)
+    mask = _last_seen(q_block_BS, k_block_BS, hidden), (k_block_BS == hidden).astype(jnp.int32)
   elif padded_len > seq_len:
-    see = jnp.full((1, seq_len), seq_len - 1, jnp.int32), jnp.zeros((1, seq_len), jnp.int32)
-  if see is not None:
-    see = tuple(jnp.broadcast_to(x, (batch, seq_len)) for x in see)
+    mask = jnp.full((1, seq_len), seq_len - 1, jnp.int32), jnp.zeros((1, seq_len), jnp.int32)
+  if mask is not None:
+    mask = tuple(jnp.broadcast_to(x, (batch, seq_len)) for x in mask)
 
-  def local(q_BSNH, k_BSKH, v_BSKH, see):
+  def local(q_BSNH, k_BSKH, v_BSKH, mask):
     heads_first = (_padded(x, padded_len).swapaxes(1, 2) for x in (q_BSNH, k_BSKH, v_BSKH))
-    see = None if see is None else tuple(_padded(x, padded_len) for x in see)
+    mask = None if mask is None else tuple(_padded(x, padded_len) for x in mask)
     kernel = _kernel(block, softcap, interpret)
-    y_BNSH = jax.vmap(kernel)(*heads_first, see)
+    y_BNSH = jax.vmap(kernel)(*heads_first, mask)
     return y_BNSH.swapaxes(1, 2)[:, :seq_len]
 
   mesh = _MESH.get()
   if mesh is not None and mesh.size > 1:
-    local = _cut(local, mesh, q_BSNH.shape[2], k_BSKH.shape[2], masked=see is not None)
-  return local(q_BSNH, k_BSKH, v_BSKH, see)
+    local = _cut(local, mesh, q_BSNH.shape[2], k_BSKH.shape[2], masked=mask is not None)
+  return local(q_BSNH, k_BSKH, v_BSKH, mask)
 
 
 def _work(seq_len: int, side: int) -> float:
@@ -164,12 +164,12 @@ def _kernel(block, softcap, interpret):
     }
   )
 
-  def run(q_NSH, k_KSH, v_KSH, see):
+  def run(q_NSH, k_KSH, v_KSH, mask):
     last_S, segments = None, None
-    if see is not None:
-      last_S, hidden_S = see
+    if mask is not None:
+      last_S, hidden_S = mask
       segments = lib.SegmentIds(q=jnp.zeros_like(hidden_S), kv=hidden_S)
-    # The library's own constructors make a mask of all pairs; ours is worked out in the kernel,
+    # The library's own constructors make a mask of all pairs; ours is computed in the kernel,
     # from the numbers that would be those of the queries.
     info = infos.MaskInfo(None, None, None, None, q_sequence=last_S)
     kernel = lib.SplashAttentionKernel(
@@ -182,7 +182,7 @@ def _kernel(block, softcap, interpret):
       mask_value=_MASKED_LOGIT,
       attn_logits_soft_cap=softcap or None,
       residual_checkpoint_name=None,
-      mask_function=None if see is None else _is_seen,
+      mask_function=None if mask is None else _is_seen,
       interpret=interpret,
     )
     return kernel(q_NSH, k_KSH, v_KSH, segments)

@@ -31,9 +31,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from paligemma_jax.core import errors
+from paligemma_jax.core import trees
 from paligemma_jax.models import cpu
 from paligemma_jax.models import params as param_table
 from paligemma_jax.models import quantize
+from paligemma_jax.models import variants
 
 ADAPTER = ("lora_a", "lora_b", "lora_magnitude")
 OFFSET = ":offset"
@@ -46,7 +49,7 @@ def beside(name: str, part: str) -> str:
   return f"{folder}/{_stem(leaf)}{part}"
 
 
-def packed_names(name: str, kind: str) -> tuple[str, str]:
+def quantized_names(name: str, kind: str) -> tuple[str, str]:
   """The names of the codes and scales that a matrix packed as `kind` is kept under."""
   return f"{name}_{kind}", f"{name}_{kind}_scale"
 
@@ -93,7 +96,7 @@ def unflat(name: str, w: Any, shape: tuple[int, ...]) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Weight:
+class Kernel:
   """A matrix as the parameters hold it: its parts by name, "w" for the published leaf.
 
   Attributes:
@@ -106,13 +109,13 @@ class Weight:
   dtype: Any
   parts: Mapping[str, jax.Array]
 
-  def __iter__(self) -> Iterator[Weight]:
+  def __iter__(self) -> Iterator[Kernel]:
     """The weights stacked in the first dim."""
     for i in range(self.shape[0]):
-      yield Weight(self.shape[1:], self.dtype, {k: v[i] for k, v in self.parts.items()})
+      yield Kernel(self.shape[1:], self.dtype, {k: v[i] for k, v in self.parts.items()})
 
 
-def weight(module: nn.Module, leaf: str, init: Any, shape: tuple[int, ...], dtype: Any) -> Weight:
+def kernel(module: nn.Module, leaf: str, init: Any, shape: tuple[int, ...], dtype: Any) -> Kernel:
   """The module's parameter `leaf` with all that lies beside it."""
   stem = _stem(leaf)
   found = {part: stem + part for part in (*ADAPTER, *_DROPOUT)}
@@ -126,12 +129,12 @@ def weight(module: nn.Module, leaf: str, init: Any, shape: tuple[int, ...], dtyp
   }
   if not any(kind in parts for kind in quantize.KINDS):
     parts["w"] = module.param(leaf, init, shape)
-  return Weight(shape, dtype, parts)
+  return Kernel(shape, dtype, parts)
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """The token table [V, D] as the parameters hold it.
+  """The embedding table [V, D] as the parameters hold it.
 
   Where text begins its rows are read as they are kept, so an offset moves it at the head alone.
   """
@@ -145,7 +148,7 @@ class Table:
       return jnp.take(self.parts["w"], ids, axis=0)
     kind = _kind(self.parts)
     codes, scale = (jnp.take(part, ids, axis=0) for part in (self.parts[kind], self._scale))
-    return quantize.unpack(codes, scale, kind, size=self.width, dtype=jnp.float32, axis=-1)
+    return quantize.dequantize(codes, scale, kind, size=self.width, dtype=jnp.float32, axis=-1)
 
   def dot(self, x: jax.Array) -> jax.Array:
     """float32[..., V] of dtype[..., D]."""
@@ -158,7 +161,7 @@ class Table:
 
     @jax.checkpoint
     def multiply(x, codes, scale):
-      table_VD = quantize.unpack(codes, scale, kind, size=self.width, dtype=x.dtype, axis=-1)
+      table_VD = quantize.dequantize(codes, scale, kind, size=self.width, dtype=x.dtype, axis=-1)
       return _times_table(x, table_VD)
 
     return multiply(x, self.parts[kind], self._scale)
@@ -170,10 +173,10 @@ class Table:
 
 def table(module: nn.Module, leaf: str, init: Any, shape: tuple[int, int]) -> Table:
   """The module's table `leaf`."""
-  return Table(shape[1], weight(module, leaf, init, shape, None).parts)
+  return Table(shape[1], kernel(module, leaf, init, shape, None).parts)
 
 
-def product(equation: str, x: jax.Array, w: Weight) -> jax.Array:
+def matmul(equation: str, x: jax.Array, w: Kernel) -> jax.Array:
   """einsum(equation, x, w), plus what an adapter adds.
 
   Args:
@@ -186,7 +189,7 @@ def product(equation: str, x: jax.Array, w: Weight) -> jax.Array:
   if "w" in parts:
     y = jnp.einsum(equation, x, _rounded(parts, dtype))
   else:
-    y = _packed_product(x_XI, parts, dtype).reshape(-1, *out)
+    y = _quantized_matmul(x_XI, parts, dtype).reshape(-1, *out)
   if "lora_a" not in parts:
     return y
   a_Ir = parts["lora_a"].reshape(x_XI.shape[1], -1)
@@ -205,6 +208,70 @@ def product(equation: str, x: jax.Array, w: Weight) -> jax.Array:
   return y
 
 
+def quantized(model_config: variants.ModelConfig, names: Iterable[str]) -> list[str]:
+  """The published names of the quantized matrices, sorted.
+
+  Raises:
+    ConfigError: an unknown kind, or a regex that matches no matrix.
+  """
+  if not model_config.quantize:
+    return []
+  errors.pick(dict.fromkeys(quantize.KINDS), model_config.quantize, "model.quantize")
+  able = [name for name in names if name in (*param_table.MATRICES, param_table.INPUT_EMBEDDING)]
+  return sorted(trees.matches(model_config.quantize_targets, able, "model.quantize_targets"))
+
+
+def quantize_param(name: str, kind: str, w: jax.Array) -> dict[str, jax.Array]:
+  """{name: array} of the codes and scales of a parameter, or of some of its first dim."""
+  if name == param_table.INPUT_EMBEDDING:
+    parts = quantize.quantize(w, kind, axis=-1)
+  else:
+    parts = quantize.quantize(flat(name, w), kind)
+  return dict(zip(quantized_names(name, kind), parts, strict=True))
+
+
+def dequantize_param(
+  name: str, kind: str, codes: jax.Array, scale: jax.Array, shape: tuple[int, ...], dtype: Any
+) -> jax.Array:
+  """dtype[shape] in the published layout: a parameter, or some of its first dim."""
+  if name == param_table.INPUT_EMBEDDING:
+    return quantize.dequantize(codes, scale, kind, size=shape[-1], dtype=dtype, axis=-1)
+  return unflat(name, _dequantize_flat(name, kind, codes, scale, shape, dtype), shape)
+
+
+def output_norms(
+  model_config: variants.ModelConfig, params: Mapping[str, Any], name: str, shape: tuple[int, ...]
+) -> jax.Array:
+  """float32[…, O], the norm of each output's weights in a matrix, quantized or not.
+
+  Args:
+    shape: of the published parameter.
+  """
+
+  def of(parts):
+    if len(parts) == 1:
+      w_IO = flat(name, parts[0].astype(jnp.float32))
+    else:
+      w_IO = _dequantize_flat(name, model_config.quantize, *parts, shape, jnp.float32)
+    return jnp.linalg.norm(w_IO, axis=-2)
+
+  names = (name,) if name in params else quantized_names(name, model_config.quantize)
+  parts = tuple(params[n] for n in names)
+  if not num_stacked(name):
+    return of(parts)
+  # Layer by layer, so that never all of them are in float32.
+  return jax.lax.map(lambda layer: of(tuple(part[None] for part in layer))[0], parts)
+
+
+def published_name(name: str) -> tuple[str, str]:
+  """(published name, kind) of a quantized leaf's name; (name, "") of any other."""
+  stem = name.removesuffix("_scale")
+  for kind in quantize.KINDS:
+    if stem.endswith(f"_{kind}"):
+      return stem.removesuffix(f"_{kind}"), kind
+  return name, ""
+
+
 def _times_table(x, table_VD):
   if cpu.in_use():
     return cpu.times_table(x, table_VD)
@@ -221,7 +288,7 @@ def _rounded(parts, dtype):
 def _pulled_back_together(x, w):
   """x and w; nothing is pulled back further along x before the gradient of w is there.
 
-  Else the compiler may put off the gradient of the token table to the end, and keep that of the
+  Else the compiler may put off the gradient of the embedding table to the end, and keep that of the
   logits, which is larger, through the backward pass of all layers.
   """
   return x, w
@@ -236,13 +303,13 @@ def _kind(parts: Mapping[str, jax.Array]) -> str:
   return next(kind for kind in quantize.KINDS if kind in parts)
 
 
-def _packed_product(x_XI, parts, dtype):
+def _quantized_matmul(x_XI, parts, dtype):
   kind = _kind(parts)
 
   # What is unpacked for the forward pass is unpacked again for the backward one, and never kept.
   @jax.checkpoint
   def multiply(x_XI, codes, scale):
-    return x_XI @ quantize.unpack(codes, scale, kind, size=x_XI.shape[1], dtype=dtype)
+    return x_XI @ quantize.dequantize(codes, scale, kind, size=x_XI.shape[1], dtype=dtype)
 
   return multiply(x_XI, parts[kind], parts[f"{kind}_scale"])
 
@@ -253,7 +320,7 @@ def _flat_f32(equation, w, num_inputs):
   if "w" not in parts:
     kind = _kind(parts)
     scale = parts[f"{kind}_scale"]
-    return quantize.unpack(parts[kind], scale, kind, size=num_inputs, dtype=jnp.float32)
+    return quantize.dequantize(parts[kind], scale, kind, size=num_inputs, dtype=jnp.float32)
   inputs, letters = equation.partition("->")[0].split(",")
   order = sorted(range(len(letters)), key=lambda dim: letters[dim] not in inputs)
   return parts["w"].astype(jnp.float32).transpose(order).reshape(num_inputs, -1)
@@ -261,3 +328,8 @@ def _flat_f32(equation, w, num_inputs):
 
 def _stem(leaf: str) -> str:
   return "" if leaf in ("w", "kernel") else f"{leaf}_"
+
+
+def _dequantize_flat(name, kind, codes, scale, shape, dtype):
+  _, inputs, _ = in_out(name, shape)
+  return quantize.dequantize(codes, scale, kind, size=math.prod(inputs), dtype=dtype)

@@ -202,7 +202,7 @@ def _block(params: Params, x_NHWC: jax.Array, name: str) -> jax.Array:
 def _up(params: Params, x_NHWC: jax.Array, name: str) -> jax.Array:
   """Transposed convolution, 4 x 4 of stride 2.
 
-  One matrix product, then sums of shifted taps: with XLA's own, which spreads the input out with
+  One matmul, then sums of shifted taps: with XLA's own, which spreads the input out with
   zeros, the whole training step takes 1.7 times as long on a CPU.
   """
   weight = params[f"{name}.weight"]  # (in, out, ky, kx)

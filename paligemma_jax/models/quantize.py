@@ -47,7 +47,7 @@ _MIDDLES = (NF4[1:] + NF4[:-1]) / 2
 _INT_MAX = {"int8": 127, "int4": 7}
 
 
-def pack(w: jax.Array, kind: str, *, axis: int = -2) -> tuple[jax.Array, jax.Array]:
+def quantize(w: jax.Array, kind: str, *, axis: int = -2) -> tuple[jax.Array, jax.Array]:
   """(codes, scale) of float[…, I, O], or of float[…, I] with axis -1.
 
   codes: uint8[…, N * 32, O], or int8[…, N * 64, O] for int8. scale: float32[…, N, O].
@@ -77,10 +77,10 @@ def pack(w: jax.Array, kind: str, *, axis: int = -2) -> tuple[jax.Array, jax.Arr
   return _joined(codes, axis), scale.squeeze(axis + 1)
 
 
-def unpack(
+def dequantize(
   codes: jax.Array, scale: jax.Array, kind: str, *, size: int, dtype, axis: int = -2
 ) -> jax.Array:
-  """dtype[…, I, O], what `pack` made of a matrix with I = `size` inputs."""
+  """dtype[…, I, O], what `quantize` made of a matrix with I = `size` inputs."""
   axis += codes.ndim
   codes = _cut(codes, axis, scale.shape[axis])
   if kind != "int8":

@@ -17,18 +17,18 @@ import jax
 from paligemma_jax.core import errors
 from paligemma_jax.models import variants
 
-# The name (`checkpoint_name`) of what attention by rows would work out again.
+# The name (`checkpoint_name`) of what attention by rows would compute again.
 KEPT = "attention"
 
 # "auto" is "full" from this decoder width on.
 _FULL_FROM_WIDTH = 1024
 
 
-def resolve(cfg: variants.ModelConfig) -> str:
+def resolve(model_config: variants.ModelConfig) -> str:
   """The config's policy, "auto" decided."""
-  if cfg.remat == "auto":
-    return "full" if cfg.llm.width >= _FULL_FROM_WIDTH else "dots"
-  return cfg.remat
+  if model_config.remat == "auto":
+    return "full" if model_config.llm.width >= _FULL_FROM_WIDTH else "dots"
+  return model_config.remat
 
 
 def wrap(layer: type[nn.Module], name: str) -> type[nn.Module]:

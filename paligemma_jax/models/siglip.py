@@ -28,16 +28,16 @@ class Siglip(nn.Module):
   Attributes:
     sizes: the tower's sizes.
     num_outputs: E, the decoder's width.
-    dtype: of matrix products; norms and softmax are float32.
+    dtype: of matmuls; norms and softmax are float32.
     remat: what the backward pass recomputes of each layer, see remat.py.
-    attend_by: see `how` in attention.attend.
+    attend_by: see `implementation` in attention.attend.
   """
 
   sizes: variants.Vit
   num_outputs: int
   dtype: Any
   remat: str = "none"
-  attend_by: str = "auto"
+  implementation: str = "auto"
 
   @nn.compact
   def __call__(
@@ -51,7 +51,7 @@ class Siglip(nn.Module):
         "pos_embedding", nn.initializers.normal(c.width**-0.5), (1, x_BMD.shape[1], c.width)
       )
       x_BMD = (x_BMD + posemb_1MD).astype(self.dtype)
-      x_BMD = Encoder(c, self.dtype, self.remat, self.attend_by, name="Transformer")(x_BMD)
+      x_BMD = Encoder(c, self.dtype, self.remat, self.implementation, name="Transformer")(x_BMD)
       self.sow("intermediates", "encoded", x_BMD)
     head = Dense("XD,DE->XE", (c.width, self.num_outputs), self.dtype, name="head")
     x_XE = head(x_BMD.reshape(-1, c.width))
@@ -59,7 +59,7 @@ class Siglip(nn.Module):
 
 
 class PatchEmbedding(nn.Module):
-  """The convolution over patches, as one matrix product: float32[B, M, D]."""
+  """The convolution over patches, as one matmul: float32[B, M, D]."""
 
   sizes: variants.Vit
   dtype: Any
@@ -84,7 +84,7 @@ class Encoder(nn.Module):
   sizes: variants.Vit
   dtype: Any
   remat: str
-  attend_by: str
+  implementation: str
 
   @nn.compact
   def __call__(self, x_BMD: jax.Array) -> jax.Array:
@@ -94,7 +94,7 @@ class Encoder(nn.Module):
       split_rngs={"params": True},
       length=self.sizes.depth,
     )
-    x_BMD, _ = layers(self.sizes, self.dtype, self.attend_by, name="encoderblock")(x_BMD, None)
+    x_BMD, _ = layers(self.sizes, self.dtype, self.implementation, name="encoderblock")(x_BMD, None)
     return _layer_norm(self.dtype, "encoder_norm")(x_BMD)
 
 
@@ -103,13 +103,13 @@ class Layer(nn.Module):
 
   sizes: variants.Vit
   dtype: Any
-  attend_by: str
+  implementation: str
 
   @nn.compact
   def __call__(self, x_BMD: jax.Array, _: None) -> tuple[jax.Array, None]:
     y_BMD = _layer_norm(self.dtype, "LayerNorm_0")(x_BMD)
     x_BMD = x_BMD + SelfAttention(
-      self.sizes, self.dtype, self.attend_by, name="MultiHeadDotProductAttention_0"
+      self.sizes, self.dtype, self.implementation, name="MultiHeadDotProductAttention_0"
     )(y_BMD)
     y_BMD = _layer_norm(self.dtype, "LayerNorm_1")(x_BMD)
     return x_BMD + Mlp(self.sizes, self.dtype, name="MlpBlock_0")(y_BMD), None
@@ -120,7 +120,7 @@ class SelfAttention(nn.Module):
 
   sizes: variants.Vit
   dtype: Any
-  attend_by: str
+  implementation: str
 
   @nn.compact
   def __call__(self, x_BMD: jax.Array) -> jax.Array:
@@ -134,7 +134,7 @@ class SelfAttention(nn.Module):
       for name in ("query", "key", "value")
     )
     q_BMNH *= heads[1] ** -0.5
-    y_BMNH = attention.attend(q_BMNH, k_BMNH, v_BMNH, None, how=self.attend_by)
+    y_BMNH = attention.attend(q_BMNH, k_BMNH, v_BMNH, None, implementation=self.implementation)
     out = Dense("XNH,NHD->XD", (*heads, c.width), self.dtype, init, name="out")
     y_XD = out(y_BMNH.reshape(-1, *heads))
     return y_XD.reshape(x_BMD.shape)
@@ -162,7 +162,7 @@ class Dense(nn.Module):
   """A product with `kernel` and then `bias`.
 
   Attributes:
-    equation: as in `linear.product`.
+    equation: as in `linear.matmul`.
     shape: of the kernel.
     init: of the kernel made a matrix of inputs and outputs.
   """
@@ -179,8 +179,8 @@ class Dense(nn.Module):
     def init(key, shape):
       return self.init(key, (num_inputs, math.prod(shape) // num_inputs)).reshape(shape)
 
-    kernel = linear.weight(self, "kernel", init, self.shape, self.dtype)
-    y = linear.product(self.equation, x, kernel)
+    kernel = linear.kernel(self, "kernel", init, self.shape, self.dtype)
+    y = linear.matmul(self.equation, x, kernel)
     return y + self.param("bias", nn.initializers.zeros, y.shape[1:]).astype(self.dtype)
 
 

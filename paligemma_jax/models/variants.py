@@ -132,12 +132,12 @@ class Lora:
 class ModelConfig:
   """Everything that shapes the model's program.
 
-  `dtype` is the dtype of matrix products ("auto": bfloat16 on TPU and GPU, float32 on CPU);
-  `remat` says what the backward pass recomputes: nothing ("none"), all but matrix products
+  `dtype` is the dtype of matmuls ("auto": bfloat16 on TPU and GPU, float32 on CPU);
+  `remat` says what the backward pass recomputes: nothing ("none"), all but matmuls
   ("dots"), whole layers ("full"), or "dots" for small and "full" for big models ("auto");
-  `dropout` is the rate on the decoder's two residual branches; `attention` how attention is worked
-  out, see `how` in attention.attend; `lora` the adapters there are; `packed` what the matrices that
-  `packed_names` (regexes) match are stored as, "" for as they are.
+  `dropout` is the rate on the decoder's two residual branches; `attention` is
+  `implementation` in attention.attend; `lora` holds the adapters; `quantize` is what the matrices
+  that `quantize_targets` (regexes) match are stored as, "" for as they are.
   """
 
   img: Vit
@@ -148,8 +148,8 @@ class ModelConfig:
   remat: str = "none"
   attention: str = "auto"
   lora: Lora = Lora()
-  packed: str = ""
-  packed_names: tuple[str, ...] = ()
+  quantize: str = ""
+  quantize_targets: tuple[str, ...] = ()
 
   def __post_init__(self):
     _check_option("model.dtype", self.dtype, DTYPES)
@@ -167,7 +167,7 @@ class ModelConfig:
 
   def plain(self) -> ModelConfig:
     """The same model with every matrix as it is published, and no adapters."""
-    return self.replace(lora=Lora(), packed="", packed_names=())
+    return self.replace(lora=Lora(), quantize="", quantize_targets=())
 
   @property
   def num_image_tokens(self) -> int:
@@ -245,8 +245,8 @@ def get(
   attention: str = "auto",
   overrides: Mapping[str, Any] | None = None,
   lora: Lora | None = None,
-  packed: str = "",
-  packed_names: tuple[str, ...] = (),
+  quantize: str = "",
+  quantize_targets: tuple[str, ...] = (),
 ) -> ModelConfig:
   """The variant at a resolution, with the run's settings.
 
@@ -284,8 +284,8 @@ def get(
     remat=remat,
     attention=attention,
     lora=lora or Lora(),
-    packed=packed,
-    packed_names=packed_names if packed else (),
+    quantize=quantize,
+    quantize_targets=quantize_targets if quantize else (),
   )
 
 
@@ -303,6 +303,6 @@ def of_run(model: Mapping[str, Any], lora: Mapping[str, Any]) -> ModelConfig:
     attention=model["attention"],
     overrides=model["overrides"],
     lora=Lora(**lora),
-    packed=model["packed"],
-    packed_names=tuple(model["packed_names"]),
+    quantize=model["quantize"],
+    quantize_targets=tuple(model["quantize_targets"]),
   )

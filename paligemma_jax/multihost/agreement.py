@@ -44,7 +44,7 @@ _PACKAGES = (
   "array-record",
 )
 # Where things lie may differ from host to host; what lies there is compared instead.
-_PLACES = ("init", "train.img_cache")  # Beside those of `configs.is_place`.
+_PLACES = ("init", "train.cache_image_features")  # Beside those of `configs.is_place`.
 _NUM_SHOWN = 3
 _MAX_SHOWN = 80
 _SMALL_BYTES = 1 << 20

@@ -69,7 +69,7 @@ def join(join_secs: float, stall_secs: float) -> hosts.Team | None:
     shutdown_timeout_seconds=_JAX_SHUTDOWN_SECS,
   )
   team.on_finish.append(jax.distributed.shutdown)
-  atexit.register(team.goodbye)  # A process that ends in peace is not missed.
+  atexit.policy(team.goodbye)  # A process that ends in peace is not missed.
   return team
 
 

@@ -109,7 +109,7 @@ def lines(answer: Mapping[str, Any], what: str, command: str) -> list[str]:
   ]
   flops, needed = answer["flops"], answer["flops_needed"]
   again = f", {needed / 1e12:.4g} without recomputation" if flops > 1.005 * needed else ""
-  out.append(f"  matrix products   {flops / 1e12:.4g} TFLOP a step{again}")
+  out.append(f"  matmuls   {flops / 1e12:.4g} TFLOP a step{again}")
   out += _times(answer["roofline"])
   out += _talk(answer)
   out.append(f"  compiled in       {answer['compile_secs']:.0f} s")

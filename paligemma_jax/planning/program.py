@@ -61,7 +61,9 @@ def measure(
     config.model.dtype = "bfloat16"
   setup = setups.lay_out(config, devices)
   train = config.train
-  sharding.check_batch(train.batch_size, setup.mesh, accum=train.accum, what="train.batch_size")
+  sharding.check_batch(
+    train.batch_size, setup.mesh, grad_accum_steps=train.grad_accum_steps, what="train.batch_size"
+  )
   optimizer = _optimizer(setup)
   state = setups.abstract_state(setup, optimizer)
   batch = _batch(setup, frames)
@@ -172,7 +174,7 @@ def _optimizer(setup: setups.Setup) -> optimizers.Optimizer:
 def _batch(setup: setups.Setup, frames: int) -> dict[str, Any]:
   train = setup.config.train
   place = sharding.batch_sharding(setup.mesh)
-  rows, length, res = train.batch_size, train.text_len + 1, setup.cfg.res
+  rows, length, res = train.batch_size, train.text_len + 1, setup.model_config.res
   shapes = {
     "image": ((rows, *([frames] if frames else []), res, res, 3), jnp.uint8),
     "text": ((rows, length), jnp.int32),
@@ -197,7 +199,7 @@ def _bytes(tree: Any) -> int:
 def _gradient_bytes(setup: setups.Setup, state: states.TrainState) -> int:
   """Of one device's part of the gradients, each in the dtype that it is taken in."""
   moving = jax.eval_shape(
-    lambda s: gradient_memory.to_differentiate(setup.cfg, s, table=False)[0], state
+    lambda s: gradient_memory.to_differentiate(setup.model_config, s, table=False)[0], state
   )
   total = 0
   for name, leaf in moving.items():
@@ -251,7 +253,7 @@ def _used(message: str) -> int:
 
 
 def matmul_flops(jaxpr: Any) -> int:
-  """2 x multiply-adds of every matrix product and convolution, over all devices.
+  """2 x multiply-adds of every matmul and convolution, over all devices.
 
   Of branches the most expensive counts; the body of a loop of unknown length counts once.
 

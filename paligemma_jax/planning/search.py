@@ -122,18 +122,18 @@ def remedies(start: Change, *, num_row_shards: int) -> list[str]:
     num_row_shards: parts that a batch is cut into; micro-batches must be too.
   """
   config = start.load()
-  batch_size, accum = config.train.batch_size, config.train.accum
+  batch_size, grad_accum_steps = config.train.batch_size, config.train.grad_accum_steps
   words = []
   if config.model.remat in _LESS_REMAT:
     words.append("--config.model.remat=full")
-  if batch_size % (2 * accum * num_row_shards) == 0:
-    words.append(f"--config.train.accum={2 * accum}")
+  if batch_size % (2 * grad_accum_steps * num_row_shards) == 0:
+    words.append(f"--config.train.grad_accum_steps={2 * grad_accum_steps}")
   bases = list(_other_bases(start))
   words += [" ".join(map(_as_flag, b.words)) for b in bases if b.path == start.path]
   if tuned := [b for b in bases if b.path != start.path]:
     others = [word.removeprefix("tune=") for b in tuned[1:] for word in b.words]
     words.append(f"--config {tuned[0].path}" + (f" (then {', '.join(others)})" if others else ""))
-  if batch_size % (2 * accum * num_row_shards) == 0:
+  if batch_size % (2 * grad_accum_steps * num_row_shards) == 0:
     words.append(f"--config.train.batch_size={batch_size // 2}")
   return words
 
@@ -173,7 +173,7 @@ def _other_bases(start: Change) -> Iterator[Change]:
 def _variants(base: Change, start: Change, found: Found, state: Found) -> Iterator[Change]:
   """The base itself and with less in memory at a time, as far as each is likely to fit."""
   config = base.load()
-  batch_size, accum = config.train.batch_size, config.train.accum
+  batch_size, grad_accum_steps = config.train.batch_size, config.train.grad_accum_steps
   # What grows with the rows that are worked on at a time.
   rows_bytes = max(found["bytes"]["temporaries"] - found["parts"]["gradients"], 0)
   room = _MARGIN * state["memory_bytes"] - _least(state)
@@ -183,17 +183,22 @@ def _variants(base: Change, start: Change, found: Found, state: Found) -> Iterat
     base = base.and_set("model.remat", "full")
     yield base
   parts = [
-    a for a in _powers(accum * 2, batch_size) if batch_size % (a * found["num_row_shards"]) == 0
+    a
+    for a in _powers(grad_accum_steps * 2, batch_size)
+    if batch_size % (a * found["num_row_shards"]) == 0
   ]
   # Micro-batches add up into gradients of their own, beside those of the part under way.
-  likely = [a for a in parts if rows_bytes * accum / a + state["parts"]["gradients"] <= room]
+  likely = [
+    a for a in parts if rows_bytes * grad_accum_steps / a + state["parts"]["gradients"] <= room
+  ]
   for a in likely[:2]:
-    yield base.and_set("train.accum", a)
+    yield base.and_set("train.grad_accum_steps", a)
   if not likely:
     sizes = [
       s
       for s in (batch_size // p for p in _powers(2, batch_size))
-      if s % (found["num_row_shards"] * accum) == 0 and rows_bytes * s / batch_size <= room
+      if s % (found["num_row_shards"] * grad_accum_steps) == 0
+      and rows_bytes * s / batch_size <= room
     ]
     for size in sizes[:1]:
       yield base.and_set("train.batch_size", size)

@@ -1,6 +1,6 @@
 """The devices that `plan` knows: how to compile for them without having one, and their limits.
 
-Compute is that of dense bfloat16 matrix products (float32 ones where the chip has no bfloat16),
+Compute is that of dense bfloat16 matmuls (float32 ones where the chip has no bfloat16),
 links are one way, all in the makers' own figures. What the TPU compiler lets a program use of a
 chip's memory was read off its own messages.
 """

@@ -15,7 +15,7 @@ from paligemma_jax.regions import loc
 _ORDERS = ("yxyx", "xyxy", "xywh")
 _OUTSIDE = ("error", "cut")
 _SHARE_SLACK = 1e-3  # Shares are often rounded to three digits.
-_LEAST_SIDE = 8  # Of smaller pictures, boxes of a pixel are no sign of a wrong unit.
+_LEAST_SIDE = 8  # Of smaller images, boxes of a pixel are no sign of a wrong unit.
 
 
 @spec_lib.spec
@@ -27,15 +27,15 @@ class Boxes:
       becomes one of 1024 tokens. There is no default; evaluators must be given the same.
     order: what the four numbers of a box are: "yxyx" (y_min, x_min, y_max, x_max), "xyxy", or
       "xywh" (x_min, y_min, width, height: COCO).
-    pixels: True when they are pixels of the picture: the op must then stand between Decode and
-      Resize, and the boxes must be of the picture that Decode gives: the upright one, or with
-      Decode(exif=False) the stored one. False when they are shares of the picture's height and
+    pixels: True when they are pixels of the image: the op must then stand between Decode and
+      Resize, and the boxes must be of the image that Decode gives: the upright one, or with
+      Decode(exif=False) the stored one. False when they are shares of the image's height and
       width, 0 to 1.
     key: the column with the list of boxes; an empty list gives an empty text.
     labels: the column with one label per box, or one label for all of them.
-    image: the column of the picture, read when `pixels`.
+    image: the column of the image, read when `pixels`.
     shuffle: True lists the boxes in another order in every epoch.
-    outside: what becomes of a box that sticks out of the picture by more than rounding (a pixel):
+    outside: what becomes of a box that sticks out of the image by more than rounding (a pixel):
       "error", or "cut" at its edge, which is noted. One that lies outside as a whole is an error.
     out: the column of the result.
 
@@ -98,13 +98,13 @@ class Boxes:
     if all(0 <= v <= 1 for v in numbers) and any(v != int(v) for v in numbers):
       raise errors.DataError(
         f"column {self.key!r}: all boxes, as {tuple(boxes[0])!r}, have numbers from 0 to 1, like"
-        " shares of the picture; set Boxes(pixels=False)."
+        " shares of the image; set Boxes(pixels=False)."
       )
 
   def _shares(
     self, box: Any, height: int, width: int, notes: list[str]
   ) -> tuple[float, float, float, float]:
-    """(y_min, x_min, y_max, x_max), cut at the picture's edge as far as `outside` allows."""
+    """(y_min, x_min, y_max, x_max), cut at the image's edge as far as `outside` allows."""
     a, b, c, d = self._numbers(box)
     if self.order == "xywh":
       a, b, c, d = b, a, b + d, a + c
@@ -122,7 +122,7 @@ class Boxes:
     if not self.pixels:
       return found
     raise errors.DataError(
-      f"column {self.key!r}: the box {box!r}, read as {self.order}, does not lie in the picture,"
+      f"column {self.key!r}: the box {box!r}, read as {self.order}, does not lie in the image,"
       f" {width} x {height} pixels. Is `order` right, or Decode's `exif`? Boxes(outside='cut')"
       " cuts boxes at the edge."
     )
@@ -138,9 +138,9 @@ class ParseBoxes:
   Attributes:
     bins: 1023 or 1024, as the suffix was written with; see Boxes.
     key: the column with the text; an empty text is no object.
-    boxes: the column of the result, (y_min, x_min, y_max, x_max) as shares of the picture.
+    boxes: the column of the result, (y_min, x_min, y_max, x_max) as shares of the image.
     labels: the column of their labels.
-    height, width: the columns of the picture's size in pixels. Where the row has none, they are
+    height, width: the columns of the image's size in pixels. Where the row has none, they are
       those of its image: the op then stands between Decode and Resize.
     image: the column of the image.
   """

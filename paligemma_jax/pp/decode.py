@@ -24,7 +24,7 @@ from paligemma_jax.pp import columns
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 1 << 15
 
-# Pillow reads packed BMPs in Python. WebPs are read into four copies of the picture, and four
+# Pillow reads packed BMPs in Python. WebPs are read into four copies of the image, and four
 # channels of a progressive JPEG are kept as coefficients, twice as large as pixels.
 _MAX_PACKED_PIXELS = 4_000_000
 _MAX_PACKED_BYTES = 16 << 20
@@ -32,7 +32,7 @@ _HALF = 2
 _STRIP_PIXELS = 4_000_000  # Converted at a time, so that no second copy of all pixels is made.
 _LOST = ("premature end", "bad huffman", "bad arithmetic", "instead of rst")  # What libjpeg says.
 
-EXIF = "_exif"  # What the source of a row says: its boxes and masks are of the upright picture.
+EXIF = "_exif"  # What the source of a row says: its boxes and masks are of the upright image.
 _ALPHA = ("drop", "white", "black")
 _DCT = ("fast", "accurate")
 
@@ -46,13 +46,13 @@ class Decode:
 
   Attributes:
     key: the column.
-    exif: turn the picture upright as its EXIF says; False leaves it as stored, as the reference
+    exif: turn the image upright as its EXIF says; False leaves it as stored, as the reference
       does, for runs that reproduce published numbers. Where the row comes from a source that has
       an `exif` of its own (Coco, Yolo, Voc), that one counts: boxes, masks and pixels must agree.
     alpha: "drop" ignores transparency as the reference does; "white" or "black" paints that behind.
-    max_pixels: larger pictures are rejected from their header, before memory is taken; a WebP, a
+    max_pixels: larger images are rejected from their header, before memory is taken; a WebP, a
       TIFF and a progressive JPEG in CMYK have half of it, as they take more memory for each.
-    max_row_pixels: of all pictures in a list.
+    max_row_pixels: of all images in a list.
     dct: of JPEGs: "fast" has the reference's pixels in bits, "accurate" those of its
       `decode(precise=True)` and of transformers.
 
@@ -238,7 +238,7 @@ def _jpeg(data: bytes, size: tuple[int, int], dct: str, mode: str = "RGB") -> np
   """uint8[H, W, 3] of a JPEG without Pillow's copies of it; None where Pillow has to say.
 
   Raises:
-    DataError: a part of the picture is lost. Pillow would paint it grey, without a word.
+    DataError: a part of the image is lost. Pillow would paint it grey, without a word.
   """
   cmyk = mode == "CMYK"
   # No more memory than the header was checked for.

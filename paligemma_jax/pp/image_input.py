@@ -34,8 +34,8 @@ def read(value: Any, res: int, *, exif: bool | str = True) -> np.ndarray:
       several of those.
     res: R, pixels.
     exif: what has an EXIF orientation is turned upright; False leaves it as stored. "auto", which
-      asks a data set for the size of its pictures, is True here, where nobody says one. Of a TIFF
-      whose pixels Pillow has read there is the upright picture alone.
+      asks a data set for the size of its images, is True here, where nobody says one. Of a TIFF
+      whose pixels Pillow has read there is the upright image alone.
 
   Raises:
     DataError: the image cannot be read, or is float and of another size or range.

@@ -21,7 +21,7 @@ _TINY = ("drop", "error")
 class MaskToText:
   """A mask column to '<loc…> x 4 <seg…> x 16', or several masks to such texts joined by ' ; '.
 
-  For data sets with several objects a picture and several sentences an object, as RefCOCO's:
+  For data sets with several objects an image and several sentences an object, as RefCOCO's:
 
       pp.Choice(("objects/mask", "objects/bbox", "objects/refs/sentence"), ("mask", "box", "refs")),
       pp.Choice("refs", "prefix", each_once=False),  # Drawn anew: in step with the objects, each
@@ -30,10 +30,10 @@ class MaskToText:
   Attributes:
     codec: '' is the small embedded codec; the published models need the published one: the path of
       vae-oid.npz. Evaluators must be given the same.
-    mask: the column with the mask of the whole picture (bool[H, W], or the bytes of a PNG file), or
+    mask: the column with the mask of the whole image (bool[H, W], or the bytes of a PNG file), or
       with a list of masks.
     box: the column with its box (or a list of boxes), (y_min, x_min, y_max, x_max) as shares of
-      the picture's height and width; '' takes the least box that holds the mask.
+      the image's height and width; '' takes the least box that holds the mask.
     labels: the column with one label, or one per mask, written behind the tokens; '' writes none.
     bins: 1023 (the reference) or 1024: how a coordinate becomes a loc token, see `regions.loc`.
     tiny: an object that is thinner than a pixel or than a loc token can say: "drop" leaves it out

@@ -1,4 +1,4 @@
-"""Detection of everything in a picture: boxes in random order, filled up with boxes of noise.
+"""Detection of everything in an image: boxes in random order, filled up with boxes of noise.
 
 A model that names all objects must not learn to stop early, nor in which order data sets list them.
 So each epoch lists the objects in another order and then goes on with boxes that hold nothing,
@@ -38,9 +38,9 @@ class NoiseBoxes:
 
   Attributes:
     bins: 1023 or 1024, see `regions.loc`.
-    total: objects of a text, noise included; a picture with as many or more gets no noise.
+    total: objects of a text, noise included; an image with as many or more gets no noise.
     noise: the label of noise.
-    key: the column with the boxes, (y_min, x_min, y_max, x_max) as shares of the picture.
+    key: the column with the boxes, (y_min, x_min, y_max, x_max) as shares of the image.
     labels: the column with a label per box.
     crowd: a column that says of each box whether to leave it out; '' leaves out none.
     out: the column of the result, pieces (text, supervised).
@@ -89,7 +89,7 @@ class NoiseBoxes:
 
 
 def _moved(box: Sequence[float], rng: np.random.Generator) -> tuple[float, ...]:
-  """A box near a true one, cut at the picture's edge; of anywhere if nothing is left of it."""
+  """A box near a true one, cut at the image's edge; of anywhere if nothing is left of it."""
   low, high = np.array(box[:2], float), np.array(box[2:], float)
   sides = (high - low) * rng.uniform(*_SCALES, 2)
   centre = (low + high) / 2 + (high - low) * rng.uniform(-_SHIFT, _SHIFT, 2)

@@ -136,7 +136,7 @@ def resize(image: np.ndarray, size: tuple[int, int], *, method: str, antialias: 
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), resample))
   (in_h, in_w), (out_h, out_w) = image.shape[:2], size
   # Rows first, as in TensorFlow. Each product sums over the leading axis of a flat array; the first
-  # is worked out strip by strip, so that what it makes stays in the processor's cache.
+  # is computed strip by strip, so that what it makes stays in the processor's cache.
   rows = resampling.matrix(in_h, out_h, method, antialias)
   x = np.empty((in_w, out_h, 3), np.float32)
   for left in range(0, in_w, _STRIP):

@@ -33,7 +33,7 @@ class Budget:
     self._left -= work
     if self._left < 0:
       raise errors.DataError(
-        "the outlines or run lengths of the row take far longer to draw than any picture's:"
+        "the outlines or run lengths of the row take far longer to draw than any image's:"
         " damaged, or made to."
       )
 

@@ -1,4 +1,4 @@
-"""A self-contained HTML gallery: image, prompt, truth and prediction, boxes and masks drawn."""
+"""A self-contained HTML gallery: image, prompt, target and prediction, boxes and masks drawn."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from paligemma_jax.report import html_page
 from paligemma_jax.report import report
 
 _MAX_FRAMES = 8  # Of a video; more would be too small to see.
-_MASK_COLORS = {"truth": (34, 197, 94), "said": (249, 115, 22), "before": (249, 115, 22)}
+_MASK_COLORS = {"target": (34, 197, 94), "predicted": (249, 115, 22), "before": (249, 115, 22)}
 _FILL, _EDGE = 70, 230  # Opacity of a mask, of 255.
 _PNG_SIDE = 256  # Images up to this wide stay exact; larger ones become JPEG, to keep files small.
 
@@ -30,7 +30,8 @@ _STYLE = """
 .legend span { margin-right: 14px; white-space: nowrap; }
 .swatch { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 5px;
   vertical-align: -1px; border: 2.5px solid; }
-.truth { color: var(--truth); } .said { color: var(--said); } .wrong { color: var(--wrong); }
+.target { color: var(--target); } .predicted { color: var(--predicted); }
+.wrong { color: var(--wrong); }
 .before { border-style: dashed; }
 .cards { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 270px), 1fr));
   gap: 14px; margin-top: 14px; }
@@ -45,10 +46,10 @@ article { background: var(--card); border: 1px solid var(--line); border-radius:
 .views small { position: absolute; left: 6px; bottom: 6px; background: #000a; color: #fff;
   border-radius: 5px; padding: 1px 7px; }
 .views rect { fill: none; stroke-width: 3; vector-effect: non-scaling-stroke; }
-.box-truth { stroke: #22c55e; } .box-said { stroke: #f97316; }
+.box-target { stroke: #22c55e; } .box-predicted { stroke: #f97316; }
 .box-before { stroke: #f97316; stroke-dasharray: 5 4; }
 .views text { font-weight: 600; stroke: #000c; paint-order: stroke; stroke-linejoin: round; }
-.text-truth { fill: #4ade80; } .text-said { fill: #fdba74; }
+.text-target { fill: #4ade80; } .text-predicted { fill: #fdba74; }
 dl { margin: 0; padding: 10px 12px 12px; display: grid; grid-template-columns: auto 1fr;
   gap: 3px 12px; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; white-space: pre-wrap; }
@@ -63,14 +64,14 @@ class GalleryItem:
   """One example.
 
   image: uint8[H, W, 3], or [F, H, W, 3] of which up to 8 frames are shown side by side.
-  prompt, truth: texts.
+  prompt, target: texts.
   prediction: what the model says (after fine-tuning).
   before: what it said before fine-tuning; None when that is not known.
   """
 
   image: np.ndarray
   prompt: str
-  truth: str
+  target: str
   prediction: str
   before: str | None = None
 
@@ -107,53 +108,53 @@ def _card(number: int, item: GalleryItem, bins: int, codec: str) -> str:
   def read(text: str) -> Answer | None:
     return parse_answer(text, *_frames(item.image).shape[:2], codec=codec, bins=bins)
 
-  truth, said = read(item.truth), read(item.prediction)
+  target, predicted = read(item.target), read(item.prediction)
   before = None if item.before is None else read(item.before)
   rows = [("prompt", f'<dd class="prompt" dir="auto">{html_page.escape(item.prompt)}</dd>')]
-  rows.append(("truth", _answer(item.truth, truth, None)))
+  rows.append(("target", _answer(item.target, target, None)))
   if item.before is not None:
-    rows.append(("before", _answer(item.before, before, item.truth, truth)))
+    rows.append(("before", _answer(item.before, before, item.target, target)))
   name = "prediction" if item.before is None else "after"
-  rows.append((name, _answer(item.prediction, said, item.truth, truth)))
+  rows.append((name, _answer(item.prediction, predicted, item.target, target)))
   listed = "".join(f"<dt>{name}</dt>{value}" for name, value in rows)
-  views = _views(number, item, truth, before, said)
+  views = _views(number, item, target, before, predicted)
   kind = "single" if views.count("<svg") == 1 else "pair"
   return f'<article class="{kind}"><div class="views">{views}</div><dl>{listed}</dl></article>'
 
 
 def _answer(
   text: str,
-  said: Answer | None,
-  truth: str | None,
+  predicted: Answer | None,
+  target: str | None,
   true_answer: Answer | None = None,
 ) -> str:
   """A text beside its name, marked right or wrong; boxes by their labels and their overlap."""
-  if said is None:
+  if predicted is None:
     mark, kind = "", ""
-    if truth is not None:
-      is_right = text.strip() == truth.strip()
-      mark, kind = (" ✓", "truth") if is_right else (" ✗", "wrong")
+    if target is not None:
+      is_right = text.strip() == target.strip()
+      mark, kind = (" ✓", "target") if is_right else (" ✗", "wrong")
     shown = html_page.escape(text) if text else "<small>(nothing)</small>"
     return f'<dd dir="auto" class="{kind}">{shown}{mark}</dd>'
-  labels = html_page.escape(" ; ".join(label or "(no label)" for label in said.objects.labels))
+  labels = html_page.escape(" ; ".join(label or "(no label)" for label in predicted.objects.labels))
   notes = []
   if true_answer is not None:
-    found = overlaps(true_answer, said)
+    found = overlaps(true_answer, predicted)
     notes.append("overlap " + (", ".join(f"{v:.2f}" for v in found) or "–"))
-  if said.objects.num_invalid:
-    notes.append(f"{said.objects.num_invalid} unreadable")
+  if predicted.objects.num_invalid:
+    notes.append(f"{predicted.objects.num_invalid} unreadable")
   note = f" <small>{html_page.escape(' · '.join(notes))}</small>" if notes else ""
   tokens = f"<details><summary>tokens</summary>{html_page.escape(text)}</details>"
-  kind = "truth" if truth is None else "said"
+  kind = "target" if target is None else "predicted"
   return f'<dd dir="auto" class="{kind}">{labels}{note}{tokens}</dd>'
 
 
 def _views(
   number: int,
   item: GalleryItem,
-  truth: Answer | None,
+  target: Answer | None,
   before: Answer | None,
-  said: Answer | None,
+  predicted: Answer | None,
 ) -> str:
   """The image with its boxes and masks: once, or before and after side by side."""
   pixels = _frames(item.image)
@@ -161,15 +162,15 @@ def _views(
   image = f'<image id="i{number}" width="{width}" height="{height}" href="{_png_or_jpeg(pixels)}"/>'
   if item.image.ndim != 3 or not _has_boxes(item):
     return f"<div>{_svg(image, width, height)}</div>"
-  true_marks = _marks(truth, "truth", width, height)
-  said_marks = _marks(said, "said", width, height)
+  true_marks = _marks(target, "target", width, height)
+  predicted_marks = _marks(predicted, "predicted", width, height)
   if item.before is None:
-    return f"<div>{_svg(image + true_marks + said_marks, width, height)}</div>"
+    return f"<div>{_svg(image + true_marks + predicted_marks, width, height)}</div>"
   before_marks = _marks(before, "before", width, height)
   again = f'<use href="#i{number}"/>'
   return (
     f"<div>{_svg(image + true_marks + before_marks, width, height)}<small>before</small></div>"
-    f"<div>{_svg(again + true_marks + said_marks, width, height)}<small>after</small></div>"
+    f"<div>{_svg(again + true_marks + predicted_marks, width, height)}<small>after</small></div>"
   )
 
 
@@ -178,7 +179,7 @@ def _svg(content: str, width: int, height: int) -> str:
 
 
 def _marks(answer: Answer | None, kind: str, width: int, height: int) -> str:
-  """Masks, and rectangles with labels: that of the truth above, that of a prediction below."""
+  """Masks, and rectangles with labels: that of the target above, that of a prediction below."""
   if answer is None:
     return ""
   size = max(width, height) / 17
@@ -193,9 +194,9 @@ def _marks(answer: Answer | None, kind: str, width: int, height: int) -> str:
       f'<rect class="box-{kind}" x="{x:.2f}" y="{y:.2f}" width="{box_width:.2f}"'
       f' height="{box_height:.2f}"/>'
     )
-    text_y = y + size if kind == "truth" else y + box_height - size / 4
+    text_y = y + size if kind == "target" else y + box_height - size / 4
     marks.append(
-      f'<text class="text-{"truth" if kind == "truth" else "said"}" x="{x + size / 4:.2f}"'
+      f'<text class="text-{"target" if kind == "target" else "predicted"}" x="{x + size / 4:.2f}"'
       f' y="{min(max(text_y, size), height):.2f}" font-size="{size:.2f}"'
       f' stroke-width="{size / 6:.2f}">{html_page.escape(label)}</text>'
     )
@@ -203,15 +204,15 @@ def _marks(answer: Answer | None, kind: str, width: int, height: int) -> str:
 
 
 def _legend(with_before: bool) -> str:
-  kinds = [("truth", "truth")]
-  kinds += [("said before", "before")] if with_before else []
-  kinds += [("said", "after" if with_before else "prediction")]
+  kinds = [("target", "target")]
+  kinds += [("predicted before", "before")] if with_before else []
+  kinds += [("predicted", "after" if with_before else "prediction")]
   spans = "".join(f'<span><i class="swatch {kind}"></i>{name}</span>' for kind, name in kinds)
   return f'<p class="legend">{spans}</p>'
 
 
 def _has_boxes(item: GalleryItem) -> bool:
-  return "<loc" in item.truth + item.prediction + (item.before or "")
+  return "<loc" in item.target + item.prediction + (item.before or "")
 
 
 def _frames(image: np.ndarray) -> np.ndarray:
@@ -267,9 +268,9 @@ def parse_answer(text: str, height: int, width: int, *, codec: str, bins: int) -
   """
   if "<loc" not in text:
     return None
-  said = loc.parse_boxes(text, bins=bins)
+  predicted = loc.parse_boxes(text, bins=bins)
   if "<seg" not in text:
-    return Answer(said, None)
+    return Answer(predicted, None)
   model = mask_codec.open_codec(codec)
   parts = text.split(";")
   mask = np.zeros((height, width), bool)
@@ -281,16 +282,16 @@ def parse_answer(text: str, height: int, width: int, *, codec: str, bins: int) -
         num_unpainted += 1
       else:
         mask |= part.mask
-  labels = tuple(_CODES.sub("", label, count=1).strip() for label in said.labels)
-  num_invalid = max(said.num_invalid, num_unpainted)
-  return Answer(loc.Parsed(said.boxes, labels, num_invalid), mask)
+  labels = tuple(_CODES.sub("", label, count=1).strip() for label in predicted.labels)
+  num_invalid = max(predicted.num_invalid, num_unpainted)
+  return Answer(loc.Parsed(predicted.boxes, labels, num_invalid), mask)
 
 
-def overlaps(truth: Answer, said: Answer) -> list[float]:
-  """IoUs with the truth: of the two masks where the truth has one, else of each true box."""
-  if truth.mask is None:
-    return boxes.match(truth.objects, said.objects)
-  if said.mask is None:
+def overlaps(target: Answer, predicted: Answer) -> list[float]:
+  """IoUs with the target: of the two masks where the target has one, else of each true box."""
+  if target.mask is None:
+    return boxes.match(target.objects, predicted.objects)
+  if predicted.mask is None:
     return [0.0]
-  either = (truth.mask | said.mask).sum()
-  return [float((truth.mask & said.mask).sum() / either) if either else 0.0]
+  either = (target.mask | predicted.mask).sum()
+  return [float((target.mask & predicted.mask).sum() / either) if either else 0.0]

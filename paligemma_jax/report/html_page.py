@@ -10,9 +10,9 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 _STYLE = """
 :root { color-scheme: light dark; --ground: #f6f7f9; --card: #fff; --ink: #1b1f24;
-  --soft: #5d6673; --line: #dfe3e8; --truth: #12853f; --said: #c2410c; --wrong: #b3261e; }
+  --soft: #5d6673; --line: #dfe3e8; --target: #12853f; --predicted: #c2410c; --wrong: #b3261e; }
 @media (prefers-color-scheme: dark) { :root { --ground: #14171b; --card: #1e2228; --ink: #e8eaed;
-  --soft: #9aa4b1; --line: #343a43; --truth: #4ade80; --said: #fb923c; --wrong: #f2857d; } }
+  --soft: #9aa4b1; --line: #343a43; --target: #4ade80; --predicted: #fb923c; --wrong: #f2857d; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink);
   font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }

@@ -22,7 +22,7 @@ figure { margin: 0; background: var(--card); border: 1px solid var(--line); bord
 figcaption { display: flex; justify-content: space-between; gap: 8px; overflow-wrap: anywhere; }
 figcaption b { font-variant-numeric: tabular-nums; }
 figure svg { width: 100%; height: auto; display: block; }
-polyline { fill: none; stroke: var(--said); stroke-width: 1.8; stroke-linejoin: round; }
+polyline { fill: none; stroke: var(--predicted); stroke-width: 1.8; stroke-linejoin: round; }
 .axis { stroke: var(--line); } svg text { fill: var(--soft); font-size: 12px; }
 """
 

@@ -17,8 +17,8 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
 from paligemma_jax.regions import rle
+from paligemma_jax.sources import annotated_images
 from paligemma_jax.sources import files
-from paligemma_jax.sources import pictures
 
 _MAX_BYTES = 4 << 30
 _MAX_DIGITS = 19
@@ -28,9 +28,9 @@ _MAX_DIGITS = 19
 class Coco:
   """One row for each image of an annotation file, in the file's order.
 
-  Columns: see `sources.pictures`. Bounding boxes are read as COCO has them (x, y, width, height in
-  pixels), masks from polygons and both kinds of run lengths. An image without annotations has empty
-  lists.
+  Columns: see `sources.annotated_images`. Bounding boxes are read as COCO has them (x, y, width,
+  height in pixels), masks from polygons and both kinds of run lengths. An image without annotations
+  has empty lists.
 
   Images that have no `file_name` but a `coco_url` (LVIS) are read by the end of that. Annotations
   of images that are not in the file are left out, with a warning.
@@ -40,7 +40,7 @@ class Coco:
     images: the folder of the images' `file_name`s; '' is that of `path`.
     masks: True adds the masks.
     crowd: False leaves crowds out: they are regions, no objects to learn.
-    exif: the annotations are of the pictures that EXIF sets upright (True), of the stored ones
+    exif: the annotations are of the images that EXIF sets upright (True), of the stored ones
       (False), or of those that the file's width and height fit ("auto"; upright where both fit). It
       counts for `pp.Decode`, too.
     bad_annotations: "error": an annotation that is wrong rejects its row; "skip": it is left out,
@@ -55,8 +55,8 @@ class Coco:
   bad_annotations: str = "error"
 
   def __post_init__(self):
-    pictures.check_exif("Coco", self.exif)
-    pictures.check_policy("Coco", self.bad_annotations)
+    annotated_images.check_exif("Coco", self.exif)
+    annotated_images.check_policy("Coco", self.bad_annotations)
 
   def open(self) -> CocoRows:
     """Reads the file.
@@ -70,7 +70,7 @@ class Coco:
 
   def makes(self) -> tuple[str, ...]:
     """The columns of every row."""
-    return pictures.names(self.masks)
+    return annotated_images.names(self.masks)
 
 
 class CocoRows:
@@ -106,7 +106,7 @@ class CocoRows:
       return
     path, first = self._spec.path, orphans[0]
     what = f"annotations[{first}] is of image_id {listed[first].get('image_id')!r}"
-    pictures.check_found(
+    annotated_images.check_found(
       len(listed) - len(orphans),
       len(listed),
       f"annotations of {path} are of images in it ({what})",
@@ -130,15 +130,17 @@ class CocoRows:
     (image_id, name, *said), s = self._images[i], self._spec
     try:
       data = files.read_under(self._root, name)
-      picture = pictures.picture(data, exif=s.exif, said=tuple(said), what="the annotation file")
+      picture = annotated_images.picture(
+        data, exif=s.exif, said=tuple(said), what="the annotation file"
+      )
       annotations = json.loads(self._annotations[i])
-      pictures.check_unit(
+      annotated_images.check_unit(
         filter(None, (_written(a) for _, a in annotations)), picture.size, "COCO has pixels"
       )
       budget = rle.Budget()
       make = [functools.partial(self._thing, n, a, picture.size, budget) for n, a in annotations]
-      things = pictures.Things(make, s.bad_annotations, self.where(i))
-      return pictures.row(picture, name, image_id, things, masks=s.masks)
+      things = annotated_images.Things(make, s.bad_annotations, self.where(i))
+      return annotated_images.row(picture, name, image_id, things, masks=s.masks)
     except errors.DataError as e:
       raise errors.DataError(f"{self.where(i)}: {e}") from None
 
@@ -160,11 +162,11 @@ class CocoRows:
 
   def _thing(
     self, n: int, annotation: Mapping[str, Any], size: tuple[int, int], budget: rle.Budget
-  ) -> pictures.Thing:
+  ) -> annotated_images.Thing:
     where = f"annotations[{n}]"
     area = annotation["area"]
     x, y, width, height = (
-      pictures.number(v, f"{where}: bbox") for v in _box(annotation["bbox"], where)
+      annotated_images.number(v, f"{where}: bbox") for v in _box(annotation["bbox"], where)
     )
     category = _id(annotation["category_id"])
     if category is None or category not in self._names:
@@ -175,10 +177,10 @@ class CocoRows:
     if annotation.get("segmentation"):
       outline = _outline(annotation["segmentation"], where)
       mask = functools.partial(rle.decode, outline, *size, budget)
-    return pictures.Thing(
+    return annotated_images.Thing(
       self._names[category],
       (x, y, x + width, y + height),
-      0.0 if area is None else pictures.number(area, f"{where}: area"),
+      0.0 if area is None else annotated_images.number(area, f"{where}: area"),
       strict_json.yes_no(annotation["iscrowd"], f"{where}: iscrowd"),
       mask,
     )
@@ -212,7 +214,7 @@ def _box(value: Any, where: str) -> list[Any]:
 def _written(annotation: Mapping[str, Any]) -> tuple[float, ...] | None:
   """The numbers of a box; None where they are none, which is told of elsewhere."""
   try:
-    return tuple(pictures.number(v, "") for v in _box(annotation["bbox"], ""))
+    return tuple(annotated_images.number(v, "") for v in _box(annotation["bbox"], ""))
   except errors.DataError:
     return None
 

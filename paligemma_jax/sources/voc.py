@@ -17,8 +17,8 @@ from paligemma_jax.core import image_files
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
 from paligemma_jax.regions import rle
+from paligemma_jax.sources import annotated_images
 from paligemma_jax.sources import files
-from paligemma_jax.sources import pictures
 
 _MAX_XML_BYTES = 4 << 20
 _MAX_ELEMENTS = 100_000
@@ -33,19 +33,19 @@ _BORDER = 255  # Of masks: pixels that belong to nobody.
 class Voc:
   """One row for each image of a split.
 
-  Columns: see `sources.pictures`; `crowd` is true of objects marked as difficult, which VOC leaves
-  out of its scores.
+  Columns: see `sources.annotated_images`; `crowd` is true of objects marked as difficult, which VOC
+  leaves out of its scores.
 
   Attributes:
     path: the folder with Annotations, JPEGImages and ImageSets, as VOCdevkit/VOC2012.
     split: the name of a list in ImageSets, as "Main/train" or "Segmentation/val"; without a folder
       it is one of Main. '' takes every file of Annotations and of the folders in it.
-    annotations, images: names of those folders. A picture is the file that <filename> names, or the
+    annotations, images: names of those folders. An image is the file that <filename> names, or the
       one of the XML file's name with any ending.
     first_pixel: 1 where pixels are counted from 1 and the last one is inside the box (VOC itself),
       0 for coordinates of edges, counted from 0.
     masks: True adds the masks, out of SegmentationObject.
-    exif: the annotations are of the pictures that EXIF sets upright (True), of the stored ones
+    exif: the annotations are of the images that EXIF sets upright (True), of the stored ones
       (False), or of those that <size> fits ("auto"; upright where both fit). It counts for
       `pp.Decode`, too.
     bad_annotations: "error": an object that is wrong rejects its row; "skip": it is left out,
@@ -62,8 +62,8 @@ class Voc:
   bad_annotations: str = "error"
 
   def __post_init__(self):
-    pictures.check_exif("Voc", self.exif)
-    pictures.check_policy("Voc", self.bad_annotations)
+    annotated_images.check_exif("Voc", self.exif)
+    annotated_images.check_policy("Voc", self.bad_annotations)
     if self.first_pixel not in (0, 1):
       raise errors.ConfigError(f"Voc.first_pixel is {self.first_pixel!r}; expected 0 or 1.")
 
@@ -78,7 +78,7 @@ class Voc:
 
   def makes(self) -> tuple[str, ...]:
     """The columns of every row."""
-    return pictures.names(self.masks)
+    return annotated_images.names(self.masks)
 
 
 class VocRows:
@@ -90,7 +90,7 @@ class VocRows:
       paths = list(_listed(source) if source.split else _all(source))
     except errors.DataError as e:
       raise errors.ConfigError(f"Voc({source.path!r}): {e}") from None
-    pictures.check_found(
+    annotated_images.check_found(
       sum(found for _, found in paths),
       len(paths),
       f"names of Voc({source.path!r}, {source.split!r}) have an annotation file",
@@ -115,13 +115,15 @@ class VocRows:
       data = files.read_under(s.path, f"{s.images}/{image}")
       size = _child(tree, "size")
       said = [_text(size, side) if size else "" for side in ("height", "width")]
-      picture = pictures.picture(data, exif=s.exif, said=tuple(said), what="<size>")
+      picture = annotated_images.picture(data, exif=s.exif, said=tuple(said), what="<size>")
       objects = [child for child in tree.children if child.name == "object"]
-      pictures.check_unit(filter(None, map(_written, objects)), picture.size, "VOC has pixels")
+      annotated_images.check_unit(
+        filter(None, map(_written, objects)), picture.size, "VOC has pixels"
+      )
       numbers = self._numbers(name) if s.masks else None
       make = [functools.partial(self._thing, n, o, numbers) for n, o in enumerate(objects, 1)]
-      things = pictures.Things(make, s.bad_annotations, self.where(i))
-      return pictures.row(picture, image, name, things, masks=s.masks)
+      things = annotated_images.Things(make, s.bad_annotations, self.where(i))
+      return annotated_images.row(picture, image, name, things, masks=s.masks)
     except errors.DataError as e:
       raise errors.DataError(f"{self.where(i)}: {e}") from None
 
@@ -138,7 +140,7 @@ class VocRows:
     return files.row_digests(name.encode("utf-8", "surrogatepass") for name in self._names)
 
   def _image(self, name: str, tree: Node) -> str:
-    """The picture's path below the folder of images.
+    """The image's path below the folder of images.
 
     Many tools write a path of their own machine in <filename>, or none; the XML file's name is then
     what counts.
@@ -154,16 +156,16 @@ class VocRows:
       beside = files.by_stem(s.path, f"{s.images}/{stem}", image_files.ENDINGS)
       if len(beside) > 1:
         raise errors.DataError(
-          f"which picture is meant, {' or '.join(map(repr, beside))}? <filename> is {said!r}."
+          f"which image is meant, {' or '.join(map(repr, beside))}? <filename> is {said!r}."
         )
       if beside:
         return _rest(s.images, beside[0])
     looked = ", ".join(map(repr, dict.fromkeys([*tries, f"{name}.jpg"])))
     raise errors.DataError(
-      f"there is no picture {looked} in {s.images!r}, nor {name!r} with another ending."
+      f"there is no image {looked} in {s.images!r}, nor {name!r} with another ending."
     )
 
-  def _thing(self, n: int, node: Node, numbers: np.ndarray | None) -> pictures.Thing:
+  def _thing(self, n: int, node: Node, numbers: np.ndarray | None) -> annotated_images.Thing:
     where = f"line {node.line}: object {n}"
     label, box = _text(node, "name"), _child(node, "bndbox")
     if not label or box is None:
@@ -174,7 +176,7 @@ class VocRows:
     first = self._spec.first_pixel
     difficult = strict_json.yes_no(_text(node, "difficult"), f"{where}: difficult")
     mask = None if numbers is None else functools.partial(np.equal, numbers, n)
-    return pictures.Thing(
+    return annotated_images.Thing(
       label.strip(), (x_min - first, y_min - first, x_max, y_max), crowd=difficult, mask=mask
     )
 
@@ -278,7 +280,7 @@ def _listed(source: Voc) -> Iterator[tuple[str, bool]]:
 
 
 def _xml(source: Voc, name: str) -> str | None:
-  """The annotation file of a name of a list, which some tools write with the picture's ending."""
+  """The annotation file of a name of a list, which some tools write with the image's ending."""
   stem, ending = os.path.splitext(name)
   names = [name, *([stem] if ending.lower() in image_files.ENDINGS else [])]
   paths = (f"{source.annotations}/{name}.xml" for name in names)
@@ -324,4 +326,4 @@ def _text(node: Node, name: str) -> str:
 
 
 def _number(node: Node, name: str, where: str) -> float:
-  return pictures.number(_text(node, name), f"{where}: {name}")
+  return annotated_images.number(_text(node, name), f"{where}: {name}")

@@ -18,8 +18,8 @@ from paligemma_jax.core import image_files
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
 from paligemma_jax.regions import rle
+from paligemma_jax.sources import annotated_images
 from paligemma_jax.sources import files
-from paligemma_jax.sources import pictures
 
 _MAX_YAML_BYTES = 1 << 19  # 20 000 classes.
 _MAX_LABEL_BYTES = 4 << 20
@@ -34,8 +34,8 @@ _TAGS = ("!", "tag:yaml.org,2002:python/")
 class Yolo:
   """One row for each image of a split, in the order of the names, numbers in them counted.
 
-  Columns: see `sources.pictures`. Labels are read as detection ("class x y width height", centre
-  and sides as shares of the picture), as segmentation ("class x y x y x y …", an outline), or,
+  Columns: see `sources.annotated_images`. Labels are read as detection ("class x y width height",
+  centre and sides as shares of the image), as segmentation ("class x y x y x y …", an outline), or,
   where the data.yaml has a `kpt_shape`, as a box with keypoints behind it, which are left out.
 
   Attributes:
@@ -47,12 +47,12 @@ class Yolo:
     root: the folder that the file's paths are relative to; '' is the file's own folder, and below
       it the file's `path`, if that is a relative one. Nothing outside is read.
     masks: True adds the masks; every object must then have an outline.
-    exif: the labels are of the pictures that EXIF sets upright, as tools show them; False: of the
+    exif: the labels are of the images that EXIF sets upright, as tools show them; False: of the
       stored ones. It counts for `pp.Decode`, too.
     bad_annotations: "error": a label that is wrong rejects its row; "skip": it is left out, counted
       and named in the log.
-    unlabelled: what images without a label file are: "few": pictures without objects, but where
-      more than half are, opening is an error; "empty": pictures without objects, however many.
+    unlabelled: what images without a label file are: "few": images without objects, but where
+      more than half are, opening is an error; "empty": images without objects, however many.
   """
 
   path: str
@@ -64,7 +64,7 @@ class Yolo:
   unlabelled: str = "few"
 
   def __post_init__(self):
-    pictures.check_policy("Yolo", self.bad_annotations)
+    annotated_images.check_policy("Yolo", self.bad_annotations)
     errors.pick(dict.fromkeys(_UNLABELLED), self.unlabelled, "Yolo.unlabelled")
 
   def open(self) -> YoloRows:
@@ -79,7 +79,7 @@ class Yolo:
 
   def makes(self) -> tuple[str, ...]:
     """The columns of every row."""
-    return pictures.names(self.masks)
+    return annotated_images.names(self.masks)
 
 
 class YoloRows:
@@ -116,14 +116,14 @@ class YoloRows:
       raise IndexError(f"row {i} of {len(self)}")
     name, s = self._images[i], self._spec
     try:
-      picture = pictures.picture(files.read_under(self._root, name), exif=s.exif)
+      picture = annotated_images.picture(files.read_under(self._root, name), exif=s.exif)
       budget = rle.Budget()
       things = [
         functools.partial(self._thing, words, picture.size, where, budget)
         for words, where in self._lines(self._labels[i])
       ]
-      things = pictures.Things(things, s.bad_annotations, self.where(i))
-      return pictures.row(picture, name, name, things, masks=s.masks)
+      things = annotated_images.Things(things, s.bad_annotations, self.where(i))
+      return annotated_images.row(picture, name, name, things, masks=s.masks)
     except errors.DataError as e:
       raise errors.DataError(f"{self.where(i)}: {e}") from None
 
@@ -142,13 +142,13 @@ class YoloRows:
   def _check_labels(self, places: Any) -> None:
     missing = [n for n, path in zip(self._images, self._labels, strict=True) if not path]
     num = len(self._images)
-    pictures.check_found(
+    annotated_images.check_found(
       num - len(missing),
       num,
-      f"pictures of {self._spec.path}, {self._spec.split}: {places}, have a label file; there is"
+      f"images of {self._spec.path}, {self._spec.split}: {places}, have a label file; there is"
       f" none for {', '.join(map(repr, missing[:3]))}",
       [path for name in missing[:1] for path in _label_paths(name)],
-      "Where these pictures do hold no object, set Yolo.unlabelled='empty'.",
+      "Where these images do hold no object, set Yolo.unlabelled='empty'.",
     )
 
   def _lines(self, path: str) -> Iterator[tuple[list[bytes], str]]:
@@ -162,7 +162,7 @@ class YoloRows:
 
   def _thing(
     self, words: Sequence[bytes], size: tuple[int, int], where: str, budget: rle.Budget
-  ) -> pictures.Thing:
+  ) -> annotated_images.Thing:
     height, width = size
     try:
       if any(b"_" in word for word in words):  # Python reads 1_0, too.
@@ -182,14 +182,14 @@ class YoloRows:
       shares = shares[:4]
     if not all(-0.01 <= v <= 1.01 for v in shares):  # NaN too.
       raise errors.DataError(
-        f"{where}: coordinates must be shares of the picture, 0 to 1 (those in pixels are divided"
+        f"{where}: coordinates must be shares of the image, 0 to 1 (those in pixels are divided"
         " by its width and height)."
       )
     label = self._names[int(number)]
     if len(shares) == 4:
       x, y, w, h = shares
       box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
-      return pictures.Thing(label, box)
+      return annotated_images.Thing(label, box)
     if len(shares) < 6 or len(shares) % 2:
       raise errors.DataError(
         f"{where}: {len(shares)} numbers after the class; expected 4 of a box, or x y of three"
@@ -198,7 +198,7 @@ class YoloRows:
     sides = (width, height) * (len(shares) // 2)
     points = [v * side for v, side in zip(shares, sides, strict=True)]
     box = (min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2]))
-    return pictures.Thing(label, box, mask=lambda: rle.fill_polygon(points, *size, budget))
+    return annotated_images.Thing(label, box, mask=lambda: rle.fill_polygon(points, *size, budget))
 
 
 def _label_path(root: str, name: str) -> str:
@@ -235,8 +235,7 @@ def _images(root: str, place: Any, above: str) -> list[str]:
   other = [path for path in paths if path.lower().endswith(image_files.OTHER_ENDINGS)]
   if other:
     logging.warning(
-      "%s: %d pictures are left out, of formats that are not read: %s%s; convert them to PNG or"
-      " JPEG",
+      "%s: %d images are left out, of formats that are not read: %s%s; convert them to PNG or JPEG",
       os.path.join(root, folder),
       len(other),
       ", ".join(other[:3]),

@@ -97,8 +97,8 @@ def export(
   note: Callable[[str], None],
 ) -> None:
   """Writes the weights as `params.npz` in the published format, adapters in their matrices."""
-  published = merge.published(setup.cfg, params)
-  path = exports.save_npz(workdir.export, published, sizes=opening.sizes_of(setup.cfg))
+  published = merge.published(setup.model_config, params)
+  path = exports.save_npz(workdir.export, published, sizes=opening.sizes_of(setup.model_config))
   note(f"weights: {path}")
 
 
@@ -133,14 +133,14 @@ def _examples(
     )
     for batch, kept in batches:
       for image, row in zip(batch["image"][batch["_mask"]], kept, strict=True):
-        said = after.get(row["_row"])
-        if said is not None:
+        predicted = after.get(row["_row"])
+        if predicted is not None:
           items.append(
             gallery.GalleryItem(
               image=image,
               prompt=row["prefix"],
-              truth=_truth(row, evaluator.keep),
-              prediction=said,
+              target=_target(row, evaluator.keep),
+              prediction=predicted,
               before=before.get(row["_row"]),
             )
           )
@@ -154,7 +154,7 @@ def _predictions(workdir: workdirs.Workdir, name: str, step: int) -> dict[int, s
   return {line["row"]: line["text"] for line in ours if isinstance(line.get("text"), str)}
 
 
-def _truth(row: Mapping[str, Any], keep: tuple[str, ...]) -> str:
+def _target(row: Mapping[str, Any], keep: tuple[str, ...]) -> str:
   """The first kept column, as text."""
   value = row[keep[0]] if keep else ""
   return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)

@@ -270,7 +270,7 @@ class Runner:
     return outputs(self._setup.tokenizer, batch, result, evaluator.stop)
 
   def _model(self) -> tuple[Any, Any]:
-    return self._setup.cfg, self._setup.mesh
+    return self._setup.model_config, self._setup.mesh
 
   def _program(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
     if key not in self._compiled:
@@ -347,7 +347,7 @@ def programs(
     try:
       how = options.Options(max_new_tokens=evaluator.max_len, **asked)
       if how not in made:
-        made[how] = options.make_generate(setup.cfg, how, setup.tokenizer)
+        made[how] = options.make_generate(setup.model_config, how, setup.tokenizer)
     except errors.ConfigError as e:
       raise errors.ConfigError(f"evaluator {evaluator.name!r}: {e}") from None
     named[evaluator.name] = made[how]

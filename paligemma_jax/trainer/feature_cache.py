@@ -34,11 +34,11 @@ from paligemma_jax.training import sharding
 _HEAD = "img/head/"
 
 
-class TowerCache:
+class FeatureCache:
   """Replaces the images of a batch by what the tower makes of them.
 
   Args:
-    setup: of the run; `train.img_cache` is "memory" or a folder.
+    setup: of the run; `train.cache_image_features` is "memory" or a folder.
     note: shows a line.
 
   Raises:
@@ -55,7 +55,7 @@ class TowerCache:
 
     def encode(params, image):
       with sharding.rows_stay(setup.mesh):
-        return paligemma.encode_images(setup.cfg, params, image)
+        return paligemma.encode_images(setup.model_config, params, image)
 
     rows = sharding.batch_sharding(setup.mesh)
     self._encode = jax.jit(encode, in_shardings=(None, rows), out_shardings=rows)
@@ -92,17 +92,17 @@ class TowerCache:
     num_bytes = self._store.num_bytes if self._store else 0
     parts = [
       f"vision tower: {self._num_computed} images computed, {self._num_found} found in"
-      f" {self._train.img_cache}, which holds {num_bytes / 1e9:.2f} GB"
+      f" {self._train.cache_image_features}, which holds {num_bytes / 1e9:.2f} GB"
     ]
     if self._num_left_out:
-      parts.append(f"{self._num_left_out} were not kept for lack of room (train.img_cache_gb)")
+      parts.append(f"{self._num_left_out} were not kept for lack of room (train.feature_cache_gb)")
     if self._store and self._store.num_broken:
       parts.append(f"{self._store.num_broken} were damaged and computed again")
     return "; ".join(parts)
 
   def _compute(self, tower, images):
     # As many at once as the step has: whoever cuts batches for memory's sake is short of it.
-    num = len(images) // self._train.accum
+    num = len(images) // self._train.grad_accum_steps
     parts = []
     for start in range(0, len(images), num):
       on_device = sharding.put({"image": images[start : start + num]}, self._setup.mesh)
@@ -115,16 +115,16 @@ class TowerCache:
       return
     if not self._num_left_out:
       self._note(
-        f"train.img_cache: no room for more than {self._store.num_bytes / 1e9:.2f} GB; other"
-        " images are computed every time (train.img_cache_gb)"
+        f"train.cache_image_features: no room for more than {self._store.num_bytes / 1e9:.2f} GB;"
+        " other images are computed every time (train.feature_cache_gb)"
       )
     self._num_left_out += 1
 
   def _open(self, tower, shape):
-    max_bytes = int(self._train.img_cache_gb * 1e9)
-    if self._train.img_cache == "memory":
+    max_bytes = int(self._train.feature_cache_gb * 1e9)
+    if self._train.cache_image_features == "memory":
       return Memory(max_bytes)
-    cfg = self._setup.cfg
+    model_config = self._setup.model_config
     num_images = shape[1] if len(shape) == 5 else 1
     facts = {
       "weights": {
@@ -132,14 +132,14 @@ class TowerCache:
         for name, x in sorted(tower.items())
         if not name.startswith(_HEAD)
       },
-      "res": cfg.res,
+      "res": model_config.res,
       "dtype": str(jnp.dtype(self._setup.dtype)),
       "device": jax.default_backend(),
-      "tower": str(cfg.img),
+      "tower": str(model_config.img),
     }
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
-    tokens = (num_images * cfg.num_image_tokens, cfg.img.width)
-    folder = pathlib.Path(self._train.img_cache) / f"{digest}_{tokens[0]}x{tokens[1]}"
+    tokens = (num_images * model_config.num_image_tokens, model_config.img.width)
+    folder = pathlib.Path(self._train.cache_image_features) / f"{digest}_{tokens[0]}x{tokens[1]}"
     return Folder(folder, tokens, facts["dtype"], max_bytes)
 
 
@@ -171,9 +171,9 @@ def _check_frozen(trainable):
   names = [n for n in trainable if n.startswith("img/") and not n.startswith(_HEAD)]
   if names:
     raise errors.ConfigError(
-      f"train.img_cache keeps what the vision tower makes of an image, but {len(names)} of its"
-      f" parameters train, as {names[0]!r}. Freeze it (tune=...+freeze_vit, or"
-      " optim.freeze=('img/(?!head/).*',)), or set train.img_cache=''."
+      f"train.cache_image_features keeps the image features of a frozen vision tower, but"
+      f" {len(names)} of its parameters train, as {names[0]!r}. Freeze it (tune=...+freeze_vit, or"
+      " optim.freeze=('img/(?!head/).*',)), or set train.cache_image_features=''."
     )
 
 
@@ -247,7 +247,8 @@ class Folder:
       self.num_bytes = sum(_file_sizes(self._path))
     except OSError as e:
       raise errors.WorkdirError(
-        f"train.img_cache: the folder {str(self._path)!r} cannot be used: {e.strerror or e}."
+        f"train.cache_image_features: the folder {str(self._path)!r} cannot be used:"
+        f" {e.strerror or e}."
       ) from e
 
   def get(self, key: str) -> np.ndarray | None:

@@ -48,10 +48,10 @@ def look(runner: evaluation.Runner, *, secs: float = SECS) -> list[Found]:
   """
   setup = runner.setup
   groups: dict[int, list[str]] = {}
-  makers: list[tuple[examples.Maker, int]] = []
+  kinds: list[tuple[examples.ExampleMaker, int]] = []
   for evaluator in setup.config.evals:
     rows = runner.rows(evaluator.source)
-    maker = examples.Maker(
+    make_example = examples.ExampleMaker(
       rows,
       tuple(evaluator.pp),
       setup.tokenizer,
@@ -61,14 +61,14 @@ def look(runner: evaluation.Runner, *, secs: float = SECS) -> list[Found]:
       setup.config.seed,
     )
     num_rows = min(len(rows), evaluator.limit) if evaluator.limit else len(rows)
-    if (maker, num_rows) not in makers:
-      makers.append((maker, num_rows))
-    groups.setdefault(makers.index((maker, num_rows)), []).append(evaluator.name)
+    if (make_example, num_rows) not in kinds:
+      kinds.append((make_example, num_rows))
+    groups.setdefault(kinds.index((make_example, num_rows)), []).append(evaluator.name)
   end = time.monotonic() + secs
   found = []
-  for i, (maker, num_rows) in enumerate(makers):
-    share_secs = (end - time.monotonic()) / (len(makers) - i)
-    num_looked, bad = _look(maker, num_rows, share_secs)
+  for i, (make_example, num_rows) in enumerate(kinds):
+    share_secs = (end - time.monotonic()) / (len(kinds) - i)
+    num_looked, bad = _look(make_example, num_rows, share_secs)
     found.append(Found(tuple(groups[i]), num_looked, num_rows, tuple(sorted(bad))))
   return found
 
@@ -113,15 +113,17 @@ def _check_budget(name: str, bad: Sequence[BadRow], budget: int) -> None:
     )
 
 
-def _look(maker: examples.Maker, num_rows: int, secs: float) -> tuple[int, list[BadRow]]:
+def _look(
+  make_example: examples.ExampleMaker, num_rows: int, secs: float
+) -> tuple[int, list[BadRow]]:
   end = time.monotonic() + secs
   bad, num_looked = [], 0
   for row in _spread(num_rows):
     if num_looked and time.monotonic() > end:
       break
     num_looked += 1
-    if reason := maker.glance(row):
-      bad.append((row, protocols.where(maker.rows, row), reason))
+    if reason := make_example.glance(row):
+      bad.append((row, protocols.where(make_example.rows, row), reason))
   return num_looked, bad
 
 

@@ -156,7 +156,10 @@ class _Run:
       allow_data_change=allow_data_change,
     )
     sharding.check_batch(
-      config.train.batch_size, self._setup.mesh, accum=config.train.accum, what="train.batch_size"
+      config.train.batch_size,
+      self._setup.mesh,
+      grad_accum_steps=config.train.grad_accum_steps,
+      what="train.batch_size",
     )
     self._optimizer = setups.optimizer(self._setup, self._total, len(self._rows))
     self._calendar = calendar.Calendar(config, self._total, len(self._rows))
@@ -182,7 +185,7 @@ class _Run:
     self._metrics: metrics.MetricsLog | None = None
     self._progress: progress_lib.Progress | None = None
     self._row_counts: row_counts.RowCounts | None = None
-    self._tower_cache: feature_cache.TowerCache | None = None
+    self._feature_cache: feature_cache.FeatureCache | None = None
 
   def go(self) -> None:
     """From where the run stands to its end.
@@ -286,8 +289,8 @@ class _Run:
     length = resume.new_length(self._config, self._data, step=start, path=self._workdir.path)
     if length:
       note(length)
-    if self._config.train.img_cache:
-      self._tower_cache = feature_cache.TowerCache(self._setup, note)
+    if self._config.train.cache_image_features:
+      self._feature_cache = feature_cache.FeatureCache(self._setup, note)
     last = max((line["step"] for line in lines), default=0)
     self._metrics = metrics.MetricsLog(
       self._workdir,
@@ -319,7 +322,7 @@ class _Run:
       train_step,
       train_loader,
       self._start_step,
-      cache=self._tower_cache,
+      cache=self._feature_cache,
       stop=self._stop,
       progress=self._progress,
     )
@@ -414,8 +417,8 @@ class _Run:
     """What a finished run leaves for people; its state is on disk."""
     self._checkpoints.wait()
     note, main = self._progress.note, self._main
-    if self._tower_cache is not None:
-      note(self._tower_cache.summary())
+    if self._feature_cache is not None:
+      note(self._feature_cache.summary())
     if self._config.ckpt.best:
       note(metrics.best_summary(self._config.ckpt, self._workdir, self._checkpoints.best_step()))
     work = functools.partial(ending.write, self._setup, state.result, self._workdir)

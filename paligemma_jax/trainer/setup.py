@@ -47,7 +47,7 @@ class Setup:
   """
 
   config: ml_collections.ConfigDict
-  cfg: variants.ModelConfig
+  model_config: variants.ModelConfig
   tokenizer: tokenizers.Tokenizer | None
   mesh: Mesh
   shapes: dict[str, Any]
@@ -56,8 +56,8 @@ class Setup:
 
   @property
   def dtype(self) -> Any:
-    """Of matrix products, and of the parameters that are frozen."""
-    return paligemma.compute_dtype(self.cfg)
+    """Of matmuls, and of the parameters that are frozen."""
+    return paligemma.compute_dtype(self.model_config)
 
 
 def prepare(config: ml_collections.ConfigDict, *, plain: bool = False) -> Setup:
@@ -65,17 +65,17 @@ def prepare(config: ml_collections.ConfigDict, *, plain: bool = False) -> Setup:
 
   Args:
     plain: the model as it is published, to evaluate any weights: without adapters (those of a run
-      are in its matrices when it is opened), nothing packed, nothing that trains.
+      are in its matrices when it is opened), nothing quantized, nothing that trains.
 
   Raises:
     ConfigError: sizes, files, regexes or devices that do not fit together.
   """
   tokenizer = tokenizers.Tokenizer(_tokenizer_path(config))
   setup = lay_out(config, plain=plain)
-  if tokenizer.vocab_size > setup.cfg.llm.vocab_size:
+  if tokenizer.vocab_size > setup.model_config.llm.vocab_size:
     raise errors.ConfigError(
       f"The tokenizer {tokenizer.path!r} has {tokenizer.vocab_size} ids, but the model's token"
-      f" table has {setup.cfg.llm.vocab_size} rows; use the tokenizer that belongs to the"
+      f" table has {setup.model_config.llm.vocab_size} rows; use the tokenizer that belongs to the"
       " weights, or set model.vocab_size."
     )
   return dataclasses.replace(setup, tokenizer=tokenizer)
@@ -96,18 +96,18 @@ def lay_out(
   Raises:
     ConfigError: sizes, regexes or devices that do not fit together.
   """
-  cfg = model_config(config)
+  model_config = model_config_of(config)
   if plain:
-    cfg = cfg.plain()
+    model_config = model_config.plain()
   else:
     fresh(config)  # Its regexes are looked at before a file is.
   mesh = sharding.make_mesh(config.mesh, devices)
-  shapes = paligemma.param_shapes(cfg)
+  shapes = paligemma.param_shapes(model_config)
   trainable, frozen = ((), tuple(shapes)) if plain else optimizers.split(shapes, config.optim)
-  return Setup(config, cfg, None, mesh, shapes, tuple(trainable), tuple(frozen))
+  return Setup(config, model_config, None, mesh, shapes, tuple(trainable), tuple(frozen))
 
 
-def model_config(config: ml_collections.ConfigDict) -> variants.ModelConfig:
+def model_config_of(config: ml_collections.ConfigDict) -> variants.ModelConfig:
   """The model that the run's configuration asks for."""
   return variants.of_run(config.model.to_dict(), config.lora.to_dict())
 
@@ -118,14 +118,16 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
   dtypes = states.param_dtypes(setup.shapes, setup.trainable, setup.dtype)
   init, key = setup.config.init, jax.random.key(setup.config.seed)
 
-  def make(cfg, names, key):
-    params = paligemma.init_params(cfg, key)
+  def make(model_config, names, key):
+    params = paligemma.init_params(model_config, key)
     return {name: params[name].astype(dtypes(name)) for name in names}
 
   if not init:
     log(f"initial weights: random, seed {setup.config.seed}")
-    return jax.jit(functools.partial(make, setup.cfg, setup.shapes), out_shardings=places)(key)
-  shapes = paligemma.param_shapes(setup.cfg.plain())
+    return jax.jit(functools.partial(make, setup.model_config, setup.shapes), out_shardings=places)(
+      key
+    )
+  shapes = paligemma.param_shapes(setup.model_config.plain())
   new = fresh(setup.config)
   _check_new(setup, new)
   weights = opening.open_weights(init, fresh=new)
@@ -136,14 +138,14 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
     dtype=dtypes,
     shardings=places,
     log=log,
-    repack=functools.partial(load.repack, setup.cfg),
+    repack=functools.partial(load.repack, setup.model_config),
   )
   if new:
     log(f"initial weights: new, from the seed: {', '.join(new)}")
-    made = functools.partial(make, setup.cfg.plain(), new)
+    made = functools.partial(make, setup.model_config.plain(), new)
     params |= jax.jit(made, out_shardings={name: places[name] for name in new})(key)
-  if setup.cfg.lora.rank:
-    adapters = functools.partial(paligemma.fresh_adapters, setup.cfg)
+  if setup.model_config.lora.rank:
+    adapters = functools.partial(paligemma.fresh_adapters, setup.model_config)
     names = setup.shapes.keys() - params.keys()
     made = jax.jit(adapters, out_shardings={name: places[name] for name in names})
     params.update(made(params, key))
@@ -151,10 +153,11 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
 
 
 def _check_new(setup: Setup, new: Collection[str]) -> None:
-  if packed := sorted(set(new) - setup.shapes.keys()):
+  if quantized := sorted(set(new) - setup.shapes.keys()):
     raise errors.ConfigError(
-      f"{packed[0]} starts new (init_fresh, init_only), but model.packed={setup.cfg.packed!r} keeps"
-      " it as it is; leave it out of model.packed_names, so that it can learn something."
+      f"{quantized[0]} starts new (init_fresh, init_only), but it is quantized"
+      f" (model.quantize={setup.model_config.quantize!r}) and would not train; leave it out of"
+      " model.quantize_targets."
     )
   if idle := sorted(set(new) - set(setup.trainable)):
     logging.warning(
@@ -173,7 +176,7 @@ def fresh(config: ml_collections.ConfigDict) -> list[str]:
     return []
   if not config.init:
     raise errors.ConfigError(f"{asked[0]} is set, but without init all parameters start new.")
-  names = paligemma.param_shapes(model_config(config).plain())
+  names = paligemma.param_shapes(model_config_of(config).plain())
   found = trees.matches(config.init_fresh, names, "init_fresh")
   if config.init_only:
     found |= set(names) - trees.matches(config.init_only, names, "init_only")
@@ -218,12 +221,12 @@ def train_step(
 ) -> Callable[..., Any]:
   """The compiled step of the run; `state` may be abstract. See `training.step`."""
   return steps.make_train_step(
-    setup.cfg,
+    setup.model_config,
     optimizer,
     state,
     setup.mesh,
     label_smoothing=setup.config.optim.label_smoothing,
-    accum=setup.config.train.accum,
+    grad_accum_steps=setup.config.train.grad_accum_steps,
     seed=setup.config.seed,
   )
 
@@ -270,7 +273,9 @@ def compiled(train_step: Any, state: Any, on_device: Any, num_supervised: int) -
 
 def without_recomputation(setup: Setup) -> Setup:
   """The same run, working nothing out twice for the backward pass: to be counted, not to be run."""
-  return dataclasses.replace(setup, cfg=setup.cfg.replace(remat="none", attention="plain"))
+  return dataclasses.replace(
+    setup, model_config=setup.model_config.replace(remat="none", attention="plain")
+  )
 
 
 def describe(setup: Setup, total: int, num_rows: int) -> str:
@@ -279,7 +284,7 @@ def describe(setup: Setup, total: int, num_rows: int) -> str:
   num_trained = sum(math.prod(setup.shapes[name].shape) for name in setup.trainable)
   train = setup.config.train
   return (
-    f"{setup.config.model.variant} at {setup.cfg.res} px: {num_params(setup) / 1e6:.1f} M"
+    f"{setup.config.model.variant} at {setup.model_config.res} px: {num_params(setup) / 1e6:.1f} M"
     f" parameters, {num_trained / 1e6:.1f} M train; {num_rows} rows x"
     f" {total * train.batch_size / num_rows:.3g} epochs = {total} steps of {train.batch_size} on"
     f" {setup.mesh.size} {setup.mesh.devices.flat[0].device_kind} device(s)"
@@ -302,8 +307,8 @@ def warn_of_warmup(setup: Setup, optimizer: optimizers.Optimizer, total: int) ->
 
 
 def num_params(setup: Setup) -> int:
-  """Of the model as it is published: packed codes count as what they stand for, adapters not."""
-  shapes = paligemma.param_shapes(setup.cfg.plain())
+  """Of the model as it is published: quantized codes count as what they stand for, adapters not."""
+  shapes = paligemma.param_shapes(setup.model_config.plain())
   return sum(math.prod(leaf.shape) for leaf in shapes.values())
 
 

@@ -54,7 +54,7 @@ class Stepper:
     train_loader: loader.TrainLoader,
     start_step: int,
     *,
-    cache: feature_cache.TowerCache | None,
+    cache: feature_cache.FeatureCache | None,
     stop: signals.StopRequest,
     progress: progress_lib.Progress,
   ):

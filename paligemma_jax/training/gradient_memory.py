@@ -15,7 +15,7 @@ and the gradients of the layers never exist together, so logits may take as much
 table's gradient; chunks of positions would only add up that gradient chunk by chunk, beside one
 chunk's own.
 
-The update is computed twice: once for its norm and once to be applied. Whether a step counts is
+The update is recomputed: once for its norm and once to be applied. Whether a step counts is
 known only with the last norm, and to keep the updates until then would cost as much memory as the
 gradients do. The compiler must not merge the two: a barrier keeps them apart on an accelerator. On
 a CPU, XLA would still write out what both share, and a branch keeps them apart (1.5 GB of
@@ -42,7 +42,9 @@ from paligemma_jax.training import state as states
 Params = dict[str, Any]
 
 
-def to_differentiate(cfg: Any, state: states.TrainState, *, table: bool) -> tuple[Params, Params]:
+def to_differentiate(
+  model_config: Any, state: states.TrainState, *, table: bool
+) -> tuple[Params, Params]:
   """(what gradients are taken with respect to, all other parameters), both by name.
 
   Where products run in bfloat16, an offset stands in for each matrix of the layers.
@@ -51,7 +53,7 @@ def to_differentiate(cfg: Any, state: states.TrainState, *, table: bool) -> tupl
     table: an offset for the embedding table too, beside the table itself; not where chunks of
       positions would add up in bfloat16.
   """
-  dtype = paligemma.compute_dtype(cfg)
+  dtype = paligemma.compute_dtype(model_config)
   if dtype == jnp.float32:
     return state.trainable, state.frozen
   trained, constant = dict(state.trainable), dict(state.frozen)

@@ -88,7 +88,7 @@ def token_losses(
     mask_BT: float32[B, T], 0 where there is nothing to learn.
     vocab_size: V.
     label_smoothing: s; the target weighs 1 - s, each other token s / (V - 1).
-    num_devices: that the rows are cut over.
+    num_devices: that the rows are sharded over.
   """
   supervised_BT = mask_BT != 0
   # A stable sort keeps text order; supervised positions come first.
@@ -141,7 +141,7 @@ def _cross_entropy(logits, targets, label_smoothing):
   logits = logits.astype(jnp.float32)
   num_vocab = logits.shape[-1]
   ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
-  # Sums and maxima, not gathers: they stay local where the vocabulary is cut over devices, and
+  # Sums and maxima, not gathers: they stay local where the vocabulary is sharded over devices, and
   # fuse, so that neither this mask nor a one-hot is ever stored.
   target = jnp.where(ids == targets[..., None], logits, 0.0).sum(axis=-1)
   most = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""What trains, how fast, and how: freezing, schedules and update rules by parameter name."""
+"""What is trainable, how fast, and how: freezing, schedules and update rules by parameter name."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ def split(names: Iterable[str], optim: Any) -> tuple[tuple[str, ...], tuple[str,
       f"optim.freeze={tuple(optim.freeze)} and optim.train_only={tuple(optim.train_only)} leave"
       " no parameter to train."
     )
-  if packed := sorted(n for n in trainable if paligemma.is_packed(n)):
+  if packed := sorted(n for n in trainable if paligemma.is_quantized(n)):
     raise errors.ConfigError(
-      f"{packed[0]} and {len(packed) - 1} more are packed (model.packed) and cannot train; leave"
-      " them out with optim.freeze or optim.train_only, or out of model.packed_names."
+      f"{packed[0]} and {len(packed) - 1} more are packed (model.quantize) and cannot train; leave"
+      " them out with optim.freeze or optim.train_only, or out of model.quantize_targets."
     )
   return tuple(n for n in names if n in trainable), tuple(n for n in names if n not in trainable)
 
@@ -132,7 +132,7 @@ def transform(
   """
   rule = errors.pick(_RULES, optim.name, "optim.name")(optim)
   direction = optax.named_chain(
-    ("clip", _clip(optim.clip) if optim.clip else optax.identity()),
+    ("clip", _clip(optim.grad_clip_norm) if optim.grad_clip_norm else optax.identity()),
     ("rule", rule),
   )
 
@@ -150,7 +150,7 @@ def transform(
     return of
 
   if isinstance(rule, adam8bit.Adam8bit):
-    norm, apply = _part_by_part(rule, optim.clip, scaled, specs)
+    norm, apply = _part_by_part(rule, optim.grad_clip_norm, scaled, specs)
   else:
     norm, apply = _all_at_once(direction, scaled)
   return Optimizer(direction.init, norm, apply, next(iter(schedules.values())))
@@ -223,7 +223,7 @@ def _sum(gradient):
 
 
 def _all_at_once(direction, scaled):
-  """(norm, apply) of rules that the compiler can work out number by number, in one pass."""
+  """(norm, apply) of rules that the compiler can compute number by number, in one pass."""
 
   def update(gradients, state, params, step):
     directions, state = direction.update(whole(gradients), state, params)
@@ -244,7 +244,7 @@ def _all_at_once(direction, scaled):
 def _part_by_part(rule, clip, scaled, specs):
   """(norm, apply) of Adam in 8 bits: only one part of a leaf is there in float32 at a time.
 
-  A block's scale is known only when all its new moments are, so a leaf cannot be worked out number
+  A block's scale is known only when all its new moments are, so a leaf cannot be computed number
   by number: its moments, direction and gradient would be written out in float32, and be more than
   the bytes saved. The loops write over what they have read.
   """
@@ -333,7 +333,7 @@ def _clip(limit):
   """optax.clip_by_global_norm with a product in place of its quotient.
 
   The compiler works products into all that reads them. Quotients it computes once and writes out: a
-  copy of all gradients, for each of the two times that the update is worked out.
+  copy of all gradients, for each of the two times that the update is computed.
   """
 
   def update(gradients, state, params=None):
@@ -384,7 +384,7 @@ def _adafactor(optim):
 # A matrix whose lesser side is below it keeps its whole second moment. More than the layers there
 # are, so that the scales of norms are not averaged over them.
 _FACTORED_FROM = 64
-# Leaves of fewer numbers are worked out in one part: a loop would take longer and save nothing.
+# Leaves of fewer numbers are computed in one part: a loop would take longer and save nothing.
 _WHOLE_BELOW = 2**20
 _PART = 2**22  # Numbers of a part of a matrix, at most, where its rows can be cut so.
 _RULES = {"adam": _adam, "adam8bit": _adam8bit, "adafactor": _adafactor, "sgd": _sgd}

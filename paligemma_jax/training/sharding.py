@@ -80,7 +80,7 @@ def num_row_shards(mesh: Mesh) -> int:
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-  """Dim 0 (rows) is cut over all axes of the mesh but "tensor"; any further dims are whole."""
+  """Dim 0 (rows) is sharded over all axes of the mesh but "tensor"; any further dims are whole."""
   return NamedSharding(mesh, PartitionSpec(row_axes(mesh)))
 
 
@@ -89,8 +89,8 @@ def param_shardings(
 ) -> dict[str, NamedSharding]:
   """For each name the sharding of its leaf.
 
-  Heads, hidden units and words are cut over "tensor" where they divide; the largest dim that is
-  left and divides is cut over "fsdp" (of the token table: the words, over both). The layer dim of
+  Heads, hidden units and the vocabulary are sharded over "tensor" where they divide; the largest
+  dim that is left and divides is sharded over "fsdp" (the vocabulary over both). The layer dim of
   scanned leaves is never cut; leaves below `min_size` elements, and leaves none of whose dims
   divide, are replicated.
 
@@ -161,7 +161,7 @@ def like_params(tree: Any, params: Mapping[str, Any], mesh: Mesh) -> Any:
   return jax.tree_util.tree_map_with_path(pick, tree)
 
 
-def check_batch(batch_size: int, mesh: Mesh, *, accum: int, what: str) -> None:
+def check_batch(batch_size: int, mesh: Mesh, *, grad_accum_steps: int, what: str) -> None:
   """Raises ConfigError unless `batch_size` rows divide over mesh and micro-batches.
 
   Args:
@@ -170,11 +170,15 @@ def check_batch(batch_size: int, mesh: Mesh, *, accum: int, what: str) -> None:
     what: the config key, named in the error.
   """
   shards = num_row_shards(mesh)
-  unit = shards * accum
+  unit = shards * grad_accum_steps
   if batch_size < 1 or batch_size % unit:
     near = max(unit, round(batch_size / unit) * unit)
     per = f"{shards} devices" if shards == mesh.size else f"the mesh's {shards} shards of rows"
-    per += f" x {accum} micro-batches (train.accum)" if accum > 1 else ""
+    per += (
+      f" x {grad_accum_steps} micro-batches (train.grad_accum_steps)"
+      if grad_accum_steps > 1
+      else ""
+    )
     raise errors.ConfigError(
       f"{what}={batch_size} does not divide over {per}; it must be a multiple of {unit},"
       f" for instance {near}."
@@ -182,7 +186,7 @@ def check_batch(batch_size: int, mesh: Mesh, *, accum: int, what: str) -> None:
 
 
 def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """This host's rows of a Batch as one global array per key, rows cut over all devices.
+  """This host's rows of a Batch as one global array per key, rows sharded over all devices.
 
   Keeps image, encoded, text, mask_ar, mask_loss, mask_input and _mask; row numbers stay on the
   host.
@@ -204,7 +208,7 @@ def _spec(name: str, shape: Sequence[int], mesh: Mesh, min_size: int) -> Partiti
   axes: list[tuple[str, ...]] = [()] * len(shape)
   fsdp, tensor = mesh.shape.get("fsdp", 1), mesh.shape.get("tensor", 1)
   by_tensor = param_table.TABLE[name].tensor if name in param_table.TABLE else -1
-  # A leaf of that name with other dims (of an adapter, of packed weights) is left to "fsdp".
+  # A leaf of that name with other dims (of an adapter, of quantized weights) is left to "fsdp".
   if tensor > 1 and 0 <= by_tensor < len(shape) and shape[by_tensor] % tensor == 0:
     axes[by_tensor] = ("tensor",)
   first = 1 if name.startswith(param_table.SCANNED) else 0

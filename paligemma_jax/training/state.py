@@ -54,12 +54,12 @@ def param_dtypes(
   Packed codes keep theirs; beside them, norms stay in float32, as small as they are.
   """
   trainable = frozenset(trainable)
-  is_packed = any(paligemma.is_packed(name) for name in shapes)
+  is_quantized = any(paligemma.is_quantized(name) for name in shapes)
 
   def of(name):
     if not jnp.issubdtype(shapes[name].dtype, jnp.floating):
       return jnp.dtype(shapes[name].dtype)
-    keep = name in trainable or paligemma.stays_float32(name, beside_packed=is_packed)
+    keep = name in trainable or paligemma.stays_float32(name, beside_quantized=is_quantized)
     return jnp.dtype(jnp.float32 if keep else dtype)
 
   return of
@@ -134,19 +134,19 @@ def abstract(
     name: jax.ShapeDtypeStruct(leaf.shape, dtypes(name), sharding=places[name])
     for name, leaf in shapes.items()
   }
-  moving = {name: leaf for name, leaf in leaves.items() if name in trainable}
-  opt_shapes = jax.eval_shape(optimizer.init, moving)
-  opt_places = sharding.like_params(opt_shapes, moving, mesh)
+  trainable = {name: leaf for name, leaf in leaves.items() if name in trainable}
+  opt_shapes = jax.eval_shape(optimizer.init, trainable)
+  opt_places = sharding.like_params(opt_shapes, trainable, mesh)
   return TrainState(
     step=jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(mesh)),
-    trainable=moving,
+    trainable=trainable,
     frozen={name: leaf for name, leaf in leaves.items() if name not in trainable},
     opt_state=jax.tree.map(
       lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
       opt_shapes,
       opt_places,
     ),
-    ema=dict(moving) if optimizer.ema else {},
+    ema=dict(trainable) if optimizer.ema else {},
   )
 
 

@@ -28,18 +28,18 @@ Batch = dict[str, jax.Array]
 
 
 def make_train_step(
-  cfg: Any,
+  model_config: Any,
   optimizer: optimizers.Optimizer,
   state: states.TrainState,
   mesh: Mesh,
   *,
   label_smoothing: float,
-  accum: int,
+  grad_accum_steps: int,
   seed: int,
 ) -> Callable[[states.TrainState, Batch, int], tuple[states.TrainState, dict[str, jax.Array]]]:
   """The jitted (state, batch, num_supervised) -> (state, sums). The state handed in is donated.
 
-  The rows of a batch are cut over the mesh; `num_supervised` (static, from
+  The rows of a batch are sharded over the mesh; `num_supervised` (static, from
   `loss.num_supervised`) is passed by position. With `accum` micro-batches the result is that of the
   whole batch up to rounding.
 
@@ -56,22 +56,27 @@ def make_train_step(
   """
   places = states.shardings(state)
   budget_bytes = gradient_memory.logits_budget(state)
-  row_sums = functools.partial(_row_sums, cfg, mesh, label_smoothing, budget_bytes)
+  row_sums = functools.partial(_row_sums, model_config, mesh, label_smoothing, budget_bytes)
 
   def step_fn(state, batch, num_supervised):
     num_rows = batch["_mask"].astype(jnp.float32).sum()
-    key = _dropout_key(cfg, seed, state.step)
+    key = _dropout_key(model_config, seed, state.step)
     chunk = loss.chunk_len(
-      batch["text"].shape[0] // accum, cfg.llm.vocab_size, mesh.size, budget_bytes
+      batch["text"].shape[0] // grad_accum_steps,
+      model_config.llm.vocab_size,
+      mesh.size,
+      budget_bytes,
     )
-    trained, constant = gradient_memory.to_differentiate(cfg, state, table=chunk >= num_supervised)
+    trained, constant = gradient_memory.to_differentiate(
+      model_config, state, table=chunk >= num_supervised
+    )
 
     def loss_fn(trained, part, key):
       sums = row_sums({**constant, **trained}, part, num_supervised, key)
       counts = _token_counts(sums, part["_mask"])
       return loss.batch_loss(sums, part["_mask"], num_rows), counts
 
-    (value, counts), gradients = _gradients(loss_fn, trained, batch, key, accum, mesh)
+    (value, counts), gradients = _gradients(loss_fn, trained, batch, key, grad_accum_steps, mesh)
     gradients = gradient_memory.by_weight(gradients, places.trainable)
     grad_norm = optax.global_norm(optimizers.whole(gradients))
     new_state, update_norm, finite = gradient_memory.update_if_finite(
@@ -99,7 +104,7 @@ def make_train_step(
 
 
 def make_eval_step(
-  cfg: Any, mesh: Mesh
+  model_config: Any, mesh: Mesh
 ) -> Callable[[dict[str, jax.Array], Batch, int], loss.RowSums]:
   """The jitted (params, batch, num_supervised) -> RowSums float32[B], replicated; no dropout.
 
@@ -107,7 +112,9 @@ def make_eval_step(
   """
 
   def step_fn(params, batch, num_supervised):
-    return _row_sums(cfg, mesh, 0.0, loss.BUDGET_BYTES, params, batch, num_supervised, None)
+    return _row_sums(
+      model_config, mesh, 0.0, loss.BUDGET_BYTES, params, batch, num_supervised, None
+    )
 
   return jax.jit(
     step_fn,
@@ -117,7 +124,9 @@ def make_eval_step(
   )
 
 
-def _row_sums(cfg, mesh, label_smoothing, budget_bytes, params, batch, num_supervised, key):
+def _row_sums(
+  model_config, mesh, label_smoothing, budget_bytes, params, batch, num_supervised, key
+):
   """RowSums float32[B] of a batch, or of a part of it; `key` is of dropout, None for none."""
   if batch["text"].shape != batch["mask_loss"].shape:
     raise errors.ConfigError(
@@ -128,9 +137,9 @@ def _row_sums(cfg, mesh, label_smoothing, budget_bytes, params, batch, num_super
     # A batch has the images, or what a frozen vision tower made of them.
     encoded, img_tokens = batch.get("encoded"), None
     if encoded is not None:
-      img_tokens = paligemma.project_images(cfg, params, encoded, dropout_key=key)
+      img_tokens = paligemma.project_images(model_config, params, encoded, dropout_key=key)
     x_BTD = paligemma.text_features(
-      cfg,
+      model_config,
       params,
       batch.get("image"),
       batch["text"][:, :-1],
@@ -138,10 +147,10 @@ def _row_sums(cfg, mesh, label_smoothing, budget_bytes, params, batch, num_super
       dropout_key=key,
       img_tokens=img_tokens,
     )
-  place = sharding.logits_sharding(cfg.llm.vocab_size, cfg.llm.width, mesh)
+  place = sharding.logits_sharding(model_config.llm.vocab_size, model_config.llm.width, mesh)
 
   def logits(x_BcD):
-    return jax.lax.with_sharding_constraint(paligemma.logits(cfg, params, x_BcD), place)
+    return jax.lax.with_sharding_constraint(paligemma.logits(model_config, params, x_BcD), place)
 
   losses = loss.token_losses(
     logits,
@@ -149,7 +158,7 @@ def _row_sums(cfg, mesh, label_smoothing, budget_bytes, params, batch, num_super
     batch["text"][:, 1:],
     batch["mask_loss"][:, 1:],
     num_supervised=num_supervised,
-    vocab_size=cfg.llm.vocab_size,
+    vocab_size=model_config.llm.vocab_size,
     label_smoothing=label_smoothing,
     num_devices=mesh.size,
     budget_bytes=budget_bytes,
@@ -165,28 +174,28 @@ def _token_counts(sums, mask_B):
   }
 
 
-def _dropout_key(cfg, seed, step):
+def _dropout_key(model_config, seed, step):
   """A function of (seed, step); None where nothing is dropped."""
-  drops = cfg.dropout or cfg.lora.dropout
+  drops = model_config.dropout or model_config.lora.dropout
   return jax.random.fold_in(jax.random.key(seed), step) if drops else None
 
 
-def _gradients(loss_fn, trained, batch, key, accum, mesh):
+def _gradients(loss_fn, trained, batch, key, grad_accum_steps, mesh):
   """((loss, counts), gradients) of the batch; with `accum` > 1 one micro-batch after the other."""
   grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-  if accum == 1:
+  if grad_accum_steps == 1:
     return grad_fn(trained, batch, key)
-  return _accumulate(grad_fn, trained, batch, key, accum, mesh)
+  return _accumulate(grad_fn, trained, batch, key, grad_accum_steps, mesh)
 
 
-def _accumulate(grad_fn, trained, batch, key, accum, mesh):
+def _accumulate(grad_fn, trained, batch, key, grad_accum_steps, mesh):
   """Sums of loss, counts and gradients over `accum` micro-batches, in float32."""
   rows = batch["text"].shape[0]
-  sharding.check_batch(rows, mesh, accum=accum, what="train.batch_size")
+  sharding.check_batch(rows, mesh, grad_accum_steps=grad_accum_steps, what="train.batch_size")
 
   # Rows a, a + accum, ... make micro-batch a: so every row stays on the device that holds it.
   def cut(x):
-    x = x.reshape(rows // accum, accum, *x.shape[1:]).swapaxes(0, 1)
+    x = x.reshape(rows // grad_accum_steps, grad_accum_steps, *x.shape[1:]).swapaxes(0, 1)
     spec = jax.sharding.PartitionSpec(None, sharding.row_axes(mesh))
     return jax.lax.with_sharding_constraint(x, jax.sharding.NamedSharding(mesh, spec))
 
@@ -198,5 +207,5 @@ def _accumulate(grad_fn, trained, batch, key, accum, mesh):
   parts = jax.tree.map(cut, batch)
   shapes = jax.eval_shape(grad_fn, trained, jax.tree.map(lambda x: x[0], parts), key)
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), shapes)
-  total, _ = jax.lax.scan(body, zeros, (parts, jnp.arange(accum)))
+  total, _ = jax.lax.scan(body, zeros, (parts, jnp.arange(grad_accum_steps)))
   return total

@@ -13,15 +13,15 @@ from tests.checkpoint import makers
 
 def _directory(tmp_path, tensors=None, *, num_shards=0, seed=0, **config):
   model = makers.sizes()
-  truth = makers.params(model, seed=seed)
-  tensors = makers.hf_tensors(truth, model) if tensors is None else tensors
+  target = makers.params(model, seed=seed)
+  tensors = makers.hf_tensors(target, model) if tensors is None else tensors
   settings = {**makers.hf_config(model), **config}
-  return makers.write_hf(tmp_path / "hf", tensors, settings, num_shards=num_shards), truth
+  return makers.write_hf(tmp_path / "hf", tensors, settings, num_shards=num_shards), target
 
 
-def _assert_equal(path, truth):
+def _assert_equal(path, target):
   weights = hf.open_hf(path)
-  for name, array in truth.items():
+  for name, array in target.items():
     assert np.array_equal(weights.read(name), array), name
 
 
@@ -63,8 +63,8 @@ def test_buffers_among_the_parameters_are_ignored(tmp_path, num_shards):
       **_tensors(),
       "language_model.model.layers.0.self_attn.rotary_emb.inv_freq": np.ones(7, np.float32),
     }
-    path, truth = _directory(tmp_path, tensors, num_shards=num_shards)
-    _assert_equal(path, truth)
+    path, target = _directory(tmp_path, tensors, num_shards=num_shards)
+    _assert_equal(path, target)
     tensors["language_model.model.norm.weight"] = np.ones(8, np.int64)
     makers.write_safetensors(path / "model.safetensors", tensors)
     if not num_shards:
@@ -75,10 +75,10 @@ def test_buffers_among_the_parameters_are_ignored(tmp_path, num_shards):
 
 
 def test_of_a_file_and_an_index_the_one_that_fits_is_taken(tmp_path, caplog):
-  path, truth = _directory(tmp_path, num_shards=2)
+  path, target = _directory(tmp_path, num_shards=2)
   makers.write_safetensors(path / "model.safetensors", {"other": np.ones(3, np.float32)})
   with caplog.at_level("WARNING"):
-    _assert_equal(path, truth)
+    _assert_equal(path, target)
   assert "takes model.safetensors.index.json; model.safetensors does not fit" in caplog.text
   makers.write_safetensors(path / "model.safetensors", _tensors(seed=1))
   (path / "model-00001-of-00002.safetensors").unlink()
@@ -101,11 +101,11 @@ def _padded(tmp_path, rows_behind, **files):
   """A directory of 63 words, with one row behind them for the image's id."""
   model = makers.sizes()
   model["llm"]["vocab_size"] = 64
-  truth = makers.params(model)
-  table = truth[param_table.INPUT_EMBEDDING]
+  target = makers.params(model)
+  table = target[param_table.INPUT_EMBEDDING]
   table[63:] = rows_behind
   settings = {**makers.hf_config(model), "_vocab_size": 63, "image_token_index": 63}
-  path = makers.write_hf(tmp_path / "hf", makers.hf_tensors(truth, model), settings)
+  path = makers.write_hf(tmp_path / "hf", makers.hf_tensors(target, model), settings)
   for name, content in files.items():
     (path / f"{name}.json").write_text(json.dumps(content))
   return hf.open_hf(path), table
@@ -134,17 +134,17 @@ def test_rows_of_added_tokens_are_kept(tmp_path, files):
 def test_trained_rows_in_the_padding_are_kept_without_any_tokenizer(tmp_path):
   model = makers.sizes()
   model["llm"]["vocab_size"] = 128
-  truth = makers.params(model)
-  truth[param_table.INPUT_EMBEDDING][100:] = 0.01
+  target = makers.params(model)
+  target[param_table.INPUT_EMBEDDING][100:] = 0.01
   settings = {**makers.hf_config(model), "_vocab_size": 100}
-  path = makers.write_hf(tmp_path / "hf", makers.hf_tensors(truth, model), settings)
+  path = makers.write_hf(tmp_path / "hf", makers.hf_tensors(target, model), settings)
   assert hf.open_hf(path).sizes["llm"]["vocab_size"] == 100
-  truth[param_table.INPUT_EMBEDDING][101] = np.random.default_rng(5).normal(size=8)
-  makers.write_safetensors(path / "model.safetensors", makers.hf_tensors(truth, model))
+  target[param_table.INPUT_EMBEDDING][101] = np.random.default_rng(5).normal(size=8)
+  makers.write_safetensors(path / "model.safetensors", makers.hf_tensors(target, model))
   weights = hf.open_hf(path)
   assert weights.sizes["llm"]["vocab_size"] == 128
   assert np.array_equal(
-    weights.read(param_table.INPUT_EMBEDDING), truth[param_table.INPUT_EMBEDDING]
+    weights.read(param_table.INPUT_EMBEDDING), target[param_table.INPUT_EMBEDDING]
   )
 
 

@@ -27,18 +27,18 @@ _SPELLINGS = {
 
 def _directory(tmp_path, *, post_norms=False, num_kv_heads=1, num_shards=0, spell=None, **text):
   model = makers.sizes(post_norms=post_norms, num_kv_heads=num_kv_heads)
-  truth = makers.params(model)
-  tensors = makers.hf_tensors(truth, model)
+  target = makers.params(model)
+  tensors = makers.hf_tensors(target, model)
   if spell:
     tensors = {spell(name): array for name, array in tensors.items()}
   config = makers.hf_config(model, **text)
   path = makers.write_hf(tmp_path / "hf", tensors, config, num_shards=num_shards)
-  return path, truth, model
+  return path, target, model
 
 
-def _assert_equal(weights, truth):
-  assert set(weights.entries) == set(truth)
-  for name, array in truth.items():
+def _assert_equal(weights, target):
+  assert set(weights.entries) == set(target)
+  for name, array in target.items():
     found = weights.read(name)
     assert found.shape == array.shape == weights.entries[name].shape
     assert np.array_equal(found, array), name
@@ -48,18 +48,18 @@ def _assert_equal(weights, truth):
 @pytest.mark.parametrize("post_norms", [False, True])
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
 def test_tensors_become_ours(tmp_path, post_norms, num_kv_heads, num_shards):
-  path, truth, model = _directory(
+  path, target, model = _directory(
     tmp_path, post_norms=post_norms, num_kv_heads=num_kv_heads, num_shards=num_shards
   )
   weights = hf.open_hf(path)
-  _assert_equal(weights, truth)
+  _assert_equal(weights, target)
   assert weights.sizes == model
 
 
 @pytest.mark.parametrize("spelling", sorted(_SPELLINGS))
 def test_every_spelling_is_read(tmp_path, spelling):
-  path, truth, _ = _directory(tmp_path, spell=_SPELLINGS[spelling], num_shards=2)
-  _assert_equal(hf.open_hf(path), truth)
+  path, target, _ = _directory(tmp_path, spell=_SPELLINGS[spelling], num_shards=2)
+  _assert_equal(hf.open_hf(path), target)
 
 
 @pytest.mark.parametrize("name", ["hf_paligemma", "hf_paligemma2"])
@@ -79,34 +79,34 @@ def test_a_directory_that_transformers_wrote_is_read(name):
 @pytest.mark.parametrize("dtype", [np.float16, makers.BFLOAT16])
 def test_half_precisions_keep_their_bits(tmp_path, dtype):
   model = makers.sizes()
-  truth = makers.params(model, dtype)
-  path = makers.write_hf(tmp_path / "hf", makers.hf_tensors(truth, model), makers.hf_config(model))
+  target = makers.params(model, dtype)
+  path = makers.write_hf(tmp_path / "hf", makers.hf_tensors(target, model), makers.hf_config(model))
   weights = hf.open_hf(path)
-  assert all(weights.read(n).tobytes() == a.tobytes() for n, a in truth.items())
+  assert all(weights.read(n).tobytes() == a.tobytes() for n, a in target.items())
 
 
 def test_padding_rows_of_released_embeddings_are_dropped(tmp_path):
   model = makers.sizes()
   model = {**model, "llm": {**model["llm"], "width": 2, "vocab_size": 257_216}}
-  truth = makers.params(model)
+  target = makers.params(model)
   # As in released files: around the mean, with 0.003 of the spread.
-  truth[param_table.INPUT_EMBEDDING][257_152:] *= 0.003
-  path = makers.write_hf(tmp_path / "hf", makers.hf_tensors(truth, model), makers.hf_config(model))
+  target[param_table.INPUT_EMBEDDING][257_152:] *= 0.003
+  path = makers.write_hf(tmp_path / "hf", makers.hf_tensors(target, model), makers.hf_config(model))
   for stored in (257_216, 257_152):  # Releases give one or the other.
     config = makers.hf_config(model, vocab_size=stored)
     (path / "config.json").write_text(json.dumps(config))
     weights = hf.open_hf(path)
     assert weights.sizes["llm"]["vocab_size"] == 257_152
     embedding = weights.read(param_table.INPUT_EMBEDDING)
-    assert np.array_equal(embedding, truth[param_table.INPUT_EMBEDDING][:257_152])
+    assert np.array_equal(embedding, target[param_table.INPUT_EMBEDDING][:257_152])
 
 
 def test_a_tied_head_is_accepted_and_another_one_is_not(tmp_path):
-  path, truth, model = _directory(tmp_path)
-  tensors = makers.hf_tensors(truth, model)
-  tensors["lm_head.weight"] = truth[param_table.INPUT_EMBEDDING].copy()
+  path, target, model = _directory(tmp_path)
+  tensors = makers.hf_tensors(target, model)
+  tensors["lm_head.weight"] = target[param_table.INPUT_EMBEDDING].copy()
   makers.write_safetensors(path / "model.safetensors", tensors)
-  _assert_equal(hf.open_hf(path), truth)
+  _assert_equal(hf.open_hf(path), target)
   tensors["lm_head.weight"][-1, -1] += 1
   makers.write_safetensors(path / "model.safetensors", tensors)
   with pytest.raises(errors.CheckpointError, match="lm_head differs"):
@@ -114,8 +114,8 @@ def test_a_tied_head_is_accepted_and_another_one_is_not(tmp_path):
 
 
 def test_all_differences_are_in_one_error(tmp_path):
-  path, truth, model = _directory(tmp_path)
-  tensors = makers.hf_tensors(truth, model)
+  path, target, model = _directory(tmp_path)
+  tensors = makers.hf_tensors(target, model)
   tensors["language_model.model.layers.1.self_attn.q_prj.weight"] = tensors.pop(_Q)
   tensors["multi_modal_projector.linear.bias"] = np.zeros(9, np.float32)
   tensors["vision_tower.vision_model.head.probe"] = np.zeros(9, np.float32)
@@ -239,8 +239,8 @@ def test_a_missing_shard_or_no_weights_is_named(tmp_path):
 
 
 def test_one_tensor_under_two_spellings_is_refused(tmp_path):
-  path, truth, model = _directory(tmp_path)
-  tensors = makers.hf_tensors(truth, model)
+  path, target, model = _directory(tmp_path)
+  tensors = makers.hf_tensors(target, model)
   tensors["model." + _Q] = tensors[_Q]
   makers.write_safetensors(path / "model.safetensors", tensors)
   with pytest.raises(errors.CheckpointError, match="twice, under two spellings"):

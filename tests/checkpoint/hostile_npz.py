@@ -27,8 +27,8 @@ class _Touch:
 
 
 def _npz_bytes(tmp_path, **kwargs):
-  truth = makers.params(makers.sizes())
-  return makers.write_npz(tmp_path / "w.npz", truth, **kwargs)
+  target = makers.params(makers.sizes())
+  return makers.write_npz(tmp_path / "w.npz", target, **kwargs)
 
 
 def _object_npy(touched):
@@ -46,9 +46,9 @@ def transposed(tmp_path, touched):
 
 
 def missing(tmp_path, touched):
-  truth = makers.params(makers.sizes())
-  del truth[LEAF]
-  return makers.write_npz(tmp_path / "w.npz", truth)
+  target = makers.params(makers.sizes())
+  del target[LEAF]
+  return makers.write_npz(tmp_path / "w.npz", target)
 
 
 def surplus(tmp_path, touched):
@@ -57,9 +57,9 @@ def surplus(tmp_path, touched):
 
 
 def misspelt(tmp_path, touched):
-  truth = makers.params(makers.sizes())
-  truth["llm/layers/mlp/linaer"] = truth.pop(LEAF)
-  return makers.write_npz(tmp_path / "w.npz", truth)
+  target = makers.params(makers.sizes())
+  target["llm/layers/mlp/linaer"] = target.pop(LEAF)
+  return makers.write_npz(tmp_path / "w.npz", target)
 
 
 def other_dtype(tmp_path, touched):
@@ -142,8 +142,8 @@ def honest_bomb(tmp_path, touched):
   """Sizes agree everywhere; the file is 1000 times smaller than what it holds."""
   model = makers.sizes()
   model = {**model, "llm": {**model["llm"], "vocab_size": 2 << 20}}
-  truth = {n: np.zeros(s, np.float32) for n, s in param_table.shapes(model).items()}
-  return makers.write_npz(tmp_path / "w.npz", truth, deflate=True)
+  target = {n: np.zeros(s, np.float32) for n, s in param_table.shapes(model).items()}
+  return makers.write_npz(tmp_path / "w.npz", target, deflate=True)
 
 
 def wrong_prefix(tmp_path, touched):

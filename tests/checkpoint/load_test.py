@@ -23,9 +23,9 @@ from tests import virtual_devices
 from tests.checkpoint import makers
 
 
-def _assert_bits(found, truth):
-  assert set(found) == set(truth)
-  for name, array in truth.items():
+def _assert_bits(found, target):
+  assert set(found) == set(target)
+  for name, array in target.items():
     assert np.asarray(found[name]).tobytes() == array.tobytes(), name
     assert found[name].dtype == array.dtype and found[name].shape == array.shape
 
@@ -33,12 +33,12 @@ def _assert_bits(found, truth):
 @pytest.mark.parametrize("variant", [*sorted(variants.VARIANTS), "gemma1 with as many kv heads"])
 def test_names_and_shapes_are_those_of_the_model(variant):
   overrides = {"llm.num_kv_heads": 4} if variant.startswith("gemma1") else {}
-  cfg = variants.get("tiny" if overrides else variant, res=224, overrides=overrides)
-  shapes = {name: leaf.shape for name, leaf in paligemma.param_shapes(cfg).items()}
+  model_config = variants.get("tiny" if overrides else variant, res=224, overrides=overrides)
+  shapes = {name: leaf.shape for name, leaf in paligemma.param_shapes(model_config).items()}
   sizes = param_table.sizes_of(shapes, "model")
   assert param_table.shapes(sizes) == shapes
-  assert variants.Vit(**sizes["img"]) == cfg.img
-  assert variants.Gemma(**sizes["llm"]) == cfg.llm
+  assert variants.Vit(**sizes["img"]) == model_config.img
+  assert variants.Gemma(**sizes["llm"]) == model_config.llm
   assert sizes["res"] == 224
 
 
@@ -46,19 +46,19 @@ def test_names_and_shapes_are_those_of_the_model(variant):
 @pytest.mark.parametrize("post_norms", [False, True])
 def test_npz_hf_and_native_round_trips_keep_every_bit(tmp_path, dtype, post_norms):
   model = makers.sizes(post_norms=post_norms, num_kv_heads=2)
-  truth = makers.params(model, dtype)
+  target = makers.params(model, dtype)
   shapes = param_table.shapes(model)
   source = makers.write_hf(
-    tmp_path / "hf", makers.hf_tensors(truth, model), makers.hf_config(model), num_shards=2
+    tmp_path / "hf", makers.hf_tensors(target, model), makers.hf_config(model), num_shards=2
   )
   params = load.load_params(source, shapes, dtype=None)
-  _assert_bits(params, truth)
+  _assert_bits(params, target)
   npz_export.save_npz(tmp_path / "a.npz", params)
   params = load.load_params(tmp_path / "a.npz", shapes, dtype=None)
   weights_dir.save_native(tmp_path / "native", params, model, tokenizer=b"tokens")
   params = load.load_params(tmp_path / "native", shapes, dtype=None)
   npz_export.save_npz(tmp_path / "b.npz", params)
-  _assert_bits(load.load_params(tmp_path / "b.npz", shapes, dtype=None), truth)
+  _assert_bits(load.load_params(tmp_path / "b.npz", shapes, dtype=None), target)
   assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
@@ -76,14 +76,14 @@ def test_a_file_of_the_reference_survives_load_and_save(tmp_path, name):
 
 
 def test_dtypes_are_chosen_per_name(tmp_path):
-  truth = makers.params(makers.sizes())
-  path = makers.write_npz(tmp_path / "w.npz", truth)
+  target = makers.params(makers.sizes())
+  path = makers.write_npz(tmp_path / "w.npz", target)
 
   def trains(name):
     return np.float32 if name.startswith("llm/") else makers.BFLOAT16
 
   params = load.load_params(path, param_table.shapes(makers.sizes()), dtype=trains)
-  _assert_bits(params, {n: a.astype(trains(n)) for n, a in truth.items()})
+  _assert_bits(params, {n: a.astype(trains(n)) for n, a in target.items()})
 
 
 _ON_EIGHT_DEVICES = """
@@ -122,8 +122,8 @@ def test_every_device_of_a_mesh_gets_its_part(tmp_path):
 
 def test_what_the_model_needs_is_compared_before_data_is_read(tmp_path):
   model = makers.sizes()
-  truth = makers.params(model)
-  path = makers.write_npz(tmp_path / "w.npz", truth)
+  target = makers.params(model)
+  path = makers.write_npz(tmp_path / "w.npz", target)
   shapes = param_table.shapes({**model, "llm": {**model["llm"], "mlp_dim": 12}})
   content = path.read_bytes()
   with zipfile.ZipFile(path) as archive:  # Any attempt to read data would end in another error.
@@ -146,14 +146,14 @@ def test_another_vocabulary_says_how_a_run_takes_it(tmp_path):
 
 def test_position_embeddings_are_resampled_as_the_reference_does_and_it_says_so():
   weights = load.open_weights(golden_files.path("bv/tiny.npz"))
-  said = []
+  logged = []
   params = load.load_params(
-    weights, param_table.shapes({**weights.sizes, "res": 84}), dtype=np.float32, log=said.append
+    weights, param_table.shapes({**weights.sizes, "res": 84}), dtype=np.float32, log=logged.append
   )
   with np.load(golden_files.path("bv/tiny_res84.npz")) as golden:
     # The same scipy routine on the same float32 numbers.
     assert np.array_equal(params[param_table.POS_EMBEDDING], golden["pos_embedding"])
-  assert len(said) == 1 and "img/pos_embedding from 16 to 36 image tokens" in said[0]
+  assert len(logged) == 1 and "img/pos_embedding from 16 to 36 image tokens" in logged[0]
 
 
 def test_position_embeddings_of_another_width_are_not_resampled(tmp_path):
@@ -165,42 +165,42 @@ def test_position_embeddings_of_another_width_are_not_resampled(tmp_path):
 
 
 def test_saving_converts_and_leaves_nothing_half_written(tmp_path):
-  truth = makers.params(makers.sizes())
+  target = makers.params(makers.sizes())
   path = tmp_path / "x.npz"
-  npz_export.save_npz(path, truth, dtype="bfloat16")
-  expected = {n: a.astype(makers.BFLOAT16) for n, a in truth.items()}
+  npz_export.save_npz(path, target, dtype="bfloat16")
+  expected = {n: a.astype(makers.BFLOAT16) for n, a in target.items()}
   _assert_bits(load.load_params(path, param_table.shapes(makers.sizes()), dtype=None), expected)
   before = path.read_bytes()
 
   class Breaks:
-    shape, dtype = truth["llm/layers/mlp/linear"].shape, np.dtype(np.float32)
+    shape, dtype = target["llm/layers/mlp/linear"].shape, np.dtype(np.float32)
 
     def __getitem__(self, rows):
       raise OSError("disk full")
 
   with pytest.raises(errors.CheckpointError, match="disk full"):
-    npz_export.save_npz(path, {**truth, "llm/layers/mlp/linear": Breaks()})
+    npz_export.save_npz(path, {**target, "llm/layers/mlp/linear": Breaks()})
   assert path.read_bytes() == before
   assert [p.name for p in tmp_path.iterdir()] == ["x.npz"]
 
 
 def test_saving_refuses_what_the_format_has_no_place_for(tmp_path):
-  truth = makers.params(makers.sizes())
+  target = makers.params(makers.sizes())
   with pytest.raises(errors.CheckpointError, match="cannot be stored as int8"):
-    npz_export.save_npz(tmp_path / "x.npz", truth, dtype="int8")
+    npz_export.save_npz(tmp_path / "x.npz", target, dtype="int8")
   with pytest.raises(errors.CheckpointError, match="cannot be stored as float17"):
-    npz_export.save_npz(tmp_path / "x.npz", truth, dtype="float17")
-  del truth["img/head/bias"]
+    npz_export.save_npz(tmp_path / "x.npz", target, dtype="float17")
+  del target["img/head/bias"]
   with pytest.raises(errors.CheckpointError, match="missing img/head/bias"):
-    npz_export.save_npz(tmp_path / "x.npz", truth)
+    npz_export.save_npz(tmp_path / "x.npz", target)
   assert not list(tmp_path.iterdir())
 
 
 def _native(tmp_path):
   model = {**makers.sizes(), "res": 8}
   model["llm"] = {**model["llm"], "final_softcap": 7.5}
-  truth = makers.params(model)
-  return weights_dir.save_native(tmp_path / "n", truth, model, tokenizer=b"tokens"), truth, model
+  target = makers.params(model)
+  return weights_dir.save_native(tmp_path / "n", target, model, tokenizer=b"tokens"), target, model
 
 
 @pytest.mark.parametrize(
@@ -235,12 +235,12 @@ def _reseal(path, config):
 
 
 def test_a_native_directory_keeps_sizes_and_tokenizer(tmp_path):
-  path, truth, model = _native(tmp_path)
+  path, target, model = _native(tmp_path)
   weights = load.open_weights(path)
   assert weights.kind == "native" and weights.sizes == model
   assert weights.tokenizer.read_bytes() == b"tokens"
   with pytest.raises(errors.CheckpointError, match="exists"):
-    weights_dir.save_native(path, truth, model)
+    weights_dir.save_native(path, target, model)
 
 
 def _cut(path):

@@ -23,11 +23,11 @@ _LEAF = "llm/layers/mlp/linear"
 def test_a_file_of_the_reference_is_read_to_the_bit(name):
   path = golden_files.path(f"bv/{name}.npz")
   weights = npz.open_npz(path)
-  with np.load(path) as truth:
-    assert {param_table.PREFIX + n for n in weights.entries} == set(truth.files)
+  with np.load(path) as target:
+    assert {param_table.PREFIX + n for n in weights.entries} == set(target.files)
     for leaf, entry in weights.entries.items():
       array = weights.read(leaf)
-      expected = truth[param_table.PREFIX + leaf]
+      expected = target[param_table.PREFIX + leaf]
       assert array.shape == entry.shape == expected.shape
       assert array.dtype == entry.dtype
       assert array.tobytes() == expected.tobytes()
@@ -43,27 +43,27 @@ def test_bfloat16_comes_back_as_numbers_not_as_raw_bytes():
 @pytest.mark.parametrize("prefix", ["", "params/"])
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, makers.BFLOAT16])
 def test_names_are_ours_with_and_without_prefix(tmp_path, dtype, prefix, deflate):
-  truth = makers.params(makers.sizes(), dtype)
-  path = makers.write_npz(tmp_path / "w.npz", truth, prefix=prefix, deflate=deflate)
+  target = makers.params(makers.sizes(), dtype)
+  path = makers.write_npz(tmp_path / "w.npz", target, prefix=prefix, deflate=deflate)
   weights = npz.open_npz(path)
-  assert set(weights.entries) == set(truth)
-  assert all(weights.read(name).tobytes() == truth[name].tobytes() for name in truth)
+  assert set(weights.entries) == set(target)
+  assert all(weights.read(name).tobytes() == target[name].tobytes() for name in target)
 
 
 def test_column_major_arrays_are_read(tmp_path):
-  truth = makers.params(makers.sizes())
-  swapped = {**truth, _LEAF: np.asfortranarray(truth[_LEAF])}
+  target = makers.params(makers.sizes())
+  swapped = {**target, _LEAF: np.asfortranarray(target[_LEAF])}
   weights = npz.open_npz(makers.write_npz(tmp_path / "w.npz", swapped))
-  assert np.array_equal(weights.read(_LEAF), truth[_LEAF])
+  assert np.array_equal(weights.read(_LEAF), target[_LEAF])
 
 
 def test_blocks_are_whole_rows_in_order(tmp_path, monkeypatch):
-  truth = makers.params(makers.sizes())
-  path = makers.write_npz(tmp_path / "w.npz", truth, deflate=True)
+  target = makers.params(makers.sizes())
+  path = makers.write_npz(tmp_path / "w.npz", target, deflate=True)
   monkeypatch.setattr("paligemma_jax.checkpoint.reader.BLOCK_BYTES", 100)
   blocks = [b.copy() for b in npz.open_npz(path).blocks(param_table.INPUT_EMBEDDING)]
   assert [len(b) for b in blocks] == [3, 3, 3, 2]
-  assert np.array_equal(np.concatenate(blocks), truth[param_table.INPUT_EMBEDDING])
+  assert np.array_equal(np.concatenate(blocks), target[param_table.INPUT_EMBEDDING])
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
@@ -121,8 +121,8 @@ def test_a_hostile_file_is_refused_from_its_headers(tmp_path, make, says):
 
 @pytest.mark.parametrize("deflate", [False, True])
 def test_one_flipped_bit_in_the_data_is_noticed(tmp_path, deflate):
-  truth = makers.params(makers.sizes())
-  path = makers.write_npz(tmp_path / "w.npz", truth, deflate=deflate)
+  target = makers.params(makers.sizes())
+  path = makers.write_npz(tmp_path / "w.npz", target, deflate=deflate)
   data = bytearray(path.read_bytes())
   with zipfile.ZipFile(path) as archive:
     info = archive.getinfo(f"params/{_LEAF}.npy")
@@ -131,7 +131,7 @@ def test_one_flipped_bit_in_the_data_is_noticed(tmp_path, deflate):
   weights = npz.open_npz(path)
   with pytest.raises(errors.CheckpointError, match=rf"{_LEAF}.*(checksum|damaged|read)"):
     weights.read(_LEAF)
-  assert np.array_equal(weights.read("img/head/bias"), truth["img/head/bias"])
+  assert np.array_equal(weights.read("img/head/bias"), target["img/head/bias"])
 
 
 def test_a_member_that_ends_early_is_noticed(tmp_path):

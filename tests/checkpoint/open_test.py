@@ -30,9 +30,9 @@ def run(tmp_path_factory):
   config = config_lib.default_config()
   config.model.update(variant="tiny", res=28, final_logits_softcap=7.5)
   config.optim.freeze = ("img/.*",)
-  cfg = variants.get("tiny", res=28, final_softcap=7.5)
-  params = paligemma.init_params(cfg, jax.random.key(0))
-  truth = {name: np.array(array) for name, array in params.items()}
+  model_config = variants.get("tiny", res=28, final_softcap=7.5)
+  params = paligemma.init_params(model_config, jax.random.key(0))
+  target = {name: np.array(array) for name, array in params.items()}
   trainable, _ = optimizers.split(params, config.optim)
   shapes = {name: params[name] for name in trainable}
   optimizer = optimizers.make(config.optim, shapes, 10, names=params, batch_size=8)
@@ -52,42 +52,44 @@ def run(tmp_path_factory):
   )
   saver.save(state)
   saver.close()
-  return workdir, truth, cfg
+  return workdir, target, model_config
 
 
 def test_of_a_run_with_averages_they_are_what_is_loaded(run, tmp_path):
-  _, truth, _ = run
+  _, target, _ = run
   names = ("llm/final_norm/scale", "llm/layers/mlp/linear")
-  moving = {name: jnp.asarray(truth[name]) for name in names}
-  ema = {name: 2 * array for name, array in moving.items()}
-  frozen = {name: jnp.asarray(array) for name, array in truth.items() if name not in names}
-  state = states.TrainState(jnp.int32(1), moving, frozen, {}, ema)
+  trainable = {name: jnp.asarray(target[name]) for name in names}
+  ema = {name: 2 * array for name, array in trainable.items()}
+  frozen = {name: jnp.asarray(array) for name, array in target.items() if name not in names}
+  state = states.TrainState(jnp.int32(1), trainable, frozen, {}, ema)
   saver = store.Checkpoints(tmp_path, keep=1, best_mode="max", async_save=False, files={})
   saver.save(state)
   saver.close()
   weights = opening.open_weights(tmp_path)
   for name in names:
-    np.testing.assert_array_equal(weights.read(name), 2 * truth[name])
-  assert set(weights.entries) == set(truth)
+    np.testing.assert_array_equal(weights.read(name), 2 * target[name])
+  assert set(weights.entries) == set(target)
 
 
 @pytest.mark.parametrize("part", ["", "checkpoints", "checkpoints/0"])
 def test_a_run_loads_with_its_parameters_sizes_and_tokenizer(run, part):
-  workdir, truth, cfg = run
+  workdir, target, model_config = run
   pg = pj.load(workdir / part, dtype="float32")
-  assert set(pg.params) == set(truth)
-  for name, array in truth.items():
+  assert set(pg.params) == set(target)
+  for name, array in target.items():
     assert np.array_equal(pg.params[name], array), name
-  assert pg.config.llm == cfg.llm and pg.config.img == cfg.img and pg.config.res == 28
+  assert (
+    pg.config.llm == model_config.llm and pg.config.img == model_config.img and pg.config.res == 28
+  )
   assert pg.config.llm.final_softcap == 7.5  # Only the run's config knows it.
   assert pg.tokenizer.model_bytes == setup.DEMO_TOKENIZER.read_bytes()
 
 
 def test_a_run_saves_as_npz_and_loads_again(run, tmp_path):
-  workdir, truth, _ = run
+  workdir, target, _ = run
   path = pj.load(workdir, dtype="float32").save(tmp_path / "x.npz", format="npz")
   again = opening.open_weights(path)
-  assert all(np.array_equal(again.read(name), array) for name, array in truth.items())
+  assert all(np.array_equal(again.read(name), array) for name, array in target.items())
 
 
 def test_sizes_and_config_are_inverse():

@@ -119,12 +119,12 @@ def test_peft_computes_what_we_compute(spec, tmp_path):
   with np.load(golden_files.path("hf_paligemma/golden.npz")) as f:
     golden = {key: f[key] for key in f.files}
   weights = load.open_weights(folder)
-  cfg = opening.config_of(weights.sizes, dtype="float32").replace(lora=spec)
+  model_config = opening.config_of(weights.sizes, dtype="float32").replace(lora=spec)
   params = load.load_params(weights, weights.entries, dtype=np.float32)
   adapters = _random_adapters(spec, {name: x.shape for name, x in params.items()})
   for name, parts in adapters.items():
     params.update({linear.beside(name, part): x for part, x in parts.items()})
-  first = cfg.num_image_tokens
+  first = model_config.num_image_tokens
   ids, real, suffix = (
     golden[key][:, first:] for key in ("input_ids", "attention_mask", "token_type_ids")
   )
@@ -132,8 +132,8 @@ def test_peft_computes_what_we_compute(spec, tmp_path):
   @jax.jit
   def forward(params):
     image = golden["pixel_values"].transpose(0, 2, 3, 1)
-    x_BTD = paligemma.text_features(cfg, params, image, ids, suffix, mask_input_BT=real)
-    return paligemma.logits(cfg, params, x_BTD)
+    x_BTD = paligemma.text_features(model_config, params, image, ids, suffix, mask_input_BT=real)
+    return paligemma.logits(model_config, params, x_BTD)
 
   ours = np.asarray(forward(params))
   path = _save(tmp_path / "out", spec, adapters, weights.sizes)

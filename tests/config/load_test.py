@@ -233,7 +233,7 @@ def test_specs_that_are_gone_can_still_be_compared(tmp_path):
   before = {**c.to_dict(), "evals": [{"__spec__": "gone.module:Own", "name": "a"}]}
   (tmp_path / "config.json").write_text(json.dumps(spec.to_json(before)))
   old = load.read(tmp_path / "config.json", keep_unknown=True)
-  (change,) = [said for sentences in load.changes(old, c).values() for said in sentences]
+  (change,) = [logged for sentences in load.changes(old, c).values() for logged in sentences]
   assert change == "evals[0]: Own(name='a') is gone"
 
 

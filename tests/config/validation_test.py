@@ -97,7 +97,7 @@ def test_numbers_below_the_least_legal_one_are_refused(path):
     ("optim.momentum", 0.9, "optim.momentum=0.9 is for optim.name='sgd'"),
     ("optim.eps", 0.0, "optim.eps must be above 0"),
     ("optim.schedule_end", 0.1, "is for optim.schedule='linear' only"),
-    ("train.accum", 3, "train.accum=3 does not divide train.batch_size=8"),
+    ("train.grad_accum_steps", 3, "train.grad_accum_steps=3 does not divide train.batch_size=8"),
     ("train.buckets", (64, 32), "train.buckets must be a tuple of rising text lengths"),
     ("train.buckets", (32, 128), "train.buckets=(32, 128) go beyond train.text_len=64"),
     ("mesh.shape", (("fsdp", 0),), "mesh.shape must be a tuple of pairs (axis, size)"),
@@ -153,7 +153,7 @@ def test_a_key_smuggled_past_the_lock_is_found():
 def test_all_problems_are_told_at_once():
   c = good_config()
   c.optim.lr = 0.0
-  c.train.accum = 3
+  c.train.grad_accum_steps = 3
   c.ckpt.best = "x/y"
   message = message_of(c)
   assert message.startswith("The configuration has 3 problems:\n  - ")

@@ -38,9 +38,9 @@ def _run(tmp_path, kernel, tunables):
     stdout=subprocess.PIPE,
     text=True,
   )
-  *begins, said = process.communicate(timeout=60)[0].splitlines()
+  *begins, logged = process.communicate(timeout=60)[0].splitlines()
   assert process.returncode == 0
-  pid, _, rest = said.partition(" ")
+  pid, _, rest = logged.partition(" ")
   return len(begins), int(pid) == process.pid, rest
 
 

@@ -12,12 +12,12 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import system_errors
 
 
-def _of_jax(said):
-  return jax.errors.JaxRuntimeError(said)
+def _of_jax(logged):
+  return jax.errors.JaxRuntimeError(logged)
 
 
 @pytest.mark.parametrize(
-  "said, told",
+  "logged, told",
   [
     (
       "RESOURCE_EXHAUSTED: Out of memory while trying to allocate 2150744064 bytes.",
@@ -44,11 +44,11 @@ def _of_jax(said):
     ("RESOURCE_EXHAUSTED: no more", "it has 16.00 GiB."),
   ],
 )
-def test_a_device_without_memory_says_what_it_has_what_was_asked_for_and_what_helps(said, told):
-  error = system_errors.translated(_of_jax(said), remedies=["a=2", "b=1"], memory_bytes=2**34)
+def test_a_device_without_memory_says_what_it_has_what_was_asked_for_and_what_helps(logged, told):
+  error = system_errors.translated(_of_jax(logged), remedies=["a=2", "b=1"], memory_bytes=2**34)
   assert isinstance(error, errors.OutOfMemoryError) and error.exit_code == 71
   assert f"ran out of memory: {told} What helps, the cheapest first: a=2; b=1." in str(error)
-  assert said.partition("\n")[0][:240] in str(error) and "\n" not in str(error)
+  assert logged.partition("\n")[0][:240] in str(error) and "\n" not in str(error)
 
 
 def test_an_array_that_no_machine_has_room_for_is_such_an_error():

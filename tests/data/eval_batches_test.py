@@ -101,7 +101,7 @@ def test_no_rows_are_no_batches(tokenizer):
 def test_rows_are_read_and_never_spelled_out(tokenizer, num_threads):
   class Rows(rows_and_ops.Rows):
     def __repr__(self):
-      raise AssertionError("All pictures in memory would become one text.")
+      raise AssertionError("All images in memory would become one text.")
 
   (batch, _), *_ = evaluate(tokenizer, rows=Rows(10), num_threads=num_threads)
   assert batch["_mask"].all()

@@ -111,15 +111,15 @@ def test_it_stops_when_no_beam_of_a_real_row_can_win_any_more():
 
 @pytest.mark.parametrize("name", ["gemma", "gemma2"])
 def test_on_a_real_model_it_is_the_search_by_hand_over_forward_passes(name):
-  cfg, batch = small_model.config(name), small_model.batch()
-  run = generate.make_generate(cfg, max_new_tokens=small_model.N, eos_id=_EOS, beam_size=3)
-  got = {k: np.asarray(v) for k, v in run(small_model.params(cfg), batch).items()}
+  model_config, batch = small_model.config(name), small_model.batch()
+  run = generate.make_generate(model_config, max_new_tokens=small_model.N, eos_id=_EOS, beam_size=3)
+  got = {k: np.asarray(v) for k, v in run(small_model.params(model_config), batch).items()}
   for row in range(small_model.B):
 
     def logprobs(answer, row=row):
       new = np.zeros((small_model.B, small_model.N), np.int32)
       new[row, : len(answer)] = answer
-      logits = small_model.forward(cfg, batch, new)[row, len(answer)]
+      logits = small_model.forward(model_config, batch, new)[row, len(answer)]
       return np.asarray(jax.nn.log_softmax(logits))
 
     want, score = _by_hand(logprobs, 3, small_model.N)
@@ -130,15 +130,15 @@ def test_on_a_real_model_it_is_the_search_by_hand_over_forward_passes(name):
 
 
 def test_one_beam_is_greedy():
-  cfg, batch = small_model.config("gemma"), small_model.batch()
-  params = small_model.params(cfg)
-  run = generate.make_generate(cfg, max_new_tokens=small_model.N, eos_id=-1, beam_size=1)
+  model_config, batch = small_model.config("gemma"), small_model.batch()
+  params = small_model.params(model_config)
+  run = generate.make_generate(model_config, max_new_tokens=small_model.N, eos_id=-1, beam_size=1)
   tokens = np.asarray(run(params, batch)["tokens"])
-  np.testing.assert_array_equal(small_model.forward(cfg, batch, tokens).argmax(-1), tokens)
+  np.testing.assert_array_equal(small_model.forward(model_config, batch, tokens).argmax(-1), tokens)
 
 
 @pytest.mark.parametrize(
-  "options, said",
+  "options, logged",
   [
     (dict(beam_size=0), "beam_size=0 must be"),
     (dict(best_of=2.0), "best_of=2.0 must be"),
@@ -148,6 +148,6 @@ def test_one_beam_is_greedy():
     (dict(best_of=2, sampler="gready"), "Did you mean 'greedy'"),
   ],
 )
-def test_options_that_exclude_each_other_are_refused(options, said):
-  with pytest.raises(errors.ConfigError, match=said):
+def test_options_that_exclude_each_other_are_refused(options, logged):
+  with pytest.raises(errors.ConfigError, match=logged):
     generate.make_generate(small_model.config("gemma"), max_new_tokens=3, **options)

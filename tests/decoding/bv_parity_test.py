@@ -24,8 +24,8 @@ def _batch(golden):
 
 
 def _generate(name, batch, **options):
-  cfg = reference.bv_config(name, final_softcap=options.pop("final_softcap", 0.0))
-  run = generate.make_generate(cfg, max_new_tokens=_NUM_NEW, **options)
+  model_config = reference.bv_config(name, final_softcap=options.pop("final_softcap", 0.0))
+  run = generate.make_generate(model_config, max_new_tokens=_NUM_NEW, **options)
   return {k: np.asarray(v) for k, v in run(reference.bv_params(name), batch).items()}
 
 
@@ -66,12 +66,14 @@ def test_our_softcap_covers_the_first_token_where_the_references_prefill_skips_i
 @pytest.mark.parametrize("name", reference.BV_NAMES)
 def test_logits_of_every_step(name):
   golden = reference.arrays(f"bv/{name}_decode.npz")
-  cfg, params = reference.bv_config(name), reference.bv_params(name)
+  model_config, params = reference.bv_config(name), reference.bv_params(name)
   batch = _batch(golden)
   inputs = [batch[key] for key in ("image", "text", "mask_ar", "mask_input")]
   cache_len = reference.NUM_IMAGE_TOKENS + batch["text"].shape[1] + 2
-  prefill = jax.jit(lambda params: paligemma.prefill(cfg, params, *inputs, cache_len=cache_len))
-  extend = jax.jit(functools.partial(paligemma.extend, cfg))
+  prefill = jax.jit(
+    lambda params: paligemma.prefill(model_config, params, *inputs, cache_len=cache_len)
+  )
+  extend = jax.jit(functools.partial(paligemma.extend, model_config))
   logits, cache = prefill(params)
   real = golden["_mask"]
   for step in range(3):

@@ -90,10 +90,10 @@ def test_boxes_can_always_be_read_and_readable_boxes_can_be_written(name, labels
     if text is None:  # An open label may go on and on.
       assert not labels
       continue
-    said = loc.parse_boxes(text, bins=1024)
-    assert said.num_invalid == 0 and 1 <= len(said.boxes) <= 3
-    assert all(label in labels if labels else label for label in said.labels)
-    counts.add(len(said.boxes))
+    logged = loc.parse_boxes(text, bins=1024)
+    assert logged.num_invalid == 0 and 1 <= len(logged.boxes) <= 3
+    assert all(label in labels if labels else label for label in logged.labels)
+    counts.add(len(logged.boxes))
   assert counts == {1, 2, 3} or not labels
   boxes = [(0, 0, 1, 1), (0.25, 0.25, 0.25, 0.25), (0.1, 0.9, 0.2, 0.95), (1, 1, 1, 1)]
   for count, shift in ((1, 0), (1, 1), (2, 2), (3, 3)):
@@ -160,7 +160,7 @@ def test_segments_have_a_box_with_an_area_and_sixteen_codes(name, labels):
 
 
 @pytest.mark.parametrize(
-  "make, said",
+  "make, logged",
   [
     (lambda: specs.OneOf(()), "texts is empty"),
     (lambda: specs.OneOf("yes"), "must be a tuple, not 'yes'; one alone needs a comma"),
@@ -171,13 +171,13 @@ def test_segments_have_a_box_with_an_area_and_sixteen_codes(name, labels):
     (lambda: specs.Segments(min_objects=3, max_objects=2), "min_objects=3 is more than"),
   ],
 )
-def test_a_constraint_that_makes_no_sense_is_refused(make, said):
-  with pytest.raises(errors.ConfigError, match=re.escape(said)):
+def test_a_constraint_that_makes_no_sense_is_refused(make, logged):
+  with pytest.raises(errors.ConfigError, match=re.escape(logged)):
     make()
 
 
 @pytest.mark.parametrize(
-  "constraint, options, said",
+  "constraint, options, logged",
   [
     ("boxes", {}, "constraint='boxes' is none: it must be one of constraints.Boxes, "),
     (specs.OneOf(("yes", "not sure")), {"max_new_tokens": 2}, "'not sure' of constraints.One"),
@@ -188,6 +188,6 @@ def test_a_constraint_that_makes_no_sense_is_refused(make, said):
     (specs.Boxes(("cat",)), {"banned": (698,)}, "needs the token '▁cat', which is banned"),
   ],
 )
-def test_what_cannot_be_decoded_is_refused(constraint, options, said):
-  with pytest.raises(errors.ConfigError, match=re.escape(said)):
+def test_what_cannot_be_decoded_is_refused(constraint, options, logged):
+  with pytest.raises(errors.ConfigError, match=re.escape(logged)):
     constraints.automaton(constraint, _tokenizer(), **{"max_new_tokens": 64, **options})

@@ -22,13 +22,15 @@ _config, _params, _batch, _forward = (
 
 
 @functools.cache
-def _made(cfg, eos_id=_EOS, max_new_tokens=_N, **options):
-  return generate.make_generate(cfg, max_new_tokens=max_new_tokens, eos_id=eos_id, **options)
+def _made(model_config, eos_id=_EOS, max_new_tokens=_N, **options):
+  return generate.make_generate(
+    model_config, max_new_tokens=max_new_tokens, eos_id=eos_id, **options
+  )
 
 
-def _run(batch, cfg=None, key=None, **options):
-  cfg = cfg or _config()
-  out = _made(cfg, **options)(_params(cfg), batch, key)
+def _run(batch, model_config=None, key=None, **options):
+  model_config = model_config or _config()
+  out = _made(model_config, **options)(_params(model_config), batch, key)
   return {k: np.asarray(v) for k, v in out.items()}
 
 
@@ -38,9 +40,9 @@ def _logprob(logits, tokens):
 
 @pytest.mark.parametrize("generation", small_model.GENERATIONS)
 def test_every_step_equals_a_forward_pass_over_the_whole_row(generation):
-  cfg, batch = _config(generation), _batch()
-  got = _run(batch, cfg, eos_id=-1)
-  logits = _forward(cfg, batch, got["tokens"])
+  model_config, batch = _config(generation), _batch()
+  got = _run(batch, model_config, eos_id=-1)
+  logits = _forward(model_config, batch, got["tokens"])
   np.testing.assert_array_equal(logits.argmax(-1), got["tokens"])
   want = _logprob(logits, got["tokens"])
   np.testing.assert_allclose(got["token_logprob"], want, rtol=0, atol=1e-4)
@@ -113,9 +115,9 @@ def test_draws_depend_on_the_key_and_the_row_number_only():
 
 
 def test_sampled_log_probabilities_are_the_models():
-  cfg, batch = _config(), _batch()
-  got = _run(batch, cfg, key=jax.random.key(1), eos_id=-1, sampler="temperature(2)")
-  logits = _forward(cfg, batch, got["tokens"])
+  model_config, batch = _config(), _batch()
+  got = _run(batch, model_config, key=jax.random.key(1), eos_id=-1, sampler="temperature(2)")
+  logits = _forward(model_config, batch, got["tokens"])
   assert (logits.argmax(-1) != got["tokens"]).any()
   want = _logprob(logits, got["tokens"])
   np.testing.assert_allclose(got["token_logprob"], want, rtol=0, atol=1e-4)
@@ -123,11 +125,11 @@ def test_sampled_log_probabilities_are_the_models():
 
 @pytest.mark.parametrize("sampler", ["greedy", "top_k(2)"])
 def test_banned_tokens_never_come_and_the_others_keep_their_log_probability(sampler):
-  cfg, batch = _config(), _batch()
-  banned = tuple(int(t) for t in np.unique(_run(batch, cfg)["tokens"])) + (_EOS,)
-  got = _run(batch, cfg, sampler=sampler, banned=banned, key=jax.random.key(0))
+  model_config, batch = _config(), _batch()
+  banned = tuple(int(t) for t in np.unique(_run(batch, model_config)["tokens"])) + (_EOS,)
+  got = _run(batch, model_config, sampler=sampler, banned=banned, key=jax.random.key(0))
   assert not np.isin(got["tokens"], banned).any() and got["lengths"].tolist() == [_N] * _B
-  logits = _forward(cfg, batch, got["tokens"])
+  logits = _forward(model_config, batch, got["tokens"])
   want = _logprob(logits, got["tokens"])
   np.testing.assert_allclose(got["token_logprob"], want, rtol=0, atol=1e-4)
   if sampler == "greedy":
@@ -136,12 +138,14 @@ def test_banned_tokens_never_come_and_the_others_keep_their_log_probability(samp
 
 
 def test_a_bfloat16_cache_is_half_the_size_and_close():
-  cfg, batch = _config(), _batch()
+  model_config, batch = _config(), _batch()
   args = [batch[key] for key in ("image", "text", "mask_ar", "mask_input")]
 
   @functools.partial(jax.jit, static_argnums=0)
   def run(dtype):
-    return paligemma.prefill(cfg, _params(cfg), *args, cache_len=14, cache_dtype=dtype)
+    return paligemma.prefill(
+      model_config, _params(model_config), *args, cache_len=14, cache_dtype=dtype
+    )
 
   full, cache = run(None)
   half, small = run(jnp.bfloat16)

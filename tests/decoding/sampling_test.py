@@ -55,7 +55,7 @@ def test_of_equal_tokens_no_more_than_k_are_drawn(sampler):
 
 
 @pytest.mark.parametrize(
-  "sampler, said",
+  "sampler, logged",
   [
     ("gredy", "Did you mean 'greedy'"),
     ("temperature(0)", "above 0"),
@@ -69,7 +69,7 @@ def test_of_equal_tokens_no_more_than_k_are_drawn(sampler):
     ("top_k(3", "not of the form"),
   ],
 )
-def test_what_is_no_sampler_is_named(sampler, said):
+def test_what_is_no_sampler_is_named(sampler, logged):
   with pytest.raises(errors.ConfigError) as e:
     sampling.parse(sampler)
-  assert said in str(e.value) and repr(sampler.split("(")[0])[1:-1] in str(e.value)
+  assert logged in str(e.value) and repr(sampler.split("(")[0])[1:-1] in str(e.value)

@@ -35,9 +35,9 @@ def config(generation="gemma"):
 
 
 @functools.cache
-def params(cfg):
+def params(model_config):
   """Random, scaled up so that the best token depends on the context."""
-  made = paligemma.init_params(cfg, jax.random.key(0))
+  made = paligemma.init_params(model_config, jax.random.key(0))
   return {k: v * 3 if "attn_vec" in k or "linear" in k else v for k, v in made.items()}
 
 
@@ -57,7 +57,7 @@ def batch(**changes):
   }
 
 
-def forward(cfg, inputs, new):
+def forward(model_config, inputs, new):
   """float32[B, N, V], the logits before each new token, by one forward pass without a cache.
 
   Each row is its prompt, the new tokens right behind it, then padding that nobody sees.
@@ -67,11 +67,13 @@ def forward(cfg, inputs, new):
   for row, length in enumerate(_LENGTHS):
     text[row, : length + N] = [*inputs["text"][row, :length], *new[row]]
     mask_ar[row, :length] = _MASK_AR[row, :length]
-  logits = np.asarray(_logits(cfg, params(cfg), inputs.get("image"), text, mask_ar))
+  logits = np.asarray(
+    _logits(model_config, params(model_config), inputs.get("image"), text, mask_ar)
+  )
   return np.stack([logits[row, n - 1 : n - 1 + N] for row, n in enumerate(_LENGTHS)])
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _logits(cfg, params, image, text, mask_ar):
-  x_BTD = paligemma.text_features(cfg, params, image, text, mask_ar)
-  return paligemma.logits(cfg, params, x_BTD)
+def _logits(model_config, params, image, text, mask_ar):
+  x_BTD = paligemma.text_features(model_config, params, image, text, mask_ar)
+  return paligemma.logits(model_config, params, x_BTD)

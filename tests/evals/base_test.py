@@ -101,20 +101,20 @@ def test_rows_that_do_not_count_are_in_no_mean():
 
 @spec.spec
 class Length(evals.Metric):
-  """Relative length of the answer, in all and by language; nothing of an empty truth."""
+  """Relative length of the answer, in all and by language; nothing of an empty target."""
 
-  truth: str = "suffix"
+  target: str = "suffix"
   language: str = ""
 
-  reads = ("truth",)
+  reads = ("target",)
   may_read = ("language",)
 
   def score_row(self, prediction, row):
-    if not row[self.truth]:
+    if not row[self.target]:
       return {}
-    if row[self.truth] == "bad":
-      raise errors.DataError("the truth is bad.")
-    ratio = len(prediction) / len(row[self.truth])
+    if row[self.target] == "bad":
+      raise errors.DataError("the target is bad.")
+    ratio = len(prediction) / len(row[self.target])
     return {"length": ratio, **({f"length/{row[self.language]}": ratio} if self.language else {})}
 
 
@@ -142,5 +142,5 @@ def test_a_metric_is_what_it_says_of_a_row():
   found = evals.intervals(metric, rows, outputs)
   assert found["length/low"] <= 0.75 <= found["length/high"]
   assert metric.score([], []) == {"num": 0.0}
-  with pytest.raises(errors.DataError, match=r"^Row 1 of those to score: the truth is bad\.$"):
+  with pytest.raises(errors.DataError, match=r"^Row 1 of those to score: the target is bad\.$"):
     metric.score([rows[0], {"suffix": "bad"}], outputs[:2])

@@ -1,4 +1,4 @@
-"""Confidence intervals: fast and slow way agree, cover the truth, depend on the seed alone."""
+"""Confidence intervals: fast and slow way agree, cover the target, depend on the seed alone."""
 
 import numpy as np
 import pytest
@@ -46,9 +46,9 @@ def test_a_mean_and_what_is_no_mean_are_drawn_from_the_same_rows():
 def test_a_metric_without_a_table_is_scored_anew():
   box = "<loc0000><loc0000><loc0512><loc0512> cat"
   rows = [{"suffix": box}] * 20
-  said = [box if i % 2 else "" for i in range(20)]
+  predicted = [box if i % 2 else "" for i in range(20)]
   assert not issubclass(evals.METRICS["box_accuracy"], evals.Metric)
-  result = evals.score("box_accuracy", said, rows, bootstrap=50)
+  result = evals.score("box_accuracy", predicted, rows, bootstrap=50)
   assert 0.2 < result["acc/0.5/low"] < 0.5 < result["acc/0.5/high"] < 0.8
 
 

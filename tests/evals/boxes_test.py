@@ -25,7 +25,7 @@ def test_overlap_by_hand():
 
 
 @pytest.mark.parametrize(
-  ("truth", "prediction", "expected"),
+  ("target", "prediction", "expected"),
   [
     # Found exactly.
     ([(_LEFT, "cat")], _text((_LEFT, "cat")), {"acc/0.75": 1, "miou": 1, "invalid": 0}),
@@ -55,13 +55,13 @@ def test_overlap_by_hand():
     ([], "", {"invalid": 0, "num": 1, "num_boxes": 0}),
   ],
 )
-def test_box_accuracy_by_hand(truth, prediction, expected):
-  result = evals.score("box_accuracy", [prediction], [{"suffix": _text(*truth)}])
+def test_box_accuracy_by_hand(target, prediction, expected):
+  result = evals.score("box_accuracy", [prediction], [{"suffix": _text(*target)}])
   assert {k: result[k] for k in expected} == expected
 
 
 def test_the_convention_reaches_the_boxes():
-  spec = evals.BoxAccuracy("val/box", None, truth="t", bins=1023)
+  spec = evals.BoxAccuracy("val/box", None, target="t", bins=1023)
   text = "<loc0000><loc0000><loc1023><loc1023> cat"
   assert spec.columns() == ("t",)
   assert spec.score([{"t": text}], [evals.Output(0, text)])["acc/0.75"] == 1
@@ -95,19 +95,19 @@ def test_the_truth_itself_scores_one(objects):
 
 
 @given(_OBJECTS, _OBJECTS, st.randoms())
-def test_the_order_of_predicted_boxes_does_not_matter_and_shares_are_shares(true, said, rng):
-  shuffled = list(said)
+def test_the_order_of_predicted_boxes_does_not_matter_and_shares_are_shares(true, predicted, rng):
+  shuffled = list(predicted)
   rng.shuffle(shuffled)
   rows = [{"suffix": _text(*true)}]
-  result = evals.score("box_accuracy", [_text(*said)], rows)
+  result = evals.score("box_accuracy", [_text(*predicted)], rows)
   again = evals.score("box_accuracy", [_text(*shuffled)], rows)
-  assert again["acc/0.5"] == pytest.approx(result["acc/0.5"]) or _has_ties(true, said)
+  assert again["acc/0.5"] == pytest.approx(result["acc/0.5"]) or _has_ties(true, predicted)
   assert 0 <= result["acc/0.75"] <= result["acc/0.5"] <= 1
   assert 0 <= result["miou"] <= 1 and 0 <= result["precision/0.5"] <= 1
 
 
-def _has_ties(true, said):
-  overlaps = [boxes.iou(loc.Box(*t), loc.Box(*s)) for t, _ in true for s, _ in said]
+def _has_ties(true, predicted):
+  overlaps = [boxes.iou(loc.Box(*t), loc.Box(*s)) for t, _ in true for s, _ in predicted]
   return len(set(overlaps)) < len(overlaps)
 
 

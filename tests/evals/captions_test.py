@@ -86,18 +86,18 @@ def test_the_longest_common_subsequence_is_that_of_the_plain_recursion(a, b):
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.text("ab ", max_size=9), st.lists(st.text("ab ", max_size=9)))))
 def test_scores_lie_in_bounds_whatever_the_captions(pairs):
-  rows = [{"captions": truth} for _, truth in pairs]
+  rows = [{"captions": target} for _, target in pairs]
   result = evals.score("coco_caption", [p for p, _ in pairs], rows, metrics=ALL)
-  assert result["num_truth"] == sum(bool(truth) for _, truth in pairs)
+  assert result["num_truth"] == sum(bool(target) for _, target in pairs)
   assert -1e-9 <= result["cider"] <= 10 + 1e-9
   assert all(0 <= result[k] <= 1 + 1e-9 for k in result if k[:4] in ("bleu", "roug"))
 
 
 def test_languages_without_blanks_are_counted_by_letters_on_request():
   rows = [{"captions": ["一只狗在跑。"]}, {"captions": ["แมวดำ"]}, {"captions": ["a big dog"]}]
-  said = ["一只猫在跑", "แมวขาว", "a big dog"]
+  predicted = ["一只猫在跑", "แมวขาว", "a big dog"]
   scores = {
-    tokens: evals.score("coco_caption", said, rows, metrics=("rouge",), tokens=tokens)["rouge"]
+    tokens: evals.score("coco_caption", predicted, rows, metrics=("rouge",), tokens=tokens)["rouge"]
     for tokens in ("ptb", "characters")
   }
   assert scores["ptb"] == pytest.approx(1 / 3, rel=1e-12) and scores["characters"] > 0.6
@@ -109,14 +109,14 @@ def test_groups_are_scored_as_if_each_were_alone():
     "de": (["ein Hund", "eine Katze"], [["ein Hund", "der Hund"], ["ein Kater"]]),
     "en": (["a dog runs", "a cat", "x"], [["a dog"], ["the cat sits"], ["a cow", "cows"]]),
   }
-  said, rows = [], []
-  for language, (texts, truths) in parts.items():
-    said += texts
-    rows += [{"captions": truth, "language": language} for truth in truths]
-  rows.append({"captions": [], "language": "fr"})  # Without truth there is no such group.
-  together = evals.score("coco_caption", [*said, "x"], rows, metrics=ALL, group="language")
-  for language, (texts, truths) in parts.items():
-    alone = evals.score("coco_caption", texts, [{"captions": t} for t in truths], metrics=ALL)
+  predicted, rows = [], []
+  for language, (texts, targets) in parts.items():
+    predicted += texts
+    rows += [{"captions": target, "language": language} for target in targets]
+  rows.append({"captions": [], "language": "fr"})  # Without target there is no such group.
+  together = evals.score("coco_caption", [*predicted, "x"], rows, metrics=ALL, group="language")
+  for language, (texts, targets) in parts.items():
+    alone = evals.score("coco_caption", texts, [{"captions": t} for t in targets], metrics=ALL)
     for key in ("cider", "bleu-1", "bleu-4", "rouge", "num"):
       assert together[f"{key}/{language}"] == pytest.approx(alone[key], rel=1e-12), key
   mean = (together["cider/de"] + together["cider/en"]) / 2
@@ -146,20 +146,22 @@ def test_the_evaluator_scores_and_writes_what_coco_tools_read():
 def test_the_same_captions_are_scored_against_another_column_beside():
   rows = [{"written": ["猫在睡觉", "猫。"], "tokenized": ["猫 在 睡觉", "猫 。"], "image_id": 1},
           {"written": ["狗在跑"], "tokenized": ["狗 在 跑"], "image_id": 2}]  # fmt: skip
-  evaluator = evals.CocoCaption("x", None, truth="written", beside="tokenized")
+  evaluator = evals.CocoCaption("x", None, target="written", beside="tokenized")
   assert evaluator.columns() == ("written", "image_id", "tokenized")
-  said = ["猫 在 睡觉", "狗 在 跑"]
-  found = evaluator.score(rows, [evals.Output(row=i, text=text) for i, text in enumerate(said)])
+  predicted = ["猫 在 睡觉", "狗 在 跑"]
+  found = evaluator.score(
+    rows, [evals.Output(row=i, text=text) for i, text in enumerate(predicted)]
+  )
   for column, prefix in (("written", ""), ("tokenized", "tokenized/")):
-    alone = evals.score("coco_caption", said, rows, truth=column)
+    alone = evals.score("coco_caption", predicted, rows, target=column)
     assert {name: found[prefix + name] for name in alone} == alone
   # To the tokenizer for English a written caption is one word, or two with a full stop.
   assert found["cider"] < 0.5 and found["tokenized/cider"] > 3
 
 
 def test_parts_are_scored_beside_all_rows():
-  # As NoCaps prints them: overall, and each domain by the official tool on its pictures alone.
-  said = ["a cat sleeps", "a dog runs fast", "a red bus", "a blue bus"]
+  # As NoCaps prints them: overall, and each domain by the official tool on its images alone.
+  predicted = ["a cat sleeps", "a dog runs fast", "a red bus", "a blue bus"]
   rows = [
       {"captions": [text, "a thing"], "domain": domain, "image_id": i}
       for i, (text, domain) in enumerate(
@@ -168,11 +170,13 @@ def test_parts_are_scored_beside_all_rows():
   ]  # fmt: skip
   evaluator = evals.CocoCaption("x", None, parts="domain")
   assert evaluator.columns() == ("captions", "image_id", "domain")
-  found = evaluator.score(rows, [evals.Output(row=i, text=text) for i, text in enumerate(said)])
-  of_all = evals.score("coco_caption", said, rows)
+  found = evaluator.score(
+    rows, [evals.Output(row=i, text=text) for i, text in enumerate(predicted)]
+  )
+  of_all = evals.score("coco_caption", predicted, rows)
   assert {name: found[name] for name in of_all} == of_all
   for domain, part in (("in-domain", slice(0, 2)), ("out-domain", slice(2, 4))):
-    alone = evals.score("coco_caption", said[part], rows[part])
+    alone = evals.score("coco_caption", predicted[part], rows[part])
     assert found[f"cider/{domain}"] == alone["cider"] and found[f"num/{domain}"] == 2
   assert "cider_avg" not in found
   with pytest.raises(errors.ConfigError, match="give one of them"):
@@ -226,8 +230,8 @@ class RecordedMeteor:
 
 def meteor(places, **options):
   rows = [{"captions": METEOR_TRUE[i], "kind": "ab"[i > 1]} for i in places]
-  said = [METEOR_SAID[i] for i in places]
-  return evals.score("coco_caption", said, rows, metrics=("meteor",), **options)
+  predicted = [METEOR_SAID[i] for i in places]
+  return evals.score("coco_caption", predicted, rows, metrics=("meteor",), **options)
 
 
 def check_meteor():

@@ -1,4 +1,4 @@
-"""Relaxed accuracy against a table worked out by hand from arXiv:2203.10244, section 5.1."""
+"""Relaxed accuracy against a table computed by hand from arXiv:2203.10244, section 5.1."""
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from paligemma_jax.evals import benchmarks
 
 
 @pytest.mark.parametrize(
-  ("prediction", "truth", "acc", "relaxed"),
+  ("prediction", "target", "acc", "relaxed"),
   [
     ("100", "100", 1, 1),
     ("105", "100", 0, 1),
@@ -39,8 +39,8 @@ from paligemma_jax.evals import benchmarks
     ("b", ["a", "b"], 1, 1),
   ],
 )
-def test_relaxed_accuracy_by_hand(prediction, truth, acc, relaxed):
-  result = evals.score("chartqa", [prediction], [{"answer": truth}])
+def test_relaxed_accuracy_by_hand(prediction, target, acc, relaxed):
+  result = evals.score("chartqa", [prediction], [{"answer": target}])
   assert result == {"acc": acc, "relaxed_acc": relaxed, "num": 1.0}
 
 
@@ -49,10 +49,10 @@ def test_case_is_ignored_where_asked_for():
 
 
 @given(st.integers(1, 10**6), st.integers(-300, 300))
-def test_within_a_twentieth_and_no_further(truth, thousandths):
-  said = truth * (1000 + thousandths) / 1000
+def test_within_a_twentieth_and_no_further(target, thousandths):
+  predicted = target * (1000 + thousandths) / 1000
   if abs(thousandths) != 50:  # There, rounding decides.
-    assert benchmarks.relaxed_match(repr(said), str(truth)) == (abs(thousandths) < 50)
+    assert benchmarks.relaxed_match(repr(predicted), str(target)) == (abs(thousandths) < 50)
 
 
 @given(*[st.text(st.sampled_from("0159.%-+e naif"), max_size=5)] * 2)
@@ -68,8 +68,8 @@ def test_the_mean_of_parts_weighs_them_alike():
   pairs = [
       ("1", "1", "human"), ("2", "1", "human"), ("x", "y", "human"), ("103", "100", "augmented")
   ]  # fmt: skip
-  rows = [{"answer": truth, "part": part} for _, truth, part in pairs]
-  found = evals.score("chartqa", [said for said, _, _ in pairs], rows, part="part")
+  rows = [{"answer": target, "part": part} for _, target, part in pairs]
+  found = evals.score("chartqa", [predicted for predicted, _, _ in pairs], rows, part="part")
   assert found == {
       "acc": 0.25, "relaxed_acc": 0.5, "acc/human": pytest.approx(1 / 3), "acc/augmented": 0.0,
       "relaxed_acc/human": pytest.approx(1 / 3), "relaxed_acc/augmented": 1.0,
@@ -83,7 +83,7 @@ def test_the_mean_of_parts_weighs_them_alike():
 
 def test_the_evaluator_scores_as_the_metric_does():
   rows, outputs = [{"y": "10"}, {"y": "A"}], [evals.Output(0, "10.4"), evals.Output(1, "a")]
-  spec = evals.ChartQa("test/acc", None, truth="y", lower=True)
+  spec = evals.ChartQa("test/acc", None, target="y", lower=True)
   assert spec.columns() == ("y",)
   assert spec.score(rows, outputs) == {"acc": 0.5, "relaxed_acc": 1.0, "num": 2.0}
   assert spec.table(rows, outputs)["acc"].tolist() == [0.0, 1.0]

@@ -23,7 +23,7 @@ def _pictures(case):
       found = [f for f in case["found"] if f[:2] == [i, k]]
       if true or found:
         picture[str(k)] = (
-          coco_map.Truth(
+          coco_map.GroundTruth(
             np.array([t[2] for t in true], float).reshape(-1, 4),
             np.array([t[3] for t in true], bool),
             np.array([t[4] for t in true], float),
@@ -63,9 +63,9 @@ def test_the_mean_over_classes_is_that_of_pycocotools(name):
 def _single(true, found, scores, crowd=()):
   crowd = np.array(crowd or [False] * len(true), bool)
   true, found = (np.array(b, float).reshape(-1, 4) for b in (true, found))
-  truth = coco_map.Truth(true, crowd, true[:, 2] * true[:, 3])
+  target = coco_map.GroundTruth(true, crowd, true[:, 2] * true[:, 3])
   detections = coco_map.Detections(found, np.array(scores, float))
-  return coco_map.mean_average_precision([{"cat": (truth, detections)}])
+  return coco_map.mean_average_precision([{"cat": (target, detections)}])
 
 
 _A, _B = (0, 0, 50, 50), (100, 100, 50, 50)

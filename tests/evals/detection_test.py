@@ -70,16 +70,16 @@ def _output(pieces):
 
 def test_confidence_is_the_likelihood_of_the_label_s_tokens():
   locs = [(f"<loc{i:04d}>", 0.3) for i in (0, 0, 512, 512)]
-  said = _output([
+  predicted = _output([
       *locs, (" traffic", 0.5), (" light", 0.8), (" ;", 0.9), (" ", 0.7),
       *locs, (" ", 0.6), ("<seg127>", 0.25), (" ; ", 0.5),
       *locs, (" ;", 0.2), (" <loc0001>", 0.1), (" x ;", 0.1),
       *locs, (" cat", 0.125), ("", 0.5),
   ])  # fmt: skip
-  found = detection.label_likelihoods(said, bins=1024)
+  found = detection.label_likelihoods(predicted, bins=1024)
   # Two tokens; one (the space before it is no label); none: the last of the box; one, without eos.
   assert found == pytest.approx([0.4, 0.25, 0.3, 0.125])
-  assert len(loc.parse_boxes(said.text, bins=1024).boxes) == len(found)
+  assert len(loc.parse_boxes(predicted.text, bins=1024).boxes) == len(found)
   assert detection.label_likelihoods(evals.Output(0), bins=1024) == []
 
 
@@ -90,8 +90,8 @@ def test_the_evaluator_ranks_by_the_model_s_own_likelihood():
   right, wrong = _tokens(_LEFT), _tokens(_RIGHT)
   row = {**_ROW, "boxes": [_LEFT], "labels": ["cat"]}
   for confidence, expected in ((0.9, 1.0), (0.1, 0.5)):
-    said = _output([*wrong, (" cat", 0.5), (" ; ", 1.0), *right, (" cat", confidence)])
-    assert evaluator.score([row], [said])["map"] == pytest.approx(expected)
+    predicted = _output([*wrong, (" cat", 0.5), (" ; ", 1.0), *right, (" cat", confidence)])
+    assert evaluator.score([row], [predicted])["map"] == pytest.approx(expected)
 
 
 def _tokens(box):
@@ -118,14 +118,14 @@ def test_a_results_file_is_as_coco_s_tools_read_it():
   )
   assert evaluator.columns() == ("boxes", "labels", "height", "width", "id")
   rows = [{**_ROW, "id": np.int64(139)}, {**_ROW, "id": 285}]
-  said = _output([
+  predicted = _output([
       *_tokens((0.25, 0.5, 0.75, 1.0)), (" dog", 0.25), (" ; ", 1.0),
       *_tokens(_LEFT), (" cta", 0.5),
   ])  # fmt: skip
-  outputs = [said, evals.Output(1, text="")]
+  outputs = [predicted, evals.Output(1, text="")]
   assert evaluator.score(rows, outputs)["unknown"] == 1
   (text,) = evaluator.files(rows, outputs).values()
-  # x, y, width, height in a picture of 100 x 200; the last token is 1023, of 1024 bins.
+  # x, y, width, height in an image of 100 x 200; the last token is 1023, of 1024 bins.
   (result,) = json.loads(text)
   assert {k: result[k] for k in ("image_id", "category_id", "score")} == {
     "image_id": 139,
@@ -152,7 +152,7 @@ def test_true_boxes_in_pixels_or_upside_down_are_refused(box):
 
 
 def test_boxes_of_a_suffix_score_as_the_columns_do():
-  # The suffix is the truth: a perfect prediction has map 1, one without its second object 0.5.
+  # The suffix is the target: a perfect prediction has map 1, one without its second object 0.5.
   suffix = _text((_LEFT, "cat"), (_RIGHT, "dog"))
   image = np.zeros((100, 200, 3), np.uint8)
   row = pp.ParseBoxes(bins=1024)({"image": image, "suffix": suffix}, None)

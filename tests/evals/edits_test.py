@@ -1,4 +1,4 @@
-"""Edit distance, error rates and ANLS, against tables worked out by hand and a plain definition."""
+"""Edit distance, error rates and ANLS, against tables computed by hand and a plain definition."""
 
 import string
 
@@ -42,7 +42,7 @@ def test_the_distance_is_a_metric(a, b, c):
 
 
 @pytest.mark.parametrize(
-  ("prediction", "truth", "expected"),
+  ("prediction", "target", "expected"),
   [
     ("", "", 1.0),
     ("x", "", 0.0),
@@ -55,8 +55,8 @@ def test_the_distance_is_a_metric(a, b, c):
     ("Abc", "abc", 1 - 1 / 3),  # Case counts here; the evaluator lowers it where asked to.
   ],
 )
-def test_anls_by_hand(prediction, truth, expected):
-  assert vqa.anls(prediction, truth) == pytest.approx(expected, rel=1e-15)
+def test_anls_by_hand(prediction, target, expected):
+  assert vqa.anls(prediction, target) == pytest.approx(expected, rel=1e-15)
 
 
 @given(st.text(string.ascii_lowercase[:3], max_size=7), st.text("abc", max_size=7))
@@ -68,7 +68,7 @@ def test_anls_is_symmetric_but_for_the_empty_truth_and_one_only_when_equal(a, b)
 
 
 @pytest.mark.parametrize(
-  ("predictions", "truths", "cer", "wer"),
+  ("predictions", "targets", "cer", "wer"),
   [
     (["the cat"], ["the cat"], 0.0, 0.0),
     (["the bat"], ["the cat"], 1 / 7, 1 / 2),
@@ -82,8 +82,8 @@ def test_anls_is_symmetric_but_for_the_empty_truth_and_one_only_when_equal(a, b)
     (["über"], ["uber"], 1 / 4, 1.0),
   ],
 )
-def test_error_rates_by_hand(predictions, truths, cer, wer):
-  rows = [{"suffix": truth} for truth in truths]
+def test_error_rates_by_hand(predictions, targets, cer, wer):
+  rows = [{"suffix": target} for target in targets]
   result = evals.score("error_rate", predictions, rows)
   assert result["cer"] == pytest.approx(cer, rel=1e-15)
   assert result["wer"] == pytest.approx(wer, rel=1e-15)
@@ -92,8 +92,8 @@ def test_error_rates_by_hand(predictions, truths, cer, wer):
 
 def test_error_rates_without_case_and_with_the_space_at_the_ends():
   rows = [{"t": "The Cat "}]
-  assert evals.score("error_rate", ["the cat"], rows, truth="t", lower=True)["cer"] == 0.0
-  assert evals.score("error_rate", ["The Cat"], rows, truth="t", strip=False)["cer"] == 1 / 8
+  assert evals.score("error_rate", ["the cat"], rows, target="t", lower=True)["cer"] == 0.0
+  assert evals.score("error_rate", ["The Cat"], rows, target="t", strip=False)["cer"] == 1 / 8
 
 
 def test_a_row_without_truth_counts_nowhere():
@@ -102,11 +102,11 @@ def test_a_row_without_truth_counts_nowhere():
 
 
 def test_the_evaluator_scores_as_the_metric_does():
-  spec = evals.ErrorRate("val/ocr", None, truth="text", lower=True)
+  spec = evals.ErrorRate("val/ocr", None, target="text", lower=True)
   rows, outputs = [{"text": "AB"}], [evals.Output(0, "abc")]
   assert spec.columns() == ("text",)
   assert spec.score(rows, outputs) == evals.score(
-    "error_rate", ["abc"], rows, truth="text", lower=True
+    "error_rate", ["abc"], rows, target="text", lower=True
   )
   with pytest.raises(errors.DataError, match="Row 0"):
     spec.score([{"text": 3}], outputs)

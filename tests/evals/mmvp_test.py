@@ -1,4 +1,4 @@
-"""Pairs of MMVP worked out by hand."""
+"""Pairs of MMVP computed by hand."""
 
 import pytest
 from hypothesis import given
@@ -14,8 +14,8 @@ def rows_of(*pairs):
 
 def test_a_pair_counts_when_both_are_right():
   rows = rows_of(("left", 1), ("right", 1), ("open", 2), ("closed", 2), ("Yes", 3), ("No", 3))
-  said = ["left", "right", "open", "open", "yes", "no"]
-  assert evals.score("mmvp", said, rows) == {
+  predicted = ["left", "right", "open", "open", "yes", "no"]
+  assert evals.score("mmvp", predicted, rows) == {
     "acc": pytest.approx(2 / 3, rel=1e-15),
     "acc_single": pytest.approx(5 / 6, rel=1e-15),
     "num_pairs": 3.0,
@@ -34,7 +34,7 @@ def test_half_a_pair_is_no_pair():
 
 
 @pytest.mark.parametrize(
-  ("said", "truth", "right"),
+  ("predicted", "target", "right"),
   [
     ("in the puddle", "In the puddle", 1),
     ("2", "Two", 1),
@@ -44,16 +44,16 @@ def test_half_a_pair_is_no_pair():
     ("left side", "left", 0),
   ],
 )
-def test_answers_are_compared_as_vqav2_does(said, truth, right):
-  result = evals.score("mmvp", [said, said], rows_of((truth, 1), (truth, 1)))
+def test_answers_are_compared_as_vqav2_does(predicted, target, right):
+  result = evals.score("mmvp", [predicted, predicted], rows_of((target, 1), (target, 1)))
   assert result["acc_single"] == result["acc"] == right
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1))
 def test_the_paired_accuracy_is_never_above_the_single_one(pairs):
   rows = [r for k in range(len(pairs)) for r in rows_of(("x", k), ("x", k))]
-  said = ["x" if right else "y" for pair in pairs for right in pair]
-  result = evals.score("mmvp", said, rows)
+  predicted = ["x" if right else "y" for pair in pairs for right in pair]
+  result = evals.score("mmvp", predicted, rows)
   assert result["acc"] <= result["acc_single"]
   assert result["acc"] == pytest.approx(sum(map(all, pairs)) / len(pairs), rel=1e-12)
 

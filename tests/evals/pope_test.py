@@ -1,4 +1,4 @@
-"""POPE's figures against a confusion table worked out by hand."""
+"""POPE's figures against a confusion table computed by hand."""
 
 import pytest
 from hypothesis import given
@@ -9,8 +9,8 @@ from paligemma_jax.core import errors
 
 
 def score(pairs, **options):
-  said, rows = [said for said, _ in pairs], [{"answer": t} for _, t in pairs]
-  return evals.score("pope", said, rows, **options)
+  predicted, rows = [predicted for predicted, _ in pairs], [{"answer": t} for _, t in pairs]
+  return evals.score("pope", predicted, rows, **options)
 
 
 def test_the_confusion_table_by_hand():
@@ -38,7 +38,7 @@ def test_case_and_space_at_the_ends_do_not_count():
 
 
 @pytest.mark.parametrize(
-  ("said", "taken_for"),
+  ("predicted", "taken_for"),
   [
     ("yes", "yes"),
     ("no", "no"),
@@ -53,19 +53,19 @@ def test_case_and_space_at_the_ends_do_not_count():
     ("I do,not see it", "yes"),
   ],
 )
-def test_sentences_are_read_as_by_the_authors_script(said, taken_for):
+def test_sentences_are_read_as_by_the_authors_script(predicted, taken_for):
   # By hand, from the evaluate.py that comes with POPE's data: the text before the first full stop,
   # without commas, parted at blanks; 'No', 'no' or 'not' among its words is a no, all else a yes.
-  assert score([(said, taken_for)], wording="sentence")["acc"] == 1.0
+  assert score([(predicted, taken_for)], wording="sentence")["acc"] == 1.0
   assert score([("maybe", "yes")], wording="sentence")["valid_share"] == 0.0
   assert score([("maybe", "yes")])["acc"] == 0.0
   with pytest.raises(errors.ConfigError, match="Did you mean 'sentence'"):
     evals.Pope("x", None, wording="sentences")
 
 
-@pytest.mark.parametrize("said", ["no", "maybe"])
-def test_never_saying_yes_is_no_division_by_zero(said):
-  result = score([(said, "yes"), (said, "no")])
+@pytest.mark.parametrize("predicted", ["no", "maybe"])
+def test_never_saying_yes_is_no_division_by_zero(predicted):
+  result = score([(predicted, "yes"), (predicted, "no")])
   assert (result["precision"], result["recall"], result["f1"]) == (0.0, 0.0, 0.0)
 
 
@@ -78,10 +78,10 @@ def test_f1_is_the_harmonic_mean_and_everything_lies_in_bounds(pairs):
   assert result == score(pairs[::-1])
 
 
-@pytest.mark.parametrize("truth", ["maybe", "", 1])
-def test_a_truth_that_is_neither_is_named(truth):
+@pytest.mark.parametrize("target", ["maybe", "", 1])
+def test_a_truth_that_is_neither_is_named(target):
   with pytest.raises(errors.DataError, match=r"Row 0.*expected 'yes' or 'no'"):
-    score([("yes", truth)])
+    score([("yes", target)])
 
 
 def test_the_evaluator_scores_as_the_metric_does():

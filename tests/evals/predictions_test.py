@@ -15,14 +15,14 @@ _TEXT = st.text(st.characters(exclude_categories=["Cs"]))
 
 @given(st.lists(st.tuples(_TEXT, _TEXT, _TEXT, st.floats(allow_nan=False, allow_infinity=False))))
 def test_every_line_reads_back_as_it_was(items):
-  rows = [{"prefix": prompt, "suffix": truth, "image": b"x"} for prompt, truth, _, _ in items]
+  rows = [{"prefix": prompt, "suffix": target, "image": b"x"} for prompt, target, _, _ in items]
   outputs = [evals.Output(i, text, logprob=p) for i, (_, _, text, p) in enumerate(items)]
   files = evals.WritePredictions("val/pred", None).files(rows, outputs)
   lines = files["val/pred.jsonl"].split("\n")
   assert lines.pop() == ""
   assert [json.loads(line) for line in lines] == [
-    {"row": i, "prompt": prompt, "suffix": truth, "text": text, "logprob": p}
-    for i, (prompt, truth, text, p) in enumerate(items)
+    {"row": i, "prompt": prompt, "suffix": target, "text": text, "logprob": p}
+    for i, (prompt, target, text, p) in enumerate(items)
   ]
 
 

@@ -1,4 +1,4 @@
-"""RSVQA's averages worked out by hand."""
+"""RSVQA's averages computed by hand."""
 
 import pytest
 from hypothesis import given
@@ -23,8 +23,8 @@ def test_the_averages_by_hand():
     ("0", "count"),
     ("1", "count"),
   )
-  said = ["yes", "no", "yes", "yes", "yes", "urban", "0", "2"]
-  result = evals.score("rsvqa", said, rows)
+  predicted = ["yes", "no", "yes", "yes", "yes", "urban", "0", "2"]
+  result = evals.score("rsvqa", predicted, rows)
   assert result == {
       "acc": pytest.approx(5 / 8 / 3, rel=1e-15),  # One answer of three that would be needed.
       "acc_any": 5 / 8,

@@ -1,4 +1,4 @@
-"""ScienceQA's letters against a table worked out by hand."""
+"""ScienceQA's letters against a table computed by hand."""
 
 import string
 
@@ -26,28 +26,28 @@ from paligemma_jax.core import errors
   ],
 )
 def test_letters_by_hand(prediction, acc, parsefail):
-  for truth in ("b", "B", "The answer is B."):
-    result = evals.score("science_qa", [prediction], [{"answer": truth}])
+  for target in ("b", "B", "The answer is B."):
+    result = evals.score("science_qa", [prediction], [{"answer": target}])
     assert result == {"acc": acc, "parsefail": parsefail, "num": 1.0}
 
 
 @given(st.lists(st.tuples(*[st.sampled_from(string.ascii_uppercase[:5])] * 2), min_size=1))
 def test_the_accuracy_is_the_share_of_equal_letters(pairs):
-  said = [f"The answer is {a}." for a, _ in pairs]
-  result = evals.score("science_qa", said, [{"answer": b} for _, b in pairs])
+  predicted = [f"The answer is {a}." for a, _ in pairs]
+  result = evals.score("science_qa", predicted, [{"answer": b} for _, b in pairs])
   assert result["acc"] == pytest.approx(sum(a == b for a, b in pairs) / len(pairs), rel=1e-15)
   assert result["parsefail"] == 0.0
 
 
-@pytest.mark.parametrize("truth", ["", "AB", "answer is A.", 1, None])
-def test_a_truth_that_is_no_letter_is_named(truth):
+@pytest.mark.parametrize("target", ["", "AB", "answer is A.", 1, None])
+def test_a_truth_that_is_no_letter_is_named(target):
   with pytest.raises(errors.DataError, match=r"Row 0.*'answer' holds"):
-    evals.score("science_qa", ["The answer is A."], [{"answer": truth}])
+    evals.score("science_qa", ["The answer is A."], [{"answer": target}])
 
 
 def test_the_evaluator_scores_as_the_metric_does():
   rows = [{"letter": "a"}, {"letter": "c"}]
   outputs = [evals.Output(0, "The answer is A."), evals.Output(1, "x")]
-  spec = evals.ScienceQa("test/acc", None, truth="letter")
+  spec = evals.ScienceQa("test/acc", None, target="letter")
   assert spec.columns() == ("letter",)
   assert spec.score(rows, outputs) == {"acc": 0.5, "parsefail": 0.5, "num": 2.0}

@@ -152,31 +152,31 @@ def entries(*ids):
   ],
 )
 def test_every_kind_of_broken_file_is_told(content, words):
-  said = list(server_file.problems(VQA, content, WANTED))
-  assert said
+  predicted = list(server_file.problems(VQA, content, WANTED))
+  assert predicted
   for word in words:
-    assert any(word in sentence for sentence in said), said
+    assert any(word in sentence for sentence in predicted), predicted
 
 
 def test_only_the_first_few_are_shown_of_all_that_are_counted():
-  (said,) = server_file.problems(VQA, entries(), dict.fromkeys(range(100), ()))
-  assert said == "100 ids that are missing: 0, 1, 2, …"
+  (predicted,) = server_file.problems(VQA, entries(), dict.fromkeys(range(100), ()))
+  assert predicted == "100 ids that are missing: 0, 1, 2, …"
 
 
 def test_answers_that_are_no_choices_are_told():
   form = server_file.FORMATS["aokvqa_mc"]
   wanted = {"q": ("cab", "bus"), "r": ("cab", "bus")}
   content = {"q": {"multiple_choice": "taxi"}, "r": {"multiple_choice": "bus"}}
-  (said,) = server_file.problems(form, content, wanted)
-  assert "1 answers that are none of the question's choices: 'q' has 'taxi'" in said
-  (said, *_) = server_file.problems(form, [{"q": "cab"}], wanted)
-  assert "wants an object" in said
+  (predicted,) = server_file.problems(form, content, wanted)
+  assert "1 answers that are none of the question's choices: 'q' has 'taxi'" in predicted
+  (predicted, *_) = server_file.problems(form, [{"q": "cab"}], wanted)
+  assert "wants an object" in predicted
 
 
 @given(st.lists(st.integers(0, 5)))
 def test_a_file_passes_only_when_each_id_is_there_once(ids):
-  said = list(server_file.problems(VQA, entries(*ids), WANTED))
-  assert (said == []) == (sorted(ids) == [1, 2, 3])
+  predicted = list(server_file.problems(VQA, entries(*ids), WANTED))
+  assert (predicted == []) == (sorted(ids) == [1, 2, 3])
 
 
 _JSON = st.recursive(

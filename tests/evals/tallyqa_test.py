@@ -1,4 +1,4 @@
-"""Counts against tables worked out by hand."""
+"""Counts against tables computed by hand."""
 
 import pytest
 from hypothesis import given
@@ -10,7 +10,7 @@ from paligemma_jax.evals import benchmarks
 
 
 @pytest.mark.parametrize(
-  ("prediction", "truth", "acc"),
+  ("prediction", "target", "acc"),
   [
     ("2", 2, 1),
     ("two", 2, 1),
@@ -28,8 +28,8 @@ from paligemma_jax.evals import benchmarks
     ("many", "many", 1),
   ],
 )
-def test_counts_by_hand(prediction, truth, acc):
-  result = evals.score("tallyqa", [prediction], [{"answer": truth, "issimple": -1}])
+def test_counts_by_hand(prediction, target, acc):
+  result = evals.score("tallyqa", [prediction], [{"answer": target, "issimple": -1}])
   assert (result["acc"], result["num"]) == (acc, 1.0)
 
 
@@ -95,7 +95,7 @@ def test_a_row_that_does_not_fit_is_named(row, words):
 
 def test_the_evaluator_scores_as_the_metric_does():
   rows, outputs = [{"number": 5}], [evals.Output(0, "five")]
-  spec = evals.TallyQa("count/acc", None, truth="number", simple="")
+  spec = evals.TallyQa("count/acc", None, target="number", simple="")
   assert spec.columns() == ("number",)
   assert evals.TallyQa("x", None).columns() == ("answer", "issimple")
   assert spec.score(rows, outputs)["acc"] == 1.0

@@ -1,4 +1,4 @@
-"""Exact match and soft accuracy against tables worked out by hand."""
+"""Exact match and soft accuracy against tables computed by hand."""
 
 import math
 
@@ -11,7 +11,7 @@ from paligemma_jax.core import errors
 
 
 @pytest.mark.parametrize(
-  ("prediction", "truth", "options", "acc"),
+  ("prediction", "target", "options", "acc"),
   [
     ("cat", "cat", {}, 1.0),
     (" cat\n", "cat", {}, 1.0),
@@ -23,13 +23,13 @@ from paligemma_jax.core import errors
     ("", "", {}, 1.0),
   ],
 )
-def test_exact_match_by_hand(prediction, truth, options, acc):
-  result = evals.score("exact_match", [prediction], [{"suffix": truth}], **options)
+def test_exact_match_by_hand(prediction, target, options, acc):
+  result = evals.score("exact_match", [prediction], [{"suffix": target}], **options)
   assert result == {"acc": acc, "num": 1.0}
 
 
 @pytest.mark.parametrize(
-  ("truth", "acc", "acc_any", "anls"),
+  ("target", "acc", "acc_any", "anls"),
   [
     ("red", 1.0, 1.0, 1.0),
     ("rod", 0.0, 0.0, 2 / 3),  # One of three letters differs.
@@ -41,8 +41,8 @@ def test_exact_match_by_hand(prediction, truth, options, acc):
     (["rod", "blue"], 0.0, 0.0, 2 / 3),
   ],
 )
-def test_vqa_accuracy_by_hand(truth, acc, acc_any, anls):
-  result = evals.score("vqa_accuracy", ["red"], [{"suffix": truth}])
+def test_vqa_accuracy_by_hand(target, acc, acc_any, anls):
+  result = evals.score("vqa_accuracy", ["red"], [{"suffix": target}])
   assert result["acc"] == pytest.approx(acc, rel=1e-15)
   assert result["acc_any"] == acc_any
   assert result["anls"] == pytest.approx(anls, rel=1e-15)
@@ -50,14 +50,14 @@ def test_vqa_accuracy_by_hand(truth, acc, acc_any, anls):
 
 def test_rows_without_truth_are_counted_and_scored_nowhere():
   rows = [{"a": ["x"] * 3}, {"a": []}]
-  result = evals.score("vqa_accuracy", ["x", "x"], rows, truth="a")
+  result = evals.score("vqa_accuracy", ["x", "x"], rows, target="a")
   assert (result["acc"], result["num_truth"], result["num"]) == (1.0, 1.0, 2.0)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.lists(st.sampled_from("abc"))), max_size=9))
 def test_scores_lie_in_bounds_and_ignore_the_order_of_rows(pairs):
   predictions = [p for p, _ in pairs]
-  rows = [{"suffix": truth} for _, truth in pairs]
+  rows = [{"suffix": target} for _, target in pairs]
   result = evals.score("vqa_accuracy", predictions, rows)
   assert result == evals.score("vqa_accuracy", predictions[::-1], rows[::-1])
   assert 0 <= result["acc"] <= result["acc_any"] <= result["anls"] <= 1
@@ -66,8 +66,8 @@ def test_scores_lie_in_bounds_and_ignore_the_order_of_rows(pairs):
 def test_the_evaluators_score_as_the_metrics_do():
   rows = [{"answers": ["a", "b", "b"]}, {"answers": ["c"]}]
   outputs = [evals.Output(0, "B"), evals.Output(1, "x")]
-  soft = evals.VqaAccuracy("val/acc", None, truth="answers", lower=True)
-  exact = evals.ExactMatch("val/em", None, truth="answers", lower=True)
+  soft = evals.VqaAccuracy("val/acc", None, target="answers", lower=True)
+  exact = evals.ExactMatch("val/em", None, target="answers", lower=True)
   assert soft.columns() == exact.columns() == ("answers",)
   assert soft.score(rows, outputs)["acc"] == pytest.approx(1 / 3, rel=1e-15)
   assert exact.score(rows, outputs) == {"acc": 0.5, "num": 2.0}

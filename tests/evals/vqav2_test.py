@@ -1,4 +1,4 @@
-"""VQAv2 accuracy against tables worked out by hand from the published rules."""
+"""VQAv2 accuracy against tables computed by hand from the published rules."""
 
 import re
 import time

@@ -31,11 +31,11 @@ def _check(table, found):
   assert set(found) == set(table)
   wrong = []
   for name, (_, expected) in table.items():
-    decision, mb, secs, said = found[name]
-    print(f"{name}: {decision}, {mb} MB, {secs} s, {said[:120]}")
+    decision, mb, secs, logged = found[name]
+    print(f"{name}: {decision}, {mb} MB, {secs} s, {logged[:120]}")
     decided = decision == expected if expected else decision in (bombs.ACCEPT, bombs.REJECT)
     if not decided or mb > _MOST_MB or secs > _MOST_SECS:
-      wrong.append(f"{name}: {decision} ({expected}), {mb} MB, {secs} s, {said}")
+      wrong.append(f"{name}: {decision} ({expected}), {mb} MB, {secs} s, {logged}")
   assert not wrong, "\n".join(wrong)
 
 

@@ -44,11 +44,11 @@ def test_room_for_one_step_ends_with_74_after_three_failed_saves_and_goes_on(tmp
     done = run_train.run(f"{TINY}:steps=24", workdir, **_CPU)
     _check(done, workdir, code=74)
     assert _steps(workdir) == [4]
-    said = _remarks(done)
+    logged = _remarks(done)
     assert [
-      int(re.search(r"saving step (\d+) to .* failed: no space left", s)[1]) for s in said
+      int(re.search(r"saving step (\d+) to .* failed: no space left", s)[1]) for s in logged
     ] == [8, 12, 16, 16]
-    assert said[-1].startswith("error: The state could not be saved 3 times in a row")
+    assert logged[-1].startswith("error: The state could not be saved 3 times in a row")
     subprocess.run(["mount", "-o", "remount,size=300m", str(disk)], check=True)
     again = run_train.run(f"{TINY}:steps=24", workdir, **_CPU)
     assert again.returncode == 0 and "going on from step 4 " in again.stderr

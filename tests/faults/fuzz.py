@@ -208,7 +208,7 @@ def tried(place: _Place, changed: list[str], loud: bool = False) -> dict:
   """Reads the input that lies there: what came of it, what it took, and what it must not do."""
   from paligemma_jax.core import errors
 
-  said = ""
+  logged = ""
   violations = []
   with open("/proc/self/clear_refs", "w") as f:
     f.write("5")  # The peak begins anew.
@@ -218,7 +218,7 @@ def tried(place: _Place, changed: list[str], loud: bool = False) -> dict:
       place.reader.read(place.input, changed)
       outcome = "value"
     except errors.PaligemmaError as e:
-      outcome, said = type(e).__name__, str(e)
+      outcome, logged = type(e).__name__, str(e)
       if not 10 <= len(str(e)):
         violations.append(f"an error without a reason: {e}")
       if loud:
@@ -247,7 +247,7 @@ def tried(place: _Place, changed: list[str], loud: bool = False) -> dict:
     (place.outside / "mine").write_bytes(_MINE)
   if loud:
     print(changed, secs, megabytes, violations)
-  return _result(outcome, secs, megabytes, violations) | {"said": said}
+  return _result(outcome, secs, megabytes, violations) | {"said": logged}
 
 
 class _Watch:

@@ -32,8 +32,8 @@ def _make_native(folder):
   small = {"width": 8, "depth": 1, "mlp_dim": 8, "num_heads": 2}
   config.model.overrides = {"img": small, "llm": {**small, "head_dim": 4, "vocab_size": 64}}
   config.optim.update(lr=1e-3, freeze=("img/.*",))
-  cfg = variants.of_run(config.model.to_dict(), config.lora.to_dict())
-  params = paligemma.init_params(cfg, jax.random.key(0))
+  model_config = variants.of_run(config.model.to_dict(), config.lora.to_dict())
+  params = paligemma.init_params(model_config, jax.random.key(0))
   trainable, _ = optimizers.split(params, config.optim)
   shapes = {name: params[name] for name in trainable}
   optimizer = optimizers.make(config.optim, shapes, 10, names=params, batch_size=8)

@@ -213,18 +213,18 @@ def main() -> None:
     wrong = 0
     whole: dict[str, list[str]] = collections.defaultdict(list)
     for (name, number), outcome in zip(cases, found, strict=True):
-      said = ""
+      logged = ""
       if args.go_on:
         arguments = MOMENTS[name].arguments
         if not whole[arguments]:
           whole[arguments] = go_on(name, root / f"whole {name}")
         same = go_on(name, places[name, number]) == whole[arguments]
-        said = "same metrics" if same else "OTHER METRICS"
+        logged = "same metrics" if same else "OTHER METRICS"
         wrong += not same
       wrong += not outcome.is_right
       print(
         f"{name:26}{number.name:9}exit {outcome.code:4} {outcome.secs:5.1f} s  finished"
-        f" {outcome.finished} saved {outcome.saved}  {said}"
+        f" {outcome.finished} saved {outcome.saved}  {logged}"
         f"{'' if outcome.is_right else 'NOT RIGHT'}{'' if outcome.met else ': MOMENT NOT MET'}",
         flush=True,
       )

@@ -347,7 +347,7 @@ ANNOTATIONS = {
     lambda d: coco(d, _big(), [[[0, 0, 6999, 0, 6999, 6999]] * 20_000]),
     REJECT,
   ),
-  "coco: run lengths beyond the picture": (
+  "coco: run lengths beyond the image": (
     lambda d: coco(d, _small(), [{"size": [64, 64], "counts": [0, 10**12]}]),
     REJECT,
   ),

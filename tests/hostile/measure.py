@@ -47,18 +47,18 @@ def main(kind, folder):
     now = _status("VmRSS")
     idle = now if idle is None else idle
     begin = time.process_time()
-    said = ""
+    logged = ""
     try:
       read(path)
       decision = "accept"
     except pj.PaligemmaError as e:
-      decision, said = "reject", str(e)
+      decision, logged = "reject", str(e)
     except Exception as e:  # What no reader may let out.
-      decision, said = "raw", repr(e)
+      decision, logged = "raw", repr(e)
     took = time.process_time() - begin
     # What the allocator keeps of an input before is not this one's.
     over = _status("VmHWM") - min(idle, now)
-    print(json.dumps([path.name, decision, round(over), round(took, 2), said[:300]]), flush=True)
+    print(json.dumps([path.name, decision, round(over), round(took, 2), logged[:300]]), flush=True)
 
 
 if __name__ == "__main__":

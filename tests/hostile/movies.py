@@ -82,7 +82,7 @@ def fragments(counts):
 
 
 def scans_in_avi(num=10_000):
-  """A Motion JPEG whose pictures say their scan `num` times more."""
+  """A Motion JPEG whose images say their scan `num` times more."""
   import av
 
   file = io.BytesIO()
@@ -171,7 +171,7 @@ VIDEOS = {
   "mp4 without frames": (lambda: film(num=0), REJECT),
   "avi of raw pixels": (lambda: film("avi", "rawvideo"), REJECT),
   "mov of png": (lambda: film("mov", "png", pixels="rgb24"), REJECT),
-  "avi of a picture of 10000 scans": (scans_in_avi, REJECT),
-  "avi of pictures of one scan": (lambda: scans_in_avi(0), ACCEPT),
+  "avi of an image of 10000 scans": (scans_in_avi, REJECT),
+  "avi of images of one scan": (lambda: scans_in_avi(0), ACCEPT),
   "empty": (lambda: b"", REJECT),
 }

@@ -102,7 +102,7 @@ NPZ = {
     "transposed": _npz(hostile_npz.transposed, "transposed?"),
     "one missing": _npz(hostile_npz.missing, "1 missing"),
     "one more": _npz(hostile_npz.surplus, "1 surplus"),
-    "misspelt": _npz(hostile_npz.misspelt, "near"),
+    "misspelled": _npz(hostile_npz.misspelt, "near"),
     "float64": _npz(hostile_npz.other_dtype, "<f8"),
     "big-endian": _npz(hostile_npz.big_endian, ">f4"),
     "an array of objects": _npz(hostile_npz.objects, "objects are pickles"),

@@ -12,8 +12,8 @@ pytestmark = pytest.mark.usefixtures("way")
 
 @pytest.mark.parametrize("name", reference.HF_NAMES)
 def test_logits_and_log_probabilities_on_every_real_token(name):
-  cfg, params, golden = reference.hf_model(name)
-  first = cfg.num_image_tokens
+  model_config, params, golden = reference.hf_model(name)
+  first = model_config.num_image_tokens
   ids, real, suffix = (
     golden[key][:, first:] for key in ("input_ids", "attention_mask", "token_type_ids")
   )
@@ -21,8 +21,8 @@ def test_logits_and_log_probabilities_on_every_real_token(name):
 
   @jax.jit
   def forward(params):
-    x_BTD = paligemma.text_features(cfg, params, image, ids, suffix, mask_input_BT=real)
-    return paligemma.logits(cfg, params, x_BTD)
+    x_BTD = paligemma.text_features(model_config, params, image, ids, suffix, mask_input_BT=real)
+    return paligemma.logits(model_config, params, x_BTD)
 
   logits = np.asarray(forward(params))
   error = np.abs(logits - golden["logits"][:, first:])[real == 1]

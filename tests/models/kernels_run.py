@@ -16,15 +16,15 @@ def main():
   found = {}
   for num_kv_heads in (1, 2):
     *arrays, weights = kernels_test.qkv(2, 40, 4, num_kv_heads, 8)
-    see = kernels_test.prefixes(2, 40)
-    want = kernels_test.values_and_gradients(kernels_test.plainly(see), *arrays, weights)
+    mask = kernels_test.prefixes(2, 40)
+    want = kernels_test.values_and_gradients(kernels_test.plainly(mask), *arrays, weights)
     mesh = Mesh(np.array(jax.devices()).reshape(2, 2), ("fsdp", "tensor"))
     rows = NamedSharding(mesh, PartitionSpec("fsdp"))
     arrays = [jax.device_put(x, rows) for x in arrays]
 
-    def attend(q, k, v, see=see, mesh=mesh):
+    def attend(q, k, v, mask=mask, mesh=mesh):
       with kernels.on(mesh):
-        return kernels_test.by_kernel(see)(q, k, v)
+        return kernels_test.by_kernel(mask)(q, k, v)
 
     got = kernels_test.values_and_gradients(attend, *arrays, weights)
     found[f"{num_kv_heads} key heads"] = [

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from paligemma_jax.models import attention
+from paligemma_jax.models import attention_mask
 from paligemma_jax.models import gemma
 from paligemma_jax.models import kernels
-from paligemma_jax.models import mask
 from paligemma_jax.models import variants
 from tests import virtual_devices
 from transfers import okvqa
@@ -34,7 +34,7 @@ def prefixes(batch, seq_len, hide=False):
     mask_ar[row, seq_len // 2 + 9 * row :] = 1
   valid = np.ones((batch, seq_len), bool)
   valid[0, 11:20] = valid[:, -7:] = False
-  return mask.prefix_lm(jnp.array(mask_ar), jnp.array(valid) if hide else None)
+  return attention_mask.prefix_lm(jnp.array(mask_ar), jnp.array(valid) if hide else None)
 
 
 def values_and_gradients(attend, q, k, v, weights):
@@ -46,17 +46,19 @@ def values_and_gradients(attend, q, k, v, weights):
   return out, *grads
 
 
-def by_kernel(see, softcap=0.0):
-  blocks = (None, None) if see is None else (see.q_block, see.k_block)
+def by_kernel(mask, softcap=0.0):
+  blocks = (None, None) if mask is None else (mask.q_block, mask.k_block)
 
   def attend(q, k, v):
-    return kernels.splash(q, k, v, *blocks, hidden=mask.HIDDEN, softcap=softcap, interpret=True)
+    return kernels.splash(
+      q, k, v, *blocks, hidden=attention_mask.HIDDEN, softcap=softcap, interpret=True
+    )
 
   return attend
 
 
-def plainly(see, softcap=0.0):
-  return lambda q, k, v: attention.attend(q, k, v, see, softcap=softcap, how="plain")
+def plainly(mask, softcap=0.0):
+  return lambda q, k, v: attention.attend(q, k, v, mask, softcap=softcap, implementation="plain")
 
 
 @pytest.mark.slow  # 12 s each: the interpreter's loops compile slowly.
@@ -68,9 +70,9 @@ def test_the_kernel_gives_values_and_gradients_of_plain_attention(
 ):
   monkeypatch.setattr(kernels, "_BLOCKS", (128,))  # 2 by 2 squares, the last ones part padding.
   *arrays, weights = qkv(2, 150, 4, num_kv_heads, 16)
-  see = prefixes(2, 150, hide)
-  got = values_and_gradients(by_kernel(see, softcap), *arrays, weights)
-  want = values_and_gradients(plainly(see, softcap), *arrays, weights)
+  mask = prefixes(2, 150, hide)
+  got = values_and_gradients(by_kernel(mask, softcap), *arrays, weights)
+  want = values_and_gradients(plainly(mask, softcap), *arrays, weights)
   for ours, theirs in zip(got, want, strict=True):  # Of size 1, sums of 150 terms.
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=5e-5)
 
@@ -88,8 +90,8 @@ def test_without_a_mask_only_padding_is_hidden():
 @pytest.mark.slow  # 8 s
 def test_a_query_that_sees_nothing_gives_finite_numbers():
   *arrays, weights = qkv(1, 20, 1, 1, 8)
-  see = mask.prefix_lm(np.zeros((1, 20), np.int32), np.zeros((1, 20), bool))
-  got = values_and_gradients(by_kernel(see), *arrays, weights)
+  mask = attention_mask.prefix_lm(np.zeros((1, 20), np.int32), np.zeros((1, 20), bool))
+  got = values_and_gradients(by_kernel(mask), *arrays, weights)
   assert all(np.isfinite(x).all() for x in got)
 
 
@@ -109,11 +111,11 @@ def test_rows_and_heads_are_cut_over_devices():
 
 
 def test_last_seen_is_the_mask():
-  see = prefixes(3, 40, hide=True)
-  last = np.asarray(kernels._last_seen(see.q_block, see.k_block, mask.HIDDEN))
+  mask = prefixes(3, 40, hide=True)
+  last = np.asarray(kernels._last_seen(mask.q_block, mask.k_block, attention_mask.HIDDEN))
   seen = np.arange(40)[None, None] <= last[:, :, None]
-  hidden = np.asarray(see.k_block == mask.HIDDEN)
-  np.testing.assert_array_equal(seen & ~hidden[:, None], see.mask())
+  hidden = np.asarray(mask.k_block == attention_mask.HIDDEN)
+  np.testing.assert_array_equal(seen & ~hidden[:, None], mask.dense())
 
 
 @pytest.mark.parametrize("seq_len, side", [(100, 128), (288, 384), (1024, 512), (1056, 384)])
@@ -123,9 +125,9 @@ def test_squares_leave_little_padding(seq_len, side):
 
 def test_where_there_is_no_kernel_flash_is_as_auto():
   q, k, v, _ = qkv(1, 20, 2, 1, 8)
-  see = prefixes(1, 20)
-  got = attention.attend(q, k, v, see, how="flash")
-  np.testing.assert_array_equal(got, attention.attend(q, k, v, see, how="auto"))
+  mask = prefixes(1, 20)
+  got = attention.attend(q, k, v, mask, implementation="flash")
+  np.testing.assert_array_equal(got, attention.attend(q, k, v, mask, implementation="auto"))
 
 
 @pytest.mark.parametrize(

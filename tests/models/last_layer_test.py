@@ -31,7 +31,7 @@ _CASES = {
   "gemma_2": {"overrides": {**_GEMMA_2, "llm.depth": 2, "llm.sliding_window": 4}},
   "window_of_the_last": {"overrides": {"llm.sliding_window": 4, "llm.num_kv_heads": 2}},
   "dora": {"lora": variants.Lora(rank=2, alpha=4.0, dora=True, targets=("llm/layers/.*",))},
-  "packed": {"packed": "int8", "packed_names": (".*",)},
+  "quantize": {"quantize": "int8", "quantize_targets": (".*",)},
 }
 _QUICK = {"xla_backend_optimization_level": 0}
 
@@ -46,8 +46,10 @@ def _config(changes):
   return variants.get("tiny", **(settings | changes))
 
 
-def _parameters(cfg):
-  return random_params.make(cfg, size=0.2, adapter_size=0.1, scale=(0.1, 0.3), magnitude=(0.8, 1.2))
+def _parameters(model_config):
+  return random_params.make(
+    model_config, size=0.2, adapter_size=0.1, scale=(0.1, 0.3), magnitude=(0.8, 1.2)
+  )
 
 
 def _batch():
@@ -59,32 +61,38 @@ def _batch():
   return image, text, mask_ar, mask_input
 
 
-def _outcomes(cfg):
+def _outcomes(model_config):
   """Features, gradients of every float parameter, and what a prompt leaves behind."""
   image, text, mask_ar, mask_input = _batch()
-  params = _parameters(cfg)
-  moving = {name: x for name, x in params.items() if np.issubdtype(x.dtype, np.floating)}
+  params = _parameters(model_config)
+  trainable = {name: x for name, x in params.items() if np.issubdtype(x.dtype, np.floating)}
 
   @jax.value_and_grad
-  def loss(moving):
-    x_BTD = paligemma.text_features(cfg, {**params, **moving}, image, text, mask_ar)
-    return (paligemma.logits(cfg, {**params, **moving}, x_BTD) ** 2).mean()
+  def loss(trainable):
+    x_BTD = paligemma.text_features(model_config, {**params, **trainable}, image, text, mask_ar)
+    return (paligemma.logits(model_config, {**params, **trainable}, x_BTD) ** 2).mean()
 
   @functools.partial(jax.jit, compiler_options=_QUICK)
   def run():
     prefill = functools.partial(paligemma.prefill, cache_len=15)
-    features = paligemma.text_features(cfg, params, image, text, mask_ar, mask_input_BT=mask_input)
-    return features, loss(moving), prefill(cfg, params, image, text, mask_ar, mask_input)
+    features = paligemma.text_features(
+      model_config, params, image, text, mask_ar, mask_input_BT=mask_input
+    )
+    return (
+      features,
+      loss(trainable),
+      prefill(model_config, params, image, text, mask_ar, mask_input),
+    )
 
   return run()
 
 
 @pytest.mark.parametrize("case", _CASES)
 def test_the_numbers_are_those_of_scanned_layers_and_plain_attention(case):
-  cfg = _config(_CASES[case])
-  got = _outcomes(cfg)
+  model_config = _config(_CASES[case])
+  got = _outcomes(model_config)
   with cpu.off():
-    want = _outcomes(cfg.replace(attention="plain"))
+    want = _outcomes(model_config.replace(attention="plain"))
   assert jax.tree.structure(got) == jax.tree.structure(want)
   for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
     assert a.dtype == b.dtype
@@ -92,12 +100,12 @@ def test_the_numbers_are_those_of_scanned_layers_and_plain_attention(case):
 
 
 def test_it_multiplies_less():
-  cfg = _config({})
+  model_config = _config({})
   image, text, mask_ar, _ = _batch()
-  params = _parameters(cfg)
+  params = _parameters(model_config)
 
   def num_flops():
-    run = functools.partial(paligemma.text_features, cfg)
+    run = functools.partial(paligemma.text_features, model_config)
     return program.matmul_flops(jax.jit(run).trace(params, image, text, mask_ar).jaxpr)
 
   apart = num_flops()

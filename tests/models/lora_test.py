@@ -1,4 +1,4 @@
-"""Adapters and packed matrices in the model: they start as nothing, and merge to the same thing."""
+"""Adapters and quantized matrices: they start as nothing, and merge to the same thing."""
 
 import functools
 
@@ -12,7 +12,6 @@ from paligemma_jax.core import errors
 from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import params as param_table
-from paligemma_jax.models import quantized
 from paligemma_jax.models import variants
 from tests.models import random_params
 
@@ -29,10 +28,12 @@ _KINDS = {
     lora=variants.Lora(rank=4, alpha=3.0, rslora=True, targets=(".*/kv_einsum/w", ".*linear"))
   ),
   "dora": dict(lora=variants.Lora(rank=4, dora=True, targets=_ALL)),
-  "nf4": dict(packed="nf4", packed_names=(".*",)),
-  "nf4 lora": dict(lora=variants.Lora(rank=4, targets=_ALL), packed="nf4", packed_names=(".*",)),
+  "nf4": dict(quantize="nf4", quantize_targets=(".*",)),
+  "nf4 lora": dict(
+    lora=variants.Lora(rank=4, targets=_ALL), quantize="nf4", quantize_targets=(".*",)
+  ),
   "int8 dora": dict(
-    lora=variants.Lora(rank=4, dora=True, targets=_ALL), packed="int8", packed_names=(".*",)
+    lora=variants.Lora(rank=4, dora=True, targets=_ALL), quantize="int8", quantize_targets=(".*",)
   ),
 }
 
@@ -44,13 +45,13 @@ def _config(overrides=_SMALL, **changes):
 @functools.cache
 def _params(kind):
   """(config, random parameters); adapters as fresh ones are: B is 0."""
-  cfg = _config(**_KINDS[kind])
+  model_config = _config(**_KINDS[kind])
   sizes = dict(size=0.1, adapter_size=0.1, scale=(0.05, 0.15), magnitude=(0.05, 0.15))
-  params = random_params.make(cfg, **sizes)
+  params = random_params.make(model_config, **sizes)
   for name in params:
     if name.endswith("lora_b"):
       params[name] *= 0
-  return cfg, params
+  return model_config, params
 
 
 def _moved(params):
@@ -63,7 +64,7 @@ def _moved(params):
 
 
 @functools.cache
-def _program(cfg):
+def _program(model_config):
   rng = np.random.default_rng(2)
   image = rng.uniform(-1, 1, (2, 28, 28, 3)).astype(np.float32)
   text = rng.integers(3, 80, (2, 6))
@@ -71,18 +72,18 @@ def _program(cfg):
 
   @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
   def run(params, key):
-    x_BTD = paligemma.text_features(cfg, params, image, text, mask_ar, dropout_key=key)
-    return paligemma.logits(cfg, params, x_BTD)
+    x_BTD = paligemma.text_features(model_config, params, image, text, mask_ar, dropout_key=key)
+    return paligemma.logits(model_config, params, x_BTD)
 
   return run
 
 
-def _logits(cfg, params, key=None):
-  return np.asarray(_program(cfg)(params, key))
+def _logits(model_config, params, key=None):
+  return np.asarray(_program(model_config)(params, key))
 
 
-def _published(cfg, params):
-  leaves = merge.published(cfg, params)
+def _published(model_config, params):
+  leaves = merge.published(model_config, params)
   return {name: np.asarray(leaf[: leaf.shape[0]]) for name, leaf in leaves.items()}
 
 
@@ -104,46 +105,52 @@ def test_adapters_stand_beside_what_they_adapt():
 
 
 def test_what_is_made_from_scratch_has_every_part():
-  cfg = _config(
+  model_config = _config(
     lora=variants.Lora(rank=2, dora=True, targets=(".*linear",)),
-    packed="int4",
-    packed_names=(".*linear", "llm/embedder/.*"),
+    quantize="int4",
+    quantize_targets=(".*linear", "llm/embedder/.*"),
   )
   options = {"xla_backend_optimization_level": 0}
   made = jax.jit(paligemma.init_params, static_argnums=0, compiler_options=options)
-  params = made(cfg, jax.random.key(0))
-  shapes = paligemma.param_shapes(cfg)
+  params = made(model_config, jax.random.key(0))
+  shapes = paligemma.param_shapes(model_config)
   assert {n: (x.shape, x.dtype) for n, x in params.items()} == {
     n: (x.shape, x.dtype) for n, x in shapes.items()
   }
   assert "llm/layers/mlp/linear_int4_scale" in params and "llm/layers/mlp/linear" not in params
-  leaf = _published(cfg, params)["llm/layers/mlp/linear"]
+  leaf = _published(model_config, params)["llm/layers/mlp/linear"]
   length = np.linalg.norm(leaf, axis=1)
   np.testing.assert_allclose(params["llm/layers/mlp/linear_lora_magnitude"], length, rtol=1e-5)
 
 
 def test_fresh_adapters_change_no_bit():
-  cfg, params = _params("lora")
+  model_config, params = _params("lora")
   plain = {name: x for name, x in params.items() if "lora_" not in name}
-  np.testing.assert_array_equal(_logits(cfg, params), _logits(cfg.plain(), plain))
+  np.testing.assert_array_equal(_logits(model_config, params), _logits(model_config.plain(), plain))
 
 
 @pytest.mark.parametrize("kind", ["dora", "int8 dora"])
 def test_fresh_dora_changes_nothing_but_rounding(kind):
-  cfg, params = _params(kind)
+  model_config, params = _params(kind)
   base = {name: x for name, x in params.items() if "lora_" not in name}
-  cfg = cfg.replace(lora=cfg.lora.replace(targets=("img/head/kernel", ".*/kv_einsum/w")))
-  fresh = paligemma.fresh_adapters(cfg, base, jax.random.key(0))
+  model_config = model_config.replace(
+    lora=model_config.lora.replace(targets=("img/head/kernel", ".*/kv_einsum/w"))
+  )
+  fresh = paligemma.fresh_adapters(model_config, base, jax.random.key(0))
   assert {name.rpartition("/")[2] for name in fresh} == set(linear.ADAPTER)
-  want = _logits(cfg.replace(lora=variants.Lora()), base)
-  found = _logits(cfg, {**base, **fresh})
+  want = _logits(model_config.replace(lora=variants.Lora()), base)
+  found = _logits(model_config, {**base, **fresh})
   np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
 def test_fresh_adapters_are_drawn_from_the_key_and_their_b_is_zero():
-  cfg, params = _params("lora")
-  cfg = cfg.replace(lora=cfg.lora.replace(targets=("llm/layers/mlp/.*",)))
-  one, same, other = (paligemma.fresh_adapters(cfg, params, jax.random.key(k)) for k in (0, 0, 1))
+  model_config, params = _params("lora")
+  model_config = model_config.replace(
+    lora=model_config.lora.replace(targets=("llm/layers/mlp/.*",))
+  )
+  one, same, other = (
+    paligemma.fresh_adapters(model_config, params, jax.random.key(k)) for k in (0, 0, 1)
+  )
   assert set(one) == {name for name in params if "mlp" in name and "lora_" in name}
   for name, leaf in one.items():
     np.testing.assert_array_equal(leaf, same[name])
@@ -158,38 +165,38 @@ def test_fresh_adapters_are_drawn_from_the_key_and_their_b_is_zero():
 
 @pytest.mark.parametrize("kind", _KINDS)
 def test_merged_equals_unmerged(kind):
-  cfg, params = _params(kind)
+  model_config, params = _params(kind)
   moved = _moved(params)
-  want = _logits(cfg, moved)
-  merged = _published(cfg, moved)
-  assert set(merged) == set(paligemma.param_shapes(cfg.plain()))
-  found = _logits(cfg.plain(), merged)
+  want = _logits(model_config, moved)
+  merged = _published(model_config, moved)
+  assert set(merged) == set(paligemma.param_shapes(model_config.plain()))
+  found = _logits(model_config.plain(), merged)
   np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * np.abs(want).max())
-  if cfg.lora.rank:
-    assert np.abs(want - _logits(cfg, params)).max() > 1e-3 * np.abs(want).max()
+  if model_config.lora.rank:
+    assert np.abs(want - _logits(model_config, params)).max() > 1e-3 * np.abs(want).max()
 
 
 def test_heads_of_the_fused_kind_are_adapted_too():
   overrides = {**_SMALL, "llm": {**_SMALL["llm"], "num_kv_heads": 4}}
-  cfg = _config(overrides, lora=variants.Lora(rank=2, targets=(".*qkv_einsum/w",)))
+  model_config = _config(overrides, lora=variants.Lora(rank=2, targets=(".*qkv_einsum/w",)))
   rng = np.random.default_rng(0)
   params = {
     name: 0.1 * rng.normal(size=leaf.shape).astype(np.float32)
-    for name, leaf in paligemma.param_shapes(cfg).items()
+    for name, leaf in paligemma.param_shapes(model_config).items()
   }
   assert params["llm/layers/attn/qkv_einsum/lora_b"].shape == (2, 3, 2, 4, 32)
-  want = _logits(cfg, params)
-  found = _logits(cfg.plain(), _published(cfg, params))
+  want = _logits(model_config, params)
+  found = _logits(model_config.plain(), _published(model_config, params))
   np.testing.assert_allclose(found, want, rtol=0, atol=1e-5 * np.abs(want).max())
 
 
 def test_dropout_of_adapters_is_drawn_from_the_key_and_is_off_without_one():
   kind = dict(lora=variants.Lora(rank=4, dropout=0.5, targets=_ALL))
-  cfg = _config(**kind)
+  model_config = _config(**kind)
   params = _moved(_params("lora")[1])
   plain = _logits(_params("lora")[0], params)
-  np.testing.assert_array_equal(_logits(cfg, params), plain)
-  one, same, other = (_logits(cfg, params, jax.random.key(k)) for k in (0, 0, 1))
+  np.testing.assert_array_equal(_logits(model_config, params), plain)
+  one, same, other = (_logits(model_config, params, jax.random.key(k)) for k in (0, 0, 1))
   np.testing.assert_array_equal(one, same)
   assert np.abs(one - plain).max() > 1e-3 and np.abs(one - other).max() > 1e-3
 
@@ -198,11 +205,11 @@ def test_a_kept_input_is_scaled_so_that_the_mean_stays():
   rng = np.random.default_rng(0)
   a, b = rng.normal(size=(2, 64, 64)).astype(np.float32)
   keep = {"lora_key": jax.random.key_data(jax.random.key(3)), "lora_keep": jnp.float32(0.8)}
-  w = linear.Weight(
+  w = linear.Kernel(
     (64, 64), jnp.float32, {"w": jnp.zeros((64, 64)), "lora_a": a, "lora_b": b, **keep}
   )
   x = jnp.ones((4000, 64))
-  found = linear.product("XD,DF->XF", x, w).mean(axis=0)
+  found = linear.matmul("XD,DF->XF", x, w).mean(axis=0)
   want = (x[0] @ a) @ b
   np.testing.assert_allclose(found, want, rtol=0, atol=0.05 * np.abs(want).max())
 
@@ -216,8 +223,11 @@ def test_packing_covers_all_matrices_and_the_table():
   assert params["llm/layers/mlp/gating_einsum_nf4"].dtype == np.uint8
   assert params["llm/layers/mlp/gating_einsum_nf4"].shape == (2, 2, 64, 192)
   assert params["llm/embedder/input_embedding_nf4"].shape == (80, 64)
-  assert quantized.published("llm/layers/mlp/linear_nf4_scale") == ("llm/layers/mlp/linear", "nf4")
-  assert quantized.published("llm/final_norm/scale") == ("llm/final_norm/scale", "")
+  assert linear.published_name("llm/layers/mlp/linear_nf4_scale") == (
+    "llm/layers/mlp/linear",
+    "nf4",
+  )
+  assert linear.published_name("llm/final_norm/scale") == ("llm/final_norm/scale", "")
 
 
 @pytest.mark.parametrize(
@@ -225,8 +235,8 @@ def test_packing_covers_all_matrices_and_the_table():
   [
     (dict(lora=variants.Lora(rank=2, targets=("llm/layers/atn/.*",))), "lora.targets.*atn"),
     (dict(lora=variants.Lora(rank=2, targets=("llm/embedder/.*",))), "lora.targets.*embedder"),
-    (dict(packed="nf5", packed_names=(".*",)), "Unknown model.packed 'nf5'.*nf4"),
-    (dict(packed="nf4", packed_names=(".*scale",)), "model.packed_names.*scale"),
+    (dict(quantize="nf5", quantize_targets=(".*",)), "Unknown model.quantize 'nf5'.*nf4"),
+    (dict(quantize="nf4", quantize_targets=(".*scale",)), "model.quantize_targets.*scale"),
   ],
 )
 def test_what_matches_no_matrix_is_named(settings, message):

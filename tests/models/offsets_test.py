@@ -39,30 +39,30 @@ def test_every_matrix_of_a_layer_can_have_an_offset_and_nothing_else():
 
 
 def test_gradients_are_the_same_bits():
-  cfg = _config()
+  model_config = _config()
   rng = np.random.default_rng(0)
-  shapes = paligemma.param_shapes(cfg)
+  shapes = paligemma.param_shapes(model_config)
   params = {n: rng.normal(0, 0.3, s.shape).astype(np.float32) for n, s in shapes.items()}
   image = rng.uniform(-1, 1, (2, 28, 28, 3)).astype(np.float32)
   text = rng.integers(0, 64, (2, 5)).astype(np.int32)
 
   @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-  def gradients(moving, fixed):
-    def loss(moving):
-      whole = {**fixed, **moving}
-      x = paligemma.text_features(cfg, whole, image, text, np.ones_like(text))
-      return jnp.sin(paligemma.logits(cfg, whole, x)).sum()
+  def gradients(trainable, frozen):
+    def loss(trainable):
+      whole = {**frozen, **trainable}
+      x = paligemma.text_features(model_config, whole, image, text, np.ones_like(text))
+      return jnp.sin(paligemma.logits(model_config, whole, x)).sum()
 
-    return jax.grad(loss)(moving)
+    return jax.grad(loss)(trainable)
 
   plain = gradients(params, {})
   names = linear.with_offsets(shapes)
-  moving = {n: p for n, p in params.items() if n not in names}
-  moving |= {
+  trainable = {n: p for n, p in params.items() if n not in names}
+  trainable |= {
     f"{n}{linear.OFFSET}": jnp.zeros(params[n].shape, jnp.bfloat16)
     for n in (*names, param_table.INPUT_EMBEDDING)
   }
-  through = gradients(moving, {n: params[n] for n in names})
+  through = gradients(trainable, {n: params[n] for n in names})
   for name in names:
     got = through[f"{name}{linear.OFFSET}"]
     assert got.dtype == jnp.bfloat16 and np.abs(plain[name]).max() > 0

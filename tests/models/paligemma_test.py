@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from paligemma_jax.core import errors
+from paligemma_jax.models import attention_mask
 from paligemma_jax.models import gemma
-from paligemma_jax.models import mask
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 
@@ -38,19 +38,19 @@ _image_tokens = jax.jit(paligemma.image_tokens, static_argnums=0)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _features(cfg, params, image, text, mask_ar, mask_input=None, key=None):
+def _features(model_config, params, image, text, mask_ar, mask_input=None, key=None):
   return paligemma.text_features(
-    cfg, params, image, text, mask_ar, mask_input_BT=mask_input, dropout_key=key
+    model_config, params, image, text, mask_ar, mask_input_BT=mask_input, dropout_key=key
   )
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _loss_and_grads(cfg, params):
+def _loss_and_grads(model_config, params):
   image, text = _batch()
 
   def loss(params):
-    x_BTD = paligemma.text_features(cfg, params, image, text, _MASK_AR)
-    logits_BTV = paligemma.logits(cfg, params, x_BTD[:, :-1])
+    x_BTD = paligemma.text_features(model_config, params, image, text, _MASK_AR)
+    logits_BTV = paligemma.logits(model_config, params, x_BTD[:, :-1])
     return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits_BTV), text[:, 1:, None], -1))
 
   return jax.value_and_grad(loss)(params)
@@ -171,12 +171,12 @@ def test_gradients_reach_every_parameter_and_match_a_finite_difference():
 def test_bfloat16_is_close_and_features_have_the_compute_dtype():
   image, text = _batch()
   want = _features(_config(), _params(), image, text, _MASK_AR)
-  cfg = _config(dtype="bfloat16")
-  got = _features(cfg, _params(), image, text, _MASK_AR)
+  model_config = _config(dtype="bfloat16")
+  got = _features(model_config, _params(), image, text, _MASK_AR)
   assert got.dtype == jnp.bfloat16
   # 8 bits of mantissa through 4 layers; features have unit variance.
   assert np.abs(got.astype(np.float32) - want).mean() < 0.03
-  assert paligemma.logits(cfg, _params(), got).dtype == jnp.float32
+  assert paligemma.logits(model_config, _params(), got).dtype == jnp.float32
 
 
 def test_stored_bfloat16_parameters_compute_in_float32_on_request():
@@ -192,12 +192,12 @@ def test_stored_bfloat16_parameters_compute_in_float32_on_request():
 
 def test_dropout_needs_a_key_and_differs_by_it():
   image, text = _batch()
-  cfg = _config(dropout=0.5)
+  model_config = _config(dropout=0.5)
   off = _features(_config(), _params(), image, text, _MASK_AR)
-  np.testing.assert_array_equal(_features(cfg, _params(), image, text, _MASK_AR), off)
+  np.testing.assert_array_equal(_features(model_config, _params(), image, text, _MASK_AR), off)
 
   def run(seed):
-    return _features(cfg, _params(), image, text, _MASK_AR, None, jax.random.key(seed))
+    return _features(model_config, _params(), image, text, _MASK_AR, None, jax.random.key(seed))
 
   np.testing.assert_array_equal(run(1), run(1))
   assert np.abs(run(1) - run(2)).max() > 0.1
@@ -208,16 +208,16 @@ def _one_branch(silent, dropout):
   """What one layer of Gemma 2 adds to its input when the other branch is silent, [B, S, D]."""
   sizes = variants.get("tiny", res=28, overrides={**_SMALL, "llm": {"post_norms": True}}).llm
   layer = gemma.Layer(sizes, jnp.float32, dropout, None, "plain")
-  see = mask.prefix_lm(jnp.zeros((2, 7), jnp.int32))
-  rope = gemma.rotary_angles(see.q_pos, sizes.head_dim)
+  mask = attention_mask.prefix_lm(jnp.zeros((2, 7), jnp.int32))
+  rope = gemma.rotary_angles(mask.q_pos, sizes.head_dim)
   x_BSD = jax.random.normal(jax.random.key(0), (2, 7, sizes.width))
   keys = {"params": jax.random.key(1), "dropout": jax.random.key(2)}
-  variables = layer.init(keys, x_BSD, None, None, see, rope, None)
+  variables = layer.init(keys, x_BSD, None, None, mask, rope, None)
   params = jax.tree.map(lambda x: x, variables["params"])
   module, name = silent
   params[module][name] = jax.tree.map(jnp.zeros_like, params[module][name])
   rngs = {"dropout": jax.random.key(3)}
-  out, _ = layer.apply({"params": params}, x_BSD, None, None, see, rope, None, rngs=rngs)
+  out, _ = layer.apply({"params": params}, x_BSD, None, None, mask, rope, None, rngs=rngs)
   return np.asarray(out - x_BSD)
 
 

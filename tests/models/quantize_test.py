@@ -37,7 +37,7 @@ def test_the_code_book_is_the_published_quantiles():
 @pytest.mark.parametrize("shape", _SIZES)
 def test_numbers_come_back_as_the_nearest_level_times_the_scale(kind, shape):
   w = _matrix(shape)
-  codes, scale = jax.jit(quantize.pack, static_argnums=1)(w, kind)
+  codes, scale = jax.jit(quantize.quantize, static_argnums=1)(w, kind)
   blocks = _blocks(w)
   most = np.abs(blocks).max(axis=-2)
   divisor = {"nf4": 1, "int4": 7, "int8": 127}[kind]
@@ -47,7 +47,7 @@ def test_numbers_come_back_as_the_nearest_level_times_the_scale(kind, shape):
   share = blocks / most[..., None, :]
   nearest = levels[np.abs(share[..., None] - levels).argmin(axis=-1)] * most[..., None, :]
   want = nearest.reshape(*w.shape[:-2], -1, w.shape[-1])[..., : w.shape[-2], :]
-  found = quantize.unpack(codes, scale, kind, size=w.shape[-2], dtype=jnp.float32)
+  found = quantize.dequantize(codes, scale, kind, size=w.shape[-2], dtype=jnp.float32)
   assert found.shape == w.shape
   np.testing.assert_allclose(found, want, rtol=0, atol=1e-6)
 
@@ -55,19 +55,19 @@ def test_numbers_come_back_as_the_nearest_level_times_the_scale(kind, shape):
 @pytest.mark.parametrize("kind", quantize.KINDS)
 def test_a_table_is_packed_along_its_rows(kind):
   table = _matrix((10, 128))
-  codes, scale = quantize.pack(table, kind, axis=-1)
-  same, same_scale = quantize.pack(table.T, kind)
+  codes, scale = quantize.quantize(table, kind, axis=-1)
+  same, same_scale = quantize.quantize(table.T, kind)
   np.testing.assert_array_equal(codes, same.T)
   np.testing.assert_array_equal(scale, same_scale.T)
   rows = np.array([7, 0, 7])
-  found = quantize.unpack(codes[rows], scale[rows], kind, size=128, dtype=jnp.float32, axis=-1)
-  whole = quantize.unpack(codes, scale, kind, size=128, dtype=jnp.float32, axis=-1)
+  found = quantize.dequantize(codes[rows], scale[rows], kind, size=128, dtype=jnp.float32, axis=-1)
+  whole = quantize.dequantize(codes, scale, kind, size=128, dtype=jnp.float32, axis=-1)
   np.testing.assert_array_equal(found, whole[rows])
 
 
 @pytest.mark.parametrize("kind", quantize.KINDS)
 def test_bytes_per_parameter(kind):
-  parts = jax.eval_shape(lambda w: quantize.pack(w, kind), jnp.zeros((2048, 512)))
+  parts = jax.eval_shape(lambda w: quantize.quantize(w, kind), jnp.zeros((2048, 512)))
   num_bytes = sum(part.size * part.dtype.itemsize for part in parts)
   assert num_bytes / (2048 * 512) == _BYTES[kind]
 
@@ -80,6 +80,6 @@ def test_both_ways_to_unpack_nf4_agree():
 
 def test_a_block_of_zeros_is_zeros():
   for kind in quantize.KINDS:
-    codes, scale = quantize.pack(jnp.zeros((64, 2)), kind)
-    found = quantize.unpack(codes, scale, kind, size=64, dtype=jnp.float32)
+    codes, scale = quantize.quantize(jnp.zeros((64, 2)), kind)
+    found = quantize.dequantize(codes, scale, kind, size=64, dtype=jnp.float32)
     np.testing.assert_array_equal(found, 0)

@@ -45,13 +45,13 @@ def bv_params(name):
 def hf_model(name):
   """(float32 config, parameters, golden arrays) of a transformers model."""
   weights = load.open_weights(golden_files.path(name))
-  cfg = variants.ModelConfig(
+  model_config = variants.ModelConfig(
     img=variants.Vit(**weights.sizes["img"]),
     llm=variants.Gemma(**weights.sizes["llm"]),
     res=weights.sizes["res"],
   )
   params = load.load_params(weights, weights.entries, dtype=jnp.float32)
-  return cfg, params, arrays(f"{name}/golden.npz")
+  return model_config, params, arrays(f"{name}/golden.npz")
 
 
 def arrays(name):

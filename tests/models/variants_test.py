@@ -20,17 +20,17 @@ _SO400M_SUM = 412_442_352
 _LOC_AND_SEG = 1024 + 128
 
 
-def _count(cfg, prefix):
-  shapes = paligemma.param_shapes(cfg)
+def _count(model_config, prefix):
+  shapes = paligemma.param_shapes(model_config)
   return sum(math.prod(x.shape) for name, x in shapes.items() if name.startswith(prefix))
 
 
 @pytest.mark.parametrize("name", _GEMMA_SUMS)
 def test_parameters_add_up_to_the_published_towers(name):
-  cfg = variants.get(name, res=224)
-  width = cfg.llm.width
-  assert _count(cfg, "llm/") == _GEMMA_SUMS[name] + _LOC_AND_SEG * width
-  assert _count(cfg, "img/") == _SO400M_SUM + 1152 * width + width
+  model_config = variants.get(name, res=224)
+  width = model_config.llm.width
+  assert _count(model_config, "llm/") == _GEMMA_SUMS[name] + _LOC_AND_SEG * width
+  assert _count(model_config, "img/") == _SO400M_SUM + 1152 * width + width
 
 
 def test_paligemma_3b_has_2_923_335_408_parameters():
@@ -43,13 +43,13 @@ def test_tiny_fits_in_five_megabytes_of_bfloat16():
 
 @pytest.mark.parametrize("res, num_tokens", [(224, 256), (448, 1024), (896, 4096)])
 def test_image_tokens_per_resolution(res, num_tokens):
-  cfg = variants.get("paligemma_3b", res=res)
-  assert cfg.num_image_tokens == num_tokens
-  assert paligemma.param_shapes(cfg)["img/pos_embedding"].shape == (1, num_tokens, 1152)
+  model_config = variants.get("paligemma_3b", res=res)
+  assert model_config.num_image_tokens == num_tokens
+  assert paligemma.param_shapes(model_config)["img/pos_embedding"].shape == (1, num_tokens, 1152)
 
 
 def test_settings_reach_the_config():
-  cfg = variants.get(
+  model_config = variants.get(
     "paligemma2_3b",
     res=448,
     vocab_size=300,
@@ -57,9 +57,13 @@ def test_settings_reach_the_config():
     dropout=0.1,
     overrides={"llm.depth": 2, "img": {"depth": 3}},
   )
-  assert (cfg.llm.vocab_size, cfg.llm.final_softcap, cfg.llm.depth) == (300, 30.0, 2)
-  assert (cfg.img.depth, cfg.dropout, cfg.llm.width) == (3, 0.1, 2304)
-  assert spec.from_json(spec.to_json(cfg)) == cfg
+  assert (model_config.llm.vocab_size, model_config.llm.final_softcap, model_config.llm.depth) == (
+    300,
+    30.0,
+    2,
+  )
+  assert (model_config.img.depth, model_config.dropout, model_config.llm.width) == (3, 0.1, 2304)
+  assert spec.from_json(spec.to_json(model_config)) == model_config
 
 
 def test_published_transfers_have_no_final_softcap_and_gemma_2_caps_attention():
@@ -69,7 +73,7 @@ def test_published_transfers_have_no_final_softcap_and_gemma_2_caps_attention():
 
 
 @pytest.mark.parametrize(
-  "changes, said",
+  "changes, logged",
   [
     (dict(variant="paligemma2_3B"), "Did you mean 'paligemma2_3b'"),
     (dict(res=225), "multiple of the patch size 14"),
@@ -94,8 +98,8 @@ def test_published_transfers_have_no_final_softcap_and_gemma_2_caps_attention():
     (dict(final_softcap=float("nan")), "llm.final_softcap=nan is not a finite number"),
   ],
 )
-def test_what_does_not_fit_is_named(changes, said):
+def test_what_does_not_fit_is_named(changes, logged):
   settings = {"variant": "tiny", "res": 224, **changes}
   with pytest.raises(errors.ConfigError) as e:
     variants.get(settings.pop("variant"), **settings)
-  assert said in str(e.value)
+  assert logged in str(e.value)

@@ -99,14 +99,14 @@ def test_activations_are_what_the_layers_keep_and_too_little_memory_is_refused(m
 
 def test_a_batch_that_does_not_divide_is_an_error():
   with pytest.raises(errors.ConfigError, match=r"train.batch_size=4"):
-    _measured(compiled=False, accum=8)
+    _measured(compiled=False, grad_accum_steps=8)
 
 
 def test_what_a_compiler_says_it_used_is_read():
-  said = "RESOURCE_EXHAUSTED: … Used 45.61G of 15.75G hbm. Exceeded hbm capacity by 29.86G."
-  assert program._used(said) == pytest.approx(45.61 * 2**30)
-  said = "RESOURCE_EXHAUSTED: … for HLO temporaries (53.03G) exceeds available HBM (15.75G)."
-  assert program._used(said) == pytest.approx(53.03 * 2**30)
+  logged = "RESOURCE_EXHAUSTED: … Used 45.61G of 15.75G hbm. Exceeded hbm capacity by 29.86G."
+  assert program._used(logged) == pytest.approx(45.61 * 2**30)
+  logged = "RESOURCE_EXHAUSTED: … for HLO temporaries (53.03G) exceeds available HBM (15.75G)."
+  assert program._used(logged) == pytest.approx(53.03 * 2**30)
   assert program._used("RESOURCE_EXHAUSTED: out of luck") == 0
 
 

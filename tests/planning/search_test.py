@@ -51,7 +51,7 @@ class Devices:
     if not compiled:
       return state
     self.compiled.append(", ".join(change.words))
-    share = config.train.batch_size / 64 / config.train.accum
+    share = config.train.batch_size / 64 / config.train.grad_accum_steps
     share *= 0.5 if config.model.remat == "full" else 1
     temporaries = state["parts"]["gradients"] + round(self.rows * share * _GIB)
     arguments = state["parts"]["parameters"] + state["parts"]["optimizer"]
@@ -99,7 +99,7 @@ def test_another_way_to_tune_is_named_as_an_argument_of_the_config(config):
 def test_micro_batches_are_as_few_as_are_likely_to_do(config):
   devices = Devices(rows=40)
   found = _search(f"{config}:res=448,tune=lora", (("model.remat", "full"),), devices)
-  assert [s.change.words for s in found] == [("train.accum=2",)]
+  assert [s.change.words for s in found] == [("train.grad_accum_steps=2",)]
   assert found[0].change.path.endswith(":res=448,tune=lora")
 
 
@@ -147,7 +147,7 @@ def test_remedies_are_the_changes_in_the_order_of_the_search_where_nothing_is_me
 
   assert remedies("none", 8) == [
     "--config.model.remat=full",
-    "--config.train.accum=2",
+    "--config.train.grad_accum_steps=2",
     f"--config {config}:tune=lora",
     "--config.train.batch_size=32",
   ]

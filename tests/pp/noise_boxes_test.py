@@ -29,14 +29,14 @@ def _text(pieces):
 def test_true_objects_come_first_in_any_order_and_noise_fills_up():
   orders = set()
   for seed in range(20):
-    said = loc.parse_boxes(_text(_made(seed)), bins=1024)
-    assert said.num_invalid == 0 and len(said.boxes) == 9
-    orders.add(said.labels[:2])
-    assert said.labels[2:] == ("<seg127>",) * 7
-    for box, label in zip(said.boxes[:2], said.labels[:2], strict=True):
+    logged = loc.parse_boxes(_text(_made(seed)), bins=1024)
+    assert logged.num_invalid == 0 and len(logged.boxes) == 9
+    orders.add(logged.labels[:2])
+    assert logged.labels[2:] == ("<seg127>",) * 7
+    for box, label in zip(logged.boxes[:2], logged.labels[:2], strict=True):
       true = _ROW["boxes"][_ROW["labels"].index(label)]
       np.testing.assert_allclose(box, true, rtol=0, atol=0.5 / 1024 + 1e-6)
-    assert all(b.y_min <= b.y_max and b.x_min <= b.x_max for b in said.boxes)
+    assert all(b.y_min <= b.y_max and b.x_min <= b.x_max for b in logged.boxes)
   assert orders == {("cat", "dog"), ("dog", "cat")}
   assert _made(3) == _made(3) != _made(4)
 
@@ -71,8 +71,8 @@ def test_noise_lies_near_true_boxes_and_anywhere():
 def test_there_may_be_no_noise_or_nothing_else(total, boxes, expected):
   row = {"boxes": _ROW["boxes"][:boxes], "labels": _ROW["labels"][:boxes]}
   pieces = _made(op=pp.NoiseBoxes(bins=1024, total=total), row=row)
-  said = loc.parse_boxes(_text(pieces), bins=1024)
-  assert sorted(said.labels) == sorted(expected) and said.num_invalid == 0
+  logged = loc.parse_boxes(_text(pieces), bins=1024)
+  assert sorted(logged.labels) == sorted(expected) and logged.num_invalid == 0
 
 
 @pytest.mark.parametrize(

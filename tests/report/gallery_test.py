@@ -67,8 +67,8 @@ _BOX_TEXT = st.lists(st.sampled_from(_PARTS)).map("".join)
 @settings(deadline=None, max_examples=60)
 @given(texts=st.tuples(*[_TEXT | _BOX_TEXT] * 4), with_before=st.booleans())
 def test_no_text_can_add_an_element_or_break_the_page(tmp_path_factory, texts, with_before):
-  def made(prompt, truth, said, before):
-    item = gallery.GalleryItem(_IMAGE, prompt, truth, said, before if with_before else None)
+  def made(prompt, target, said, before):
+    item = gallery.GalleryItem(_IMAGE, prompt, target, said, before if with_before else None)
     return _written(tmp_path_factory.getbasetemp(), [item])
 
   known = {tag for tag, _ in made("p", "<loc0001>" * 4 + "x", "t", "<loc0001>" * 4 + "x").elements}
@@ -108,11 +108,11 @@ def test_frames_stand_side_by_side(tmp_path):
 
 @pytest.mark.parametrize(("bins", "right"), [(1024, 20.0), (1023, 40 * 512 / 1023)])
 def test_boxes_are_drawn_where_they_are(tmp_path, bins, right):
-  truth = "<loc0000><loc0256><loc0512><loc0512> cat"
+  target = "<loc0000><loc0256><loc0512><loc0512> cat"
   said = "<loc0000><loc0000><loc0512><loc0256> dog ; <loc1 x"
-  document = _written(tmp_path, [gallery.GalleryItem(_IMAGE, "p", truth, said)], bins=bins)
+  document = _written(tmp_path, [gallery.GalleryItem(_IMAGE, "p", target, said)], bins=bins)
   true_box, said_box = document.all("rect")
-  assert true_box["class"] == "box-truth" and said_box["class"] == "box-said"
+  assert true_box["class"] == "box-target" and said_box["class"] == "box-predicted"
   left = 40 * 256 / bins
   drawn = [float(true_box[k]) for k in ("x", "y", "width", "height")]
   # Two decimals of a pixel are written.
@@ -125,14 +125,14 @@ def test_masks_are_drawn_where_they_are(tmp_path):
   codec = mask_codec.open_codec()
   mask = np.zeros((100, 200), bool)
   mask[20:80, 50:150] = True
-  truth = seg.mask_to_text(mask, None, "cat", codec=codec, bins=1024)
+  target = seg.mask_to_text(mask, None, "cat", codec=codec, bins=1024)
   said = seg.mask_to_text(np.roll(mask, 50, axis=1), None, "cat", codec=codec, bins=1024)
   image = np.zeros((100, 200, 3), np.uint8)
-  document = _written(tmp_path, [gallery.GalleryItem(image, "segment cat", truth, said)])
+  document = _written(tmp_path, [gallery.GalleryItem(image, "segment cat", target, said)])
   veils = [v for v in document.all("image") if v.get("class") == "mask"]
   assert [v["width"] for v in veils] == ["200", "200"]
-  assert [rect["class"] for rect in document.all("rect")] == ["box-truth", "box-said"]
-  for veil, text in zip(veils, (truth, said), strict=True):
+  assert [rect["class"] for rect in document.all("rect")] == ["box-target", "box-predicted"]
+  for veil, text in zip(veils, (target, said), strict=True):
     data = base64.b64decode(veil["href"].removeprefix("data:image/png;base64,"))
     drawn = np.asarray(Image.open(io.BytesIO(data)))[..., 3] > 0
     painted = seg.text_to_mask(text, 100, 200, codec=codec, bins=1024).mask
@@ -151,21 +151,21 @@ def test_a_mask_that_cannot_be_read_is_counted(tmp_path):
 
 
 def test_before_and_after_stand_side_by_side_with_one_copy_of_the_image(tmp_path):
-  truth = loc.format_boxes([(0, 0, 0.5, 0.5)], ["cat"], bins=1024)
+  target = loc.format_boxes([(0, 0, 0.5, 0.5)], ["cat"], bins=1024)
   before = loc.format_boxes([(0, 0, 0.5, 0.25)], ["cat"], bins=1024)
-  document = _written(tmp_path, [gallery.GalleryItem(_IMAGE, "p", truth, truth, before)])
+  document = _written(tmp_path, [gallery.GalleryItem(_IMAGE, "p", target, target, before)])
   assert len(document.all("image")) == len(document.all("use")) == 1
   classes = [rect["class"] for rect in document.all("rect")]
-  assert classes == ["box-truth", "box-before", "box-truth", "box-said"]
+  assert classes == ["box-target", "box-before", "box-target", "box-predicted"]
   texts = " ".join(document.texts)
   assert "overlap 0.50" in texts and "overlap 1.00" in texts
-  assert [t for t in document.texts if t in ("truth", "before", "after", "prediction")] == [
-    "truth",
+  assert [t for t in document.texts if t in ("target", "before", "after", "prediction")] == [
+    "target",
     "before",
     "after",
     "before",
     "after",
-    "truth",
+    "target",
     "before",
     "after",
   ]  # Legend, the two views, the list.

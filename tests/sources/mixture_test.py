@@ -144,9 +144,9 @@ def test_part_ops_come_before_the_others_and_answers_are_chosen_by_the_rounds_of
     assert columns["prefix"].startswith("ask a" if row < 2 else "say b")
     chosen[row].append((epoch, columns["suffix"]))
   for row in (0, 1):
-    said = [text for _, text in sorted(chosen[row])]
-    assert len(said) == 9
-    assert all(set(said[k : k + 3]) == set(answers) for k in (0, 3, 6))
+    logged = [text for _, text in sorted(chosen[row])]
+    assert len(logged) == 9
+    assert all(set(logged[k : k + 3]) == set(answers) for k in (0, 3, 6))
 
 
 def test_a_loader_applies_the_ops_of_the_part_and_starts_at_any_step():

@@ -113,9 +113,9 @@ def test_answers_are_right():
     if row["task"] == "count":
       assert row["suffix"] == str(names.count(row["label"]))
     elif row["task"] == "detect":
-      said = loc.parse_boxes(row["suffix"], bins=scenes.BINS)
-      assert said.labels == row["labels"] == (row["label"],)
-      np.testing.assert_allclose(said.boxes, row["boxes"], rtol=0, atol=1 / 1024)
+      logged = loc.parse_boxes(row["suffix"], bins=scenes.BINS)
+      assert logged.labels == row["labels"] == (row["label"],)
+      np.testing.assert_allclose(logged.boxes, row["boxes"], rtol=0, atol=1 / 1024)
       assert (row["label"], row["boxes"][0]) in row["objects"]
       assert names.count(row["label"]) == 1
     else:

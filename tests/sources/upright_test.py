@@ -38,9 +38,9 @@ _SETTINGS = hypothesis.settings(
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """A picture with one red object, and how it is stored and written down.
+  """An image with one red object, and how it is stored and written down.
 
-  stored, boxed: (height, width) of the file, and of the picture that the box is of.
+  stored, boxed: (height, width) of the file, and of the image that the box is of.
   box: (x_min, y_min, x_max, y_max) in pixels of that.
   exif: whether that is the upright one.
   """
@@ -74,7 +74,7 @@ def _example(integer, choice):
   pixels[box[1] : box[3], box[0] : box[2]] = (250, 10, 10)
   exif, orientation = choice((False, True)), integer(1, 8)
   boxed = stored = Image.fromarray(pixels)
-  if exif and orientation > 1:  # What EXIF turns into the picture that was boxed.
+  if exif and orientation > 1:  # What EXIF turns into the image that was boxed.
     back = {6: 8, 8: 6}.get(orientation, orientation)
     stored = boxed.transpose(_TURNS[back])
   kind = choice(sorted(_KINDS))
@@ -122,7 +122,7 @@ def _check(row, ops):
 
 
 def _check_row(example, row, ops):
-  """As `_check`, and of a source of annotated pictures that size and mask agree."""
+  """As `_check`, and of a source of annotated images that size and mask agree."""
   assert (row["height"], row["width"]) == example.boxed
   (mask,) = row["masks"]
   x_min, y_min, x_max, y_max = example.box
@@ -146,7 +146,7 @@ def _ops(exif, **boxes):
 def test_coco(example, decode_exif, auto):
   x_min, y_min, x_max, y_max = example.box
   number, (height, width) = example.number, example.boxed
-  # The file's size tells which picture is meant, if the picture is turned by 90°.
+  # The file's size tells which image is meant, if the image is turned by 90°.
   auto = auto and (example.exif or (example.orientation >= 5 and height != width))
   outline = [float(v) for v in (x_min, y_min, x_max, y_min, x_max, y_max, x_min, y_max)]
   box = [number(v) for v in (x_min, y_min, x_max - x_min, y_max - y_min)]

@@ -96,7 +96,7 @@ _FILE = b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;<
     (_xml(("dog", 0, "one", 1, 2, 2)), "xmin is 'one'"),
     (_xml(("dog", 0, 1, "nan", 2, 2)), "ymin is 'nan'"),
     (_xml(("dog", 0, 9, 1, 2, 2)), "minimum above"),
-    (_xml(("dog", 0, 100, 1, 200, 2)), "outside of the picture"),
+    (_xml(("dog", 0, 100, 1, 200, 2)), "outside of the image"),
   ],
 )
 def test_a_bad_or_hostile_annotation_is_named(folder, content, hint):
@@ -154,7 +154,7 @@ def test_two_pictures_of_one_stem_are_a_choice_and_none_is_an_error(folder):
   with pytest.raises(errors.DataError, match=r"'JPEGImages/x\.png' or 'JPEGImages/x\.webp'"):
     _row(folder, "x", xml=_xml(filename="x"), picture="x.png")
   (folder / "Annotations" / "x.xml").unlink()
-  with pytest.raises(errors.DataError, match=r"there is no picture 'z\.bmp', 'y\.jpg'"):
+  with pytest.raises(errors.DataError, match=r"there is no image 'z\.bmp', 'y\.jpg'"):
     _row(folder, "y", xml=_xml(filename="z.bmp"), picture="x.webp")
 
 
@@ -194,7 +194,7 @@ def test_what_the_annotation_says_of_the_picture_must_be_so(folder):
   with pytest.raises(errors.DataError, match="<size> says 640 x 480"):
     row(640, 480)
   xml = _xml(("dog", 0, 0.1, 0.2, 0.5, 0.5))
-  with pytest.raises(errors.DataError, match="like shares of the picture; VOC has pixels"):
+  with pytest.raises(errors.DataError, match="like shares of the image; VOC has pixels"):
     _row(folder, "a", xml=xml, picture="a.jpg")
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from paligemma_jax import sources
 from paligemma_jax.core import errors
-from paligemma_jax.sources import pictures
+from paligemma_jax.sources import annotated_images
 from tests.miniatures import images
 
 _YAML = "path: .\ntrain: images/train\nval: [images/val, extra.txt]\nnames:\n  0: cat\n  1: dog\n"
@@ -124,10 +124,10 @@ def test_an_unknown_or_empty_split_is_a_configuration_error(folder):
     ("0 0.5 0.5 0.2 0.4\n1 0.5 0.5 0.2", r"a2\.txt:2: 3 numbers"),
     ("0 0.5 0.5 0.2 0.4 0.1", "5 numbers"),
     ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "7 numbers"),
-    ("0 12 40 8 9", "shares of the picture"),
-    ("0 nan 0.5 0.2 0.4", "shares of the picture"),
+    ("0 12 40 8 9", "shares of the image"),
+    ("0 nan 0.5 0.2 0.4", "shares of the image"),
     ("cat 0.5 0.5 0.2 0.4", r"a2\.txt:1: b'cat"),
-    ("0 0.5 0.5 -0.2 0.4", "shares of the picture"),
+    ("0 0.5 0.5 -0.2 0.4", "shares of the image"),
     ("\x00", "no number"),
   ],
 )
@@ -183,9 +183,9 @@ def test_pictures_without_labels_are_an_error_where_they_are_most(folder):
   (folder / "labels" / "train" / "a2.txt").unlink()
   with pytest.raises(errors.DataError) as caught:
     _rows(folder)
-  said = str(caught.value)
-  assert "none of the 2 pictures" in said and "'labels/train/a2.txt'" in said
-  assert "unlabelled='empty'" in said and "'images/train/a10.png'" in said
+  logged = str(caught.value)
+  assert "none of the 2 images" in logged and "'labels/train/a2.txt'" in logged
+  assert "unlabelled='empty'" in logged and "'images/train/a10.png'" in logged
   assert _rows(folder, unlabelled="empty")[0]["labels"] == []
   with pytest.raises(errors.ConfigError, match="unlabelled"):
     _rows(folder, unlabelled="fine")
@@ -204,7 +204,7 @@ def test_folders_in_folders_capital_endings_and_formats_that_are_not_read(folder
       "images/train/e.TIFF": ["cat"], "images/train/sub/b.JPG": ["cat"],
       "images/train/sub/d.gif": ["cat"], "images/train/sub/deep/c.jfif": ["cat"],
   }  # fmt: skip
-  assert "2 pictures are left out" in caplog.text and "f.avif, g.HEIC" in caplog.text
+  assert "2 images are left out" in caplog.text and "f.avif, g.HEIC" in caplog.text
 
 
 def test_names_that_are_not_utf_8(folder):
@@ -230,7 +230,7 @@ def test_keypoints_behind_a_box_are_left_out(folder):
 
 
 def test_one_bad_label_can_be_left_out_counted_and_named(folder, caplog):
-  pictures._named.clear()
+  annotated_images._named.clear()
   lines = "0 0.5 0.5 0.2 0.4\n9 0.5 0.5 0.2 0.4\nx\n0 12 3 4 5\n"
   (folder / "labels" / "train" / "a2.txt").write_text(lines)
   row = _rows(folder, bad_annotations="skip")[0]

@@ -27,15 +27,17 @@ def test_sides_take_turns_and_medians_are_compared(tmp_path, capsys):
   # Each warms up once, before anybody is timed.
   assert path.read_text().split() == ["big", "small"] + ["big", "small"] * 3
   found = compare.result("nothing", ours, theirs, extra=1)
-  assert (found["name"], found["rival"], found["runs"], found["extra"]) == (
+  assert (found["name"], found["baseline"], found["runs"], found["extra"]) == (
     "nothing",
     "theirs",
     3,
     1,
   )
-  assert 0.01 <= found["ours_seconds"] and 0.2 <= found["rival_seconds"]
-  assert found["ratio"] == pytest.approx(found["ours_seconds"] / found["rival_seconds"], rel=0.01)
-  assert found["ours_peak_gb"] > 0.2 > found["rival_peak_gb"] > 0.001
+  assert 0.01 <= found["ours_seconds"] and 0.2 <= found["baseline_seconds"]
+  assert found["ratio"] == pytest.approx(
+    found["ours_seconds"] / found["baseline_seconds"], rel=0.01
+  )
+  assert found["ours_peak_gb"] > 0.2 > found["baseline_peak_gb"] > 0.001
   assert ours.answers == [["big", 200_000_000]] * 4 and ours.facts["version"] == "1.0"
   assert ours.process.returncode == theirs.process.returncode == 0
   compare.show(found, as_json=True)
@@ -51,16 +53,18 @@ def test_a_side_that_cannot_start_is_named_with_the_remedy():
 
 
 def test_a_rival_that_is_missing_is_named_before_anything_is_made(monkeypatch):
-  monkeypatch.setitem(compare.PACKAGES, "transformers", ("json", "no_such_rival"))
-  args = argparse.Namespace(against="transformers", rival_python=sys.executable)
-  with pytest.raises(errors.ConfigError, match=r"needs no_such_rival, which .*bench\.txt.*_python"):
-    compare.check_rival(args)
-  with pytest.raises(errors.ConfigError, match=r"needs no_such_rival, nor_this, which"):
-    compare.check_rival(args, more=("sys", "nor_this"))
-  args.rival_python = "/no/such/python"
-  with pytest.raises(errors.ConfigError, match=r"--rival_python='/no/such/python' does not run"):
-    compare.check_rival(args)
-  compare.check_rival(argparse.Namespace(against="", rival_python="/no/such/python"))
+  monkeypatch.setitem(compare.PACKAGES, "transformers", ("json", "no_such_baseline"))
+  args = argparse.Namespace(against="transformers", baseline_python=sys.executable)
+  with pytest.raises(
+    errors.ConfigError, match=r"needs no_such_baseline, which .*bench\.txt.*_python"
+  ):
+    compare.check_baseline(args)
+  with pytest.raises(errors.ConfigError, match=r"needs no_such_baseline, nor_this, which"):
+    compare.check_baseline(args, more=("sys", "nor_this"))
+  args.baseline_python = "/no/such/python"
+  with pytest.raises(errors.ConfigError, match=r"--baseline_python='/no/such/python' does not run"):
+    compare.check_baseline(args)
+  compare.check_baseline(argparse.Namespace(against="", baseline_python="/no/such/python"))
 
 
 def test_files_of_the_input_benchmark_are_what_it_says():
@@ -106,11 +110,13 @@ def test_ways_of_attention_are_compared():
 
 
 def measured(name, *options, against=("transformers",)):
-  """The JSON line of a benchmark at its smallest; beside the first rival that is installed."""
-  rivals = [rival for rival in against if all(map(_is_here, compare.PACKAGES[rival]))][:1]
+  """The JSON line of a benchmark at its smallest; beside the first baseline that is installed."""
+  baselines = [baseline for baseline in against if all(map(_is_here, compare.PACKAGES[baseline]))][
+    :1
+  ]
   command = [sys.executable, "-m", f"tools.bench.{name}", "--json", "--model=tiny", "--repeats=1"]
   done = subprocess.run(
-    [*command, *options, *(f"--against={rival}" for rival in rivals)],
+    [*command, *options, *(f"--against={baseline}" for baseline in baselines)],
     cwd=run_train.ROOT,
     text=True,
     capture_output=True,
@@ -119,8 +125,8 @@ def measured(name, *options, against=("transformers",)):
   assert done.returncode == 0, done.stderr
   found = json.loads(done.stdout)
   assert found["name"] == name and found["ours_seconds"] > 0 and found["ours_peak_gb"] > 0.05
-  keys = {"rival", "rival_seconds", "ratio", "rival_peak_gb"}
-  assert keys <= set(found) if rivals else not keys & set(found)
+  keys = {"baseline", "baseline_seconds", "ratio", "baseline_peak_gb"}
+  assert keys <= set(found) if baselines else not keys & set(found)
   return found
 
 
@@ -132,7 +138,7 @@ def _is_here(package):
 def test_decoding_is_measured():
   found = measured("decode", "--new_tokens=3", "--batch_size=2")
   assert found["ours_tokens_per_second"] > 0
-  assert "rival" not in found or found["identical_tokens"]
+  assert "baseline" not in found or found["identical_tokens"]
 
 
 @pytest.mark.slow  # 40 s: two processes with JAX and the compilation of a step.
@@ -141,7 +147,7 @@ def test_the_step_is_measured():
   losses = found["ours_losses"]
   assert len(losses) == 2 and losses[1] < losses[0]  # The second is after one step on the batch.
   assert 0 < found["mfu"] < 1.5 and found["matmul_gflops"] > 1
-  assert "rival" not in found or found["loss_difference"] < 1e-2
+  assert "baseline" not in found or found["loss_difference"] < 1e-2
 
 
 @pytest.mark.slow  # 15 s: a process with the loader.

@@ -58,9 +58,9 @@ def test_the_two_chat_formats_become_questions_and_answers(tmp_path, as_lines, c
     {"image": "b.jpg", "prefix": "What is it?", "suffix": "A dog"},
     {"image": ["c.jpg", "d.jpg"], "prefix": "Differ?", "suffix": "Yes."},
   ]
-  said = capsys.readouterr().out
-  assert "4 rows" in said and "1 answers later in a conversation" in said
-  assert "2 turns of 'system'" in said and "1 answers without an image" in said
+  logged = capsys.readouterr().out
+  assert "4 rows" in logged and "1 answers later in a conversation" in logged
+  assert "2 turns of 'system'" in logged and "1 answers without an image" in logged
 
 
 def test_tables_and_arrays_keep_their_columns(tmp_path):

@@ -48,7 +48,7 @@ def test_a_label_of_any_size_can_be_painted(box, tmp_path):
 
 
 def test_a_diagram_that_is_no_picture_is_named(tmp_path):
-  images.write(tmp_path / "a.png", b"no picture")
+  images.write(tmp_path / "a.png", b"no image")
   with pytest.raises(errors.DataError, match=r"Cannot paint letters on .*a\.png"):
     ai2d_builder.Lettered(raw(tmp_path).file("a.png"), ()).read()
 

@@ -103,7 +103,7 @@ def test_coco_pictures_are_taken_large_where_they_are_there_and_small_ones_told(
   assert pixels(large["image"].read()).shape == (72, 96, 3)
   (small,) = [r for r in splits["test"] if r["question_id"] == 7]
   assert pixels(small["image"].read()).shape == (36, 48, 3)
-  assert "1 pictures of COCO-Text are as small" in capsys.readouterr().err
+  assert "1 images of COCO-Text are as small" in capsys.readouterr().err
 
 
 def test_covers_that_are_gone_are_left_out_and_told(tmp_path, capsys):

@@ -59,11 +59,11 @@ def setup(*evaluators):
   """A Setup of a model of 2 k numbers."""
   config = configs.default_config()
   config.evals = evaluators
-  cfg = variants.get("tiny", res=RES, dtype="float32", overrides=SIZES)
+  model_config = variants.get("tiny", res=RES, dtype="float32", overrides=SIZES)
   tokenizer = tokenizers.Tokenizer(setups.DEMO_TOKENIZER)
-  shapes = paligemma.param_shapes(cfg)
+  shapes = paligemma.param_shapes(model_config)
   mesh = sharding.make_mesh(config.mesh)
-  return setups.Setup(config, cfg, tokenizer, mesh, shapes, tuple(shapes), ())
+  return setups.Setup(config, model_config, tokenizer, mesh, shapes, tuple(shapes), ())
 
 
 def random_params(made):

@@ -100,7 +100,7 @@ def run(tmp_path_factory):
 
 def test_loss_and_counts_are_those_worked_out_by_hand(run):
   result = run.runner.run(run.params, 1, names=["val/loss"])["val/loss"]
-  log_v = math.log(run.made.cfg.llm.vocab_size)
+  log_v = math.log(run.made.model_config.llm.vocab_size)
   suffixes = [row["suffix"] for row in evaluation_run.source(5).rows]
   counts = [len(run.made.tokenizer.encode(suffix)) + 1 for suffix in suffixes]  # And the eos.
   assert [output.num_tokens for output in result.outputs] == counts
@@ -119,7 +119,7 @@ def test_decoded_rows_come_with_their_columns_and_go_into_a_file_of_the_step(run
   assert lines[2]["prompt"] == "what is 2?"
   assert os.listdir(path.parent) == ["pred-40.jsonl"]
   # Three tokens of V equally probable ones each.
-  expected = -3 * math.log(run.made.cfg.llm.vocab_size)
+  expected = -3 * math.log(run.made.model_config.llm.vocab_size)
   assert all(line["logprob"] == pytest.approx(expected, rel=1e-5) for line in lines)
   assert [int(image[0, 0, 0]) for image in result.images] == [0, 7]
   for output in result.outputs:

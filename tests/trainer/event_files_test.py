@@ -25,8 +25,8 @@ def test_a_full_disk_is_said_once_and_metrics_go_on(tmp_path, caplog):
       log.flush()
     log.close()
   assert [line["step"] for line in metrics.read(place.metrics)] == list(range(1, 200))
-  said = [r.getMessage() for r in caplog.records if "TensorBoard" in r.getMessage()]
-  assert len(said) == 1 and "No space left on device" in said[0]
+  logged = [r.getMessage() for r in caplog.records if "TensorBoard" in r.getMessage()]
+  assert len(logged) == 1 and "No space left on device" in logged[0]
 
 
 def test_a_folder_that_cannot_be_made_is_said_once_and_metrics_go_on(tmp_path, caplog):

@@ -33,46 +33,50 @@ def _config(**train):
 def _train(config, folder, capsys):
   """(its metrics lines, what it said of the tower)."""
   loop.train(config, folder)
-  said = re.search(r"vision tower: .*", capsys.readouterr().err)
-  return run_train.metric_lines(folder), said[0] if said else ""
+  logged = re.search(r"vision tower: .*", capsys.readouterr().err)
+  return run_train.metric_lines(folder), logged[0] if logged else ""
 
 
 @pytest.mark.slow  # 60 s: five runs of nine steps.
 @pytest.mark.as_used  # At the lowest level of XLA the last bit depends on what is beside it.
 def test_the_run_is_the_same_and_each_image_is_computed_once(tmp_path, capsys):
-  plain, said = _train(_config(), tmp_path / "plain", capsys)
-  assert len(plain) == _STEPS and not said
-  lines, said = _train(_config(img_cache="memory"), tmp_path / "memory", capsys)
+  plain, logged = _train(_config(), tmp_path / "plain", capsys)
+  assert len(plain) == _STEPS and not logged
+  lines, logged = _train(_config(cache_image_features="memory"), tmp_path / "memory", capsys)
   # In bits on CPU: the tower's output is the same array, computed in the step or before it.
   assert lines == plain
-  assert f"{_ROWS} images computed, {2 * _ROWS} found in memory" in said
+  assert f"{_ROWS} images computed, {2 * _ROWS} found in memory" in logged
 
   kept = str(tmp_path / "kept")
   for name, computed in (("first", _ROWS), ("second", 0)):
-    config = _config(img_cache=kept, accum=1)
-    lines, said = _train(config, tmp_path / name, capsys)
+    config = _config(cache_image_features=kept, grad_accum_steps=1)
+    lines, logged = _train(config, tmp_path / name, capsys)
     assert lines == plain
-    assert f"{computed} images computed, {3 * _ROWS - computed} found" in said
+    assert f"{computed} images computed, {3 * _ROWS - computed} found" in logged
   files = [f for f in (tmp_path / "kept").rglob("*") if f.is_file()]
   assert len(files) == _ROWS
   files[0].write_bytes(files[0].read_bytes()[:-1])
   # Other weights of the tower: nothing of the above is right for them. Cut in two, and no room.
-  config = _config(img_cache=kept, img_cache_gb=0.0, accum=2)
+  config = _config(cache_image_features=kept, feature_cache_gb=0.0, grad_accum_steps=2)
   config.seed = 1
-  _, said = _train(config, tmp_path / "other", capsys)
-  assert f"{3 * _ROWS} images computed, 0 found" in said and f"{3 * _ROWS} were not kept" in said
+  _, logged = _train(config, tmp_path / "other", capsys)
+  assert (
+    f"{3 * _ROWS} images computed, 0 found" in logged and f"{3 * _ROWS} were not kept" in logged
+  )
 
 
 def test_a_tower_that_trains_is_refused():
-  config = _config(img_cache="memory")
+  config = _config(cache_image_features="memory")
   config.optim.freeze = ("img/embedding/.*",)
   setup = setups.prepare(config)
-  with pytest.raises(errors.ConfigError, match=r"train.img_cache.*'img/Transformer/.*freeze_vit"):
-    feature_cache.TowerCache(setup, print)
+  with pytest.raises(
+    errors.ConfigError, match=r"train.cache_image_features.*'img/Transformer/.*freeze_vit"
+  ):
+    feature_cache.FeatureCache(setup, print)
 
 
 def test_images_that_are_drawn_anew_every_epoch_are_refused():
-  config = _config(img_cache="memory", pp=(pp.Decode(), pp.InceptionCrop(56)))
+  config = _config(cache_image_features="memory", pp=(pp.Decode(), pp.InceptionCrop(56)))
   with pytest.raises(errors.ConfigError, match="InceptionCrop makes another image"):
     validation.validate(config)
 
@@ -80,14 +84,14 @@ def test_images_that_are_drawn_anew_every_epoch_are_refused():
 @pytest.mark.parametrize("shape", [(2, 28, 28, 3), (2, 3, 28, 28, 3)])
 def test_the_head_of_the_encoded_images_gives_the_image_tokens(shape):
   overrides = {"img": {"depth": 1}, "llm": {"depth": 1}}
-  cfg = variants.get("tiny", res=28, overrides=overrides, dtype="float32")
-  params = paligemma.init_params(cfg, jax.random.key(0))
+  model_config = variants.get("tiny", res=28, overrides=overrides, dtype="float32")
+  params = paligemma.init_params(model_config, jax.random.key(0))
   image = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-  encoded = jax.jit(paligemma.encode_images, static_argnums=0)(cfg, params, image)
+  encoded = jax.jit(paligemma.encode_images, static_argnums=0)(model_config, params, image)
   frames = shape[1] if len(shape) == 5 else 1
-  assert encoded.shape == (2, frames * cfg.num_image_tokens, cfg.img.width)
-  tokens = jax.jit(paligemma.project_images, static_argnums=0)(cfg, params, encoded)
-  wanted = jax.jit(paligemma.image_tokens, static_argnums=0)(cfg, params, image)
+  assert encoded.shape == (2, frames * model_config.num_image_tokens, model_config.img.width)
+  tokens = jax.jit(paligemma.project_images, static_argnums=0)(model_config, params, encoded)
+  wanted = jax.jit(paligemma.image_tokens, static_argnums=0)(model_config, params, image)
   np.testing.assert_array_equal(tokens, wanted)
 
 

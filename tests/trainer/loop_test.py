@@ -30,7 +30,7 @@ class FailsAt(evals.Perplexity):
 
   def score(self, rows, outputs):
     if len(rows) > 1 and pathlib.Path(self.file).exists():
-      raise errors.DataError("this score cannot be worked out")
+      raise errors.DataError("this score cannot be computed")
     return evals.Perplexity.score(self, rows, outputs)
 
 
@@ -148,8 +148,8 @@ def test_rows_cut_are_counted_alike_however_far_is_read_ahead_and_after_a_restar
   source = _rows(tmp_path / "data", suffix=lambda i: "x y z " * 20 if i % 3 == 0 else "x")
   config = _config(source, overflow="truncate", prefetch=1)
   loop.train(config, tmp_path / "one")
-  said = capsys.readouterr().err
-  assert said.count("rows: ") == 1 and "rows/truncated" in said
+  logged = capsys.readouterr().err
+  assert logged.count("rows: ") == 1 and "rows/truncated" in logged
   lines = run_train.metric_lines(tmp_path / "one")
   counts = [json.loads(line)["rows/truncated"] for line in lines]
   assert counts[2] == 8 and counts[5] == 16 and counts == sorted(counts)

@@ -181,10 +181,10 @@ def _events(data, event_type):
 
 def test_each_bad_row_is_noted_once_also_after_a_restart(tmp_path):
   place = workdir.Workdir(tmp_path)
-  register = row_counts.BadRows(place)
-  register.add(3, "train.jsonl:4", "no image")
-  register.add(3, "train.jsonl:4", "no image")
-  register.close()
+  policy = row_counts.BadRows(place)
+  policy.add(3, "train.jsonl:4", "no image")
+  policy.add(3, "train.jsonl:4", "no image")
+  policy.close()
   with open(place.bad_rows, "ab") as f:
     f.write(b'{"row": 9')  # A killed process's last write.
   again = row_counts.BadRows(place)

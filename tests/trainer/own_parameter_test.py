@@ -43,8 +43,8 @@ def _npz(path, params, changes):
 
 
 def _initial(config):
-  said = []
-  return setups.initial_params(setups.lay_out(config), said.append), " ".join(said)
+  logged = []
+  return setups.initial_params(setups.lay_out(config), logged.append), " ".join(logged)
 
 
 @pytest.mark.parametrize("stored", [None, np.zeros(7, np.float32)])
@@ -54,8 +54,8 @@ def test_a_named_parameter_starts_new_whether_it_is_missing_or_of_another_shape(
   path = _npz(tmp_path / "part.npz", params, {"img/head/bias": stored})
   with pytest.raises(errors.CheckpointError, match=r"init_fresh=.*img/head/bias"):
     _initial(_config(path))
-  found, said = _initial(_config(path, init_fresh=("img/head/b.*",)))
-  assert "new, from the seed: img/head/bias" in said
+  found, logged = _initial(_config(path, init_fresh=("img/head/b.*",)))
+  assert "new, from the seed: img/head/bias" in logged
   assert found.keys() == params.keys()
   same = [n for n in params if np.array_equal(found[n], params[n])]
   assert sorted(params.keys() - set(same)) == ["img/head/bias"]
@@ -71,24 +71,24 @@ def test_new_parameters_are_those_of_a_run_from_scratch(params):
 
 
 @pytest.mark.parametrize(
-  "init, key, value, said",
+  "init, key, value, logged",
   [
     ("tiny_112", "init_fresh", ("img/heat/bias",), "init_fresh.*img/head/bias"),
     ("tiny_112", "init_only", ("img",), "init_only.*matches no parameter"),
     ("", "init_fresh", ("img/head/bias",), "without init all parameters start new"),
   ],
 )
-def test_a_regex_that_can_do_nothing_is_refused(init, key, value, said):
-  with pytest.raises(errors.ConfigError, match=said):
+def test_a_regex_that_can_do_nothing_is_refused(init, key, value, logged):
+  with pytest.raises(errors.ConfigError, match=logged):
     _initial(_config(init, **{key: value}))
 
 
 def test_what_starts_new_is_not_kept_packed():
   config = _config("tiny_112", init_fresh=("llm/layers/mlp/linear",))
-  config.model.packed = "nf4"
+  config.model.quantize = "nf4"
   config.optim.freeze = ("llm/layers/mlp/.*",)
-  config.model.packed_names = ("llm/layers/mlp/.*",)
-  with pytest.raises(errors.ConfigError, match="packed"):
+  config.model.quantize_targets = ("llm/layers/mlp/.*",)
+  with pytest.raises(errors.ConfigError, match="quantized"):
     _initial(config)
 
 
@@ -136,18 +136,18 @@ def test_a_parameter_of_a_fork_starts_new_is_kept_by_the_run_and_refused_by_expo
     return done.returncode, done.stdout + done.stderr
 
   train = ("paligemma_jax.train", "--config", "mine.py", "--workdir", "run")
-  code, said = run(*train)
-  assert code == os.EX_CONFIG or "missing" in said, said[-2000:]
+  code, logged = run(*train)
+  assert code == os.EX_CONFIG or "missing" in logged, logged[-2000:]
   new = "--config.init_fresh=('llm/.*gain',)"
-  code, said = run(*train, new, "--config.train.total=2 steps")
-  assert code == 0 and "llm/final_norm/gain" in said, said[-2000:]
-  code, said = run(*train, new)
-  assert code == 0 and "going on from step 2" in said, said[-2000:]
-  code, said = run("paligemma_jax.evaluate", "--workdir", "run")
-  assert code == 0, said[-2000:]
+  code, logged = run(*train, new, "--config.train.total=2 steps")
+  assert code == 0 and "llm/final_norm/gain" in logged, logged[-2000:]
+  code, logged = run(*train, new)
+  assert code == 0 and "going on from step 2" in logged, logged[-2000:]
+  code, logged = run("paligemma_jax.evaluate", "--workdir", "run")
+  assert code == 0, logged[-2000:]
   save = "import paligemma_jax as pj; pj.load('run').save('out', format='hf')"
-  code, said = run("timeit", "-n1", "-r1", save)
-  assert code and "no place for 'llm/final_norm/gain'" in said, said[-2000:]
+  code, logged = run("timeit", "-n1", "-r1", save)
+  assert code and "no place for 'llm/final_norm/gain'" in logged, logged[-2000:]
   # Without the fork the run is refused, and names what is too much.
   with pytest.raises(errors.CheckpointError, match="surplus llm/final_norm/gain"):
     pj.load(tmp_path / "run")

@@ -176,8 +176,8 @@ def test_rows_of_a_file_bring_prompt_and_columns(tmp_path):
   assert (first.image, first.prompt) == (b"pixels", "count")
   assert first.kept == {"image": "a.png", "prefix": "count", "id": "x"}
   assert (second.prompt, second.kept["id"]) == ("caption", "y")
-  for question, said in ((third, "rows.jsonl:3"), (fourth, "rows.jsonl:4: there is no image")):
-    assert isinstance(question.image, errors.DataError) and said in str(question.image)
+  for question, logged in ((third, "rows.jsonl:3"), (fourth, "rows.jsonl:4: there is no image")):
+    assert isinstance(question.image, errors.DataError) and logged in str(question.image)
   (asked,) = predicting.from_rows(opened, "", start=3)
   assert isinstance(asked.image, errors.DataError)
 

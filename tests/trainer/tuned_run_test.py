@@ -1,4 +1,4 @@
-"""A run with a packed base, adapters, 8-bit moments and averages: resumed, opened, exported."""
+"""A run with a quantized base, adapters, 8-bit moments and averages: resumed, opened, exported."""
 
 import json
 import shutil
@@ -18,7 +18,6 @@ from paligemma_jax.config import load as configs
 from paligemma_jax.core import errors
 from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
-from paligemma_jax.models import quantized
 from paligemma_jax.models import variants
 from paligemma_jax.trainer import loop
 from paligemma_jax.trainer import setup as setups
@@ -58,8 +57,8 @@ def test_adapters_alone_are_saved_with_each_step_and_the_base_once_in_4_bits(wor
   num_bytes = sum(path.stat().st_size for path in base.rglob("*") if path.is_file())
   tuned = opening.open_run(workdir).tuned.entries
   assert tuned[f"{_LINEAR}_nf4"].dtype == np.uint8 and _LINEAR not in tuned
-  cfg = setups.lay_out(_config("qlora")).cfg
-  num_params = sum(leaf.size for leaf in paligemma.param_shapes(cfg.plain()).values())
+  model_config = setups.lay_out(_config("qlora")).model_config
+  num_params = sum(leaf.size for leaf in paligemma.param_shapes(model_config.plain()).values())
   assert num_bytes < 0.75 * num_params  # With norms, biases and positions, of a tiny model.
 
 
@@ -86,13 +85,13 @@ def test_the_run_opens_as_published_weights_with_its_averages_merged(workdir):
   exported = opening.open_weights(next(workdir.glob("*.npz")))
   for name in run.weights.entries:
     np.testing.assert_array_equal(exported.read(name), run.weights.read(name), err_msg=name)
-  cfg = opening.model_of(run.config)
-  codes, scale = (run.tuned.read(n) for n in linear.packed_names(_LINEAR, "nf4"))
-  base = quantized.unpack(_LINEAR, "nf4", codes, scale, plain[_LINEAR].shape, np.float32)
+  model_config = opening.model_of(run.config)
+  codes, scale = (run.tuned.read(n) for n in linear.quantized_names(_LINEAR, "nf4"))
+  base = linear.dequantize_param(_LINEAR, "nf4", codes, scale, plain[_LINEAR].shape, np.float32)
   state = run_train.state_arrays(workdir)
   a, b = (state[f"ema/{_LINEAR}_{part}"] for part in ("lora_a", "lora_b"))
   gained = run.weights.read(_LINEAR) - base
-  np.testing.assert_allclose(gained, cfg.lora.scale * a @ b, rtol=0, atol=1e-6)
+  np.testing.assert_allclose(gained, model_config.lora.scale * a @ b, rtol=0, atol=1e-6)
   assert np.abs(gained).max() > 1e-5
 
 
@@ -119,9 +118,9 @@ def _base_and_adapters(workdir, tmp_path):
   weights = opening.open_base(workdir)
   params = {name: weights.read(name) for name in weights.entries}
   base = hf_export.save_hf(tmp_path / "base", params, weights.sizes)
-  said = []
-  adapters = opening.save_peft(workdir, tmp_path / "own", base=str(base), log=said.append)
-  return base, adapters, said
+  logged = []
+  adapters = opening.save_peft(workdir, tmp_path / "own", base=str(base), log=logged.append)
+  return base, adapters, logged
 
 
 def _assert_is_the_run(adapters, workdir):
@@ -134,14 +133,14 @@ def _assert_is_the_run(adapters, workdir):
 
 @pytest.mark.slow
 def test_adapters_over_the_base_as_the_run_saw_it_are_the_run(workdir, tmp_path):
-  base, adapters, said = _base_and_adapters(workdir, tmp_path)
+  base, adapters, logged = _base_and_adapters(workdir, tmp_path)
   settings = json.loads((adapters / "adapter_config.json").read_text())
   assert settings["base_model_name_or_path"] == str(base) and not settings["modules_to_save"]
   assert settings["auto_mapping"]["base_model_class"] == "PaliGemmaForConditionalGeneration"
-  assert any("packed as nf4" in sentence for sentence in said)
+  assert any("packed as nf4" in sentence for sentence in logged)
   assert "packed as nf4" in (adapters / "README.md").read_text()
   _assert_is_the_run(adapters, workdir)
-  unnamed = opening.save_peft(workdir, tmp_path / "unnamed", log=said.append)
+  unnamed = opening.save_peft(workdir, tmp_path / "unnamed", log=logged.append)
   with pytest.raises(errors.CheckpointError, match="names no base"):
     opening.open_weights(unnamed)  # The demo's weights are nothing that transformers opens.
 
@@ -184,8 +183,8 @@ def test_a_transfer_takes_the_presets(tune):
   configs.validate(c, variants=variants.VARIANTS)
   setup = setups.lay_out(c)
   assert setup.trainable and all("lora_" in name for name in setup.trainable)
-  num_packed = sum(paligemma.is_packed(name) for name in setup.frozen)
-  assert num_packed == (2 * 13 if "qlora" in tune else 0)  # Codes and scales.
+  num_quantized = sum(paligemma.is_quantized(name) for name in setup.frozen)
+  assert num_quantized == (2 * 13 if "qlora" in tune else 0)  # Codes and scales.
   # At ten times the page's rate.
   assert c.optim.lr_mults == ((".*lora_.*", 10.0),) and c.optim.lr == 5e-6
 
@@ -202,7 +201,7 @@ def test_a_base_is_packed_as_it_is_loaded_to_what_packing_the_whole_gives():
   params = setups.initial_params(setup, lambda text: None)
   assert set(params) == set(setup.shapes)
   whole = opening.open_weights("tiny_112").read(_LINEAR)
-  for name, want in quantized.pack(_LINEAR, "int8", np.float32(whole)).items():
+  for name, want in linear.quantize_param(_LINEAR, "int8", np.float32(whole)).items():
     np.testing.assert_array_equal(params[name], want)
     assert params[name].dtype == setup.shapes[name].dtype
   assert params["llm/layers/pre_ffw_norm/scale"].dtype == np.float32

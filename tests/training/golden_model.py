@@ -53,10 +53,18 @@ def real_rows(found):
   }
 
 
-def compiled_step(cfg, optimizer, state, batches, mesh, *, accum=1, label_smoothing=0.0):
+def compiled_step(
+  model_config, optimizer, state, batches, mesh, *, grad_accum_steps=1, label_smoothing=0.0
+):
   """The compiled (state, batch) -> (state, sums), one bucket for all batches."""
   step = steps.make_train_step(
-    cfg, optimizer, state, mesh, label_smoothing=label_smoothing, accum=accum, seed=0
+    model_config,
+    optimizer,
+    state,
+    mesh,
+    label_smoothing=label_smoothing,
+    grad_accum_steps=grad_accum_steps,
+    seed=0,
   )
   num = max(loss.num_supervised(host["mask_loss"]) for host in batches)
   lowered = step.lower(state, sharding.put(batches[0], mesh), num)
@@ -64,11 +72,13 @@ def compiled_step(cfg, optimizer, state, batches, mesh, *, accum=1, label_smooth
   return lowered.compile(compiler_options={"xla_backend_optimization_level": 0})
 
 
-def train(cfg, start, optimizer, trainable, batches, *, label_smoothing=0.0, mesh=None):
+def train(model_config, start, optimizer, trainable, batches, *, label_smoothing=0.0, mesh=None):
   """(final state, [sums of each step as floats], its HLO) of one step per batch."""
   mesh = mesh or sharding.make_mesh(_OneAxis(), devices=jax.devices()[:1])
   state = states.make(start, trainable, optimizer, mesh, dtype=np.float32)
-  step = compiled_step(cfg, optimizer, state, batches, mesh, label_smoothing=label_smoothing)
+  step = compiled_step(
+    model_config, optimizer, state, batches, mesh, label_smoothing=label_smoothing
+  )
   history = []
   for host in batches:
     state, sums = step(state, sharding.put(host, mesh))

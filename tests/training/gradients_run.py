@@ -59,10 +59,10 @@ def cases():
     if sum(x == y for x, y in zip(way, (8, 4, "full", True), strict=True)) % 2 == 0
   ]
   found = [(name, even[i % len(even)]) for i, name in enumerate(PRESETS)]
-  for name, (devices, accum, remat, bucket) in found[:]:
+  for name, (devices, grad_accum_steps, remat, bucket) in found[:]:
     if name in _MORE:
       other = "none" if remat == "full" else "full"
-      found.append((name, (9 - devices, 5 - accum, other, not bucket)))
+      found.append((name, (9 - devices, 5 - grad_accum_steps, other, not bucket)))
   return found
 
 
@@ -73,18 +73,18 @@ def configuration(tune):
   presets.apply(c, tune)
   if c.lora.rank:
     c.lora.rank = 4
-  if c.lora.dora or c.model.packed:
+  if c.lora.dora or c.model.quantize:
     c.lora.targets = ("llm/layers/.*", "img/.*")
   c.optim.update(
-    name="adam", lr=1.0, b1=0.0, clip=0.0, momentum=0.0, rms_clip=0.0, warmup="", ema=0.0
+    name="adam", lr=1.0, b1=0.0, grad_clip_norm=0.0, momentum=0.0, rms_clip=0.0, warmup="", ema=0.0
   )
   return c
 
 
-def parameters(cfg):
+def parameters(model_config):
   """Random ones, adapters too."""
   return random_params.make(
-    cfg, size=0.15, adapter_size=0.04, scale=(0.1, 0.3), magnitude=(0.8, 1.2)
+    model_config, size=0.15, adapter_size=0.04, scale=(0.1, 0.3), magnitude=(0.8, 1.2)
   )
 
 
@@ -106,20 +106,26 @@ def batch(text_len):
 
 def of_the_step(tune, way):
   """{name: gradient} of what the preset trains, by the step that training runs."""
-  num_devices, accum, remat, bucket = way
+  num_devices, grad_accum_steps, remat, bucket = way
   c = configuration(tune)
   c.model.remat = remat
   # As one CPU does it where sequences are not as short as here.
   c.model.attention = "rows" if num_devices == 1 else "auto"
-  cfg = variants.of_run(c.model.to_dict(), c.lora.to_dict())
-  params = parameters(cfg)
+  model_config = variants.of_run(c.model.to_dict(), c.lora.to_dict())
+  params = parameters(model_config)
   trainable, _ = optimizers.split(params, c.optim)
   shapes = {name: params[name] for name in trainable}
   optimizer = optimizers.make(c.optim, shapes, 10, names=params, batch_size=_ROWS)
   mesh = sharding.make_mesh(_AllDevices(), devices=jax.devices()[:num_devices])
   state = states.make(params, trainable, optimizer, mesh, dtype=np.float32)
   step = steps.make_train_step(
-    cfg, optimizer, state, mesh, label_smoothing=0.0, accum=accum, seed=0
+    model_config,
+    optimizer,
+    state,
+    mesh,
+    label_smoothing=0.0,
+    grad_accum_steps=grad_accum_steps,
+    seed=0,
   )
   host = batch(_BUCKET if bucket else _LEN)
   rows = sharding.put(host, mesh)
@@ -129,15 +135,15 @@ def of_the_step(tune, way):
 
 
 @functools.cache
-def _reference(cfg):
+def _reference(model_config):
   host = batch(_LEN)
   text, weight = host["text"], host["mask_loss"][:, 1:]
 
   def plain_loss(params):
     x_BTD = paligemma.text_features(
-      cfg, params, host["image"], text[:, :-1], host["mask_ar"][:, :-1]
+      model_config, params, host["image"], text[:, :-1], host["mask_ar"][:, :-1]
     )
-    logp = jax.nn.log_softmax(paligemma.logits(cfg, params, x_BTD), axis=-1)
+    logp = jax.nn.log_softmax(paligemma.logits(model_config, params, x_BTD), axis=-1)
     nll = -jnp.take_along_axis(logp, text[:, 1:, None], axis=-1)[..., 0]
     rows = (nll * weight).sum(axis=1) / weight.sum(axis=1)
     return rows[host["_mask"]].mean()
@@ -148,24 +154,24 @@ def _reference(cfg):
 def of_the_reference(tune):
   """{name: gradient} of all float parameters under the preset."""
   c = configuration(tune)
-  cfg = variants.of_run(c.model.to_dict(), c.lora.to_dict())
-  params = parameters(cfg)
-  leaves = merge.published(cfg, params)
+  model_config = variants.of_run(c.model.to_dict(), c.lora.to_dict())
+  params = parameters(model_config)
+  leaves = merge.published(model_config, params)
   plain = {name: np.asarray(leaf[: leaf.shape[0]]) for name, leaf in leaves.items()}
-  gradients = _reference(cfg.plain().replace(remat="none"))(plain)
+  gradients = _reference(model_config.plain().replace(remat="none"))(plain)
   found = {name: np.asarray(g) for name, g in gradients.items()}
   base = merge.published(
-    cfg.replace(lora=variants.Lora()),
+    model_config.replace(lora=variants.Lora()),
     {name: leaf for name, leaf in params.items() if "lora_" not in name},
   )
   for name in param_table.MATRICES:
     if linear.beside(name, "lora_a") in params:
       w = np.asarray(base[name][: base[name].shape[0]])
-      found.update(_of_adapter(cfg, name, found[name], w, params))
+      found.update(_of_adapter(model_config, name, found[name], w, params))
   return found
 
 
-def _of_adapter(cfg, name, dw, w, params):
+def _of_adapter(model_config, name, dw, w, params):
   """Gradients of A, B and the magnitude from that of the whole matrix, in float64."""
   dw, w = (linear.flat(name, x).astype(np.float64) for x in (dw, w))
   names = {part: linear.beside(name, part) for part in linear.ADAPTER}
@@ -174,13 +180,13 @@ def _of_adapter(cfg, name, dw, w, params):
   b = params[names["lora_b"]].astype(np.float64).reshape(*stack, -1, w.shape[-1])
   found = {}
   if names["lora_magnitude"] in params:
-    changed = w + cfg.lora.scale * a @ b
+    changed = w + model_config.lora.scale * a @ b
     length = np.linalg.norm(changed, axis=-2)
     gain = params[names["lora_magnitude"]].reshape(length.shape) / length
     found[names["lora_magnitude"]] = (dw * changed).sum(axis=-2) / length
     dw = dw * gain[..., None, :]
-  found[names["lora_a"]] = cfg.lora.scale * dw @ b.swapaxes(-1, -2)
-  found[names["lora_b"]] = cfg.lora.scale * a.swapaxes(-1, -2) @ dw
+  found[names["lora_a"]] = model_config.lora.scale * dw @ b.swapaxes(-1, -2)
+  found[names["lora_b"]] = model_config.lora.scale * a.swapaxes(-1, -2) @ dw
   return {n: g.reshape(params[n].shape) for n, g in found.items()}
 
 

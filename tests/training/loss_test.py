@@ -17,8 +17,8 @@ from tests.training import golden_model
 
 @functools.cache
 def _features(name):
-  cfg, batch = golden_model.config(name), golden_model.batch(f"{name}_inputs")
-  return jax.jit(functools.partial(paligemma.text_features, cfg))(
+  model_config, batch = golden_model.config(name), golden_model.batch(f"{name}_inputs")
+  return jax.jit(functools.partial(paligemma.text_features, model_config))(
     golden_model.params(name), batch["image"], batch["text"][:, :-1], batch["mask_ar"][:, :-1]
   )
 
@@ -28,14 +28,14 @@ def _token_losses(name, num=16, label_smoothing=0.0):
 
 
 def _losses_of(name, params, x, num=16, label_smoothing=0.0):
-  cfg, batch = golden_model.config(name), golden_model.batch(f"{name}_inputs")
+  model_config, batch = golden_model.config(name), golden_model.batch(f"{name}_inputs")
   return loss.token_losses(
-    lambda x: paligemma.logits(cfg, params, x),
+    lambda x: paligemma.logits(model_config, params, x),
     x,
     jnp.asarray(batch["text"][:, 1:]),
     jnp.asarray(batch["mask_loss"][:, 1:]),
     num_supervised=num,
-    vocab_size=cfg.llm.vocab_size,
+    vocab_size=model_config.llm.vocab_size,
     label_smoothing=label_smoothing,
     num_devices=1,
   )
@@ -120,11 +120,11 @@ def _arrays_with_dim(jaxpr, dim):
 
 @pytest.mark.parametrize("name", ["tiny", "tiny2"])
 def test_every_leafs_gradient_is_the_references(name):
-  cfg, batch = golden_model.config(name), golden_model.batch(f"{name}_inputs")
+  model_config, batch = golden_model.config(name), golden_model.batch(f"{name}_inputs")
 
   def loss_of(p):
     text, mask_ar = batch["text"][:, :-1], batch["mask_ar"][:, :-1]
-    x = paligemma.text_features(cfg, p, batch["image"], text, mask_ar)
+    x = paligemma.text_features(model_config, p, batch["image"], text, mask_ar)
     return _loss(_losses_of(name, p, x))
 
   lowered = jax.jit(jax.grad(loss_of)).lower(golden_model.params(name))

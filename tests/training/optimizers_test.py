@@ -13,7 +13,7 @@ from paligemma_jax.training import sharding
 from tests.training import toy_state
 from tests.training.optim_section import optim
 
-_ADAFACTOR = dict(name="adafactor", b1=0.9, b2=0.999, eps=1e-30, rms_clip=1.0, clip=0.0)
+_ADAFACTOR = dict(name="adafactor", b1=0.9, b2=0.999, eps=1e-30, rms_clip=1.0, grad_clip_norm=0.0)
 _NEW = {
   "adam8bit": dict(name="adam8bit"),
   "adafactor": _ADAFACTOR,
@@ -76,9 +76,9 @@ def test_adafactor_keeps_a_row_and_a_column_per_matrix_and_no_average_over_layer
 _LEAVES = {"layers": (3, 20, 512), "table": (40, 768), "odd": (40, 300), "bias": (8,)}
 
 
-def _adam8bit(clip=0.3, specs=None):
+def _adam8bit(grad_clip_norm=0.3, specs=None):
   return optimizers.transform(
-    optim(name="adam8bit", clip=clip),
+    optim(name="adam8bit", grad_clip_norm=grad_clip_norm),
     schedules=dict.fromkeys(_LEAVES, lambda step: 1.0 / (1.0 + step)),
     lrs=dict.fromkeys(_LEAVES, 0.1),
     wds={**dict.fromkeys(_LEAVES, 0.0), "table": 0.02},
@@ -140,7 +140,7 @@ def test_adam8bit_writes_over_its_state_and_no_leaf_is_there_in_float32(monkeypa
   shapes = {"layers": (32, 512, 512), "table": (1024, 8192)}
   leaf_bytes = 4 * 32 * 512 * 512
   rule = optimizers.transform(
-    optim(name="adam8bit", clip=1.0),
+    optim(name="adam8bit", grad_clip_norm=1.0),
     schedules=dict.fromkeys(shapes, lambda step: 1.0),
     lrs=dict.fromkeys(shapes, 0.1),
     wds=dict.fromkeys(shapes, 0.0),

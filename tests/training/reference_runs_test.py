@@ -12,8 +12,10 @@ from tests import golden_files
 from tests.training import golden_model
 from tests.training.optim_section import optim
 
-_ADAM = dict(lr=1e-3, wd=0.01, clip=0.5, warmup="10%")
-_SGD = dict(name="sgd", lr=0.03, clip=0.0, warmup="10%", train_only=("llm/layers/attn/.*",))
+_ADAM = dict(lr=1e-3, wd=0.01, grad_clip_norm=0.5, warmup="10%")
+_SGD = dict(
+  name="sgd", lr=0.03, grad_clip_norm=0.0, warmup="10%", train_only=("llm/layers/attn/.*",)
+)
 
 
 def _golden(name, run):
@@ -70,7 +72,7 @@ def test_three_steps_with_a_frozen_tower(name, tower):
   assert set(state.frozen) == {leaf for leaf in start if leaf.startswith(tower)}
   for leaf, value in state.frozen.items():
     assert (np.asarray(value) == start[leaf]).all(), leaf
-  # Optimizer state is there for what trains alone; the reference also counts its schedule's steps.
+  # Only trainable parameters have optimizer state; the reference also counts its schedule's steps.
   assert len(jax.tree.leaves(state.opt_state)) == len(golden["opt_state_leaves"]) - 1
 
 
@@ -96,7 +98,7 @@ def test_three_steps_with_rules_of_every_kind():
   """Different schedules per tower, rates and decay by leaf, bfloat16 moments, label smoothing."""
   golden = _golden("tiny", "adam_mults")
   start = golden_model.params("tiny")
-  section = optim(b2=0.95, mu_dtype="bfloat16", clip=0.5, freeze=("img/pos_embedding",))
+  section = optim(b2=0.95, mu_dtype="bfloat16", grad_clip_norm=0.5, freeze=("img/pos_embedding",))
   trainable, _ = optimizers.split(start, section)
   linear = optimizers.make_schedule(optim(schedule="linear", warmup="2 steps"), 10, batch_size=6)
   cosine = optimizers.make_schedule(optim(warmup="10%"), 10, batch_size=6)
@@ -138,7 +140,7 @@ def test_the_references_own_twenty_steps():
       for i in range(5)
     ]
   start = golden_model.params("e2e")
-  section = optim(lr=0.003, wd=0.001, clip=1.0, warmup="10%")
+  section = optim(lr=0.003, wd=0.001, grad_clip_norm=1.0, warmup="10%")
   made, trainable = golden_model.optimizer_for(section, start, total_steps=20)
   _, history, _ = golden_model.train(
     golden_model.config("e2e"), start, made, trainable, [batches[i % 5] for i in range(20)]

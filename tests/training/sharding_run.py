@@ -50,7 +50,7 @@ def _train(mesh):
 
 
 def _product_dims(hlo):
-  """All dims of results of matrix products, on one device."""
+  """All dims of results of matmuls, on one device."""
   shapes = re.findall(r"= \w+\[([\d,]*)\]\S* dot\(", hlo)
   return {int(dim) for shape in shapes for dim in shape.split(",") if dim}
 

@@ -76,10 +76,10 @@ def test_state_restores_in_bits_on_every_other_mesh(eight_devices):
 
 
 def test_the_layer_dim_is_never_cut_and_every_large_leaf_is():
-  cfg = variants.get("paligemma_3b", res=224)
+  model_config = variants.get("paligemma_3b", res=224)
   # 18 layers divide by 2, and would be the wrong dim to cut.
   mesh = jax.sharding.AbstractMesh((2,), ("fsdp",))
-  shapes = paligemma.param_shapes(cfg)
+  shapes = paligemma.param_shapes(model_config)
   for name, place in sharding.param_shardings(shapes, mesh).items():
     scanned = name.startswith(("llm/layers/", "img/Transformer/encoderblock/"))
     if scanned and len(place.spec):
@@ -119,9 +119,9 @@ def test_rows_are_not_cut_over_tensor():
   mesh = jax.sharding.AbstractMesh((2, 2, 2), ("data", "fsdp", "tensor"))
   assert sharding.num_row_shards(mesh) == 4
   assert sharding.batch_sharding(mesh).shard_shape((8, 3)) == (2, 3)
-  sharding.check_batch(4, mesh, accum=1, what="train.batch_size")
+  sharding.check_batch(4, mesh, grad_accum_steps=1, what="train.batch_size")
   with pytest.raises(errors.ConfigError, match=r"the mesh's 4 shards of rows.* for instance 8"):
-    sharding.check_batch(6, mesh, accum=1, what="train.batch_size")
+    sharding.check_batch(6, mesh, grad_accum_steps=1, what="train.batch_size")
 
 
 def test_leaves_that_do_not_divide_are_whole():

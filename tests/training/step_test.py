@@ -19,18 +19,24 @@ _QUICK = {"xla_backend_optimization_level": 0}
 
 
 @functools.cache
-def _compiled(accum=1, dropout=0.0, freeze="img/.*"):
+def _compiled(grad_accum_steps=1, dropout=0.0, freeze="img/.*"):
   """(compiled step, function making a fresh state); 16 supervised positions."""
   start = golden_model.params("tiny")
-  section = optim(lr=1e-3, wd=0.01, warmup="", clip=0.5, ema=0.9, freeze=(freeze,))
+  section = optim(lr=1e-3, wd=0.01, warmup="", grad_clip_norm=0.5, ema=0.9, freeze=(freeze,))
   made, trainable = golden_model.optimizer_for(section, start, total_steps=10)
-  cfg = golden_model.config("tiny", dropout=dropout)
+  model_config = golden_model.config("tiny", dropout=dropout)
 
   def fresh():
     return states.make(start, trainable, made, toy_state.mesh(), dtype=np.float32)
 
   step = steps.make_train_step(
-    cfg, made, fresh(), toy_state.mesh(), label_smoothing=0.0, accum=accum, seed=0
+    model_config,
+    made,
+    fresh(),
+    toy_state.mesh(),
+    label_smoothing=0.0,
+    grad_accum_steps=grad_accum_steps,
+    seed=0,
   )
   return step.lower(fresh(), _put(_batch()), 16).compile(compiler_options=_QUICK), fresh
 
@@ -51,7 +57,7 @@ def _one(step, state, batch=None):
 def test_micro_batches_give_the_step_of_the_whole_batch():
   batch = _batch()
   batch["_mask"] = np.array([True, True, True, True, False, True])
-  (whole, fresh), (parts, _) = _compiled(), _compiled(accum=3)
+  (whole, fresh), (parts, _) = _compiled(), _compiled(grad_accum_steps=3)
   (state, sums), (state3, sums3) = _one(whole, fresh(), batch), _one(parts, fresh(), batch)
   for key, value in sums.items():
     np.testing.assert_allclose(sums3[key], value, rtol=2e-6, err_msg=key)
@@ -154,14 +160,14 @@ def test_the_evaluation_step_gives_each_rows_sums():
 
 def test_batches_that_do_not_divide_are_errors():
   with pytest.raises(errors.ConfigError, match=r"train.batch_size=6 .* 4 micro-batches.* 8"):
-    sharding.check_batch(6, toy_state.mesh(), accum=4, what="train.batch_size")
-  sharding.check_batch(8, toy_state.mesh(), accum=4, what="train.batch_size")
+    sharding.check_batch(6, toy_state.mesh(), grad_accum_steps=4, what="train.batch_size")
+  sharding.check_batch(8, toy_state.mesh(), grad_accum_steps=4, what="train.batch_size")
 
 
 def test_uint8_images_are_the_references_floats():
   with np.load(golden_model.golden_files.path("bv/train_batches.npz")) as f:
     image = f["image_u8_0"]
-  cfg, params = golden_model.config("e2e"), golden_model.params("e2e")
-  tokens = jax.jit(functools.partial(steps.paligemma.image_tokens, cfg))
+  model_config, params = golden_model.config("e2e"), golden_model.params("e2e")
+  tokens = jax.jit(functools.partial(steps.paligemma.image_tokens, model_config))
   floats = (-1 + (image.astype(np.float32) / np.float32(255)) * 2).astype(np.float32)
   np.testing.assert_allclose(tokens(params, image), tokens(params, floats), rtol=0, atol=1e-6)

@@ -124,4 +124,4 @@ def test_crossmodal_3600_is_scored_against_written_captions_and_others_beside(la
   for op in try_transfers.specs_in(evaluator):
     if isinstance(op, pp.Copy):
       copied.setdefault(op.out, set()).add(op.key.rpartition("_")[0])
-  assert copied == {evaluator.truth: {"written"}, evaluator.beside: {"captions"}}
+  assert copied == {evaluator.target: {"written"}, evaluator.beside: {"captions"}}

@@ -1,6 +1,6 @@
-"""Benchmarks against rivals, one command each: python -m tools.bench.NAME --against RIVAL --json.
+"""Benchmarks against others: python -m tools.bench.NAME --against BASELINE --json.
 
-A rival is installed by you (`pip install -r requirements/bench.txt`, here or in an environment of
-its own that --rival_python names). Each side runs in its own process; the two take turns, so that
+You install a baseline (`pip install -r requirements/bench.txt`, here or in an environment of its
+own that --baseline_python names). Each side runs in its own process; the two take turns, so that
 what else the machine does hits both; medians are compared. To add one: a page like decode.py.
 """

@@ -21,7 +21,7 @@ import jax
 
 from paligemma_jax.core import errors
 from paligemma_jax.models import attention
-from paligemma_jax.models import mask
+from paligemma_jax.models import attention_mask
 from paligemma_jax.models import variants
 from tools.bench import compare
 
@@ -48,19 +48,25 @@ def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
   for res in args.res:
     for tower, (num_heads, num_kv_heads, head_dim, text_len) in towers.items():
       length = (res // img.patch_size) ** 2 + text_len
-      given, see = _inputs(args.batch_size, length, num_heads, num_kv_heads, head_dim, text_len)
+      given, mask = _inputs(args.batch_size, length, num_heads, num_kv_heads, head_dim, text_len)
       wanted = None
       if length <= args.check_up_to:
         with jax.default_matmul_precision("highest"):
-          wanted = _gradients("plain", see)(*given)
+          wanted = _gradients("plain", mask)(*given)
       given = [x.astype(args.dtype) for x in given]
-      for how in _WAYS[args.device]:
+      for implementation in _WAYS[args.device]:
         try:
-          found = _timed(_gradients(how, see), given, wanted, args.repeats)
+          found = _timed(_gradients(implementation, mask), given, wanted, args.repeats)
         except jax.errors.JaxRuntimeError as e:
-          compare.note(f"{tower} {res} {how}: {str(e).splitlines()[0]}")
+          compare.note(f"{tower} {res} {implementation}: {str(e).splitlines()[0]}")
           continue
-        case = {"name": "attention", "tower": tower, "res": res, "length": length, "how": how}
+        case = {
+          "name": "attention",
+          "tower": tower,
+          "res": res,
+          "length": length,
+          "how": implementation,
+        }
         yield case | found
 
 
@@ -71,18 +77,20 @@ def _inputs(batch_size, length, num_heads, num_kv_heads, head_dim, text_len):
   q, k, v, y_grad = (
     jax.random.normal(key, shape) for key, shape in zip(keys, [*shapes, shapes[0]], strict=True)
   )
-  see = None
+  mask = None
   if text_len:
     mask_ar = jax.numpy.zeros((batch_size, length), "int32").at[:, -text_len // 4 :].set(1)
-    see = mask.prefix_lm(mask_ar)
-  return (q * head_dim**-0.5, k, v, y_grad), see
+    mask = attention_mask.prefix_lm(mask_ar)
+  return (q * head_dim**-0.5, k, v, y_grad), mask
 
 
-def _gradients(how, see):
+def _gradients(implementation, mask):
   """(q, k, v, the output's gradient) -> output and gradients of q, k, v."""
 
   def run(q, k, v, y_grad):
-    y, back = jax.vjp(lambda *qkv: attention.attend(*qkv, see, how=how), q, k, v)
+    y, back = jax.vjp(
+      lambda *qkv: attention.attend(*qkv, mask, implementation=implementation), q, k, v
+    )
     return y, *back(y_grad)
 
   return jax.jit(run)

@@ -22,7 +22,7 @@ from tools.bench import models
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 
-# What a rival's Python must be able to import.
+# What a baseline's Python must be able to import.
 PACKAGES = {
   "transformers": ("torch", "transformers"),
   "keras_hub": ("jax", "keras", "keras_hub", "safetensors"),
@@ -125,7 +125,7 @@ def take_turns(sides: Sequence[Side], repeats: int) -> None:
 def compared(
   name: str, args: argparse.Namespace, passed: Sequence[str], *, extra: Sequence[Side] = ()
 ) -> tuple[Side, Side | None]:
-  """Our side and the rival's (None without one) after their runs, in turns with `extra`.
+  """Our side and the baseline's (None without one) after their runs, in turns with `extra`.
 
   Args:
     name: of the benchmark; its sides are the modules NAME_ours and NAME_RIVAL beside it.
@@ -137,14 +137,14 @@ def compared(
   with contextlib.ExitStack() as stack:
     device = getattr(args, "device", "cpu")
     ours = stack.enter_context(started("paligemma_jax", f"{module}_ours", *passed, device=device))
-    rival = None
+    baseline = None
     if args.against:
-      name, python = args.against, args.rival_python
+      name, python = args.against, args.baseline_python
       side = started(name, f"{module}_{name}", *passed, python=python, device=device)
-      rival = stack.enter_context(side)
-    sides = [ours] if rival is None else [ours, rival]
+      baseline = stack.enter_context(side)
+    sides = [ours] if baseline is None else [ours, baseline]
     take_turns([*sides, *extra], args.repeats)
-  return ours, rival
+  return ours, baseline
 
 
 @contextlib.contextmanager
@@ -156,7 +156,7 @@ def written_weights(
   Args:
     kept: a folder that they are written to, or read from if it is there; it stays.
   """
-  from tools.bench import weights  # Not at the top: a rival's Python reads this file too.
+  from tools.bench import weights  # Not at the top: a baseline's Python reads this file too.
 
   if kept:
     path = pathlib.Path(kept)
@@ -171,11 +171,11 @@ def options(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
   return [f"--{name}={getattr(args, name)}" for name in names]
 
 
-def check_rival(args: argparse.Namespace, more: Sequence[str] = ()) -> None:
-  """Raises ConfigError when the rival is not installed, before anything is made for it.
+def check_baseline(args: argparse.Namespace, more: Sequence[str] = ()) -> None:
+  """Raises ConfigError when the baseline is not installed, before anything is made for it.
 
   Args:
-    more: modules that the rival must have beside those of `PACKAGES`.
+    more: modules that the baseline must have beside those of `PACKAGES`.
   """
   if not args.against:
     return
@@ -186,15 +186,17 @@ def check_rival(args: argparse.Namespace, more: Sequence[str] = ()) -> None:
   )
   try:
     done = subprocess.run(
-      [args.rival_python, "-c", code, *needed], capture_output=True, text=True, check=True
+      [args.baseline_python, "-c", code, *needed], capture_output=True, text=True, check=True
     )
   except (OSError, subprocess.CalledProcessError) as e:
-    raise errors.ConfigError(f"--rival_python={args.rival_python!r} does not run: {e}.") from e
+    raise errors.ConfigError(
+      f"--baseline_python={args.baseline_python!r} does not run: {e}."
+    ) from e
   if missing := done.stdout.split():
     raise errors.ConfigError(
-      f"--against={args.against} needs {', '.join(missing)}, which {args.rival_python} does not"
+      f"--against={args.against} needs {', '.join(missing)}, which {args.baseline_python} does not"
       " have: pip install -r requirements/bench.txt, here or in an environment of its own whose"
-      " Python you then give as --rival_python."
+      " Python you then give as --baseline_python."
     )
 
 
@@ -203,21 +205,21 @@ def note(text: str) -> None:
   print(text, file=sys.stderr, flush=True)
 
 
-def result(name: str, ours: Side, rival: Side | None, **more: Any) -> dict[str, Any]:
-  """What a benchmark prints; ratios are ours / rival, those of seconds of the medians.
+def result(name: str, ours: Side, baseline: Side | None, **more: Any) -> dict[str, Any]:
+  """What a benchmark prints; ratios are ours / baseline, those of seconds of the medians.
 
   On a machine that others use too, `cpu_ratio` says more than `ratio`.
   """
   found: dict[str, Any] = {"name": name, "ours_seconds": round(ours.median_seconds, 4)}
-  if rival is not None:
+  if baseline is not None:
     found |= {
-      "rival": rival.name,
-      "rival_seconds": round(rival.median_seconds, 4),
-      "ratio": round(ours.median_seconds / rival.median_seconds, 4),
-      "cpu_ratio": round(ours.median_cpu_seconds / rival.median_cpu_seconds, 4),
-      "peak_ratio": round(ours.peak_bytes / rival.peak_bytes, 4),
+      "baseline": baseline.name,
+      "baseline_seconds": round(baseline.median_seconds, 4),
+      "ratio": round(ours.median_seconds / baseline.median_seconds, 4),
+      "cpu_ratio": round(ours.median_cpu_seconds / baseline.median_cpu_seconds, 4),
+      "peak_ratio": round(ours.peak_bytes / baseline.peak_bytes, 4),
     }
-  for side, prefix in ((ours, "ours"), (rival, "rival")):
+  for side, prefix in ((ours, "ours"), (baseline, "baseline")):
     if side is not None:
       found[f"{prefix}_peak_gb"] = round(side.peak_bytes / 1e9, 3)
       found[f"{prefix}_cpu_seconds"] = round(side.median_cpu_seconds, 4)
@@ -232,27 +234,27 @@ def show(found: dict[str, Any], as_json: bool) -> None:
     print(json.dumps(found), flush=True)
     return
   text = f"{found['name']}: {found['ours_seconds']:.3f} s, {found['ours_peak_gb']:.2f} GB"
-  if "rival" in found:
+  if "baseline" in found:
     text += (
-      f"; {found['rival']}: {found['rival_seconds']:.3f} s, {found['rival_peak_gb']:.2f} GB;"
-      f" ratio {found['ratio']:.3f}"
+      f"; {found['baseline']}: {found['baseline_seconds']:.3f} s, {found['baseline_peak_gb']:.2f}"
+      f" GB; ratio {found['ratio']:.3f}"
     )
   print(text, flush=True)
 
 
-def arguments(doc: str, rivals: Sequence[str]) -> argparse.ArgumentParser:
+def arguments(doc: str, baselines: Sequence[str]) -> argparse.ArgumentParser:
   """The options that all benchmarks have."""
   parser = argparse.ArgumentParser(
     description=doc.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
   )
   parser.add_argument("--model", default="mid", choices=sorted(models.MODELS), help="its size")
-  parser.add_argument("--against", default="", choices=("", *rivals), help="'' runs ours alone")
+  parser.add_argument("--against", default="", choices=("", *baselines), help="'' runs ours alone")
   parser.add_argument("--json", action="store_true", help="print one JSON line")
   parser.add_argument("--repeats", type=int, default=5, help="runs of each side, in turns")
   parser.add_argument(
-    "--rival_python",
+    "--baseline_python",
     default=sys.executable,
-    help="the Python of an environment that has the rival",
+    help="the Python of an environment that has the baseline",
   )
   return parser
 
@@ -278,6 +280,6 @@ def _reply(side: Side) -> dict[str, Any]:
   if not line:
     raise errors.ConfigError(
       f"The side {side.name!r} ended with exit code {side.process.wait()}; what it said is above."
-      " A rival is installed with `pip install -r requirements/bench.txt`."
+      " A baseline is installed with `pip install -r requirements/bench.txt`."
     )
   return json.loads(line)

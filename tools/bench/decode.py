@@ -23,10 +23,10 @@ _PASSED = ("model", "batch_size", "prompt_len", "new_tokens", "device", "dtype")
 
 def inputs(args: argparse.Namespace) -> tuple[np.ndarray, np.ndarray]:
   """uint8[B, R, R, 3] images and int32[B, T] prompts."""
-  cfg = models.MODELS[args.model]
+  model_config = models.MODELS[args.model]
   rng = np.random.default_rng(1)
-  image = rng.integers(0, 256, (args.batch_size, cfg.res, cfg.res, 3), np.uint8)
-  text = rng.integers(4, cfg.llm.vocab_size, (args.batch_size, args.prompt_len), np.int32)
+  image = rng.integers(0, 256, (args.batch_size, model_config.res, model_config.res, 3), np.uint8)
+  text = rng.integers(4, model_config.llm.vocab_size, (args.batch_size, args.prompt_len), np.int32)
   text[:, 0] = 2
   return image, text
 
@@ -47,23 +47,23 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
   """Compares."""
   args = parser().parse_args()
-  compare.check_rival(args)
+  compare.check_baseline(args)
   with compare.written_weights(args.model, args.dtype, kept=args.weights) as path:
     passed = compare.options(args, _PASSED)
-    ours, rival = compare.compared("decode", args, [f"--weights={path}", *passed])
+    ours, baseline = compare.compared("decode", args, [f"--weights={path}", *passed])
   num_tokens = args.batch_size * args.new_tokens
   more = {"ours_tokens_per_second": round(num_tokens / ours.median_seconds, 1)}
-  if rival is not None:
-    pairs = list(zip(ours.answers[-1], rival.answers[-1], strict=True))
+  if baseline is not None:
+    pairs = list(zip(ours.answers[-1], baseline.answers[-1], strict=True))
     num_same = sum(a == b for a, b in pairs)
     if args.dtype == "float32" and num_same < len(pairs):
-      raise errors.ConfigError(_difference(ours.answers[-1], rival.answers[-1], rival.name))
+      raise errors.ConfigError(_difference(ours.answers[-1], baseline.answers[-1], baseline.name))
     more |= {
-      "rival_tokens_per_second": round(num_tokens / rival.median_seconds, 1),
+      "baseline_tokens_per_second": round(num_tokens / baseline.median_seconds, 1),
       "identical_tokens": num_same == len(pairs),
       "identical_rows": num_same,
     }
-  compare.show(compare.result("decode", ours, rival, **more), args.json)
+  compare.show(compare.result("decode", ours, baseline, **more), args.json)
 
 
 def _difference(ours: list, theirs: list, name: str) -> str:

@@ -20,9 +20,9 @@ def prepare():
   )
   model = model.to(device).eval()
   model.generation_config.eos_token_id = None
-  cfg = models.MODELS[args.model]
+  model_config = models.MODELS[args.model]
   image, text = decode.inputs(args)
-  placeholders = np.full((len(text), cfg.num_image_tokens), model.config.image_token_id)
+  placeholders = np.full((len(text), model_config.num_image_tokens), model.config.image_token_id)
   ids = torch.tensor(np.concatenate([placeholders, text], axis=1)).to(device)
   given = {
     "input_ids": ids,

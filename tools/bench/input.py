@@ -42,17 +42,17 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
   """Compares."""
   args = parser().parse_args()
-  compare.check_rival(args, more=("PIL", "sentencepiece"))
+  compare.check_baseline(args, more=("PIL", "sentencepiece"))
   names = ("model", "batch_size", "images", "files", "num_threads", "method")
-  ours, rival = compare.compared("input", args, compare.options(args, names))
+  ours, baseline = compare.compared("input", args, compare.options(args, names))
   more = {"images": args.images, "ours_images_per_core_second": _rate(args, ours)}
-  if rival is not None:
-    if abs(ours.answers[-1] - rival.answers[-1]) > _ALIKE:
+  if baseline is not None:
+    if abs(ours.answers[-1] - baseline.answers[-1]) > _ALIKE:
       raise errors.ConfigError(
-        f"The mean pixels differ: {ours.answers[-1]} and {rival.name}'s {rival.answers[-1]}."
+        f"The mean pixels differ: {ours.answers[-1]} and {baseline.name}'s {baseline.answers[-1]}."
       )
-    more["rival_images_per_core_second"] = _rate(args, rival)
-  compare.show(compare.result("input", ours, rival, **more), args.json)
+    more["baseline_images_per_core_second"] = _rate(args, baseline)
+  compare.show(compare.result("input", ours, baseline, **more), args.json)
 
 
 def _rate(args: argparse.Namespace, side: compare.Side) -> float:

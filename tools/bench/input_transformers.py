@@ -21,11 +21,11 @@ from tools.bench import side
 def prepare():
   """Makes the files; the task turns each into part of a batch. Answers the mean of some pixels."""
   args = input_lib.parser().parse_args()
-  cfg = models.MODELS[args.model]
+  model_config = models.MODELS[args.model]
   files = photos.make(args.files)
   rows = [files[i % len(files)] for i in range(args.images)]
   torch.set_num_threads(1)
-  processor = transformers.PaliGemmaProcessor(_images(cfg), _tokenizer())
+  processor = transformers.PaliGemmaProcessor(_images(model_config), _tokenizer())
 
   def batch_of(part):
     return processor(
@@ -51,9 +51,11 @@ def prepare():
   return facts, task
 
 
-def _images(cfg):
-  made = transformers.SiglipImageProcessor(size={"height": cfg.res, "width": cfg.res})
-  made.image_seq_length = cfg.num_image_tokens
+def _images(model_config):
+  made = transformers.SiglipImageProcessor(
+    size={"height": model_config.res, "width": model_config.res}
+  )
+  made.image_seq_length = model_config.num_image_tokens
   return made
 
 

@@ -31,20 +31,20 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
   """Compares."""
   args = parser().parse_args()
-  compare.check_rival(args)
+  compare.check_baseline(args)
   with compare.written_weights(args.model) as path:
     passed = [f"--weights={path}", f"--folder={path.parent}", f"--model={args.model}"]
-    ours, rival = compare.compared("load", args, passed)
+    ours, baseline = compare.compared("load", args, passed)
   more = _parts("ours", ours)
-  if rival is not None:
-    more |= _parts("rival", rival)
+  if baseline is not None:
+    more |= _parts("baseline", baseline)
     for part in ("load", "save"):
-      ratio = more[f"ours_{part}_seconds"] / more[f"rival_{part}_seconds"]
+      ratio = more[f"ours_{part}_seconds"] / more[f"baseline_{part}_seconds"]
       more[f"{part}_ratio"] = round(ratio, 4)
-    sums = ours.answers[-1]["sum"], rival.answers[-1]["sum"]
+    sums = ours.answers[-1]["sum"], baseline.answers[-1]["sum"]
     if abs(sums[0] - sums[1]) > _ALIKE * sums[1]:
       raise errors.ConfigError(f"The weights differ: sums of {sums[0]} and {sums[1]}.")
-  compare.show(compare.result("load", ours, rival, **more), args.json)
+  compare.show(compare.result("load", ours, baseline, **more), args.json)
 
 
 def _parts(prefix: str, side: compare.Side) -> dict[str, float]:

@@ -7,10 +7,10 @@
 
 Both sides get the same weights and batch and train everything with Adam behind a clip by global
 norm, or adapters of one rank on the decoder's matrices (transformers' are PEFT's); loading and
-compiling are not counted. With bfloat16, what trains stays float32 on both sides (transformers'
-under autocast), what does not is bfloat16. Their losses, printed step by step from the same weights
-on, must agree. `mfu` is needed matrix operations (none that are recomputed) per second over what
-large matrix products reach in that dtype, measured in the same run.
+compiling are not counted. With bfloat16, trainable parameters stay float32 on both sides
+(transformers' under autocast), frozen ones are bfloat16. The losses of both sides, from the same
+weights on, must agree. `mfu` is needed matrix operations (none that are recomputed) per second over what
+large matmuls reach in that dtype, measured in the same run.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ def batch(args: argparse.Namespace) -> dict[str, np.ndarray]:
   image uint8[B, R, R, 3], text int32[B, L+1], mask_ar int32[B, L+1], mask_loss float32[B, L+1],
   _mask bool[B]; the last position is padding.
   """
-  cfg = models.MODELS[args.model]
+  model_config = models.MODELS[args.model]
   rows, length = args.batch_size, args.text_len + 1
   rng = np.random.default_rng(1)
-  text = rng.integers(4, cfg.llm.vocab_size, (rows, length), np.int32)
+  text = rng.integers(4, model_config.llm.vocab_size, (rows, length), np.int32)
   text[:, 0], text[:, -1] = 2, 0
   answer = np.arange(length) >= args.text_len - args.supervised
   learned = answer & (np.arange(length) < args.text_len)
   return {
-    "image": rng.integers(0, 256, (rows, cfg.res, cfg.res, 3), np.uint8),
+    "image": rng.integers(0, 256, (rows, model_config.res, model_config.res, 3), np.uint8),
     "text": text,
     "mask_ar": np.tile(answer.astype(np.int32), (rows, 1)),
     "mask_loss": np.tile(learned.astype(np.float32), (rows, 1)),
@@ -81,21 +81,21 @@ def main() -> None:
     raise errors.ConfigError("--tune=lora is compared --against=transformers, which has PEFT.")
   if args.device == "gpu" and args.against == "keras_hub":
     raise errors.ConfigError("keras_hub is compared on the CPU alone; leave out --device=gpu.")
-  compare.check_rival(args, more=("peft",) if args.tune == "lora" else ())
+  compare.check_baseline(args, more=("peft",) if args.tune == "lora" else ())
   with compare.written_weights(args.model, args.dtype, kept=args.weights) as path:
     where = compare.options(args, ("device", "dtype"))
     names = ("model", "batch_size", "text_len", "supervised", "tune", "lr", "remat", "attention")
     passed = [f"--weights={path}", *compare.options(args, names), *where]
     device = args.device
     with compare.started("matmul", "tools.bench.matmul", *where, device=device) as matmul:
-      ours, rival = compare.compared("step", args, passed, extra=[matmul])
+      ours, baseline = compare.compared("step", args, passed, extra=[matmul])
   more = {**speed(ours, matmul), "ours_losses": ours.answers}
-  if rival is not None:
+  if baseline is not None:
     more |= {
-      "rival_losses": rival.answers,
-      "loss_difference": difference(ours, rival, args.tune, args.dtype),
+      "baseline_losses": baseline.answers,
+      "loss_difference": difference(ours, baseline, args.tune, args.dtype),
     }
-  compare.show(compare.result("step", ours, rival, **more), args.json)
+  compare.show(compare.result("step", ours, baseline, **more), args.json)
 
 
 def speed(ours: compare.Side, matmul: compare.Side) -> dict[str, Any]:
@@ -111,7 +111,9 @@ def speed(ours: compare.Side, matmul: compare.Side) -> dict[str, Any]:
   }
 
 
-def difference(ours: compare.Side, rival: compare.Side, tune: str, dtype: str = "float32") -> float:
+def difference(
+  ours: compare.Side, baseline: compare.Side, tune: str, dtype: str = "float32"
+) -> float:
   """The largest relative difference of losses; in bfloat16 relative to the first.
 
   Rounding to bfloat16 is a large part of a loss that has come down to next to nothing.
@@ -119,13 +121,13 @@ def difference(ours: compare.Side, rival: compare.Side, tune: str, dtype: str = 
   Raises:
     ConfigError: it is too large for two sides that do the same.
   """
-  a, b = np.array(ours.answers), np.array(rival.answers)
+  a, b = np.array(ours.answers), np.array(baseline.answers)
   found = np.abs(a - b) / np.abs(b if dtype == "float32" else b[0])
   first = _FIRST_LOSS[dtype]
   if not (found[0] <= first and found.max() <= max(first, _LATER_LOSSES[tune])):
     raise errors.ConfigError(
       f"The losses differ, so the two sides do not do the same: {ours.answers} and"
-      f" {rival.name}'s {rival.answers}."
+      f" {baseline.name}'s {baseline.answers}."
     )
   return float(f"{found.max():.2g}")
 

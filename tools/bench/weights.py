@@ -28,9 +28,13 @@ def write(
   return hf_export.save_hf(folder / (name or model), params, sizes, dtype=dtype)
 
 
-def sizes_of(cfg: variants.ModelConfig) -> dict:
+def sizes_of(model_config: variants.ModelConfig) -> dict:
   """The sizes as `models.params` has them."""
-  return {"img": dataclasses.asdict(cfg.img), "llm": dataclasses.asdict(cfg.llm), "res": cfg.res}
+  return {
+    "img": dataclasses.asdict(model_config.img),
+    "llm": dataclasses.asdict(model_config.llm),
+    "res": model_config.res,
+  }
 
 
 def _random(

@@ -1,6 +1,6 @@
 """AI2D: multiple choice about diagrams from school books.
 
-Some questions ask for a part of the diagram by a letter. For those the labels in the picture are
+Some questions ask for a part of the diagram by a letter. For those the labels in the image are
 painted over with the letters that the annotation gives, in the font that comes with Pillow.
 """
 
@@ -36,10 +36,10 @@ class Lettered(raw_lib.RawFile):
     self._labels = labels
 
   def read(self) -> bytes:
-    """The picture as a PNG.
+    """The image as a PNG.
 
     Raises:
-      DataError: not a picture.
+      DataError: not an image.
     """
     try:
       with PIL.Image.open(io.BytesIO(super().read())) as image:
@@ -102,7 +102,7 @@ def _records(raw: raw_lib.Raw, name: str, image_id: str) -> Iterator[build.Recor
 
 
 def _labels(annotation: Mapping[str, Any]) -> Iterator[Label]:
-  """((left, top, right, bottom), letter) of each text in the picture, in pixels."""
+  """((left, top, right, bottom), letter) of each text in the image, in pixels."""
   for text in annotation["text"].values():
     (x, y), (x_end, y_end) = text["rectangle"]
     box = (min(x, x_end), min(y, y_end), max(x, x_end), max(y, y_end))

@@ -1,6 +1,6 @@
 """COCO 2017 for detection: boxes, labels and areas of 80 classes, crowds marked.
 
-TFDS has the same pictures as `coco/2017`, which takes TensorFlow to prepare and has no areas of
+TFDS has the same images as `coco/2017`, which takes TensorFlow to prepare and has no areas of
 masks at full precision; this one is built from the download without it.
 """
 
@@ -24,7 +24,7 @@ def features() -> dict[str, Any]:
     "image_id": tfds.features.Scalar(np.int64),
     "height": tfds.features.Scalar(np.int64),
     "width": tfds.features.Scalar(np.int64),
-    # Shares of the picture: y_min, x_min, y_max, x_max.
+    # Shares of the image: y_min, x_min, y_max, x_max.
     "boxes": tfds.features.Sequence(tfds.features.Tensor(shape=(4,), dtype=np.float32)),
     "labels": tfds.features.Sequence(tfds.features.Text()),
     "areas": tfds.features.Sequence(tfds.features.Scalar(np.float32)),
@@ -33,7 +33,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train and val, pictures without an object too."""
+  """train and val, images without an object too."""
   return {split: _records(raw, split) for split in ("train", "val")}
 
 
@@ -75,7 +75,7 @@ DATASETS = (
     homepage="https://cocodataset.org/#download",
     files=(
       "annotations/instances_{train,val}2017.json, of annotations_trainval2017.zip",
-      "train2017/, val2017/: the pictures, or train2017.zip and val2017.zip",
+      "train2017/, val2017/: the images, or train2017.zip and val2017.zip",
     ),
     features=features,
     splits=splits,

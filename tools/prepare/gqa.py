@@ -1,4 +1,4 @@
-"""GQA: questions made from scene graphs about everyday pictures; the balanced parts.
+"""GQA: questions made from scene graphs about everyday images; the balanced parts.
 
 Without all_questions of train (14 million, which nobody trains PaliGemma on) and without the parts
 whose answers are not public, which the server takes in one file of four million answers only.

@@ -1,4 +1,4 @@
-"""MaRVL: NLVR2's question in five languages, on pictures from where these are spoken. Test only."""
+"""MaRVL: NLVR2's question in five languages, on images from where these are spoken. Test only."""
 
 from __future__ import annotations
 

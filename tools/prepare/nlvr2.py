@@ -56,7 +56,7 @@ DATASETS = (
     files=(
       "train.json, dev.json, test1.json (of the repository's data/)",
       "train_img.zip (or images/train/0/train-….png, …), dev_img.zip (or dev/…),"
-      " test1_img.zip (or test1/…): the pictures, on request there",
+      " test1_img.zip (or test1/…): the images, on request there",
     ),
     features=features,
     splits=splits,

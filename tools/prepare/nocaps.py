@@ -1,4 +1,4 @@
-"""NoCaps: pictures of Open Images with things new to COCO's captions; ten captions each."""
+"""NoCaps: images of Open Images with things new to COCO's captions; ten captions each."""
 
 from __future__ import annotations
 

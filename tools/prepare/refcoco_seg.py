@@ -1,9 +1,9 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg: phrases that mean one object of a COCO picture, and its mask.
+"""RefCOCO, RefCOCO+ and RefCOCOg: phrases that mean one object of a COCO image, and its mask.
 
 The download has its references as pickles. They are read as plain data and never unpickled
 (`plain_pickle`). Sentences are the `sent` of the references, splits are unc, unc and umd.
 
-`refcoco_seg/combined` is what PaliGemma is trained on: a row for each picture that is in a train
+`refcoco_seg/combined` is what PaliGemma is trained on: a row for each image that is in a train
 split of any of the three and in no val or test split of any, with all objects that the train splits
 refer to and all sentences for each. The others have a row for each sentence.
 """
@@ -35,7 +35,7 @@ _SETS: Mapping[str, tuple[str, str, tuple[str, ...]]] = {
 }
 _FILES = (
   *(f"{folder}.zip, or its {refs} and instances.json" for folder, refs, _ in _SETS.values()),
-  "train2014/: the pictures of COCO 2014 (cocodataset.org), or train2014.zip",
+  "train2014/: the images of COCO 2014 (cocodataset.org), or train2014.zip",
 )
 
 
@@ -126,7 +126,7 @@ def flat_splits(raw: raw_lib.Raw, name: str) -> dict[str, list[build.Record]]:
 
 
 def combined_features() -> dict[str, Any]:
-  """The columns of a row for each picture: as many masks, boxes and texts of sentences, one a line.
+  """The columns of a row for each image: as many masks, boxes and texts of sentences, one a line.
 
   (Lists of lists take TensorFlow to write.)
   """
@@ -142,7 +142,7 @@ def combined_features() -> dict[str, Any]:
 
 
 def combined_splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train, in the order in which the pictures come up."""
+  """train, in the order in which the images come up."""
   downloads = [_checked(raw, name) for name in _SETS]
   held_out = {r["image_id"] for d in downloads for r in d.refs if r["split"] != "train"}
   rows: dict[int, dict[str, Any]] = {}

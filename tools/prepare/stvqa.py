@@ -1,4 +1,4 @@
-"""ST-VQA: questions on text in pictures of seven other datasets (task 3, the open dictionary).
+"""ST-VQA: questions on text in images of seven other datasets (task 3, the open dictionary).
 
 The official download has no validation part. The papers' scores on val are of 1 893 images of
 train, listed nowhere in it; a file val_images.txt in the raw folder, one `file_path` a line, says
@@ -49,7 +49,7 @@ def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
   small = {r["image_id"] for part in records.values() for r in part if _is_small(r)}
   if small:
     print(
-      f"stvqa: {len(small)} pictures of COCO-Text are as small as ST-VQA ships them; put COCO's"
+      f"stvqa: {len(small)} images of COCO-Text are as small as ST-VQA ships them; put COCO's"
       f" own train2014.zip (https://cocodataset.org/#download) into {raw.folder} to have them in"
       " full size.",
       file=sys.stderr,
@@ -106,7 +106,7 @@ DATASETS = (
     files=(
       "train_task_3.json, test_task_3.json, train_images/, test_task3_images/"
       " (ST-VQA.tar.gz unpacked)",
-      "train2014.zip (COCO's own pictures, larger; https://cocodataset.org/#download)",
+      "train2014.zip (COCO's own images, larger; https://cocodataset.org/#download)",
       "val_images.txt (optional: the images of train that are val, one file_path a line)",
     ),
     features=features,

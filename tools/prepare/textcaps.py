@@ -1,4 +1,4 @@
-"""TextCaps: pictures with writing in them, five captions each that must read it."""
+"""TextCaps: images with writing in them, five captions each that must read it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _records(raw: raw_lib.Raw, split: str) -> list[build.Record]:
       found.append(entry["caption_str"])
   folder = _FOLDERS[split]
   return [
-      # The zip of the pictures for train and val calls their folder train_images.
+      # The zip of the images for train and val calls their folder train_images.
       {"image": raw.file(f"{folder}/{i}.jpg", f"train_val_images/{folder}/{i}.jpg"),
        "image_id": i, "captions": texts}
       for i, texts in captions.items()

@@ -1,6 +1,6 @@
-"""TextVQA: questions that need reading, on OpenImages pictures, ten answers each.
+"""TextVQA: questions that need reading, on OpenImages images, ten answers each.
 
-Some pictures lie on their side: OpenImages' own lists say by how much, and they are turned upright
+Some images lie on their side: OpenImages' own lists say by how much, and they are turned upright
 here. A turned one is encoded anew; all others keep their bytes.
 """
 
@@ -37,10 +37,10 @@ class Turned(raw_lib.RawFile):
     self._degrees = degrees
 
   def read(self) -> bytes:
-    """The turned picture as a JPEG.
+    """The turned image as a JPEG.
 
     Raises:
-      DataError: not a picture.
+      DataError: not an image.
     """
     try:
       with PIL.Image.open(io.BytesIO(super().read())) as image:
@@ -82,7 +82,7 @@ def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
 
 
 def _degrees(raw: raw_lib.Raw, name: str, wanted: Collection[str]) -> dict[str, int]:
-  """{image id: degrees}: by which the pictures have to be turned; the list has many others."""
+  """{image id: degrees}: by which the images have to be turned; the list has many others."""
   found = {}
   for line in raw.csv_lines(name):
     if line["ImageID"] in wanted:

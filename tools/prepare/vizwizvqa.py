@@ -1,4 +1,4 @@
-"""VizWiz-VQA: questions that blind people asked about pictures they took, ten answers each."""
+"""VizWiz-VQA: questions that blind people asked about images they took, ten answers each."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from paligemma_jax.core import errors
 from . import build
 from . import raw as raw_lib
 
-# RICO gives bounds on a canvas of this height, whatever the picture's; x has the same scale.
+# RICO gives bounds on a canvas of this height, whatever the image's; x has the same scale.
 _CANVAS_HEIGHT = 2560
 
 
@@ -36,7 +36,7 @@ class Box(raw_lib.RawFile):
     self._image, self._node_id = image, node_id
 
   def read(self) -> np.ndarray:  # type: ignore[override]
-    """float32[4]: y_min, x_min, y_max, x_max as shares of the picture.
+    """float32[4]: y_min, x_min, y_max, x_max as shares of the image.
 
     Raises:
       DataError: no such node, or a file that is broken.

@@ -1,4 +1,4 @@
-"""Crossmodal-3600: pictures from where 36 languages are spoken; captions of native speakers."""
+"""Crossmodal-3600: images from where 36 languages are spoken; captions of native speakers."""
 
 from __future__ import annotations
 

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 HIDDEN = 2**30
 
 # The logit of a key that a query does not see.
-LOGIT = -2.3819763e38
+MASKED_LOGIT = -2.3819763e38
 
 
-class Visibility(NamedTuple):
+class AttentionMask(NamedTuple):
   """Who sees whom: query q sees key k iff k_block[k] <= q_block[q].
 
   The prefix is one block, each suffix token the next one. A sliding window of w hides keys of
@@ -31,25 +31,27 @@ class Visibility(NamedTuple):
   k_block: jax.Array
   q_pos: jax.Array
   k_pos: jax.Array
-  only: jax.Array | None = None
+  extra_mask: jax.Array | None = None
 
-  def mask(self, window: jax.Array | None = None) -> jax.Array:
+  def dense(self, window: jax.Array | None = None) -> jax.Array:
     """bool[B or 1, Q, S]; `window` int32[], absent for none."""
     q_block, k_block = self.q_block[:, :, None], self.k_block[:, None, :]
     seen = k_block <= q_block
     if window is not None:
       near = self.q_pos[:, :, None] - self.k_pos[:, None, :] < window
       seen &= near | (k_block == q_block)
-    return seen if self.only is None else seen & self.only
+    return seen if self.extra_mask is None else seen & self.extra_mask
 
-  def of_last(self, num: int) -> Visibility:
+  def of_last(self, num: int) -> AttentionMask:
     """What the last queries see."""
-    only = None if self.only is None else self.only[:, -num:]
-    return Visibility(self.q_block[:, -num:], self.k_block, self.q_pos[:, -num:], self.k_pos, only)
+    extra_mask = None if self.extra_mask is None else self.extra_mask[:, -num:]
+    return AttentionMask(
+      self.q_block[:, -num:], self.k_block, self.q_pos[:, -num:], self.k_pos, extra_mask
+    )
 
 
-def prefix_lm(mask_ar_BS: jax.Array, valid_BS: jax.Array | None = None) -> Visibility:
-  """Visibility among S positions, and the positions themselves.
+def prefix_lm(mask_ar_BS: jax.Array, valid_BS: jax.Array | None = None) -> AttentionMask:
+  """AttentionMask among S positions, and the positions themselves.
 
   Args:
     mask_ar_BS: int32[B, S]; 0: same block as the position before, 1: a new block.
@@ -58,6 +60,6 @@ def prefix_lm(mask_ar_BS: jax.Array, valid_BS: jax.Array | None = None) -> Visib
   block_BS = jnp.cumsum(mask_ar_BS, axis=1, dtype=jnp.int32)
   if valid_BS is None:
     pos = jnp.arange(mask_ar_BS.shape[1], dtype=jnp.int32)[None]
-    return Visibility(block_BS, block_BS, pos, pos)
+    return AttentionMask(block_BS, block_BS, pos, pos)
   pos_BS = jnp.maximum(jnp.cumsum(valid_BS, axis=1, dtype=jnp.int32) - 1, 0)
-  return Visibility(block_BS, jnp.where(valid_BS, block_BS, HIDDEN), pos_BS, pos_BS)
+  return AttentionMask(block_BS, jnp.where(valid_BS, block_BS, HIDDEN), pos_BS, pos_BS)

@@ -1,13 +1,13 @@
-"""Rows of annotated pictures: the columns that Coco, Yolo and Voc have in common.
+"""Rows of annotated images: the columns that Coco, Yolo and Voc have in common.
 
     image       bytes of the file            image_path   relative to the folder of images
     image_id    the format's own             height, width   in pixels
-    boxes       [(y_min, x_min, y_max, x_max), …] as shares of the picture
+    boxes       [(y_min, x_min, y_max, x_max), …] as shares of the image
     labels      [text, …]                    areas        [square pixels, …]
     crowd       [bool, …]: what evaluation is to skip (COCO's crowds, VOC's difficult objects)
     masks       [bool[height, width], …], where they are asked for
 
-A picture whose EXIF says that the camera was turned is two: as stored, and upright. The source
+An image whose EXIF says that the camera was turned is two: as stored, and upright. The source
 knows which one the annotations are of (its `exif`); size, boxes and masks are of that one, and
 `pp.Decode` gives its pixels.
 """
@@ -26,7 +26,7 @@ from absl import logging
 from paligemma_jax.core import errors
 from paligemma_jax.core import image_files
 
-EXIF = "_exif"  # The column that tells `pp.Decode` which picture the annotations are of.
+EXIF = "_exif"  # The column that tells `pp.Decode` which image the annotations are of.
 BAD_ANNOTATIONS = ("error", "skip")
 MAX_MASK_PIXELS = 256_000_000  # Of all masks of a row; one byte each.
 
@@ -38,15 +38,15 @@ _MAX_DIGITS = 40  # Of a number that is written as a text.
 _NUM_LOOKED = 4  # Places that a message names.
 _NUM_NAMED = 5  # Annotations left out are named in the log so often, in each process.
 _SIDES = ("height", "width")
-_LEAST_SIDE = 8  # Of smaller pictures, boxes of a pixel are no sign of a wrong unit.
+_LEAST_SIDE = 8  # Of smaller images, boxes of a pixel are no sign of a wrong unit.
 _OUTSIDE = 1.0  # Pixels that a box may stick out without a word: annotation tools round.
 
 
 class Thing(NamedTuple):
-  """One object of a picture.
+  """One object of an image.
 
   label: its class.
-  box: (x_min, y_min, x_max, y_max) in pixels; what sticks out of the picture is cut off.
+  box: (x_min, y_min, x_max, y_max) in pixels; what sticks out of the image is cut off.
   area: in square pixels; 0 takes the box's.
   crowd: see above.
   mask: makes bool[height, width]; None where the data has none.
@@ -65,9 +65,9 @@ def names(masks: bool) -> tuple[str, ...]:
 
 
 class Picture(NamedTuple):
-  """The file of a picture, and the size of what the annotations are of.
+  """The file of an image, and the size of what the annotations are of.
 
-  exif: whether they are of the picture that EXIF sets upright; None where that is the stored one.
+  exif: whether they are of the image that EXIF turns upright; None where that is the stored one.
   """
 
   data: bytes
@@ -84,16 +84,16 @@ class Picture(NamedTuple):
 def picture(
   data: bytes, *, exif: bool | str, said: tuple[Any, Any] = (None, None), what: str = ""
 ) -> Picture:
-  """The picture in an image file.
+  """The image in an image file.
 
   Args:
-    exif: True: the annotations are of the upright picture; False: of the stored one; "auto": of the
+    exif: True: the annotations are of the upright image; False: of the stored one; "auto": of the
       one that `said` fits, and of the upright one where both do.
     said: height and width as the annotations have them; None or 0 where they do not say.
     what: says `said`, as "its <size>".
 
   Raises:
-    DataError: no image, or of another size than is said; names EXIF where the picture is turned.
+    DataError: no image, or of another size than is said; names EXIF where the image is turned.
   """
   found = image_files.header(data)
   upright, stored = found.size(exif=True), found.size(exif=False)
@@ -126,7 +126,7 @@ def _side(value: Any, what: str) -> int:
 
 
 class Things(NamedTuple):
-  """The objects of a picture, as good as they are.
+  """The objects of an image, as good as they are.
 
   make: makes one each, or raises a DataError.
   bad: "error": one that is wrong is an error; "skip": it is left out, counted and named.
@@ -144,14 +144,14 @@ def row(
   """The row.
 
   Raises:
-    DataError: a box that is none or lies outside of the picture, no mask where one is asked for, or
+    DataError: a box that is none or lies outside of the image, no mask where one is asked for, or
       masks of more than MAX_MASK_PIXELS.
   """
   size = picture.size
   if masks and len(things.make) * size[0] * size[1] > MAX_MASK_PIXELS:
     raise errors.DataError(
       f"{len(things.make)} masks of {size[1]} x {size[0]} pixels; a row may have"
-      f" {MAX_MASK_PIXELS} pixels of masks in all. Make the picture smaller, or set masks=False."
+      f" {MAX_MASK_PIXELS} pixels of masks in all. Make the image smaller, or set masks=False."
     )
   boxes, labels, areas, crowd, found = [], [], [], [], []
   notes = []
@@ -221,7 +221,7 @@ def check_found(num_found: int, num: int, what: str, looked: Iterable[str], reme
   """DataError where less than half of the annotations of a data set are found.
 
   Args:
-    what: names what is missing, as "pictures of a/b have a label file".
+    what: names what is missing, as "images of a/b have a label file".
     looked: paths that were looked for, of which the first are named.
     remedy: one sentence.
   """
@@ -233,18 +233,18 @@ def check_found(num_found: int, num: int, what: str, looked: Iterable[str], reme
 
 
 def check_unit(boxes: Iterable[tuple[float, ...]], size: tuple[int, int], what: str) -> None:
-  """DataError where boxes that should be in pixels look like shares of the picture.
+  """DataError where boxes that should be in pixels look like shares of the image.
 
   Args:
     boxes: numbers as they are written.
-    size: of the picture.
+    size: of the image.
     what: says the unit, as "COCO's boxes are in pixels".
   """
   boxes = list(boxes)
   small = min(size) > _LEAST_SIDE and all(0 <= v <= 1 for box in boxes for v in box)
   if boxes and small and any(v != int(v) for box in boxes for v in box):
     raise errors.DataError(
-      f"all boxes, as {boxes[0]}, have numbers from 0 to 1, like shares of the picture; {what}."
+      f"all boxes, as {boxes[0]}, have numbers from 0 to 1, like shares of the image; {what}."
     )
 
 
@@ -267,12 +267,12 @@ def number(value: Any, what: str) -> float:
 def _inside(
   box: tuple[float, ...], height: int, width: int
 ) -> tuple[tuple[float, float, float, float], bool]:
-  """(y_min, x_min, y_max, x_max) within the picture, and whether that took more than rounding."""
+  """(y_min, x_min, y_max, x_max) within the image, and whether that took more than rounding."""
   x_min, y_min, x_max, y_max = box
   if not (x_min <= x_max and y_min <= y_max):  # NaN too.
     raise errors.DataError(f"the box {box} has a minimum above its maximum.")
   if x_max < 0 or y_max < 0 or x_min > width or y_min > height:
-    raise errors.DataError(f"the box {box} lies outside of the picture, {width} x {height}.")
+    raise errors.DataError(f"the box {box} lies outside of the image, {width} x {height}.")
   cut = min(x_min, y_min) < -_OUTSIDE or x_max > width + _OUTSIDE or y_max > height + _OUTSIDE
   clipped = max(y_min, 0.0), max(x_min, 0.0), min(y_max, height), min(x_max, width)
   return clipped, cut
@@ -285,5 +285,5 @@ def _mask(thing: Thing, size: tuple[int, int]) -> np.ndarray:
     )
   mask = thing.mask()
   if mask.shape != size:
-    raise errors.DataError(f"its mask is {list(mask.shape)}, the picture {list(size)}.")
+    raise errors.DataError(f"its mask is {list(mask.shape)}, the image {list(size)}.")
   return mask

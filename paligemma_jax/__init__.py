@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # What `_PUBLIC` says, for those who read types.
   from paligemma_jax import sources as sources
   from paligemma_jax.api import PaliGemma as PaliGemma
   from paligemma_jax.api import load as load
-  from paligemma_jax.checkpoint.published import pretrained as pretrained
+  from paligemma_jax.checkpoint.hub import pretrained as pretrained
   from paligemma_jax.config.load import default_config as default_config
   from paligemma_jax.config.load import sweepable as sweepable
   from paligemma_jax.core import errors as errors
@@ -52,7 +52,7 @@ _PUBLIC = {
   "evals": ("paligemma_jax.evals", ""),
   "load": ("paligemma_jax.api", "load"),
   "pp": ("paligemma_jax.pp", ""),
-  "pretrained": ("paligemma_jax.checkpoint.published", "pretrained"),
+  "pretrained": ("paligemma_jax.checkpoint.hub", "pretrained"),
   "score": ("paligemma_jax.evals", "score"),
   "sources": ("paligemma_jax.sources", ""),
   "spec": ("paligemma_jax.core.spec", "spec"),

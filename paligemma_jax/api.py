@@ -17,22 +17,21 @@ import numpy as np
 from absl import logging
 
 from paligemma_jax.checkpoint import hf_export
+from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import load as load_lib
 from paligemma_jax.checkpoint import npz_export
 from paligemma_jax.checkpoint import open as opening
-from paligemma_jax.checkpoint import published
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.checkpoint import weights_dir
 from paligemma_jax.core import errors
-from paligemma_jax.data import markers
 from paligemma_jax.data import tokenizer as tokenizer_lib
 from paligemma_jax.data import tokens as tokens_lib
-from paligemma_jax.decoding import options as options_lib
+from paligemma_jax.decoding import generate
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 from paligemma_jax.pp import image_input
 from paligemma_jax.sources import annotated_images
-from paligemma_jax.trainer import memory
+from paligemma_jax.trainer import devices
 from paligemma_jax.training import sharding
 
 # A program is compiled per (rows, prompt length, new tokens). Prompts are padded to a power of two,
@@ -87,7 +86,7 @@ class PaliGemma:
     self._source = source
     self._warned = False
     self._logits = jax.jit(functools.partial(_logits, config))
-    self._programs: dict[options_lib.Options, Callable] = {}
+    self._programs: dict[generate.Options, Callable] = {}
 
   def logits(self, image: Any, tokens: Any, mask_ar: Any, mask_input: Any = None) -> jax.Array:
     """float32[B, T, V]: at each text position the logits of the token after it.
@@ -178,7 +177,7 @@ class PaliGemma:
     if len(places) != len(prompts):
       raise errors.ConfigError(f"There are {len(places)} rows but {len(prompts)} prompts.")
     text_len = _bucket(max(map(len, prompts)), _MIN_PROMPT)
-    how = options_lib.Options(
+    how = generate.Options(
         max_new_tokens, sampler, best_of, beam_size, tuple(banned), constraint, temperature, top_k,
         top_p, repetition_penalty, stop,
     )  # fmt: skip
@@ -193,7 +192,7 @@ class PaliGemma:
         )
         batch["_row"] = np.resize(places[part], num_rows)
         smaller = functools.partial(_smaller, num_rows, max_new_tokens, max(best_of, beam_size))
-        with memory.explained(smaller):
+        with devices.explained(smaller):
           out = jax.device_get(run(self.params, batch, jax.random.key(seed)))
         predictions |= {i: self._prediction(out, row, how.stop) for row, i in enumerate(part)}
     return [predictions[i] for i in range(len(prompts))]
@@ -232,14 +231,14 @@ class PaliGemma:
     sizes = opening.sizes_of(self.config)
     return npz_export.save_npz(path, self.params, dtype=dtype, sizes=sizes)
 
-  def _program(self, how: options_lib.Options) -> Callable:
+  def _program(self, how: generate.Options) -> Callable:
     if how not in self._programs:
-      self._programs[how] = options_lib.make_generate(self.config, how, self.tokenizer)
+      self._programs[how] = generate.make_with_options(self.config, how, self.tokenizer)
     return self._programs[how]
 
   def _warn_of_markers(self, prompts: Sequence[str | Sequence[int]]) -> None:
     """Says once that prompts hold what other programs take for markers."""
-    found = [w for p in prompts if isinstance(p, str) and (w := markers.warning(p))]
+    found = [w for p in prompts if isinstance(p, str) and (w := tokens_lib.warning(p))]
     if found and not self._warned:
       self._warned = True
       logging.warning("%s (%d of %d prompts)", found[0], len(found), len(prompts))
@@ -249,7 +248,7 @@ class PaliGemma:
       if self.tokenizer is None:
         raise errors.ConfigError(
           "No tokenizer was found with the weights, so prompts cannot be text: put"
-          f" tokenizer.model (or {published.TOKENIZER}) beside them, or load(…, tokenizer=PATH)."
+          f" tokenizer.model (or {hub.TOKENIZER}) beside them, or load(…, tokenizer=PATH)."
         )
       return tokens_lib.prefix_ids(self.tokenizer, prompt)
     ids = [int(i) for i in prompt]
@@ -290,7 +289,7 @@ class PaliGemma:
   ) -> Prediction:
     num = int(out["lengths"][row])
     tokens, logprobs = (out[name][row, :num].tolist() for name in ("tokens", "token_logprob"))
-    answer = options_lib.answer(self.tokenizer, tokens, float(out["logprob"][row]), logprobs, stop)
+    answer = generate.answer(self.tokenizer, tokens, float(out["logprob"][row]), logprobs, stop)
     return Prediction(*answer)
 
 
@@ -309,7 +308,7 @@ def load(
   Args:
     path: one of our run, checkpoint or weight directories, a big_vision npz, a Hugging Face
       directory, a directory of PEFT adapters (merged into their base), a published name ('pt_224';
-      see checkpoint.published), or an id on the Hugging Face hub ('google/paligemma2-3b-pt-224').
+      see checkpoint.hub), or an id on the Hugging Face hub ('google/paligemma2-3b-pt-224').
     dtype: "bfloat16" or "float32", of parameters and matmuls.
     tokenizer: a SentencePiece file, a tokenizer.json, or a Tokenizer; None takes the one that lies
       with the weights.
@@ -336,7 +335,7 @@ def load(
       found = tokenizer_lib.Tokenizer(found)
     return PaliGemma(config, params, found, weights)
 
-  with memory.explained(lambda: _to_load_in_less(dtype, mesh)):
+  with devices.explained(lambda: _to_load_in_less(dtype, mesh)):
     return opening.read_steadily(path, read)
 
 

@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from paligemma_jax import cli
 from paligemma_jax.config import command_line
-from paligemma_jax.config import pages
+from paligemma_jax.config import config_file
 from paligemma_jax.config import schema
 from paligemma_jax.core import errors
 
@@ -67,9 +67,9 @@ def _bash(found: Mapping[str, Sequence[str]]) -> str:
   if [ "$COMP_CWORD" -eq 1 ]; then
     words="{" ".join(found)}"
   elif [ "$before" = --config ]; then
-    words="{" ".join(pages.names())}"
+    words="{" ".join(config_file.names())}"
   elif [ "$before" = --page ]; then
-    words="{" ".join(pages.names())}"
+    words="{" ".join(config_file.names())}"
   elif [[ "$word" != -* && "$before" == -* ]]; then
     words=
   fi
@@ -96,7 +96,7 @@ def _zsh(found: Mapping[str, Sequence[str]]) -> str:
     return
   fi
   case ${{words[CURRENT-1]}} in
-    --config|--page) compadd -- {" ".join(pages.names())}; _files; return ;;
+    --config|--page) compadd -- {" ".join(config_file.names())}; _files; return ;;
     --*) _files; return ;;
   esac
   case $words[2] in
@@ -117,7 +117,7 @@ def _fish(found: Mapping[str, Sequence[str]]) -> str:
     of = f"{to} -n '__fish_seen_subcommand_from {name}'"
     for word in its:
       given = f"-l {word[2:]} -r" if word in ("--config", "--page") else f"-a {_quoted(word)}"
-      given += f" -a {_quoted(' '.join(pages.names()))}" if given.startswith("-l") else ""
+      given += f" -a {_quoted(' '.join(config_file.names()))}" if given.startswith("-l") else ""
       lines.append(f"{of} {given}")
   return "\n".join(lines)
 

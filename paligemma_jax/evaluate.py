@@ -12,7 +12,7 @@ from typing import NoReturn
 
 from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
-from paligemma_jax.core import huge_pages
+from paligemma_jax.core import process
 from paligemma_jax.core import protocols
 
 
@@ -101,8 +101,8 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
   from paligemma_jax.checkpoint import open as opening
   from paligemma_jax.models import paligemma
   from paligemma_jax.report import report
+  from paligemma_jax.trainer import devices
   from paligemma_jax.trainer import evaluation
-  from paligemma_jax.trainer import memory
   from paligemma_jax.trainer import setup as setups
   from paligemma_jax.training import sharding
 
@@ -128,7 +128,7 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
     )
     return weights, setup, params
 
-  with memory.explained(lambda: ["more devices, over which the parameters are cut"]):
+  with devices.explained(lambda: ["more devices, over which the parameters are cut"]):
     weights, setup, params = opening.read_steadily(ckpt, read)
   step = int(weights.path.name) if weights.kind == "run" else 0
   _note(f"evaluating {weights.path}")
@@ -141,7 +141,7 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
 
 def run(argv: Sequence[str]) -> NoReturn:
   """Is the program: ends with the exit code."""
-  huge_pages.use()
+  process.use()
   errors.run_main(lambda: main(argv))
 
 

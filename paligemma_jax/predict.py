@@ -13,7 +13,7 @@ from typing import NoReturn
 
 from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
-from paligemma_jax.core import huge_pages
+from paligemma_jax.core import process
 from paligemma_jax.core import sampling_options
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ def _note(text: str) -> None:
 
 def run(argv: Sequence[str]) -> NoReturn:
   """Is the program: ends with the exit code."""
-  huge_pages.use()
+  process.use()
   errors.run_main(lambda: main(argv))
 
 

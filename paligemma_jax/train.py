@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING
 from typing import NoReturn
 
 from paligemma_jax.config import command_line
-from paligemma_jax.core import early_stop
 from paligemma_jax.core import errors
-from paligemma_jax.core import huge_pages
+from paligemma_jax.core import process
 
 if TYPE_CHECKING:
   import ml_collections
@@ -67,7 +66,7 @@ def train(
       Interrupted among them, when a signal stopped the run and its state is saved.
   """
   from paligemma_jax.config import load as configs
-  from paligemma_jax.core import system_errors
+  from paligemma_jax.core import errors
 
   file = os.fspath(config) if isinstance(config, str | os.PathLike) else ""
   try:
@@ -85,9 +84,9 @@ def train(
       resume_step=resume_step,
     )
   except Exception as e:
-    if isinstance(e, errors.PaligemmaError) or system_errors.translated(e) is None:
+    if isinstance(e, errors.PaligemmaError) or errors.translated(e) is None:
       raise
-    raise system_errors.translated(e) from e
+    raise errors.translated(e) from e
   return pathlib.Path(workdir)
 
 
@@ -163,10 +162,10 @@ def _train(
   team = devices.start(join_secs=hosts_join_secs, stall_secs=hosts_stall_secs)
   _listen(team)
 
+  from paligemma_jax.trainer import devices
   from paligemma_jax.trainer import loop
-  from paligemma_jax.trainer import memory
 
-  with hosts.ending_together(team), memory.explained(remedies):
+  with hosts.ending_together(team), devices.explained(remedies):
     agreement.check(team, "code", agreement.of_code())
     agreement.check(team, "configuration", agreement.of_config(config) | flags)
     loop.train(config, workdir, team=team, **flags)
@@ -175,7 +174,7 @@ def _train(
 def _listen(team: hosts.Team | None) -> None:
   """A signal that comes before the first step ends all hosts; only a main thread can listen."""
   if team is not None and threading.current_thread() is threading.main_thread():
-    early_stop.listen(lambda text: team.fail(errors.Interrupted(text)))
+    process.listen_for_signals(lambda text: team.fail(errors.Interrupted(text)))
 
 
 def _remedies(file: str, overrides: Sequence[str | tuple[str, str]], allow_code: bool) -> list[str]:
@@ -192,9 +191,9 @@ def _remedies(file: str, overrides: Sequence[str | tuple[str, str]], allow_code:
 
 def run(argv: Sequence[str]) -> NoReturn:
   """Is the program: ends with the exit code."""
-  early_stop.hold()  # Until a program with huge pages has taken this one's place.
-  huge_pages.use()
-  early_stop.listen()
+  process.hold_signals()  # Until a program with huge pages has taken this one's place.
+  process.use()
+  process.listen_for_signals()
   errors.run_main(lambda: main(argv))
 
 

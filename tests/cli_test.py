@@ -13,7 +13,7 @@ import pytest
 from paligemma_jax import cli
 from paligemma_jax import completion
 from paligemma_jax.config import command_line
-from paligemma_jax.config import pages
+from paligemma_jax.config import config_file
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -58,7 +58,7 @@ def test_every_command_is_a_module_and_answers_to_help(name):
 
 
 def test_every_module_beside_the_package_that_is_a_command_is_listed():
-  no_commands = {"__init__", "__main__", "api", "cli", "meshes", "presets"}
+  no_commands = {"__init__", "__main__", "api", "cli", "presets"}
   modules = {path.stem for path in (ROOT / "paligemma_jax").glob("*.py")}
   assert modules - no_commands == set(cli.COMMANDS)
 
@@ -191,4 +191,4 @@ words=(paligemma-jax train --config ok); CURRENT=4; _paligemma_jax
   lines = done.stdout.splitlines()
   assert [line.partition(":")[0] for line in lines[: len(cli.COMMANDS)]] == list(cli.COMMANDS)
   assert "--resume_step" in lines[-3] and "--config.optim.lr=" in lines[-2]
-  assert lines[-1].split()[1:] == pages.names()
+  assert lines[-1].split()[1:] == config_file.names()

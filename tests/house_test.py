@@ -22,7 +22,7 @@ FLOORS = (
   {"regions"},
   {"config"},
   {"sources", "pp", "evals"},
-  {"presets", "meshes", "report"},
+  {"presets", "report"},
   {"data", "models"},
   {"training", "decoding"},
   {"checkpoint"},
@@ -32,7 +32,7 @@ FLOORS = (
   {"commands"},
 )
 # Files of the package that configs import; the other ones beside them are the commands.
-CONFIG_FILES = ("presets", "meshes")
+CONFIG_FILES = ("presets",)
 # What any config file may import of ours, so that it loads fast and without JAX.
 CONFIG_PARTS = {
   "core",
@@ -42,7 +42,6 @@ CONFIG_PARTS = {
   "pp",
   "evals",
   "presets",
-  "meshes",
   "paligemma_jax",
 }
 HEAVY = ("jax", "jaxlib", "flax", "optax", "orbax", "tensorflow", "grain", "torch")
@@ -173,7 +172,7 @@ def loaded_by(statement):
     "import paligemma_jax.evals",
     "import paligemma_jax.models.variants",
     "import paligemma_jax as pj; pj.default_config(); pj.sources, pj.pp, pj.evals, pj.score",
-    "import paligemma_jax.presets, paligemma_jax.meshes",
+    "import paligemma_jax.presets",
   ],
 )
 def test_importing_does_not_load_jax_or_tensorflow(statement):

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from paligemma_jax import meshes
 from paligemma_jax import presets
 from paligemma_jax.config import load
 from paligemma_jax.core import errors
@@ -96,14 +95,14 @@ def test_two_presets_that_choose_an_optimizer_are_refused():
     applied("full_adam+sgd_attention")
 
 
-@pytest.mark.parametrize("mesh", meshes.MESHES)
+@pytest.mark.parametrize("mesh", presets.MESHES)
 def test_every_mesh_is_legal(mesh):
   c = load.default_config()
-  meshes.apply(c, mesh)
+  presets.apply_mesh(c, mesh)
   assert c.mesh.shape
   load.validate(c, training=False)
 
 
 def test_an_unknown_mesh_is_named_with_the_near_match():
   with pytest.raises(errors.ConfigError, match=r"Unknown mesh 'fspd'. Did you mean 'fsdp'"):
-    meshes.apply(load.default_config(), "fspd")
+    presets.apply_mesh(load.default_config(), "fspd")

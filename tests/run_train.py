@@ -12,7 +12,6 @@ import time
 
 import numpy as np
 
-from paligemma_jax.checkpoint import arrays
 from paligemma_jax.checkpoint import manifest
 from paligemma_jax.trainer import metrics
 
@@ -91,7 +90,7 @@ def state_arrays(workdir):
   folder = pathlib.Path(workdir) / "checkpoints"
   newest = folder / str(max(manifest.steps_in(folder)))
   facts = manifest.verify_step(newest)
-  return {n: np.asarray(arrays.read_one(newest / manifest.ARRAYS, n)) for n in facts["leaves"]}
+  return {n: np.asarray(manifest.read_one(newest / manifest.ARRAYS, n)) for n in facts["leaves"]}
 
 
 def files_under(folder):

@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))  # So that it runs from a clone, from any folder.
 
 from paligemma_jax import sources  # noqa: E402
 from paligemma_jax.core import errors  # noqa: E402
-from paligemma_jax.evals import server_file  # noqa: E402
+from paligemma_jax.evals import predictions  # noqa: E402
 
 _MAX_BYTES = 2 << 30  # The largest official file, all of GQA's questions, is below that.
 
@@ -32,7 +32,7 @@ def main() -> None:
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("file", type=pathlib.Path, metavar="FILE", help="the file to be sent")
-  parser.add_argument("--format", required=True, help=", ".join(server_file.FORMATS))
+  parser.add_argument("--format", required=True, help=", ".join(predictions.FORMATS))
   parser.add_argument(
     "--against",
     required=True,
@@ -41,11 +41,11 @@ def main() -> None:
     " 'vqav2:test-dev' (its images are read too, so that takes longer)",
   )
   args = parser.parse_args()
-  form = errors.pick(server_file.FORMATS, args.format, "format of a test server")
+  form = errors.pick(predictions.FORMATS, args.format, "format of a test server")
   repeated: list[str] = []
   submission = read_json(args.file, repeated)
   wanted = expected(form, args.against)
-  problems = list(server_file.problems(form, submission, wanted, repeated))
+  problems = list(predictions.problems(form, submission, wanted, repeated))
   if problems:
     raise errors.DataError("\n  ".join([f"{args.file} would not be taken:", *problems]))
   entries = submission if form.id_key else submission.values()
@@ -53,7 +53,7 @@ def main() -> None:
   print(f"{args.file}: ok, {len(entries)} answers, {num_empty} of them empty")
 
 
-def expected(form: server_file.Format, against: str) -> dict[server_file.Id, tuple[str, ...]]:
+def expected(form: predictions.Format, against: str) -> dict[predictions.Id, tuple[str, ...]]:
   """{id: choices} of the official file, or of a dataset 'name:split'.
 
   Raises:
@@ -62,7 +62,7 @@ def expected(form: server_file.Format, against: str) -> dict[server_file.Id, tup
   """
   if pathlib.Path(against).exists():
     try:
-      return server_file.official(form, read_json(pathlib.Path(against), []))
+      return predictions.official(form, read_json(pathlib.Path(against), []))
     except errors.DataError as e:
       raise errors.DataError(f"{against}: {e}") from None
   name, _, split = against.partition(":")
@@ -79,7 +79,7 @@ def expected(form: server_file.Format, against: str) -> dict[server_file.Id, tup
       hint = errors.did_you_mean(form.column, row)
       raise errors.ConfigError(f"{against} has no column {form.column!r}.{hint}")
     choices = tuple(row.get(form.choices_key, ())) if form.choices_key else ()
-    found[server_file.as_id(form, row[form.column])] = choices
+    found[predictions.as_id(form, row[form.column])] = choices
   return found
 
 

@@ -100,10 +100,10 @@ def _tokenizers() -> None:
   import tokenizers
 
   from paligemma_jax.data import tokenizer
-  from paligemma_jax.data import tokenizer_json
+  from paligemma_jax.data import tokenizer_files
 
   ours = tokenizer.Tokenizer(ROOT / "paligemma_jax" / "assets" / "demo" / "tokenizer.model")
-  text = tokenizer_json.from_model(ours.whole_bytes, num_ids=2176, image_token=2176)
+  text = tokenizer_files.from_model(ours.whole_bytes, num_ids=2176, image_token=2176)
   theirs = tokenizers.Tokenizer.from_str(text)
   rng = random.Random(0)
   parts = [

@@ -20,7 +20,6 @@ sys.path.insert(0, str(ROOT))  # So that it runs from a clone, from any folder.
 from paligemma_jax.config import config_file  # noqa: E402
 from paligemma_jax.core import errors  # noqa: E402
 from paligemma_jax.core import prng  # noqa: E402
-from paligemma_jax.regions import codec_recipe  # noqa: E402
 from paligemma_jax.regions import mask_codec  # noqa: E402
 from paligemma_jax.regions import mask_codec_file  # noqa: E402
 from paligemma_jax.regions import seg  # noqa: E402
@@ -35,7 +34,7 @@ def main() -> None:
 
   path, _, text = args.config.partition(":")
   recipe = config_file.run(path, text)
-  if not isinstance(recipe, codec_recipe.CodecRecipe):
+  if not isinstance(recipe, mask_codec.CodecRecipe):
     raise errors.ConfigError(
       f"{path}: get_config returned {type(recipe).__name__}; expected a CodecRecipe."
     )
@@ -68,7 +67,7 @@ def squares(source) -> np.ndarray:
   return np.stack([seg.to_square(rows[i]["mask"]) for i in range(len(rows))])
 
 
-def batches(recipe: codec_recipe.CodecRecipe, masks: np.ndarray) -> Iterator[np.ndarray]:
+def batches(recipe: mask_codec.CodecRecipe, masks: np.ndarray) -> Iterator[np.ndarray]:
   """Endless batches, each mask mirrored and transposed in one of the 8 ways."""
   step = 0
   while True:

@@ -21,7 +21,7 @@ from paligemma_jax import evals
 from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
-from paligemma_jax.pp import noise_boxes
+from paligemma_jax.pp import boxes
 
 BEST = {
   224: dict(lr=1e-5, wd=0.0, total="50 epochs"),
@@ -100,7 +100,7 @@ def get_config(
       by_class=True,
       image_id="image_id",
       categories=CATEGORIES,
-      banned=(noise_boxes.NOISE, "<eos>"),
+      banned=(boxes.NOISE, "<eos>"),
       batch_size=256,
       text_len=16,
       max_len=text_len - 16,

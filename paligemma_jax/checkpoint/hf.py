@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 
 from paligemma_jax.checkpoint import hf_config
-from paligemma_jax.checkpoint import published
+from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.checkpoint import safetensors
 from paligemma_jax.core import errors
@@ -49,7 +49,7 @@ def open_hf(path: str | os.PathLike, fresh: Collection[str] = ()) -> reader.Weig
     kind="hf",
     entries={name: reader.Entry(shapes[name], layouts[name].dtype) for name in table},
     sizes=sizes,
-    tokenizer=published.find_tokenizer(path),
+    tokenizer=hub.find_tokenizer(path),
     blocks=lambda name: layouts[name].blocks(shapes[name]),
     image_token=_image_token(config),
     folder=path,

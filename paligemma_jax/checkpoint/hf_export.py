@@ -21,7 +21,7 @@ from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import strict_json
 from paligemma_jax.data import tokenizer as tokenizers
-from paligemma_jax.data import tokenizer_json
+from paligemma_jax.data import tokenizer_files
 from paligemma_jax.models import params as param_table
 
 _SHARD_BYTES = 5 << 30
@@ -262,13 +262,13 @@ def _of_tokenizer(
 ) -> dict[str, bytes]:
   files = {"tokenizer.model": tokenizer.whole_bytes}
   try:
-    text = tokenizer_json.from_model(
+    text = tokenizer_files.from_model(
       tokenizer.whole_bytes, num_ids=min(num_words, image_token), image_token=image_token
     )
     files["tokenizer.json"] = text.encode()
   except errors.ConfigError as e:
     logging.warning("no tokenizer.json is written, tokenizer.model alone: %s", e)
-  added = tokenizer_json.added_tokens(tokenizer.whole_bytes, image_token)
+  added = tokenizer_files.added_tokens(tokenizer.whole_bytes, image_token)
   files["tokenizer_config.json"] = _json(
     {
       "add_bos_token": True,

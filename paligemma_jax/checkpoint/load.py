@@ -20,8 +20,8 @@ import jax
 import numpy as np
 
 from paligemma_jax.checkpoint import hf
+from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import npz
-from paligemma_jax.checkpoint import published
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.checkpoint import weights_dir
 from paligemma_jax.core import errors
@@ -44,7 +44,7 @@ def open_weights(path: str | os.PathLike, fresh: Collection[str] = ()) -> reader
   Raises:
     CheckpointError: nothing there, or not weights of a PaliGemma; says what was found and expected.
   """
-  path = published.find(path)
+  path = hub.find_released(path)
   if not path.is_dir():
     if path.suffix == ".safetensors":
       raise errors.CheckpointError(f"{path}: give the directory, its config.json is needed too.")

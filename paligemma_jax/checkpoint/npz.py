@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from paligemma_jax.checkpoint import published
+from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
-from paligemma_jax.core import zip_files
+from paligemma_jax.core import file_checks
 from paligemma_jax.models import params as param_table
 
 # bfloat16 has no numpy name of its own: it is stored as two raw bytes.
@@ -92,7 +92,7 @@ def open_npz(
     kind="npz",
     entries=entries,
     sizes=read_sizes(path, told) if alone and told else told,
-    tokenizer=published.find_tokenizer(path),
+    tokenizer=hub.find_tokenizer(path),
     blocks=lambda name: _blocks(path, members[name]),
   )
 
@@ -102,7 +102,7 @@ def _members(path: pathlib.Path) -> dict[str, _Member]:
   file_bytes = reader.regular_file(path)
   try:
     with reader.open_file(path) as file:
-      infos = zip_files.members(file)
+      infos = file_checks.members(file)
   except _BAD_ZIP as e:
     raise errors.CheckpointError(f"{path}: is no intact npz (zip) file: {e}.") from None
   members: dict[str, _Member] = {}
@@ -129,7 +129,7 @@ def _members(path: pathlib.Path) -> dict[str, _Member]:
 
 
 def _locate(file, info: zipfile.ZipInfo, file_bytes: int, where: str) -> _Member:
-  if not zip_files.is_plain(info):
+  if not file_checks.is_plain(info):
     raise errors.CheckpointError(f"{where} is encrypted or packed by another method than deflate.")
   raw = b""
   if 0 <= info.header_offset < file_bytes:
@@ -357,7 +357,7 @@ def read_sizes(path: pathlib.Path, told: Mapping[str, Any]) -> dict[str, Any]:
   if not beside(path).exists():
     if llm["post_norms"]:
       values = {k: llm[k] for k in ("attn_softcap", "final_softcap", "sliding_window")}
-      log = logging.info if published.hub_id(path) else logging.warning
+      log = logging.info if hub.hub_id(path) else logging.warning
       log(
         "%s: an npz does not say the model's %s, so those of the published PaliGemma 2 are taken."
         " A model with others needs overrides, as {'llm.final_softcap': 30.0}.",

@@ -15,14 +15,12 @@ import ml_dtypes
 import numpy as np
 from absl import logging
 
-from paligemma_jax.checkpoint import arrays
 from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import load
 from paligemma_jax.checkpoint import manifest
 from paligemma_jax.checkpoint import merge
 from paligemma_jax.checkpoint import peft
 from paligemma_jax.checkpoint import peft_export
-from paligemma_jax.checkpoint import published
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.config import load as configs
 from paligemma_jax.core import errors
@@ -54,9 +52,9 @@ def open_weights(
     StateError: a run without any intact step.
   """
   path, _, named = str(path).partition(_BASE)
-  path, base = published.find(path), str(base or named)
+  path, base = hub.find_released(path), str(base or named)
   if peft.is_adapter(path):
-    beneath = published.find(base or peft.base_of(path))
+    beneath = hub.find_released(base or peft.base_of(path))
     if peft.is_adapter(beneath):
       raise errors.CheckpointError(f"{path}: its base {beneath} is a directory of adapters, too.")
     if fresh:
@@ -83,7 +81,7 @@ def read_steadily(path: str | os.PathLike, read: Callable[[], T]) -> T:
 
   A run that is under way deletes its older steps, also the one that is being read.
   """
-  place = published.find(str(path).partition(_BASE)[0])
+  place = hub.find_released(str(path).partition(_BASE)[0])
   for _ in range(_TRIES):
     before = step_folders(place)
     try:
@@ -171,7 +169,7 @@ def _base_of(init: str) -> str:
   path = pathlib.Path(init)
   if init and (path / "config.json").exists() and not (path / "params.npz").exists():
     return str(path.absolute())
-  return init if hub.looks_like_an_id(init) else published.hub_id(init)
+  return init if hub.looks_like_an_id(init) else hub.hub_id(init)
 
 
 def _remarks(model_config: variants.ModelConfig, base: str) -> list[str]:
@@ -369,7 +367,7 @@ def _config(folder: pathlib.Path) -> dict[str, Any]:
 def _read(folder: pathlib.Path, stored: str, entry: reader.Entry) -> np.ndarray:
   """One array, which must be what the seal says."""
   try:
-    array = arrays.read_one(folder, stored)
+    array = manifest.read_one(folder, stored)
   except Exception as e:
     raise _unreadable(f"{folder}: {stored}", e) from None
   # By its own description it may be a plain number.
@@ -380,7 +378,7 @@ def _read(folder: pathlib.Path, stored: str, entry: reader.Entry) -> np.ndarray:
 
 def _described(folder: pathlib.Path) -> dict[str, tuple[Any, Any, Any]]:
   try:
-    return arrays.described(folder)
+    return manifest.described(folder)
   except Exception as e:
     raise _unreadable(str(folder), e) from None
 

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from paligemma_jax.checkpoint import hf
+from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import peft_export
-from paligemma_jax.checkpoint import published
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.checkpoint import safetensors
 from paligemma_jax.core import errors
@@ -123,7 +123,7 @@ def open_adapter(path: pathlib.Path, base: reader.Weights) -> reader.Weights:
     entries=entries,
     sizes=sizes,
     blocks=blocks,
-    tokenizer=published.find_tokenizer(path) or base.tokenizer,
+    tokenizer=hub.find_tokenizer(path) or base.tokenizer,
   )
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
-from paligemma_jax.core import foreign
+from paligemma_jax.core import file_checks
 from paligemma_jax.core import strict_json
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -87,7 +87,7 @@ def read_json(path: pathlib.Path, *, max_bytes: int = strict_json.MAX_BYTES) -> 
     return strict_json.read_object(path, max_bytes=max_bytes)
   except (OSError, strict_json.Malformed) as e:
     raise errors.CheckpointError(
-      f"{path}: is no valid JSON object: {strict_json.reason(e)}.{foreign.of_file(path)}"
+      f"{path}: is no valid JSON object: {strict_json.reason(e)}.{file_checks.of_file(path)}"
     ) from None
 
 
@@ -95,7 +95,7 @@ def open_file(path: pathlib.Path) -> BinaryIO:
   """The regular file `path`, open for reading; CheckpointError when it is something else."""
   try:
     file = atomic_io.open_regular(path)
-    found, remedy = foreign.not_downloaded(file.read(foreign.HEAD_BYTES))
+    found, remedy = file_checks.not_downloaded(file.read(file_checks.HEAD_BYTES))
     file.seek(0)
   except OSError as e:
     raise errors.CheckpointError(f"{path}: cannot be opened: {strict_json.reason(e)}.") from None

@@ -16,13 +16,10 @@ from typing import Any
 import jax
 from absl import logging
 
-from paligemma_jax.checkpoint import arrays
 from paligemma_jax.checkpoint import manifest
 from paligemma_jax.core import atomic_io
-from paligemma_jax.core import background
 from paligemma_jax.core import errors
-from paligemma_jax.core import faults
-from paligemma_jax.core import system_errors
+from paligemma_jax.core import process
 from paligemma_jax.training import state as states
 
 _NOTHING, _NONE_INTACT = -1, -2  # Instead of a step: no step was ever saved; all are broken.
@@ -60,7 +57,7 @@ class Checkpoints:
     self._files = dict(files)
     self._gather = gather
     self._leads = jax.process_index() == 0
-    self._writer = arrays.checkpointer()
+    self._writer = manifest.checkpointer()
     self._thread: threading.Thread | None = None
     self._failures: list[str] = []  # In a row, oldest first.
     self._is_settled = True
@@ -103,7 +100,7 @@ class Checkpoints:
       "kind": "step",
       "step": step,
       "run": dict(facts or {}),
-      "leaves": arrays.table(trainable),
+      "leaves": manifest.table(trainable),
     }
     tmp = self._folder / f"{manifest.TMP}{step}"
     try:
@@ -128,7 +125,7 @@ class Checkpoints:
     That goes on in the background, while the state may be donated.
     """
     if jax.process_count() == 1:
-      background.started(functools.partial(states.compile_look, state))
+      process.started(functools.partial(states.compile_look, state))
 
   def take_scores(self, scores: Mapping[int, float]) -> None:
     """Notes what steps were worth before a restart, by step."""
@@ -208,19 +205,21 @@ class Checkpoints:
     facts = manifest.read_facts(folder)
     self.facts = facts.get("run", {})
     trainable = _trainable(target)
-    manifest.check_leaves(folder, facts["leaves"], arrays.table(trainable))
+    manifest.check_leaves(folder, facts["leaves"], manifest.table(trainable))
     if target.frozen:
       base = self._folder / manifest.BASE
-      manifest.check_leaves(base, manifest.read_facts(base)["leaves"], arrays.table(target.frozen))
-    found = arrays.restore(folder / manifest.ARRAYS, trainable)
-    frozen = arrays.restore(self._folder / manifest.BASE / manifest.ARRAYS, target.frozen)
+      manifest.check_leaves(
+        base, manifest.read_facts(base)["leaves"], manifest.table(target.frozen)
+      )
+    found = manifest.restore(folder / manifest.ARRAYS, trainable)
+    frozen = manifest.restore(self._folder / manifest.BASE / manifest.ARRAYS, target.frozen)
     if self._leads:
       logging.info("restored step %d from %s", step, folder)
     read = states.TrainState(
       step=found["step"],
       trainable={name: found[f"trainable/{name}"] for name in target.trainable},
       frozen=frozen,
-      opt_state=arrays.rebuild(target.opt_state, found, "opt_state"),
+      opt_state=manifest.rebuild(target.opt_state, found, "opt_state"),
       ema={name: found[f"ema/{name}"] for name in target.ema},
     )
     return states.owned(read)
@@ -263,36 +262,36 @@ class Checkpoints:
     self._writer.wait_until_finished()
     if not self._leads:
       return
-    manifest.write(tmp, {"kind": manifest.BASE, "leaves": arrays.table(frozen)})
-    faults.point("base.after_seal")
+    manifest.write(tmp, {"kind": manifest.BASE, "leaves": manifest.table(frozen)})
+    atomic_io.point("base.after_seal")
     atomic_io.remove(final)
     os.rename(tmp, final)
     atomic_io.sync(self._folder)
-    faults.point("base.after_rename")
+    atomic_io.point("base.after_rename")
 
   def _begin(self, tmp: pathlib.Path, flat: Mapping[str, jax.Array]) -> None:
     if self._leads:
       atomic_io.remove(tmp)
     atomic_io.make_folder(tmp, below=self._folder)
-    faults.point("state.before_arrays")
-    arrays.start(self._writer, tmp / manifest.ARRAYS, flat)
+    atomic_io.point("state.before_arrays")
+    manifest.start(self._writer, tmp / manifest.ARRAYS, flat)
 
   def _finish(self, step: int, tmp: pathlib.Path, facts: Mapping[str, Any]) -> None:
     """Runs beside training: what is sealed is renamed, what fails is removed and reported."""
     try:
       self._writer.wait_until_finished()
-      faults.point("state.after_arrays")
+      atomic_io.point("state.after_arrays")
       if self._leads:
         for name, data in self._files.items():
           atomic_io.write_new(tmp / name, data)
         manifest.write(tmp, facts)
-        faults.point("state.after_seal")
+        atomic_io.point("state.after_seal")
         final = self._folder / str(step)
         # Only a broken step can stand there: `save` returns early for an intact one.
         atomic_io.remove(final)
         os.rename(tmp, final)
         atomic_io.sync(self._folder)
-        faults.point("state.after_rename")
+        atomic_io.point("state.after_rename")
       self._failures.clear()
       self._sealed.add(step)
       self._last = (step, "")
@@ -310,13 +309,13 @@ class Checkpoints:
     self._failures.append(message)
     self._last = (step, message)
     # A writer that failed may fail again for ever; what it left would keep a full disk full.
-    self._writer = arrays.checkpointer()
+    self._writer = manifest.checkpointer()
     if self._leads:
       shutil.rmtree(tmp, ignore_errors=True)
       shutil.rmtree(self._folder / f"{manifest.TMP}{manifest.BASE}", ignore_errors=True)
 
   def _reason(self, error: Exception) -> str:
-    if why := system_errors.full_disk(error):
+    if why := errors.full_disk(error):
       with contextlib.suppress(OSError):
         usage = shutil.disk_usage(self._folder)
         why += f" ({usage.free / 2**20:.1f} MiB of {usage.total / 2**20:.0f} MiB are free)"
@@ -333,7 +332,7 @@ class Checkpoints:
       # A broken step newer than this one is evidence until it is written again.
       if step in stay or step > newest:
         continue
-      faults.point("state.before_delete")
+      atomic_io.point("state.before_delete")
       try:
         # Under this name it no longer exists, also when the deletion is cut short.
         doomed = self._folder / f"{manifest.TMP}old-{step}"
@@ -342,7 +341,7 @@ class Checkpoints:
         atomic_io.remove(doomed)
       except OSError as e:
         logging.error("cannot delete step %d of %s: %s", step, self._folder, e)
-      faults.point("state.after_delete")
+      atomic_io.point("state.after_delete")
       self._sealed.discard(step)
 
   def _clean(self) -> None:
@@ -381,6 +380,6 @@ def _trainable(state: states.TrainState) -> dict[str, Any]:
   return {
     "step": state.step,
     **{f"trainable/{name}": leaf for name, leaf in state.trainable.items()},
-    **arrays.names(state.opt_state, "opt_state"),
+    **manifest.names(state.opt_state, "opt_state"),
     **{f"ema/{name}": leaf for name, leaf in state.ema.items()},
   }

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 import ml_collections
 
-from paligemma_jax.config import column_flow
 from paligemma_jax.config import schema
-from paligemma_jax.config import value_checks
 from paligemma_jax.core import errors
 from paligemma_jax.core import protocols
+from paligemma_jax.core import sampling_options
+from paligemma_jax.core import spec as specs
+from paligemma_jax.core import trees
 from paligemma_jax.core import units
+from paligemma_jax.regions import answer_forms
 
 
 def validate(
@@ -32,7 +36,7 @@ def validate(
   """
   found = list(_structure(config))
   if not found:  # What follows reads the keys, so they have to be there and of their types.
-    found = [*_relations(config, tuple(variants)), *column_flow.evaluators(config)]
+    found = [*_relations(config, tuple(variants)), *evaluators(config)]
     if training:
       found += _training(config)
   if len(found) == 1:
@@ -65,7 +69,7 @@ def _problems(path: str, key: schema.Key, value: Any) -> Iterator[str]:
   """What is wrong with one value by itself."""
   if key.form:
     try:
-      value_checks.check(key.form, path, value)
+      check(key.form, path, value)
     except errors.ConfigError as e:
       yield str(e)
     return
@@ -150,7 +154,7 @@ def _training(config: ml_collections.ConfigDict) -> Iterator[str]:
       " another image of a row every epoch, so nothing could be reused. Leave one of them out."
     )
   if train.source is not None:
-    yield from column_flow.training(config)
+    yield from training(config)
   yield from _best(config)
 
 
@@ -168,3 +172,210 @@ def _best(config: ml_collections.ConfigDict) -> Iterator[str]:
     of = next(e for e in evaluators if best.startswith(f"{e.name}/"))
     if units.parse(of.every, f"evaluator {of.name!r}: every")[0] == 0:
       yield f"ckpt.best={best!r}: evaluator {of.name!r} never runs during training; set its every."
+
+
+_TRAIN_COLUMNS = ("image", "prefix", "suffix")
+_EVAL_COLUMNS = {"train": _TRAIN_COLUMNS, "decode": ("image", "prefix")}
+_LEAST = {"batch_size": 1, "max_len": 1, "text_len": 2, "limit": 0, "best_of": 1, "beam_size": 1}
+_OVERFLOW = schema.flat()["train.overflow"].choices
+
+
+def training(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """What is wrong with the columns of the training rows."""
+  wanted = dict.fromkeys(_TRAIN_COLUMNS, "training")
+  yield from _flow("train", config.model.res, config.train.source, config.train.pp, wanted)
+
+
+def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
+  """What is wrong with the evaluators: their names, numbers, and the columns they read."""
+  seen: set[str] = set()
+  for i, evaluator in enumerate(config.evals):
+    known = isinstance(evaluator, protocols.Evaluator)
+    if not known or evaluator.encoding not in _EVAL_COLUMNS:
+      yield f"evals[{i}] is {evaluator!r}, which is no evaluator of paligemma_jax.evals."
+      continue
+    name = evaluator.name
+    if not isinstance(name, str) or not name.strip("/"):
+      yield f"evals[{i}]: its name must be a text such as 'val/acc', not {name!r}."
+      continue
+    if name in seen:
+      yield f"Two evaluators are called {name!r}; their metrics could not be told apart."
+    seen.add(name)
+    what = f"evaluator {name!r}"
+    try:
+      check("duration", f"{what}: every", evaluator.every)
+    except errors.ConfigError as e:
+      yield str(e)
+    for field, low in _LEAST.items():
+      value = getattr(evaluator, field)
+      if type(value) is not int or value < low:
+        yield f"{what}: {field} must be a whole number of at least {low}, not {value!r}."
+    if not _are_texts(evaluator.banned):
+      yield f"{what}: banned must be a tuple of texts of tokens, not {evaluator.banned!r}."
+    if evaluator.overflow not in _OVERFLOW:
+      known = ", ".join(map(repr, _OVERFLOW))
+      yield f"{what}: overflow must be one of {known}, not {evaluator.overflow!r}."
+    if not isinstance(evaluator.sampler, str):
+      yield f"{what}: sampler must be a text such as 'greedy', not {evaluator.sampler!r}."
+    for problem in sampling_options.problems(evaluator):
+      yield f"{what}: {problem}"
+    if not isinstance(evaluator.constraint, (type(None), *answer_forms.CONSTRAINTS.values())):
+      known = ", ".join(f"constraints.{name}" for name in answer_forms.CONSTRAINTS)
+      yield f"{what}: constraint must be None or one of {known}, not {evaluator.constraint!r}."
+    if not specs.is_spec(evaluator.source):
+      yield f"{what}: its source must be a spec of paligemma_jax.sources, not {evaluator.source!r}."
+      continue
+    try:
+      check("specs", f"{what}: pp", evaluator.pp)
+    except errors.ConfigError as e:
+      yield str(e)
+      continue
+    wanted = dict.fromkeys(_EVAL_COLUMNS[evaluator.encoding], f"the {evaluator.encoding} encoding")
+    wanted |= {c: type(evaluator).__name__ for c in evaluator.columns() if c not in wanted}
+    yield from _flow(what, config.model.res, evaluator.source, evaluator.pp, wanted)
+
+
+def _are_texts(value: Any) -> bool:
+  return isinstance(value, tuple) and all(isinstance(v, str) for v in value)
+
+
+def _flow(
+  what: str, res: int, source: Any, ops: tuple[Any, ...], wanted: Mapping[str, str]
+) -> Iterator[str]:
+  """Follows the columns from the source through the ops to those who read them.
+
+  Args:
+    wanted: {column: who reads it at the end}.
+  """
+  if not isinstance(source, protocols.Source):
+    yield f"{what}: its source {source!r} is no source of paligemma_jax.sources."
+    return
+  if isinstance(source, protocols.CanHaveParts):
+    for j, part in enumerate(source.parts):
+      yield from _flow(f"{what}: parts[{j}]", res, part.source, (*part.pp, *ops), wanted)
+    return
+  columns = list(source.makes())
+  known = bool(columns)  # () says that only the data can tell.
+  size = 0  # Of the image, where an op sets it.
+  for i, op in enumerate(ops):
+    if not isinstance(op, protocols.Op):
+      yield f"{what}: pp[{i}] is {op!r}, which is no row op of paligemma_jax.pp."
+      return
+    for column in op.needs() if known else ():
+      if column not in columns:
+        yield (
+          f"{what}: pp[{i}] {op!r} reads the column {column!r}, which neither the source nor an"
+          f" earlier op makes.{errors.did_you_mean(column, columns)}"
+        )
+    columns += [c for c in op.makes() if c not in columns]
+    if isinstance(op, protocols.CanSetSize) and "image" in op.makes():
+      size = op.size or size
+  for column, reader in wanted.items() if known else ():
+    if column not in columns:
+      yield (
+        f"{what}: {reader} reads the column {column!r}, which neither the source nor an op"
+        f" makes.{errors.did_you_mean(column, columns)}"
+      )
+  if isinstance(size, int) and size not in (0, res):
+    yield f"{what}: its ops make images of {size} pixels, but model.res is {res}."
+
+
+# Of the mesh. Rows go over "data" and "fsdp". Parameters are sharded over "fsdp", and heads, hidden
+# units and the vocabulary over "tensor".
+AXES = ("data", "fsdp", "tensor")
+
+
+def check(form: str, path: str, value: Any) -> None:
+  """Passes when `value` has the form (see `schema.Key.form`).
+
+  Args:
+    path: the dotted key, named in the error.
+
+  Raises:
+    ConfigError: what is wrong, what is expected.
+  """
+  _FORMS[form](path, value)
+
+
+def _check(legal: bool, path: str, value: Any, expected: str) -> None:
+  if not legal:
+    raise errors.ConfigError(f"{path} must be {expected}, not {value!r}.")
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _check_duration(path: str, value: Any) -> None:
+  number, unit = units.parse(value, path)
+  _check(unit != "%" or number <= 100, path, value, "at most '100%'")
+
+
+def _check_regexes(path: str, value: Any) -> None:
+  _check(isinstance(value, tuple), path, value, "a tuple of regexes, as in ('img/.*',)")
+  for pattern in value:
+    trees.compile_regex(pattern, path)
+
+
+def _check_rules(path: str, value: Any) -> None:
+  expected = "a tuple of pairs (regex, number), as in (('img/.*', 0.1),)"
+  _check(isinstance(value, tuple), path, value, expected)
+  for pair in value:
+    _check(isinstance(pair, tuple) and len(pair) == 2, path, value, expected)
+    _check(_is_number(pair[1]) and pair[1] >= 0, path, value, f"{expected}, the number at least 0")
+    trees.compile_regex(pair[0], path)
+
+
+def _check_axes(path: str, value: Any) -> None:
+  expected = "a tuple of pairs (axis, size), as in (('data', 2), ('fsdp', -1))"
+  _check(isinstance(value, tuple), path, value, expected)
+  for pair in value:
+    _check(isinstance(pair, tuple) and len(pair) == 2, path, value, expected)
+    name, size = pair
+    if name not in AXES:
+      raise errors.ConfigError(f"{path}: unknown axis {name!r}.{errors.did_you_mean(name, AXES)}")
+    _check(type(size) is int and (size > 0 or size == -1), path, value, f"{expected}, no size 0")
+  names = [name for name, _ in value]
+  _check(len(set(names)) == len(names), path, value, f"{expected}, each axis once")
+  open_sizes = [size for _, size in value if size == -1]
+  _check(len(open_sizes) <= 1, path, value, f"{expected}, one size at most -1")
+
+
+def _check_lengths(path: str, value: Any) -> None:
+  expected = "a tuple of rising text lengths, as in (32, 64)"
+  _check(isinstance(value, tuple), path, value, expected)
+  _check(all(type(v) is int and v >= 2 for v in value), path, value, f"{expected}, each at least 2")
+  _check(list(value) == sorted(set(value)), path, value, expected)
+
+
+def _check_spec(path: str, value: Any) -> None:
+  expected = "a spec, such as sources.Jsonl('train.jsonl')"
+  _check(value is None or specs.is_spec(value), path, value, expected)
+
+
+def _check_specs(path: str, value: Any) -> None:
+  _check(isinstance(value, tuple), path, value, "a tuple of specs; one spec needs a comma: (x,)")
+  for i, item in enumerate(value):
+    hint = "; it is a class, write it with brackets" if isinstance(item, type) else ""
+    _check(specs.is_spec(item), f"{path}[{i}]", item, f"a spec{hint}")
+
+
+def _check_free(path: str, value: Any) -> None:
+  _check(
+    isinstance(value, Mapping | ml_collections.ConfigDict),
+    path,
+    value,
+    "a dict, as in {'llm': {'depth': 2}}",
+  )
+
+
+_FORMS: Mapping[str, Callable[[str, Any], None]] = {
+  "axes": _check_axes,
+  "duration": _check_duration,
+  "free": _check_free,
+  "lengths": _check_lengths,
+  "regex": _check_regexes,
+  "rules": _check_rules,
+  "spec": _check_spec,
+  "specs": _check_specs,
+}

@@ -7,20 +7,22 @@ in a run's folder is never written, made, emptied or deleted through.
 
 from __future__ import annotations
 
+import collections
 import errno
 import json
 import os
 import pathlib
 import re
 import shutil
+import signal
 import stat
+import time
 from collections.abc import Iterable
 from collections.abc import Mapping
 from typing import Any
 from typing import BinaryIO
 
 from paligemma_jax.core import errors
-from paligemma_jax.core import faults
 from paligemma_jax.core import strict_json
 
 Path = str | os.PathLike[str]
@@ -261,7 +263,7 @@ class LineFile:
     data = b"".join(to_line(record) for record in records)
     if not data:
       return
-    faults.point(f"{self._fault}.before_append")
+    point(f"{self._fault}.before_append")
     size = os.fstat(self._descriptor).st_size
     try:
       while data:
@@ -270,7 +272,7 @@ class LineFile:
       os.ftruncate(self._descriptor, size)  # A full disk must not leave half a line in between.
       raise
     os.fsync(self._descriptor)
-    faults.point(f"{self._fault}.after_append")
+    point(f"{self._fault}.after_append")
 
   def close(self) -> None:
     """Closes the file; nothing can be appended after."""
@@ -294,3 +296,50 @@ def _json_float(value: Any) -> Any:
   if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
     return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
   return value
+
+
+POINTS = frozenset(
+  {
+    "state.before_arrays",
+    "state.after_arrays",
+    "state.after_seal",
+    "state.after_rename",
+    "state.before_delete",
+    "state.after_delete",
+    "base.after_seal",
+    "base.after_rename",
+    "metrics.before_append",
+    "metrics.after_append",
+    "bad_rows.before_append",
+    "bad_rows.after_append",
+  }
+)
+
+_visits: collections.Counter[str] = collections.Counter()
+
+
+def point(name: str) -> None:
+  """Marks a place where tests let the process fail; a no-op in every real run."""
+  wanted = os.environ.get("PJ_FAULT", "")
+  if not wanted:
+    return
+  target, _, rest = wanted.partition(":")
+  if target != name:
+    return
+  action, _, visit = rest.partition("@")
+  _visits[name] += 1
+  if _visits[name] == int(visit or 1):
+    errors.pick(_ACTIONS, action or "exit", "action in PJ_FAULT")(name)
+
+
+def _enospc(name):
+  raise OSError(errno.ENOSPC, f"no space left on device (injected at {name})")
+
+
+_ACTIONS = {
+  "exit": lambda name: os._exit(9),
+  "sleep": lambda name: time.sleep(3600),
+  "enospc": _enospc,
+  "sigterm": lambda name: os.kill(os.getpid(), signal.SIGTERM),
+  "sigint": lambda name: os.kill(os.getpid(), signal.SIGINT),
+}

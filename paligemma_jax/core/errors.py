@@ -1,22 +1,26 @@
-"""The errors a user can meet, each with its exit code, and how a lookup fails."""
+"""The errors a user can meet, each with its exit code; errors of the system and of JAX as ours."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import errno
 import itertools
 import os
+import re
 import sys
 import threading
 import time
 from collections.abc import Callable
 from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 from typing import NoReturn
 from typing import TypeVar
 
-from paligemma_jax.core import background
+from paligemma_jax.core import process
 
 T = TypeVar("T")
 
@@ -134,9 +138,9 @@ def code_and_text(error: BaseException) -> tuple[int, str]:
   The code is 1 for a mistake of ours, or of a user's code: its traceback is wanted.
   """
   if isinstance(error, Exception) and not isinstance(error, PaligemmaError):
-    from paligemma_jax.core import system_errors  # It imports this module.
+    pass  # It imports this module.
 
-    error = system_errors.translated(error) or error
+    error = translated(error) or error
   if isinstance(error, PaligemmaError):
     cause = error.__cause__
     is_news = isinstance(cause, PaligemmaError) and str(cause) not in str(error)
@@ -166,7 +170,7 @@ def run_main(main: Callable[[], Any]) -> None:
     if code == 1:
       raise
     print(f"error: {text}", file=sys.stderr, flush=True)
-    if code == StallError.exit_code or background.is_at_work():
+    if code == StallError.exit_code or process.is_at_work():
       _end_now(code, _Tidy())
   finally:
     # Both threads now: from 3.12 on Python starts none when its main one has ended.
@@ -186,8 +190,8 @@ def _end_now(code: int, tidy: _Tidy) -> NoReturn:
   """Ends the process and its children; no thread is waited for."""
   import multiprocessing  # Takes 10 ms, which --help need not wait.
 
-  for process in multiprocessing.active_children():
-    process.kill()
+  for child in multiprocessing.active_children():
+    child.kill()
   tidy.up()
   for stream in (sys.stdout, sys.stderr):
     with contextlib.suppress(OSError, ValueError):
@@ -213,3 +217,105 @@ class _Tidy:
     import multiprocessing.util
 
     multiprocessing.util._exit_function()
+
+
+_FULL = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "the disk quota is used up"}
+_DENIED = {
+  errno.EROFS,
+  errno.EACCES,
+  errno.EPERM,
+  errno.EFBIG,
+  errno.EIO,
+  errno.ENAMETOOLONG,
+  errno.ELOOP,
+  errno.ESTALE,
+  errno.EISDIR,
+  errno.ENOTDIR,
+}
+_FULL_TEXT = re.compile(r"No space left on device|Disk quota exceeded")
+_OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|OUT_OF_MEMORY|[Oo]ut of memory|bad_alloc")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+_SIZE = r"([\d.]+) ?([KMGT]?)i?(?:B|bytes?|\b)"
+_ASKED = re.compile(rf"[Aa]llocat\w*\D{{0,60}}?{_SIZE}")
+_NEEDED = re.compile(rf"[Uu]sed {_SIZE}")
+_LIMIT = re.compile(rf"[Uu]sed [\d.]+[KMGT]? of {_SIZE}")
+_SAID_LEN = 240
+
+
+def translated(
+  error: BaseException, *, remedies: Sequence[str] = (), memory_bytes: int = 0
+) -> PaligemmaError | None:
+  """The error as one of ours, or None where it is none of the machine's.
+
+  Args:
+    error: with what it was raised from.
+    remedies: of a device that has too little memory, the cheapest first.
+    memory_bytes: that the device has; 0 is unknown.
+  """
+  if isinstance(error, PaligemmaError):
+    return error
+  chain = list(_chain(error))
+  for e in chain:
+    if why := full_disk(e):
+      name = f" {e.filename!r}" if isinstance(e, OSError) and e.filename else ""
+      return StateError(f"A file{name} cannot be written: {why}. Free some.")
+  for e in chain:
+    if isinstance(e, MemoryError):
+      return OutOfMemoryError(
+        f"This machine ran out of memory ({_said(e) or 'MemoryError'}). What helps: fewer workers"
+        " and threads of the loader, smaller batches, or a machine with more memory."
+      )
+    if type(e).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and _OUT_OF_MEMORY.search(str(e)):
+      return _out_of_memory(str(e), remedies, memory_bytes)
+  for e in chain:
+    if isinstance(e, OSError) and e.errno in _DENIED and e.filename:
+      denied = f"{e.filename!r} cannot be used: {e.strerror}."
+      return WorkdirError(denied) if e.errno == errno.EROFS else StateError(denied)
+  return None
+
+
+def full_disk(error: BaseException) -> str:
+  """'no space left on the disk' where that is why, also where a library only says so; else ''."""
+  if isinstance(error, OSError) and error.errno in _FULL:
+    return _FULL[error.errno]
+  found = _FULL_TEXT.search(str(error))
+  if not found:
+    return ""
+  return _FULL[errno.EDQUOT if "quota" in found[0] else errno.ENOSPC]
+
+
+def gib(num_bytes: float) -> str:
+  """Bytes as people read them."""
+  return f"{num_bytes / 2**30:.2f} GiB"
+
+
+def _out_of_memory(said: str, remedies: Sequence[str], memory_bytes: int) -> PaligemmaError:
+  needed, asked = _bytes(_NEEDED, said), _bytes(_ASKED, said)
+  limit = _bytes(_LIMIT, said) or memory_bytes
+  facts = [f"it has {gib(limit)}"] if limit else []
+  if needed:
+    facts.append(f"the program needs {gib(needed)}")
+  elif asked:
+    facts.append(f"{gib(asked)} more were asked for")
+  found = f": {', '.join(facts)}" if facts else ""
+  first = " ".join(said.partition("\n")[0].split())[:_SAID_LEN]
+  helps = f" What helps, the cheapest first: {'; '.join(remedies)}." if remedies else ""
+  return OutOfMemoryError(f"The device ran out of memory{found}.{helps} JAX said: {first!r}")
+
+
+def _bytes(pattern: re.Pattern[str], said: str) -> int:
+  found = pattern.search(said)
+  return round(float(found[1].strip(".") or 0) * _UNITS[found[2]]) if found else 0
+
+
+def _said(error: BaseException) -> str:
+  return " ".join(str(error).split())[:_SAID_LEN]
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+  """The error and what it came from, the outermost first."""
+  seen: set[int] = set()
+  while error is not None and id(error) not in seen:
+    seen.add(id(error))
+    yield error
+    error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)

@@ -1,18 +1,20 @@
-"""Image files before a pixel is decoded: their format, their size, and which way up they are.
+"""Image files before a pixel is decoded: format, size, which way up; and the weights of a resize.
 
 Sources need the size of an image and row ops its pixels; both open it here, so that they agree.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 from typing import TYPE_CHECKING
 from typing import Any
 from typing import NamedTuple
 
-from paligemma_jax.core import complete
+import numpy as np
+
 from paligemma_jax.core import errors
-from paligemma_jax.core import foreign
+from paligemma_jax.core import file_checks
 
 if TYPE_CHECKING:
   from PIL import Image
@@ -60,9 +62,9 @@ def opened(data: bytes) -> Image.Image:
   """
   from PIL import Image  # Here, so that configs need not wait for it.
 
-  complete.check(data)
+  file_checks.check(data)
   try:
-    return Image.open(io.BytesIO(complete.without_texts(data)), formats=FORMATS)
+    return Image.open(io.BytesIO(file_checks.without_texts(data)), formats=FORMATS)
   except Image.UnidentifiedImageError:
     raise errors.DataError(unknown(data)) from None
 
@@ -97,11 +99,11 @@ def orientation(im: Image.Image, data: bytes) -> int | None:
   A TIFF must be asked before it is decoded.
   """
   try:
-    if im.format == "PNG" and "exif" not in im.info and not complete.png_says_orientation(data):
+    if im.format == "PNG" and "exif" not in im.info and not file_checks.png_says_orientation(data):
       return 1  # Pillow would decode the whole image to find that out.
     raw = im.info.get("Raw profile type exif") if "exif" not in im.info else None
     if raw is not None:  # As ImageMagick writes it: in hexadecimal, below three lines.
-      complete.check_tags(bytes.fromhex("".join(raw.split("\n")[3:])))
+      file_checks.check_tags(bytes.fromhex("".join(raw.split("\n")[3:])))
     found = im.getexif().get(_ORIENTATION, 1)
   except Exception:  # A damaged EXIF block says nothing about the pixels.
     return None
@@ -125,10 +127,63 @@ def turned_back(pixels: Any, orientation: int) -> Any:
 def unknown(data: bytes) -> str:
   """What is wrong with a file of no format in FORMATS, and what helps."""
   known = ", ".join(FORMATS)
-  found, remedy = foreign.not_downloaded(data)
+  found, remedy = file_checks.not_downloaded(data)
   if found:
     return f"no image but {found}. {remedy}."
-  found, remedy = foreign.image(data)
+  found, remedy = file_checks.image(data)
   if found:
     return f"{found}; expected {known}. {remedy}."
   return f"no image of {known}: starts with {data[:12]!r}."
+
+
+if TYPE_CHECKING:
+  import scipy.sparse
+
+_RADIUS = {"bilinear": 1.0, "bicubic": 2.0}
+
+
+@functools.lru_cache(maxsize=512)
+def matrix(in_len: int, out_len: int, method: str, antialias: bool) -> scipy.sparse.csr_matrix:
+  """float32[out_len, in_len]: resizes one axis. Shared between callers: do not change it."""
+  import scipy.sparse  # Takes 0.1 s to import, which configs should not have to wait for.
+
+  f32 = np.float32
+  if method == "area":
+    return scipy.sparse.csr_matrix(_shares(in_len, out_len))
+  inverse_scale = f32(1.0 / (f32(out_len) / f32(in_len)))
+  kernel_scale = max(inverse_scale, f32(1)) if antialias else f32(1)
+  radius = f32(_RADIUS[method]) * kernel_scale
+  centre = (np.arange(out_len, dtype=f32) + f32(0.5)) * inverse_scale
+  first = np.maximum(np.ceil(centre - radius - f32(0.5)), 0).astype(np.int64)
+  last = np.minimum(np.floor(centre + radius - f32(0.5)), in_len - 1).astype(np.int64)
+  num_taps = int((last - first).max()) + 1
+  taps = first[:, None] + np.arange(num_taps)
+  distance = np.abs(taps.astype(f32) + f32(0.5) - centre[:, None]) * (f32(1) / kernel_scale)
+  weights = np.where(taps <= last[:, None], _kernel(method, distance), f32(0)).astype(f32)
+  total = np.zeros(out_len, f32)
+  for tap in range(num_taps):  # One by one: numpy's own sum adds in another order.
+    total += weights[:, tap]
+  weights *= (f32(1) / total)[:, None]
+  used = taps <= last[:, None]
+  starts = np.concatenate([[0], np.cumsum(used.sum(axis=1))])
+  return scipy.sparse.csr_matrix((weights[used], taps[used], starts), shape=(out_len, in_len))
+
+
+def _shares(in_len: int, out_len: int) -> np.ndarray:
+  """float32[out_len, in_len]: how much of each output pixel's stretch each input pixel covers."""
+  f32 = np.float32
+  scale = f32(in_len) / f32(out_len)
+  begin = (np.arange(out_len, dtype=f32) * scale)[:, None]
+  end = (np.arange(1, out_len + 1, dtype=f32) * scale)[:, None]
+  pixel = np.arange(in_len, dtype=f32)
+  covered = np.minimum(end, pixel + 1) - np.maximum(begin, pixel)
+  return np.maximum(covered, f32(0)) / scale
+
+
+def _kernel(method: str, x: np.ndarray) -> np.ndarray:
+  one = np.float32(1)
+  if method == "bilinear":
+    return np.maximum(one - x, 0)
+  near = ((np.float32(1.5) * x - np.float32(2.5)) * x) * x + one  # Keys, 1981, with a = -1/2.
+  far = ((np.float32(-0.5) * x + np.float32(2.5)) * x - np.float32(4)) * x + np.float32(2)
+  return np.where(x >= 2, 0, np.where(x >= 1, far, near))

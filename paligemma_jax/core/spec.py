@@ -26,7 +26,7 @@ _KIND = "__spec__"
 _RENAMED = {"truth": "target"}
 _OURS = tuple(f"paligemma_jax.{room}." for room in ("regions", "sources", "pp", "evals"))
 # Where all specs of ours can be had by their name.
-_SPECS = ("sources", "pp", "evals", "regions.answer_forms", "regions.codec_recipe")
+_SPECS = ("sources", "pp", "evals", "regions.answer_forms", "regions.mask_codec")
 # Types by which the fields of our own specs are checked; one of another type is trusted.
 _TYPES = {
   "str": ((str,), "a text"),

@@ -17,7 +17,6 @@ import numpy as np
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import protocols
-from paligemma_jax.data import markers
 from paligemma_jax.data import order
 from paligemma_jax.data import tokenizer as tokenizer_lib
 from paligemma_jax.data import tokens
@@ -192,7 +191,7 @@ def _text_notes(columns: Mapping[str, Any], encoding: str) -> tuple[str, ...]:
   texts = [columns.get("prefix"), columns.get("suffix") if encoding == "train" else ""]
   if isinstance(texts[1], (list, tuple)):
     texts[1] = "".join(str(piece[0]) for piece in texts[1] if piece)
-  return markers.notes(*(text if isinstance(text, str) else "" for text in texts))
+  return tokens.notes(*(text if isinstance(text, str) else "" for text in texts))
 
 
 def _column(columns: dict[str, Any], name: str, ops: Sequence[Any]) -> Any:

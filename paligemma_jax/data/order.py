@@ -1,4 +1,4 @@
-"""Which rows make up a step: a pure function, the same on every host, worker and restart.
+"""Which rows make up a step, the same on every host and restart; and what those rows were.
 
 The rows of all epochs stand in one line; step t takes slots t·B to (t+1)·B - 1, so a batch may hold
 the end of one epoch and the start of the next and no row is ever left out.
@@ -7,11 +7,23 @@ the end of one epoch and the start of the next and no row is ever left out.
 from __future__ import annotations
 
 import functools
+import json
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import PIL
+from PIL import features
 
+from paligemma_jax.config import load
 from paligemma_jax.core import errors
 from paligemma_jax.core import prng
+from paligemma_jax.core import protocols
+from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.core import strict_json
+from paligemma_jax.data import examples
+from paligemma_jax.data import tokenizer as tokenizer_lib
 
 choice_index = prng.choice_index
 
@@ -90,3 +102,117 @@ def _mixed(
 def row_rng(seed: int, epoch: int, row: int) -> np.random.Generator:
   """The generator that the row ops draw from when they see this row in this epoch."""
   return prng.generator(_ROW, seed, epoch, row)
+
+
+MAX_DIGESTS = 1 << 20  # 2 MB; of more rows each digest is of several that follow each other.
+
+
+def fingerprint(
+  rows: Any, ops: Sequence[Any], tokenizer: tokenizer_lib.Tokenizer, **settings: Any
+) -> dict[str, str]:
+  """{what: short text}; equal texts give equal batches, image files aside, which are not read.
+
+  Args:
+    rows: the source's rows; their `fingerprint()` is of the content.
+    settings: whatever else decides, as batch_size, seed, text_len.
+  """
+  parts = {
+    "rows": rows.fingerprint(),
+    "ops": json.dumps(load.nameless(spec_lib.to_json(tuple(ops))), sort_keys=True),
+    "tokenizer": tokenizer.fingerprint,
+    "image decoder": f"Pillow {PIL.__version__}, jpeg {_jpeg_version()}",
+  }
+  return parts | {name: json.dumps(spec_lib.to_json(value)) for name, value in settings.items()}
+
+
+def changes(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, list[str]]:
+  """{what: sentences on how it differs from `before`}, of what does."""
+  found: dict[str, list[str]] = {}
+  for name in sorted({*before, *now}):
+    old, new = (_value(side.get(name, "(absent)"), name) for side in (before, now))
+    listed = load.between(old, new, name)
+    if listed:
+      found[name] = [one.text for one in listed]
+  return found
+
+
+def digests(rows: protocols.Rows) -> np.ndarray | None:
+  """uint16[n], n at most MAX_DIGESTS: of each row, or of as many as `rows_each` says; None: none.
+
+  The rows' own `digests()` gives uint16[rows]. Only sources that read all of their rows when they
+  are opened have it.
+  """
+  each = rows.digests() if isinstance(rows, protocols.CanDigest) else None
+  if each is None:
+    return None
+  each, size = np.asarray(each, np.uint16), rows_each(len(rows))
+  if size == 1:
+    return each
+  padded = np.zeros(-(-len(each) // size) * size, np.uint64)
+  padded[: len(each)] = each
+  factors = np.cumprod(np.full(size, 0x9E3779B97F4A7C15, np.uint64))
+  sums = (padded.reshape(-1, size) * factors).sum(axis=1, dtype=np.uint64)
+  return (sums >> np.uint64(48)).astype(np.uint16)
+
+
+def rows_each(num_rows: int) -> int:
+  """How many rows a digest is of."""
+  return max(-(-num_rows // MAX_DIGESTS), 1)
+
+
+def row_changes(before: np.ndarray, now: np.ndarray, num_before: int, rows: Any) -> str:
+  """Which rows differ, the first by name: '2 rows were taken out: row 4 (train.jsonl:5) …'.
+
+  Args:
+    before, now: digests of the rows then and now.
+    num_before: how many rows there were.
+    rows: as they are now.
+  """
+  size, num = rows_each(num_before), len(rows)
+  if size != rows_each(num):
+    return f"there were {num_before} rows, there are {num}"
+  common = min(len(before), len(now))
+  different = np.flatnonzero(before[:common] != now[:common])
+  first = int(different[0]) if len(different) else common
+  if first * size >= num:
+    return f"{_were(num_before - num)} taken out at the end: there were {num_before}"
+  name = _named(rows, first * size, size)
+  if size > 1:
+    return f"there were {num_before} rows, there are {num}; the first that differ are {name}"
+  more = num - num_before
+  if more > 0 and first == num_before:
+    return f"{_were(more)} added at the end, from {name} on"
+  if more > 0 and np.array_equal(before[first:], now[first + more :]):
+    return f"{_were(more)} added, from {name} on"
+  if more < 0 and np.array_equal(before[first - more :], now[first:]):
+    return f"{_were(-more)} taken out, where now {name} stands"
+  if not more and np.array_equal(np.sort(before), np.sort(now)):
+    return f"the rows stand in another order, from {name} on"
+  counted = f"; there were {num_before} rows, there are {num}" if more else ""
+  others = 0 if more else len(different) - 1
+  if others:
+    return f"{name} and {others} other{'s' if others > 1 else ''} differ{counted}"
+  return f"{name} differs{counted}"
+
+
+def _were(num: int) -> str:
+  return f"{num} rows were" if num > 1 else "1 row was"
+
+
+def _named(rows: Any, row: int, size: int) -> str:
+  if size == 1:
+    return examples.name_of(rows, row)
+  return f"among {size} from {examples.name_of(rows, row)} on"
+
+
+def _value(text: str, name: str) -> Any:
+  """The specs of the ops, to be compared field by field; the text itself of all else."""
+  try:
+    return strict_json.parse(text) if name == "ops" else text
+  except strict_json.Malformed:
+    return text
+
+
+def _jpeg_version() -> str:
+  turbo = features.version_feature("libjpeg_turbo")
+  return f"turbo {turbo}" if turbo else str(features.version_codec("jpg"))

@@ -20,10 +20,9 @@ import sentencepiece
 
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
-from paligemma_jax.core import foreign
+from paligemma_jax.core import file_checks
 from paligemma_jax.core import strict_json
-from paligemma_jax.data import sentencepiece_file
-from paligemma_jax.data import tokenizer_json
+from paligemma_jax.data import tokenizer_files
 
 PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
 _CONTROL = ("<pad>", "<eos>", "<bos>", "<unk>")  # In the order of their ids.
@@ -74,7 +73,7 @@ class Tokenizer:
         f"Cannot read the tokenizer {str(path)!r}: {why}. {_WHERE_FROM}"
       ) from None
     if is_json or data.lstrip()[:1] == b"{":
-      data = tokenizer_json.to_model(data, str(path))
+      data = tokenizer_files.to_model(data, str(path))
     self._load(_with_added(data, pathlib.Path(path)), str(path))
 
   @classmethod
@@ -216,7 +215,7 @@ def _is_whole(processor: sentencepiece.SentencePieceProcessor, piece: str) -> bo
 
 
 def _looks_like(data: bytes) -> str:
-  what, remedy = foreign.not_downloaded(data)
+  what, remedy = file_checks.not_downloaded(data)
   if what:
     return f"it is {what}. {remedy}"
   if data.lstrip()[:1] == b"{":
@@ -228,8 +227,8 @@ def _extended(data: bytes, plain: sentencepiece.SentencePieceProcessor) -> bytes
   """The model with every extra piece declared, those that `plain` has in some form in place."""
   known = {piece for piece in _EXTRA if plain.PieceToId(piece) != UNK_ID}
   if known:
-    data = sentencepiece_file.redeclared(data, known)
-  return data + b"".join(sentencepiece_file.piece_field(p) for p in _EXTRA if p not in known)
+    data = tokenizer_files.redeclared(data, known)
+  return data + b"".join(tokenizer_files.piece_field(p) for p in _EXTRA if p not in known)
 
 
 def _with_added(data: bytes, path: pathlib.Path) -> bytes:
@@ -250,7 +249,7 @@ def _with_added(data: bytes, path: pathlib.Path) -> bytes:
     raise errors.ConfigError(
       f"{str(beside)!r} adds {len(added)} tokens; the limit is {_MAX_ADDED}."
     )
-  while added and added[-1][1] == tokenizer_json.IMAGE:
+  while added and added[-1][1] == tokenizer_files.IMAGE:
     added.pop()  # No text holds it.
   if added and added[0][0] != size and not all(_is_whole(plain, piece) for piece in _EXTRA):
     data = _extended(data, plain)  # They follow <loc…> and <seg…>.
@@ -260,8 +259,8 @@ def _with_added(data: bytes, path: pathlib.Path) -> bytes:
       f"{str(beside)!r} adds tokens with the ids {[i for i, _ in added][:5]} to a tokenizer of"
       f" {size}; expected ids that follow without a gap."
     )
-  control, user = sentencepiece_file.CONTROL, sentencepiece_file.USER_DEFINED
+  control, user = tokenizer_files.CONTROL, tokenizer_files.USER_DEFINED
   return data + b"".join(
-    sentencepiece_file.piece_field(text, kind=control if text == tokenizer_json.IMAGE else user)
+    tokenizer_files.piece_field(text, kind=control if text == tokenizer_files.IMAGE else user)
     for _, text in added
   )

@@ -161,3 +161,32 @@ def _drops(overflow: str, found: int, room: int) -> bool:
       f" {found - room}, or set overflow to 'truncate', 'cut' or 'drop'."
     )
   return overflow == "drop"
+
+
+MARKERS = ("<image>", "<bos>", "<eos>", "<pad>")
+
+
+def notes(prefix: str, suffix: str = "") -> tuple[str, ...]:
+  """What is to be noted of a row with these texts, as `trainer.bad_rows` explains it."""
+  found = []
+  if any(marker in text for text in (prefix, suffix) if "<" in text for marker in MARKERS):
+    found.append("marker_in_text")
+  if prefix.endswith("\n") or suffix.endswith("\n"):
+    found.append("newline_at_end")
+  return tuple(found)
+
+
+def warning(prompt: str) -> str:
+  """One sentence on a prompt that holds markers or ends in a line break; '' where it does not."""
+  inside = [marker for marker in MARKERS if marker in prompt]
+  if inside:
+    return (
+      f"the prompt {prompt[:60]!r} holds {' and '.join(inside)}, which is no marker here but"
+      " ordinary text: BOS, the image and the line break after the prompt are added anyway"
+    )
+  if prompt.endswith("\n"):
+    return (
+      f"the prompt {prompt[:60]!r} ends in a line break (newline), and the model gets another one"
+      " after it"
+    )
+  return ""

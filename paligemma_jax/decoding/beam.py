@@ -22,8 +22,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from paligemma_jax.decoding import rules as prompts
-from paligemma_jax.decoding import rules as rules_lib
+from paligemma_jax.decoding import constraints
 
 
 class _Beams(NamedTuple):
@@ -49,7 +48,7 @@ class _Best(NamedTuple):
 
 
 def make(
-  rules: rules_lib.Rules, eos_id: int, beam_size: int
+  rules: constraints.Rules, eos_id: int, beam_size: int
 ) -> Callable[..., tuple[jax.Array, jax.Array]]:
   """`search(prompt, extend, max_new_tokens)` -> int32[B, N] tokens, float32[B, N] logprobs."""
 
@@ -90,7 +89,7 @@ def make(
     num_rows = prompt.logits_BV.shape[0]
     shape = (num_rows, 1, max_new_tokens)
     beams = _Beams(
-      tokens=jnp.full(shape, prompts.PAD_ID, jnp.int32),
+      tokens=jnp.full(shape, constraints.PAD_ID, jnp.int32),
       logprob=jnp.zeros(shape, jnp.float32),
       score=jnp.zeros((num_rows, 1), jnp.float32),
       state=rules.start(num_rows)[:, None],

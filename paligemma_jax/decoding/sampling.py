@@ -15,8 +15,7 @@ import numpy as np
 from jax import lax
 
 from paligemma_jax.core import errors
-from paligemma_jax.decoding import rules as prompts
-from paligemma_jax.decoding import rules as rules_lib
+from paligemma_jax.decoding import constraints
 
 # A sampler takes float32[B, V] logits and one key per row, and returns int32[B].
 Sampler = Callable[[jax.Array, jax.Array], jax.Array]
@@ -132,7 +131,7 @@ _SAMPLERS = {
 
 
 def make(
-  rules: rules_lib.Rules,
+  rules: constraints.Rules,
   ends: Sequence[int],
   best_of: int,
   choose: Sampler,
@@ -177,7 +176,7 @@ def make(
       token_R = choose(rules.mask(fair(logits_RV, seen_RV), state_R3), step_keys_R)
       logit_R = jnp.take_along_axis(logits_RV, token_R[:, None], axis=1)[:, 0]
       logprob_R = logit_R - jax.nn.logsumexp(logits_RV, axis=1)
-      token_R = jnp.where(done_R, prompts.PAD_ID, token_R)
+      token_R = jnp.where(done_R, constraints.PAD_ID, token_R)
       return token_R, jnp.where(done_R, 0.0, logprob_R), rules.advance(state_R3, token_R)
 
     def unfinished(carry):
@@ -200,7 +199,7 @@ def make(
     seen_RV = jnp.repeat(prompt.seen_BV, best_of, axis=0) if penalized else jnp.zeros((0, 0), bool)
     token_R, logprob_R, state_R3 = pick(0, logits_RV, rules.start(len(done_R)), done_R, seen_RV)
     shape = (len(done_R), max_new_tokens)
-    tokens_RN = jnp.full(shape, prompts.PAD_ID, jnp.int32).at[:, 0].set(token_R)
+    tokens_RN = jnp.full(shape, constraints.PAD_ID, jnp.int32).at[:, 0].set(token_R)
     logprob_RN = jnp.zeros(shape, jnp.float32).at[:, 0].set(logprob_R)
     done_R |= jnp.isin(token_R, end_ids)
     carry = (

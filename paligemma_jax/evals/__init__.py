@@ -16,24 +16,24 @@ from paligemma_jax.core import errors
 from paligemma_jax.evals.base import Evaluator
 from paligemma_jax.evals.base import Metric
 from paligemma_jax.evals.base import Output
+from paligemma_jax.evals.base import of_evaluator as intervals
 from paligemma_jax.evals.benchmarks import ChartQa
 from paligemma_jax.evals.benchmarks import Pope
 from paligemma_jax.evals.benchmarks import ScienceQa
 from paligemma_jax.evals.benchmarks import TallyQa
-from paligemma_jax.evals.bootstrap import of_evaluator as intervals
-from paligemma_jax.evals.boxes import BoxAccuracy
 from paligemma_jax.evals.captions import CocoCaption
 from paligemma_jax.evals.detection import CocoDetection
+from paligemma_jax.evals.localization import BoxAccuracy
+from paligemma_jax.evals.localization import Segmentation
 from paligemma_jax.evals.predictions import Perplexity
+from paligemma_jax.evals.predictions import ServerFile
 from paligemma_jax.evals.predictions import WritePredictions
-from paligemma_jax.evals.segmentation import Segmentation
-from paligemma_jax.evals.server_file import ServerFile
 from paligemma_jax.evals.vqa import ErrorRate
 from paligemma_jax.evals.vqa import ExactMatch
+from paligemma_jax.evals.vqa import Mmvp
 from paligemma_jax.evals.vqa import Rsvqa
 from paligemma_jax.evals.vqa import VqaAccuracy
-from paligemma_jax.evals.vqav2 import Mmvp
-from paligemma_jax.evals.vqav2 import VqaV2Accuracy
+from paligemma_jax.evals.vqa import VqaV2Accuracy
 
 METRICS: dict[str, type[Evaluator]] = {
   "box_accuracy": BoxAccuracy,

@@ -1,9 +1,14 @@
-"""What a model says and how sure it is: perplexity of the true answers, predictions as a file."""
+"""Perplexity of the true answers, and predictions as files, for people and for test servers."""
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import json
 import math
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +17,7 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
+from paligemma_jax.evals import vqa
 
 
 @spec.spec
@@ -100,3 +106,224 @@ def _plain(row: base.Row, name: str) -> Any:
       " `keep`."
     ) from None
   return value
+
+
+@spec.spec
+class ServerFile(base.Evaluator):
+  """Writes `predictions/<name>-<step>.json` in the format of a test server.
+
+  Before sending it, let `python tools/check_submission.py` compare it with the official questions.
+
+  Attributes:
+    format: a name in `FORMATS`.
+    question_id, image_id: the column that holds the id, where it is not the format's own.
+    choices: for 'aokvqa_mc', the column of the choices: an answer that is none of them, which the
+      server refuses, is replaced by the one with the fewest edits; '' replaces nothing.
+  """
+
+  format: str = "vqav2"
+  question_id: str = ""
+  image_id: str = ""
+  choices: str = ""
+
+  def __post_init__(self):
+    errors.pick(FORMATS, self.format, "format of a test server")
+
+  def columns(self) -> tuple[str, ...]:
+    """The column of the id, which the format names where no field does, and that of the choices."""
+    return tuple(name for name in (self._id_column(), self.choices) if name)
+
+  def score(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, float]:
+    """`num` answers; how many are `empty`, were `replaced`, or have the id of an earlier row."""
+    ids, answers, num_replaced = self._answers(rows, outputs)
+    return {
+      "num": float(len(ids)),
+      "empty": float(sum(not answer for answer in answers)),
+      "replaced": float(num_replaced),
+      "duplicates": float(len(ids) - len(set(ids))),
+    }
+
+  def files(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, str]:
+    """{name below `predictions/`: JSON}; the runner puts `-<step>` before the suffix."""
+    ids, answers, _ = self._answers(rows, outputs)
+    content = server_content(FORMATS[self.format], ids, answers)
+    return {f"{self.name}.json": json.dumps(content)}
+
+  def _id_column(self) -> str:
+    own = FORMATS[self.format].column
+    return self.question_id or self.image_id or own
+
+  def _answers(
+    self, rows: Sequence[base.Row], outputs: Sequence[base.Output]
+  ) -> tuple[list[Id], list[str], int]:
+    """(ids, answers, how many of them were replaced by a choice)."""
+    form, name = FORMATS[self.format], self._id_column()
+    ids, answers, num_replaced = [], [], 0
+    for i, (row, out) in enumerate(zip(rows, outputs, strict=True)):
+      answer = out.text
+      with base.of_row(i):
+        value = base.column(row, name)
+        try:
+          ids.append(as_id(form, value))
+        except errors.DataError as e:
+          raise errors.DataError(f"column {name!r}: {e}") from None
+        if self.choices:
+          answer = _nearest(out.text, base.answers(row, self.choices))
+      num_replaced += answer != out.text
+      answers.append(answer)
+    return ids, answers, num_replaced
+
+
+def _nearest(text: str, choices: Sequence[str]) -> str:
+  """The choice with the fewest edits, of equally near ones the first."""
+  if not choices or text in choices:
+    return text
+  return min(choices, key=lambda choice: vqa.levenshtein(text.lower(), choice.lower()))
+
+
+_SHOWN = 3  # Of each kind of problem, so many are named.
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+  """A test server's format.
+
+  Attributes:
+    column: the column of our rows that holds the id.
+    id_key: what the file calls the id; '' when the file is an object with ids as its keys.
+    id_type: int or str: servers do not take '17' for 17.
+    answer_key: what the file calls the answer.
+    list_key: where the official file of questions has its list; '' when it is one itself.
+    official_key: what that list calls the id; '' when the file is an object with ids as its keys.
+    choices_key: what it calls the choices of which the answer must be one; '' for any answer.
+  """
+
+  column: str
+  id_key: str
+  id_type: type
+  answer_key: str
+  list_key: str
+  official_key: str
+  choices_key: str = ""
+
+
+FORMATS = {
+  "aokvqa_da": Format("question_id", "", str, "direct_answer", "", "question_id"),
+  "aokvqa_mc": Format(
+    "question_id", "", str, "multiple_choice", "", "question_id", choices_key="choices"
+  ),
+  "coco_captions": Format("image_id", "image_id", int, "caption", "images", "id"),
+  "docvqa": Format("question_id", "questionId", int, "answer", "data", "questionId"),
+  "gqa": Format("question_id", "questionId", str, "prediction", "", ""),
+  "infovqa": Format("question_id", "questionId", int, "answer", "data", "questionId"),
+  "nocaps": Format("image_id", "image_id", int, "caption", "images", "id"),
+  "stvqa": Format("question_id", "question_id", int, "answer", "data", "question_id"),
+  "textvqa": Format("question_id", "question_id", int, "answer", "data", "question_id"),
+  "vizwiz": Format("image_id", "image", str, "answer", "", "image"),
+  "vqav2": Format("question_id", "question_id", int, "answer", "questions", "question_id"),
+}
+
+Id = int | str
+
+
+def server_content(form: Format, ids: Sequence[Id], answers: Sequence[str]) -> Any:
+  """What the file holds, for JSON; `ids[i]` belongs to `answers[i]`."""
+  pairs = zip(ids, answers, strict=True)
+  if form.id_key:
+    return [{form.id_key: id_, form.answer_key: answer} for id_, answer in pairs]
+  return {id_: {form.answer_key: answer} for id_, answer in pairs}
+
+
+def as_id(form: Format, value: Any) -> Id:
+  """A row's id in the type that the server wants; DataError when it is none."""
+  value = value.item() if isinstance(value, np.generic) else value
+  whole = isinstance(value, int) and not isinstance(value, bool)
+  if form.id_type is str and (whole or (isinstance(value, str) and value)):
+    return str(value)
+  if form.id_type is int and (whole or (isinstance(value, str) and value.isdecimal())):
+    return int(value)
+  kind = "a whole number" if form.id_type is int else "a text"
+  raise errors.DataError(f"the id {value!r} is not {kind}, which the server wants.")
+
+
+def official(form: Format, questions: Any) -> dict[Id, tuple[str, ...]]:
+  """{id: choices, () for any} of the official file of questions.
+
+  Raises:
+    DataError: it is not laid out as the benchmark's files are.
+  """
+  where = f"a list under {form.list_key!r}" if form.list_key else "a list"
+  if not form.official_key:
+    if not isinstance(questions, Mapping) or not questions:
+      raise errors.DataError("The official file should be an object with ids as its keys.")
+    return {as_id(form, key): () for key in questions}
+  listed = questions.get(form.list_key) if isinstance(questions, Mapping) else questions
+  if bool(form.list_key) != isinstance(questions, Mapping) or not isinstance(listed, list):
+    raise errors.DataError(f"The official file should hold {where}.")
+  found = {}
+  for i, question in enumerate(listed):
+    if not isinstance(question, Mapping) or form.official_key not in question:
+      raise errors.DataError(f"The official file's entry {i} has no {form.official_key!r}.")
+    choices = question.get(form.choices_key, ()) if form.choices_key else ()
+    found[as_id(form, question[form.official_key])] = tuple(choices)
+  return found
+
+
+def problems(
+  form: Format,
+  submission: Any,
+  wanted: Mapping[Id, Sequence[str]],
+  repeated: Iterable[str] = (),
+) -> Iterator[str]:
+  """What is wrong with a file, a sentence for each kind of problem; nothing if it can be sent.
+
+  Args:
+    submission: the file's content.
+    wanted: {id: choices} as `official` gives it.
+    repeated: keys that an object of the file has more than once, which parsing hides.
+  """
+  if form.id_key and not isinstance(submission, list):
+    yield f"It holds {_named(submission)}; the server wants a list."
+    return
+  if not form.id_key and not isinstance(submission, Mapping):
+    yield f"It holds {_named(submission)}; the server wants an object with ids as its keys."
+    return
+  found: dict[str, list[str]] = collections.defaultdict(list)
+  found["keys that come twice in one object"] = [repr(key) for key in repeated]
+  seen: collections.Counter[Id] = collections.Counter()
+  entries = list(enumerate(submission)) if form.id_key else list(submission.items())
+  keys = {form.answer_key} | ({form.id_key} if form.id_key else set())
+  for place, entry in entries:
+    if not isinstance(entry, Mapping) or set(entry) != keys:
+      shown = sorted(map(str, entry)) if isinstance(entry, Mapping) else _named(entry)
+      found[f"entries without exactly the keys {sorted(keys)}"].append(f"{place!r} has {shown}")
+    if not isinstance(entry, Mapping):
+      continue
+    if form.answer_key in entry and not isinstance(entry[form.answer_key], str):
+      answer = entry[form.answer_key]
+      found[f"{form.answer_key} that are no texts"].append(f"{place!r} has {answer!r}")
+    if form.id_key and form.id_key not in entry:
+      continue
+    id_ = entry[form.id_key] if form.id_key else place
+    if type(id_) is not form.id_type:
+      what = f"{form.id_key or 'id'} that are not of type {form.id_type.__name__}"
+      found[what].append(f"{place!r} has {id_!r}")
+      continue
+    seen[id_] += 1
+    choices = wanted.get(id_, ())
+    if choices and entry.get(form.answer_key) not in choices:
+      found["answers that are none of the question's choices"].append(
+        f"{id_!r} has {entry.get(form.answer_key)!r}, not of {list(choices)}"
+      )
+  found["ids that come more than once"] = [repr(id_) for id_, num in seen.items() if num > 1]
+  found["ids that are missing"] = [repr(id_) for id_ in wanted if id_ not in seen]
+  found["ids that the server does not know"] = [repr(id_) for id_ in seen if id_ not in wanted]
+  for what, examples in found.items():
+    if examples:
+      more = ", …" if len(examples) > _SHOWN else ""
+      yield f"{len(examples)} {what}: {', '.join(examples[:_SHOWN])}{more}"
+
+
+def _named(value: Any) -> str:
+  kinds = {list: "a list", dict: "an object", str: "a text", type(None): "null"}
+  return kinds.get(type(value), f"{value!r}")

@@ -22,7 +22,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from paligemma_jax.regions import codec_recipe
 from paligemma_jax.regions import mask_codec
 
 Params = Mapping[str, jax.Array]
@@ -103,7 +102,7 @@ def paint(params: Params, x_NHWC: jax.Array) -> jax.Array:
 
 
 def train(
-  recipe: codec_recipe.CodecRecipe,
+  recipe: mask_codec.CodecRecipe,
   batches: Iterator[np.ndarray],
   report: Callable[[int, dict[str, float]], None],
 ) -> dict[str, np.ndarray]:
@@ -135,7 +134,7 @@ def train(
 
 
 def _step(
-  recipe: codec_recipe.CodecRecipe,
+  recipe: mask_codec.CodecRecipe,
   optimizer: optax.GradientTransformation,
   state: State,
   masks_NSS: jax.Array,

@@ -7,12 +7,12 @@ has the methods of `core.protocols.Op`.
 from paligemma_jax.pp.boxes import Boxes
 from paligemma_jax.pp.boxes import DrawBox
 from paligemma_jax.pp.boxes import KeepClasses
+from paligemma_jax.pp.boxes import NoiseBoxes
 from paligemma_jax.pp.boxes import ParseBoxes
-from paligemma_jax.pp.crops import InceptionCrop
-from paligemma_jax.pp.crops import RandomCrop
 from paligemma_jax.pp.decode import Decode
 from paligemma_jax.pp.masks import MaskToText
-from paligemma_jax.pp.noise_boxes import NoiseBoxes
+from paligemma_jax.pp.resize import InceptionCrop
+from paligemma_jax.pp.resize import RandomCrop
 from paligemma_jax.pp.resize import Resize
 from paligemma_jax.pp.resize import ResizeSmall
 from paligemma_jax.pp.resize import StackImages

@@ -15,8 +15,8 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from paligemma_jax.core import complete
 from paligemma_jax.core import errors
+from paligemma_jax.core import file_checks
 from paligemma_jax.core import image_files
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.pp import columns
@@ -292,7 +292,7 @@ def _check_rows(im: Image.Image, data: bytes) -> None:
     return
   last = im.crop((0, im.height - 1, im.width, im.height)).tobytes()
   blank = last.count(0) == len(last)
-  if (blank or im.info.get("interlace")) and not complete.png_holds_all_rows(data):
+  if (blank or im.info.get("interlace")) and not file_checks.png_holds_all_rows(data):
     raise errors.DataError("the image is damaged: the data end before the last row.")
 
 

@@ -19,8 +19,7 @@ import numpy as np
 
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
-from paligemma_jax.core import foreign
-from paligemma_jax.core import zip_files
+from paligemma_jax.core import file_checks
 
 CODEBOOK = "_vq_vae._embedding"
 MAX_CODES = 128  # <seg000> to <seg127>.
@@ -170,8 +169,8 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
   found: dict[str, np.ndarray] = {}
   try:
     with open(path, "rb") as file:
-      infos = zip_files.members(file)
-    if not all(map(zip_files.is_plain, infos)):
+      infos = file_checks.members(file)
+    if not all(map(file_checks.is_plain, infos)):
       raise errors.CheckpointError(f"{path}: is encrypted, or packed by no deflate.")
     with zipfile.ZipFile(path) as archive:
       total = sum(info.file_size for info in infos)
@@ -190,7 +189,7 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     raise
   except Exception as e:  # Whatever zipfile raises on damaged files: many types.
     raise errors.CheckpointError(
-      f"{path}: is no intact npz file: {type(e).__name__}: {e}.{foreign.of_file(path)}"
+      f"{path}: is no intact npz file: {type(e).__name__}: {e}.{file_checks.of_file(path)}"
     ) from None
   return found
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.core import complete
 from paligemma_jax.core import errors
+from paligemma_jax.core import file_checks
 
 MAX_WORK = 1_000_000_000  # Of all masks of a row: about two seconds.
 
@@ -208,12 +208,12 @@ def png_pixels(data: bytes) -> np.ndarray:
   from PIL import Image  # Here, so that configs need not wait for it.
 
   try:
-    complete.check(data)
-    with Image.open(io.BytesIO(complete.without_texts(data)), formats=("PNG",)) as image:
+    file_checks.check(data)
+    with Image.open(io.BytesIO(file_checks.without_texts(data)), formats=("PNG",)) as image:
       if image.width * image.height > _MAX_PNG_PIXELS:
         raise errors.DataError(f"it has more than {_MAX_PNG_PIXELS} pixels.")
       found = np.asarray(image)
-    if not complete.png_holds_all_rows(data):
+    if not file_checks.png_holds_all_rows(data):
       raise errors.DataError("its data end before the last row.")
     return found
   except errors.DataError as e:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from paligemma_jax.core import errors
-from paligemma_jax.core import resampling
+from paligemma_jax.core import image_files
 from paligemma_jax.regions import loc
 from paligemma_jax.regions import mask_codec
 from paligemma_jax.regions import rle
@@ -281,5 +281,5 @@ def _resized(x: np.ndarray, height: int, width: int) -> np.ndarray:
 
   Its evaluator resizes with Pillow, whose bilinear filter has the same kernel, antialiased too.
   """
-  x = resampling.matrix(x.shape[0], height, "bilinear", True) @ x
-  return (resampling.matrix(x.shape[1], width, "bilinear", True) @ x.T).T
+  x = image_files.matrix(x.shape[0], height, "bilinear", True) @ x
+  return (image_files.matrix(x.shape[1], width, "bilinear", True) @ x.T).T

@@ -14,11 +14,10 @@ import numpy as np
 from PIL import Image
 
 from paligemma_jax.core import atomic_io
-from paligemma_jax.evals import boxes
+from paligemma_jax.evals import localization
 from paligemma_jax.regions import loc
 from paligemma_jax.regions import mask_codec
 from paligemma_jax.regions import seg
-from paligemma_jax.report import html_page
 from paligemma_jax.report import report
 
 _MAX_FRAMES = 8  # Of a video; more would be too small to see.
@@ -97,11 +96,11 @@ def write_gallery(
   items = list(items)
   with_before = any(item.before is not None for item in items)
   cards = "".join(_card(i, item, bins, codec) for i, item in enumerate(items))
-  body = (report.html(table) if table else "") + f"<h2>{len(items)} examples</h2>"
+  body = (report.table_html(table) if table else "") + f"<h2>{len(items)} examples</h2>"
   if any(_has_boxes(item) for item in items):
     body += _legend(with_before)
   body += f'<div class="cards{" wide" if with_before else ""}">{cards}</div>'
-  atomic_io.write_atomically(path, html_page.page(title, lead, body, style=_STYLE))
+  atomic_io.write_atomically(path, report.page(title, lead, body, style=_STYLE))
 
 
 def _card(number: int, item: GalleryItem, bins: int, codec: str) -> str:
@@ -110,7 +109,7 @@ def _card(number: int, item: GalleryItem, bins: int, codec: str) -> str:
 
   target, predicted = read(item.target), read(item.prediction)
   before = None if item.before is None else read(item.before)
-  rows = [("prompt", f'<dd class="prompt" dir="auto">{html_page.escape(item.prompt)}</dd>')]
+  rows = [("prompt", f'<dd class="prompt" dir="auto">{report.escape(item.prompt)}</dd>')]
   rows.append(("target", _answer(item.target, target, None)))
   if item.before is not None:
     rows.append(("before", _answer(item.before, before, item.target, target)))
@@ -134,17 +133,17 @@ def _answer(
     if target is not None:
       is_right = text.strip() == target.strip()
       mark, kind = (" ✓", "target") if is_right else (" ✗", "wrong")
-    shown = html_page.escape(text) if text else "<small>(nothing)</small>"
+    shown = report.escape(text) if text else "<small>(nothing)</small>"
     return f'<dd dir="auto" class="{kind}">{shown}{mark}</dd>'
-  labels = html_page.escape(" ; ".join(label or "(no label)" for label in predicted.objects.labels))
+  labels = report.escape(" ; ".join(label or "(no label)" for label in predicted.objects.labels))
   notes = []
   if true_answer is not None:
     found = overlaps(true_answer, predicted)
     notes.append("overlap " + (", ".join(f"{v:.2f}" for v in found) or "–"))
   if predicted.objects.num_invalid:
     notes.append(f"{predicted.objects.num_invalid} unreadable")
-  note = f" <small>{html_page.escape(' · '.join(notes))}</small>" if notes else ""
-  tokens = f"<details><summary>tokens</summary>{html_page.escape(text)}</details>"
+  note = f" <small>{report.escape(' · '.join(notes))}</small>" if notes else ""
+  tokens = f"<details><summary>tokens</summary>{report.escape(text)}</details>"
   kind = "target" if target is None else "predicted"
   return f'<dd dir="auto" class="{kind}">{labels}{note}{tokens}</dd>'
 
@@ -198,7 +197,7 @@ def _marks(answer: Answer | None, kind: str, width: int, height: int) -> str:
     marks.append(
       f'<text class="text-{"target" if kind == "target" else "predicted"}" x="{x + size / 4:.2f}"'
       f' y="{min(max(text_y, size), height):.2f}" font-size="{size:.2f}"'
-      f' stroke-width="{size / 6:.2f}">{html_page.escape(label)}</text>'
+      f' stroke-width="{size / 6:.2f}">{report.escape(label)}</text>'
     )
   return "".join(marks)
 
@@ -290,7 +289,7 @@ def parse_answer(text: str, height: int, width: int, *, codec: str, bins: int) -
 def overlaps(target: Answer, predicted: Answer) -> list[float]:
   """IoUs with the target: of the two masks where the target has one, else of each true box."""
   if target.mask is None:
-    return boxes.match(target.objects, predicted.objects)
+    return localization.match(target.objects, predicted.objects)
   if predicted.mask is None:
     return [0.0]
   either = (target.mask | predicted.mask).sum()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import html
 import math
 import os
+import re
 from collections.abc import Mapping
 from collections.abc import Sequence
+from typing import Any
 
 from paligemma_jax.core import atomic_io
-from paligemma_jax.report import html_page
 
 Cell = str | float | None
 
@@ -60,16 +62,14 @@ def text(table: Table) -> str:
   return "\n".join(out)
 
 
-def html(table: Table) -> str:
+def table_html(table: Table) -> str:
   """The table as an HTML fragment."""
-  head = "".join(f"<th>{html_page.escape(c)}</th>" for c in table.columns)
+  head = "".join(f"<th>{escape(c)}</th>" for c in table.columns)
   rows = "".join(
-    "<tr>" + "".join(f"<td>{html_page.escape(_shown(c))}</td>" for c in row) + "</tr>"
-    for row in table.rows
+    "<tr>" + "".join(f"<td>{escape(_shown(c))}</td>" for c in row) + "</tr>" for row in table.rows
   )
   return (
-    f"<h2>{html_page.escape(table.title)}</h2>"
-    f'<div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
+    f'<h2>{escape(table.title)}</h2><div class="scroll"><table><tr>{head}</tr>{rows}</table></div>'
   )
 
 
@@ -87,11 +87,11 @@ def write_report(
     lines: of metrics.jsonl, as `metrics.read` gives them.
     lead: one sentence below the title.
   """
-  body = "".join(html(table) for table in tables)
+  body = "".join(table_html(table) for table in tables)
   charts = [_chart(name, _points(lines, name)) for name in _names(lines)]
   if any(charts):
     body += f'<h2>Course of the run</h2><div class="charts">{"".join(charts)}</div>'
-  atomic_io.write_atomically(path, html_page.page(title, lead, body, style=_STYLE))
+  atomic_io.write_atomically(path, page(title, lead, body, style=_STYLE))
 
 
 def _shown(cell: Cell) -> str:
@@ -126,11 +126,70 @@ def _chart(name: str, points: Sequence[tuple[float, float]]) -> str:
     for s, v in points
   )
   return (
-    f"<figure><figcaption><span>{html_page.escape(name)}</span><b>{points[-1][1]:.4g}</b></figcaption>"
-    f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{html_page.escape(name)}">'
+    f"<figure><figcaption><span>{escape(name)}</span><b>{points[-1][1]:.4g}</b></figcaption>"
+    f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(name)}">'
     f'<line class="axis" x1="{left}" y1="{bottom}" x2="{right}" y2="{bottom}"/>'
     f'<polyline points="{drawn}"/>'
     f'<text x="{left}" y="{height - 5}">step {first:.0f}</text>'
     f'<text x="{width / 2}" y="{height - 5}" text-anchor="middle">{low:.4g} to {high:.4g}</text>'
     f'<text x="{right}" y="{height - 5}" text-anchor="end">{last:.0f}</text></svg></figure>'
   )
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
+
+_HTML_PAGE_STYLE = """
+:root { color-scheme: light dark; --ground: #f6f7f9; --card: #fff; --ink: #1b1f24;
+  --soft: #5d6673; --line: #dfe3e8; --target: #12853f; --predicted: #c2410c; --wrong: #b3261e; }
+@media (prefers-color-scheme: dark) { :root { --ground: #14171b; --card: #1e2228; --ink: #e8eaed;
+  --soft: #9aa4b1; --line: #343a43; --target: #4ade80; --predicted: #fb923c; --wrong: #f2857d; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink);
+  font: 15px/1.45 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+main { max-width: 1240px; margin: 0 auto; padding: 20px 14px 60px; }
+h1 { font-size: 1.5rem; margin: .2em 0 .1em; }
+h2 { font-size: 1.05rem; margin: 1.6em 0 .5em; }
+p.lead { color: var(--soft); margin: 0 0 1em; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; background: var(--card); border: 1px solid var(--line);
+  border-radius: 8px; font-variant-numeric: tabular-nums; }
+th, td { padding: 6px 14px; border-bottom: 1px solid var(--line); text-align: right; }
+th { color: var(--soft); font-weight: 600; }
+th:first-child, td:first-child { text-align: left; }
+tr:last-child td { border-bottom: 0; }
+"""
+
+
+def escape(value: Any) -> str:
+  """Text that is safe inside an element and inside a quoted attribute, whatever it holds."""
+  text = str(value).encode("utf-8", "replace").decode()
+  return html.escape(_CONTROL.sub("\ufffd", text), quote=True)
+
+
+def page(title: str, lead: str, body: str, *, style: str = "") -> str:
+  """A whole HTML document.
+
+  Args:
+    title: plain text.
+    lead: one plain sentence below it; '' for none.
+    body: HTML, its texts escaped.
+    style: CSS beyond that of all pages.
+  """
+  # The policy forbids scripts and anything from elsewhere, should a text ever slip through.
+  policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+  return f"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{escape(title)}</title>
+<style>{_HTML_PAGE_STYLE}{style}</style>
+</head>
+<body><main>
+<h1>{escape(title)}</h1>
+{f'<p class="lead">{escape(lead)}</p>' if lead else ""}
+{body}
+</main></body>
+</html>
+"""

@@ -8,7 +8,7 @@ from paligemma_jax.sources.coco import Coco
 from paligemma_jax.sources.hf_dataset import HfDataset
 from paligemma_jax.sources.jsonl import Jsonl
 from paligemma_jax.sources.masks import Masks
-from paligemma_jax.sources.memory import InMemory
+from paligemma_jax.sources.mixture import InMemory
 from paligemma_jax.sources.mixture import Mixture
 from paligemma_jax.sources.mixture import Part
 from paligemma_jax.sources.scenes import Scenes

@@ -21,8 +21,8 @@ from typing import BinaryIO
 
 import numpy as np
 
-from paligemma_jax.core import complete
 from paligemma_jax.core import errors
+from paligemma_jax.core import file_checks
 
 MAX_FRAME_PIXELS = 4096 * 2176
 MAX_KEPT_PIXELS = 75_000_000
@@ -217,8 +217,8 @@ class _Video:
       )
 
   def _check_scans(self, packet: Any) -> None:
-    if bytes(packet).count(b"\xff\xda") > complete.MAX_SCANS:
-      raise errors.DataError(f"has a JPEG frame of more than {complete.MAX_SCANS} scans.")
+    if bytes(packet).count(b"\xff\xda") > file_checks.MAX_SCANS:
+      raise errors.DataError(f"has a JPEG frame of more than {file_checks.MAX_SCANS} scans.")
 
   def _spend(self, pixels: int) -> None:
     self._decoded += pixels

@@ -17,7 +17,7 @@ import numpy as np
 
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
-from paligemma_jax.core import foreign
+from paligemma_jax.core import file_checks
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
 from paligemma_jax.sources import files
@@ -262,7 +262,7 @@ def check(head: bytes, path: str, wanted: Sequence[str]) -> None:
   elif text.startswith(b"{"):
     _check_object(text, _parsed(line), path, wanted)
   elif text:
-    found, remedy = foreign.image(text)
+    found, remedy = file_checks.image(text)
     if found:
       raise errors.DataError(f"{path} is {found}; expected one JSON object a line. {remedy}.")
     if b"," in line and b"," in rest.partition(b"\n")[0] and b'":' not in line:

@@ -11,7 +11,7 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.core import prng
 from paligemma_jax.core import spec
-from paligemma_jax.sources import sprites
+from paligemma_jax.sources import scenes
 
 _SIDES = (24, 73)  # Pixels of a mask's longer side before it is turned and cut.
 _LEAST = 8  # Pixels of both sides after it.
@@ -42,7 +42,7 @@ class Masks:
   seed: int = 0
 
   def __post_init__(self):
-    errors.pick(dict.fromkeys(sprites.SPLITS), self.classes, "Masks.classes")
+    errors.pick(dict.fromkeys(scenes.SPLITS), self.classes, "Masks.classes")
     if self.num_rows < 0 or not 0 <= self.simple <= 1:
       raise errors.ConfigError(
         f"Masks.num_rows={self.num_rows!r} must not be negative, and Masks.simple="
@@ -74,7 +74,7 @@ class MaskRows:
       raise IndexError(f"row {i} of {len(self)}")
     s = self._spec
     rng = prng.generator(s.seed, zlib.crc32(s.split.encode()), i)
-    names = sprites.names(s.classes)
+    names = scenes.names(s.classes)
     while True:  # Most often once; a turned or cut mask may have become too small.
       label = names[i % len(names)]
       if rng.random() < s.simple:
@@ -82,7 +82,7 @@ class MaskRows:
         mask = _polygon(rng) if label == "polygon" else _ellipse(rng)
       else:
         side = int(rng.integers(*_SIDES))
-        mask = sprites.get(label, side=side, flip=bool(s.vary and rng.random() < 0.5)).mask
+        mask = scenes.get(label, side=side, flip=bool(s.vary and rng.random() < 0.5)).mask
       if s.vary:
         mask = _cut(rng, _turn(rng, mask))
       mask = _tight(mask)
@@ -95,7 +95,7 @@ class MaskRows:
 
   def fingerprint(self) -> str:
     """Changes when the rows may change."""
-    content = repr(self._spec).encode() + sprites.fingerprint().encode()
+    content = repr(self._spec).encode() + scenes.fingerprint().encode()
     return f"{zlib.crc32(content):08x}"
 
 

@@ -1,7 +1,8 @@
-"""Several sources as one, each with row ops of its own and a share of the rows."""
+"""Several sources as one, each with row ops and a share; and rows written down in the config."""
 
 from __future__ import annotations
 
+import array
 import bisect
 import fractions
 import json
@@ -13,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from paligemma_jax.config import differences
+from paligemma_jax.config import load
 from paligemma_jax.core import errors
 from paligemma_jax.core import protocols
 from paligemma_jax.core import spec as spec_lib
+from paligemma_jax.sources import files
 
 
 @spec_lib.spec
@@ -141,7 +143,7 @@ class MixtureRows:
 
   def fingerprint(self) -> str:
     """Of the parts' content, ops and shares."""
-    plain = differences.nameless(spec_lib.to_json(tuple(self._ops)))
+    plain = load.nameless(spec_lib.to_json(tuple(self._ops)))
     ops = json.dumps(plain, sort_keys=True)
     each = " + ".join(
       f"{quota} of {rows.fingerprint()}"
@@ -187,3 +189,44 @@ def _apportioned(num: int, shares: Sequence[fractions.Fraction]) -> tuple[int, .
 
 def _where(rows: Any, i: int) -> str:
   return rows.where(i) if hasattr(rows, "where") else f"row {i} of {type(rows).__name__}"
+
+
+@spec_lib.spec
+class InMemory:
+  """These rows, in order.
+
+  Attributes:
+    rows: one dict of plain values for each row.
+  """
+
+  rows: tuple
+
+  def open(self) -> InMemoryRows:
+    return InMemoryRows(self.rows)
+
+  def makes(self) -> tuple[str, ...]:
+    """The columns that all rows have."""
+    names = [set(row) for row in self.rows]
+    return tuple(sorted(set.intersection(*names))) if names else ()
+
+
+class InMemoryRows:
+  """The rows of an `InMemory` source."""
+
+  def __init__(self, rows: tuple):
+    self._rows = rows
+
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def __getitem__(self, i: int) -> dict[str, Any]:
+    return dict(self._rows[i])
+
+  def digests(self) -> array.array:
+    """uint16[rows], of what is written down."""
+    texts = (json.dumps(spec_lib.to_json(row), sort_keys=True) for row in self._rows)
+    return files.row_digests(text.encode("utf-8", "surrogatepass") for text in texts)
+
+  def fingerprint(self) -> str:
+    text = json.dumps(spec_lib.to_json(self._rows), sort_keys=True)
+    return f"memory:{len(self._rows)}:{zlib.crc32(text.encode('utf-8', 'surrogatepass')):08x}"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import itertools
+import json
+import pathlib
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +23,6 @@ from paligemma_jax.core import spec
 from paligemma_jax.regions import loc
 from paligemma_jax.regions import mask_codec
 from paligemma_jax.regions import seg
-from paligemma_jax.sources import sprites
 
 # What is asked, by style. "demo" is worded so that no model trained on "pretrain" has seen it.
 PROMPTS: Mapping[str, Mapping[str, str]] = {
@@ -88,7 +89,7 @@ class Scenes:
       raise errors.ConfigError(f"Scenes.tasks is empty; name some of {', '.join(TASKS)}.")
     for task in self.tasks:
       errors.pick(dict.fromkeys(TASKS), task, "task of Scenes.tasks")
-    errors.pick(dict.fromkeys(sprites.SPLITS), self.classes, "Scenes.classes")
+    errors.pick(dict.fromkeys(SPLITS), self.classes, "Scenes.classes")
     errors.pick(PROMPTS, self.prompts, "Scenes.prompts")
     for name in ("most", "kinds"):
       if not 1 <= getattr(self, name) <= 5:
@@ -126,9 +127,9 @@ class SceneRows:
     rng = prng.generator(s.seed, zlib.crc32(s.split.encode()), i)
     simple = i < s.warmup
     task = "caption" if simple else s.tasks[i % len(s.tasks)]
-    names = sprites.names(s.classes)
+    known = names(s.classes)
     while True:  # Most often once; some draws have no room, or no clear order from left to right.
-      cast = [names[c] for c in _cast(rng, task, len(names))][: 1 if simple else None]
+      cast = [known[c] for c in _cast(rng, task, len(known))][: 1 if simple else None]
       if len(cast) > s.most or len(set(cast)) > s.kinds:
         continue
       places = _place(rng, cast, s.size)
@@ -160,7 +161,7 @@ class SceneRows:
 
   def fingerprint(self) -> str:
     """Changes when the rows may change."""
-    content = repr(self._spec).encode() + sprites.fingerprint().encode()
+    content = repr(self._spec).encode() + fingerprint().encode()
     if "segment" in self._spec.tasks:
       content += mask_codec.EMBEDDED.read_bytes()
     return f"{zlib.crc32(content):08x}"
@@ -178,7 +179,7 @@ class PixelBox(NamedTuple):
 class Place(NamedTuple):
   """A drawing and where it goes: its top left corner in pixels."""
 
-  sprite: sprites.Sprite
+  sprite: Sprite
   y: int
   x: int
 
@@ -219,7 +220,7 @@ def _place(rng: np.random.Generator, names: list[str], size: int) -> list[Place]
   places: list[Place] = []
   for i in range(num):
     side = round(_SIDES[sides[i]] * cell)
-    sprite = sprites.get(names[i], side=side, flip=bool(flips[i]))
+    sprite = get(names[i], side=side, flip=bool(flips[i]))
     height, width = sprite.mask.shape
     corners_y, corners_x = ((size - length) // cell + 1 for length in (height, width))
     for chance_y, chance_x in chances[i]:
@@ -301,3 +302,72 @@ def _center(box: PixelBox) -> float:
 
 def _shares(box: PixelBox, size: int) -> tuple[float, ...]:
   return tuple(v / size for v in box)
+
+
+DEMO = pathlib.Path(__file__).resolve().parent.parent / "assets" / "demo"
+SPLITS = ("base", "heldout", "all")
+
+
+class Sprite(NamedTuple):
+  """A drawing ready to be put on a background: `(background * keep + paint) >> 8`.
+
+  keep: uint16[h, w, 1], what is left of the background, in 256ths.
+  paint: uint16[h, w, 3], the drawing's colours times its opacity.
+  mask: bool[h, w], the pixels that count as visible; touches all four sides.
+  """
+
+  keep: np.ndarray
+  paint: np.ndarray
+  mask: np.ndarray
+
+
+@functools.cache
+def names(split: str) -> tuple[str, ...]:
+  """The class names of a split, in the atlas's order."""
+  return tuple(c["name"] for c in _classes() if split in ("all", c["split"]))
+
+
+@functools.cache
+def get(name: str, *, side: int, flip: bool) -> Sprite:
+  """A drawing, its longer side `side` pixels (at most one less after trimming), maybe mirrored."""
+  from PIL import Image  # Here, so that importing a source stays cheap.
+
+  x, y, width, height = next(c["box"] for c in _classes() if c["name"] == name)
+  rgba = np.ascontiguousarray(_atlas()[y : y + height, x : x + width])
+  scale = side / max(width, height)
+  shape = max(1, round(width * scale)), max(1, round(height * scale))
+  # Premultiplied ("RGBa") before it is scaled, so that no colour bleeds in from clear pixels.
+  image = Image.fromarray(rgba, "RGBA").convert("RGBa").resize(shape, Image.Resampling.BICUBIC)
+  pixels = np.asarray(image)
+  mask = pixels[..., 3] >= 128
+  rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+  inside = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+  pixels, mask = pixels[inside], mask[inside]
+  if flip:
+    pixels, mask = pixels[:, ::-1], mask[:, ::-1]
+  alpha = pixels[..., 3:].astype(np.uint16)
+  paint = np.minimum(pixels[..., :3], pixels[..., 3:]).astype(np.uint16) * 256
+  # 256 * color + (256 - alpha') * background stays below 2**16: alpha' is alpha stretched to 256.
+  keep = (256 - (alpha + (alpha >> 7))).astype(np.uint16)
+  return Sprite(keep, paint, np.ascontiguousarray(mask))
+
+
+@functools.cache
+def fingerprint() -> str:
+  """Changes when the drawings or the names do."""
+  content = (DEMO / "sprites.png").read_bytes() + (DEMO / "names.json").read_bytes()
+  return f"{zlib.crc32(content):08x}"
+
+
+@functools.cache
+def _classes() -> tuple[dict, ...]:
+  return tuple(json.loads((DEMO / "names.json").read_text(encoding="utf-8"))["classes"])
+
+
+@functools.cache
+def _atlas() -> np.ndarray:
+  """uint8[H, W, 4]."""
+  from PIL import Image
+
+  with Image.open(DEMO / "sprites.png") as image:
+    return np.asarray(image.convert("RGBA"))

@@ -1,7 +1,8 @@
-"""Bringing up JAX for a command: several hosts, the compilation cache, log lines."""
+"""Brings up JAX for a command: compilation cache, log lines, and what to do when memory runs out."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import logging as std_logging
@@ -11,6 +12,8 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -223,3 +226,33 @@ def _default() -> str:
 
 def _shortened(said: str) -> str:
   return f"compiled programs are not kept, or not found again: {' '.join(said.split())[:300]}"
+
+
+def of_device(device: jax.Device) -> int:
+  """Bytes that a program can have there; 0 is unknown. CPU devices share out the machine's."""
+  if device.platform != "cpu":
+    return int((device.memory_stats() or {}).get("bytes_limit", 0))
+  ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+  return ram // jax.local_device_count()
+
+
+@contextlib.contextmanager
+def explained(remedies: Callable[[], Sequence[str]]) -> Iterator[None]:
+  """What the machine refuses inside the block comes out as an error of ours.
+
+  Args:
+    remedies: what helps when the device has too little memory, the cheapest first.
+
+  Raises:
+    OutOfMemoryError: memory ran out, of a device or of the machine.
+    StateError, WorkdirError: a file could not be written.
+  """
+  try:
+    yield
+  except errors.PaligemmaError:
+    raise
+  except Exception as e:
+    if errors.translated(e) is None:
+      raise
+    ours = errors.translated(e, remedies=remedies(), memory_bytes=of_device(jax.local_devices()[0]))
+    raise ours from e

@@ -19,8 +19,8 @@ from paligemma_jax.core import protocols
 from paligemma_jax.data import loader
 from paligemma_jax.report import gallery
 from paligemma_jax.report import report
+from paligemma_jax.trainer import bad_rows
 from paligemma_jax.trainer import metrics as metrics_lib
-from paligemma_jax.trainer import row_counts
 from paligemma_jax.trainer import setup as setups
 from paligemma_jax.trainer import workdir as workdirs
 
@@ -49,7 +49,7 @@ def write(
   names = [evaluator.name for evaluator in setup.config.evals]
   table = scores(lines, names)
   title = f"{setup.config.model.variant}, {workdir.path.name}"
-  tables = [t for t in (table, row_counts.table(lines)) if t]
+  tables = [t for t in (table, bad_rows.table(lines)) if t]
   if table:
     note("\n" + report.text(table) + "\n")
   report.write_report(workdir.report, title, tables=tables, lines=lines)

@@ -18,13 +18,11 @@ from paligemma_jax import evals
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import protocols
-from paligemma_jax.core import system_errors
 from paligemma_jax.data import loader
 from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.decoding import generate
-from paligemma_jax.decoding import options
-from paligemma_jax.multihost import gather
-from paligemma_jax.trainer import memory
+from paligemma_jax.multihost import agreement
+from paligemma_jax.trainer import devices
 from paligemma_jax.trainer import setup as setups
 from paligemma_jax.training import loss
 from paligemma_jax.training import sharding
@@ -138,7 +136,7 @@ class Runner:
       except errors.PaligemmaError as e:
         raise type(e)(f"evaluator {name!r} at step {step}: {e}") from e
       except Exception as e:
-        if ours := system_errors.translated(e, **self._memory(evaluator)):
+        if ours := errors.translated(e, **self._memory(evaluator)):
           raise type(ours)(f"evaluator {name!r} at step {step}: {ours}") from e
         what = f"{type(e).__name__}: {e}"
         raise RuntimeError(f"evaluator {name!r} at step {step} failed: {what}") from e
@@ -153,7 +151,7 @@ class Runner:
     if evaluator.encoding == "decode":
       remedies.append(f"a smaller {flag}.max_len")
     device = self._setup.mesh.local_devices[0]
-    return {"remedies": remedies, "memory_bytes": memory.of_device(device)}
+    return {"remedies": remedies, "memory_bytes": devices.of_device(device)}
 
   @property
   def setup(self) -> setups.Setup:
@@ -253,7 +251,7 @@ class Runner:
     num_supervised = loss.num_supervised(batch["mask_loss"], num_processes=jax.process_count())
     sums = eval_step(params, sharding.put(batch, self._setup.mesh), num_supervised)
     sums = (sums.loss_sum, sums.num_tokens, sums.num_correct)
-    sums = [gather.local_rows(x) for x in sums]
+    sums = [agreement.local_rows(x) for x in sums]
     return [
       evals.Output(
         int(row), loss_sum=float(nll), num_tokens=round(count), num_correct=round(correct)
@@ -300,7 +298,7 @@ def listed(
 def _gathered(records: list[Any], num_rejected: int) -> tuple[list[Any], int]:
   """The records of all processes in the order of the source, and the sum of the counts."""
   mine = [(row, dataclasses.asdict(output), image) for row, output, image in records]
-  parts = gather.gather((mine, num_rejected))
+  parts = agreement.gather((mine, num_rejected))
   records = [
     (row, evals.Output(**output), image) for part, _ in parts for row, output, image in part
   ]
@@ -326,7 +324,7 @@ def _placed(folder: pathlib.Path, name: str, step: int) -> pathlib.Path:
   return path
 
 
-_OPTIONS = tuple(f.name for f in dataclasses.fields(options.Options) if f.name != "max_new_tokens")
+_OPTIONS = tuple(f.name for f in dataclasses.fields(generate.Options) if f.name != "max_new_tokens")
 _NAMES = ("tokens", "lengths", "logprob", "token_logprob")
 
 
@@ -338,16 +336,16 @@ def programs(
   Raises:
     ConfigError: an evaluator's decoding options are wrong.
   """
-  made: dict[options.Options, generate.Generate] = {}
+  made: dict[generate.Options, generate.Generate] = {}
   named = {}
   for evaluator in evaluators:
     if evaluator.encoding != "decode":
       continue
     asked = {name: getattr(evaluator, name) for name in _OPTIONS}
     try:
-      how = options.Options(max_new_tokens=evaluator.max_len, **asked)
+      how = generate.Options(max_new_tokens=evaluator.max_len, **asked)
       if how not in made:
-        made[how] = options.make_generate(setup.model_config, how, setup.tokenizer)
+        made[how] = generate.make_with_options(setup.model_config, how, setup.tokenizer)
     except errors.ConfigError as e:
       raise errors.ConfigError(f"evaluator {evaluator.name!r}: {e}") from None
     named[evaluator.name] = made[how]
@@ -361,11 +359,11 @@ def outputs(
   stop: str | Sequence[str],
 ) -> list[evals.Output]:
   """What `generate` gave for this process's rows of the batch."""
-  columns = [gather.local_rows(result[name]) for name in _NAMES]
+  columns = [agreement.local_rows(result[name]) for name in _NAMES]
   found = []
   for row, ids, length, total, each in zip(batch["_row"], *columns, strict=True):
     ids, each = (x[:length].tolist() for x in (ids, each))
-    answer = options.answer(tokenizer, ids, float(total), each, stop)
+    answer = generate.answer(tokenizer, ids, float(total), each, stop)
     # The tokens of a stop string write nothing that is kept.
     ends = tuple(min(end, len(answer.text)) for end in tokenizer.ends(answer.tokens))
     found.append(evals.Output(int(row), *answer, token_ends=ends))

@@ -27,7 +27,7 @@ import numpy as np
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.models import paligemma
-from paligemma_jax.multihost import gather
+from paligemma_jax.multihost import agreement
 from paligemma_jax.trainer import setup as setups
 from paligemma_jax.training import sharding
 
@@ -77,7 +77,7 @@ class FeatureCache:
     found = [self._store.get(key) for key in keys]
     missing = [i for i, array in enumerate(found) if array is None]
     # The tower is one program over all processes: all of them run it, or none.
-    if any(gather.gather(bool(missing))):
+    if any(agreement.gather(bool(missing))):
       computed = self._compute(tower, images)
       for i in missing:
         found[i] = computed[i]
@@ -107,7 +107,7 @@ class FeatureCache:
     for start in range(0, len(images), num):
       on_device = sharding.put({"image": images[start : start + num]}, self._setup.mesh)
       encoded = self._encode(tower, on_device["image"])
-      parts.append(gather.local_rows(encoded))
+      parts.append(agreement.local_rows(encoded))
     return np.concatenate(parts)
 
   def _keep(self, key, array):

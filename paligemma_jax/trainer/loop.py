@@ -32,22 +32,19 @@ import numpy as np
 from absl import logging
 
 from paligemma_jax.checkpoint import store
-from paligemma_jax.core import background
 from paligemma_jax.core import errors
+from paligemma_jax.core import process
 from paligemma_jax.core import spec as specs
-from paligemma_jax.data import fingerprint
+from paligemma_jax.data import order
 from paligemma_jax.multihost import agreement
 from paligemma_jax.multihost import hosts
-from paligemma_jax.trainer import calendar
+from paligemma_jax.trainer import bad_rows
 from paligemma_jax.trainer import ending
 from paligemma_jax.trainer import evaluation
 from paligemma_jax.trainer import feature_cache
-from paligemma_jax.trainer import first_look
 from paligemma_jax.trainer import metrics
-from paligemma_jax.trainer import nonfinite
 from paligemma_jax.trainer import progress as progress_lib
 from paligemma_jax.trainer import resume
-from paligemma_jax.trainer import row_counts
 from paligemma_jax.trainer import setup as setups
 from paligemma_jax.trainer import signals
 from paligemma_jax.trainer import stepper as stepper_lib
@@ -144,7 +141,7 @@ class _Run:
       raise errors.DataError(f"The training source has no rows: {config.train.source}.")
     self._total = setups.total_steps(config, len(self._rows))
     self._setup = setups.prepare(config)
-    data = fingerprint.fingerprint(self._rows, config.train.pp, self._setup.tokenizer)
+    data = order.fingerprint(self._rows, config.train.pp, self._setup.tokenizer)
     agreement.check(team, "training data", {"number of rows": len(self._rows), **data})
     self._data = resume.check_data(
       data,
@@ -162,8 +159,8 @@ class _Run:
       what="train.batch_size",
     )
     self._optimizer = setups.optimizer(self._setup, self._total, len(self._rows))
-    self._calendar = calendar.Calendar(config, self._total, len(self._rows))
-    self._policy = nonfinite.Policy(config.optim, self._total, self._advice)
+    self._calendar = progress_lib.Calendar(config, self._total, len(self._rows))
+    self._policy = stepper_lib.Policy(config.optim, self._total, self._advice)
     self._checkpoints = store.Checkpoints(
       workdir.checkpoints,
       keep=config.ckpt.keep,
@@ -176,7 +173,7 @@ class _Run:
       },
     )
     anew = not resume.is_begun(workdir)
-    self._bad_rows = row_counts.BadRows(workdir, team, anew=anew)
+    self._bad_rows = bad_rows.BadRows(workdir, team, anew=anew)
     self._evaluation = evaluation.Runner(
       self._setup, workdir.predictions, on_bad_row=self._bad_eval_row
     )
@@ -184,7 +181,7 @@ class _Run:
     self._start_step = 0
     self._metrics: metrics.MetricsLog | None = None
     self._progress: progress_lib.Progress | None = None
-    self._row_counts: row_counts.RowCounts | None = None
+    self._row_counts: bad_rows.RowCounts | None = None
     self._feature_cache: feature_cache.FeatureCache | None = None
 
   def go(self) -> None:
@@ -247,11 +244,11 @@ class _Run:
     if self._progress is not None:
       self._progress.close()
 
-  def _begin_look(self) -> futures.Future[list[first_look.Found]] | None:
+  def _begin_look(self) -> futures.Future[list[bad_rows.Found]] | None:
     """Starts a look at validation rows, in a thread, where nothing was trained yet."""
     if self._checkpoints.steps() or not self._main:
       return None
-    return background.started(functools.partial(first_look.look, self._evaluation))
+    return process.started(functools.partial(bad_rows.look, self._evaluation))
 
   def _start(self) -> states.TrainState:
     """The state to go on from; opens what depends on its step, and does what that step lacks."""
@@ -283,7 +280,7 @@ class _Run:
       self._evaluation.note_baselines(lines)
     if "nonfinite" in facts:
       self._policy.restore(facts["nonfinite"], anew=start == self._resume_step)
-    self._row_counts = row_counts.RowCounts(facts.get("rows", {}), note, self._team)
+    self._row_counts = bad_rows.RowCounts(facts.get("rows", {}), note, self._team)
     self._data = resume.claim(self._config, self._data, self._workdir, step=start, main=self._main)
     note(setups.describe(self._setup, self._total, len(self._rows)))
     length = resume.new_length(self._config, self._data, step=start, path=self._workdir.path)
@@ -304,13 +301,13 @@ class _Run:
       self._score(start, results)
     return state
 
-  def _judge(self, look: futures.Future[list[first_look.Found]] | None) -> None:
+  def _judge(self, look: futures.Future[list[bad_rows.Found]] | None) -> None:
     """Says what a first look at validation rows found; ends the run when too many are bad."""
-    found: list[first_look.Found] = []
+    found: list[bad_rows.Found] = []
     if look:
-      self._stop.leaving(functools.partial(futures.wait, [look], first_look.SECS))
+      self._stop.leaving(functools.partial(futures.wait, [look], bad_rows.SECS))
       found = look.result() if look.done() else []
-    first_look.judge(found, self._config.train.bad_rows, self._bad_eval_row, self._progress.note)
+    bad_rows.judge(found, self._config.train.bad_rows, self._bad_eval_row, self._progress.note)
 
   def _make_stepper(self, state: states.TrainState) -> stepper_lib.Stepper:
     train_step = setups.train_step(self._setup, self._optimizer, state)
@@ -362,7 +359,7 @@ class _Run:
     shown = {name: float(finished.values[name]) for name in _SHOWN}
     rates = self._progress.log(finished.step, shown)
     finished.values["examples_per_second"] = round(rates["examples_per_second"], 2)
-    finished.values.update({row_counts.PREFIX + name: n for name, n in counts.items()})
+    finished.values.update({bad_rows.PREFIX + name: n for name, n in counts.items()})
 
   def _save_if_due(self, state: states.TrainState, finished: _Finished) -> None:
     # Several hosts that leave an evaluation, in which they wait for each other, cannot save then.
@@ -388,7 +385,7 @@ class _Run:
     if finished is None or finished.step <= self._start_step or not alone:
       return
     counts = self._row_counts.upto(finished.counts)
-    finished.values.update({row_counts.PREFIX + name: n for name, n in counts.items()})
+    finished.values.update({bad_rows.PREFIX + name: n for name, n in counts.items()})
     try:
       self._save(state, finished)
       self._checkpoints.wait()
@@ -426,7 +423,7 @@ class _Run:
 
   def _advice(self, first: int) -> str:
     lines = metrics.read(self._workdir.metrics)
-    return nonfinite.advice(lines, self._checkpoints.steps(), first)
+    return stepper_lib.advice(lines, self._checkpoints.steps(), first)
 
   def _report(self, step: int, values: Mapping[str, Any], results: Mapping[str, float]) -> None:
     """Writes the step's line, on disk when this returns, and shows what evaluations found."""

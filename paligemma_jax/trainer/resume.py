@@ -26,7 +26,7 @@ from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
 from paligemma_jax.core import strict_json
-from paligemma_jax.data import fingerprint
+from paligemma_jax.data import order
 from paligemma_jax.trainer import metrics as metrics_lib
 from paligemma_jax.trainer import workdir as workdirs
 from paligemma_jax.training import optimizers
@@ -39,11 +39,11 @@ class Data:
   """What the rows of a run look like, and what became of them.
 
   Attributes:
-    parts: of the training rows, ops and tokenizer (`data.fingerprint.fingerprint`).
+    parts: of the training rows, ops and tokenizer (`data.order.fingerprint`).
     num_rows: how many rows there are.
     total: steps of the run.
     changes: {"step": when, "what": sentences} of each change that was allowed.
-    digests: `data.fingerprint.digests`.
+    digests: `data.order.digests`.
     old: what the run had when it was last started; None of a new one.
     news: what is allowed to differ from `old`, as sentences.
   """
@@ -114,7 +114,7 @@ def check_data(
   """Compares the rows, and the length of the run, with those of the run in the workdir.
 
   Args:
-    parts: of the training rows, ops and tokenizer (`data.fingerprint.fingerprint`).
+    parts: of the training rows, ops and tokenizer (`data.order.fingerprint`).
     rows: the source's rows.
     total: steps of the run.
     duration: how the configuration says that ('15 epochs').
@@ -128,15 +128,13 @@ def check_data(
   now = Data(parts, len(rows), total)
   old = _read(workdir) if is_begun(workdir) else None
   if old is None:
-    return dataclasses.replace(now, digests=fingerprint.digests(rows))
-  changed = fingerprint.changes(old.parts, parts)
+    return dataclasses.replace(now, digests=order.digests(rows))
+  changed = order.changes(old.parts, parts)
   digests = old.digests
   if "rows" in changed:
-    digests = fingerprint.digests(rows)
+    digests = order.digests(rows)
     if old.digests is not None and digests is not None:
-      changed["rows"] = [
-        f"rows: {fingerprint.row_changes(old.digests, digests, old.num_rows, rows)}"
-      ]
+      changed["rows"] = [f"rows: {order.row_changes(old.digests, digests, old.num_rows, rows)}"]
   if changed and old.total and old.total != total:
     changed["length"] = [
       f"{duration!r} is now {total} steps, it was {old.total}; the order of the rows is drawn"
@@ -248,12 +246,10 @@ def _read(workdir: workdirs.Workdir) -> Data | None:
 def _read_digests(workdir: workdirs.Workdir, num_rows: int) -> np.ndarray | None:
   """They only serve to say which row differs; without them it is still known that one does."""
   try:
-    digests = np.frombuffer(
-      atomic_io.read(workdir.rows, max_bytes=2 * fingerprint.MAX_DIGESTS), "<u2"
-    )
+    digests = np.frombuffer(atomic_io.read(workdir.rows, max_bytes=2 * order.MAX_DIGESTS), "<u2")
   except (OSError, ValueError):
     return None
-  expected = -(-num_rows // fingerprint.rows_each(num_rows))
+  expected = -(-num_rows // order.rows_each(num_rows))
   return digests if len(digests) == expected else None
 
 

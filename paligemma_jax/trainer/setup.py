@@ -17,9 +17,9 @@ import ml_collections
 from absl import logging
 from jax.sharding import Mesh
 
+from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import load
 from paligemma_jax.checkpoint import open as opening
-from paligemma_jax.checkpoint import published
 from paligemma_jax.core import errors
 from paligemma_jax.core import trees
 from paligemma_jax.core import units
@@ -332,6 +332,6 @@ def _tokenizer_path(config: ml_collections.ConfigDict) -> pathlib.Path:
   if config.model.variant == "tiny":
     return DEMO_TOKENIZER
   raise errors.ConfigError(
-    f"No tokenizer lies beside init={config.init!r}; put {published.TOKENIZER} (or"
+    f"No tokenizer lies beside init={config.init!r}; put {hub.TOKENIZER} (or"
     " tokenizer.model) there, or set `tokenizer` to its path."
   )

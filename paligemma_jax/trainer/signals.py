@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from absl import logging
 
-from paligemma_jax.core import background
+from paligemma_jax.core import process
 from paligemma_jax.multihost import hosts
 
 T = TypeVar("T")
@@ -106,7 +106,7 @@ class StopRequest:
     Raises:
       Left: a stop is asked, and `work` is not done.
     """
-    return self.result(background.started(work))
+    return self.result(process.started(work))
 
   def _listen(self) -> None:
     while data := self._ends[0].recv(64):

@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 
-from paligemma_jax.config import value_checks
+from paligemma_jax.config import validation
 from paligemma_jax.core import errors
 from paligemma_jax.models import gemma
 from paligemma_jax.models import kernels
@@ -46,8 +46,8 @@ def make_mesh(mesh: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
   pairs = tuple((str(name), int(size)) for name, size in mesh.shape) or (("fsdp", -1),)
   names = [name for name, _ in pairs]
   for name in names:
-    if name not in value_checks.AXES:
-      hint = errors.did_you_mean(name, value_checks.AXES)
+    if name not in validation.AXES:
+      hint = errors.did_you_mean(name, validation.AXES)
       raise errors.ConfigError(f"mesh.shape: unknown axis {name!r}.{hint}")
   sizes = [size for _, size in pairs]
   known = math.prod(size for size in sizes if size != -1)

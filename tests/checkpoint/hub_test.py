@@ -5,7 +5,6 @@ import re
 import pytest
 
 from paligemma_jax.checkpoint import hub
-from paligemma_jax.checkpoint import published
 from paligemma_jax.core import errors
 from tests.checkpoint import makers
 
@@ -17,7 +16,7 @@ def cache(tmp_path, monkeypatch):
   for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HUB_OFFLINE"):
     monkeypatch.delenv(name, raising=False)
   monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-  monkeypatch.setenv(published.DIRECTORY_VARIABLE, str(tmp_path / "checkpoints"))
+  monkeypatch.setenv(hub.DIRECTORY_VARIABLE, str(tmp_path / "checkpoints"))
   monkeypatch.chdir(tmp_path)
   return tmp_path / "home" / "hub"
 
@@ -36,16 +35,16 @@ def _snapshot(cache, repo, revision="main", num_shards=0):
 @pytest.mark.parametrize("num_shards", [0, 2])
 def test_an_id_is_found_in_the_cache(cache, num_shards):
   folder = _snapshot(cache, "google/paligemma2-3b-pt-224", num_shards=num_shards)
-  assert published.find("google/paligemma2-3b-pt-224") == folder
-  assert published.find("pt_3b_224") == folder  # The short name of the same.
-  assert published.find(f"google/paligemma2-3b-pt-224@{_COMMIT}") == folder
+  assert hub.find_released("google/paligemma2-3b-pt-224") == folder
+  assert hub.find_released("pt_3b_224") == folder  # The short name of the same.
+  assert hub.find_released(f"google/paligemma2-3b-pt-224@{_COMMIT}") == folder
 
 
 def test_a_revision_and_any_owner(cache):
   folder = _snapshot(cache, "somebody/my.model", "bfloat16")
-  assert published.find("somebody/my.model@bfloat16") == folder
+  assert hub.find_released("somebody/my.model@bfloat16") == folder
   with pytest.raises(errors.CheckpointError, match="Hugging Face hub"):
-    published.find("somebody/my.model@nothing-such")
+    hub.find_released("somebody/my.model@nothing-such")
 
 
 def test_the_npz_of_a_jax_release(cache):
@@ -53,7 +52,7 @@ def test_the_npz_of_a_jax_release(cache):
   for path in folder.iterdir():
     path.unlink()
   (folder / "paligemma2-3b-pt-224.b16.npz").touch()
-  found = published.find("google/paligemma2-3b-pt-224-jax")
+  found = hub.find_released("google/paligemma2-3b-pt-224-jax")
   assert found == folder / "paligemma2-3b-pt-224.b16.npz"
 
 
@@ -67,16 +66,16 @@ def test_what_is_not_there_says_how_to_get_it(cache, monkeypatch):
   monkeypatch.setenv("HF_HUB_OFFLINE", "1")
   for name in ("google/paligemma-3b-pt-224", "google/paligemma-3b-ft-vqav2-448", "a/b@float16"):
     with pytest.raises(errors.CheckpointError, match="hf download") as found:
-      published.find(name)
+      hub.find_released(name)
     assert re.search("id of the Hugging Face hub", str(found.value)) and name in str(found.value)
   with pytest.raises(errors.CheckpointError, match=r"published as paligemma-3b-ft-docvqa-896\.npz"):
-    published.find("ft_docvqa_896")
+    hub.find_released("ft_docvqa_896")
   with pytest.raises(errors.CheckpointError, match=r"Did you mean .*'ft_vqav2_448'"):
-    published.find("ft_vqa2_448")
+    hub.find_released("ft_vqa2_448")
 
 
 def test_a_path_of_a_folder_that_is_here_is_no_id(cache, tmp_path):
   (tmp_path / "runs").mkdir()
   with pytest.raises(errors.CheckpointError, match="no such file or directory") as found:
-    published.find("runs/demo")
+    hub.find_released("runs/demo")
   assert "hub" not in str(found.value)

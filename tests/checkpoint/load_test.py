@@ -10,9 +10,9 @@ import jax
 import numpy as np
 import pytest
 
+from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import load
 from paligemma_jax.checkpoint import npz_export
-from paligemma_jax.checkpoint import published
 from paligemma_jax.checkpoint import weights_dir
 from paligemma_jax.core import errors
 from paligemma_jax.models import paligemma
@@ -276,14 +276,14 @@ def test_a_path_without_weights_is_named(tmp_path):
 
 
 def test_a_published_name_says_where_to_get_it_and_where_to_put_it(tmp_path, monkeypatch):
-  monkeypatch.setenv(published.DIRECTORY_VARIABLE, str(tmp_path))
+  monkeypatch.setenv(hub.DIRECTORY_VARIABLE, str(tmp_path))
   for name, page in (("pt_224", "models/google/paligemma "), ("pt_3b_448", "paligemma-2 ")):
     with pytest.raises(errors.CheckpointError) as caught:
-      published.find(name)
+      hub.find_released(name)
     message = str(caught.value)
-    assert page in message and str(tmp_path) in message and published.TOKENIZER in message
+    assert page in message and str(tmp_path) in message and hub.TOKENIZER in message
   with pytest.raises(errors.CheckpointError, match=r"Did you mean .*'pt_224'"):
-    published.find("pt_244")
+    hub.find_released("pt_244")
 
 
 @pytest.mark.parametrize(
@@ -296,11 +296,11 @@ def test_a_published_name_says_where_to_get_it_and_where_to_put_it(tmp_path, mon
   ],
 )
 def test_a_published_name_finds_its_file(tmp_path, monkeypatch, name, file):
-  monkeypatch.setenv(published.DIRECTORY_VARIABLE, str(tmp_path))
+  monkeypatch.setenv(hub.DIRECTORY_VARIABLE, str(tmp_path))
   (tmp_path / file).touch()
-  (tmp_path / published.TOKENIZER).touch()
-  assert published.find(name) == tmp_path / file
-  assert published.find_tokenizer(tmp_path / file) == tmp_path / published.TOKENIZER
+  (tmp_path / hub.TOKENIZER).touch()
+  assert hub.find_released(name) == tmp_path / file
+  assert hub.find_tokenizer(tmp_path / file) == tmp_path / hub.TOKENIZER
 
 
 def test_loaded_arrays_are_on_their_device(tmp_path):

@@ -14,8 +14,8 @@ import pytest
 from paligemma_jax.checkpoint import manifest
 from paligemma_jax.checkpoint import open as opening
 from paligemma_jax.checkpoint import store
+from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
-from paligemma_jax.core import faults
 from tests.training import toy_state
 
 _FILES = {"config.json": b'{"seed": 0}', "tokenizer.model": b"pieces"}
@@ -265,7 +265,7 @@ def test_a_failed_save_is_reported_leaves_nothing_and_the_next_one_works(
   tmp_path, monkeypatch, caplog
 ):
   opened, history = _saved(tmp_path, 1)
-  monkeypatch.setattr(faults, "_visits", faults.collections.Counter())
+  monkeypatch.setattr(atomic_io, "_visits", atomic_io.collections.Counter())
   monkeypatch.setenv("PJ_FAULT", "state.after_arrays:enospc@1")
   state = toy_state.advance(history[0])
   opened.save(state)
@@ -284,7 +284,7 @@ def test_a_failed_save_is_reported_leaves_nothing_and_the_next_one_works(
 def test_three_failed_saves_in_a_row_end_the_run(tmp_path, monkeypatch):
   opened, state = _open(tmp_path, async_save=False), toy_state.make()
   for num in (1, 2, 3):
-    monkeypatch.setattr(faults, "_visits", faults.collections.Counter())
+    monkeypatch.setattr(atomic_io, "_visits", atomic_io.collections.Counter())
     monkeypatch.setenv("PJ_FAULT", "state.after_seal:enospc")
     state = toy_state.advance(state)
     if num < 3:
@@ -348,8 +348,8 @@ def test_weights_are_read_back_by_name_from_workdir_folder_and_step(
 
 def test_every_fault_point_of_state_is_in_the_source_once():
   sources = [p.read_text() for p in pathlib.Path(store.__file__).parent.glob("*.py")]
-  used = re.findall(r'faults\.point\("(.*?)"\)', "".join(sources))
-  assert sorted(used) == sorted(p for p in faults.POINTS if p.startswith(("state.", "base.")))
+  used = re.findall(r'atomic_io\.point\("(.*?)"\)', "".join(sources))
+  assert sorted(used) == sorted(p for p in atomic_io.POINTS if p.startswith(("state.", "base.")))
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "checkpoints/.tmp-1", "checkpoints/.tmp-base"])

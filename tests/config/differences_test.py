@@ -4,13 +4,13 @@ import pytest
 
 from paligemma_jax import pp
 from paligemma_jax import sources
-from paligemma_jax.config import differences
+from paligemma_jax.config import load
 from paligemma_jax.core import spec as specs
 from tests.core import stand_ins
 
 
 def _texts(before, after, path="train.pp"):
-  found = differences.between(specs.to_json(before), specs.to_json(after), path)
+  found = load.between(specs.to_json(before), specs.to_json(after), path)
   return [one.text for one in found]
 
 
@@ -55,9 +55,9 @@ def test_a_field_inside_a_part_of_a_mixture_is_named():
 def test_another_class_is_one_difference_and_the_users_module_is_none():
   here = specs.to_json(stand_ins.Rows(("a",)))
   there = {**here, "__spec__": "config_file_mine:Rows"}
-  assert differences.between(here, there, "x") == []
-  assert differences.nameless(here) == differences.nameless(there)
-  (one,) = differences.between(here, {**here, "__spec__": "config_file_mine:Others"}, "x")
+  assert load.between(here, there, "x") == []
+  assert load.nameless(here) == load.nameless(there)
+  (one,) = load.between(here, {**here, "__spec__": "config_file_mine:Others"}, "x")
   assert "Rows(" in one.text
   assert "Others(" in one.text
 

@@ -2,8 +2,8 @@
 
 import pytest
 
+from paligemma_jax.config import config_file
 from paligemma_jax.config import load
-from paligemma_jax.config import override_values
 from paligemma_jax.config import schema
 from paligemma_jax.core import errors
 from tests.core import stand_ins
@@ -44,7 +44,7 @@ def test_every_misspelt_override_is_an_error_that_names_key_and_near_match(path)
   for section, wrong, right in TYPOS:
     if right == path:
       with pytest.raises(errors.ConfigError) as caught:
-        override_values.override(load.default_config(), f"{section}.{wrong}".lstrip("."), "1")
+        config_file.override(load.default_config(), f"{section}.{wrong}".lstrip("."), "1")
       check_typo(caught.value, section, wrong, path)
 
 
@@ -86,12 +86,12 @@ def test_every_misspelt_key_in_a_saved_configuration_is_named(tmp_path):
 def test_every_misspelt_section_is_named(section):
   for wrong in mutations(section):
     with pytest.raises(errors.ConfigError, match=f"'{wrong}'.*'{section}'"):
-      override_values.override(load.default_config(), f"{wrong}.x", "1")
+      config_file.override(load.default_config(), f"{wrong}.x", "1")
 
 
 def test_a_key_in_the_wrong_section_is_found_in_the_right_one():
   with pytest.raises(errors.ConfigError, match=r"'train\.lr'. Did you mean 'optim\.lr'"):
-    override_values.override(load.default_config(), "train.lr", "1")
+    config_file.override(load.default_config(), "train.lr", "1")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_key_in_the_wrong_section_is_found_in_the_right_one():
 )  # fmt: skip
 def test_the_name_that_other_libraries_give_a_key_is_understood(written, meant):
   with pytest.raises(errors.ConfigError, match=f"'{written}'. Did you mean '{meant}'"):
-    override_values.override(load.default_config(), written, "1")
+    config_file.override(load.default_config(), written, "1")
 
 
 def test_all_names_of_other_libraries_mean_a_key_that_exists():

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paligemma_jax.config import config_file
 from paligemma_jax.config import load
-from paligemma_jax.config import override_values
 from paligemma_jax.core import errors
 from tests.core import stand_ins
 
@@ -26,14 +26,14 @@ def test_any_typed_arguments_are_read_back_as_they_were(data):
   )
   values = {name: data.draw(_VALUES[kind]) for name, kind in kinds.items()}
   text = ",".join(f"{name}={value}" for name, value in values.items())
-  assert override_values.arguments(text, kinds, "f") == values
+  assert config_file.arguments(text, kinds, "f") == values
 
 
 @given(st.text(max_size=20))
 def test_any_text_after_the_colon_is_arguments_or_a_config_error(text):
   kinds = {"res": int, "lr": float, "on": bool, "tune": str}
   try:
-    values = override_values.arguments(text, kinds, "conf.py")
+    values = config_file.arguments(text, kinds, "conf.py")
   except errors.ConfigError as e:
     assert "conf.py" in str(e)
   else:
@@ -67,7 +67,7 @@ def test_any_text_after_the_colon_is_arguments_or_a_config_error(text):
 def test_an_override_has_the_type_of_the_present_value(tmp_path, override, expected):
   c = stand_ins.full_config()
   path, _, text = override.partition("=")
-  override_values.override(c, path, text)
+  config_file.override(c, path, text)
   value = c
   for part in path.split("."):
     value = value[int(part)] if part.isdigit() else getattr(value, part)
@@ -98,13 +98,13 @@ def test_an_override_has_the_type_of_the_present_value(tmp_path, override, expec
 )
 def test_an_override_that_cannot_be_is_one_clear_sentence(path, text, message):
   with pytest.raises(errors.ConfigError, match=message):
-    override_values.override(stand_ins.full_config(), path, text)
+    config_file.override(stand_ins.full_config(), path, text)
 
 
 def test_sizes_of_the_model_are_overridden_one_by_one_or_together():
   c = load.default_config()
-  override_values.override(c, "model.overrides.llm.depth", "2")
-  override_values.override(c, "model.overrides.llm.width", "64")
+  config_file.override(c, "model.overrides.llm.depth", "2")
+  config_file.override(c, "model.overrides.llm.width", "64")
   assert c.model.overrides.to_dict() == {"llm": {"depth": 2, "width": 64}}
-  override_values.override(c, "model.overrides", "{'img': {'depth': 1}}")
+  config_file.override(c, "model.overrides", "{'img': {'depth': 1}}")
   assert c.model.overrides.to_dict() == {"img": {"depth": 1}}

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from paligemma_jax.core import huge_pages
+from paligemma_jax.core import process
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 _NEEDS_GLIBC = pytest.mark.skipif(
@@ -70,7 +70,7 @@ def test_it_does_not_where_it_would_not_help_or_was_told_not_to(tmp_path, kernel
 
 
 def test_it_does_not_on_a_system_without_them(monkeypatch):
-  monkeypatch.setattr(huge_pages, "_KERNEL", "/nowhere/enabled")
+  monkeypatch.setattr(process, "_KERNEL", "/nowhere/enabled")
   monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
   monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("it was started again"))
-  huge_pages.use()
+  process.use()

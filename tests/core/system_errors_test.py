@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import pytest
 
 from paligemma_jax.core import errors
-from paligemma_jax.core import system_errors
 
 
 def _of_jax(logged):
@@ -45,7 +44,7 @@ def _of_jax(logged):
   ],
 )
 def test_a_device_without_memory_says_what_it_has_what_was_asked_for_and_what_helps(logged, told):
-  error = system_errors.translated(_of_jax(logged), remedies=["a=2", "b=1"], memory_bytes=2**34)
+  error = errors.translated(_of_jax(logged), remedies=["a=2", "b=1"], memory_bytes=2**34)
   assert isinstance(error, errors.OutOfMemoryError) and error.exit_code == 71
   assert f"ran out of memory: {told} What helps, the cheapest first: a=2; b=1." in str(error)
   assert logged.partition("\n")[0][:240] in str(error) and "\n" not in str(error)
@@ -54,13 +53,13 @@ def test_a_device_without_memory_says_what_it_has_what_was_asked_for_and_what_he
 def test_an_array_that_no_machine_has_room_for_is_such_an_error():
   with pytest.raises(jax.errors.JaxRuntimeError) as found:
     jax.block_until_ready(jnp.zeros(2**46))
-  error = system_errors.translated(found.value)
+  error = errors.translated(found.value)
   assert isinstance(error, errors.OutOfMemoryError)
   assert "262144.00 GiB more were asked for" in str(error)
 
 
 def test_the_machine_without_memory_is_one_too():
-  error = system_errors.translated(MemoryError("Unable to allocate 3 TiB"))
+  error = errors.translated(MemoryError("Unable to allocate 3 TiB"))
   assert isinstance(error, errors.OutOfMemoryError)
   assert "Unable to allocate 3 TiB" in str(error) and "fewer workers" in str(error)
 
@@ -81,7 +80,7 @@ def test_the_machine_without_memory_is_one_too():
   ],
 )
 def test_a_file_that_the_system_refuses_is_one_sentence(error, kind, told):
-  found = system_errors.translated(error)
+  found = errors.translated(error)
   assert type(found) is kind
   assert re.search(told, str(found))
 
@@ -93,14 +92,14 @@ def test_what_it_was_raised_from_counts():
     except OSError as e:
       raise RuntimeError("the writer failed") from e
   except RuntimeError as e:
-    assert isinstance(system_errors.translated(e), errors.StateError)
+    assert isinstance(errors.translated(e), errors.StateError)
 
 
 def test_our_own_mistakes_are_none_of_them_and_our_own_errors_stay():
   for error in (ValueError("x"), _of_jax("INVALID_ARGUMENT: shapes"), FileNotFoundError(2, "no")):
-    assert system_errors.translated(error) is None
+    assert errors.translated(error) is None
   mine = errors.DataError("a row.")
-  assert system_errors.translated(mine) is mine
+  assert errors.translated(mine) is mine
 
 
 def test_a_command_that_meets_one_ends_with_its_code_and_no_traceback(capsys):

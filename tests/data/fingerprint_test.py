@@ -4,7 +4,7 @@ import pytest
 
 from paligemma_jax import pp
 from paligemma_jax import sources
-from paligemma_jax.data import fingerprint
+from paligemma_jax.data import order
 from paligemma_jax.data import tokenizer as tokenizer_lib
 from tests import golden_files
 from tests.data import rows_and_ops
@@ -16,10 +16,10 @@ def tokenizer():
 
 
 def test_equal_data_has_equal_fingerprints(tokenizer):
-  make = lambda: fingerprint.fingerprint(  # noqa: E731
+  make = lambda: order.fingerprint(  # noqa: E731
     rows_and_ops.Rows(5), (pp.Resize(8),), tokenizer, seed=1, buckets=(4, 8)
   )
-  assert fingerprint.changes(make(), make()) == {}
+  assert order.changes(make(), make()) == {}
   assert "Pillow" in make()["image decoder"]
 
 
@@ -33,22 +33,22 @@ def test_equal_data_has_equal_fingerprints(tokenizer):
   ],
 )
 def test_what_changed_is_named(rows, ops, settings, named, tokenizer):
-  before = fingerprint.fingerprint(rows_and_ops.Rows(5), (pp.Resize(8),), tokenizer, seed=1)
-  now = fingerprint.fingerprint(rows, ops, tokenizer, **settings)
-  assert list(fingerprint.changes(before, now).values()) == [[named]]
+  before = order.fingerprint(rows_and_ops.Rows(5), (pp.Resize(8),), tokenizer, seed=1)
+  now = order.fingerprint(rows, ops, tokenizer, **settings)
+  assert list(order.changes(before, now).values()) == [[named]]
 
 
 @pytest.mark.parametrize("num", [1, 7, 8, 9, 100])
 def test_many_rows_have_few_digests_and_the_first_that_differs_is_among_them(num, monkeypatch):
-  monkeypatch.setattr(fingerprint, "MAX_DIGESTS", 8)
+  monkeypatch.setattr(order, "MAX_DIGESTS", 8)
   make = lambda changed: sources.InMemory(  # noqa: E731
     tuple({"suffix": "x" if i == changed else str(i)} for i in range(num))
   ).open()
-  before = fingerprint.digests(make(-1))
+  before = order.digests(make(-1))
   assert len(before) <= 8
-  size = fingerprint.rows_each(num)
+  size = order.rows_each(num)
   for changed in range(num):
     rows = make(changed)
-    text = fingerprint.row_changes(before, fingerprint.digests(rows), num, rows)
+    text = order.row_changes(before, order.digests(rows), num, rows)
     first = changed // size * size
     assert f"row {first}" in text

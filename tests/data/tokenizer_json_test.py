@@ -6,9 +6,8 @@ import json
 import pytest
 
 from paligemma_jax.core import errors
-from paligemma_jax.data import sentencepiece_file
 from paligemma_jax.data import tokenizer as tokenizer_lib
-from paligemma_jax.data import tokenizer_json
+from paligemma_jax.data import tokenizer_files
 from tests import golden_files
 
 _HARD = (
@@ -31,7 +30,7 @@ def tokenizer(request):
 
 
 def test_the_json_of_a_model_is_read_as_the_same_tokenizer(tokenizer, tmp_path):
-  text = tokenizer_json.from_model(tokenizer.whole_bytes, num_ids=6000, image_token=6000)
+  text = tokenizer_files.from_model(tokenizer.whole_bytes, num_ids=6000, image_token=6000)
   (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
   again = tokenizer_lib.Tokenizer(tmp_path / "tokenizer.json")
   assert again.vocab_size == tokenizer.vocab_size
@@ -42,7 +41,7 @@ def test_the_json_of_a_model_is_read_as_the_same_tokenizer(tokenizer, tmp_path):
 
 def test_the_package_tokenizers_gives_the_same_ids(tokenizer):
   theirs = pytest.importorskip("tokenizers", reason="the package tokenizers is not installed")
-  text = tokenizer_json.from_model(tokenizer.whole_bytes, image_token=tokenizer.vocab_size)
+  text = tokenizer_files.from_model(tokenizer.whole_bytes, image_token=tokenizer.vocab_size)
   other = theirs.Tokenizer.from_str(text)
   for hard in _HARD:
     ids = other.encode(hard, add_special_tokens=False).ids
@@ -56,7 +55,7 @@ def test_ids_are_those_that_the_package_gave():
 
   ours = tokenizer_lib.Tokenizer(setup.DEMO_TOKENIZER)
   golden = json.loads(golden_files.path("tokenizers.json").read_text())
-  text = tokenizer_json.from_model(ours.whole_bytes, num_ids=2176, image_token=2176)
+  text = tokenizer_files.from_model(ours.whole_bytes, num_ids=2176, image_token=2176)
   # Of another file the answers say nothing: make them anew with tools/make_hf_goldens.py.
   assert hashlib.sha256(text.encode()).hexdigest() == golden["sha256"]
   for hard, ids in zip(golden["texts"], golden["ids"], strict=True):
@@ -65,7 +64,7 @@ def test_ids_are_those_that_the_package_gave():
 
 def test_what_transformers_saves_is_read(tokenizer, tmp_path):
   """There blanks, newlines and <mask> are special or unnormalized, and merges are texts."""
-  content = json.loads(tokenizer_json.from_model(tokenizer.whole_bytes, image_token=9000))
+  content = json.loads(tokenizer_files.from_model(tokenizer.whole_bytes, image_token=9000))
   for token in content["added_tokens"]:
     token.update(normalized=False, special=token["content"].startswith("<"))
   content["model"]["merges"] = [" ".join(pair) for pair in content["model"]["merges"]]
@@ -77,7 +76,7 @@ def test_what_transformers_saves_is_read(tokenizer, tmp_path):
 
 def test_added_tokens_follow_the_vocabulary(tokenizer, tmp_path):
   size = tokenizer.vocab_size
-  text = tokenizer_json.from_model(tokenizer.whole_bytes, image_token=size)
+  text = tokenizer_files.from_model(tokenizer.whole_bytes, image_token=size)
   content = json.loads(text)
   content["added_tokens"].append({"id": size + 1, "content": "<mine>", "special": False})
   (tmp_path / "tokenizer.json").write_text(json.dumps(content))
@@ -123,18 +122,18 @@ def test_added_tokens_follow_loc_and_seg_that_the_file_lacks(tmp_path):
   ],
 )
 def test_another_tokenizer_is_named_and_the_way_out(tokenizer, change, says):
-  content = json.loads(tokenizer_json.from_model(tokenizer.whole_bytes))
+  content = json.loads(tokenizer_files.from_model(tokenizer.whole_bytes))
   change(content)
   with pytest.raises(errors.ConfigError, match=says) as found:
-    tokenizer_json.to_model(json.dumps(content).encode(), "here/tokenizer.json")
+    tokenizer_files.to_model(json.dumps(content).encode(), "here/tokenizer.json")
   assert "here/tokenizer.json" in str(found.value)
 
 
 def test_a_model_that_has_no_exact_json_is_refused(tokenizer):
-  pieces = sentencepiece_file.parse(tokenizer.whole_bytes).pieces
-  unused = sentencepiece_file.piece_field("odd", kind=sentencepiece_file.UNUSED)
+  pieces = tokenizer_files.parse(tokenizer.whole_bytes).pieces
+  unused = tokenizer_files.piece_field("odd", kind=tokenizer_files.UNUSED)
   with pytest.raises(errors.ConfigError, match="unused pieces"):
-    tokenizer_json.from_model(sentencepiece_file.build(pieces) + unused)
-  only_pieces = b"".join(sentencepiece_file.piece_field(p.text, kind=p.kind) for p in pieces)
+    tokenizer_files.from_model(tokenizer_files.build(pieces) + unused)
+  only_pieces = b"".join(tokenizer_files.piece_field(p.text, kind=p.kind) for p in pieces)
   with pytest.raises(errors.ConfigError, match="no byte-pair model"):
-    tokenizer_json.from_model(only_pieces)
+    tokenizer_files.from_model(only_pieces)

@@ -9,8 +9,8 @@ import pytest
 
 from paligemma_jax.core import errors
 from paligemma_jax.decoding import beam
+from paligemma_jax.decoding import constraints
 from paligemma_jax.decoding import generate
-from paligemma_jax.decoding import rules
 from tests.decoding import pocket_model
 from tests.decoding import small_model
 
@@ -18,7 +18,7 @@ _EOS, _V = pocket_model.EOS, pocket_model.VOCAB
 
 
 def _search(model, beam_size, num_new, banned=(), real=None):
-  search = beam.make(rules.Rules(banned), _EOS, beam_size)
+  search = beam.make(constraints.Rules(banned), _EOS, beam_size)
   run = jax.jit(lambda prompt: search(prompt, model.extend, num_new))
   tokens, logprobs = run(model.start(beam_size, num_new, real))
   jax.effects_barrier()

@@ -11,7 +11,6 @@ import pytest
 from paligemma_jax.core import errors
 from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.decoding import constraints
-from paligemma_jax.decoding import rules
 from paligemma_jax.regions import answer_forms as specs
 from paligemma_jax.regions import loc
 from paligemma_jax.trainer import setup
@@ -34,7 +33,7 @@ class _Follower:
     automaton = constraints.automaton(
       constraint, tokenizer, max_new_tokens=max_new_tokens, banned=banned
     )
-    self.rules = rules.Rules(banned, automaton)
+    self.rules = constraints.Rules(banned, automaton)
     self.tokenizer = tokenizer
     self._vocab_size = tokenizer.vocab_size + 5  # Tables of models have spare rows.
     self._mask = jax.jit(self._masked_zeros)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax import evals
-from paligemma_jax.evals import bootstrap
+from paligemma_jax.evals import base
 
 HITS = np.random.default_rng(0).random(400) < 0.7
 ROWS = [{"suffix": "a"}] * 400
@@ -36,7 +36,7 @@ def test_a_mean_and_what_is_no_mean_are_drawn_from_the_same_rows():
     # Of one row it is no square: nobody takes it for a mean.
     return {"mean": mean, "square": mean**2, "num": float(len(indices))}
 
-  found = bootstrap.intervals(value_of, 50, num_samples=300)
+  found = base.intervals(value_of, 50, num_samples=300)
   assert set(found) == {"mean/low", "mean/high", "square/low", "square/high"}
   # Quantiles lie between two draws, so that the square of one is not quite that of the squares.
   assert found["square/low"] == pytest.approx(found["mean/low"] ** 2, rel=1e-2)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from paligemma_jax import evals
 from paligemma_jax.core import errors
-from paligemma_jax.evals import boxes
+from paligemma_jax.evals import localization
 from paligemma_jax.regions import loc
 
 
@@ -19,9 +19,9 @@ _LEFT, _RIGHT, _ALL = (0, 0, 1, 0.5), (0, 0.5, 1, 0.75), (0, 0, 1, 0.75)
 
 def test_overlap_by_hand():
   a, b = loc.Box(0, 0, 0.5, 0.5), loc.Box(0.25, 0.25, 0.75, 0.75)
-  assert boxes.iou(a, b) == pytest.approx((1 / 16) / (7 / 16), rel=1e-12)
-  assert boxes.iou(a, loc.Box(0.5, 0, 1, 0.5)) == 0.0
-  assert boxes.iou(loc.Box(0, 0, 0, 1), loc.Box(0, 0, 0, 1)) == 1.0
+  assert localization.iou(a, b) == pytest.approx((1 / 16) / (7 / 16), rel=1e-12)
+  assert localization.iou(a, loc.Box(0.5, 0, 1, 0.5)) == 0.0
+  assert localization.iou(loc.Box(0, 0, 0, 1), loc.Box(0, 0, 0, 1)) == 1.0
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_the_order_of_predicted_boxes_does_not_matter_and_shares_are_shares(true
 
 
 def _has_ties(true, predicted):
-  overlaps = [boxes.iou(loc.Box(*t), loc.Box(*s)) for t, _ in true for s, _ in predicted]
+  overlaps = [localization.iou(loc.Box(*t), loc.Box(*s)) for t, _ in true for s, _ in predicted]
   return len(set(overlaps)) < len(overlaps)
 
 

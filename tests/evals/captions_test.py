@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from paligemma_jax import evals
 from paligemma_jax.core import errors
-from paligemma_jax.evals import caption_scores
 from paligemma_jax.evals import captions
 from tests.evals import ptb_test
 
@@ -48,7 +47,7 @@ def test_the_scores_are_the_official_ones(golden, tokens, caption, references):
     np.testing.assert_allclose(table[name], wanted, rtol=0, atol=1e-12)
   for i, example in enumerate(examples):
     sums = np.array([table[f"bleu_sum_{k}"][i] for k in range(10)])
-    assert caption_scores.bleu(sums) == pytest.approx(example["bleu"], abs=1e-12)
+    assert captions.bleu(sums) == pytest.approx(example["bleu"], abs=1e-12)
 
 
 def test_of_one_image_cider_is_0_and_the_rest_is_not():
@@ -69,8 +68,8 @@ def test_rouge_by_hand():
   # 'a c' is common: precision 2/3, recall 2/4.
   precision, recall, weight = 2 / 3, 2 / 4, 1.2**2
   wanted = (1 + weight) * precision * recall / (recall + weight * precision)
-  assert caption_scores.rouge_l("a x c", ["a b c d"]) == pytest.approx(wanted, rel=1e-15)
-  assert caption_scores.rouge_l("", [""]) == 1.0 and caption_scores.rouge_l("a", [""]) == 0.0
+  assert captions.rouge_l("a x c", ["a b c d"]) == pytest.approx(wanted, rel=1e-15)
+  assert captions.rouge_l("", [""]) == 1.0 and captions.rouge_l("a", [""]) == 0.0
 
 
 @settings(deadline=None)  # The machine may be busy.
@@ -80,7 +79,7 @@ def test_the_longest_common_subsequence_is_that_of_the_plain_recursion(a, b):
   for i, x in enumerate(a):
     for j, y in enumerate(b):
       table[i + 1][j + 1] = table[i][j] + 1 if x == y else max(table[i][j + 1], table[i + 1][j])
-  assert caption_scores._longest_common(a, b) == table[-1][-1]
+  assert captions._longest_common(a, b) == table[-1][-1]
 
 
 @settings(max_examples=30, deadline=None)
@@ -252,7 +251,7 @@ def test_meteor_of_a_set_is_the_tools_own(monkeypatch):
   package = types.ModuleType("pycocoevalcap.meteor")
   package.meteor = module
   monkeypatch.setitem(sys.modules, "pycocoevalcap.meteor", package)
-  monkeypatch.setattr(caption_scores.shutil, "which", lambda name: "/usr/bin/java")
+  monkeypatch.setattr(captions.shutil, "which", lambda name: "/usr/bin/java")
   check_meteor()
 
 

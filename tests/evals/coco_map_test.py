@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from paligemma_jax.evals import coco_map
+from paligemma_jax.evals import detection
 
 _GOLDEN = json.loads(
   (pathlib.Path(__file__).parents[1] / "golden" / "coco_map.json").read_text("utf-8")
@@ -23,12 +23,12 @@ def _pictures(case):
       found = [f for f in case["found"] if f[:2] == [i, k]]
       if true or found:
         picture[str(k)] = (
-          coco_map.GroundTruth(
+          detection.GroundTruth(
             np.array([t[2] for t in true], float).reshape(-1, 4),
             np.array([t[3] for t in true], bool),
             np.array([t[4] for t in true], float),
           ),
-          coco_map.Detections(
+          detection.Detections(
             np.array([f[2] for f in found], float).reshape(-1, 4),
             np.array([f[3] for f in found], float),
           ),
@@ -40,7 +40,7 @@ def _pictures(case):
 @pytest.mark.parametrize("name", list(_GOLDEN))
 def test_every_number_equals_that_of_pycocotools(name):
   case = _GOLDEN[name]
-  found = coco_map.mean_average_precision(_pictures(case))
+  found = detection.mean_average_precision(_pictures(case))
   assert set(found) == set(case["expected"])
   for key, value in case["expected"].items():
     assert found[key] == pytest.approx(value, rel=0, abs=1e-6), key
@@ -51,7 +51,7 @@ def test_the_mean_over_classes_is_that_of_pycocotools(name):
   # pycocotools' AP of a class is the mean over precision[:, :, k]; all classes that are there have
   # equally many entries, so the mean of these means is its AP of all.
   case = _GOLDEN[name]
-  found = coco_map.mean_average_precision(_pictures(case), by_class=True)
+  found = detection.mean_average_precision(_pictures(case), by_class=True)
   for all_of, of_class in (("map", "ap/"), ("map50", "ap50/")):
     values = [value for key, value in found.items() if key.startswith(of_class)]
     true = {t[1] for t in case["truths"] if not t[3]}
@@ -63,9 +63,9 @@ def test_the_mean_over_classes_is_that_of_pycocotools(name):
 def _single(true, found, scores, crowd=()):
   crowd = np.array(crowd or [False] * len(true), bool)
   true, found = (np.array(b, float).reshape(-1, 4) for b in (true, found))
-  target = coco_map.GroundTruth(true, crowd, true[:, 2] * true[:, 3])
-  detections = coco_map.Detections(found, np.array(scores, float))
-  return coco_map.mean_average_precision([{"cat": (target, detections)}])
+  target = detection.GroundTruth(true, crowd, true[:, 2] * true[:, 3])
+  detections = detection.Detections(found, np.array(scores, float))
+  return detection.mean_average_precision([{"cat": (target, detections)}])
 
 
 _A, _B = (0, 0, 50, 50), (100, 100, 50, 50)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from paligemma_jax import evals
 from paligemma_jax.core import errors
-from paligemma_jax.evals import server_file
+from paligemma_jax.evals import predictions
 from tests import run_train
 
 # What the servers' own pages show; the id as our dataset has it.
@@ -52,10 +52,10 @@ def written(spec, rows, texts):
 
 
 def test_every_format_is_tried_here():
-  assert WRITTEN.keys() == OFFICIAL.keys() == server_file.FORMATS.keys()
+  assert WRITTEN.keys() == OFFICIAL.keys() == predictions.FORMATS.keys()
 
 
-@pytest.mark.parametrize("name", server_file.FORMATS)
+@pytest.mark.parametrize("name", predictions.FORMATS)
 def test_the_file_is_what_the_server_wants_and_passes_its_check(name):
   id_, expected = WRITTEN[name]
   spec = evals.ServerFile("test/answers", None, format=name)
@@ -63,9 +63,9 @@ def test_the_file_is_what_the_server_wants_and_passes_its_check(name):
   file, content = written(spec, [{column: id_}], ["cab"])
   assert file == "test/answers.json"
   assert content == expected
-  form = server_file.FORMATS[name]
-  wanted = server_file.official(form, OFFICIAL[name])
-  assert list(server_file.problems(form, content, wanted)) == []
+  form = predictions.FORMATS[name]
+  wanted = predictions.official(form, OFFICIAL[name])
+  assert list(predictions.problems(form, content, wanted)) == []
 
 
 @pytest.mark.parametrize(
@@ -79,8 +79,8 @@ def test_the_file_is_what_the_server_wants_and_passes_its_check(name):
   ],
 )
 def test_ids_are_turned_into_the_type_that_the_server_wants(name, found, expected):
-  form = server_file.FORMATS[name]
-  id_ = server_file.as_id(form, found)
+  form = predictions.FORMATS[name]
+  id_ = predictions.as_id(form, found)
   assert id_ == expected and type(id_) is type(expected)
 
 
@@ -123,7 +123,7 @@ def test_an_unknown_format_names_the_near_one():
     evals.ServerFile("t", None, format="vqa_v2")
 
 
-VQA = server_file.FORMATS["vqav2"]
+VQA = predictions.FORMATS["vqav2"]
 WANTED = {1: (), 2: (), 3: ()}
 
 
@@ -152,30 +152,30 @@ def entries(*ids):
   ],
 )
 def test_every_kind_of_broken_file_is_told(content, words):
-  predicted = list(server_file.problems(VQA, content, WANTED))
+  predicted = list(predictions.problems(VQA, content, WANTED))
   assert predicted
   for word in words:
     assert any(word in sentence for sentence in predicted), predicted
 
 
 def test_only_the_first_few_are_shown_of_all_that_are_counted():
-  (predicted,) = server_file.problems(VQA, entries(), dict.fromkeys(range(100), ()))
+  (predicted,) = predictions.problems(VQA, entries(), dict.fromkeys(range(100), ()))
   assert predicted == "100 ids that are missing: 0, 1, 2, …"
 
 
 def test_answers_that_are_no_choices_are_told():
-  form = server_file.FORMATS["aokvqa_mc"]
+  form = predictions.FORMATS["aokvqa_mc"]
   wanted = {"q": ("cab", "bus"), "r": ("cab", "bus")}
   content = {"q": {"multiple_choice": "taxi"}, "r": {"multiple_choice": "bus"}}
-  (predicted,) = server_file.problems(form, content, wanted)
+  (predicted,) = predictions.problems(form, content, wanted)
   assert "1 answers that are none of the question's choices: 'q' has 'taxi'" in predicted
-  (predicted, *_) = server_file.problems(form, [{"q": "cab"}], wanted)
+  (predicted, *_) = predictions.problems(form, [{"q": "cab"}], wanted)
   assert "wants an object" in predicted
 
 
 @given(st.lists(st.integers(0, 5)))
 def test_a_file_passes_only_when_each_id_is_there_once(ids):
-  predicted = list(server_file.problems(VQA, entries(*ids), WANTED))
+  predicted = list(predictions.problems(VQA, entries(*ids), WANTED))
   assert (predicted == []) == (sorted(ids) == [1, 2, 3])
 
 
@@ -190,18 +190,18 @@ _JSON = st.recursive(
 
 @given(_JSON)
 def test_no_content_makes_the_check_fail_itself(content):
-  for form in server_file.FORMATS.values():
-    assert list(server_file.problems(form, content, {form.id_type(9): ()}))
+  for form in predictions.FORMATS.values():
+    assert list(predictions.problems(form, content, {form.id_type(9): ()}))
 
 
 @pytest.mark.parametrize("content", [None, 3, [], {}, {"questions": 3}, {"questions": [{}]}, [1]])
 def test_a_file_of_questions_that_is_none_is_an_error(content):
   with pytest.raises(errors.DataError, match="official file"):
-    server_file.official(VQA, content)
+    predictions.official(VQA, content)
 
 
 def test_the_document_lists_every_format_and_its_keys():
   text = (run_train.ROOT / "docs" / "test_servers.md").read_text(encoding="utf-8")
-  for name, form in server_file.FORMATS.items():
+  for name, form in predictions.FORMATS.items():
     (line,) = [x for x in text.splitlines() if x.startswith(f"| `{name}` |")]
     assert f'"{form.answer_key}": "…"' in line and f'"{form.id_key or "<question_id>"}": ' in line

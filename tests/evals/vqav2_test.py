@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from paligemma_jax import evals
 from paligemma_jax.core import errors
 from paligemma_jax.evals import base
-from paligemma_jax.evals import vqav2
+from paligemma_jax.evals import vqa
 
 # Letters, digits, every mark and space, so that the rules meet often.
 _TEXT = st.text(st.sampled_from("ab1 .,;/[]\"{}()=+\\_-><@`?!'"), max_size=12)
@@ -66,7 +66,7 @@ def row(answers, kind="other"):
   ],
 )
 def test_the_normalisation_by_hand(text, expected):
-  assert vqav2.normalized(text) == expected
+  assert vqa.normalized(text) == expected
 
 
 def transcribed(text):
@@ -78,12 +78,12 @@ def transcribed(text):
     out = out.replace(mark, "" if beside_a_space or digits else " ")
   chars = [c for i, c in enumerate(out) if c != "." or out[i + 1 : i + 2].isdigit()]
   words = "".join(chars).lower().split()
-  return " ".join(vqav2._WORDS.get(w, w) for w in words if w not in ("a", "an", "the"))
+  return " ".join(vqa._WORDS.get(w, w) for w in words if w not in ("a", "an", "the"))
 
 
 @given(_TEXT)
 def test_the_normalisation_is_the_published_rules_one_by_one(text):
-  assert vqav2.normalized(text) == transcribed(text)
+  assert vqa.normalized(text) == transcribed(text)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_the_accuracy_of_ten_answers_by_hand(num_matches, expected):
 def test_the_accuracy_is_the_mean_over_leaving_each_answer_out(answers):
   left_out = [answers[:i] + answers[i + 1 :] for i in range(len(answers))]
   expected = sum(min(1, rest.count("x") / 3) for rest in left_out) / len(answers)
-  found = vqav2.accuracy_of(answers.count("x"), len(answers))
+  found = vqa.accuracy_of(answers.count("x"), len(answers))
   assert found == pytest.approx(expected, abs=1e-12)
 
 

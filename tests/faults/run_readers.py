@@ -118,13 +118,13 @@ def _seal_step(folder, path, body):
 
 
 def _make_tokenizer(folder):
-  from paligemma_jax.data import tokenizer_json
+  from paligemma_jax.data import tokenizer_files
   from paligemma_jax.trainer import setup
 
   data = setup.DEMO_TOKENIZER.read_bytes()
   (folder / "tokenizer.model").write_bytes(data)
   (folder / "added_tokens.json").write_text(json.dumps({"<more>": 2176, "<image>": 2177}))
-  (folder / "tokenizer.json").write_text(tokenizer_json.from_model(data, image_token=1024))
+  (folder / "tokenizer.json").write_text(tokenizer_files.from_model(data, image_token=1024))
 
 
 def _read_tokenizer(folder, changed):
@@ -173,11 +173,11 @@ def _make_lines(folder):
 
 
 def _read_lines(folder, changed):
+  from paligemma_jax.trainer import bad_rows
   from paligemma_jax.trainer import ending
   from paligemma_jax.trainer import metrics
   from paligemma_jax.trainer import predicting
   from paligemma_jax.trainer import resume
-  from paligemma_jax.trainer import row_counts
   from paligemma_jax.trainer import workdir as workdirs
 
   with workdirs.opened(folder, main=True) as workdir:
@@ -185,7 +185,7 @@ def _read_lines(folder, changed):
       assert all(isinstance(value, (int, float)) for value in line.values()), line
     ending._predictions(workdir, "val/pred", 2)
     metrics.MetricsLog(workdir, resume_step=2, tensorboard="off", main=True).close()
-    rejected = row_counts.BadRows(workdir)
+    rejected = bad_rows.BadRows(workdir)
     rejected.add(4, "a:4", "bad")
     rejected.close()
     rows = range(3)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from paligemma_jax.models import mask_codec as jax_codec
-from paligemma_jax.regions import codec_recipe
 from paligemma_jax.regions import mask_codec
 from paligemma_jax.regions import seg
 from paligemma_jax.sources import masks as mask_sources
@@ -39,7 +38,7 @@ def test_jax_equals_numpy_on_random_weights_in_the_published_layout(sizes):
 @pytest.mark.slow  # 25 s of processor time, nearly all of it to compile the step.
 def test_training_learns_to_paint_what_it_is_shown():
   """A dozen steps on eight masks, with codes from the start; the shipped codec took 3 200."""
-  recipe = codec_recipe.CodecRecipe(
+  recipe = mask_codec.CodecRecipe(
     source=mask_sources.Masks(num_rows=8),
     held_out=mask_sources.Masks("held_out", num_rows=4),
     num_codes=16,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from paligemma_jax.core import errors
-from paligemma_jax.multihost import gather
+from paligemma_jax.multihost import agreement
 
 ARRAYS = hnp.arrays(
   st.sampled_from([np.uint8, np.int32, np.int64, np.float32, np.bool_]),
@@ -30,18 +30,18 @@ VALUES = st.recursive(
 @hypothesis.settings(deadline=None)
 @hypothesis.given(VALUES)
 def test_plain_values_come_back_equal_and_of_equal_types(value):
-  back = gather.unpack(json.loads(json.dumps(gather.pack(value))))
+  back = agreement.unpack(json.loads(json.dumps(agreement.pack(value))))
   assert repr(back) == repr(value)
 
 
 @hypothesis.settings(deadline=None)
 @hypothesis.given(ARRAYS)
 def test_arrays_come_back_in_bits(array):
-  back = gather.unpack(json.loads(json.dumps(gather.pack([array]))))[0]
+  back = agreement.unpack(json.loads(json.dumps(agreement.pack([array]))))[0]
   assert back.dtype == array.dtype and back.shape == array.shape
   assert back.tobytes() == array.tobytes()
 
 
 def test_anything_else_is_refused_by_name():
   with pytest.raises(errors.ConfigError, match="function"):
-    gather.pack({"f": test_anything_else_is_refused_by_name})
+    agreement.pack({"f": test_anything_else_is_refused_by_name})

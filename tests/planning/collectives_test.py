@@ -1,6 +1,6 @@
 """The talk between chips, read off a compiled program."""
 
-from paligemma_jax.planning import collectives
+from paligemma_jax.planning import program
 
 _HLO = """HloModule jit_step, is_scheduled=true
 
@@ -35,13 +35,13 @@ ENTRY %main (p: bf16[4,8]) -> f32[10] {
 
 
 def test_calls_in_loops_count_as_often_as_the_loop_runs():
-  found = collectives.collectives(_HLO)
+  found = program.collectives(_HLO)
   # 16 x 8 bfloat16, of which a quarter was there already, 18 times.
   assert found["all-gather"] == {"count": 18, "bytes": 18 * 16 * 8 * 2 * 3 / 4}
 
 
 def test_what_each_kind_receives():
-  found = collectives.collectives(_HLO)
+  found = program.collectives(_HLO)
   assert found["all-reduce"] == {"count": 1, "bytes": 2 * 40 * 3 / 4}
   assert found["reduce-scatter"] == {"count": 1, "bytes": 40}
   assert set(found) == {"all-gather", "all-reduce", "reduce-scatter"}
@@ -49,8 +49,8 @@ def test_what_each_kind_receives():
 
 def test_a_told_trip_count_is_believed():
   told = _HLO.replace("body=%body", 'body=%body, backend_config={"known_trip_count":{"n":"7"}}')
-  assert collectives.collectives(told)["all-gather"]["count"] == 7
+  assert program.collectives(told)["all-gather"]["count"] == 7
 
 
 def test_one_device_talks_to_nobody():
-  assert collectives.collectives("ENTRY %main (p: f32[]) -> f32[] {\n}\n") == {}
+  assert program.collectives("ENTRY %main (p: f32[]) -> f32[] {\n}\n") == {}

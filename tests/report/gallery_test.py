@@ -16,7 +16,6 @@ from paligemma_jax.regions import loc
 from paligemma_jax.regions import mask_codec
 from paligemma_jax.regions import seg
 from paligemma_jax.report import gallery
-from paligemma_jax.report import html_page
 from paligemma_jax.report import report
 
 _HOSTILE = "\"><script>alert(1)</script><img src=x onerror=y>'&amp;\x00\ud800"
@@ -204,7 +203,7 @@ def test_the_table_of_scores_is_aligned_in_text():
 
 
 def test_the_table_of_scores_is_the_same_in_html():
-  document = _Document(html_page.page("t", "", report.html(_SCORES)))
+  document = _Document(report.page("t", "", report.table_html(_SCORES)))
   cells = [text for text in document.texts if re.search(r"\S", text)]
   expected = "Scores metric baseline before after acc 0.100 0.250 0.900 num – – 200".split()
   assert cells[-13:] == expected

@@ -8,7 +8,7 @@ import pytest
 from paligemma_jax import sources
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
-from paligemma_jax.sources import sprites
+from paligemma_jax.sources import scenes
 
 
 def _rows(num=120, **fields):
@@ -41,9 +41,9 @@ def test_drawings_are_those_of_the_split_and_simple_shapes_their_share():
   labels = [row["label"] for row in _rows(400)]
   simple = [label in ("polygon", "ellipse") for label in labels]
   assert 0.17 < np.mean(simple) < 0.33
-  assert set(labels) <= {*sprites.names("base"), "polygon", "ellipse"}
+  assert set(labels) <= {*scenes.names("base"), "polygon", "ellipse"}
   plain = _rows(24, classes="heldout", simple=0.0, vary=False)
-  assert [row["label"] for row in plain] == list(sprites.names("heldout")) * 2
+  assert [row["label"] for row in plain] == list(scenes.names("heldout")) * 2
 
 
 @pytest.mark.parametrize(

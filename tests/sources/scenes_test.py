@@ -14,7 +14,6 @@ from paligemma_jax.regions import loc
 from paligemma_jax.regions import mask_codec
 from paligemma_jax.regions import seg
 from paligemma_jax.sources import scenes
-from paligemma_jax.sources import sprites
 
 NUM = 240
 
@@ -51,8 +50,8 @@ def test_boxes_are_exact(monkeypatch):
   monkeypatch.setattr(
     scenes, "_background", lambda rng, size: np.full((size, size, 3), 255, np.uint8)
   )
-  ink = sprites.Sprite
-  monkeypatch.setattr(scenes.sprites, "get", _solid(sprites.get, ink))
+  ink = scenes.Sprite
+  monkeypatch.setattr(scenes.sprites, "get", _solid(scenes.get, ink))
   for row in _rows(60):
     drawn = row["image"].min(axis=2) < 128
     covered = np.zeros_like(drawn)
@@ -76,8 +75,8 @@ def _solid(get, make):
 
 
 def test_every_drawing_fills_its_box_and_boxes_are_disjoint():
-  for name, flip in itertools.product(sprites.names("all"), (False, True)):
-    mask = sprites.get(name, side=42, flip=flip).mask
+  for name, flip in itertools.product(scenes.names("all"), (False, True)):
+    mask = scenes.get(name, side=42, flip=flip).mask
     assert mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any()
     assert 40 <= max(mask.shape) <= 42
   for row in _rows():
@@ -98,7 +97,7 @@ def test_the_warmup_rows_are_captions_of_one_drawing_and_the_rest_is_as_without(
 
 
 def test_drawing_keeps_opaque_colours_and_clear_background():
-  sprite = sprites.get("frog", side=40, flip=False)
+  sprite = scenes.get("frog", side=40, flip=False)
   opaque, clear = sprite.keep[..., 0] == 0, sprite.keep[..., 0] == 256
   background = np.full((*sprite.mask.shape, 3), 200, np.uint8)
   drawn = (background * sprite.keep + sprite.paint) >> 8
@@ -143,7 +142,7 @@ def test_the_mask_is_what_was_drawn(monkeypatch):
   monkeypatch.setattr(
     scenes, "_background", lambda rng, size: np.full((size, size, 3), 255, np.uint8)
   )
-  monkeypatch.setattr(scenes.sprites, "get", _solid(sprites.get, sprites.Sprite))
+  monkeypatch.setattr(scenes.sprites, "get", _solid(scenes.get, scenes.Sprite))
   for row in _rows(30, tasks=("segment",)):
     drawn = row["image"].min(axis=2) < 128
     y0, x0, y1, x1 = (round(v * 112) for v in row["boxes"][0])
@@ -188,12 +187,12 @@ def test_splits_and_seeds_share_no_scene():
 
 
 def test_held_out_classes_are_never_in_pretraining():
-  assert (len(sprites.names("base")), len(sprites.names("heldout"))) == (64, 12)
-  assert not set(sprites.names("base")) & set(sprites.names("heldout"))
+  assert (len(scenes.names("base")), len(scenes.names("heldout"))) == (64, 12)
+  assert not set(scenes.names("base")) & set(scenes.names("heldout"))
   for classes in ("base", "heldout"):
     drawn = {name for row in _rows(classes=classes) for name, _ in row["objects"]}
-    assert drawn <= set(sprites.names(classes))
-    assert len(drawn) == len(sprites.names(classes))
+    assert drawn <= set(scenes.names(classes))
+    assert len(drawn) == len(scenes.names(classes))
 
 
 def test_the_demo_words_its_questions_differently():

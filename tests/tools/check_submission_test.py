@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from paligemma_jax.core import errors
-from paligemma_jax.evals import server_file
+from paligemma_jax.evals import predictions
 from tests import run_train
 from tests.miniatures import okvqa
 from tools import check_submission
@@ -100,8 +100,8 @@ def test_a_dataset_can_stand_in_for_the_official_file(tmp_path, monkeypatch):
   (dataset,) = prepare.datasets_of("okvqa")
   build.write(dataset, tmp_path / "raw", tmp_path / "data")
   monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "data"))
-  found = check_submission.expected(server_file.FORMATS["vqav2"], "okvqa:val")
+  found = check_submission.expected(predictions.FORMATS["vqav2"], "okvqa:val")
   assert found == {31: (), 41: ()}
   with pytest.raises(errors.ConfigError, match="okvqa:val has no column 'caption_id'"):
-    other = dataclasses.replace(server_file.FORMATS["vqav2"], column="caption_id")
+    other = dataclasses.replace(predictions.FORMATS["vqav2"], column="caption_id")
     check_submission.expected(other, "okvqa:val")

@@ -7,14 +7,14 @@ import pytest
 
 from paligemma_jax import sources
 from paligemma_jax.core import errors
-from paligemma_jax.regions import codec_recipe
+from paligemma_jax.regions import mask_codec
 from paligemma_jax.regions import mask_codec_file
 from tools import train_mask_codec
 
 
 def _recipe(**fields):
   held_out = sources.Masks("held_out", num_rows=3)
-  return codec_recipe.CodecRecipe(sources.Masks(num_rows=4), held_out, **fields)
+  return mask_codec.CodecRecipe(sources.Masks(num_rows=4), held_out, **fields)
 
 
 def test_masks_are_squares_between_minus_one_and_one():
@@ -53,7 +53,6 @@ def test_a_recipe_that_cannot_work_is_refused(fields, hint):
 
 def test_the_shipped_config_makes_a_codec_of_the_shipped_shapes():
   from configs import mask_codec as config
-  from paligemma_jax.regions import mask_codec
 
   recipe = config.get_config()
   codec = mask_codec.open_codec()

@@ -17,8 +17,8 @@ from tensorboardX.proto import event_pb2
 
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
+from paligemma_jax.trainer import bad_rows
 from paligemma_jax.trainer import metrics
-from paligemma_jax.trainer import row_counts
 from paligemma_jax.trainer import workdir
 
 
@@ -181,19 +181,19 @@ def _events(data, event_type):
 
 def test_each_bad_row_is_noted_once_also_after_a_restart(tmp_path):
   place = workdir.Workdir(tmp_path)
-  policy = row_counts.BadRows(place)
+  policy = bad_rows.BadRows(place)
   policy.add(3, "train.jsonl:4", "no image")
   policy.add(3, "train.jsonl:4", "no image")
   policy.close()
   with open(place.bad_rows, "ab") as f:
     f.write(b'{"row": 9')  # A killed process's last write.
-  again = row_counts.BadRows(place)
+  again = bad_rows.BadRows(place)
   assert again.of("") == {3}
   again.add(3, "train.jsonl:4", "no image")
   again.add(9, "train.jsonl:10", "half an image")
   again.add(3, "val.jsonl:4", "no image", evaluator="val/acc")
   again.close()
-  third = row_counts.BadRows(place)
+  third = bad_rows.BadRows(place)
   third.close()
   assert third.of("") == {3, 9} and third.of("val/acc") == {3}
   lines, num_torn = atomic_io.read_lines(place.bad_rows)
@@ -254,7 +254,7 @@ def test_nothing_is_written_through_a_link_in_the_folder(name, tmp_path):
   (run / name).symlink_to(outside if name == "tensorboard" else outside / "mine")
   try:
     _write(run, -1, 4) if "jsonl" in name else _log(run, resume_step=-1, tensorboard="on").close()
-    row_counts.BadRows(workdir.Workdir(run)).add(1, "a:1", "bad")
+    bad_rows.BadRows(workdir.Workdir(run)).add(1, "a:1", "bad")
   except errors.WorkdirError as e:
     assert "is a link" in str(e)
   assert [p.name for p in outside.iterdir()] == ["mine"]
@@ -276,5 +276,5 @@ def test_a_pipe_or_a_folder_in_place_of_a_file_is_an_error(name, tmp_path):
     make(tmp_path / name)
     with pytest.raises(errors.WorkdirError, match=name):
       _write(tmp_path, 0, 1)
-      row_counts.BadRows(workdir.Workdir(tmp_path))
+      bad_rows.BadRows(workdir.Workdir(tmp_path))
     (tmp_path / name).rename(tmp_path / f"was {make.__name__}")

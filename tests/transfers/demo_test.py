@@ -9,7 +9,7 @@ import pytest
 from paligemma_jax.config import load as configs
 from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.models import variants
-from paligemma_jax.sources import sprites
+from paligemma_jax.sources import scenes
 from tests.data import encoding
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -52,7 +52,7 @@ def test_scores_are_from_scenes_that_training_never_shows(path):
 @pytest.mark.parametrize("path", [PRETRAIN, DEMO, FORKME])
 def test_every_text_fits_with_the_answer_in_full(path):
   config = _load(path)
-  tokenizer = tokenizers.Tokenizer(sprites.DEMO / "tokenizer.model")
+  tokenizer = tokenizers.Tokenizer(scenes.DEMO / "tokenizer.model")
   for row in _rows(config.train.source, 600):
     length = config.train.text_len
     encoding.train(tokenizer, row["prefix"], row["suffix"], text_len=length, overflow="error")
@@ -63,9 +63,9 @@ def test_every_text_fits_with_the_answer_in_full(path):
 
 
 def test_class_names_are_one_piece_alone_and_in_the_plural():
-  tokenizer = tokenizers.Tokenizer(sprites.DEMO / "tokenizer.model")
+  tokenizer = tokenizers.Tokenizer(scenes.DEMO / "tokenizer.model")
   assert tokenizer.vocab_size == variants.VARIANTS["tiny"][1].vocab_size
-  for name in sprites.names("all"):
+  for name in scenes.names("all"):
     one, many = tokenizer.encode(f" {name}"), tokenizer.encode(f" {name}s")
     assert len(one) == 1 and many[:1] == one and len(many) == 2
 

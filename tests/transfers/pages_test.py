@@ -10,7 +10,7 @@ import pytest
 from paligemma_jax import evals
 from paligemma_jax import sources
 from paligemma_jax.config import load as configs
-from paligemma_jax.evals import server_file
+from paligemma_jax.evals import predictions
 from paligemma_jax.models import variants
 from tools import try_transfers
 from tools.prepare import __main__ as prepare
@@ -111,11 +111,11 @@ def test_a_server_takes_the_file_of_all_its_questions(name, evaluator, tmp_path,
   rows = [{c: opened[i][c] for c in evaluator.columns()} for i in range(len(opened))]
   outputs = [evals.Output(row=i, text=f"no choice {i}") for i in range(len(rows))]
   (text,) = evaluator.files(rows, outputs).values()
-  form = server_file.FORMATS[evaluator.format]
+  form = predictions.FORMATS[evaluator.format]
   questions = json.loads((tmp_path / "raw" / questions_of(evaluator)).read_text())
-  wanted = server_file.official(form, questions)
+  wanted = predictions.official(form, questions)
   assert len(wanted) == len(rows)
-  assert list(server_file.problems(form, json.loads(text), wanted)) == []
+  assert list(predictions.problems(form, json.loads(text), wanted)) == []
 
 
 @pytest.mark.parametrize("name", try_transfers.names())

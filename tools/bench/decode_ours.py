@@ -7,7 +7,7 @@ import jaxlib
 import numpy as np
 
 from paligemma_jax import api
-from paligemma_jax.core import huge_pages
+from paligemma_jax.core import process
 from paligemma_jax.decoding import generate
 from tools.bench import decode
 from tools.bench import side
@@ -33,5 +33,5 @@ def prepare():
 
 
 if __name__ == "__main__":
-  huge_pages.use()
+  process.use()
   side.serve(prepare, gpu_peak=side.jax_peak)

@@ -7,7 +7,7 @@ import os
 import numpy as np
 
 from paligemma_jax import pp
-from paligemma_jax.core import huge_pages
+from paligemma_jax.core import process
 from paligemma_jax.data import loader
 from paligemma_jax.data import tokenizer as tokenizers
 from tools.bench import input as input_lib
@@ -41,5 +41,5 @@ def prepare():
 
 
 if __name__ == "__main__":
-  huge_pages.use()
+  process.use()
   side.serve(prepare)

@@ -9,8 +9,8 @@ Both sides get the same weights and batch and train everything with Adam behind 
 norm, or adapters of one rank on the decoder's matrices (transformers' are PEFT's); loading and
 compiling are not counted. With bfloat16, trainable parameters stay float32 on both sides
 (transformers' under autocast), frozen ones are bfloat16. The losses of both sides, from the same
-weights on, must agree. `mfu` is needed matrix operations (none that are recomputed) per second over what
-large matmuls reach in that dtype, measured in the same run.
+weights on, must agree. `mfu` is needed matrix operations (none that are recomputed) per second over
+what large matmuls reach in that dtype, measured in the same run.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import ml_collections
 
 from paligemma_jax import presets
 from paligemma_jax.config import load as configs
-from paligemma_jax.core import huge_pages
+from paligemma_jax.core import process
 from paligemma_jax.planning import program
 from paligemma_jax.trainer import devices
 from paligemma_jax.trainer import setup as setups
@@ -74,5 +74,5 @@ def prepare():
 
 
 if __name__ == "__main__":
-  huge_pages.use()
+  process.use()
   side.serve(prepare, gpu_peak=side.jax_peak)

@@ -1,31 +1,162 @@
-"""tokenizer.json, Hugging Face's form of a tokenizer, to and from a sentencepiece model file.
-
-Both hold a byte-pair model. A sentencepiece file has a score for each piece, tokenizer.json has a
-list of merges, the first of which comes first; so a piece's score is the place of its first merge,
-and the merges of a piece are all pairs of pieces that make it, the pieces in the order of their
-scores. What sentencepiece calls user-defined (newlines, blanks, <loc…>, <seg…>) are added tokens:
-found before anything is merged, the longest first.
-
-Of one text both give the same ids, but for the texts of control tokens: sentencepiece reads "<eos>"
-as letters, tokenizer.json as the token.
-"""
+"""Tokenizer files as others wrote them: sentencepiece models and Hugging Face's tokenizer.json."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import struct
+from collections.abc import Collection
+from collections.abc import Iterable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from typing import Any
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import strict_json
-from paligemma_jax.data import sentencepiece_file
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+UNIGRAM, BPE = 1, 2
+
+_PIECES, _TRAINER, _NORMALIZER = 1, 2, 3  # Fields of ModelProto.
+_PIECES_TAG = b"\x0a"  # Field 1 of ModelProto, length-delimited; also field 1 of SentencePiece.
+_MODEL_TYPE = 3  # Of the trainer's settings.
+_CHARSMAP, _DUMMY_PREFIX, _EXTRA_BLANKS, _ESCAPE = 2, 3, 4, 5  # Of the normalizer's settings.
+
+
+@dataclasses.dataclass(frozen=True)
+class Piece:
+  """One entry of the vocabulary."""
+
+  text: str
+  score: float
+  kind: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+  """What a model file says.
+
+  Attributes:
+    pieces: in the order of their ids.
+    algorithm: UNIGRAM, BPE, or another number.
+    is_identity: texts are read as they are, but for "▁" in place of blanks.
+  """
+
+  pieces: tuple[Piece, ...]
+  algorithm: int
+  is_identity: bool
+
+
+def parse(data: bytes) -> Model:
+  """The model in a file's bytes.
+
+  Raises:
+    LookupError, ValueError: the bytes are no such file.
+  """
+  pieces, algorithm = [], UNIGRAM
+  normalizer = {_CHARSMAP: b"", _DUMMY_PREFIX: 1, _EXTRA_BLANKS: 1, _ESCAPE: 1}
+  for number, value in _fields(data):
+    if number == _PIECES:
+      fields = {1: b"", 2: 0.0, 3: NORMAL, **dict(_fields(value))}
+      pieces.append(Piece(fields[1].decode(), fields[2], fields[3]))
+    elif number == _TRAINER:
+      algorithm = dict(_fields(value)).get(_MODEL_TYPE, algorithm)
+    elif number == _NORMALIZER:
+      normalizer |= dict(_fields(value))
+  plain = {_CHARSMAP: b"", _DUMMY_PREFIX: 0, _EXTRA_BLANKS: 0, _ESCAPE: 1}
+  is_identity = all(normalizer[key] == value for key, value in plain.items())
+  return Model(tuple(pieces), algorithm, is_identity)
+
+
+def build(pieces: Iterable[Piece]) -> bytes:
+  """The file of a byte-pair model with byte fallback that reads texts as they are."""
+  trainer = _field(_MODEL_TYPE, BPE) + _field(35, 1)
+  for number, token in ((40, 3), (41, 2), (42, 1), (43, 0)):  # unk, bos, eos, pad.
+    trainer += _field(number, token)
+  for number, text in ((45, "<unk>"), (46, "<bos>"), (47, "<eos>"), (48, "<pad>")):
+    trainer += _field(number, text.encode())
+  normalizer = _field(1, b"identity") + _field(_DUMMY_PREFIX, 0) + _field(_EXTRA_BLANKS, 0)
+  body = b"".join(piece_field(p.text, score=p.score, kind=p.kind) for p in pieces)
+  return body + _field(_TRAINER, trainer) + _field(_NORMALIZER, normalizer)
+
+
+def redeclared(data: bytes, known: Collection[str]) -> bytes:
+  """The model with the pieces of these texts replaced, in place, by user-defined ones."""
+  wanted = {piece.encode(): piece for piece in known}
+  parts, start = [], 0
+  while start < len(data):
+    number, value, end = _field_at(data, start)
+    text = dict(_fields(value)).get(1) if number == _PIECES and isinstance(value, bytes) else None
+    parts.append(piece_field(wanted[text]) if text in wanted else data[start:end])
+    start = end
+  return b"".join(parts)
+
+
+def piece_field(text: str, *, score: float = 0.0, kind: int = USER_DEFINED) -> bytes:
+  """One more piece, to be appended to a model's bytes."""
+  raw = text.encode()
+  body = _PIECES_TAG + _varint(len(raw)) + raw
+  body += b"\x15" + struct.pack("<f", score) + _field(3, kind)
+  return _PIECES_TAG + _varint(len(body)) + body
+
+
+def _fields(data: bytes) -> Iterator[tuple[int, bytes | int | float]]:
+  """(number, value) of each field: bytes, a whole number or a float."""
+  start = 0
+  while start < len(data):
+    number, value, start = _field_at(data, start)
+    yield number, value
+
+
+def _field_at(data: bytes, start: int) -> tuple[int, bytes | int | float, int]:
+  """(number, value, where the next field begins)."""
+  tag, at = _read_varint(data, start)
+  number, kind = tag >> 3, tag & 7
+  if kind == 0:
+    value, end = _read_varint(data, at)
+  elif kind == 2:
+    size, at = _read_varint(data, at)
+    value, end = data[at : at + size], at + size
+  else:
+    end = at + {1: 8, 5: 4}[kind]
+    value = struct.unpack("<d" if kind == 1 else "<f", data[at:end])[0] if end <= len(data) else 0
+  if end > len(data):
+    raise ValueError("a field reaches beyond the end")
+  return number, value, end
+
+
+def _field(number: int, value: bytes | int) -> bytes:
+  if isinstance(value, int):
+    return _varint(number << 3) + _varint(value)
+  return _varint(number << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint(n: int) -> bytes:
+  out = bytearray()
+  while n > 0x7F:
+    out.append(n & 0x7F | 0x80)
+    n >>= 7
+  return bytes(out) + bytes([n])
+
+
+def _read_varint(data: bytes, pos: int) -> tuple[int, int]:
+  value = shift = 0
+  while True:
+    byte = data[pos]
+    if shift > 63:
+      raise ValueError("a number of more than 64 bits")
+    value |= (byte & 0x7F) << shift
+    pos, shift = pos + 1, shift + 7
+    if byte < 0x80:
+      return value, pos
+
 
 IMAGE = "<image>"
 _CONTROL = ("<pad>", "<eos>", "<bos>", "<unk>")  # In the order of their ids.
 _BLANK = "▁"
 _FILLER = "<no token {}>"  # Of ids that the model has and the tokenizer has not.
 _UNMERGED = -1e9  # The score of pieces that no merge makes; it is never looked at.
-_NORMAL, _USER = sentencepiece_file.NORMAL, sentencepiece_file.USER_DEFINED
+_NORMAL, _USER = NORMAL, USER_DEFINED
 
 
 def to_model(data: bytes, path: str) -> bytes:
@@ -61,11 +192,10 @@ def to_model(data: bytes, path: str) -> bytes:
       raise errors.ConfigError(f"{path!r} has {len(by_id)} tokens, but none with the id {i}.")
     pieces.append(_piece(by_id[i], added.get(i), len(model["vocab"]) <= i, scores))
   while pieces and (
-    pieces[-1].kind == sentencepiece_file.CONTROL
-    or pieces[-1].text == _FILLER.format(len(pieces) - 1)
+    pieces[-1].kind == CONTROL or pieces[-1].text == _FILLER.format(len(pieces) - 1)
   ):
     pieces.pop()
-  return sentencepiece_file.build(pieces)
+  return build(pieces)
 
 
 def from_model(data: bytes, *, num_ids: int = 0, image_token: int = 0) -> str:
@@ -78,13 +208,13 @@ def from_model(data: bytes, *, num_ids: int = 0, image_token: int = 0) -> str:
   Raises:
     ConfigError: a model that this form cannot hold exactly.
   """
-  model = sentencepiece_file.parse(data)
-  if model.algorithm != sentencepiece_file.BPE or not model.is_identity:
+  model = parse(data)
+  if model.algorithm != BPE or not model.is_identity:
     raise errors.ConfigError(
       "The tokenizer is no byte-pair model that reads texts as they are, as Gemma's is, so it has"
       " no exact tokenizer.json."
     )
-  if any(p.kind == sentencepiece_file.UNUSED for p in model.pieces):
+  if any(p.kind == UNUSED for p in model.pieces):
     raise errors.ConfigError("The tokenizer has unused pieces, so it has no exact tokenizer.json.")
   vocab = {p.text: i for i, p in enumerate(model.pieces)}
   for i in range(len(vocab), max(num_ids, image_token)):
@@ -144,14 +274,14 @@ def added_tokens(data: bytes, image_token: int) -> list[dict[str, Any]]:
 
   With the fields of tokenizer.json, "id" among them, in the order of the ids.
   """
-  pieces = sentencepiece_file.parse(data).pieces
+  pieces = parse(data).pieces
   added = [_token(i, p.text, p.kind) for i, p in enumerate(pieces) if p.kind in _ADDED]
   if image_token and all(token["content"] != IMAGE for token in added):
-    added.append(_token(image_token, IMAGE, sentencepiece_file.CONTROL))
+    added.append(_token(image_token, IMAGE, CONTROL))
   return added
 
 
-_ADDED = (_USER, sentencepiece_file.CONTROL, sentencepiece_file.UNKNOWN)
+_ADDED = (_USER, CONTROL, UNKNOWN)
 
 
 def _token(i: int, text: str, kind: int) -> dict[str, Any]:
@@ -161,7 +291,7 @@ def _token(i: int, text: str, kind: int) -> dict[str, Any]:
   return {"id": i, "content": text, **flags, "normalized": own, "special": not own}
 
 
-def _merges(model: sentencepiece_file.Model) -> list[list[str]]:
+def _merges(model: Model) -> list[list[str]]:
   """Every pair of pieces that makes a piece, the best piece first, then the longest left half."""
   scores = {p.text: p.score for p in model.pieces if p.kind == _NORMAL}
   merges = []
@@ -174,17 +304,17 @@ def _merges(model: sentencepiece_file.Model) -> list[list[str]]:
 
 def _piece(
   text: str, added: Mapping[str, Any] | None, behind: bool, scores: Mapping[str, float]
-) -> sentencepiece_file.Piece:
+) -> Piece:
   if text in _CONTROL:
-    kind = sentencepiece_file.UNKNOWN if text == "<unk>" else sentencepiece_file.CONTROL
-    return sentencepiece_file.Piece(text, 0.0, kind)
+    kind = UNKNOWN if text == "<unk>" else CONTROL
+    return Piece(text, 0.0, kind)
   if text == IMAGE or (added and behind and added.get("special")):
-    return sentencepiece_file.Piece(text, 0.0, sentencepiece_file.CONTROL)
+    return Piece(text, 0.0, CONTROL)
   if added:
-    return sentencepiece_file.Piece(text, 0.0, _USER)
+    return Piece(text, 0.0, _USER)
   if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
-    return sentencepiece_file.Piece(text, 0.0, sentencepiece_file.BYTE)
-  return sentencepiece_file.Piece(text, scores.get(text, _UNMERGED), _NORMAL)
+    return Piece(text, 0.0, BYTE)
+  return Piece(text, scores.get(text, _UNMERGED), _NORMAL)
 
 
 def _pair(merge: Any) -> tuple[str, str]:

@@ -1,19 +1,21 @@
-"""Is this image file all there, and is it cheap to read? Looked at before any decoder sees it.
+"""Files as others wrote them, before a decoder sees them: whole, cheap to read, of the right kind.
 
-Decoders forgive a cut end or a wrong checksum; labels do not. And a small file can ask a decoder
-for hours: by thousands of scans of a JPEG, by millions of empty parts, by EXIF entries that all
-mean the same bytes. Only containers are walked here, from length field to length field, in time
-that grows with the file; pixels are the decoder's business.
+This is about image files that are cut off or made to be slow, zip directories, and files that stand
+in the place of others: pointers of git-lfs, web pages, other formats.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import re
 import struct
+import zipfile
 import zlib
 from collections.abc import Iterator
+from typing import BinaryIO
 
+from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 
 MAX_SCANS = 64  # Of a JPEG. Encoders write 10 to 20; each scan costs a pass over the image.
@@ -309,3 +311,114 @@ def _page(
       (place,) = struct.unpack_from(f"{order}I", data, place)
     found[tag] = struct.unpack_from(f"{order}{count}{letter}", data, place)
   return found, later
+
+
+HEAD_BYTES = 1024  # Which are enough to tell.
+
+_LFS = b"version https://git-lfs.github.com/spec/"
+_AVIF = (b"avif", b"avis")
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_CONVERT = "Convert it before: image.convert('RGB').save('….png') with Pillow does"
+_AGAIN = "Download the file again"
+_STARTS = (
+  (b"8BPS", "a Photoshop file"),
+  (b"%PDF", "a PDF document"),
+  (b"\xff\x0a", "a JPEG XL file"),
+  (b"\0\0\0\x0cJXL ", "a JPEG XL file"),
+  (b"\0\0\0\x0cjP  ", "a JPEG 2000 file"),
+  (b"\xff\x4f\xff\x51", "a JPEG 2000 file"),
+  (b"\0\0\1\0", "an icon (ICO)"),
+  (b"v/1\x01", "an OpenEXR file"),
+  (b"II+\0", "a BigTIFF file"),
+  (b"MM\0+", "a BigTIFF file"),
+)
+
+
+def not_downloaded(data: bytes) -> tuple[str, str]:
+  """('a git-lfs pointer, …', what helps) where a download gave another file; else ('', '')."""
+  text = _text(data)
+  if data.startswith(_LFS):
+    return (
+      "a git-lfs pointer, not the file itself",
+      "Run 'git lfs pull' where it was cloned, or download the file",
+    )
+  if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+    return (
+      "an HTML page: a web site answered a download with it",
+      f"{_AGAIN}; it may need a login, or be gone",
+    )
+  if text.startswith(b"<?xml") and b"<svg" not in text:
+    return "XML text", f"{_AGAIN}; it may be the error message of a server"
+  return "", ""
+
+
+def image(data: bytes) -> tuple[str, str]:
+  """As `not_downloaded`, and of files that are images of formats which are not read."""
+  found = not_downloaded(data)
+  text = _text(data)
+  if found[0]:
+    return found
+  if b"<svg" in text and text.startswith(b"<"):
+    return "an SVG drawing, which has no pixels", "Convert it to PNG before"
+  if text.startswith((b'{"', b"{\n", b"{ ")):
+    return "JSON text", f"{_AGAIN}; it may be the error message of a server"
+  if data.startswith(b"PK\x03\x04") or data.startswith(b"\x1f\x8b"):
+    return "an archive (ZIP or gzip)", "Unpack it before"
+  if data[4:8] == b"ftyp":
+    brands = (data[8:12], *(data[i : i + 4] for i in range(16, 64, 4)))
+    if any(brand in _AVIF for brand in brands):
+      return "an AVIF file", _CONVERT
+    if any(brand in _HEIC for brand in brands):
+      return "a HEIC file", f"{_CONVERT}, after 'pip install pillow-heif'"
+    return "a video", "Read it with sources.Video"
+  return next(((what, _CONVERT) for start, what in _STARTS if data.startswith(start)), ("", ""))
+
+
+def _text(data: bytes) -> bytes:
+  return data[:HEAD_BYTES].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+
+
+def of_file(path: str | os.PathLike[str]) -> str:
+  """A sentence on a regular file that a download left in place of another; else ''."""
+  try:
+    with atomic_io.open_regular(path) as f:
+      what, remedy = not_downloaded(f.read(HEAD_BYTES))
+  except OSError:
+    return ""
+  return f" It is {what}. {remedy}." if what else ""
+
+
+# 40 000 members at the most; zipfile itself makes 400 bytes of memory of every 47 of a directory.
+_MAX_BYTES = 2 << 20
+_END_BYTES = 1 << 17  # The end record and its comment, which zipfile reads to the file's end.
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+
+
+def members(file: BinaryIO) -> list[zipfile.ZipInfo]:
+  """What the directory lists, in its order.
+
+  Raises:
+    zipfile.BadZipFile, and what else zipfile raises on damage: no intact directory, or one of more
+      than _MAX_BYTES.
+  """
+  with zipfile.ZipFile(_Bounded(file)) as archive:
+    return archive.infolist()
+
+
+def is_plain(info: zipfile.ZipInfo) -> bool:
+  """Whether a member is stored or deflated; others ask for memory of a size that they name."""
+  return not info.flag_bits & 0x1 and info.compress_type in _PACKED
+
+
+class _Bounded:
+  """A file for zipfile, which reads the directory at once, whatever its size."""
+
+  def __init__(self, file: BinaryIO):
+    self._file = file
+    self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+
+  def read(self, num_bytes: int = -1) -> bytes:
+    """As of a file, a little at a time."""
+    if num_bytes > _MAX_BYTES:
+      raise zipfile.BadZipFile(f"a directory of {num_bytes} bytes, the limit is {_MAX_BYTES}")
+    return self._file.read(_END_BYTES if num_bytes < 0 else num_bytes)

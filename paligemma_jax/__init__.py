@@ -12,8 +12,7 @@ pg = pj.load("runs/mine")            # weights with logits, generate and save
 """
 
 import importlib
-from typing import TYPE_CHECKING
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # What `_PUBLIC` says, for those who read types.
   from paligemma_jax import evals as evals

@@ -7,8 +7,7 @@ import json
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from paligemma_jax.config import command_line
 from paligemma_jax.core import errors

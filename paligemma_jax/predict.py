@@ -7,9 +7,7 @@ import functools
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-from typing import Any
-from typing import NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from paligemma_jax.config import command_line
 from paligemma_jax.core import errors

@@ -11,10 +11,8 @@ import pathlib
 import sys
 import threading
 import types
-from collections.abc import Callable
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-from typing import NoReturn
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, NoReturn
 
 from paligemma_jax.config import command_line
 from paligemma_jax.core import errors

@@ -13,8 +13,7 @@ import pathlib
 import re
 import zlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np

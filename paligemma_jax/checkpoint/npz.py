@@ -14,9 +14,7 @@ import pathlib
 import struct
 import zipfile
 import zlib
-from collections.abc import Collection
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np

@@ -8,8 +8,7 @@ import pathlib
 import shutil
 import struct
 import zipfile
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np

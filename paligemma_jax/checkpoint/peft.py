@@ -11,8 +11,7 @@ import dataclasses
 import math
 import pathlib
 import re
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np

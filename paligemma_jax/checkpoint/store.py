@@ -9,8 +9,7 @@ import os
 import pathlib
 import shutil
 import threading
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -263,35 +262,35 @@ class Checkpoints:
     if not self._leads:
       return
     manifest.write(tmp, {"kind": manifest.BASE, "leaves": manifest.table(frozen)})
-    atomic_io.point("base.after_seal")
+    atomic_io.fault_point("base.after_seal")
     atomic_io.remove(final)
     os.rename(tmp, final)
     atomic_io.sync(self._folder)
-    atomic_io.point("base.after_rename")
+    atomic_io.fault_point("base.after_rename")
 
   def _begin(self, tmp: pathlib.Path, flat: Mapping[str, jax.Array]) -> None:
     if self._leads:
       atomic_io.remove(tmp)
     atomic_io.make_folder(tmp, below=self._folder)
-    atomic_io.point("state.before_arrays")
+    atomic_io.fault_point("state.before_arrays")
     manifest.start(self._writer, tmp / manifest.ARRAYS, flat)
 
   def _finish(self, step: int, tmp: pathlib.Path, facts: Mapping[str, Any]) -> None:
     """Runs beside training: what is sealed is renamed, what fails is removed and reported."""
     try:
       self._writer.wait_until_finished()
-      atomic_io.point("state.after_arrays")
+      atomic_io.fault_point("state.after_arrays")
       if self._leads:
         for name, data in self._files.items():
           atomic_io.write_new(tmp / name, data)
         manifest.write(tmp, facts)
-        atomic_io.point("state.after_seal")
+        atomic_io.fault_point("state.after_seal")
         final = self._folder / str(step)
         # Only a broken step can stand there: `save` returns early for an intact one.
         atomic_io.remove(final)
         os.rename(tmp, final)
         atomic_io.sync(self._folder)
-        atomic_io.point("state.after_rename")
+        atomic_io.fault_point("state.after_rename")
       self._failures.clear()
       self._sealed.add(step)
       self._last = (step, "")
@@ -332,7 +331,7 @@ class Checkpoints:
       # A broken step newer than this one is evidence until it is written again.
       if step in stay or step > newest:
         continue
-      atomic_io.point("state.before_delete")
+      atomic_io.fault_point("state.before_delete")
       try:
         # Under this name it no longer exists, also when the deletion is cut short.
         doomed = self._folder / f"{manifest.TMP}old-{step}"
@@ -341,7 +340,7 @@ class Checkpoints:
         atomic_io.remove(doomed)
       except OSError as e:
         logging.error("cannot delete step %d of %s: %s", step, self._folder, e)
-      atomic_io.point("state.after_delete")
+      atomic_io.fault_point("state.after_delete")
       self._sealed.discard(step)
 
   def _clean(self) -> None:

@@ -15,8 +15,7 @@ import json
 import os
 import pathlib
 import zlib
-from collections.abc import Collection
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from paligemma_jax.checkpoint import npz

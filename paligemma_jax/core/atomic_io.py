@@ -17,10 +17,8 @@ import shutil
 import signal
 import stat
 import time
-from collections.abc import Iterable
-from collections.abc import Mapping
-from typing import Any
-from typing import BinaryIO
+from collections.abc import Iterable, Mapping
+from typing import Any, BinaryIO
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import strict_json
@@ -263,7 +261,7 @@ class LineFile:
     data = b"".join(to_line(record) for record in records)
     if not data:
       return
-    point(f"{self._fault}.before_append")
+    fault_point(f"{self._fault}.before_append")
     size = os.fstat(self._descriptor).st_size
     try:
       while data:
@@ -272,7 +270,7 @@ class LineFile:
       os.ftruncate(self._descriptor, size)  # A full disk must not leave half a line in between.
       raise
     os.fsync(self._descriptor)
-    point(f"{self._fault}.after_append")
+    fault_point(f"{self._fault}.after_append")
 
   def close(self) -> None:
     """Closes the file; nothing can be appended after."""
@@ -318,7 +316,7 @@ POINTS = frozenset(
 _visits: collections.Counter[str] = collections.Counter()
 
 
-def point(name: str) -> None:
+def fault_point(name: str) -> None:
   """Marks a place where tests let the process fail; a no-op in every real run."""
   wanted = os.environ.get("PJ_FAULT", "")
   if not wanted:

@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import functools
 import io
-from typing import TYPE_CHECKING
-from typing import Any
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 

@@ -12,9 +12,7 @@ import functools
 import importlib
 import sys
 from collections.abc import Mapping
-from typing import Any
-from typing import TypeVar
-from typing import dataclass_transform
+from typing import Any, TypeVar, dataclass_transform
 
 from paligemma_jax.core import errors
 

@@ -9,9 +9,7 @@ from __future__ import annotations
 import bisect
 import collections
 import functools
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np

@@ -8,8 +8,7 @@ A metric of your own is any class declared with `@spec` that derives from `Metri
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paligemma_jax.core import errors

@@ -5,8 +5,7 @@ from __future__ import annotations
 import collections
 import functools
 import re
-from collections.abc import Hashable
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np

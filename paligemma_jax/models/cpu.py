@@ -22,8 +22,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Iterator
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp

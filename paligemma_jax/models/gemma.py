@@ -9,8 +9,7 @@ does 4 times faster on CPU than over B and T, and equally fast elsewhere.
 
 from __future__ import annotations
 
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax

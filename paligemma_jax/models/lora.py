@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp

@@ -15,9 +15,7 @@ import collections
 import dataclasses
 import math
 import re
-from collections.abc import Collection
-from collections.abc import Iterable
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np

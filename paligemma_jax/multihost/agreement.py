@@ -15,9 +15,7 @@ import pathlib
 import secrets
 import time
 import zlib
-from collections.abc import Collection
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import jax

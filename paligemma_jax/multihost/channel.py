@@ -17,9 +17,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable
-from collections.abc import Coroutine
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from paligemma_jax.core import errors

@@ -8,8 +8,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax

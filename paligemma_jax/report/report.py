@@ -7,8 +7,7 @@ import html
 import math
 import os
 import re
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from paligemma_jax.core import atomic_io

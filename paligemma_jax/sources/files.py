@@ -14,11 +14,8 @@ import re
 import stat
 import unicodedata
 import zlib
-from collections.abc import Iterable
-from collections.abc import Mapping
-from collections.abc import Sequence
-from typing import Any
-from typing import BinaryIO
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, BinaryIO
 
 from paligemma_jax.core import errors
 

@@ -16,8 +16,7 @@ import io
 import struct
 import time
 from collections.abc import Iterator
-from typing import Any
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 

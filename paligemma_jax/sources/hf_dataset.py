@@ -8,8 +8,7 @@ import pathlib
 import re
 import struct
 import zlib
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from paligemma_jax.core import atomic_io

@@ -12,8 +12,7 @@ import json
 import pathlib
 import zlib
 from collections.abc import Mapping
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 

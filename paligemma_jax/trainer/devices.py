@@ -1,4 +1,4 @@
-"""Brings up JAX for a command: compilation cache, log lines, and what to do when memory runs out."""
+"""Brings up JAX for a command: compilation cache, log lines, advice when memory runs out."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ import pathlib
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax

@@ -15,9 +15,7 @@ import os
 import pathlib
 import time
 import zlib
-from collections.abc import Callable
-from collections.abc import Iterable
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import jax
 import jax.numpy as jnp

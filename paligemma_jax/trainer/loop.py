@@ -23,8 +23,7 @@ import json
 import os
 from collections.abc import Mapping
 from concurrent import futures
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import ml_collections

@@ -8,10 +8,7 @@ import itertools
 import json
 import os
 import pathlib
-from collections.abc import Callable
-from collections.abc import Iterator
-from collections.abc import Mapping
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from paligemma_jax.core import atomic_io

@@ -6,8 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 import ml_collections

@@ -10,8 +10,7 @@ Leaves below 4096 numbers keep float32 moments, as in the published implementati
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax

@@ -348,7 +348,7 @@ def test_weights_are_read_back_by_name_from_workdir_folder_and_step(
 
 def test_every_fault_point_of_state_is_in_the_source_once():
   sources = [p.read_text() for p in pathlib.Path(store.__file__).parent.glob("*.py")]
-  used = re.findall(r'atomic_io\.point\("(.*?)"\)', "".join(sources))
+  used = re.findall(r'atomic_io\.fault_point\("(.*?)"\)', "".join(sources))
   assert sorted(used) == sorted(p for p in atomic_io.POINTS if p.startswith(("state.", "base.")))
 
 

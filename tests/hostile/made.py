@@ -12,8 +12,7 @@ import pathlib
 import sys
 import tempfile
 from collections.abc import Callable
-from typing import Any
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tests.faults import fuzz
 

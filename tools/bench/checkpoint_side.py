@@ -7,8 +7,7 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Callable
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np

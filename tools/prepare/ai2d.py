@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import io
 import pathlib
-from collections.abc import Iterator
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np

@@ -8,12 +8,8 @@ import io
 import json
 import pathlib
 import zipfile
-from collections.abc import Collection
-from collections.abc import Iterator
-from collections.abc import Mapping
-from typing import IO
-from typing import Any
-from typing import ClassVar
+from collections.abc import Collection, Iterator, Mapping
+from typing import IO, Any, ClassVar
 
 from paligemma_jax.core import errors
 

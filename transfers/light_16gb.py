@@ -66,7 +66,7 @@ def get_config(
   c.train.update(batch_size=best["batch_size"], total=best["total"])
   c.optim.update(
     lr=best["lr"],
-    clip=best["grad_clip_norm"],
+    grad_clip_norm=best["grad_clip_norm"],
     warmup=best["warmup"],
     schedule_start=best["schedule_start"],
     train_only=best["train_only"],

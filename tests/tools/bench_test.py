@@ -9,10 +9,12 @@ import sys
 import pytest
 
 from paligemma_jax.core import errors
+from paligemma_jax.planning import targets
 from paligemma_jax.pp import decode
 from tests import run_train
 from tools.bench import attention
 from tools.bench import compare
+from tools.bench import peaks
 from tools.bench import photos
 from tools.bench import step
 
@@ -146,7 +148,8 @@ def test_the_step_is_measured():
   found = measured("step", "--batch_size=2", against=("transformers", "keras_hub"))
   losses = found["ours_losses"]
   assert len(losses) == 2 and losses[1] < losses[0]  # The second is after one step on the batch.
-  assert 0 < found["mfu"] < 1.5 and found["matmul_gflops"] > 1
+  assert 0 < found["matmul_share"] < 1.5 and found["matmul_gflops"] > 1
+  assert found["mfu"] is None  # No data sheet gives a CPU's peak.
   assert "baseline" not in found or found["loss_difference"] < 1e-2
 
 
@@ -168,3 +171,15 @@ def test_starting_is_measured():
   found = measured("start", config, against=())
   assert 0 < found["help_seconds"] < found["ours_seconds"] < 600
   assert 0 <= found["ours_evals_seconds"] < found["ours_seconds"]
+
+
+def test_peaks_are_those_that_plan_knows():
+  for name, kind in {
+    "h200": "NVIDIA H200",
+    "h100": "NVIDIA H100 80GB HBM3",
+    "l4": "NVIDIA L4",
+  }.items():
+    assert peaks.peak(kind, "bfloat16") == targets.get(name).flops_per_sec
+  for name, kind in {"v5e-8": "TPU v5 lite", "v5p-8": "TPU v5", "v6e-8": "TPU v6 lite"}.items():
+    assert peaks.peak(kind, "bfloat16") == targets.get(name).flops_per_sec
+  assert peaks.peak("cpu", "float32") is peaks.peak("NVIDIA H200", "float32") is None

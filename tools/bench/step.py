@@ -10,7 +10,8 @@ norm, or adapters of one rank on the decoder's matrices (transformers' are PEFT'
 compiling are not counted. With bfloat16, trainable parameters stay float32 on both sides
 (transformers' under autocast), frozen ones are bfloat16. The losses of both sides, from the same
 weights on, must agree. `mfu` is needed matrix operations (none that are recomputed) per second over
-what large matmuls reach in that dtype, measured in the same run.
+the device's peak by its data sheet (peaks.py; null for a CPU, which has none); `matmul_share` is
+the same over what large matmuls reach in that dtype, measured in the same run.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.models import variants
 from tools.bench import compare
 from tools.bench import models
+from tools.bench import peaks
 
 # Relative. Adam's first steps go by the signs of gradients, also of those that are mere rounding.
 # Adapters begin with other random numbers on each side, though with no effect.
@@ -89,7 +91,7 @@ def main() -> None:
     device = args.device
     with compare.started("matmul", "tools.bench.matmul", *where, device=device) as matmul:
       ours, baseline = compare.compared("step", args, passed, extra=[matmul])
-  more = {**speed(ours, matmul), "ours_losses": ours.answers}
+  more = {**speed(ours, matmul, args.dtype), "ours_losses": ours.answers}
   if baseline is not None:
     more |= {
       "baseline_losses": baseline.answers,
@@ -98,14 +100,16 @@ def main() -> None:
   compare.show(compare.result("step", ours, baseline, **more), args.json)
 
 
-def speed(ours: compare.Side, matmul: compare.Side) -> dict[str, Any]:
-  """Model FLOPs utilisation, by the clock and per second of processor time, and its parts."""
+def speed(ours: compare.Side, matmul: compare.Side, dtype: str) -> dict[str, Any]:
+  """Model FLOPs utilisation, and the share of a large matmul's speed by clock and processor."""
   product = matmul.facts["flops"]
   needed = ours.facts["flops_needed"]
   best, best_cpu = (product / min(seconds) for seconds in (matmul.seconds, matmul.cpu_seconds))
+  peak = peaks.peak(ours.facts["device"], dtype)
   return {
-    "mfu": round(needed / ours.median_seconds / best, 4),
-    "mfu_cpu": round(needed / ours.median_cpu_seconds / best_cpu, 4),
+    "mfu": round(needed / ours.median_seconds / peak, 4) if peak else None,
+    "matmul_share": round(needed / ours.median_seconds / best, 4),
+    "matmul_share_cpu": round(needed / ours.median_cpu_seconds / best_cpu, 4),
     "step_gflops": round(needed / ours.median_seconds / 1e9, 1),
     "matmul_gflops": round(best / 1e9, 1),
   }

@@ -12,7 +12,7 @@ import functools
 import importlib
 import sys
 from collections.abc import Mapping
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, TypeGuard, TypeVar, dataclass_transform
 
 from paligemma_jax.core import errors
 
@@ -47,6 +47,7 @@ def spec(cls: T) -> T:
   Raises (when an instance is made): ConfigError on an unknown, missing or non-plain field, and of
     our own specs on one of another type.
   """
+  made: Any = cls  # It gets members here.
   what = f"{cls.__module__.removeprefix('paligemma_jax.')}.{cls.__name__}"
   own_check = getattr(cls, "__post_init__", None)
 
@@ -63,11 +64,11 @@ def spec(cls: T) -> T:
         _check_type(value, types[name], f"{what}.{name}")
       object.__setattr__(self, name, value)
 
-  cls.__post_init__ = __post_init__
-  cls = dataclasses.dataclass(frozen=True)(cls)
-  names = [f.name for f in dataclasses.fields(cls)]
+  made.__post_init__ = __post_init__
+  dataclasses.dataclass(frozen=True)(made)
+  names = [f.name for f in dataclasses.fields(made)]
   types = _field_types(cls) if cls.__module__.startswith(_OURS) else {}
-  plain_init = cls.__init__
+  plain_init = made.__init__
 
   @functools.wraps(plain_init)
   def __init__(self, /, *args, **kwargs):  # A field called self may stand in a file.
@@ -85,15 +86,19 @@ def spec(cls: T) -> T:
     values = {name: getattr(self, name) for name in names}
     return type(self)(**{**values, **changes})
 
-  cls.__init__ = __init__
-  cls.replace = replace
-  cls.__is_spec__ = cls
+  made.__init__ = __init__
+  made.replace = replace
+  made.__is_spec__ = cls
   return cls
 
 
 def is_spec(value: Any) -> bool:
   """True for instances of classes declared with `@spec`."""
-  return getattr(type(value), "__is_spec__", None) is type(value)
+  return _is_spec_class(type(value))
+
+
+def _is_spec_class(cls: Any) -> TypeGuard[type]:
+  return isinstance(cls, type) and vars(cls).get("__is_spec__") is cls
 
 
 def to_json(value: Any) -> Any:
@@ -172,9 +177,9 @@ def resolve(path: Any, *, allow_code: bool = False) -> type:
         " file that has moved, give that with --config."
       ) from None
   cls = vars(module).get(name) or _moved(module_name, name)
-  if not isinstance(cls, type) or vars(cls).get("__is_spec__") is not cls:
-    raise errors.ConfigError(f"{path!r} is not a spec: declare the class with @spec.")
-  return cls
+  if _is_spec_class(cls):
+    return cls
+  raise errors.ConfigError(f"{path!r} is not a spec: declare the class with @spec.")
 
 
 def _moved(module_name: str, name: str) -> type | None:
@@ -182,7 +187,7 @@ def _moved(module_name: str, name: str) -> type | None:
   if module_name.startswith("paligemma_jax."):
     for room in _SPECS:
       found = vars(importlib.import_module(f"paligemma_jax.{room}")).get(name)
-      if isinstance(found, type) and vars(found).get("__is_spec__") is found:
+      if _is_spec_class(found):
         return found
   return None
 

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -79,11 +79,14 @@ class Evaluator:
   repetition_penalty: float = 1.0
   stop: str | tuple[str, ...] = ()
 
-  # No fields: a config does not change them.
-  encoding = "decode"
-  reads = ()  # Names of the fields that name a column to read.
-  may_read = ()  # The same of fields that may be '', which reads none.
-  per_output = ()  # What `score` takes for each prediction by itself: fields of `Output`.
+  encoding: ClassVar[str] = "decode"
+  reads: ClassVar[tuple[str, ...]] = ()  # Names of the fields that name a column to read.
+  may_read: ClassVar[tuple[str, ...]] = ()  # The same of fields that may be '', which reads none.
+  per_output: ClassVar[tuple[str, ...]] = ()  # Fields of `Output` that `evals.score` may be given.
+
+  if TYPE_CHECKING:  # Subclasses add it; a class without it is refused as no evaluator.
+
+    def score(self, rows: Sequence[Row], outputs: Sequence[Output]) -> dict[str, float]: ...
 
   def columns(self) -> tuple[str, ...]:
     """The columns of a row that are read, beside those that are encoded."""
@@ -100,7 +103,7 @@ class Metric(Evaluator):
   table of scores is what intervals are drawn from, so that nothing is scored twice.
   """
 
-  gives = ()  # Columns of the table that are there whatever the rows are, in their order.
+  gives: ClassVar[tuple[str, ...]] = ()  # Columns that every table has, in their order.
 
   def score_row(self, prediction: str, row: Row) -> dict[str, float]:
     """The row's scores by name; one that is left out, or NONE, does not count.

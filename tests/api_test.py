@@ -167,7 +167,7 @@ def test_a_list_of_levels_and_floats_is_all_floats(pixels):
 
 @pytest.mark.parametrize(
   ("file", "says"),
-  [(io.StringIO("text"), "no binary one"), (io.BytesIO(b"<html>"), "no image")],
+  [(io.StringIO("text"), "not in binary mode"), (io.BytesIO(b"<html>"), "no image")],
 )
 def test_an_open_file_that_is_no_image_is_named(file, says):
   with pytest.raises(pj.DataError, match=says):

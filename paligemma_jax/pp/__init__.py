@@ -7,10 +7,10 @@ has the methods of `core.protocols.Op`.
 from paligemma_jax.pp.boxes import Boxes
 from paligemma_jax.pp.boxes import DrawBox
 from paligemma_jax.pp.boxes import KeepClasses
+from paligemma_jax.pp.boxes import MaskToText
 from paligemma_jax.pp.boxes import NoiseBoxes
 from paligemma_jax.pp.boxes import ParseBoxes
 from paligemma_jax.pp.decode import Decode
-from paligemma_jax.pp.masks import MaskToText
 from paligemma_jax.pp.resize import InceptionCrop
 from paligemma_jax.pp.resize import RandomCrop
 from paligemma_jax.pp.resize import Resize
@@ -27,50 +27,13 @@ from paligemma_jax.pp.text import Majority
 from paligemma_jax.pp.text import Split
 
 OPS = {
-  "Boxes": Boxes,
-  "Choice": Choice,
-  "Copy": Copy,
-  "Decode": Decode,
-  "DrawBox": DrawBox,
-  "Format": Format,
-  "GetIndex": GetIndex,
-  "InceptionCrop": InceptionCrop,
-  "Join": Join,
-  "KeepClasses": KeepClasses,
-  "LetterChoices": LetterChoices,
-  "Lower": Lower,
-  "Majority": Majority,
-  "MaskToText": MaskToText,
-  "NoiseBoxes": NoiseBoxes,
-  "ParseBoxes": ParseBoxes,
-  "RandomCrop": RandomCrop,
-  "Resize": Resize,
-  "ResizeSmall": ResizeSmall,
-  "Split": Split,
-  "StackImages": StackImages,
-}
+  op.__name__: op
+  for op in (
+      Boxes, Choice, Copy, Decode, DrawBox, Format, GetIndex, InceptionCrop, Join,
+      KeepClasses, LetterChoices, Lower, Majority, MaskToText, NoiseBoxes, ParseBoxes,
+      RandomCrop, Resize, ResizeSmall, Split, StackImages
+  )
+}  # fmt: skip
 
-__all__ = [
-  "OPS",
-  "Boxes",
-  "Choice",
-  "Copy",
-  "Decode",
-  "DrawBox",
-  "Format",
-  "GetIndex",
-  "InceptionCrop",
-  "Join",
-  "KeepClasses",
-  "LetterChoices",
-  "Lower",
-  "Majority",
-  "MaskToText",
-  "NoiseBoxes",
-  "ParseBoxes",
-  "RandomCrop",
-  "Resize",
-  "ResizeSmall",
-  "Split",
-  "StackImages",
-]
+__all__ = ["OPS"]
+__all__ += list(OPS)

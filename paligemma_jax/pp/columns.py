@@ -1,10 +1,10 @@
-"""Reading a row's columns in ops: a missing or wrong value rejects the row and says why."""
+"""The columns of a row as ops read them: a missing or wrong value rejects the row with a reason."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,6 +17,26 @@ MAX_ROW_PIXELS = 75_000_000  # Of all its images.
 MAX_MASK_PIXELS = 256_000_000  # Of all its masks.
 _MAX_LIST_TEXT = 1 << 20  # Characters of a list that is written as a text.
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
+
+
+class Op:
+  """An op of ours, whose columns are what its fields hold: a name, several, or '' for none."""
+
+  reads: ClassVar[tuple[str, ...]] = ("key",)  # The fields of what it needs.
+  writes: ClassVar[tuple[str, ...]] = ("out",)  # The fields of what it makes.
+
+  def needs(self) -> tuple[str, ...]:
+    return self._columns(self.reads)
+
+  def makes(self) -> tuple[str, ...]:
+    return self._columns(self.writes)
+
+  def _columns(self, fields: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for field in fields for name in names(getattr(self, field)) if name)
+
+
+def names(value: str | tuple[str, ...]) -> tuple[str, ...]:
+  return (value,) if isinstance(value, str) else tuple(value)
 
 
 def get(row: Mapping[str, Any], name: str) -> Any:
@@ -35,7 +55,7 @@ def text(row: Mapping[str, Any], name: str) -> str:
 
 
 def as_text(value: Any, name: str) -> str:
-  """Text from one value of column `name`: text, UTF-8 bytes, or a number as Python writes it."""
+  """The text of a value of column `name`: a text, UTF-8 bytes or a number."""
   if isinstance(value, str):
     return value
   if isinstance(value, bytes):
@@ -49,7 +69,7 @@ def as_text(value: Any, name: str) -> str:
 
 
 def listed(value: Any) -> Any:
-  """The value; a list that is written as a JSON text, as CSV files have it, as a list."""
+  """The value; a JSON text of a list, as in CSV files, is parsed."""
   if isinstance(value, str) and value.lstrip().startswith("[") and len(value) < _MAX_LIST_TEXT:
     try:
       found = strict_json.parse(value)
@@ -61,18 +81,14 @@ def listed(value: Any) -> Any:
 
 def options(row: Mapping[str, Any], name: str) -> list[Any]:
   """The column's list; DataError when it is no list or empty."""
-  value = listed(get(row, name))
-  if isinstance(value, np.ndarray) and value.ndim:
-    value = list(value)
-  if not isinstance(value, (list, tuple)):
-    raise wrong(name, "a list", value)
-  if not value:
+  values = entries(get(row, name), name)
+  if not values:
     raise errors.DataError(f"column {name!r} is an empty list.")
-  return list(value)
+  return values
 
 
 def entries(value: Any, name: str) -> list[Any]:
-  """The entries of a list in column `name`, none of an empty one; DataError when it is no list."""
+  """The entries of a list in column `name`; DataError when it is no list."""
   value = listed(value)
   if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim):
     return list(value)
@@ -81,8 +97,15 @@ def entries(value: Any, name: str) -> list[Any]:
   raise wrong(name, "a list", value)
 
 
+def labels(row: Mapping[str, Any], name: str, num: int) -> list[str]:
+  """The labels of `num` objects: one for each, or one text for all of them."""
+  value = listed(get(row, name))
+  values = [value] * num if isinstance(value, (str, bytes)) else entries(value, name)
+  return [as_text(v, name) for v in values]
+
+
 def whole(value: Any, name: str) -> int:
-  """A whole number, also one that is written as 2.0 or "2"; DataError for anything else."""
+  """A whole number, possibly as 2.0 or "2"; DataError for anything else."""
   found = value
   if isinstance(value, str) and _WHOLE.fullmatch(value):
     found = int(value)
@@ -103,7 +126,7 @@ def image(row: Mapping[str, Any], name: str) -> np.ndarray:
 
 
 def wrong(name: str, expected: str, value: Any) -> errors.DataError:
-  """The error for a value of another type than expected."""
+  """The error for a value that is not as expected."""
   found = type(value).__name__
   if isinstance(value, np.ndarray):
     found = f"{value.dtype}{list(value.shape)}"
@@ -111,6 +134,7 @@ def wrong(name: str, expected: str, value: Any) -> errors.DataError:
   return errors.DataError(f"column {name!r}: expected {expected}, found {found}{shown}.")
 
 
-def with_notes(row: Mapping[str, Any], notes: tuple[str, ...]) -> tuple[str, ...]:
-  """The row's remarks with these added."""
-  return (*row.get(NOTES, ()), *notes)
+def noted(row: Mapping[str, Any], notes: Iterable[str]) -> dict[str, Any]:
+  """The column of the row's remarks with these added, each once; {} without new ones."""
+  new = tuple(dict.fromkeys(notes))
+  return {NOTES: (*row.get(NOTES, ()), *new)} if new else {}

@@ -1,14 +1,14 @@
-"""Image files to pixels, by content and not by name; what cannot be trusted is rejected.
+"""Image files to pixels, by content and not by name; suspicious files are rejected.
 
-JPEGs are decoded by libjpeg-turbo through simplejpeg, by default with the fast integer DCT. So does
-TensorFlow, through which the published weights saw their images; the pixels are the same in bits.
-The accurate DCT, that of Pillow and transformers, is a level away on average and up to seven. All
-other formats are Pillow's, and JPEGs that simplejpeg does not take (CMYK, odd bytes between parts).
+JPEGs are decoded by libjpeg-turbo through simplejpeg, by default with the fast integer DCT, as in
+TensorFlow, with which the published weights were trained; the pixels are equal in bits. The
+accurate DCT, that of Pillow and transformers, differs by a level on average and by up to seven.
+Pillow decodes all other formats, and JPEGs that simplejpeg rejects (odd bytes between segments).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,36 +24,37 @@ from paligemma_jax.pp import columns
 MAX_PIXELS = 50_000_000
 MAX_SIDE = 1 << 15
 
-# Pillow reads packed BMPs in Python. WebPs are read into four copies of the image, and four
-# channels of a progressive JPEG are kept as coefficients, twice as large as pixels.
+# Pillow reads packed BMPs in Python.
 _MAX_PACKED_PIXELS = 4_000_000
 _MAX_PACKED_BYTES = 16 << 20
+# A WebP takes four copies of the image; a progressive JPEG in CMYK keeps four channels of
+# coefficients, twice as large as pixels.
 _HALF = 2
 _STRIP_PIXELS = 4_000_000  # Converted at a time, so that no second copy of all pixels is made.
-_LOST = ("premature end", "bad huffman", "bad arithmetic", "instead of rst")  # What libjpeg says.
+_LOST = ("premature end", "bad huffman", "bad arithmetic", "instead of rst")  # Of libjpeg's errors.
 
-EXIF = "_exif"  # What the source of a row says: its boxes and masks are of the upright image.
+EXIF = "_exif"  # The column by which a source says that boxes and masks are of the upright image.
 _ALPHA = ("drop", "white", "black")
 _DCT = ("fast", "accurate")
 
 
 @spec_lib.spec
-class Decode:
+class Decode(columns.Op):
   """Image file (bytes) or pixels (uint8 or uint16 array) to uint8[H, W, 3].
 
-  A list of images becomes a list; Resize makes frames of it. Grey is repeated, CMYK and palettes
-  are converted, of 16 bits the high byte is kept, of an animation the first frame.
+  A list of images stays a list, which Resize turns into frames. Grey is repeated, CMYK and palettes
+  are converted; the high byte of 16 bits and the first frame of an animation are kept.
 
   Attributes:
     key: the column.
-    exif: turn the image upright as its EXIF says; False leaves it as stored, as the reference
-      does, for runs that reproduce published numbers. Where the row comes from a source that has
-      an `exif` of its own (Coco, Yolo, Voc), that one counts: boxes, masks and pixels must agree.
-    alpha: "drop" ignores transparency as the reference does; "white" or "black" paints that behind.
-    max_pixels: larger images are rejected from their header, before memory is taken; a WebP, a
-      TIFF and a progressive JPEG in CMYK have half of it, as they take more memory for each.
-    max_row_pixels: of all images in a list.
-    dct: of JPEGs: "fast" has the reference's pixels in bits, "accurate" those of its
+    exif: turn the image upright as its EXIF says; False leaves it as stored, as the reference does,
+      to reproduce published numbers. The `exif` of the row's source (Coco, Yolo, Voc) takes
+      precedence, so that boxes, masks and pixels agree.
+    alpha: "drop" ignores transparency as the reference does; "white" or "black" is the background.
+    max_pixels: larger images are rejected by their header, before memory is allocated; half of it
+      for a WebP, a TIFF and a progressive JPEG in CMYK, which take more memory per pixel.
+    max_row_pixels: the limit of all images in a list.
+    dct: of JPEGs: "fast" gives the reference's pixels in bits, "accurate" those of its
       `decode(precise=True)` and of transformers.
 
   Notes: exif_rotated, alpha_dropped, animation_first_frame, exif_unreadable.
@@ -66,15 +67,11 @@ class Decode:
   max_row_pixels: int = columns.MAX_ROW_PIXELS
   dct: str = "fast"
 
+  writes = ("key",)
+
   def __post_init__(self):
     errors.pick(dict.fromkeys(_ALPHA), self.alpha, "alpha of Decode")
     errors.pick(dict.fromkeys(_DCT), self.dct, "dct of Decode")
-
-  def needs(self) -> tuple[str, ...]:
-    return (self.key,)
-
-  def makes(self) -> tuple[str, ...]:
-    return (self.key,)
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     value = columns.get(row, self.key)
@@ -88,25 +85,23 @@ class Decode:
       else:
         pixels = self._decode(value, exif, notes)
     except errors.DataError as e:
-      path = row.get(f"{self.key}_path")  # Sources that read files say here which.
-      named = f"column {self.key!r}" + (f", {path!r}" if path else "")
-      raise errors.DataError(f"{named}: {e}") from None
-    out = {**row, self.key: pixels}
-    if notes:
-      out[columns.NOTES] = columns.with_notes(row, tuple(dict.fromkeys(notes)))
-    return out
+      raise self._located(row, e) from None
+    return {**row, self.key: pixels, **columns.noted(row, notes)}
 
-  def glance(self, row: dict[str, Any]) -> None:
-    """Raises a DataError for a file whose header tells that it cannot be decoded."""
+  def glance(self, row: Mapping[str, Any]) -> None:
+    """Raises a DataError for a file whose header shows that it cannot be decoded."""
     value = columns.get(row, self.key)
     for item in value if isinstance(value, (list, tuple)) else [value]:
       if isinstance(item, bytes):
         try:
           check_header(item, max_pixels=self.max_pixels)
         except errors.DataError as e:
-          path = row.get(f"{self.key}_path")
-          named = f"column {self.key!r}" + (f", {path!r}" if path else "")
-          raise errors.DataError(f"{named}: {e}") from None
+          raise self._located(row, e) from None
+
+  def _located(self, row: Mapping[str, Any], error: errors.DataError) -> errors.DataError:
+    """The error with the column, and the path where the source gives it, in front."""
+    path = row.get(f"{self.key}_path")
+    return errors.DataError(f"column {self.key!r}{f', {path!r}' if path else ''}: {error}")
 
   def _decode_all(self, values: Sequence[Any], exif: bool, notes: list[str]) -> list[np.ndarray]:
     if len(values) > columns.MAX_ROW_ITEMS:
@@ -125,15 +120,8 @@ class Decode:
     self, value: Any, exif: bool, notes: list[str], left: int = MAX_SIDE**2
   ) -> np.ndarray:
     if isinstance(value, bytes):
-      return decode_image(
-        value,
-        exif=exif,
-        alpha=self.alpha,
-        max_pixels=self.max_pixels,
-        dct=self.dct,
-        notes=notes,
-        left=left,
-      )
+      limits = {"max_pixels": self.max_pixels, "left": left}
+      return decode_image(value, exif=exif, alpha=self.alpha, dct=self.dct, notes=notes, **limits)
     if isinstance(value, np.ndarray):
       return from_pixels(value, alpha=self.alpha, notes=notes)
     raise errors.DataError(
@@ -153,14 +141,14 @@ def decode_image(
   notes: list[str] | None = None,
   left: int = MAX_SIDE**2,
 ) -> np.ndarray:
-  """uint8[H, W, 3] from the bytes of an image file; arguments as those of `Decode`.
+  """uint8[H, W, 3] from the bytes of an image file; arguments as of `Decode`.
 
   Args:
-    notes: remarks on what had to be decided are appended to it.
+    notes: the remarks of `Decode` are appended to it.
     left: how many pixels the row may still have.
 
   Raises:
-    DataError: no complete image of a format in FORMATS, or one that is too large.
+    DataError: no complete image of a known format, or one that is too large.
   """
   notes = [] if notes is None else notes
   try:
@@ -168,13 +156,13 @@ def decode_image(
       _check_size(im, len(data), max_pixels, left)
       if im.format in ("GIF", "WEBP", "PNG") and getattr(im, "is_animated", False):
         notes.append("animation_first_frame")
-      # Before it is decoded: Pillow turns a TIFF while it decodes it.
+      # Asked before decoding: Pillow turns a TIFF while it decodes it.
       found = image_files.orientation(im, data) if im.format == "TIFF" else None
       pixels = None
       if im.format in ("JPEG", "MPO"):  # An MPO is a JPEG with more of them behind it.
         pixels = _jpeg(data, im.size, dct if im.format == "JPEG" else "accurate", im.mode)
       if pixels is None:
-        im.load()  # First: of a PNG, asking for EXIF may load too, and would hide what is damaged.
+        im.load()  # First: asking a PNG for EXIF may load it too, and would hide damage.
         _check_rows(im, data)
       if im.format != "TIFF":
         found = image_files.orientation(im, data) if exif else 1
@@ -200,7 +188,7 @@ def decode_image(
 
 
 def check_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> None:
-  """Raises a DataError for a file that is no image, or too large; its pixels are not looked at."""
+  """Raises a DataError for a file that is no image or too large; no pixel is decoded."""
   try:
     with image_files.opened(data) as im:
       _check_size(im, len(data), max_pixels, max_pixels)
@@ -235,25 +223,25 @@ def from_pixels(
 
 
 def _jpeg(data: bytes, size: tuple[int, int], dct: str, mode: str = "RGB") -> np.ndarray | None:
-  """uint8[H, W, 3] of a JPEG without Pillow's copies of it; None where Pillow has to say.
+  """uint8[H, W, 3] of a JPEG without the copies that Pillow makes; None where Pillow must decode.
 
   Raises:
-    DataError: a part of the image is lost. Pillow would paint it grey, without a word.
+    DataError: a part of the image is lost, which Pillow would silently paint grey.
   """
   cmyk = mode == "CMYK"
-  # No more memory than the header was checked for.
+  # No more memory than the header's size, which was checked.
   out = np.empty((size[1], size[0], 4 if cmyk else 3), np.uint8)
   try:
     pixels = simplejpeg.decode_jpeg(
       data, "CMYK" if cmyk else "RGB", fastdct=dct == "fast" and not cmyk, buffer=out
     )
-  except ValueError as e:  # Also what Pillow forgives, such as odd bytes between segments.
+  except ValueError as e:  # Pillow tolerates some of it, such as odd bytes between segments.
     if any(lost in str(e).lower() for lost in _LOST):
       raise errors.DataError(f"the image is damaged: {e}.") from None
     return None
   if pixels.shape != out.shape:
     return None
-  if cmyk:  # Stored as Adobe does, the other way round.
+  if cmyk:  # Stored inverted, as Adobe does.
     return _rgb_pixels(Image.fromarray(np.invert(out, out=out), "CMYK"), "drop", [])
   return pixels
 
@@ -284,9 +272,9 @@ def _check_size(im: Image.Image, num_bytes: int, max_pixels: int, left: int) -> 
 
 
 def _check_rows(im: Image.Image, data: bytes) -> None:
-  """DataError where a PNG's data end early: the rows that are missing are blank.
+  """DataError where a PNG's data end early, which leaves the missing rows blank.
 
-  Looking at the last row is enough to pass nearly every file; others are counted.
+  The last row is enough to pass nearly every file; the rows of the others are counted.
   """
   if im.format != "PNG":
     return
@@ -297,7 +285,7 @@ def _check_rows(im: Image.Image, data: bytes) -> None:
 
 
 def _rgb_pixels(im: Image.Image, alpha: str, notes: list[str]) -> np.ndarray:
-  """uint8[H, W, 3], strip by strip: a conversion of the whole would take as much memory again."""
+  """uint8[H, W, 3], in strips: converting the whole image would double the memory."""
   rows = max(1, _STRIP_PIXELS // im.width)
   if rows >= im.height:
     return np.asarray(_to_rgb(im, alpha, notes))
@@ -333,7 +321,9 @@ def _from_lab(im: Image.Image) -> Image.Image:
   from PIL import ImageCms  # Not every build of Pillow has it.
 
   lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-  return ImageCms.applyTransform(im, ImageCms.buildTransform(lab, rgb, "LAB", "RGB"))
+  converted = ImageCms.applyTransform(im, ImageCms.buildTransform(lab, rgb, "LAB", "RGB"))
+  assert converted is not None  # It is only in place.
+  return converted
 
 
 def _over(pixels: np.ndarray, background: str) -> np.ndarray:

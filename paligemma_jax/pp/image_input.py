@@ -1,4 +1,4 @@
-"""Images as a caller has them (paths, bytes, PIL, arrays) to what the model takes."""
+"""A caller's images (paths, bytes, PIL, arrays) to the model's input."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ from paligemma_jax.pp import resize
 
 _MAX_FILE_BYTES = 64 << 20
 _PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
-_NOT_IN_FILES = {  # Modes of PIL that no file keeps, and what they become.
+_NOT_IN_FILES = {  # Modes of PIL that no file can hold, and their replacements.
     "HSV": "RGB", "La": "LA", "PA": "RGBA", "RGBX": "RGB", "RGBa": "RGBA"
 }  # fmt: skip
 _SLACK = 1e-3  # How far floats may leave [-1, 1] by rounding.
 
 
 def read(value: Any, res: int, *, exif: bool | str = True) -> np.ndarray:
-  """uint8[R, R, 3], or [F, R, R, 3] from a list or a 4-D array; floats stay float32.
+  """uint8[R, R, 3], or [F, R, R, 3] from a list or a 4-D array; floats become float32.
 
   Args:
-    value: a path, the bytes of an image file, an open binary file, a PIL image of any
-      mode, uint8[H, W, 3] of any size (resized as in training), float[R, R, 3] in [-1, 1], or
-      several of those.
+    value: a path, the bytes of an image file, an open binary file, a PIL image of any mode,
+      uint8[H, W, 3] of any size (resized as in training), float[R, R, 3] in [-1, 1], or several of
+      those.
     res: R, pixels.
-    exif: what has an EXIF orientation is turned upright; False leaves it as stored. "auto", which
-      asks a data set for the size of its images, is True here, where nobody says one. Of a TIFF
-      whose pixels Pillow has read there is the upright image alone.
+    exif: turn images upright as their EXIF says; False leaves them as stored, except a TIFF whose
+      pixels Pillow has already read. "auto" is True here.
 
   Raises:
     DataError: the image cannot be read, or is float and of another size or range.
@@ -65,16 +64,16 @@ def read(value: Any, res: int, *, exif: bool | str = True) -> np.ndarray:
 
 
 def is_one(value: Any) -> bool:
-  """True for what is an image by itself, and no list of images (an array of four dims is one)."""
+  """True for a single image, False for a list of images or an array of four dimensions."""
   if isinstance(value, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image)):
     return True
   return hasattr(value, "read") or getattr(value, "ndim", 0) in (2, 3)
 
 
 def form(value: Any) -> tuple[int, bool]:
-  """(number of images, whether they come as float pixels), by which a batch's rows are alike.
+  """(number of images, whether their pixels are floats), which must be equal within a batch.
 
-  The number is 0 for None and -1 for one image that is no list; nothing is read.
+  The number is 0 for None and -1 for a single image. No file is read.
   """
   if value is None:
     return 0, False
@@ -89,7 +88,7 @@ def form(value: Any) -> tuple[int, bool]:
 
 
 def check_range(image: np.ndarray) -> np.ndarray:
-  """The image, unless it is float and leaves [-1, 1]: then a DataError."""
+  """The image; DataError when it is float and exceeds [-1, 1]."""
   if image.dtype != np.uint8 and image.size:
     low, high = float(image.min()), float(image.max())
     if not (-1 - _SLACK <= low and high <= 1 + _SLACK):
@@ -115,7 +114,7 @@ def _file(path: pathlib.Path, upright: bool) -> np.ndarray:
 
 
 def _content(file: Any) -> bytes:
-  """The bytes of an open file from where it stands; of one that was read to its end all of it."""
+  """The rest of an open file; all of it when it was read to its end."""
   try:
     data = file.read(_MAX_FILE_BYTES + 1)
     if not data and hasattr(file, "seek"):
@@ -124,7 +123,7 @@ def _content(file: Any) -> bytes:
   except (OSError, ValueError) as e:
     raise errors.DataError(f"The image file {file!r} cannot be read: {e}.") from None
   if not isinstance(data, bytes):
-    raise errors.DataError(f"The image file {file!r} is no binary one; open it with 'rb'.")
+    raise errors.DataError(f"The image file {file!r} is not in binary mode; open it with 'rb'.")
   if len(data) > _MAX_FILE_BYTES:
     raise errors.DataError(f"The image file {file!r} has more than {_MAX_FILE_BYTES} bytes.")
   return data
@@ -143,9 +142,9 @@ def _pil(image: Image.Image, upright: bool) -> np.ndarray:
     image = image.copy()
   if image.mode in ("RGB", "L"):
     return decode.from_pixels(np.asarray(image))
-  if image.mode.startswith("I;16"):  # Of any order of bytes; Pillow's own conversion would clip.
+  if image.mode.startswith("I;16"):  # Of any byte order; Pillow's own conversion would clip.
     return decode.from_pixels(np.asarray(image).astype(np.uint16))
-  # Through the one decoder, so that alpha, palettes and 16 bits mean what they mean in files.
+  # As a file, so that alpha, palettes and 16 bits are treated as in files.
   image.info.pop("exif", None)
   buffer = io.BytesIO()
   try:
@@ -160,9 +159,9 @@ def _pil(image: Image.Image, upright: bool) -> np.ndarray:
 
 
 def _unread(image: Image.Image) -> bytes | None:
-  """The file of a PIL image whose pixels were not read yet; None where they were.
+  """The file of a PIL image whose pixels were not read yet, else None.
 
-  Pillow's own pixels of a JPEG are other ones than those that `decode` gives, and training has.
+  Pillow's pixels of a JPEG differ from those of `decode`, which training uses.
   """
   file = getattr(image, "fp", None)
   if file is None or not getattr(image, "tile", None) or getattr(image, "_im", None) is not None:

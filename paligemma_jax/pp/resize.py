@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Any
 
@@ -16,21 +17,21 @@ from paligemma_jax.pp import columns
 METHODS = ("bilinear", "bicubic", "area", "hf_bicubic")
 
 _STRIP = 128  # Columns resized together.
-_BLOCK = 32  # Rows turned together.
+_BLOCK = 32  # Rows transposed together.
 
 
 @spec_lib.spec
-class Resize:
-  """Image to `size`, whatever its shape was before.
+class Resize(columns.Op):
+  """Image to `size`, without keeping its aspect ratio.
 
   "bilinear", "bicubic" and "area" are the reference's: float32 weights, then clip and truncate (not
-  round) to uint8. "hf_bicubic" is what transformers feeds PaliGemma: Pillow's bicubic.
+  round) to uint8. "hf_bicubic" is Pillow's bicubic, which transformers uses for PaliGemma.
 
   Attributes:
     size: side of the result, or (height, width).
-    method: see METHODS.
-    antialias: widen the kernel when shrinking; half of the reference's transfers do. "hf_bicubic"
-      always does, and "area" has no kernel.
+    method: one of METHODS.
+    antialias: widen the kernel when shrinking, as half of the reference's transfers do.
+      "hf_bicubic" always does; "area" has no kernel.
     key: the column: one image, or a list of images, which becomes frames, uint8[F, R, R, 3].
   """
 
@@ -39,50 +40,37 @@ class Resize:
   antialias: bool = True
   key: str = "image"
 
+  writes = ("key",)
+
   def __post_init__(self):
     errors.pick(dict.fromkeys(METHODS), self.method, "method of Resize")
     for side in _pair(self.size):
       if not isinstance(side, int) or side < 1:
         raise errors.ConfigError(f"size of Resize is {self.size!r}: expected pixels.")
 
-  def needs(self) -> tuple[str, ...]:
-    return (self.key,)
-
-  def makes(self) -> tuple[str, ...]:
-    return (self.key,)
-
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    value = row.get(self.key)
-    options = {"method": self.method, "antialias": self.antialias}
+    value, size = row.get(self.key), _pair(self.size)
+    resized = functools.partial(resize, size=size, method=self.method, antialias=self.antialias)
     if isinstance(value, (list, tuple)) and value:
       frames = [columns.image({self.key: item}, self.key) for item in value]
-      _check_size(_pair(self.size), len(frames))
-      return {**row, self.key: np.stack([resize(f, _pair(self.size), **options) for f in frames])}
-    return {**row, self.key: resize(columns.image(row, self.key), _pair(self.size), **options)}
+      _check_size(size, len(frames))
+      return {**row, self.key: np.stack([resized(frame) for frame in frames])}
+    return {**row, self.key: resized(columns.image(row, self.key))}
 
 
 @spec_lib.spec
-class ResizeSmall:
-  """Image with its shorter side `size`, its proportions kept.
-
-  Attributes:
-    size: the shorter side in pixels.
-    method, antialias, key: as in Resize.
-  """
+class ResizeSmall(columns.Op):
+  """Image with its shorter side of `size` pixels, its aspect ratio kept; options as in Resize."""
 
   size: int
   method: str = "bilinear"
   antialias: bool = True
   key: str = "image"
 
+  writes = ("key",)
+
   def __post_init__(self):
     errors.pick(dict.fromkeys(METHODS), self.method, "method of ResizeSmall")
-
-  def needs(self) -> tuple[str, ...]:
-    return (self.key,)
-
-  def makes(self) -> tuple[str, ...]:
-    return (self.key,)
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     image = columns.image(row, self.key)
@@ -90,29 +78,21 @@ class ResizeSmall:
     shorter = min(height, width)
     # In float32, as in TensorFlow: 3.5 may be a little more or less.
     factor = np.float32(self.size) / np.float32(shorter)
-    size = tuple(int(np.round(np.float32(side) * factor)) for side in (height, width))
+    new_height, new_width = (int(np.round(np.float32(v) * factor)) for v in (height, width))
+    size = new_height, new_width
     _check_size(size, image.shape[0] if image.ndim == 4 else 1)
     out = resize(image, size, method=self.method, antialias=self.antialias)
     return {**row, self.key: out}
 
 
 @spec_lib.spec
-class StackImages:
-  """Several equally large images of a row to the frames of one, uint8[F, R, R, 3].
-
-  Attributes:
-    keys: the columns, in order.
-    out: the column of the result.
-  """
+class StackImages(columns.Op):
+  """The images in the columns `keys`, of equal size, as frames in `out`, uint8[F, R, R, 3]."""
 
   keys: tuple
   out: str = "image"
 
-  def needs(self) -> tuple[str, ...]:
-    return tuple(self.keys)
-
-  def makes(self) -> tuple[str, ...]:
-    return (self.out,)
+  reads = ("keys",)
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     images = [columns.image(row, key) for key in self.keys]
@@ -137,29 +117,29 @@ def resize(image: np.ndarray, size: tuple[int, int], *, method: str, antialias: 
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), resample))
   (in_h, in_w), (out_h, out_w) = image.shape[:2], size
   # Rows first, as in TensorFlow. Each product sums over the leading axis of a flat array; the first
-  # is computed strip by strip, so that what it makes stays in the processor's cache.
+  # is computed in strips whose results stay in the processor's cache.
   rows = image_files.matrix(in_h, out_h, method, antialias)
   x = np.empty((in_w, out_h, 3), np.float32)
   for left in range(0, in_w, _STRIP):
     strip = image[:, left : left + _STRIP].astype(np.float32).reshape(in_h, -1)
-    _turn((rows @ strip).reshape(out_h, -1, 3), x[left : left + _STRIP])
+    _transpose((rows @ strip).reshape(out_h, -1, 3), x[left : left + _STRIP])
   x = image_files.matrix(in_w, out_w, method, antialias) @ x.reshape(in_w, out_h * 3)
   if method != "bilinear":  # Bilinear weights are positive and cannot leave the range.
     x = x.clip(0, 255)
   out = np.empty((out_h, out_w, 3), np.uint8)
-  _turn(x.astype(np.uint8).reshape(out_w, out_h, 3), out)
+  _transpose(x.astype(np.uint8).reshape(out_w, out_h, 3), out)
   return out
 
 
-def _turn(x: np.ndarray, out: np.ndarray) -> None:
-  """out[j, i, c] = x[i, j, c]: by channel and in blocks four times faster than in one go."""
+def _transpose(x: np.ndarray, out: np.ndarray) -> None:
+  """out[j, i, c] = x[i, j, c]; by channel and block, which is four times as fast."""
   for top in range(0, len(x), _BLOCK):
     for channel in range(3):
       out[:, top : top + _BLOCK, channel] = x[top : top + _BLOCK, :, channel].T
 
 
 def _check_size(size: tuple[int, int], num: int) -> None:
-  """DataError where `num` images of the size would be more than a row may hold."""
+  """DataError where `num` images of the size exceed the limit of a row."""
   if num * size[0] * size[1] > columns.MAX_ROW_PIXELS:
     raise errors.DataError(
       f"{num} of {size[1]} x {size[0]} pixels after the resize; a row may have"
@@ -175,24 +155,15 @@ _NUM_ATTEMPTS = 100
 
 
 @spec_lib.spec
-class RandomCrop:
-  """A square of `size` pixels from anywhere in the image; all frames are cut alike.
-
-  Attributes:
-    size: its side; a smaller image is a DataError (ResizeSmall comes first).
-    key: the column.
-  """
+class RandomCrop(columns.Op):
+  """A random square of `size` pixels, the same for all frames; a smaller image is a DataError."""
 
   size: int
   key: str = "image"
 
+  writes = ("key",)
+
   draws_image = True
-
-  def needs(self) -> tuple[str, ...]:
-    return (self.key,)
-
-  def makes(self) -> tuple[str, ...]:
-    return (self.key,)
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     image = columns.image(row, self.key)
@@ -207,15 +178,15 @@ class RandomCrop:
 
 
 @spec_lib.spec
-class InceptionCrop:
-  """A random part of the image, resized to `size`.
+class InceptionCrop(columns.Op):
+  """A random crop of the image, resized to `size`.
 
-  The part's area is a uniform share of the image's, its aspect ratio (width / height) log-uniform;
-  when nothing of that kind fits, the whole image is taken.
+  The crop's area is uniform, its aspect ratio (width / height) log-uniform; when none of 100 draws
+  fits, the whole image is taken.
 
   Attributes:
     size: side of the result in pixels.
-    area: least and greatest area, in percent.
+    area: least and greatest area, in percent of the image's.
     ratio: least and greatest aspect ratio.
     method, antialias, key: as in Resize.
   """
@@ -226,6 +197,8 @@ class InceptionCrop:
   method: str = "bilinear"
   antialias: bool = True
   key: str = "image"
+
+  writes = ("key",)
 
   draws_image = True
 
@@ -238,17 +211,10 @@ class InceptionCrop:
         " (least, greatest), positive."
       )
 
-  def needs(self) -> tuple[str, ...]:
-    return (self.key,)
-
-  def makes(self) -> tuple[str, ...]:
-    return (self.key,)
-
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     image = columns.image(row, self.key)
-    part = _cut(image, *self._draw(image.shape[-3:-1], rng))
-    size = (self.size, self.size)
-    out = resize(part, size, method=self.method, antialias=self.antialias)
+    crop = _cut(image, *self._draw(image.shape[-3:-1], rng))
+    out = resize(crop, _pair(self.size), method=self.method, antialias=self.antialias)
     return {**row, self.key: out}
 
   def _draw(self, shape: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -1,4 +1,4 @@
-"""Ops on text columns: templates, copies, lower case, choosing among several answers."""
+"""Ops on text columns: templates, copies, lower case, one of several answers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _COLUMN = re.compile(r"[A-Za-z_][\w/-]*")
 
 
 @spec_lib.spec
-class Format:
+class Format(columns.Op):
   """Text from a template: Format("answer en {question}").
 
-  A field names a column and nothing else: no attributes, indices, conversions or format specs, so
-  neither a template nor a row can reach into objects. A brace is written twice: {{.
+  A field is the name of a column: no attributes, indices, conversions or format specs, so that
+  neither a template nor a row can reach into objects. A literal brace is doubled: {{.
 
   Attributes:
     template: the text with {column} in it.
@@ -38,9 +38,6 @@ class Format:
   def needs(self) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for _, name in parse_template(self.template) if name))
 
-  def makes(self) -> tuple[str, ...]:
-    return (self.out,)
-
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     parts = parse_template(self.template)
     text = "".join(literal + (columns.text(row, name) if name else "") for literal, name in parts)
@@ -48,42 +45,23 @@ class Format:
 
 
 @spec_lib.spec
-class Copy:
-  """The value of one column under another name.
-
-  Attributes:
-    key: the column.
-    out: the name of the copy.
-  """
+class Copy(columns.Op):
+  """The value of the column `key` under the name `out`, too."""
 
   key: str
   out: str
-
-  def needs(self) -> tuple[str, ...]:
-    return (self.key,)
-
-  def makes(self) -> tuple[str, ...]:
-    return (self.out,)
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     return {**row, self.out: columns.get(row, self.key)}
 
 
 @spec_lib.spec
-class Lower:
-  """Text, or each text of a list, in lower case.
-
-  Attributes:
-    key: the column.
-  """
+class Lower(columns.Op):
+  """The text in the column `key`, or each text of a list, in lower case."""
 
   key: str = "suffix"
 
-  def needs(self) -> tuple[str, ...]:
-    return (self.key,)
-
-  def makes(self) -> tuple[str, ...]:
-    return (self.key,)
+  writes = ("key",)
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     value = columns.get(row, self.key)
@@ -93,15 +71,15 @@ class Lower:
 
 
 @spec_lib.spec
-class Choice:
-  """One of the values of a list, another one in another epoch.
+class Choice(columns.Op):
+  """One value of a list, a new choice in every epoch.
 
   Attributes:
-    key: the column with the list; or several columns with lists of equal length, of which the same
-      entry is taken.
-    out: the column of the result, or as many as there are keys.
-    each_once: True takes each value of the row once before any a second time, in an order of its
-      own for every row; False draws anew in every epoch.
+    key: the column with the list; or several columns with lists of equal length, from which the
+      same entry is taken.
+    out: the column of the result, one for each key.
+    each_once: True goes through a row's values, in a random order of its own, before any is
+      repeated; False draws independently in every epoch.
   """
 
   key: str | tuple
@@ -109,45 +87,38 @@ class Choice:
   each_once: bool = True
 
   def __post_init__(self):
-    if len(_names(self.key)) != len(_names(self.out)):
+    if len(columns.names(self.key)) != len(columns.names(self.out)):
       raise errors.ConfigError(f"Choice: {self.key!r} and {self.out!r} are not equally many.")
 
-  def needs(self) -> tuple[str, ...]:
-    return _names(self.key)
-
-  def makes(self) -> tuple[str, ...]:
-    return _names(self.out)
-
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    lists = [columns.options(row, key) for key in _names(self.key)]
+    lists = [columns.options(row, key) for key in columns.names(self.key)]
     n = len(lists[0])
     if any(len(values) != n for values in lists):
-      lengths = ", ".join(f"{k!r} {len(v)}" for k, v in zip(_names(self.key), lists, strict=True))
+      lengths = ", ".join(
+        f"{k!r} {len(v)}" for k, v in zip(columns.names(self.key), lists, strict=True)
+      )
       raise errors.DataError(f"lists of different lengths: {lengths}.")
     if self.each_once:
       i = prng.choice_index(row["_seed"], row["_row"], row["_epoch"], n)
     else:
       i = int(rng.integers(n))
-    chosen = {out: values[i] for out, values in zip(_names(self.out), lists, strict=True)}
+    chosen = {out: values[i] for out, values in zip(columns.names(self.out), lists, strict=True)}
     return {**row, **chosen}
 
 
 @spec_lib.spec
-class Join:
+class Join(columns.Op):
   """The texts of a list as one text.
 
   Attributes:
     key: the column with the list.
-    glue: what stands between two.
+    glue: the separator.
     out: the column of the result; '' is `key`.
   """
 
   key: str
   glue: str = ", "
   out: str = ""
-
-  def needs(self) -> tuple[str, ...]:
-    return (self.key,)
 
   def makes(self) -> tuple[str, ...]:
     return (self.out or self.key,)
@@ -158,12 +129,12 @@ class Join:
 
 
 @spec_lib.spec
-class Split:
-  """The parts of a text as a list; empty ones are left out.
+class Split(columns.Op):
+  """The non-empty parts of a text as a list.
 
   Attributes:
     key: the column with the text.
-    glue: what stands between two parts.
+    glue: the separator.
     out: the column of the result; '' is `key`.
   """
 
@@ -173,10 +144,7 @@ class Split:
 
   def __post_init__(self):
     if not self.glue:
-      raise errors.ConfigError("Split.glue is empty; name what stands between two parts.")
-
-  def needs(self) -> tuple[str, ...]:
-    return (self.key,)
+      raise errors.ConfigError("Split.glue is empty; give the separator.")
 
   def makes(self) -> tuple[str, ...]:
     return (self.out or self.key,)
@@ -187,12 +155,12 @@ class Split:
 
 
 @spec_lib.spec
-class GetIndex:
-  """One value of a list, by a number that another column holds.
+class GetIndex(columns.Op):
+  """The value of a list at the index in another column.
 
   Attributes:
     key: the column with the list.
-    index_key: the column with the number, counted from 0.
+    index_key: the column with the index, from 0.
     out: the column of the result.
   """
 
@@ -200,11 +168,7 @@ class GetIndex:
   index_key: str
   out: str = "suffix"
 
-  def needs(self) -> tuple[str, ...]:
-    return (self.key, self.index_key)
-
-  def makes(self) -> tuple[str, ...]:
-    return (self.out,)
+  reads = ("key", "index_key")
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     values = columns.options(row, self.key)
@@ -217,8 +181,8 @@ class GetIndex:
 
 
 @spec_lib.spec
-class Majority:
-  """The most frequent text of a list, of equally frequent ones the first.
+class Majority(columns.Op):
+  """The most frequent text of a list; the first one of a tie.
 
   Attributes:
     key: the column with the list.
@@ -227,12 +191,6 @@ class Majority:
 
   key: str
   out: str = "suffix"
-
-  def needs(self) -> tuple[str, ...]:
-    return (self.key,)
-
-  def makes(self) -> tuple[str, ...]:
-    return (self.out,)
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     texts = [columns.as_text(v, self.key) for v in columns.options(row, self.key)]
@@ -243,13 +201,13 @@ def parse_template(template: str) -> list[tuple[str, str]]:
   """(literal text, column name or '') pairs of a template.
 
   Raises:
-    ConfigError: a field that is more than the name of a column, or braces that do not match.
+    ConfigError: a field is not the name of a column, or braces do not match.
   """
   try:
     fields = list(string.Formatter().parse(template))
   except (ValueError, TypeError) as e:
     raise errors.ConfigError(
-      f"The template {template!r}: {e} (a brace is written twice: {{{{)."
+      f"The template {template!r}: {e} (a literal brace is doubled: {{{{)."
     ) from None
   parts = []
   for literal, name, format_spec, conversion in fields:
@@ -262,23 +220,19 @@ def parse_template(template: str) -> list[tuple[str, str]]:
   return parts
 
 
-def _names(key: str | tuple) -> tuple[str, ...]:
-  return (key,) if isinstance(key, str) else tuple(key)
-
-
 _ORDERS = ("given", "shuffled")
 
 
 @spec_lib.spec
-class LetterChoices:
-  """'(A) red, (B) green' from a list of choices, and 'B' from the number of the right one.
+class LetterChoices(columns.Op):
+  """'(A) red, (B) green' from a list of choices, and 'B' from the index of the correct one.
 
   Attributes:
-    order: "given", as the row has them, for evaluation; "shuffled" in an order of its own whenever
-      the row is seen, for training, so that places are not learned.
+    order: "given", the row's own order, for evaluation; "shuffled", a new order each time the row
+      is read, for training, so that positions are not learned.
     key: the column with the list of choices.
-    index_key: the column with the number of the right one, counted from 0; -1 where it is not
-      known, which gives an empty letter.
+    index_key: the column with the index of the correct choice, from 0; -1 where it is unknown,
+      which gives an empty letter.
     out: the columns of the lettered choices and of the letter.
   """
 
@@ -287,16 +241,12 @@ class LetterChoices:
   index_key: str = "answer"
   out: tuple = ("indexed_choices", "indexed_answer")
 
+  reads = ("key", "index_key")
+
   def __post_init__(self):
     errors.pick(dict.fromkeys(_ORDERS), self.order, "order of LetterChoices")
     if len(self.out) != 2:
       raise errors.ConfigError(f"LetterChoices: out is {self.out!r}: expected two columns.")
-
-  def needs(self) -> tuple[str, ...]:
-    return (self.key, self.index_key)
-
-  def makes(self) -> tuple[str, ...]:
-    return tuple(self.out)
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     choices = [columns.as_text(v, self.key) for v in columns.options(row, self.key)]

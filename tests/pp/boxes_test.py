@@ -115,7 +115,7 @@ def test_shares_may_be_rounded_and_not_more():
   assert near == _op((0.5, 0.5, 1, 1), pixels=False)["suffix"]
   with pytest.raises(errors.DataError, match="from 0 to 1"):
     _op((0.5, 0.5, 1.1, 1), pixels=False)
-  with pytest.raises(errors.DataError, match=r"like shares .*pixels=False"):
+  with pytest.raises(errors.DataError, match=r"like fractions .*pixels=False"):
     _op((0.1, 0.1, 0.5, 0.5))
 
 

@@ -86,7 +86,7 @@ def test_modes_without_a_range_are_refused_with_a_remedy(mode):
 
 
 def test_what_is_open_as_text_or_holds_no_image_is_an_error(tmp_path):
-  with pytest.raises(errors.DataError, match="no binary one; open it with 'rb'"):
+  with pytest.raises(errors.DataError, match="not in binary mode; open it with 'rb'"):
     image_input.read(io.StringIO("x"), 14)
   with pytest.raises(errors.DataError, match="git lfs pull"):
     image_input.read(io.BytesIO(b"version https://git-lfs.github.com/spec/v1\n"), 14)

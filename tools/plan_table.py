@@ -1,12 +1,12 @@
-"""The table of what fits where: docs/plan.md, cell by cell, from `plan`.
+"""Makes docs/plan.md: memory of the training step by model, preset and device, from `plan`.
 
-    python tools/plan_table.py                          # all cells that are not there yet
+    python tools/plan_table.py                          # compiles all missing cells
     python tools/plan_table.py --only 'paligemma_3b 224 .* v5e-8'
-    python tools/plan_table.py --write                  # only the page, from the cells there are
+    python tools/plan_table.py --write                  # only writes the page from existing cells
 
-A cell takes a minute or so of an idle machine (pip install -r requirements/plan.txt, and
-requirements/plan-cuda.txt for cards). Cells are kept in docs/plan.jsonl, one line each; a cell
-whose line is deleted is made again.
+A cell takes about a minute on an idle machine (pip install -r requirements/plan.txt, and
+requirements/plan-cuda.txt for cards). Cells are kept in docs/plan.jsonl, one line each; delete a
+line to compile its cell again.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _GIB = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """One program: a model at a resolution, tuned in one way, on some devices."""
+  """One training step: a model at a resolution, a preset, devices."""
 
   model: str
   res: int
@@ -88,13 +88,13 @@ def main() -> None:
 
 
 def cells() -> list[Cell]:
-  """All cells, those that most people ask for first."""
+  """All cells, the most common models first."""
   order = itertools.product(MODELS, DEVICES, [t for t in TUNES if t in presets.TUNES])
   return [Cell(model, res, tune, device) for (model, res), device, tune in order]
 
 
 def read() -> dict[str, dict[str, Any]]:
-  """The cells that were made, by key."""
+  """{key: cell} of docs/plan.jsonl."""
   if not _CELLS.exists():
     return {}
   lines = [json.loads(line) for line in _CELLS.read_text().splitlines()]
@@ -102,7 +102,12 @@ def read() -> dict[str, dict[str, Any]]:
 
 
 def measure(cell: Cell, timeout_secs: float) -> dict[str, Any]:
-  """What the table shows of a cell, and a little more."""
+  """Compiles a cell; its entry in docs/plan.jsonl.
+
+  Raises:
+    ConfigError: the step cannot run on this device.
+    CompilerError: the compiler failed.
+  """
   c = configs.default_config()
   c.model.update(variant=cell.model, res=cell.res)
   presets.apply(c, cell.tune)
@@ -117,7 +122,7 @@ def measure(cell: Cell, timeout_secs: float) -> dict[str, Any]:
 
 
 def page(found: dict[str, dict[str, Any]]) -> str:
-  """docs/plan.md."""
+  """The text of docs/plan.md."""
   parts = [_HEAD]
   for model, res in MODELS:
     rows = []
@@ -127,7 +132,7 @@ def page(found: dict[str, dict[str, Any]]) -> str:
         rows.append([f"`{tune}`", *shown])
     if rows:
       per_chip = ROWS_PER_CHIP[res]
-      unit = "rows" if per_chip > 1 else "row"
+      unit = "examples" if per_chip > 1 else "example"
       parts.append(f"## {model} at {res} px, {per_chip} {unit} per chip\n\n{_table(rows)}")
   return "\n".join(parts)
 
@@ -145,16 +150,16 @@ def _table(rows: list[list[str]]) -> str:
   return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-_HEAD = f"""# What fits where
+_HEAD = f"""# Memory of the training step
 
-GiB per chip that the training step takes, as its compiler says ahead of time: **bold** fits, ✗ does
-not (the figure is then what it would take), empty was not compiled. Text {TEXT_LEN}, default
-settings, all chips on one FSDP mesh. v5p-8 is 4 chips, as its name counts cores. Made by
-`python tools/plan_table.py`; for any other run ask
+GiB per chip that the training step takes, as compiled ahead of time. **Bold** fits, ✗ does not (the
+figure is what it would take), an empty cell was not compiled. Text length {TEXT_LEN}, default
+settings, all chips on one FSDP mesh. v5p-8 has 4 chips; its name counts cores. The table is made by
+`python tools/plan_table.py`. For any other run, use
 `python -m paligemma_jax.plan --config … --on …`.
 
-The TPU compiler works at its fast effort here; at its own it may take some hundred MiB more.
-Nothing of this was executed on these devices.
+The TPU compiler ran at its fast effort; at its default effort the step may take some hundred MiB
+more. Nothing was executed on these devices.
 """
 
 

@@ -71,7 +71,7 @@ def train(
     if file:
       found = configs.load(file, overrides, allow_code=allow_code)
     else:
-      found = configs.overridden(config, overrides)
+      found = configs.overridden(config, overrides, allow_code=allow_code)
     _train(
       found,
       workdir,

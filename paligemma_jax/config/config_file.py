@@ -46,7 +46,7 @@ def run(path: str, text: str) -> Any:
   original = getattr(get_config, "__wrapped__", get_config)
   given = arguments(text, parameters(original), path)
   try:
-    with _neighbours(file):
+    with neighbours(file):
       return get_config(**given)
   except Exception as e:
     raise _explained(e, file) from e
@@ -62,8 +62,12 @@ def ran() -> dict[str, str]:
 
 
 def find_again(files: Mapping[str, str]) -> None:
-  """From now on an import of these modules runs these files; nothing is run before."""
+  """From now on an import of these modules runs these files; nothing is run before.
+
+  What lies beside them can be imported too, after all other modules.
+  """
   sys.meta_path.insert(0, _Finder(dict(files)))
+  sys.path.extend(dict.fromkeys(str(pathlib.Path(file).parent) for file in files.values()))
 
 
 def _existing(path: str) -> pathlib.Path:
@@ -130,7 +134,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
   """Runs a config file; what lies beside the file can be imported meanwhile."""
 
   def exec_module(self, module: types.ModuleType) -> None:
-    with _neighbours(pathlib.Path(self.path)):
+    with neighbours(self.path):
       super().exec_module(module)
 
 
@@ -149,9 +153,9 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 
 @contextlib.contextmanager
-def _neighbours(file: pathlib.Path) -> Iterator[None]:
+def neighbours(file: str | pathlib.Path) -> Iterator[None]:
   """While the block runs, the modules in the file's folder can be imported, after all others."""
-  folder = str(file.parent)
+  folder = str(pathlib.Path(file).parent.resolve())
   sys.path.append(folder)
   try:
     yield
@@ -374,6 +378,8 @@ def override(config: ml_collections.ConfigDict, path: str, text: str) -> None:
 def _changed(value: Any, path: str, text: str, what: str) -> Any:
   """`value` with the part at `path` replaced by the parsed text."""
   first, _, rest = path.partition(".")
+  if not first and what in schema.code():
+    return None if text.strip().lower() in _NOTHING else text
   if not first:
     if text.strip().lower() in _NOTHING and (_holds_specs(value) or what == "evals"):
       return ()

@@ -85,19 +85,42 @@ def load(
     config = read(path, allow_code=allow_code)
   else:
     config = config_file.run(path, text)
+    allow_code = True
     if not isinstance(config, ml_collections.ConfigDict):
       raise errors.ConfigError(
         f"{path}: get_config returned {type(config).__name__}; it must return the"
         " ConfigDict of default_config()."
       )
   _override(config, overrides)
+  if allow_code:
+    with config_file.neighbours(path):
+      import_code(config)
   return config
 
 
+def import_code(config: ml_collections.ConfigDict) -> None:
+  """Puts functions in place of the texts that name them (see `schema.code`): code of the user's.
+
+  Only for a configuration whose code may run; elsewhere the texts stay, and a run refuses them.
+  """
+  for key in schema.code():
+    section, _, name = key.rpartition(".")
+    value = config[section][name]
+    if isinstance(value, str):
+      validation.check("code", key, value)
+      config[section][name] = specs.function(value, key)
+
+
 def overridden(
-  config: ml_collections.ConfigDict, overrides: Sequence[str | tuple[str, str]] = ()
+  config: ml_collections.ConfigDict,
+  overrides: Sequence[str | tuple[str, str]] = (),
+  *,
+  allow_code: bool = False,
 ) -> ml_collections.ConfigDict:
   """A copy of a configuration from Python, overridden; not yet validated.
+
+  Args:
+    allow_code: import functions that the configuration names by a text.
 
   Raises:
     ConfigError: it is none that `default_config` made, or an override that `load` would refuse.
@@ -108,6 +131,8 @@ def overridden(
     )
   copied = from_plain(config.to_dict(), "the configuration")
   _override(copied, overrides)
+  if allow_code:
+    import_code(copied)
   return copied
 
 
@@ -129,7 +154,7 @@ def save(config: ml_collections.ConfigDict, path: str | os.PathLike[str]) -> Non
   """
   text = json.dumps(specs.to_json(config.to_dict()), indent=2, allow_nan=False) + "\n"
   ran = config_file.ran()
-  files = {name: file for name, file in ran.items() if f'"__spec__": "{name}:' in text}
+  files = {name: file for name, file in ran.items() if f': "{name}:' in text}
   if files:
     atomic_io.write_atomically(_files_beside(path), json.dumps(files, indent=2) + "\n")
   atomic_io.write_atomically(path, text)
@@ -222,6 +247,8 @@ def changes(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> d
     section, _, name = path.rpartition(".")
     before = (old[section] if section else old)[name]
     after = (new[section] if section else new)[name]
+    if key.form == "code":
+      before, after = (_own_name(value) for value in (before, after))
     for one in between(_plain(before), _plain(after), path):
       moved = key.resume == "data" and is_place(one.path)
       found["moved" if moved else key.resume].append(one.text)
@@ -251,8 +278,14 @@ def is_place(path: str) -> bool:
   return path == "tokenizer" or (field in schema.PLACES and "pp" not in re.findall(r"\w+", path))
 
 
+def _own_name(value: Any) -> Any:
+  """A function by its name alone: its module's is another one where its file has moved."""
+  text = value if isinstance(value, str) else specs.function_path(value)
+  return text.rpartition(":")[2] or value
+
+
 def _default(key: schema.Key) -> Any:
-  if key.form == "spec":  # Without a placeholder one class of source could not replace another.
+  if key.form in ("spec", "code"):  # Or a value of one class could not replace one of another.
     return ml_collections.config_dict.placeholder(object)
   return copy.copy(key.default)
 

@@ -25,7 +25,9 @@ class Key:
     high: the greatest legal number.
     form: what the type does not say: "duration", "regex" (a tuple of them), "rules" (pairs of
       regex and number >= 0), "axes" (pairs of name and size), "lengths" (rising positive ints),
-      "spec" (one, or None), "specs" (a tuple of them), "free" (a dict of any keys), "" for plain.
+      "spec" (one, or None), "specs" (a tuple of them), "code" (a function of the user's, a text
+      'module:name' of one, a spec that can be called, or None), "free" (a dict of any keys), ""
+      for plain.
     resume: what a change between saving and resuming a run does: "refuse" when the rest of the
       run would no longer be the run that was started, "data" when it would be with other rows
       (which --allow_data_change allows), "warn" when that is a thing people do on purpose, "allow"
@@ -163,9 +165,21 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
     ),
     "prefetch": Key(4, "Batches prepared ahead of the step.", low=0, resume="allow"),
     "grad_accum_steps": Key(1, "Parts a batch is cut into to save memory; same gradient.", low=1),
+    "loss": Key(
+      None,
+      "A loss of your own, 'module:function': (logits, targets) -> loss of each token; None:"
+      " the negative log likelihood.",
+      form="code",
+    ),
   },
   "optim": {
     "name": Key("adam", "The optimizer.", choices=("adam", "adam8bit", "adafactor", "sgd")),
+    "custom": Key(
+      None,
+      "An optimizer of your own in place of name, 'module:function': (optim) ->"
+      " optax.GradientTransformation.",
+      form="code",
+    ),
     "lr": Key(0.0, "Learning rate at the peak of the schedule.", low=0, resume="warn"),
     "wd": Key(
       0.0, "Weight decay; scaled by the schedule, not by lr.", low=0, high=1, resume="warn"
@@ -221,6 +235,12 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
       "cosine",
       "Course of the learning rate after warm-up.",
       choices=("cosine", "linear", "constant", "rsqrt"),
+      resume="warn",
+    ),
+    "custom_schedule": Key(
+      None,
+      "A course of your own in place of schedule, 'module:function': (step, total) -> share of lr.",
+      form="code",
       resume="warn",
     ),
     "warmup": Key(
@@ -312,6 +332,11 @@ def flat() -> dict[str, Key]:
     else:
       keys.update({f"{name}.{child}": key for child, key in entry.items()})
   return keys
+
+
+def code() -> tuple[str, ...]:
+  """The dotted paths of the keys that hold functions of the user's."""
+  return tuple(path for path, key in flat().items() if key.form == "code")
 
 
 def sections() -> dict[str, tuple[str, ...]]:

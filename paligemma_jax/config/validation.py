@@ -119,14 +119,27 @@ def _relations(config: ml_collections.ConfigDict, variants: tuple[str, ...]) -> 
   for name in ("b1", "b2", "momentum", "ema"):
     if optim[name] == 1:
       yield f"optim.{name} must be less than 1, or nothing is ever forgotten."
+  if optim.custom is None:
+    yield from _optimizer_options(optim)
+  elif optim.name != schema.flat()["optim.name"].default:
+    yield f"optim.custom takes the place of optim.name={optim.name!r}; leave one of them out."
+  if optim.schedule != "linear" and optim.schedule_end:
+    yield f"optim.schedule_end={optim.schedule_end} is for optim.schedule='linear' only."
+  if train.loss is not None and optim.label_smoothing:
+    yield (
+      f"optim.label_smoothing={optim.label_smoothing} is of the loss that train.loss replaces; set"
+      " it to 0 and smooth in train.loss."
+    )
+
+
+def _optimizer_options(optim: ml_collections.ConfigDict) -> Iterator[str]:
+  """Options that the optimizer of that name does not have."""
   if optim.name != "sgd" and optim.momentum:
     yield f"optim.momentum={optim.momentum} is for optim.name='sgd'; {optim.name} has optim.b1."
   if optim.name != "sgd" and not optim.eps:
     yield f"optim.eps must be above 0: {optim.name} divides by it where a gradient is 0."
   if optim.name != "adafactor" and optim.rms_clip:
     yield f"optim.rms_clip={optim.rms_clip} is for optim.name='adafactor' only."
-  if optim.schedule != "linear" and optim.schedule_end:
-    yield f"optim.schedule_end={optim.schedule_end} is for optim.schedule='linear' only."
 
 
 def _training(config: ml_collections.ConfigDict) -> Iterator[str]:
@@ -140,6 +153,14 @@ def _training(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield f"train.total={train.total!r} is a share of itself; write epochs, steps or examples."
   if not config.optim.lr:
     yield "optim.lr is 0: nothing would be learned."
+  for path in schema.code():
+    section, _, name = path.rpartition(".")
+    if isinstance(config[section][name], str):  # `load` imports what may be imported.
+      yield (
+        f"{path}={config[section][name]!r} is code outside of paligemma_jax, and a saved"
+        " configuration does not make code run. Give --config with the config file that it was"
+        " made by; or, if you trust that module, --allow_code (allow_code=True in Python)."
+      )
   drawing = [
     type(op).__name__
     for op in train.pp
@@ -357,6 +378,18 @@ def _check_specs(path: str, value: Any) -> None:
     _check(specs.is_spec(item), f"{path}[{i}]", item, f"a spec{hint}")
 
 
+def _check_code(path: str, value: Any) -> None:
+  if value is None or specs.function_path(value) or (specs.is_spec(value) and callable(value)):
+    return
+  if isinstance(value, str):
+    module, _, name = value.partition(":")
+    named = all(part.isidentifier() for part in (*module.split("."), name))
+    _check(named, path, value, "a text 'my_package.module:function'")
+    return
+  hint = " at the top level of a module, so that a saved configuration can name it"
+  _check(False, path, value, f"a function{hint if callable(value) else ''}, or 'module:function'")
+
+
 def _check_free(path: str, value: Any) -> None:
   _check(
     isinstance(value, Mapping | ml_collections.ConfigDict),
@@ -368,6 +401,7 @@ def _check_free(path: str, value: Any) -> None:
 
 _FORMS: Mapping[str, Callable[[str, Any], None]] = {
   "axes": _check_axes,
+  "code": _check_code,
   "duration": _check_duration,
   "free": _check_free,
   "lengths": _check_lengths,

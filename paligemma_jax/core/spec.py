@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import importlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard, TypeVar, dataclass_transform
 
 from paligemma_jax.core import errors
@@ -112,7 +112,50 @@ def to_json(value: Any) -> Any:
     return [to_json(v) for v in value]
   if isinstance(value, _PLAIN):
     return value
+  if path := function_path(value):
+    return path
   raise errors.ConfigError(f"{value!r} is a {type(value).__name__}; configs hold plain values.")
+
+
+def function_path(value: Any) -> str:
+  """'my_package.module:name' of a function that an import finds again under that name; else ''."""
+  module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+  if not callable(value) or isinstance(value, type) or not isinstance(module, str):
+    return ""
+  found = vars(sys.modules[module]).get(name) if module in sys.modules else None
+  return f"{module}:{name}" if found is value else ""
+
+
+def function(path: str, key: str) -> Callable[..., Any]:
+  """The function that the text 'my_package.module:name' names; its module is imported.
+
+  Args:
+    path: of a caller who may make code run; a text out of a saved configuration needs consent.
+    key: where the text stands, named in errors.
+
+  Raises:
+    ConfigError: there is no such module or function, or the module cannot be imported.
+  """
+  module_name, _, name = path.partition(":")
+  module = sys.modules.get(module_name)
+  if module is None:
+    try:
+      module = importlib.import_module(module_name)
+    except Exception as e:  # Of the user's module: any.
+      raise errors.ConfigError(
+        f"{key}: cannot import the module of {path!r}: {type(e).__name__}: {e}. It must lie beside"
+        " the config file, or be installed."
+      ) from None
+  found = vars(module).get(name)
+  if found is None:
+    raise errors.ConfigError(
+      f"{key}: {module_name} has no function {name!r}.{errors.did_you_mean(name, vars(module))}"
+    )
+  if not function_path(found) and not (is_spec(found) and callable(found)):
+    raise errors.ConfigError(
+      f"{key}: {path!r} is a {type(found).__name__}; it must be a function of that module."
+    )
+  return found
 
 
 def from_json(value: Any, *, allow_code: bool = False, keep_unknown: bool = False) -> Any:

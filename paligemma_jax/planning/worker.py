@@ -32,6 +32,7 @@ def _answer(job: dict[str, Any]) -> dict[str, Any]:
     # From the process that started this one, which has loaded it: with consent where one is needed.
     plain = specs.from_json(job["config"], allow_code=True)
     config = configs.from_plain(plain, "the configuration")
+    configs.import_code(config)
     return program.measure(
       config,
       targets.get(job["on"]),

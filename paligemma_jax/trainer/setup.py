@@ -25,6 +25,8 @@ from paligemma_jax.data import loader
 from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
+from paligemma_jax.training import custom
+from paligemma_jax.training import loss
 from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
@@ -222,10 +224,18 @@ def train_step(
     optimizer,
     state,
     setup.mesh,
-    label_smoothing=setup.config.optim.label_smoothing,
+    token_loss=token_loss(setup),
     grad_accum_steps=setup.config.train.grad_accum_steps,
     seed=setup.config.seed,
   )
+
+
+def token_loss(setup: Setup) -> loss.TokenLoss:
+  """The loss that the run trains on."""
+  fn = setup.config.train.loss
+  if fn is None:
+    return loss.cross_entropy(setup.config.optim.label_smoothing)
+  return loss.own(custom.token_loss(fn, setup.model_config.llm.vocab_size))
 
 
 def train_loader(

@@ -16,10 +16,14 @@ import numpy as np
 BUDGET_BYTES = 64 * 2**20  # Of float32 logits per device; above it the positions go in chunks.
 
 
+# (logits float32[B, c, V], targets int32[B, c]) -> (loss float32[B, c], correct bool[B, c]).
+TokenLoss = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
+
+
 class TokenLosses(NamedTuple):
   """Per supervised position, in text order; slots beyond a row's supervised tokens weigh 0.
 
-  nll_BM: float32[B, M] (with label smoothing, the smoothed cross-entropy).
+  nll_BM: float32[B, M], the cross-entropy, smoothed or not, or the user's own loss.
   correct_BM: bool[B, M], the target has the highest logit.
   weight_BM: float32[B, M], mask_loss at that position, 0 in unused slots.
   index_BM: int32[B, M], the position in the text that the target stands at, minus 1.
@@ -71,7 +75,7 @@ def token_losses(
   *,
   num_supervised: int,
   vocab_size: int,
-  label_smoothing: float,
+  token_loss: TokenLoss,
   num_devices: int,
   budget_bytes: int = BUDGET_BYTES,
 ) -> TokenLosses:
@@ -87,7 +91,7 @@ def token_losses(
     targets_BT: int32[B, T].
     mask_BT: float32[B, T], 0 where there is nothing to learn.
     vocab_size: V.
-    label_smoothing: s; the target weighs 1 - s, each other token s / (V - 1).
+    token_loss: from `cross_entropy` or `own`.
     num_devices: that the rows are sharded over.
   """
   supervised_BT = mask_BT != 0
@@ -98,7 +102,7 @@ def token_losses(
   weight_BM = jnp.take_along_axis(mask_BT, index_BM, axis=1).astype(jnp.float32)
 
   def losses(x, targets):
-    return _cross_entropy(logits_fn(x), targets, label_smoothing)
+    return token_loss(logits_fn(x).astype(jnp.float32), targets)
 
   chunk = chunk_len(x_BMD.shape[0], vocab_size, num_devices, budget_bytes)
   if chunk >= num_supervised:
@@ -137,22 +141,44 @@ def batch_loss(sums: RowSums, mask_B: jax.Array, num_rows: jax.Array) -> jax.Arr
   return jnp.where(mask_B, mean_B, 0.0).sum() / jnp.maximum(num_rows, 1.0)
 
 
-def _cross_entropy(logits, targets, label_smoothing):
-  logits = logits.astype(jnp.float32)
-  num_vocab = logits.shape[-1]
+def cross_entropy(label_smoothing: float) -> TokenLoss:
+  """The negative log-likelihood of the target.
+
+  Args:
+    label_smoothing: s; the target weighs 1 - s, each other token s / (V - 1).
+  """
+
+  def loss(logits, targets):
+    target, most, correct = _target_and_most(logits, targets)
+    lse = jnp.log(jnp.exp(logits - most).sum(axis=-1)) + most[..., 0]
+    if not label_smoothing:
+      return lse - target, correct
+    # The weights on all tokens sum to 1, so log-softmax is never needed as a tensor.
+    off = label_smoothing / (logits.shape[-1] - 1)
+    on = 1.0 - label_smoothing
+    return lse - (on - off) * target - off * logits.sum(axis=-1), correct
+
+  return loss
+
+
+def own(fn: Callable[[jax.Array, jax.Array], jax.Array]) -> TokenLoss:
+  """A loss of the user's own (see `custom.token_loss`), and what the model gets right."""
+
+  def loss(logits, targets):
+    _, _, correct = _target_and_most(logits, targets)
+    return fn(logits, targets).astype(jnp.float32), correct
+
+  return loss
+
+
+def _target_and_most(logits, targets):
+  """(the target's logit [B, c], the highest [B, c, 1], whether they are equal)."""
   ids = jax.lax.broadcasted_iota(targets.dtype, logits.shape, logits.ndim - 1)
   # Sums and maxima, not gathers: they stay local where the vocabulary is sharded over devices, and
   # fuse, so that neither this mask nor a one-hot is ever stored.
   target = jnp.where(ids == targets[..., None], logits, 0.0).sum(axis=-1)
   most = jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True))
-  correct = target == most[..., 0]
-  lse = jnp.log(jnp.exp(logits - most).sum(axis=-1)) + most[..., 0]
-  if not label_smoothing:
-    return lse - target, correct
-  # The weights on all tokens sum to 1, so log-softmax is never needed as a tensor.
-  off = label_smoothing / (num_vocab - 1)
-  on = 1.0 - label_smoothing
-  return lse - (on - off) * target - off * logits.sum(axis=-1), correct
+  return target, most, target == most[..., 0]
 
 
 def _in_chunks(losses, x_BMD, targets_BM, chunk):

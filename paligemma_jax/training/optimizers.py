@@ -16,6 +16,7 @@ from paligemma_jax.core import trees
 from paligemma_jax.core import units
 from paligemma_jax.models import paligemma
 from paligemma_jax.training import adam8bit
+from paligemma_jax.training import custom
 
 Schedule = Callable[[jax.Array], jax.Array]  # step int32[] -> multiplier float32[]
 
@@ -96,6 +97,7 @@ def make(
   schedule = make_schedule(optim, total_steps, batch_size=batch_size, num_examples=num_examples)
   rule = transform(
     optim,
+    rule=custom.optimizer(optim, shapes) if optim.custom is not None else None,
     schedules=dict.fromkeys(shapes, schedule),
     lrs={name: optim.lr * mults[name] if name in mults else optim.lr for name in shapes},
     wds={name: optim.wd if name in decayed else 0.0 for name in shapes},
@@ -107,6 +109,7 @@ def make(
 def transform(
   optim: Any,
   *,
+  rule: optax.GradientTransformation | None = None,
   schedules: Mapping[str, Schedule],
   lrs: Mapping[str, float],
   wds: Mapping[str, float],
@@ -123,10 +126,11 @@ def transform(
 
   Args:
     optim: of which name, b1, b2, eps, mu_dtype, momentum, rms_clip and clip are read.
+    rule: gives the direction in place of the rule that `optim` names.
     schedules, lrs, wds: for each trainable name.
     specs: partition specs by trainable name, of those that are cut.
   """
-  rule = errors.pick(_RULES, optim.name, "optim.name")(optim)
+  rule = rule or errors.pick(_RULES, optim.name, "optim.name")(optim)
   direction = optax.named_chain(
     ("clip", _clip(optim.grad_clip_norm) if optim.grad_clip_norm else optax.identity()),
     ("rule", rule),
@@ -186,6 +190,9 @@ def make_schedule(
   """
   kind = errors.pick(_DECAYS, optim.schedule, "optim.schedule")
   total = total_steps + optim.schedule_start
+  own = None
+  if optim.custom_schedule is not None:
+    own = custom.schedule(optim.custom_schedule, total)
   sizes = dict(batch_size=batch_size, num_examples=num_examples, total_steps=total)
   warmup = units.to_steps(optim.warmup, "optim.warmup", **sizes)
   cooldown = units.to_steps(optim.cooldown, "optim.cooldown", **sizes)
@@ -199,7 +206,7 @@ def make_schedule(
   def schedule(step):
     step = jnp.asarray(step, jnp.float32) + optim.schedule_start
     progress = jnp.clip((step - warmup) / max(total - warmup, 1), 0.0, 1.0)
-    value = kind(optim, progress, jnp.maximum(step - warmup, 0.0))
+    value = own(step) if own else kind(optim, progress, jnp.maximum(step - warmup, 0.0))
     if warmup:
       value = value * jnp.minimum(1.0, step / warmup)
     if cooldown:

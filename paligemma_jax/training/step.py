@@ -33,7 +33,7 @@ def make_train_step(
   state: states.TrainState,
   mesh: Mesh,
   *,
-  label_smoothing: float,
+  token_loss: loss.TokenLoss,
   grad_accum_steps: int,
   seed: int,
 ) -> Callable[[states.TrainState, Batch, int], tuple[states.TrainState, dict[str, jax.Array]]]:
@@ -52,11 +52,12 @@ def make_train_step(
   Args:
     cfg: models.variants.ModelConfig.
     state: of arrays or abstract; its shapes and shardings are kept.
+    token_loss: that is trained on.
     seed: of dropout; the key of a step is a function of (seed, step).
   """
   places = states.shardings(state)
   budget_bytes = gradient_memory.logits_budget(state)
-  row_sums = functools.partial(_row_sums, model_config, mesh, label_smoothing, budget_bytes)
+  row_sums = functools.partial(_row_sums, model_config, mesh, token_loss, budget_bytes)
 
   def step_fn(state, batch, num_supervised):
     num_rows = batch["_mask"].astype(jnp.float32).sum()
@@ -112,8 +113,9 @@ def make_eval_step(
   """
 
   def step_fn(params, batch, num_supervised):
+    token_loss = loss.cross_entropy(label_smoothing=0.0)
     return _row_sums(
-      model_config, mesh, 0.0, loss.BUDGET_BYTES, params, batch, num_supervised, None
+      model_config, mesh, token_loss, loss.BUDGET_BYTES, params, batch, num_supervised, None
     )
 
   return jax.jit(
@@ -124,9 +126,7 @@ def make_eval_step(
   )
 
 
-def _row_sums(
-  model_config, mesh, label_smoothing, budget_bytes, params, batch, num_supervised, key
-):
+def _row_sums(model_config, mesh, token_loss, budget_bytes, params, batch, num_supervised, key):
   """RowSums float32[B] of a batch, or of a part of it; `key` is of dropout, None for none."""
   if batch["text"].shape != batch["mask_loss"].shape:
     raise errors.ConfigError(
@@ -159,7 +159,7 @@ def _row_sums(
     batch["mask_loss"][:, 1:],
     num_supervised=num_supervised,
     vocab_size=model_config.llm.vocab_size,
-    label_smoothing=label_smoothing,
+    token_loss=token_loss,
     num_devices=mesh.size,
     budget_bytes=budget_bytes,
   )

@@ -139,7 +139,7 @@ def test_an_unknown_variant_is_named_with_the_near_match():
 def test_a_section_that_was_replaced_is_found():
   c = good_config()
   c.optim = {"lr": 1.0}
-  assert "optim.name, optim.wd" in message_of(c)
+  assert "optim.name, optim.custom, optim.wd" in message_of(c)
   assert "do not replace it" in message_of(c)
 
 

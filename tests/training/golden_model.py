@@ -62,7 +62,7 @@ def compiled_step(
     optimizer,
     state,
     mesh,
-    label_smoothing=label_smoothing,
+    token_loss=loss.cross_entropy(label_smoothing),
     grad_accum_steps=grad_accum_steps,
     seed=0,
   )

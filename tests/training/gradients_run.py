@@ -123,7 +123,7 @@ def of_the_step(tune, way):
     optimizer,
     state,
     mesh,
-    label_smoothing=0.0,
+    token_loss=loss.cross_entropy(label_smoothing=0.0),
     grad_accum_steps=grad_accum_steps,
     seed=0,
   )

@@ -36,7 +36,7 @@ def _losses_of(name, params, x, num=16, label_smoothing=0.0):
     jnp.asarray(batch["mask_loss"][:, 1:]),
     num_supervised=num,
     vocab_size=model_config.llm.vocab_size,
-    label_smoothing=label_smoothing,
+    token_loss=loss.cross_entropy(label_smoothing),
     num_devices=1,
   )
 
@@ -79,7 +79,7 @@ def _toy_loss(table, x, targets, mask, budget_bytes):
     mask,
     num_supervised=16,
     vocab_size=50,
-    label_smoothing=0.1,
+    token_loss=loss.cross_entropy(label_smoothing=0.1),
     num_devices=1,
     budget_bytes=budget_bytes,
   )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.core import errors
+from paligemma_jax.training import loss
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
 from paligemma_jax.training import step as steps
@@ -34,7 +35,7 @@ def _compiled(grad_accum_steps=1, dropout=0.0, freeze="img/.*"):
     made,
     fresh(),
     toy_state.mesh(),
-    label_smoothing=0.0,
+    token_loss=loss.cross_entropy(label_smoothing=0.0),
     grad_accum_steps=grad_accum_steps,
     seed=0,
   )

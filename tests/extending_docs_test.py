@@ -6,6 +6,7 @@ import os
 import pathlib
 import pickle
 import re
+import sqlite3
 import subprocess
 import sys
 
@@ -76,6 +77,20 @@ def test_the_metric_and_the_evaluator_give_what_the_page_says(folder):
   assert sure.score(rows, outputs) == {"confidence": pytest.approx(0.75)}
 
 
+def test_the_tracker_keeps_the_metrics_of_a_run_also_when_steps_come_again(folder):
+  (tracker,) = configs.load("mine.py").log.trackers
+  for _ in range(2):
+    run = tracker.make(folder / "first")
+    run.text(0, {"config": "{}"})
+    run.log(1, {"loss": 2.0, "lr": 0.1})
+    run.close()
+  with sqlite3.connect("runs.sqlite") as database:
+    assert database.execute("select * from metrics order by name").fetchall() == [
+      ("first", 1, "loss", 2.0), ("first", 1, "lr", 0.1),
+    ]  # fmt: skip
+    assert database.execute("select * from runs").fetchall() == [("first", "{}")]
+
+
 @pytest.mark.slow  # A run of two steps, half a minute on two cores.
 def test_the_config_trains_and_is_scored_again_from_its_folder(folder):
   def run(*arguments):
@@ -91,5 +106,10 @@ def test_the_config_trains_and_is_scored_again_from_its_folder(folder):
   assert done.returncode == 0, done.stderr[-2000:]
   metrics = json.loads((folder / "runs/mine/metrics.jsonl").read_text().splitlines()[-1])
   assert 0 <= metrics["val/first/first_word"] <= 1 and 0 < metrics["val/sure/confidence"] <= 1
+  with sqlite3.connect(folder / "runs.sqlite") as database:
+    query = "select name, value from metrics where run = 'mine' and step = ?"
+    assert dict(database.execute(query, (metrics.pop("step"),)).fetchall()) == metrics
+    ((config,),) = database.execute("select config from runs").fetchall()
+    assert json.loads(config)["train"]["text_len"] == 32
   done = run("paligemma_jax.evaluate", "--workdir", "runs/mine")
   assert done.returncode == 78 and "--allow_code" in done.stderr

@@ -313,6 +313,9 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
   "log": {
     "every": Key("50 steps", "How often metrics are written.", form="duration", resume="allow"),
     "tensorboard": Key(True, "Write TensorBoard files too.", resume="allow"),
+    "trackers": Key(
+      (), "Specs of other trackers of the metrics; see extending.md.", form="specs", resume="allow"
+    ),
   },
   "evals": Key(
     (),

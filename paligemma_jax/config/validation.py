@@ -125,6 +125,9 @@ def _relations(config: ml_collections.ConfigDict, variants: tuple[str, ...]) -> 
     yield f"optim.custom takes the place of optim.name={optim.name!r}; leave one of them out."
   if optim.schedule != "linear" and optim.schedule_end:
     yield f"optim.schedule_end={optim.schedule_end} is for optim.schedule='linear' only."
+  for i, tracker in enumerate(config.log.trackers):
+    if not isinstance(tracker, protocols.TrackerSpec):
+      yield f"log.trackers[{i}] is {tracker!r}, which is no tracker: it has no make(workdir)."
   if train.loss is not None and optim.label_smoothing:
     yield (
       f"optim.label_smoothing={optim.label_smoothing} is of the loss that train.loss replaces; set"

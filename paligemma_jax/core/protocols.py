@@ -1,4 +1,4 @@
-"""What sources, their rows, row ops and evaluators must have, and what they may have besides.
+"""What sources, their rows, row ops, evaluators and trackers must have, and what they may have.
 
 Any class declared with `@spec` that has the members of one of these is one; nothing is inherited.
 A protocol that begins with `Can` is of what may be left out.
@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:  # Configs load without NumPy.
+  import pathlib
+
   import numpy as np
 
 
@@ -172,6 +174,48 @@ class CanReadMasks(Protocol):
   """An evaluator of seg tokens."""
 
   codec: str
+
+
+@runtime_checkable
+class TrackerSpec(Protocol):
+  """What `log.trackers` holds."""
+
+  def make(self, workdir: pathlib.Path) -> Tracker:
+    """Begins to track the run in `workdir`, on host 0 alone, also when it is resumed.
+
+    A ConfigError ends the run; with any other error it goes on without this tracker.
+    """
+
+
+class Tracker(Protocol):
+  """Where the metrics of a run go besides metrics.jsonl; an error ends the tracker, not the run.
+
+  Calls do not overlap, but come from several threads. Training waits for each.
+  """
+
+  def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    """The metrics of a step; a resumed run repeats the steps after its checkpoint."""
+
+
+class CanLogImages(Protocol):
+  """A tracker that shows examples, at the end of the run."""
+
+  def images(self, step: int, images: Mapping[str, tuple[np.ndarray, str]]) -> None:
+    """{name: (uint8[H, W, 3], or [F, H, W, 3] of a video, caption)}."""
+
+
+class CanLogText(Protocol):
+  """A tracker that shows texts; the run's configuration, as JSON, is the text "config"."""
+
+  def text(self, step: int, texts: Mapping[str, str]) -> None:
+    """{name: text}."""
+
+
+class CanClose(Protocol):
+  """A tracker that has something to finish."""
+
+  def close(self) -> None:
+    """The run ends; nothing is logged afterwards."""
 
 
 # Of each row these two are asked, and `isinstance` of a protocol takes 20 µs.

@@ -34,8 +34,11 @@ def write(
   *,
   main: bool,
   note: Callable[[str], None],
+  log: metrics_lib.MetricsLog,
 ) -> None:
   """Exports the weights if asked for; prints the table of scores, writes gallery and report.
+
+  The gallery's images go to the run's trackers, too.
 
   The pages come from the workdir, so a run that is started again when it is complete writes the
   same once more. Only process 0 writes pages.
@@ -52,12 +55,14 @@ def write(
   if table:
     note("\n" + report.text(table) + "\n")
   report.write_report(workdir.report, title, tables=tables, lines=lines)
-  items = _examples(setup, workdir, lines[-1]["step"] if lines else 0)
+  step = int(lines[-1]["step"]) if lines else 0
+  items = _examples(setup, workdir, step)
   if items:
     codecs = [e.codec for e in setup.config.evals if isinstance(e, protocols.CanReadMasks)]
     codec = codecs[0] if codecs else ""  # Of seg tokens: the one they are scored with.
     gallery.write_gallery(workdir.gallery, items, title, table=table, codec=codec)
     note(f"gallery: {workdir.gallery}")
+    log.images(step, {f"example/{i}": (x.image, _caption(x)) for i, x in enumerate(items)})
   note(f"report:  {workdir.report}")
 
 
@@ -151,6 +156,10 @@ def _predictions(workdir: workdirs.Workdir, name: str, step: int) -> dict[int, s
   lines, _ = atomic_io.read_lines(workdir.predictions / f"{name}-{step}.jsonl")
   ours = [line for line in lines if type(line.get("row")) is int]
   return {line["row"]: line["text"] for line in ours if isinstance(line.get("text"), str)}
+
+
+def _caption(item: gallery.GalleryItem) -> str:
+  return f"{item.prompt} -> {item.prediction} (target: {item.target})"
 
 
 def _target(row: Mapping[str, Any], keep: tuple[str, ...]) -> str:

@@ -160,6 +160,7 @@ class _Run:
     self._optimizer = setups.optimizer(self._setup, self._total, len(self._rows))
     self._calendar = progress_lib.Calendar(config, self._total, len(self._rows))
     self._policy = stepper_lib.Policy(config.optim, self._total, self._advice)
+    self._config_json = json.dumps(specs.to_json(config.to_dict()), indent=2)
     self._checkpoints = store.Checkpoints(
       workdir.checkpoints,
       keep=config.ckpt.keep,
@@ -167,7 +168,7 @@ class _Run:
       async_save=config.ckpt.async_save,
       gather=team.gather if team else None,
       files={
-        "config.json": json.dumps(specs.to_json(config.to_dict()), indent=2).encode(),
+        "config.json": self._config_json.encode(),
         "tokenizer.model": self._setup.tokenizer.model_bytes,
       },
     )
@@ -291,9 +292,11 @@ class _Run:
     self._metrics = metrics.MetricsLog(
       self._workdir,
       resume_step=last if start else -1,
-      tensorboard="on" if self._config.log.tensorboard else "off",
+      tensorboard=self._config.log.tensorboard,
+      trackers=self._config.log.trackers,
       main=self._main,
     )
+    self._metrics.text(start, {"config": self._config_json})
     if "line" in facts and self._calendar.is_line(start) and last < start:
       results = self._evaluate(state, start, self._calendar.evals(start))
       self._report(start, metrics.parsed(facts["line"]), results)
@@ -418,7 +421,7 @@ class _Run:
     if self._config.ckpt.best:
       note(metrics.best_summary(self._config.ckpt, self._workdir, self._checkpoints.best_step()))
     work = functools.partial(ending.write, self._setup, state.result, self._workdir)
-    self._stop.leaving(functools.partial(work, main=main, note=note))
+    self._stop.leaving(functools.partial(work, main=main, note=note, log=self._metrics))
 
   def _advice(self, first: int) -> str:
     lines = metrics.read(self._workdir.metrics)

@@ -1,4 +1,4 @@
-"""What a run reports: one line per step in metrics.jsonl, the same numbers for TensorBoard.
+"""What a run reports: one line per step in metrics.jsonl, the same numbers for its trackers.
 
 Each step stands in metrics.jsonl exactly once, also after a crash, and a run that was killed and
 started again leaves the same bytes as one that was not, but for the values of TIMING_KEYS. The
@@ -10,12 +10,13 @@ s is added if it was not.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
 import time
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
@@ -25,6 +26,7 @@ from absl import logging
 from paligemma_jax import evals
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
+from paligemma_jax.core import protocols
 from paligemma_jax.trainer import workdir as workdirs
 
 # The keys whose values come from a clock; a comparison of two runs leaves them out.
@@ -39,7 +41,8 @@ class MetricsLog:
     workdir: of the run.
     resume_step: the step of the restored state; -1 when the run starts anew. Lines of later steps
       are cut.
-    tensorboard: 'on' writes event files too, 'off' does not.
+    tensorboard: write event files too.
+    trackers: as in `log.trackers`.
     main: whether this is the process that writes; in the others all calls do nothing.
 
   Attributes:
@@ -47,11 +50,20 @@ class MetricsLog:
     num_torn: unreadable lines that were dropped.
   """
 
-  def __init__(self, workdir: workdirs.Workdir, *, resume_step: int, tensorboard: str, main: bool):
+  def __init__(
+    self,
+    workdir: workdirs.Workdir,
+    *,
+    resume_step: int,
+    tensorboard: bool,
+    trackers: Sequence[protocols.TrackerSpec] = (),
+    main: bool,
+  ):
     self.num_cut = self.num_torn = 0
     self._pending: dict[int, dict[str, float]] = {}
     self._last_step = resume_step
-    self._file = self._events = None
+    self._file: atomic_io.LineFile | None = None
+    self._trackers: list[tuple[str, Any]] = []
     if not main:
       return
     found, num_torn = atomic_io.read_lines(workdir.metrics)
@@ -60,8 +72,10 @@ class MetricsLog:
     kept = [line for line in _rising(lines) if line["step"] <= resume_step]
     self.num_cut = len(lines) - len(kept)
     self._file = atomic_io.LineFile(workdir.metrics, map(atomic_io.to_line, kept), fault="metrics")
-    if errors.pick({"on": True, "off": False}, tensorboard, "setting of tensorboard"):
-      self._events = EventFile(workdir.tensorboard, resume_step)
+    if tensorboard:
+      self._begin("TensorBoard", lambda: EventFile(workdir.tensorboard, resume_step))
+    for tracker in trackers:
+      self._begin(type(tracker).__name__, functools.partial(tracker.make, workdir.path))
 
   def add(self, step: int, values: Mapping[str, Any]) -> None:
     """Notes numbers of a step that was not flushed yet; several calls add up to one line.
@@ -95,16 +109,57 @@ class MetricsLog:
       self._file.append(records)
     except OSError as e:
       raise errors.StateError(f"{self._file.path} cannot be written: {e.strerror or e}.") from e
-    if self._events is not None:
-      self._events.write(records)
+    for record in records:
+      step = record.pop("step")
+      self._track("log", step, record)
+
+  def text(self, step: int, texts: Mapping[str, str]) -> None:
+    """Shows texts, by name, in the trackers that can."""
+    self._track("text", step, texts)
+
+  def images(self, step: int, images: Mapping[str, tuple[np.ndarray, str]]) -> None:
+    """Shows images with captions, by name, in the trackers that can."""
+    self._track("images", step, images)
 
   def close(self) -> None:
     """Writes what is left and closes the files."""
     self.flush()
     if self._file is not None:
       self._file.close()
-    if self._events is not None:
-      self._events.close()
+    self._track("close")
+    self._trackers.clear()
+
+  def _begin(self, name: str, make: Callable[[], protocols.Tracker]) -> None:
+    try:
+      self._trackers.append((name, make()))
+    except errors.PaligemmaError:
+      raise
+    except Exception as e:  # Of other people's code, here and below: any.
+      _log_failure(name, e)
+
+  def _track(self, method: str, *args: Any) -> None:
+    """Calls a method of the trackers that have it; one that fails is called no more."""
+    for name, tracker in list(self._trackers):
+      if not hasattr(tracker, method):
+        continue
+      try:
+        getattr(tracker, method)(*args)
+      except Exception as e:
+        self._trackers.remove((name, tracker))
+        _log_failure(name, e)
+        if method != "close" and hasattr(tracker, "close"):
+          with contextlib.suppress(Exception):
+            tracker.close()
+
+
+def _log_failure(name: str, error: Exception) -> None:
+  logging.error(
+    "nothing more is logged to %s: %s: %s; metrics.jsonl has all numbers",
+    name,
+    type(error).__name__,
+    error,
+    exc_info=not isinstance(error, OSError),
+  )
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, float]]:
@@ -187,7 +242,7 @@ def _rising(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class EventFile:
-  """A new event file; what cannot be written is said once, and nothing more is written then.
+  """The tracker of TensorBoard: a new event file.
 
   Args:
     folder: made when it is missing; files of earlier processes stay.
@@ -196,6 +251,7 @@ class EventFile:
   Raises:
     ConfigError: tensorboardX is not installed.
     WorkdirError: the folder, or something in it, is a link.
+    OSError: it cannot be written; also by `log`.
   """
 
   def __init__(self, folder: pathlib.Path, resume_step: int):
@@ -209,53 +265,30 @@ class EventFile:
         "log.tensorboard=True needs a package that is not here: `pip install tensorboardX`, or"
         " set log.tensorboard=False."
       ) from e
-    self._folder, self._scalar, self._event = folder, summary.scalar, event_pb2.Event
-    self._file: Any = None
+    self._scalar, self._event = summary.scalar, event_pb2.Event
     purge = resume_step >= 0 or folder.exists()
-    try:
-      atomic_io.make_folder(folder, below=folder.parent)
-      _check_links(folder)
-      # Without a number of its own a file made within the same second would be overwritten.
-      suffix = f".{len(list(folder.glob('*tfevents*'))):04d}"
-      self._file = event_file_writer.EventsWriter(str(folder / "events"), suffix)
-      if purge:
-        # Readers hide what earlier, killed processes wrote for steps from this one on.
-        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-        for field in ({"file_version": "brain.Event:2"}, {"session_log": start}):
-          self._file.write_event(self._event(step=resume_step + 1, **field))
-    except OSError as e:
-      self._give_up(e)
+    atomic_io.make_folder(folder, below=folder.parent)
+    _check_links(folder)
+    # Without a number of its own a file made within the same second would be overwritten.
+    suffix = f".{len(list(folder.glob('*tfevents*'))):04d}"
+    self._file = event_file_writer.EventsWriter(str(folder / "events"), suffix)
+    if purge:
+      # Readers hide what earlier, killed processes wrote for steps from this one on.
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      for field in ({"file_version": "brain.Event:2"}, {"session_log": start}):
+        self._file.write_event(self._event(step=resume_step + 1, **field))
 
-  def write(self, records: Sequence[Mapping[str, Any]]) -> None:
-    """Adds lines as they stand in jsonl; they are on disk afterwards."""
-    if self._file is None:
-      return
-    try:
-      for record in records:
-        for name, value in record.items():
-          if name != "step":
-            event = self._event(summary=self._scalar(name, value))
-            event.wall_time, event.step = time.time(), record["step"]
-            self._file.write_event(event)
-      self._file.flush()
-    except OSError as e:
-      self._give_up(e)
+  def log(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Adds the metrics of a step; they are on disk afterwards."""
+    for name, value in metrics.items():
+      event = self._event(summary=self._scalar(name, value))
+      event.wall_time, event.step = time.time(), step
+      self._file.write_event(event)
+    self._file.flush()
 
   def close(self) -> None:
     """Closes the file."""
-    if self._file is not None:
-      self._file.close()
-      self._file = None
-
-  def _give_up(self, error: OSError) -> None:
-    logging.error(
-      "nothing more is written for TensorBoard to %s: %s; jsonl has all numbers",
-      self._folder,
-      error.strerror or error,
-    )
-    with contextlib.suppress(OSError):
-      self.close()
-    self._file = None
+    self._file.close()
 
 
 def _check_links(folder: pathlib.Path) -> None:

@@ -184,7 +184,7 @@ def _read_lines(folder, changed):
     for line in metrics.read(workdir.metrics):
       assert all(isinstance(value, (int, float)) for value in line.values()), line
     ending._predictions(workdir, "val/pred", 2)
-    metrics.MetricsLog(workdir, resume_step=2, tensorboard="off", main=True).close()
+    metrics.MetricsLog(workdir, resume_step=2, tensorboard=False, main=True).close()
     rejected = bad_rows.BadRows(workdir)
     rejected.add(4, "a:4", "bad")
     rejected.close()

@@ -22,7 +22,7 @@ from paligemma_jax.trainer import metrics
 from paligemma_jax.trainer import workdir
 
 
-def _log(path, *, resume_step, tensorboard="off", main=True):
+def _log(path, *, resume_step, tensorboard=False, main=True):
   place = workdir.Workdir(path)
   return metrics.MetricsLog(place, resume_step=resume_step, tensorboard=tensorboard, main=main)
 
@@ -85,7 +85,7 @@ _KILLED = """
 import sys
 from paligemma_jax.trainer import metrics, workdir
 log = metrics.MetricsLog(
-    workdir.Workdir(__import__("pathlib").Path(sys.argv[1])), resume_step=-1, tensorboard="off",
+    workdir.Workdir(__import__("pathlib").Path(sys.argv[1])), resume_step=-1, tensorboard=False,
     main=True)
 for step in range(1, 9):
   log.add(step, {"loss": step / 7})
@@ -143,7 +143,7 @@ def test_a_metric_that_is_no_number_is_refused():
 
 
 def test_the_other_processes_write_nothing(tmp_path):
-  log = _log(tmp_path, resume_step=-1, tensorboard="on", main=False)
+  log = _log(tmp_path, resume_step=-1, tensorboard=True, main=False)
   log.add(1, {"loss": 1.0})
   log.close()
   assert not os.listdir(tmp_path)
@@ -151,7 +151,7 @@ def test_the_other_processes_write_nothing(tmp_path):
 
 def test_tensorboard_has_the_numbers_and_hides_what_is_written_again(tmp_path):
   for resume, steps in ((-1, (1, 2, 3)), (1, (2, 3))):
-    log = _log(tmp_path, resume_step=resume, tensorboard="on")
+    log = _log(tmp_path, resume_step=resume, tensorboard=True)
     for step in steps:
       log.add(step, {"loss": step / 2})
       log.flush()
@@ -253,7 +253,7 @@ def test_nothing_is_written_through_a_link_in_the_folder(name, tmp_path):
   (run / name).parent.mkdir(parents=True)
   (run / name).symlink_to(outside if name == "tensorboard" else outside / "mine")
   try:
-    _write(run, -1, 4) if "jsonl" in name else _log(run, resume_step=-1, tensorboard="on").close()
+    _write(run, -1, 4) if "jsonl" in name else _log(run, resume_step=-1, tensorboard=True).close()
     bad_rows.BadRows(workdir.Workdir(run)).add(1, "a:1", "bad")
   except errors.WorkdirError as e:
     assert "is a link" in str(e)

@@ -177,6 +177,16 @@ class Checkpoints:
     """Steps that have a folder, oldest first; whether they are intact is not looked at."""
     return sorted(manifest.steps_in(self._folder))
 
+  def verify(self, step: int) -> None:
+    """Passes when the step is intact; all its bytes are read, once by this process.
+
+    Raises:
+      manifest.Broken: naming the first bad file.
+    """
+    if step not in self._sealed:
+      manifest.verify_step(self._folder / str(step))
+      self._sealed.add(step)
+
   def restore(self, target: states.TrainState) -> states.TrainState | None:
     """The newest intact state on the shardings of `target`, or None when nothing was ever saved.
 
@@ -227,12 +237,11 @@ class Checkpoints:
     steps = self.steps()
     for step in reversed(steps):
       try:
-        manifest.verify_step(self._folder / str(step))
+        self.verify(step)
       except manifest.Broken as e:
         self.skipped[step] = str(e)
         logging.error("skipped step %d of %s: %s", step, self._folder, e)
       else:
-        self._sealed.add(step)
         # Older ones are trusted until they are needed: reading all bytes of all steps is slow.
         self._sealed.update(s for s in steps if s < step)
         return step

@@ -15,7 +15,7 @@ import pathlib
 import secrets
 import time
 import zlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -24,7 +24,6 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 import paligemma_jax
-from paligemma_jax.checkpoint import open as opening
 from paligemma_jax.config import load as configs
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
@@ -126,14 +125,9 @@ def of_weights(path: pathlib.Path) -> str:
   return digest.hexdigest()[:16]
 
 
-def check_weights(team: hosts.Team | None, init: str, fresh: Collection[str] = ()) -> None:
-  """Returns when all hosts have the same weights to start from; see `check`.
-
-  Args:
-    fresh: parameters that are not read, as in `checkpoint.open`.
-  """
-  if team is not None and init:
-    path = opening.open_weights(init, fresh=fresh).path
+def check_weights(team: hosts.Team | None, path: pathlib.Path) -> None:
+  """Returns when all hosts have the same weights to start from at `path`; see `check`."""
+  if team is not None:
     check(team, "initial weights", {"init": of_weights(path)})
 
 

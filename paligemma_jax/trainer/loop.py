@@ -254,7 +254,7 @@ class _Run:
     """The state to go on from; opens what depends on its step, and does what that step lacks."""
     went_back = ""
     if self._resume_step and self._main:
-      went_back = resume.go_back(self._workdir, self._resume_step, self._config)
+      went_back = resume.go_back(self._workdir, self._checkpoints, self._resume_step, self._config)
     state = self._checkpoints.restore(setups.abstract_state(self._setup, self._optimizer))
     facts = self._checkpoints.facts
     start = self._start_step = 0 if state is None else int(state.step)
@@ -271,7 +271,8 @@ class _Run:
       note(went_back)
     lines = [m for m in metrics.read(self._workdir.metrics) if m["step"] <= start]
     if state is None:
-      agreement.check_weights(self._team, self._config.init, setups.fresh(self._config))
+      if self._config.init:
+        agreement.check_weights(self._team, self._setup.init.path)
       state = setups.initial_state(self._setup, self._optimizer, note)
       setups.warn_of_warmup(self._setup, self._optimizer, self._total)
     else:

@@ -20,6 +20,7 @@ import numpy as np
 from absl import logging
 
 from paligemma_jax.checkpoint import manifest
+from paligemma_jax.checkpoint import store
 from paligemma_jax.config import load as configs
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
@@ -266,7 +267,12 @@ _MAX_BYTES = 1 << 32  # Of metrics.jsonl.
 _STEP_OF = re.compile(r"-(\d+)(?:\.[^.]+)?$")  # In names of prediction files.
 
 
-def go_back(workdir: workdirs.Workdir, step: int, config: ml_collections.ConfigDict) -> str:
+def go_back(
+  workdir: workdirs.Workdir,
+  checkpoints: store.Checkpoints,
+  step: int,
+  config: ml_collections.ConfigDict,
+) -> str:
   """Makes `step` the newest state of the workdir; what was done, in one sentence.
 
   The same command is given again after a stop or a crash, so going back happens once: when this
@@ -275,18 +281,18 @@ def go_back(workdir: workdirs.Workdir, step: int, config: ml_collections.ConfigD
   Raises:
     ConfigError: there is no such saved step, or it is not intact.
   """
-  saved = manifest.steps_in(workdir.checkpoints) if workdir.checkpoints.is_dir() else []
+  saved = checkpoints.steps()
   record = {"step": step, "config": _digest(config)}
   done = workdir.path / "resume_step.json"
   if _read_json(done) == record:
     return f"--resume_step {step} was done before; the run goes on from its newest state"
   if step not in saved:
-    listed = ", ".join(map(str, sorted(saved))) or "none"
+    listed = ", ".join(map(str, saved)) or "none"
     raise errors.ConfigError(
       f"--resume_step {step}: {workdir.checkpoints} has no such step; saved: {listed}."
     )
   try:
-    manifest.verify_step(workdir.checkpoints / str(step))
+    checkpoints.verify(step)
   except manifest.Broken as e:
     raise errors.ConfigError(f"--resume_step {step}: that state is not intact: {e}.") from None
   place = _set_aside(workdir, step, [s for s in saved if s > step])

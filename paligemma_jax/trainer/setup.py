@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import load
 from paligemma_jax.checkpoint import open as opening
+from paligemma_jax.checkpoint import reader
 from paligemma_jax.core import errors
 from paligemma_jax.core import trees
 from paligemma_jax.core import units
@@ -39,19 +40,35 @@ DEMO_TOKENIZER = pathlib.Path(__file__).parent.parent / "assets" / "demo" / "tok
 class Setup:
   """What stays the same during a run.
 
-  cfg: models.variants.ModelConfig.
-  tokenizer: absent only in what `lay_out` made.
   shapes: {name: ShapeDtypeStruct} of all parameters.
   trainable, frozen: their names, which share out all of `shapes`.
   """
 
   config: ml_collections.ConfigDict
   model_config: variants.ModelConfig
-  tokenizer: tokenizers.Tokenizer | None
   mesh: Mesh
   shapes: dict[str, Any]
   trainable: tuple[str, ...]
   frozen: tuple[str, ...]
+
+  @functools.cached_property
+  def init(self) -> reader.Weights:
+    """What `config.init` names, opened once: opening a run's checkpoint reads all its bytes."""
+    return opening.open_weights(self.config.init, fresh=fresh(self.config))
+
+  @functools.cached_property
+  def tokenizer(self) -> tokenizers.Tokenizer:
+    """The tokenizer that `config` names, or that lies beside its initial weights."""
+    if self.config.tokenizer:
+      return tokenizers.Tokenizer(self.config.tokenizer)
+    if self.config.init and self.init.tokenizer:
+      return tokenizers.Tokenizer(self.init.tokenizer)
+    if self.config.model.variant == "tiny":
+      return tokenizers.Tokenizer(DEMO_TOKENIZER)
+    raise errors.ConfigError(
+      f"No tokenizer lies beside init={self.config.init!r}; put {hub.TOKENIZER} (or"
+      " tokenizer.model) there, or set `tokenizer` to its path."
+    )
 
   @property
   def dtype(self) -> Any:
@@ -60,7 +77,7 @@ class Setup:
 
 
 def prepare(config: ml_collections.ConfigDict, *, plain: bool = False) -> Setup:
-  """Reads the tokenizer and lays out model and mesh; no parameter is read or made yet.
+  """Lays out model and mesh, and reads the tokenizer; no parameter is read or made yet.
 
   Args:
     plain: the model as it is published, to evaluate any weights: without adapters (those of a run
@@ -69,15 +86,15 @@ def prepare(config: ml_collections.ConfigDict, *, plain: bool = False) -> Setup:
   Raises:
     ConfigError: sizes, files, regexes or devices that do not fit together.
   """
-  tokenizer = tokenizers.Tokenizer(_tokenizer_path(config))
   setup = lay_out(config, plain=plain)
+  tokenizer = setup.tokenizer
   if tokenizer.vocab_size > setup.model_config.llm.vocab_size:
     raise errors.ConfigError(
       f"The tokenizer {tokenizer.path!r} has {tokenizer.vocab_size} ids, but the model's token"
       f" table has {setup.model_config.llm.vocab_size} rows; use the tokenizer that belongs to the"
       " weights, or set model.vocab_size."
     )
-  return dataclasses.replace(setup, tokenizer=tokenizer)
+  return setup
 
 
 def lay_out(
@@ -86,7 +103,7 @@ def lay_out(
   *,
   plain: bool = False,
 ) -> Setup:
-  """What `prepare` makes but for the tokenizer (None): needs no file, and no device that exists.
+  """What `prepare` makes, without reading a file; the devices need not exist.
 
   Args:
     devices: that the mesh is made of; by default all there are.
@@ -103,7 +120,7 @@ def lay_out(
   mesh = sharding.make_mesh(config.mesh, devices)
   shapes = paligemma.param_shapes(model_config)
   trainable, frozen = ((), tuple(shapes)) if plain else optimizers.split(shapes, config.optim)
-  return Setup(config, model_config, None, mesh, shapes, tuple(trainable), tuple(frozen))
+  return Setup(config, model_config, mesh, shapes, tuple(trainable), tuple(frozen))
 
 
 def model_config_of(config: ml_collections.ConfigDict) -> variants.ModelConfig:
@@ -115,13 +132,13 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
   """All parameters on the mesh: read from `config.init`, or random from the seed when it is ''."""
   places = sharding.param_shardings(setup.shapes, setup.mesh)
   dtypes = states.param_dtypes(setup.shapes, setup.trainable, setup.dtype)
-  init, key = setup.config.init, jax.random.key(setup.config.seed)
+  key = jax.random.key(setup.config.seed)
 
   def make(model_config, names, key):
     params = paligemma.init_params(model_config, key)
     return {name: params[name].astype(dtypes(name)) for name in names}
 
-  if not init:
+  if not setup.config.init:
     log(f"initial weights: random, seed {setup.config.seed}")
     return jax.jit(functools.partial(make, setup.model_config, setup.shapes), out_shardings=places)(
       key
@@ -129,10 +146,9 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
   shapes = paligemma.param_shapes(setup.model_config.plain())
   new = fresh(setup.config)
   _check_new(setup, new)
-  weights = opening.open_weights(init, fresh=new)
-  log(f"initial weights: {weights.path}")
+  log(f"initial weights: {setup.init.path}")
   params = load.load_params(
-    weights,
+    setup.init,
     {name: shape for name, shape in shapes.items() if name not in new},
     dtype=dtypes,
     shardings=places,
@@ -326,19 +342,4 @@ def total_steps(config: ml_collections.ConfigDict, num_rows: int) -> int:
     "train.total",
     batch_size=config.train.batch_size,
     num_examples=num_rows,
-  )
-
-
-def _tokenizer_path(config: ml_collections.ConfigDict) -> pathlib.Path:
-  if config.tokenizer:
-    return pathlib.Path(config.tokenizer)
-  if config.init:
-    found = opening.open_weights(config.init, fresh=fresh(config)).tokenizer
-    if found:
-      return found
-  if config.model.variant == "tiny":
-    return DEMO_TOKENIZER
-  raise errors.ConfigError(
-    f"No tokenizer lies beside init={config.init!r}; put {hub.TOKENIZER} (or"
-    " tokenizer.model) there, or set `tokenizer` to its path."
   )

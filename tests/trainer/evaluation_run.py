@@ -15,7 +15,6 @@ from paligemma_jax import sources
 from paligemma_jax.config import load as configs
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
-from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 from paligemma_jax.trainer import evaluation
@@ -60,10 +59,9 @@ def setup(*evaluators):
   config = configs.default_config()
   config.evals = evaluators
   model_config = variants.get("tiny", res=RES, dtype="float32", overrides=SIZES)
-  tokenizer = tokenizers.Tokenizer(setups.DEMO_TOKENIZER)
   shapes = paligemma.param_shapes(model_config)
   mesh = sharding.make_mesh(config.mesh)
-  return setups.Setup(config, model_config, tokenizer, mesh, shapes, tuple(shapes), ())
+  return setups.Setup(config, model_config, mesh, shapes, tuple(shapes), ())
 
 
 def random_params(made):

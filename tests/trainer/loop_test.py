@@ -8,10 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from paligemma_jax import api
 from paligemma_jax import evals
 from paligemma_jax import pp
 from paligemma_jax import sources
 from paligemma_jax.checkpoint import manifest
+from paligemma_jax.checkpoint import npz
+from paligemma_jax.checkpoint import weights_dir
 from paligemma_jax.config import load as configs
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
@@ -181,3 +184,39 @@ def test_a_run_of_one_step_says_that_warm_up_leaves_it_nothing(tmp_path, caplog)
   with caplog.at_level(logging.WARNING):
     loop.train(_config(_rows(tmp_path / "data", num=8), total=1), tmp_path / "run")
   assert "the learning rate is 0 at 1 of the 1 steps" in caplog.text
+
+
+@pytest.mark.slow  # Six runs of a step or two.
+def test_a_start_reads_each_checkpoint_once(tmp_path, monkeypatch):
+  opened = []
+
+  def count(module, name):
+    function = getattr(module, name)
+
+    def counted(path, *args, **kwargs):
+      opened.append(pathlib.Path(path).relative_to(tmp_path).as_posix())
+      return function(path, *args, **kwargs)
+
+    monkeypatch.setattr(module, name, counted)
+
+  for module, name in ((manifest, "verify"), (npz, "open_npz"), (weights_dir, "open_native")):
+    count(module, name)
+  source = _rows(tmp_path / "data")
+
+  def opened_by(workdir, init="", total=1, **options):
+    config = _config(source, total=total, save=1)
+    config.ckpt.export = "npz"
+    config.optim.train_only = ("llm/.*",)
+    config.init = init and str(tmp_path / init)
+    opened.clear()
+    loop.train(config, tmp_path / workdir, **options)
+    return sorted(opened)
+
+  assert opened_by("first") == []
+  assert opened_by("npz", "first/params.npz") == ["first/params.npz"]
+  api.load(tmp_path / "first").save(tmp_path / "native")
+  assert opened_by("native_run", "native") == ["native", "native/params.npz"]
+  step_and_base = ["first/checkpoints/1", "first/checkpoints/base"]
+  assert opened_by("run", "first") == step_and_base
+  assert opened_by("first", total=2) == step_and_base
+  assert opened_by("first", total=3, resume_step=1) == step_and_base

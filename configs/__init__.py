@@ -1,1 +1,1 @@
-"""Presets that transfers compose, and runs that are no benchmark."""
+"""Runs that are no benchmark: the tiny model, its pretraining, the mask codec."""

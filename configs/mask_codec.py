@@ -1,10 +1,10 @@
-"""A small mask codec, from embedded drawings and simple shapes: what `codec=""` stands for.
+"""A small mask codec, trained on embedded drawings and simple shapes; selected by `codec=""`.
 
   python tools/train_mask_codec.py --config configs/mask_codec.py --out codec.npz
 
-The shipped assets/demo/mask_codec.npz is its result. For a codec of your own, put any source of
-masks in the place of `sources.Masks` and, for the published sizes, code_dim=512,
-encoder=(16, 32, 64, 128), decoder=(128, 128, 64, 32, 16).
+Its result is assets/demo/mask_codec.npz. To train a codec of your own, replace `sources.Masks` by
+another source of masks; the published sizes are code_dim=512, encoder=(16, 32, 64, 128),
+decoder=(128, 128, 64, 32, 16).
 """
 
 import paligemma_jax as pj

@@ -1,10 +1,10 @@
-"""The tiny model from scratch, on scenes of emoji drawings: what the demo starts from.
+"""Pretrains the demo's tiny model from scratch, on scenes of emoji drawings.
 
   python -m paligemma_jax.train --config configs/pretrain_tiny.py --workdir runs/pretrain_1
   python -m paligemma_jax.train --config configs/pretrain_tiny.py:stage=2 --workdir runs/pretrain_2
 
-The first takes about an hour on two CPU cores, the second a quarter of one. The embedded weights
-are the second's result; docs/demo.md has seed, time and scores.
+The first stage takes about an hour on two CPU cores, the second a quarter of an hour. The second
+stage gives the embedded weights; docs/demo.md has the seed, times and scores.
 """
 
 import paligemma_jax as pj
@@ -22,10 +22,10 @@ def get_config(stage: int = 1, steps: int = 0, batch_size: int = 32, seed: int =
   c.model.update(variant="tiny", res=112)
   c.init = "" if first else "runs/pretrain_1"
 
-  # Every row is a new scene, so nothing is seen twice. In order, because the first rows are simple
-  # ones: the mixture alone had taught nothing after 11 000 rows, when we stopped.
+  # Each row is a new scene. Rows are not shuffled, because the first ones are simple: with all
+  # tasks from the start, the model had learned nothing after 11 000 rows.
   train = sources.Scenes(split="pretrain", num_rows=steps * batch_size, warmup=16_000)
-  if not first:  # What the demo's scenes are like: of one kind, and masks are asked for too.
+  if not first:  # Like the demo's scenes: one class each, with segmentation.
     tasks = ("caption", "count", "detect", "segment")
     train = train.replace(split="pretrain_2", warmup=0, tasks=tasks, most=4, kinds=1)
   val = train.replace(split="pretrain_val", num_rows=384, warmup=0)
@@ -33,7 +33,7 @@ def get_config(stage: int = 1, steps: int = 0, batch_size: int = 32, seed: int =
 
   c.train.update(source=train, pp=ops, text_len=26, batch_size=batch_size, total=f"{steps} steps")
   c.train.shuffle = False
-  # The rate falls late, so that the curve tells early whether a change of the recipe pays.
+  # The learning rate decays late, so the loss curve shows early whether a change helps.
   c.optim.update(
     lr=1.5e-3 if first else 1e-3,
     wd=0.0,

@@ -1,4 +1,4 @@
-"""A few steps of the tiny model on embedded scenes: the fastest run there is, which tests use."""
+"""A few steps of the tiny model on embedded scenes: the shortest run, used by tests."""
 
 import paligemma_jax as pj
 from paligemma_jax import evals

@@ -1,8 +1,8 @@
-"""Writes docs/benchmarks.md: each benchmark's recipe, metric and published scores.
+"""Makes docs/benchmarks.md: recipe, metric and published scores of each benchmark.
 
-    python tools/make_benchmarks.py            # a test says when it has to be run again
+    python tools/make_benchmarks.py            # a test fails if the page is out of date
 
-All of it is read from the transfers: their constants, and the configurations they make.
+The page is made from the constants and the configs of the transfers.
 """
 
 from __future__ import annotations
@@ -39,34 +39,39 @@ _MODELS = {
 
 _HEAD = """# Benchmarks
 
-*Made by `python tools/make_benchmarks.py` from the pages in `transfers/`; edit those.*
+*Made by `python tools/make_benchmarks.py` from the configs in `transfers/`; edit those.*
 
-One page for each benchmark that PaliGemma and PaliGemma 2 were transferred to: the published recipe
-at each resolution, and the evaluator that gives the number the papers print. Any of them trains
-with
+There is one config for each benchmark in the papers of PaliGemma and PaliGemma 2, with the
+published recipe at each resolution and the metric that the papers report. To run one:
 
 ```bash
-python -m paligemma_jax.prepare NAME        # says what to download; --raw DIR builds the dataset
+python -m paligemma_jax.prepare NAME        # prints what to download; --raw DIR builds the dataset
 python -m paligemma_jax.train --config transfers/NAME.py:res=448 --workdir runs/NAME
 ```
 
-After the colon: `res` is 224, 448 or 896; `model` is `paligemma_3b`, `paligemma2_3b`,
-`paligemma2_10b` or `paligemma2_28b`; `tune` is what is trainable, of `paligemma_jax/presets.py`;
-`final=True` trains on all that the published score was trained on, `final=False` keeps rows aside
-to choose settings on. The scores below are **published** ones, of the whole recipe on the whole
-data; the pages name their sources; what our own runs give is not in this file. In templates ␣ is a
-space where there are several, ⇥ a tab, ⏎ a line break. Where the answers of a test are kept by a
-server, [test_servers.md](test_servers.md) says what it takes and how a file for it is checked. A
-training row that does not fit the text tokens is left out and counted, but of COCO-35L, where it is
-cut; [decisions.md](decisions.md) says how many that are where it was measured.
+Arguments after the colon:
 
-| benchmark | measure | PaliGemma 224 | 448 | 896 | PaliGemma 2 3B 224 | 448 | 896 |
+| argument | values |
+|---|---|
+| `res` | 224, 448 or 896 |
+| `model` | `paligemma_3b`, `paligemma2_3b`, `paligemma2_10b` or `paligemma2_28b` |
+| `tune` | presets of `paligemma_jax/presets.py` ([tuning.md](tuning.md)) |
+| `final` | True trains on all rows of the published recipe; False holds out rows |
+
+All scores on this page are **published** ones, from the full recipe on the full data. Each config
+names their source. Our own results are not on this page. In templates, ␣ is one of several
+spaces, ⇥ is a tab, ⏎ is a line break. If a test server keeps the answers,
+[test_servers.md](test_servers.md) describes its file format and how to check a file. A training
+row that does not fit the text tokens is dropped and counted; COCO-35L cuts it instead.
+[decisions.md](decisions.md) lists how many rows this affects.
+
+| benchmark | metric | PaliGemma 224 | 448 | 896 | PaliGemma 2 3B 224 | 448 | 896 |
 |---|---|---|---|---|---|---|---|
 """
 
 
 def text() -> str:
-  """The whole document."""
+  """The text of docs/benchmarks.md."""
   modules = {name: importlib.import_module(f"transfers.{name}") for name in try_transfers.names()}
   rows = [line for name, module in modules.items() for line in _summary(name, module)]
   sections = [_section(name, module) for name, module in modules.items()]
@@ -74,7 +79,7 @@ def text() -> str:
 
 
 def _summary(name: str, module: types.ModuleType) -> Iterator[str]:
-  """The lines of the first table; one for each measure."""
+  """The lines of the first table, one for each published measure."""
   published = _constant(module, "PUBLISHED")
   for measure, scores in (published or {"–": {}}).items():
     cells = [
@@ -86,12 +91,13 @@ def _summary(name: str, module: types.ModuleType) -> Iterator[str]:
 
 
 def _section(name: str, module: types.ModuleType) -> str:
-  """What one page says."""
+  """The section of one transfer."""
   arguments = inspect.signature(inspect.unwrap(module.get_config)).parameters
   configs = {res: module.get_config(res=res) for res in _RESOLUTIONS}
   first = configs[_RESOLUTIONS[0]]
-  lines = [f"## {name}", "", *_said(module)]
-  lines += [f"- Page: [transfers/{name}.py](../transfers/{name}.py)", *_data(first), *_texts(first)]
+  lines = [f"## {name}", "", *_description(module)]
+  lines.append(f"- Config: [transfers/{name}.py](../transfers/{name}.py)")
+  lines += [*_data(first), *_texts(first)]
   if first.train.source is not None:
     lines += ["", *_recipe(configs)]
   rates = _constant(module, "LR")
@@ -109,15 +115,15 @@ def _section(name: str, module: types.ModuleType) -> str:
   return "\n".join([*lines, "```", ""])
 
 
-def _said(module: types.ModuleType) -> Iterator[str]:
-  """The paragraphs of the page's docstring, without commands: those are at the end."""
+def _description(module: types.ModuleType) -> Iterator[str]:
+  """The paragraphs of the config's docstring, without commands; those are at the end."""
   for paragraph in inspect.getdoc(module).split("\n\n"):
     if not paragraph.startswith(" "):
       yield from (*paragraph.splitlines(), "")
 
 
 def _data(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """Where the downloads are."""
+  """Links to the downloads."""
   pages = {}
   for name in try_transfers.datasets(config):
     module = name.partition("/")[0]
@@ -128,7 +134,7 @@ def _data(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 
 def _texts(config: ml_collections.ConfigDict) -> list[str]:
-  """Prompt and answer, by the ops that make them."""
+  """Prompt and answer, from the ops that make them."""
   sources = config.train.source
   ops = config.train.pp if sources is not None else config.evals[0].pp
   lines = []
@@ -144,7 +150,7 @@ def _texts(config: ml_collections.ConfigDict) -> list[str]:
 
 
 def _made_in_parts(column: str, source: Any) -> list[str]:
-  """The same of sources whose rows pass ops of their own."""
+  """The same for sources with ops of their own."""
   if source is None:
     return []
   nested = [s for s in try_transfers.specs_in(source) if hasattr(s, "pp") or hasattr(s, "ops")]
@@ -156,26 +162,26 @@ def _made_in_parts(column: str, source: Any) -> list[str]:
 
 
 def _made(column: str, ops: Iterable[Any]) -> list[str]:
-  """[how these ops make the column], or []."""
-  said = []
+  """[description of how these ops make the column], or []."""
+  found = []
   for op in ops:
     if isinstance(op, pp.Format) and op.out == column:
-      said = [f"`{_visible(op.template)}`"]
+      found = [f"`{_visible(op.template)}`"]
     elif isinstance(op, pp.Copy) and op.out == column:
-      said = [f"`{{{op.key}}}`"]
+      found = [f"`{{{op.key}}}`"]
     elif isinstance(op, pp.Choice) and column in op.makes():
       keys = op.key if isinstance(op.key, str) else op.key[op.out.index(column)]
-      said = [f"one of `{keys}`"]
+      found = [f"one of `{keys}`"]
     elif isinstance(op, pp.Lower) and op.key == column:
-      said.append("in lower case")
+      found.append("in lower case")
     elif column in op.makes():
-      # The others are best told by their names: Boxes, ….
-      said.append(f"`{type(op).__name__}`")
-  return [", ".join(said)] if said else []
+      # Other ops by their names: Boxes, ….
+      found.append(f"`{type(op).__name__}`")
+  return [", ".join(found)] if found else []
 
 
 def _recipe(configs: dict[int, ml_collections.ConfigDict]) -> Iterator[str]:
-  """A table with a line for each resolution; equal lines are one."""
+  """A table with a line for each resolution; equal lines are merged."""
   yield "| px | length | batch | lr | wd | label smoothing | dropout | frozen | text tokens |"
   yield "|---|---|---|---|---|---|---|---|---|"
   lines: dict[str, list[str]] = {}
@@ -196,15 +202,15 @@ def _recipe(configs: dict[int, ml_collections.ConfigDict]) -> Iterator[str]:
 
 
 def _frozen(c: ml_collections.ConfigDict) -> str:
-  """What does not train."""
+  """The frozen parameters."""
   if c.optim.train_only:
     return "all but " + ", ".join(f"`{regex}`" for regex in c.optim.train_only)
   return ", ".join(f"`{regex}`" for regex in c.optim.freeze) or "–"
 
 
 def _evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """A table of what is measured; many evaluators of one kind and cadence are one line."""
-  yield "| evaluator | class | rows | how often | decoding |"
+  """A table of the evaluators; those of one class, schedule and decoding share a line."""
+  yield "| evaluator | class | rows | schedule | decoding |"
   yield "|---|---|---|---|---|"
   groups: dict[tuple[str, ...], list[Any]] = {}
   for e in config.evals:
@@ -220,7 +226,7 @@ def _evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 
 def _rows(evaluator: Any) -> str:
-  """Which rows are scored."""
+  """The scored rows."""
   source = evaluator.source
   rows = f"`{type(source).__name__}`"
   if isinstance(source, tfds_source.Tfds):
@@ -229,7 +235,7 @@ def _rows(evaluator: Any) -> str:
 
 
 def _published(module: types.ModuleType, config: ml_collections.ConfigDict) -> Iterator[str]:
-  """A table of scores, if there are any."""
+  """A table of published scores, if there are any."""
   published = _constant(module, "PUBLISHED")
   if not published:
     return
@@ -247,7 +253,7 @@ def _published(module: types.ModuleType, config: ml_collections.ConfigDict) -> I
 
 
 def _building(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """The commands that build what the page reads."""
+  """The commands that build the datasets."""
   modules = dict.fromkeys(n.partition("/")[0] for n in try_transfers.datasets(config))
   known = prepare.module_names()
   for module in modules:
@@ -256,12 +262,12 @@ def _building(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 
 def _constant(module: types.ModuleType, name: str) -> dict[str, Any]:
-  """A page's table, {} when it has none: pages that only evaluate have no learning rates."""
+  """A config's table, {} if it has none: evaluation-only configs have no learning rates."""
   return getattr(module, name, {})
 
 
 def _visible(template: str) -> str:
-  """A template on one line, in which nothing is swallowed when it is shown."""
+  """A template on one line, with visible white space."""
   several = re.sub(" {2,}", lambda spaces: "␣" * len(spaces.group()), template)
   return several.replace("\n", "⏎").replace("\t", "⇥")
 

@@ -1,4 +1,4 @@
-"""For mkdocs: the pages of transfers/, to which docs/benchmarks.md links, are in the site too."""
+"""Hooks for mkdocs: adds transfers/*.py, to which docs/benchmarks.md links, to the site."""
 
 import pathlib
 
@@ -8,7 +8,7 @@ _TRANSFERS = pathlib.Path(__file__).resolve().parent.parent / "transfers"
 
 
 def on_files(files, config):
-  """Adds transfers/*.py beside the pages."""
+  """Adds transfers/*.py to the files of the site."""
   for path in sorted(_TRANSFERS.glob("*.py")):
     uri = f"transfers/{path.name}"
     files.append(files_lib.File.generated(config, uri, abs_src_path=str(path)))
@@ -16,5 +16,5 @@ def on_files(files, config):
 
 
 def on_page_markdown(markdown, **_):
-  """Links out of docs/, as the repository has them, become links within the site."""
+  """Turns links from docs/ to transfers/ into links within the site."""
   return markdown.replace("](../transfers/", "](transfers/")

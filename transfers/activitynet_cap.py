@@ -1,16 +1,17 @@
-"""ActivityNet Captions: say what happens in a part of a long video.
+"""ActivityNet Captions: captions of segments of long videos.
 
-  python -m paligemma_jax.prepare activitynet_cap  # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare activitynet_cap  # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/activitynet_cap.py --workdir runs/activitynet_cap
 
-Published: 34.62 at 224 px, CIDEr x 100, of PaliGemma (big_vision's README). A part is 16 frames,
-every 30th from its beginning. Trains on train+val and scores the second set of sentences of the
-validation videos; final=False keeps val, the first set, aside. The reference had 30 545, 14 338 and
-13 982 parts whose videos were still there. What is missing is left out. val and test are sentences
-about the same videos: only with final=False has training not seen those that are scored.
+Published: CIDEr x 100 of 34.62 at 224 px, for PaliGemma (big_vision's README). A segment is 16
+frames, every 30th from its start. This config trains on train+val and scores the second set of
+sentences of the validation videos; final=False holds out val, the first set. Some videos are no
+longer available: the reference had 30 545, 14 338 and 13 982 segments. Missing videos are left out.
+val and test have sentences about the same videos, so only final=False scores videos that are not
+trained on.
 
-antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to images that shrink a lot, and its scores do not compare with those.
+antialias: False, the default, resizes without antialiasing in training and evaluation, as for the
+published scores. True antialiases; its scores are not comparable.
 """
 
 import paligemma_jax as pj
@@ -19,14 +20,14 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep, which was done at 224 px only.
+# The best settings of the published sweep, which was done at 224 px only.
 _BEST_224 = dict(lr=1e-5, wd=1e-6, total="1 epoch")
 BEST = {224: _BEST_224, 448: _BEST_224, 896: _BEST_224}
-# PaliGemma 2 takes PaliGemma's setting but for the teaching rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 3e-6}
 
-# What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
-# PaliGemma 2's from arXiv:2412.03555, Table 13.
+# Published scores: {measure: {model: {res: score}}}. PaliGemma's are from big_vision's README,
+# PaliGemma 2's are from arXiv:2412.03555, Table 13.
 PUBLISHED = {
   "CIDEr (test)": {
     "paligemma_3b": {224: 34.62},
@@ -34,7 +35,7 @@ PUBLISHED = {
     "paligemma2_10b": {224: 35.9},
   },
 }
-METRICS = {"CIDEr (test)": "test/cap/cider"}  # Which of our metrics each measure is.
+METRICS = {"CIDEr (test)": "test/cap/cider"}  # Our metric for each published measure.
 
 
 @pj.sweepable
@@ -58,8 +59,8 @@ def get_config(
     pp.Format("caption en"),
   )
   teach = (*ask, pp.Choice("captions"))
-  # What is too long for the recipe's 64 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end.
+  # Rows longer than the recipe's 64 tokens are dropped and counted; the reference cuts them and so
+  # trains on answers without an end.
   c.train.update(source=train, pp=teach, text_len=64, overflow="drop", batch_size=128)
 
   best = BEST[res]

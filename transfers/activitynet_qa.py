@@ -1,15 +1,15 @@
-"""ActivityNet-QA: questions of people about long videos.
+"""ActivityNet-QA: human-written questions about long videos.
 
-  python -m paligemma_jax.prepare activitynet_qa  # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare activitynet_qa  # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/activitynet_qa.py --workdir runs/activitynet_qa
 
-Published: 50.78 at 224 px, accuracy on test, of PaliGemma (big_vision's README). A video is 16
-frames, every 70th from its beginning. Trains on train+val and scores test; final=False keeps val
-aside to choose settings on. The reference had 27 610, 15 760 and 6 900 questions whose videos were
-still there, of 32 000, 18 000 and 8 000. What is missing is left out.
+Published: accuracy of 50.78 at 224 px on test, for PaliGemma (big_vision's README). A video is 16
+frames, every 70th from its start. This config trains on train+val and scores test; final=False
+holds out val for choosing settings. Some videos are no longer available: the reference had 27 610,
+15 760 and 6 900 questions left of 32 000, 18 000 and 8 000. Missing videos are left out.
 
-antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to images that shrink a lot, and its scores do not compare with those.
+antialias: False, the default, resizes without antialiasing in training and evaluation, as for the
+published scores. True antialiases; its scores are not comparable.
 """
 
 import paligemma_jax as pj
@@ -18,14 +18,14 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep, which was done at 224 px only.
+# The best settings of the published sweep, which was done at 224 px only.
 _BEST_224 = dict(lr=1e-5, wd=1e-6, total="1 epoch")
 BEST = {224: _BEST_224, 448: _BEST_224, 896: _BEST_224}
-# PaliGemma 2 takes PaliGemma's setting but for the teaching rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 6e-6}
 
-# What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
-# PaliGemma 2's from arXiv:2412.03555, Table 13.
+# Published scores: {measure: {model: {res: score}}}. PaliGemma's are from big_vision's README,
+# PaliGemma 2's are from arXiv:2412.03555, Table 13.
 PUBLISHED = {
   "accuracy (test)": {
     "paligemma_3b": {224: 50.78},
@@ -33,7 +33,7 @@ PUBLISHED = {
     "paligemma2_10b": {224: 53.2},
   },
 }
-METRICS = {"accuracy (test)": "test/acc/acc"}  # Which of our metrics each measure is.
+METRICS = {"accuracy (test)": "test/acc/acc"}  # Our metric for each published measure.
 
 
 @pj.sweepable
@@ -57,8 +57,8 @@ def get_config(
     pp.Format("answer en {question}"),
   )
   teach = (*ask, pp.Copy("answer", "suffix"))
-  # What is too long for the recipe's 64 tokens would be left out and counted: of the 32 000 rows of
-  # train the longest has 38.
+  # Rows longer than the recipe's 64 tokens are dropped and counted; there are none, as the longest
+  # of train's 32 000 rows has 38.
   c.train.update(source=train, pp=teach, text_len=64, overflow="drop", batch_size=128)
 
   best = BEST[res]

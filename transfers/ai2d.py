@@ -1,16 +1,16 @@
-"""AI2D: multiple choice about diagrams from school books.
+"""AI2D: multiple choice questions about diagrams from school books.
 
-  python -m paligemma_jax.prepare ai2d               # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare ai2d               # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/ai2d.py:res=448 --workdir runs/ai2d
 
-Published: 72.12 at 224 px, 73.28 at 448 px, accuracy on test, of PaliGemma trained on train
-(big_vision's README). This page does the same; final=False keeps 1024 rows of train aside to choose
-settings on.
+Published: accuracy of 72.12 at 224 px and 73.28 at 448 px on test, for PaliGemma trained on train
+(big_vision's README). This config does the same; final=False holds out 1024 rows of train for
+choosing settings.
 
-The answer is the text of a choice, and only that very text counts as right.
+The answer is the text of a choice. Only an exact match is correct.
 
-antialias: False resizes without it what is scored, as for the published scores, but not what is
-trained on; True treats both alike, and its scores do not compare with those.
+antialias: False, the default, resizes without antialiasing in evaluation, as for the published
+scores, and with it in training. True antialiases in both; its scores are not comparable.
 """
 
 import paligemma_jax as pj
@@ -19,17 +19,17 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution; for 896 px none was published.
+# The best settings of the published sweep at each resolution; none were published for 896 px.
 BEST = {
   224: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
   448: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
   896: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 3e-6}
 
-# What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
-# PaliGemma 2's from arXiv:2412.03555, Table 13.
+# Published scores: {measure: {model: {res: score}}}. PaliGemma's are from big_vision's README,
+# PaliGemma 2's are from arXiv:2412.03555, Table 13.
 PUBLISHED = {
   "accuracy (test)": {
     "paligemma_3b": {224: 72.12, 448: 73.28},
@@ -38,7 +38,7 @@ PUBLISHED = {
     "paligemma2_28b": {224: 83.2, 448: 84.6},
   },
 }
-METRICS = {"accuracy (test)": "test/acc/acc"}  # Which of our metrics each measure is.
+METRICS = {"accuracy (test)": "test/acc/acc"}  # Our metric for each published measure.
 
 
 @pj.sweepable
@@ -60,8 +60,8 @@ def get_config(
   )
   ask = (pp.Decode(exif=False), pp.Resize(res, antialias=antialias), *prompt)
   teach = (pp.Decode(exif=False), pp.Resize(res), *prompt, pp.Copy("answer", "suffix"))
-  # What is too long for the recipe's 128 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end, or on none.
+  # Rows longer than the recipe's 128 tokens are dropped and counted; the reference cuts them and so
+  # trains on answers without an end, or on none.
   c.train.update(source=train, pp=teach, text_len=128, overflow="drop", batch_size=256)
 
   best = BEST[res]

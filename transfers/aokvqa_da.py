@@ -1,14 +1,14 @@
-"""A-OKVQA, direct answers: questions that need knowledge from outside, answered freely.
+"""A-OKVQA, direct answers: questions that need outside knowledge, with free answers.
 
-  python -m paligemma_jax.prepare aokvqa             # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare aokvqa             # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/aokvqa_da.py:res=448 --workdir runs/aokvqa_da
 
-Published: 61.85 at 224 px, 63.22 at 448 px, by the test server, of PaliGemma trained on train and
-val (big_vision's README). This page trains on train and scores val; final=True adds val to the
-training rows, and test/server writes the file for the server.
+Published: 61.85 at 224 px and 63.22 at 448 px on the test server, for PaliGemma trained on train
+and val (big_vision's README). This config trains on train and scores val; final=True adds val to
+the training data. test/server writes the file for the test server.
 
-As in the reference, every answer of a person counts a third and no row is left out, not even those
-that the benchmark marks as difficult to answer freely (column difficult_direct_answer).
+As in the reference, each matching human answer counts a third, and no row is left out, not even
+those marked as difficult to answer freely (column difficult_direct_answer).
 """
 
 import paligemma_jax as pj
@@ -17,18 +17,17 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution; for 896 px none was published.
+# The best settings of the published sweep at each resolution; none were published for 896 px.
 BEST = {
   224: dict(lr=5e-6, wd=0.0, total="10 epochs"),
   448: dict(lr=5e-6, wd=0.0, total="10 epochs"),
   896: dict(lr=5e-6, wd=0.0, total="10 epochs"),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 6e-7}
 
-# What the papers print: {measure: {model: {res: score}}}. Scores of the test server are those of
-# big_vision's README; of val, PaliGemma's are from arXiv:2412.03555, Table 15, PaliGemma 2's from
-# its Table 13.
+# Published scores: {measure: {model: {res: score}}}. The test server's are from big_vision's
+# README; of val, PaliGemma's are from arXiv:2412.03555, Table 15, PaliGemma 2's from its Table 13.
 PUBLISHED = {
   "accuracy (val)": {
     "paligemma_3b": {224: 61.1, 448: 65.7},
@@ -40,7 +39,7 @@ PUBLISHED = {
     "paligemma_3b": {224: 61.85, 448: 63.22},
   },
 }
-METRICS = {"accuracy (val)": "val/acc/acc"}  # Which of our metrics each measure is.
+METRICS = {"accuracy (val)": "val/acc/acc"}  # Our metric for each published measure.
 
 
 @pj.sweepable
@@ -54,8 +53,8 @@ def get_config(
   train = sources.Tfds("aokvqa", "train+val" if final else "train")
   ask = (pp.Decode(exif=False), pp.Resize(res), pp.Format("answer en {question}"))
   teach = (*ask, pp.Choice("direct_answers"))
-  # What is too long for the recipe's 32 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end, or on none.
+  # Rows longer than the recipe's 32 tokens are dropped and counted; the reference cuts them and so
+  # trains on answers without an end, or on none.
   c.train.update(source=train, pp=teach, text_len=32, overflow="drop", batch_size=128)
 
   best = BEST[res]

@@ -1,14 +1,14 @@
-"""A-OKVQA, multiple choice: the same questions as aokvqa_da, each with four choices in the prompt.
+"""A-OKVQA, multiple choice: the questions of aokvqa_da, with four choices in the prompt.
 
-  python -m paligemma_jax.prepare aokvqa             # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare aokvqa             # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/aokvqa_mc.py:res=448 --workdir runs/aokvqa_mc
 
-Published: 76.37 at 224 px, 76.90 at 448 px, by the test server, of PaliGemma trained on train and
-val (big_vision's README). This page trains on train and scores val; final=True adds val to the
-training rows, and test/server writes the file for the server.
+Published: 76.37 at 224 px and 76.90 at 448 px on the test server, for PaliGemma trained on train
+and val (big_vision's README). This config trains on train and scores val; final=True adds val to
+the training data. test/server writes the file for the test server.
 
-The answer is the text of a choice, and only that very text counts as right. The server refuses
-anything else, so in its file an answer that is no choice becomes the nearest one.
+The answer is the text of a choice. Only an exact match is correct. The server rejects other
+answers, so in its file an answer that is no choice is replaced by the nearest one.
 """
 
 import paligemma_jax as pj
@@ -17,18 +17,17 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution; for 896 px none was published.
+# The best settings of the published sweep at each resolution; none were published for 896 px.
 BEST = {
   224: dict(lr=5e-6, wd=0.0, total="15 epochs"),
   448: dict(lr=5e-6, wd=0.0, total="15 epochs"),
   896: dict(lr=5e-6, wd=0.0, total="15 epochs"),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 3e-7, "paligemma2_28b": 1e-6}
 
-# What the papers print: {measure: {model: {res: score}}}. Scores of the test server are those of
-# big_vision's README; of val, PaliGemma's are from arXiv:2412.03555, Table 15, PaliGemma 2's from
-# its Table 13.
+# Published scores: {measure: {model: {res: score}}}. The test server's are from big_vision's
+# README; of val, PaliGemma's are from arXiv:2412.03555, Table 15, PaliGemma 2's from its Table 13.
 PUBLISHED = {
   "accuracy (val)": {
     "paligemma_3b": {224: 78.5, 448: 80.3},
@@ -40,7 +39,7 @@ PUBLISHED = {
     "paligemma_3b": {224: 76.37, 448: 76.9},
   },
 }
-METRICS = {"accuracy (val)": "val/acc/acc"}  # Which of our metrics each measure is.
+METRICS = {"accuracy (val)": "val/acc/acc"}  # Our metric for each published measure.
 
 
 @pj.sweepable
@@ -59,8 +58,8 @@ def get_config(
     pp.Format("answer en  {question} choose from: {options}"),  # Two spaces, as published.
   )
   teach = (*ask, pp.Copy("answer", "suffix"))
-  # What is too long for the recipe's 128 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end, or on none.
+  # Rows longer than the recipe's 128 tokens are dropped and counted; the reference cuts them and so
+  # trains on answers without an end, or on none.
   c.train.update(source=train, pp=teach, text_len=128, overflow="drop", batch_size=128)
 
   best = BEST[res]

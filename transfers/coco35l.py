@@ -1,32 +1,32 @@
 """COCO-35L: captions in 35 languages; and Crossmodal-3600, by native speakers of 36.
 
-  python -m paligemma_jax.prepare coco35l            # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare coco35l            # prints what to download; --raw DIR builds it
   python -m paligemma_jax.prepare xm3600
   python -m paligemma_jax.train --config transfers/coco35l.py:res=448 --workdir runs/coco35l
 
 Published: CIDEr x 100 on dev, English 139.2 at 224 px and 141.2 at 448 px, mean of the 34 other
-languages 113.7 and 115.8, of PaliGemma trained on train; Crossmodal-3600, English 78.0 and 80.0,
-mean of 35 others 41.9 and 42.4 (arXiv:2407.07726, Table 1; big_vision's README has 115.8 and 118.0
-for the first mean, 41.3 and 41.9 for the second). This page does what the open code does.
+languages 113.7 and 115.8, for PaliGemma trained on train; Crossmodal-3600, English 78.0 and 80.0,
+mean of the 35 others 41.9 and 42.4 (arXiv:2407.07726, Table 1; big_vision's README has 115.8 and
+118.0 for the first mean, 41.3 and 41.9 for the second). This config follows the open code.
 
-Each language has an equal share. A row has 32 tokens, and so has a decoded caption. What is longer
-is cut, without an end, and counted as `truncated`: next to nothing in English (16 to 19 tokens a
-caption), but about half of ordinary captions in Telugu, Bengali and Greek, and some in Hindi.
+Each language has an equal share. Training texts and decoded captions have up to 32 tokens. Longer
+captions are cut, without an end token, and counted as `truncated`: next to none in English (16 to
+19 tokens per caption), about half in Telugu, Bengali and Greek, and some in Hindi.
 
-The texts of COCO-35L have blanks between words, also where the script has none, so that the model
-learns to write them. Crossmodal-3600 has each caption as it was written, which is what the open
-code scores against, and with such blanks: that score stands beside it, as
-xm3600/cap/tokenized/cider_avg. In Chinese, Japanese and Thai, where a written caption is a word or
-two to the official tool's tokenizer, the first is near 0. Which of the two the papers print is not
-known to us: the open code's dataset says that the tokenized captions are there "to compute metrics"
-and its evaluation reads the others. Quechua (quz) is scored but not trained on; it is among the 35.
+The captions of COCO-35L have spaces between words, also in scripts that use none, so the model
+learns to write them. Crossmodal-3600 has each caption as written, which the open code scores
+against, and with such spaces; the score against the latter is xm3600/cap/tokenized/cider_avg. In
+Chinese, Japanese and Thai the official tokenizer splits a written caption into one or two words, so
+the first score is near 0. The papers do not say which one they print: the open code's dataset says
+that the tokenized captions are there "to compute metrics", and its evaluation reads the others.
+Quechua (quz) is scored but not trained on; it is among the 35.
 
-languages: those to train on and to score, as 'de+th'; '' is all.
-crop: 'rs' resizes images, as for the published scores; 'ic' trains on random parts of at least half
-of the image, 'rc' on random squares out of an image that is an eighth larger.
+languages: the languages to train on and to score, as 'de+th'; '' is all.
+crop: 'rs' resizes images, as for the published scores. 'ic' trains on random crops of at least half
+of the image, 'rc' on random square crops after resizing to 8/7 of `res`.
 
-antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to images that shrink a lot, and its scores do not compare with those.
+antialias: False, the default, resizes without antialiasing in training and evaluation, as for the
+published scores. True antialiases; its scores are not comparable.
 """
 
 import paligemma_jax as pj
@@ -40,17 +40,17 @@ LANGUAGES = (
   "en ar bn cs da de el es fa fi fil fr he hi hr hu id it ja ko mi nl no pl pt ro ru sv sw te th"
   " tr uk vi zh"
 ).split()
-OFTEN = ("ar", "bn", "en", "id", "sw", "tr", "zh")  # Scored while training, all at the end.
+OFTEN = ("ar", "bn", "en", "id", "sw", "tr", "zh")  # Also scored during training.
 
-# The best setting of the published sweep: 5 x 566 435 captions; for 896 px none was published.
+# The best settings of the published sweep: 5 x 566 435 captions; none were published for 896 px.
 _BEST = dict(lr=1e-5, wd=1e-6, total="2832175 examples")
 BEST = {224: _BEST, 448: _BEST, 896: _BEST}
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate: the best for the mean of the 34
-# languages (arXiv:2412.03555, Table 14). Crossmodal-3600 wants 3e-7 at every size.
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate: the best for the mean of the
+# 34 languages (arXiv:2412.03555, Table 14). For Crossmodal-3600 3e-7 is best at every size.
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 6e-7, "paligemma2_28b": 3e-7}
 
-# What the papers print: {measure: {model: {res: score}}}. PaliGemma's from arXiv:2407.07726,
-# Table 1, PaliGemma 2's from arXiv:2412.03555, Table 13. They print CIDEr x 100.
+# Published scores: {measure: {model: {res: score}}}. PaliGemma's are from arXiv:2407.07726, Table
+# 1, PaliGemma 2's are from arXiv:2412.03555, Table 13. CIDEr is multiplied by 100.
 PUBLISHED = {
   "CIDEr (dev, English)": {
     "paligemma_3b": {224: 139.2, 448: 141.2},
@@ -117,7 +117,7 @@ def get_config(
     "ic": (pp.InceptionCrop(res, area=(50.0, 100.0), antialias=antialias),),
     "rc": (pp.ResizeSmall(res * 8 // 7, method="area"), pp.RandomCrop(res)),
   }
-  # One row of the dataset has all languages.
+  # A row of the dataset has all languages.
   mixture = sources.Mixture(
     tuple(sources.Part(train, teach(language), weight=1.0) for language in trained)
   )
@@ -143,7 +143,7 @@ def get_config(
   )
   describe = dict(batch_size=256, text_len=32, max_len=32)
   c.evals = (
-      # The languages to watch while training, each by itself.
+      # Languages scored separately during training.
       *(
           evals.CocoCaption(
               f"{name}/{language}", source, (*image, *ask(columns, language)),
@@ -152,7 +152,7 @@ def get_config(
           for name, (source, columns, names) in scored.items()
           for language in names if language in OFTEN
       ),
-      # All but English at the end, with their mean.
+      # All languages but English, at the end, with their mean.
       *(
           evals.CocoCaption(
               f"{name}/cap",

@@ -1,19 +1,20 @@
-"""COCO detection: every object of 80 classes, with a box and a confidence.
+"""COCO detection: all objects of 80 classes, with boxes and confidences.
 
-  python -m paligemma_jax.prepare coco_detection     # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare coco_detection     # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/coco_detection.py:res=448 --workdir runs/coco
 
-Published: mAP 28.7 at 224 px, 37.0 at 448 px, 41.1 at 896 px of PaliGemma, 30.4, 38.5, 42.3 of
-PaliGemma 2 3B, 30.3, 39.2, 43.6 of PaliGemma 2 10B (arXiv:2412.03555, Table 11), whose recipe this
-is: objects in random order, filled up with boxes of noise whose places are not learned, 50 epochs;
-asked, the model may say neither noise nor end, and a box's confidence is the likelihood of its
-class. What the paper leaves open is ours: the learning rate, the batch, the number of boxes
-(`num_boxes`, in training and in answers), the kinds of noise.
+Published: mAP of 28.7 at 224 px, 37.0 at 448 px and 41.1 at 896 px for PaliGemma, 30.4, 38.5, 42.3
+for PaliGemma 2 3B, 30.3, 39.2, 43.6 for PaliGemma 2 10B (arXiv:2412.03555, Table 11). This config
+follows the paper's recipe: objects in random order, padded with noise boxes whose coordinates have
+no loss, 50 epochs. In evaluation the noise label and the end token are banned, and a box's
+confidence is the likelihood of its class. The paper does not specify the learning rate, the batch
+size, the number of boxes (`num_boxes`, in training and in answers) and the kinds of noise; these
+are our choice.
 
 val/map also gives the average precision of each class, and writes predictions/val/map-<step>.json,
-a results file as COCO's tools and server read it.
+a results file for COCO's tools and server.
 
-For data of your own, put another source in the place of Tfds: docs/detection.md.
+For data of your own, replace Tfds by another source: docs/detection.md.
 """
 
 import paligemma_jax as pj
@@ -30,7 +31,7 @@ BEST = {
 }
 LR = {"paligemma2_3b": 1e-5, "paligemma2_10b": 3e-6, "paligemma2_28b": 3e-6}
 
-# What the papers print: {measure: {model: {res: score}}}; arXiv:2412.03555, Table 11.
+# Published scores: {measure: {model: {res: score}}}; arXiv:2412.03555, Table 11.
 PUBLISHED = {
   "mAP (val)": {
     "paligemma_3b": {224: 28.7, 448: 37.0, 896: 41.1},
@@ -38,9 +39,9 @@ PUBLISHED = {
     "paligemma2_10b": {224: 30.3, 448: 39.2, 896: 43.6},
   },
 }
-METRICS = {"mAP (val)": "val/map/map"}  # Which of our metrics each measure is.
+METRICS = {"mAP (val)": "val/map/map"}  # Our metric for each published measure.
 
-# COCO's 80 classes by their ids, which have gaps; for the results file that its server takes.
+# COCO's 80 classes by their ids, which have gaps, for the results file of its server.
 CLASSES = {
     1: "person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light,"
        " fire hydrant",
@@ -63,8 +64,8 @@ CATEGORIES = tuple(
   for i, name in enumerate(names.split(", "), start=first)
 )
 
-BINS = 1024  # Of loc tokens, in training and in the metric: nothing published says which.
-_TOKENS = 8  # Of a box in Gemma's tokens: four of place, one to three of class, one or two between.
+BINS = 1024  # Of loc tokens, in training and in the metric; not published.
+_TOKENS = 8  # Of a box: four loc tokens, one to three of the class, one or two separators.
 
 
 @pj.sweepable
@@ -78,7 +79,7 @@ def get_config(
   train = sources.Tfds("coco_detection", "train")
   ask = (pp.Decode(exif=False), pp.Resize(res), pp.Format("detect all classes"))
   teach = (*ask, pp.NoiseBoxes(bins=BINS, total=num_boxes, crowd="crowd"))
-  # A text that is cut loses noise, or of a very full image objects, other ones in every epoch.
+  # A cut text loses noise boxes, or in very crowded images objects, different ones in each epoch.
   text_len = num_boxes * _TOKENS + 16
   c.train.update(source=train, pp=teach, text_len=text_len, overflow="truncate", batch_size=256)
 

@@ -1,22 +1,22 @@
-"""COCO captions: say what is in a photograph; and NoCaps, with things COCO's captions do not name.
+"""COCO captions; and NoCaps, captions of images with classes that COCO's captions do not name.
 
-  python -m paligemma_jax.prepare cococap            # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare cococap            # prints what to download; --raw DIR builds it
   python -m paligemma_jax.prepare nocaps
   python -m paligemma_jax.train --config transfers/cococap.py:res=448 --workdir runs/cococap
 
-Published: CIDEr x 100 of 141.92 at 224 px, 144.60 at 448 px, on val, of PaliGemma trained on train
-and restval; NoCaps (val) 121.72 and 123.58 (big_vision's README). This page does the same;
-final=False keeps a fiftieth of train aside to choose settings on.
+Published: CIDEr x 100 of 141.92 at 224 px and 144.60 at 448 px on val, for PaliGemma trained on
+train and restval; NoCaps (val) 121.72 and 123.58 (big_vision's README). This config does the same;
+final=False holds out 2 % of train for choosing settings.
 
-NoCaps' leaderboard has images in, near and out of COCO's domain too: nocaps/cap/cider/in-domain,
-near-domain and out-domain, each scored as if it were alone, so that rare words are those of its own
-pictures. Whether the leaderboard's server counts them so is not published.
+NoCaps' leaderboard also reports in-domain, near-domain and out-domain images:
+nocaps/cap/cider/in-domain and so on. Each is scored separately, so that CIDEr's word weights are
+those of its own images. It is not published whether the leaderboard's server does the same.
 
-crop: 'rs' resizes images, as for the published scores; 'ic' trains on random parts of at least half
-of the image, 'rc' on random squares out of an image that is an eighth larger.
+crop: 'rs' resizes images, as for the published scores. 'ic' trains on random crops of at least half
+of the image, 'rc' on random square crops after resizing to 8/7 of `res`.
 
-antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to images that shrink a lot, and its scores do not compare with those.
+antialias: False, the default, resizes without antialiasing in training and evaluation, as for the
+published scores. True antialiases; its scores are not comparable.
 """
 
 import paligemma_jax as pj
@@ -26,17 +26,17 @@ from paligemma_jax import presets
 from paligemma_jax import sources
 from paligemma_jax.core import errors
 
-# The best setting of the published sweep at each resolution; for 896 px none was published.
+# The best settings of the published sweep at each resolution; none were published for 896 px.
 BEST = {
   224: dict(lr=1e-5, wd=1e-6, total="5 epochs"),
   448: dict(lr=1e-5, wd=1e-6, total="5 epochs"),
   896: dict(lr=1e-5, wd=1e-6, total="5 epochs"),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 6e-7, "paligemma2_28b": 6e-7}
 
-# What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
-# PaliGemma 2's from arXiv:2412.03555, Table 13. They print CIDEr x 100.
+# Published scores: {measure: {model: {res: score}}}. PaliGemma's are from big_vision's README,
+# PaliGemma 2's are from arXiv:2412.03555, Table 13. CIDEr is multiplied by 100.
 PUBLISHED = {
   "CIDEr (val)": {
     "paligemma_3b": {224: 141.92, 448: 144.60},
@@ -80,8 +80,8 @@ def get_config(
     pp.Format("caption en"),
     pp.Choice("captions"),
   )
-  # What is too long for the recipe's 32 tokens is left out and counted; the reference cuts such
-  # captions and then trains on texts without an end.
+  # Rows longer than the recipe's 32 tokens are dropped and counted; the reference cuts them and so
+  # trains on texts without an end.
   c.train.update(source=train, pp=teach, text_len=32, overflow="drop", batch_size=256)
 
   best = BEST[res]

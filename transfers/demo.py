@@ -1,11 +1,11 @@
-"""The demo: teach a small pretrained model new things to see, and new ways to be asked.
+"""The demo: fine-tunes a small pretrained model on new classes and new prompts.
 
   python -m paligemma_jax.train --config transfers/demo.py --workdir runs/demo
 
-The pretrained model knows 64 kinds of drawings and four short prompts. Here it meets 12 kinds that
-were held out of its pretraining, and questions in words that it has never read: what is there, how
-many, where, and which pixels. It ends with a table of scores (baseline, before, after) and a
-gallery of what it sees. A few minutes on two cores.
+The model was pretrained on 64 classes of drawings with four short prompts. The demo trains on 12
+held-out classes, with prompts in new words, for captioning, counting, detection and segmentation.
+It prints a table of scores (baseline, before, after) and writes a gallery of predictions. It takes
+a few minutes on two CPU cores.
 """
 
 import paligemma_jax as pj
@@ -21,12 +21,12 @@ def get_config(
   c = pj.default_config()
   c.seed = seed
 
-  # 1. The model to start from: made by configs/pretrain_tiny.py, embedded in the package.
+  # 1. The pretrained model: made by configs/pretrain_tiny.py, embedded in the package.
   c.model.update(variant="tiny", res=112)
   c.init = "tiny_112"
 
-  # 2. The data: scenes of one to four held-out drawings of a kind, four tasks in turns, in the
-  #    demo's own words. The first rows only name single drawings; so rows come in order.
+  # 2. The data: scenes with one to four drawings of a held-out class; the four tasks alternate. The
+  #    first rows are captions of single drawings, so rows are not shuffled.
   train = sources.Scenes(
     split="train",
     num_rows=steps * batch_size,
@@ -46,7 +46,7 @@ def get_config(
   c.ckpt.every = "100 steps"
   c.log.every = "20 steps"
 
-  # 4. What to measure, before and after: each task, on scenes that training never shows.
+  # 4. Scores of each task before and after training, on held-out scenes.
   val = train.replace(split="val", num_rows=200, warmup=0)
   ask = dict(pp=ops, every="end", text_len=12, max_len=26, batch_size=50, start_limit=50)
   c.evals = (

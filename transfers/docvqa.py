@@ -1,12 +1,12 @@
-"""DocVQA: questions on pages of scanned documents.
+"""DocVQA: questions about scanned document pages.
 
-  python -m paligemma_jax.prepare docvqa             # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare docvqa             # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/docvqa.py:res=896 --workdir runs/docvqa
 
-Published: ANLS 43.74 at 224 px, 78.02 at 448 px, 84.77 at 896 px, by the test server, of PaliGemma
-trained on train and val (big_vision's README). This page trains on 95 % of train, to have a minival
-too, and scores val; final=True trains on train and val, and test/server writes the file for the
-server.
+Published: ANLS of 43.74 at 224 px, 78.02 at 448 px and 84.77 at 896 px on the test server, for
+PaliGemma trained on train and val (big_vision's README). This config trains on 95 % of train, holds
+out the rest as minival, and scores val too; final=True trains on train and val. test/server writes
+the file for the test server.
 
 The prompt is the question alone, without 'answer en'.
 """
@@ -17,18 +17,17 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep, the same at each resolution.
+# The best settings of the published sweep, the same at each resolution.
 BEST = {
   224: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
   448: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
   896: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 3e-6, "paligemma2_28b": 3e-6}
 
-# What the papers print: {measure: {model: {res: score}}}. Scores of the test server are those of
-# big_vision's README; of val, PaliGemma's are from arXiv:2412.03555, Table 15, PaliGemma 2's from
-# its Table 13.
+# Published scores: {measure: {model: {res: score}}}. The test server's are from big_vision's
+# README; of val, PaliGemma's are from arXiv:2412.03555, Table 15, PaliGemma 2's from its Table 13.
 PUBLISHED = {
   "ANLS (val)": {
     "paligemma_3b": {224: 37.8, 448: 74.1},
@@ -40,7 +39,7 @@ PUBLISHED = {
     "paligemma_3b": {224: 43.74, 448: 78.02, 896: 84.77},
   },
 }
-METRICS = {"ANLS (val)": "val/acc/anls"}  # Which of our metrics each measure is.
+METRICS = {"ANLS (val)": "val/acc/anls"}  # Our metric for each published measure.
 
 
 @pj.sweepable
@@ -54,8 +53,8 @@ def get_config(
   train = sources.Tfds("docvqa", "train+val" if final else "train[:-5%]")
   ask = (pp.Decode(exif=False), pp.Resize(res), pp.Copy("question", "prefix"))
   teach = (*ask, pp.Choice("answers", each_once=False))
-  # What is too long for the recipe's 32 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end, or on none.
+  # Rows longer than the recipe's 32 tokens are dropped and counted; the reference cuts them and so
+  # trains on answers without an end, or on none.
   c.train.update(source=train, pp=teach, text_len=32, overflow="drop", batch_size=256)
 
   best = BEST[res]

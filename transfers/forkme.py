@@ -1,9 +1,9 @@
-"""Copy this page, change what is marked EDIT, and fine-tune PaliGemma on your own data.
+"""Copy this config, change the parts marked EDIT, and fine-tune PaliGemma on your own data.
 
   python -m paligemma_jax.new mine.py
   python -m paligemma_jax.train --config mine.py --workdir runs/mine
 
-As it stands it runs at once, on the embedded demo: a tiny model and scenes of emoji drawings.
+Unchanged, it runs on embedded demo data: a tiny model and scenes of emoji drawings.
 """
 
 import paligemma_jax as pj
@@ -13,16 +13,16 @@ from paligemma_jax import presets
 from paligemma_jax import sources
 
 
-# These arguments can be set after a colon: `--config mine.py:res=448,tune=lora`. Everything else
-# can be set too: `--config.optim.lr=3e-5`; `--config.evals=none` switches the evaluators off.
+# Arguments are set after a colon: `--config mine.py:res=448,tune=lora`. All other keys can be set
+# too: `--config.optim.lr=3e-5`; `--config.evals=none` turns the evaluators off.
 @pj.sweepable
 def get_config(res: int = 112, text_len: int = 48, tune: str = "full_adam"):
-  c = pj.default_config()  # Holds every legal key; a misspelled one raises, naming the near match.
+  c = pj.default_config()  # Has all keys; typos are rejected with a suggestion.
 
-  # EDIT 1: the model to start from. For the released PaliGemma 2 of 3 billion parameters:
+  # EDIT 1: the pretrained model. For the released PaliGemma 2 with 3 billion parameters:
   #   c.model.update(variant="paligemma2_3b", res=res, attn_logits_softcap=0.0)
   #   with res 224, 448 or 896, and without a softcap, as in the paper's transfers;
-  #   c.init = f"pt_3b_{res}"   or a path: a run of ours, an .npz, a Hugging Face directory.
+  #   c.init = f"pt_3b_{res}"   or a path: a run folder, an .npz, a Hugging Face directory.
   c.model.update(variant="tiny", res=res)
   c.init = "tiny_112"
 
@@ -34,20 +34,20 @@ def get_config(res: int = 112, text_len: int = 48, tune: str = "full_adam"):
   )
   val = train.replace(split="forkme_val", num_rows=100)
 
-  # EDIT 3: from a row's columns to `image`, `prefix` (the question) and `suffix` (the answer).
-  # Any text will do as a prompt; one that the model was pretrained with gives it a start.
-  # Where your lines have a `prefix` of their own, leave Format out, which would replace it.
+  # EDIT 3: ops that make `image`, `prefix` (the prompt) and `suffix` (the answer) of a row.
+  # Any text can be the prompt; the prompts of pretraining work best at the start.
+  # If your lines have a `prefix`, omit Format, which would overwrite it.
   ops = (pp.Decode(), pp.Resize(res), pp.Format("caption en"))
 
-  # EDIT 4: the training run. The released models want lr=1e-5 or so, and wd=3e-7. `tune` says
-  # what trains and how: full_adam, adam8bit, lora, qlora, sgd_attention, full_adam+freeze_vit, …
-  # (`paligemma_jax.presets.TUNES`). sgd_attention brings a learning rate of its own.
+  # EDIT 4: the training run. For the released models use about lr=1e-5 and wd=3e-7. `tune` selects
+  # the trainable parameters and the optimizer: full_adam, adam8bit, lora, qlora, sgd_attention,
+  # full_adam+freeze_vit, … (`paligemma_jax.presets.TUNES`). sgd_attention sets its own lr.
   c.train.update(source=train, pp=ops, text_len=text_len, batch_size=32, total="1 epoch")
   c.optim.update(lr=5e-4, wd=0.0)
   presets.apply(c, tune)
   c.ckpt.every = "100 steps"
 
-  # EDIT 5: what to measure, on which rows, how often.
+  # EDIT 5: the metrics, their rows and their schedule.
   c.evals = (
     evals.Perplexity("val/loss", val, ops, every="50%", text_len=text_len),
     evals.ExactMatch("val/exact", val, ops, max_len=text_len),

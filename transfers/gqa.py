@@ -1,20 +1,20 @@
-"""GQA: questions made from scene graphs about everyday images; and xGQA, in eight languages.
+"""GQA: questions generated from scene graphs; and xGQA, in eight languages.
 
-  python -m paligemma_jax.prepare gqa                # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare gqa                # prints what to download; --raw DIR builds it
   python -m paligemma_jax.prepare xgqa
   python -m paligemma_jax.train --config transfers/gqa.py:res=448 --workdir runs/gqa
 
-Published: 65.61 at 224 px, 67.03 at 448 px, accuracy on testdev_balanced, of PaliGemma trained on
-train and val, balanced; xGQA 58.37 and 59.07 as the mean of eight languages (big_vision's README).
-This page does the same; final=False keeps val aside to choose settings on.
+Published: accuracy of 65.61 at 224 px and 67.03 at 448 px on testdev_balanced, for PaliGemma
+trained on train and val, balanced; xGQA 58.37 and 59.07 as the mean of eight languages
+(big_vision's README). This config does the same; final=False holds out val for choosing settings.
 
-testdev/server is for the benchmark's own script, which measures consistency and more. Prompts have
-room for 128 tokens in evaluation; the reference cuts them after 32, which 10.6 % of xGQA's dev in
-Bengali would lose, 0.2 % in Korean and none in the other languages. Of training nothing is lost:
-the longest of 1 422 questions with its answer has 30.
+testdev/server writes the file for the benchmark's own script, which measures consistency and more.
+In evaluation prompts may have 128 tokens. The reference cuts them after 32, which would affect 10.6
+% of xGQA's dev in Bengali, 0.2 % in Korean and none in the other languages. Training is not
+affected: of 1 422 questions the longest has 30 tokens with its answer.
 
-antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to images that shrink a lot, and its scores do not compare with those.
+antialias: False, the default, resizes without antialiasing in training and evaluation, as for the
+published scores. True antialiases; its scores are not comparable.
 """
 
 import paligemma_jax as pj
@@ -23,17 +23,17 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution; for 896 px none was published.
+# The best settings of the published sweep at each resolution; none were published for 896 px.
 BEST = {
   224: dict(lr=1e-5, wd=0.0, total="1 epoch", freeze_vit=False),
   448: dict(lr=1e-5, wd=0.0, total="1 epoch", freeze_vit=True),
   896: dict(lr=1e-5, wd=0.0, total="1 epoch", freeze_vit=True),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 3e-6}
 
-# What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README, but
-# that of seven languages, which is from arXiv:2407.07726, Table 1; PaliGemma 2's from
+# Published scores: {measure: {model: {res: score}}}. PaliGemma's are from big_vision's README, but
+# that of seven languages, which is from arXiv:2407.07726, Table 1; PaliGemma 2's are from
 # arXiv:2412.03555, Table 13.
 PUBLISHED = {
   "accuracy (testdev balanced)": {
@@ -76,7 +76,7 @@ def get_config(
   image = (pp.Decode(exif=False), pp.Resize(res, antialias=antialias))
   ask = (*image, pp.Format("answer en {question}"))
   teach = (*ask, pp.Copy("answer", "suffix"))
-  # What is too long for the recipe's 32 tokens would be left out and counted.
+  # Rows longer than the recipe's 32 tokens are dropped and counted.
   c.train.update(source=train, pp=teach, text_len=32, overflow="drop", batch_size=256)
 
   best = BEST[res]
@@ -93,14 +93,14 @@ def get_config(
   answer = dict(pp=ask, batch_size=256, text_len=128, max_len=32)
   c.evals = (
     evals.VqaAccuracy("testdev/acc", testdev, target="answer", every="end", **answer),
-    # The reference scores all 132 062 of val eight times, as many rows as a run trains on.
+    # The reference scores all 132 062 rows of val eight times, as many rows as a run trains on.
     evals.VqaAccuracy("val/acc", val, target="answer", every="12.5%", limit=10_000, **answer),
     evals.VqaAccuracy(
       "minitrain/acc", minitrain, target="answer", every="12.5%", limit=10_000, **answer
     ),
     evals.Perplexity("val/pplx", val, teach, every="5%", limit=10_000, text_len=128),
     evals.ServerFile("testdev/server", testdev, format="gqa", every="end", **answer),
-    # Rsvqa scores each kind of question and takes the mean over them; here a kind is a language.
+    # Rsvqa reports the mean accuracy over types of questions; here a type is a language.
     evals.Rsvqa(
       "xgqa/acc", others, target="answer", question_type="language", every="end", **answer
     ),

@@ -1,14 +1,14 @@
-"""InfographicVQA: questions on infographics.
+"""InfographicVQA: questions about infographics.
 
-  python -m paligemma_jax.prepare infovqa            # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare infovqa            # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/infovqa.py:res=896 --workdir runs/infovqa
 
-Published: ANLS 28.46 at 224 px, 40.47 at 448 px, 47.75 at 896 px, by the test server, of PaliGemma
-trained on train and val (big_vision's README). This page trains on train and scores val;
-final=True adds val to the training rows, and test/server writes the file for the server.
+Published: ANLS of 28.46 at 224 px, 40.47 at 448 px and 47.75 at 896 px on the test server, for
+PaliGemma trained on train and val (big_vision's README). This config trains on train and scores
+val; final=True adds val to the training data. test/server writes the file for the test server.
 
-The order of an answer's spans does not count on val: the dataset has all orders there of whatever
-has a comma and a space, as the reference's has.
+On val the order of an answer's parts does not count: as in the reference, the dataset has all
+orders of answers with a comma and a space.
 """
 
 import paligemma_jax as pj
@@ -17,18 +17,17 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution, and the batch size that goes with it.
+# The best settings of the published sweep at each resolution, with their batch sizes.
 BEST = {
   224: dict(lr=1e-5, wd=1e-6, total="3 epochs", batch_size=256),
   448: dict(lr=1e-5, wd=1e-6, total="3 epochs", batch_size=128),
   896: dict(lr=3e-6, wd=3e-7, total="3 epochs", batch_size=32),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 6e-7, "paligemma2_28b": 3e-7}
 
-# What the papers print: {measure: {model: {res: score}}}. Scores of the test server are those of
-# big_vision's README; of val, PaliGemma's are from arXiv:2412.03555, Table 15, PaliGemma 2's from
-# its Table 13.
+# Published scores: {measure: {model: {res: score}}}. The test server's are from big_vision's
+# README; of val, PaliGemma's are from arXiv:2412.03555, Table 15, PaliGemma 2's from its Table 13.
 PUBLISHED = {
   "ANLS (val)": {
     "paligemma_3b": {224: 25.5, 448: 37.0},
@@ -40,7 +39,7 @@ PUBLISHED = {
     "paligemma_3b": {224: 28.46, 448: 40.47, 896: 47.75},
   },
 }
-METRICS = {"ANLS (val)": "val/acc/anls"}  # Which of our metrics each measure is.
+METRICS = {"ANLS (val)": "val/acc/anls"}  # Our metric for each published measure.
 
 
 @pj.sweepable
@@ -52,12 +51,12 @@ def get_config(
   c.init = pj.pretrained(model, res)
 
   train = sources.Tfds("infovqa", "train+val" if final else "train", version="1.1.0")
-  # Infographics are large: those of val have up to 6250 x 9375 pixels, above what Decode lets in.
+  # Infographics of val have up to 6250 x 9375 pixels, more than Decode's default limit.
   decode = pp.Decode(exif=False, max_pixels=200_000_000)
   ask = (decode, pp.Resize(res), pp.Format("answer en {question}"))
   teach = (*ask, pp.Choice("answers"), pp.Lower())
-  # What is too long for the recipe's 48 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end, or on none.
+  # Rows longer than the recipe's 48 tokens are dropped and counted; the reference cuts them and so
+  # trains on answers without an end, or on none.
   c.train.update(source=train, pp=teach, text_len=48, overflow="drop")
 
   best = BEST[res]

@@ -3,14 +3,14 @@
   gsutil -m cp -r gs://longcap100 .                  # 100 images with long captions, two .jsonl
   python -m paligemma_jax.train --config transfers/light_16gb.py --workdir runs/light_16gb
 
-Two recipes, by big_vision's authors. notebook, for 16 GB: only the decoder's attention trains, by
-SGD, everything else is kept in half precision. vertexai_l4, for 24 GB: everything trains, by SGD
-without momentum, so that beside the parameters there are only gradients. Neither has a published
-score; they are to show that it works, and captions are written out to be read. CIDEr of ten
-images with one caption each says little more than whether they got better.
+There are two recipes, both by big_vision's authors. notebook, for 16 GB: SGD on the decoder's
+attention, the frozen parameters in half precision. vertexai_l4, for 24 GB: SGD without momentum on
+all parameters, so that gradients are the only additional memory. Neither has a published score. The
+captions are written out to be read; CIDEr on ten images with one caption each only shows whether
+they improved.
 
-Your own data will do, in a folder named by `data`: lines like {"image": "a.jpg", "suffix": "A cow
-on a beach …"} in files called data_train90.jsonl and data_val10.jsonl, the images beside them.
+For data of your own, put data_train90.jsonl and data_val10.jsonl with lines like {"image": "a.jpg",
+"suffix": "A cow on a beach …"} into one folder with the images, and pass it as `data`.
 """
 
 import paligemma_jax as pj

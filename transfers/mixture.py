@@ -1,20 +1,22 @@
-"""One model for many tasks: the paper's multi-task transfer, one run for 26 scores.
+"""One model for many tasks: the paper's multi-task transfer, one run with 26 scores.
 
   python -m paligemma_jax.prepare ai2d               # and so on, for every dataset below
   python -m paligemma_jax.train --config transfers/mixture.py --workdir runs/mixture
 
-Each task is trained on for 10 epochs of its own, so every row of all of them comes equally often.
-One recipe for all, at 224 px: lr 1e-5, batches of 256, no regularisation. A word before the prompt
-says which task is meant; prefix=False leaves it away. Published, as the average of the tasks: 78.9,
-and 77.6 without the word, when one prompt stands for several kinds of captions (NoCaps falls from
-118.4 to 98.9); 80.2 for models tuned one by one with this recipe, 84.6 with each task's best
-(arXiv:2407.07726, Appendix H). How the paper spells its words is not known to us: here they are the
-names of our pages.
+Each task is trained for 10 epochs, so every row of every task comes equally often. All use one
+recipe at 224 px: lr 1e-5, batch size 256, no regularization. A task prefix in the prompt names the
+task; prefix=False omits it. Published, as the mean over tasks: 78.9 with the prefix, and 77.6
+without it, where several kinds of captions share one prompt (NoCaps drops from 118.4 to 98.9).
+Models fine-tuned separately have 80.2 with this recipe and 84.6 with each task's best
+(arXiv:2407.07726, Appendix H). The paper does not give the text of its prefixes; we use the names
+of our configs.
 
-antialias: False resizes each task's images as its own page does, ten of them without it where
-they are scored; True is the same with it for all. How the mixture's were resized is not known.
+antialias: False, the default, resizes the images of each task as the task's own config does, for
+ten of them without antialiasing in evaluation. True antialiases all. The paper does not say how the
+mixture's images were resized.
 
-What is scored is not trained on: validation sets where a test server keeps the answers, else test.
+Scores are on rows that are not trained on: on validation sets if a test server keeps the answers,
+else on test sets.
 """
 
 import paligemma_jax as pj
@@ -23,19 +25,19 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The published setting, of all tasks and resolutions.
+# The published settings, for all tasks and resolutions.
 BEST = {
   224: dict(lr=1e-5, wd=0.0, total="10 epochs"),
   448: dict(lr=1e-5, wd=0.0, total="10 epochs"),
   896: dict(lr=1e-5, wd=0.0, total="10 epochs"),
 }
 
-# Ops that a task needs before its prompt. A training row of RefCOCO has many objects; one is taken.
+# Ops before the prompt, by task. CHOOSE: a training row of RefCOCO has many objects, one is taken.
 PREPARE = {
   "ai2d": (pp.Join("choices", glue=" \t ", out="options"),),
   "widgetcap": (pp.DrawBox("bbox"),),
 }
-# Tasks whose own published recipes resize without antialiasing; some do so for scores alone.
+# Tasks whose published recipes resize without antialiasing: always, or in evaluation only.
 SHARP = ("cococap", "gqa", "refcoco_seg", "scicap", "screen2words", "textcaps")
 SHARP_SCORES = (*SHARP, "ai2d", "rsvqa_hr", "rsvqa_lr", "vizwizvqa")
 CHOOSE = {
@@ -46,14 +48,14 @@ CHOOSE = {
   ),
 }
 
-# Where the rows of a dataset changed, the pages want the newer ones.
+# Required versions of datasets whose rows have changed.
 VERSIONS = {"okvqa": "1.1.0", "infovqa": "1.1.0"}
 
 ANSWER, CAPTION = "answer en {question}", "caption en"
 ONE, THE_ONE = (pp.Choice("answers"),), (pp.Copy("answer", "suffix"),)
 CAPTIONS = (pp.Choice("captions"),)
 
-# {task: (dataset, split that is trained on, prompt, ops that make the answer)}
+# {task: (dataset, training split, prompt, ops that make the answer)}
 TASKS = {
   "ai2d": ("ai2d", "train", "answer en  {question} choose from: {options}", THE_ONE),
   "cococap": ("cococap", "train+restval", CAPTION, CAPTIONS),
@@ -79,7 +81,7 @@ XGQA = "+".join(f"test_zs_{language}" for language in ("bn", "de", "id", "ko", "
 TEXT, TEXTS = dict(target="answer", lower=True), dict(target="answers", lower=True)
 PEOPLE = dict(target="answers", answer_type="")
 
-# {name: (evaluator, task that the prompt names, dataset, split, options)}
+# {name: (evaluator, task of the prompt, dataset, split, options)}
 SCORED = {
   "ai2d/acc": (evals.VqaAccuracy, "ai2d", "ai2d", "test", dict(target="answer")),
   "cococap/cap": (evals.CocoCaption, "cococap", "cococap", "val", {}),
@@ -114,7 +116,7 @@ SCORED = {
   "widgetcap/cap": (evals.CocoCaption, "widgetcap", "widgetcap", "test", {}),
 }
 
-# What the paper prints, with its word before the prompt: {measure: {model: {res: score}}}.
+# Published scores, with the task prefix in the prompt: {measure: {model: {res: score}}}.
 PUBLISHED = {
   measure: {"paligemma_3b": {224: score}}
   for measure, score in {
@@ -205,7 +207,7 @@ def get_config(
     )
     for task, (dataset, split, _, answer) in TASKS.items()
   ]
-  # What is too long for 128 tokens is left out and counted.
+  # Rows longer than 128 tokens are dropped and counted.
   c.train.update(source=sources.Mixture(parts), text_len=128, overflow="drop", batch_size=256)
 
   best = BEST[res]
@@ -213,7 +215,7 @@ def get_config(
   presets.apply(c, tune)
   c.train.total = best["total"]
 
-  # As long as the longest answers, captions of figures.
+  # The longest answers are captions of figures.
   decode = dict(every="end", batch_size=256, text_len=256, max_len=96)
   c.evals = tuple(
     kind(

@@ -1,13 +1,13 @@
 """MMVP: questions about pairs of images that CLIP confuses. Evaluates a transfer to VQAv2.
 
-  python -m paligemma_jax.prepare mmvp               # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare mmvp               # prints what to download; --raw DIR builds it
   python -m paligemma_jax.evaluate --config transfers/mmvp.py:res=448 --ckpt runs/vqav2
 
-Published: 47.33 at 224 px, 45.33 at 448 px, the share of pairs of which both answers are right, of
-PaliGemma transferred to VQAv2 (big_vision's README). There is nothing to train on; the weights are
-those that --ckpt names. How its authors asked, and compared answers, is not published: here the
-question is asked as VQAv2's are, and the answer must be the text of the right option (or its
-letter), normalised as VQAv2's answers are.
+Published: 47.33 at 224 px and 45.33 at 448 px, the share of pairs with two correct answers, for
+PaliGemma transferred to VQAv2 (big_vision's README). There is no training; --ckpt names the
+weights. The authors' prompt and their comparison of answers are not published. This config uses
+VQAv2's prompt. An answer is correct if it equals the text of the right option (or its letter) after
+VQAv2's normalization.
 """
 
 import paligemma_jax as pj
@@ -15,11 +15,11 @@ from paligemma_jax import evals
 from paligemma_jax import pp
 from paligemma_jax import sources
 
-# What the papers print: {measure: {model: {res: score}}}; from big_vision's README.
+# Published scores: {measure: {model: {res: score}}}; from big_vision's README.
 PUBLISHED = {
   "paired accuracy": {"paligemma_3b": {224: 47.33, 448: 45.33}},
 }
-METRICS = {"paired accuracy": "test/mmvp/acc"}  # Which of our metrics each measure is.
+METRICS = {"paired accuracy": "test/mmvp/acc"}  # Our metric for each published measure.
 
 
 @pj.sweepable

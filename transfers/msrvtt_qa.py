@@ -1,15 +1,16 @@
-"""MSRVTT-QA: questions about short video clips, made from their captions.
+"""MSRVTT-QA: questions about short video clips, generated from their captions.
 
-  python -m paligemma_jax.prepare msrvtt_qa  # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare msrvtt_qa  # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/msrvtt_qa.py --workdir runs/msrvtt_qa
 
-Published: 50.09 at 224 px, accuracy on test, of PaliGemma (big_vision's README). A clip is 16
-frames, every 9th from its beginning. Trains on train+val and scores test; final=False keeps val
-aside to choose settings on. The videos are those of MSR-VTT. Many have gone: the reference had 114
-080, 7 936 and 51 680 questions left, of 158 581, 12 278 and 72 821. What is missing is left out.
+Published: accuracy of 50.09 at 224 px on test, for PaliGemma (big_vision's README). A clip is 16
+frames, every 9th from its start. This config trains on train+val and scores test; final=False holds
+out val for choosing settings. The videos are those of MSR-VTT. Many are no longer available: the
+reference had 114 080, 7 936 and 51 680 questions left of 158 581, 12 278 and 72 821. Missing videos
+are left out.
 
-antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to images that shrink a lot, and its scores do not compare with those.
+antialias: False, the default, resizes without antialiasing in training and evaluation, as for the
+published scores. True antialiases; its scores are not comparable.
 """
 
 import paligemma_jax as pj
@@ -18,14 +19,14 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep, which was done at 224 px only.
+# The best settings of the published sweep, which was done at 224 px only.
 _BEST_224 = dict(lr=1e-5, wd=0.0, total="1 epoch")
 BEST = {224: _BEST_224, 448: _BEST_224, 896: _BEST_224}
-# PaliGemma 2 takes PaliGemma's setting but for the teaching rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 3e-6}
 
-# What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
-# PaliGemma 2's from arXiv:2412.03555, Table 13.
+# Published scores: {measure: {model: {res: score}}}. PaliGemma's are from big_vision's README,
+# PaliGemma 2's are from arXiv:2412.03555, Table 13.
 PUBLISHED = {
   "accuracy (test)": {
     "paligemma_3b": {224: 50.09},
@@ -33,7 +34,7 @@ PUBLISHED = {
     "paligemma2_10b": {224: 51.9},
   },
 }
-METRICS = {"accuracy (test)": "test/acc/acc"}  # Which of our metrics each measure is.
+METRICS = {"accuracy (test)": "test/acc/acc"}  # Our metric for each published measure.
 
 
 @pj.sweepable
@@ -57,8 +58,8 @@ def get_config(
     pp.Format("answer en {question}"),
   )
   teach = (*ask, pp.Copy("answer", "suffix"))
-  # What is too long for the recipe's 64 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end.
+  # Rows longer than the recipe's 64 tokens are dropped and counted; the reference cuts them and so
+  # trains on answers without an end.
   c.train.update(source=train, pp=teach, text_len=64, overflow="drop", batch_size=128)
 
   best = BEST[res]

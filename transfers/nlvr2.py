@@ -1,17 +1,17 @@
 """NLVR2: is a sentence about two photographs true? And MaRVL, the same in five languages.
 
-  python -m paligemma_jax.prepare nlvr2              # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare nlvr2              # prints what to download; --raw DIR builds it
   python -m paligemma_jax.prepare marvl
   python -m paligemma_jax.train --config transfers/nlvr2.py:res=448 --workdir runs/nlvr2
 
-Published: 90.02 at 224 px, 88.93 at 448 px, accuracy on the public test set, of PaliGemma trained
-on train and dev; MaRVL 80.57 and 76.78 as the mean of five languages (big_vision's README). This
-page does the same; final=False keeps dev aside to choose settings on.
+Published: accuracy of 90.02 at 224 px and 88.93 at 448 px on the public test set, for PaliGemma
+trained on train and dev; MaRVL 80.57 and 76.78 as the mean of five languages (big_vision's README).
+This config does the same; final=False holds out dev for choosing settings.
 
 The two images are two frames, so a row has twice the image tokens of other benchmarks.
 
-antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to images that shrink a lot, and its scores do not compare with those.
+antialias: False, the default, resizes without antialiasing in training and evaluation, as for the
+published scores. True antialiases; its scores are not comparable.
 """
 
 import paligemma_jax as pj
@@ -20,17 +20,17 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution; for 896 px none was published.
+# The best settings of the published sweep at each resolution; none were published for 896 px.
 BEST = {
   224: dict(lr=1e-5, wd=1e-6, total="3 epochs"),
   448: dict(lr=3e-6, wd=3e-7, total="10 epochs"),
   896: dict(lr=3e-6, wd=3e-7, total="10 epochs"),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 3e-6}
 
-# What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
-# PaliGemma 2's from arXiv:2412.03555, Table 13.
+# Published scores: {measure: {model: {res: score}}}. PaliGemma's are from big_vision's README,
+# PaliGemma 2's are from arXiv:2412.03555, Table 13.
 PUBLISHED = {
   "accuracy (test)": {
     "paligemma_3b": {224: 90.02, 448: 88.93},
@@ -73,8 +73,8 @@ def get_config(
     pp.Format("answer en {sentence}"),
   )
   teach = (*ask, pp.Copy("label", "suffix"))
-  # What is too long for the recipe's 64 tokens would be left out and counted: of 13 949 rows of dev
-  # and test the longest has 57.
+  # Rows longer than the recipe's 64 tokens are dropped and counted; of 13 949 rows of dev and test
+  # the longest has 57.
   c.train.update(source=train, pp=teach, text_len=64, overflow="drop", batch_size=256)
 
   best = BEST[res]
@@ -89,7 +89,7 @@ def get_config(
     evals.VqaAccuracy("test/acc", test, **answer),
     evals.VqaAccuracy("dev/acc", dev, **answer),
     evals.VqaAccuracy("minitrain/acc", train.replace(split="train"), limit=10_000, **answer),
-    # Rsvqa scores each kind of question and takes the mean over them; here a kind is a language.
+    # Rsvqa reports the mean accuracy over types of questions; here a type is a language.
     evals.Rsvqa("marvl/acc", marvl, question_type="language", **answer),
   )
   return c

@@ -1,11 +1,11 @@
-"""OK-VQA: questions about an image whose answers need knowledge from outside of it.
+"""OK-VQA: questions about images that need outside knowledge.
 
-  python -m paligemma_jax.prepare okvqa              # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare okvqa              # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/okvqa.py:res=448 --workdir runs/okvqa
 
-Published: 63.54 at 224 px, 63.15 at 448 px, accuracy on val, of PaliGemma trained on train
-(big_vision's README). This page does the same; final=False keeps a tenth of train aside to choose
-settings on.
+Published: accuracy of 63.54 at 224 px and 63.15 at 448 px on val, for PaliGemma trained on train
+(big_vision's README). This config does the same; final=False holds out a tenth of train for
+choosing settings.
 """
 
 import paligemma_jax as pj
@@ -14,17 +14,17 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution; 896 px was not better than 448.
+# The best settings of the published sweep at each resolution; 896 px was not better than 448.
 BEST = {
   224: dict(lr=5e-6, wd=0.0, total="10 epochs"),
   448: dict(lr=5e-6, wd=0.0, total="10 epochs"),
   896: dict(lr=5e-6, wd=0.0, total="10 epochs"),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 1e-6}
 
-# What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
-# PaliGemma 2's from arXiv:2412.03555, Table 13.
+# Published scores: {measure: {model: {res: score}}}. PaliGemma's are from big_vision's README,
+# PaliGemma 2's are from arXiv:2412.03555, Table 13.
 PUBLISHED = {
   "accuracy (val)": {
     "paligemma_3b": {224: 63.54, 448: 63.15},
@@ -33,7 +33,7 @@ PUBLISHED = {
     "paligemma2_28b": {224: 71.2, 448: 70.6},
   },
 }
-METRICS = {"accuracy (val)": "val/acc/acc"}  # Which of our metrics each measure is.
+METRICS = {"accuracy (val)": "val/acc/acc"}  # Our metric for each published measure.
 
 
 @pj.sweepable
@@ -44,12 +44,12 @@ def get_config(
   c.model.update(variant=model, res=res, attn_logits_softcap=0.0)
   c.init = pj.pretrained(model, res)
 
-  # Version 1.0.0 had answers as they were typed; those of 1.1.0 are the stems that are scored.
+  # Version 1.0.0 has answers as typed; 1.1.0 has the stems that are scored.
   train = sources.Tfds("okvqa", "train" if final else "train[:-10%]", version="1.1.0")
   ask = (pp.Decode(exif=False), pp.Resize(res), pp.Format("answer en {question}"))
   teach = (*ask, pp.Choice("answers"))
-  # What is too long for the recipe's 32 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end, or on none.
+  # Rows longer than the recipe's 32 tokens are dropped and counted; the reference cuts them and so
+  # trains on answers without an end, or on none.
   c.train.update(source=train, pp=teach, text_len=32, overflow="drop", batch_size=128)
 
   best = BEST[res]

@@ -1,20 +1,19 @@
-"""POPE: does the model see objects that are not there? Evaluates a transfer to VQAv2.
+"""POPE: does the model hallucinate objects? Evaluates a transfer to VQAv2.
 
-  python -m paligemma_jax.prepare pope               # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare pope               # prints what to download; --raw DIR builds it
   python -m paligemma_jax.evaluate --config transfers/pope.py:res=448 --ckpt runs/vqav2
 
-Published: accuracy 87.80 (random), 85.87 (popular), 84.27 (adversarial) at 224 px; 88.23, 86.77,
-85.90 at 448 px, of PaliGemma transferred to VQAv2 (big_vision's README). There is nothing to train
-on; the weights are those that --ckpt names. An answer counts if it is a bare yes or no, as in the
-reference; the script of POPE's authors takes any sentence without a no for a yes, which
-wording=sentence does.
+Published: accuracy of 87.80 (random), 85.87 (popular) and 84.27 (adversarial) at 224 px, 88.23,
+86.77 and 85.90 at 448 px, for PaliGemma transferred to VQAv2 (big_vision's README). There is no
+training; --ckpt names the weights. As in the reference, only a bare yes or no is a valid answer.
+The script of POPE's authors counts any sentence without a no as a yes; wording=sentence does the
+same.
 
-prompt: how the model was asked in training. The open code asks '{question}' if nothing is said,
-and a transfer to VQAv2 learned 'answer en {question}'; which one the papers used is not known to
-us.
+prompt: the prompt that the model was trained with. The open code's default is '{question}', and a
+transfer to VQAv2 is trained with 'answer en {question}'. The papers do not say which one they used.
 
-antialias: False resizes without it, as for the published scores; True is how a transfer to VQAv2
-was trained, and its scores do not compare with those.
+antialias: False, the default, resizes without antialiasing, as for the published scores. True
+antialiases, as in the training of a transfer to VQAv2; its scores are not comparable.
 """
 
 import paligemma_jax as pj
@@ -22,13 +21,13 @@ from paligemma_jax import evals
 from paligemma_jax import pp
 from paligemma_jax import sources
 
-# What the papers print: {measure: {model: {res: score}}}; from big_vision's README.
+# Published scores: {measure: {model: {res: score}}}; from big_vision's README.
 PUBLISHED = {
   "accuracy (random)": {"paligemma_3b": {224: 87.80, 448: 88.23}},
   "accuracy (popular)": {"paligemma_3b": {224: 85.87, 448: 86.77}},
   "accuracy (adversarial)": {"paligemma_3b": {224: 84.27, 448: 85.90}},
 }
-METRICS = {  # Which of our metrics each measure is.
+METRICS = {  # Our metric for each published measure.
   "accuracy (random)": "random/pope/acc",
   "accuracy (popular)": "popular/pope/acc",
   "accuracy (adversarial)": "adversarial/pope/acc",

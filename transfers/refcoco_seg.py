@@ -1,18 +1,18 @@
-"""RefCOCO, RefCOCO+, RefCOCOg: outline the one object that a phrase means.
+"""RefCOCO, RefCOCO+, RefCOCOg: segment the object that a phrase refers to.
 
-  python -m paligemma_jax.prepare refcoco_seg        # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare refcoco_seg        # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/refcoco_seg.py:res=448 --workdir runs/refcoco
 
-Published: 73.40 at 224 px, 75.57 at 448 px, 76.94 at 896 px, mean IoU on RefCOCO's val (68.32,
-69.76, 72.18 on RefCOCO+'s, 67.65, 70.17, 72.22 on RefCOCOg's), of PaliGemma trained on the three
-train sets together (big_vision's README). This page does the same.
+Published: mean IoU of 73.40 at 224 px, 75.57 at 448 px and 76.94 at 896 px on RefCOCO's val (68.32,
+69.76, 72.18 on RefCOCO+'s, 67.65, 70.17, 72.22 on RefCOCOg's), for PaliGemma trained on the three
+train sets together (big_vision's README). This config does the same.
 
-The phrase alone is the prompt; the answer is a box and sixteen codes of the published mask codec:
-download vae-oid.npz (big_vision's README says where) and give its path as `codec`. codec="" is the
-small embedded codec, whose codes mean nothing to the published models.
+The prompt is the phrase alone. The answer is a box and sixteen codes of the published mask codec:
+download vae-oid.npz (see big_vision's README) and pass its path as `codec`. codec="" is the small
+embedded codec, whose codes the published models do not know.
 
-antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to images that shrink a lot, and its scores do not compare with those.
+antialias: False, the default, resizes without antialiasing in training and evaluation, as for the
+published scores. True antialiases; its scores are not comparable.
 """
 
 import paligemma_jax as pj
@@ -21,17 +21,18 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution.
+# The best settings of the published sweep at each resolution.
 BEST = {
   224: dict(lr=3e-5, wd=0.0, total="100 epochs", dropout=0.1, batch_size=256),
   448: dict(lr=1e-5, wd=0.0, total="100 epochs", dropout=0.0, batch_size=256),
   896: dict(lr=1e-5, wd=0.0, total="100 epochs", dropout=0.0, batch_size=64),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 1e-5, "paligemma2_10b": 3e-6, "paligemma2_28b": 1e-6}
 
-# What the papers print: {measure: {model: {res: score}}}. PaliGemma's on val are from big_vision's
-# README, its others from arXiv:2407.07726, Table 1; PaliGemma 2's from arXiv:2412.03555, Table 13.
+# Published scores: {measure: {model: {res: score}}}. PaliGemma's on val are from big_vision's
+# README, its others from arXiv:2407.07726, Table 1; PaliGemma 2's are from arXiv:2412.03555, Table
+# 13.
 PUBLISHED = {
   "mIoU (RefCOCO val)": {
     "paligemma_3b": {224: 73.40, 448: 75.57, 896: 76.94},
@@ -82,7 +83,7 @@ PUBLISHED = {
     "paligemma2_28b": {224: 70.7, 448: 73.7},
   },
 }
-METRICS = {  # Which of our metrics each measure is.
+METRICS = {  # Our metric for each published measure.
   "mIoU (RefCOCO val)": "refcoco/val/miou",
   "mIoU (RefCOCO testA)": "refcoco/testA/miou",
   "mIoU (RefCOCO testB)": "refcoco/testB/miou",
@@ -111,14 +112,14 @@ def get_config(
   look = (pp.Decode(exif=False), pp.Resize(res, antialias=antialias))
   teach = (
     *look,
-    # Each object of an image once before any twice, and one of its phrases.
+    # Each object of an image once before any repeats, with one of its phrases.
     pp.Choice(("masks", "boxes", "sentences"), ("mask", "box", "refs")),
     pp.Split("refs"),
     pp.Choice("refs", "prefix", each_once=False),
     pp.MaskToText(codec, bins=1023),
   )
-  # What is too long for the recipe's 48 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end, or on none.
+  # Rows longer than the recipe's 48 tokens are dropped and counted; the reference cuts them and so
+  # trains on answers without an end, or on none.
   batch_size = best["batch_size"]
   c.train.update(source=train, pp=teach, text_len=48, overflow="drop", batch_size=batch_size)
 

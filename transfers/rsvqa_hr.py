@@ -1,15 +1,14 @@
 """RSVQA-HR: questions about aerial images, without those answered by a number.
 
-  python -m paligemma_jax.prepare rsvqa_hr/nonum     # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare rsvqa_hr/nonum     # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/rsvqa_hr.py:res=448 --workdir runs/rsvqa_hr
 
-Published: 92.61 at 224 px, 92.79 at 448 px, the mean of the accuracies of the two types of
-questions in test, and 90.58 and 90.54 in test_2, which is of another city, of PaliGemma trained on
-train and val (big_vision's README). This page does the same; final=False keeps val aside to choose
-settings on.
+Published: 92.61 at 224 px and 92.79 at 448 px on test, 90.58 and 90.54 on test_2, which has another
+city: the mean accuracy over the two types of questions, for PaliGemma trained on train and val
+(big_vision's README). This config does the same; final=False holds out val for choosing settings.
 
-antialias: False resizes without it what is scored, as for the published scores, but not what is
-trained on; True treats both alike, and its scores do not compare with those.
+antialias: False, the default, resizes without antialiasing in evaluation, as for the published
+scores, and with it in training. True antialiases in both; its scores are not comparable.
 """
 
 import paligemma_jax as pj
@@ -18,17 +17,17 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution; for 896 px none was published.
+# The best settings of the published sweep at each resolution; none were published for 896 px.
 BEST = {
   224: dict(lr=1e-5, wd=0.0, total="1 epochs"),
   448: dict(lr=1e-5, wd=0.0, total="1 epochs"),
   896: dict(lr=1e-5, wd=0.0, total="1 epochs"),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 1e-5, "paligemma2_10b": 6e-6, "paligemma2_28b": 6e-7}
 
-# What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
-# PaliGemma 2's from arXiv:2412.03555, Table 13.
+# Published scores: {measure: {model: {res: score}}}. PaliGemma's are from big_vision's README,
+# PaliGemma 2's are from arXiv:2412.03555, Table 13.
 PUBLISHED = {
   "mean accuracy of the types (test)": {
     "paligemma_3b": {224: 92.61, 448: 92.79},
@@ -43,7 +42,7 @@ PUBLISHED = {
     "paligemma2_28b": {224: 90.9, 448: 90.8},
   },
 }
-METRICS = {  # Which of our metrics each measure is.
+METRICS = {  # Our metric for each published measure.
   "mean accuracy of the types (test)": "test/acc/acc_avg",
   "mean accuracy of the types (test_2)": "test_2/acc/acc_avg",
 }
@@ -65,8 +64,8 @@ def get_config(
   prompt = pp.Format("answer en {question}")
   ask = (pp.Decode(exif=False), pp.Resize(res, antialias=antialias), prompt)
   teach = (pp.Decode(exif=False), pp.Resize(res), prompt, pp.Lower("answers"), pp.Choice("answers"))
-  # What is too long for the recipe's 32 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end, or on none.
+  # Rows longer than the recipe's 32 tokens are dropped and counted; the reference cuts them and so
+  # trains on answers without an end, or on none.
   c.train.update(source=train, pp=teach, text_len=32, overflow="drop", batch_size=256)
 
   best = BEST[res]

@@ -1,14 +1,14 @@
 """RSVQA-LR: questions about satellite images, without those answered by a number.
 
-  python -m paligemma_jax.prepare rsvqa_lr/nonum     # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare rsvqa_lr/nonum     # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/rsvqa_lr.py:res=448 --workdir runs/rsvqa_lr
 
-Published: 92.65 at 224 px, 93.11 at 448 px, the mean of the accuracies of the three types of
-questions in test, of PaliGemma trained on train and val (big_vision's README). This page does the
-same; final=False keeps val aside to choose settings on.
+Published: 92.65 at 224 px and 93.11 at 448 px on test: the mean accuracy over the three types of
+questions, for PaliGemma trained on train and val (big_vision's README). This config does the same;
+final=False holds out val for choosing settings.
 
-antialias: False resizes without it what is scored, as for the published scores, but not what is
-trained on; True treats both alike, and its scores do not compare with those.
+antialias: False, the default, resizes without antialiasing in evaluation, as for the published
+scores, and with it in training. True antialiases in both; its scores are not comparable.
 """
 
 import paligemma_jax as pj
@@ -17,17 +17,17 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution; for 896 px none was published.
+# The best settings of the published sweep at each resolution; none were published for 896 px.
 BEST = {
   224: dict(lr=3e-6, wd=0.0, total="3 epochs"),
   448: dict(lr=3e-6, wd=0.0, total="3 epochs"),
   896: dict(lr=3e-6, wd=0.0, total="3 epochs"),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-5, "paligemma2_28b": 6e-6}
 
-# What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
-# PaliGemma 2's from arXiv:2412.03555, Table 13.
+# Published scores: {measure: {model: {res: score}}}. PaliGemma's are from big_vision's README,
+# PaliGemma 2's are from arXiv:2412.03555, Table 13.
 PUBLISHED = {
   "mean accuracy of the types (test)": {
     "paligemma_3b": {224: 92.65, 448: 93.11},
@@ -36,7 +36,7 @@ PUBLISHED = {
     "paligemma2_28b": {224: 93.5, 448: 93.7},
   },
 }
-METRICS = {"mean accuracy of the types (test)": "test/acc/acc_avg"}  # Our metric for the measure.
+METRICS = {"mean accuracy of the types (test)": "test/acc/acc_avg"}  # Our metric.
 
 
 @pj.sweepable
@@ -55,8 +55,8 @@ def get_config(
   prompt = pp.Format("answer en {question}")
   ask = (pp.Decode(exif=False), pp.Resize(res, antialias=antialias), prompt)
   teach = (pp.Decode(exif=False), pp.Resize(res), prompt, pp.Lower("answers"), pp.Choice("answers"))
-  # What is too long for the recipe's 32 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end, or on none.
+  # Rows longer than the recipe's 32 tokens are dropped and counted; the reference cuts them and so
+  # trains on answers without an end, or on none.
   c.train.update(source=train, pp=teach, text_len=32, overflow="drop", batch_size=256)
 
   best = BEST[res]

@@ -1,18 +1,18 @@
 """SciCap: captions of figures in arXiv papers; first sentences, figures without subfigures.
 
-  python -m paligemma_jax.prepare scicap             # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare scicap             # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/scicap.py:res=448 --workdir runs/scicap
 
-Published: CIDEr 162.25 and BLEU-4 0.192 at 224 px, 181.49 and 0.211 at 448 px, on test, of
-PaliGemma trained on train and val (big_vision's README). This page does the same; final=False keeps
-val aside to choose settings on.
+Published: CIDEr of 162.25 and BLEU-4 of 0.192 at 224 px, 181.49 and 0.211 at 448 px on test, for
+PaliGemma trained on train and val (big_vision's README). This config does the same; final=False
+holds out val for choosing settings.
 
-Captions are learned and scored in lower case and without 'figure 1:', as the download has them
-cleaned. This benchmark needs its many epochs and its high learning rate, at every model size: 10
-epochs at 1e-5 gave a CIDEr of 64 (arXiv:2407.07726, Appendix H).
+Captions are in lower case and without 'figure 1:', as cleaned in the download. This benchmark needs
+many epochs and a high learning rate at every model size: 10 epochs at 1e-5 gave a CIDEr of 64
+(arXiv:2407.07726, Appendix H).
 
-antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to images that shrink a lot, and its scores do not compare with those.
+antialias: False, the default, resizes without antialiasing in training and evaluation, as for the
+published scores. True antialiases; its scores are not comparable.
 """
 
 import paligemma_jax as pj
@@ -21,17 +21,17 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution; for 896 px none was published.
+# The best settings of the published sweep at each resolution; none were published for 896 px.
 BEST = {
   224: dict(lr=3e-5, wd=0.0, total="80 epochs", label_smoothing=0.1, dropout=0.1),
   448: dict(lr=3e-5, wd=0.0, total="80 epochs", label_smoothing=0.1, dropout=0.1),
   896: dict(lr=3e-5, wd=0.0, total="80 epochs", label_smoothing=0.1, dropout=0.1),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-5, "paligemma2_10b": 3e-5, "paligemma2_28b": 3e-5}
 
-# What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
-# PaliGemma 2's from arXiv:2412.03555, Table 13.
+# Published scores: {measure: {model: {res: score}}}. PaliGemma's are from big_vision's README,
+# PaliGemma 2's are from arXiv:2412.03555, Table 13.
 PUBLISHED = {
   "CIDEr (test)": {
     "paligemma_3b": {224: 162.25, 448: 181.49},
@@ -59,8 +59,8 @@ def get_config(
   train = sources.Tfds("scicap", "train+val" if final else "train")
   ask = (pp.Decode(exif=False), pp.Resize(res, antialias=antialias), pp.Format("caption en"))
   teach = (*ask, pp.Copy("caption", "suffix"))
-  # What is too long for the recipe's 96 tokens is left out and counted; the reference cuts such
-  # captions and then trains on texts without an end.
+  # Rows longer than the recipe's 96 tokens are dropped and counted; the reference cuts them and so
+  # trains on texts without an end.
   c.train.update(source=train, pp=teach, text_len=96, overflow="drop", batch_size=256)
 
   best = BEST[res]

@@ -1,16 +1,17 @@
-"""ScienceQA: multiple choice from school lessons; the questions that have an image.
+"""ScienceQA: multiple choice questions from school lessons; those with an image.
 
-  python -m paligemma_jax.prepare science_qa         # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare science_qa         # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/science_qa.py --workdir runs/science_qa
 
-Published: 95.39 at 224 px, 95.93 at 448 px, accuracy on test, of PaliGemma trained on train and
-val, without chains of thought (big_vision's README). This page does the same; final=False keeps val
-aside to choose settings on.
+Published: accuracy of 95.39 at 224 px and 95.93 at 448 px on test, for PaliGemma trained on train
+and val, without chain of thought (big_vision's README). This config does the same; final=False
+holds out val for choosing settings.
 
-The choices are in another order whenever a row is trained on, and in that of the data when scored.
+In training the choices are in a new random order each time; in evaluation they keep the order of
+the dataset.
 
-antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to images that shrink a lot, and its scores do not compare with those.
+antialias: False, the default, resizes without antialiasing in training and evaluation, as for the
+published scores. True antialiases; its scores are not comparable.
 """
 
 import paligemma_jax as pj
@@ -19,17 +20,17 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution; for 896 px none was published.
+# The best settings of the published sweep at each resolution; none were published for 896 px.
 BEST = {
   224: dict(lr=1e-5, wd=0.0, total="20 epochs", freeze_vit=True),
   448: dict(lr=1e-5, wd=0.0, total="20 epochs", freeze_vit=True),
   896: dict(lr=1e-5, wd=0.0, total="20 epochs", freeze_vit=True),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 1e-6}
 
-# What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
-# PaliGemma 2's from arXiv:2412.03555, Table 13.
+# Published scores: {measure: {model: {res: score}}}. PaliGemma's are from big_vision's README,
+# PaliGemma 2's are from arXiv:2412.03555, Table 13.
 PUBLISHED = {
   "accuracy (test, questions with an image)": {
     "paligemma_3b": {224: 95.39, 448: 95.93},
@@ -60,8 +61,8 @@ def get_config(
   ask = (*image, pp.LetterChoices("given"), pp.Format(PROMPT))
   say = pp.Format("The answer is {indexed_answer}.", out="suffix")
   teach = (*image, pp.LetterChoices("shuffled"), pp.Format(PROMPT), say)
-  # What is too long for the recipe's 512 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end, or on none.
+  # Rows longer than the recipe's 512 tokens are dropped and counted; the reference cuts them and so
+  # trains on answers without an end, or on none.
   c.train.update(source=train, pp=teach, text_len=512, overflow="drop", batch_size=128)
 
   best = BEST[res]

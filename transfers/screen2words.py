@@ -1,13 +1,14 @@
-"""Screen2Words: sum up a screen of an Android app in a few words.
+"""Screen2Words: short summaries of Android app screens.
 
-  python -m paligemma_jax.prepare screen2words       # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare screen2words       # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/screen2words.py --workdir runs/screen2words
 
-Published: CIDEr 117.57 at 224 px, 119.59 at 448 px, on test, of PaliGemma trained on train and dev
-(big_vision's README). This page does the same; final=False keeps dev aside to choose settings on.
+Published: CIDEr of 117.57 at 224 px and 119.59 at 448 px on test, for PaliGemma trained on train
+and dev (big_vision's README). This config does the same; final=False holds out dev for choosing
+settings.
 
-antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to images that shrink a lot, and its scores do not compare with those.
+antialias: False, the default, resizes without antialiasing in training and evaluation, as for the
+published scores. True antialiases; its scores are not comparable.
 """
 
 import paligemma_jax as pj
@@ -16,17 +17,17 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution; 896 px was not better than 448.
+# The best settings of the published sweep at each resolution; 896 px was not better than 448.
 BEST = {
   224: dict(lr=1e-5, wd=0.0, total="10 epochs", label_smoothing=0.2, dropout=0.3),
   448: dict(lr=1e-5, wd=0.0, total="10 epochs", label_smoothing=0.2, dropout=0.3),
   896: dict(lr=1e-5, wd=0.0, total="10 epochs", label_smoothing=0.2, dropout=0.3),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 1e-6}
 
-# What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
-# PaliGemma 2's from arXiv:2412.03555, Table 13.
+# Published scores: {measure: {model: {res: score}}}. PaliGemma's are from big_vision's README,
+# PaliGemma 2's are from arXiv:2412.03555, Table 13.
 PUBLISHED = {
   "CIDEr (test)": {
     "paligemma_3b": {224: 117.57, 448: 119.59},
@@ -35,7 +36,7 @@ PUBLISHED = {
     "paligemma2_28b": {224: 122.8, 448: 123.4},
   },
 }
-METRICS = {"CIDEr (test)": "test/cap/cider"}  # Which of our metrics each measure is.
+METRICS = {"CIDEr (test)": "test/cap/cider"}  # Our metric for each published measure.
 
 
 @pj.sweepable
@@ -53,8 +54,8 @@ def get_config(
   train = sources.Tfds("screen2words", "train+dev" if final else "train")
   ask = (pp.Decode(exif=False), pp.Resize(res, antialias=antialias), pp.Format("caption en"))
   teach = (*ask, pp.Choice("captions"))
-  # What is too long for the recipe's 24 tokens is left out and counted; the reference cuts such
-  # captions and then trains on texts without an end.
+  # Rows longer than the recipe's 24 tokens are dropped and counted; the reference cuts them and so
+  # trains on texts without an end.
   c.train.update(source=train, pp=teach, text_len=24, overflow="drop", batch_size=256)
 
   best = BEST[res]

@@ -1,14 +1,14 @@
-"""ST-VQA: questions on text in images of everyday scenes.
+"""ST-VQA: questions about text in everyday scenes.
 
-  python -m paligemma_jax.prepare stvqa              # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare stvqa              # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/stvqa.py:res=896 --workdir runs/stvqa
 
-Published: ANLS 63.29 at 224 px, 81.82 at 448 px, 84.40 at 896 px, by the test server, of PaliGemma
-trained on train and val (big_vision's README). This page trains on train and scores val;
-final=True adds val to the training rows, and test/server writes the file for the server.
+Published: ANLS of 63.29 at 224 px, 81.82 at 448 px and 84.40 at 896 px on the test server, for
+PaliGemma trained on train and val (big_vision's README). This config trains on train and scores
+val; final=True adds val to the training data. test/server writes the file for the test server.
 
-The official download has no val. The papers' is a list of images; tools/prepare/stvqa.py says how
-to name it. Otherwise val is a tenth of the images of train, another one than theirs.
+The official download has no val. The papers use a list of images; tools/prepare/stvqa.py says how
+to pass it. Without the list, val is a tenth of train's images, which is not the papers' split.
 """
 
 import paligemma_jax as pj
@@ -17,18 +17,17 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution, and the batch size that goes with it.
+# The best settings of the published sweep at each resolution, with their batch sizes.
 BEST = {
   224: dict(lr=1e-5, wd=1e-6, total="3 epochs", batch_size=256),
   448: dict(lr=1e-5, wd=1e-6, total="3 epochs", batch_size=128),
   896: dict(lr=3e-6, wd=3e-7, total="3 epochs", batch_size=32),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 6e-6, "paligemma2_10b": 3e-6, "paligemma2_28b": 3e-6}
 
-# What the papers print: {measure: {model: {res: score}}}. Scores of the test server are those of
-# big_vision's README; of val, PaliGemma's are from arXiv:2412.03555, Table 15, PaliGemma 2's from
-# its Table 13.
+# Published scores: {measure: {model: {res: score}}}. The test server's are from big_vision's
+# README; of val, PaliGemma's are from arXiv:2412.03555, Table 15, PaliGemma 2's from its Table 13.
 PUBLISHED = {
   "ANLS (val)": {
     "paligemma_3b": {224: 61.6, 448: 79.7},
@@ -40,7 +39,7 @@ PUBLISHED = {
     "paligemma_3b": {224: 63.29, 448: 81.82, 896: 84.4},
   },
 }
-METRICS = {"ANLS (val)": "val/acc/anls"}  # Which of our metrics each measure is.
+METRICS = {"ANLS (val)": "val/acc/anls"}  # Our metric for each published measure.
 
 
 @pj.sweepable
@@ -54,8 +53,8 @@ def get_config(
   train = sources.Tfds("stvqa", "train+val" if final else "train")
   ask = (pp.Decode(exif=False), pp.Resize(res), pp.Format("answer en {question}"))
   teach = (*ask, pp.Choice("answers"), pp.Lower())
-  # What is too long for the recipe's 48 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end, or on none.
+  # Rows longer than the recipe's 48 tokens are dropped and counted; the reference cuts them and so
+  # trains on answers without an end, or on none.
   c.train.update(source=train, pp=teach, text_len=48, overflow="drop")
 
   best = BEST[res]

@@ -1,12 +1,12 @@
-"""TallyQA: how many are there, simply and with conditions; and CountBenchQA.
+"""TallyQA: simple and complex counting questions; and CountBenchQA.
 
-  python -m paligemma_jax.prepare tallyqa            # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare tallyqa            # prints what to download; --raw DIR builds it
   python -m paligemma_jax.prepare countbenchqa
   python -m paligemma_jax.train --config transfers/tallyqa.py:res=448 --workdir runs/tallyqa
 
 Published: 81.72 on simple and 69.56 on complex questions at 224 px, 84.86 and 72.27 at 448 px
-(big_vision's README); on CountBenchQA 81.9 and 83.1 (arXiv:2407.07726, Table 1). Trains on train
-and scores test, as everybody does.
+(big_vision's README); on CountBenchQA 81.9 and 83.1 (arXiv:2407.07726, Table 1). This config trains
+on train and scores test, as is usual.
 """
 
 import paligemma_jax as pj
@@ -15,18 +15,19 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution.
+# The best settings of the published sweep at each resolution.
 BEST = {
   224: dict(lr=1e-5, wd=0.0, total="2 epochs"),
   448: dict(lr=1e-5, wd=1e-6, total="2 epochs"),
   896: dict(lr=7e-6, wd=7e-7, total="2 epochs"),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate: the best of the sum of both kinds
-# of questions (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate: the best for the sum over both
+# kinds of questions (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 1e-5, "paligemma2_10b": 3e-6, "paligemma2_28b": 3e-6}
 
-# What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README, but
-# CountBenchQA's from arXiv:2407.07726, Table 1; PaliGemma 2's from arXiv:2412.03555, Table 13.
+# Published scores: {measure: {model: {res: score}}}. PaliGemma's are from big_vision's README,
+# except CountBenchQA's from arXiv:2407.07726, Table 1; PaliGemma 2's are from arXiv:2412.03555,
+# Table 13.
 PUBLISHED = {
   "accuracy (test, simple)": {
     "paligemma_3b": {224: 81.72, 448: 84.86},
@@ -47,7 +48,7 @@ PUBLISHED = {
     "paligemma2_28b": {224: 86.4, 448: 87.4},
   },
 }
-METRICS = {  # Which of our metrics each measure is.
+METRICS = {  # Our metric for each published measure.
   "accuracy (test, simple)": "test/acc/acc/simple",
   "accuracy (test, complex)": "test/acc/acc/complex",
   "accuracy (CountBenchQA)": "countbench/acc/acc",
@@ -63,8 +64,8 @@ def get_config(res: int = 224, model: str = "paligemma_3b", tune: str = "full_ad
   train = sources.Tfds("tallyqa", "train")
   ask = (pp.Decode(exif=False), pp.Resize(res), pp.Format("answer en {question}"))
   teach = (*ask, pp.Format("{answer}", out="suffix"))
-  # What is too long for the recipe's 32 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end, or on none.
+  # Rows longer than the recipe's 32 tokens are dropped and counted; the reference cuts them and so
+  # trains on answers without an end, or on none.
   c.train.update(source=train, pp=teach, text_len=32, overflow="drop", batch_size=256)
 
   best = BEST[res]

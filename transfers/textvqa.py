@@ -1,13 +1,13 @@
-"""TextVQA: questions that need reading, on images of everyday scenes.
+"""TextVQA: questions that need reading, about everyday scenes.
 
-  python -m paligemma_jax.prepare textvqa            # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare textvqa            # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/textvqa.py:res=448 --workdir runs/textvqa
 
-Published: 55.47 at 224 px, 73.15 at 448 px, 76.48 at 896 px, by the test server, of PaliGemma
-trained on train and val (big_vision's README). This page trains on train and scores val;
-final=True adds val to the training rows, and test/server writes the file for the server.
+Published: 55.47 at 224 px, 73.15 at 448 px and 76.48 at 896 px on the test server, for PaliGemma
+trained on train and val (big_vision's README). This config trains on train and scores val;
+final=True adds val to the training data. test/server writes the file for the test server.
 
-Images that lie on their side are turned when the dataset is built, as in the reference.
+Images that lie on their side are rotated when the dataset is built, as in the reference.
 """
 
 import paligemma_jax as pj
@@ -16,18 +16,17 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution.
+# The best settings of the published sweep at each resolution.
 BEST = {
   224: dict(lr=3e-6, wd=0.0, total="5 epochs"),
   448: dict(lr=3e-6, wd=3e-7, total="10 epochs"),
   896: dict(lr=3e-6, wd=0.0, total="10 epochs"),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 6e-7, "paligemma2_28b": 1e-6}
 
-# What the papers print: {measure: {model: {res: score}}}. Scores of the test server are those of
-# big_vision's README; of val, PaliGemma's are from arXiv:2412.03555, Table 15, PaliGemma 2's from
-# its Table 13.
+# Published scores: {measure: {model: {res: score}}}. The test server's are from big_vision's
+# README; of val, PaliGemma's are from arXiv:2412.03555, Table 15, PaliGemma 2's from its Table 13.
 PUBLISHED = {
   "VQA accuracy (val)": {
     "paligemma_3b": {224: 59.0, 448: 74.6},
@@ -39,7 +38,7 @@ PUBLISHED = {
     "paligemma_3b": {224: 55.47, 448: 73.15, 896: 76.48},
   },
 }
-METRICS = {"VQA accuracy (val)": "val/acc/acc"}  # Which of our metrics each measure is.
+METRICS = {"VQA accuracy (val)": "val/acc/acc"}  # Our metric for each published measure.
 
 
 @pj.sweepable
@@ -53,8 +52,8 @@ def get_config(
   train = sources.Tfds("textvqa", "train+val" if final else "train")
   ask = (pp.Decode(exif=False), pp.Resize(res), pp.Format("answer en {question}"))
   teach = (*ask, pp.Choice("answers"))
-  # What is too long for the recipe's 32 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end, or on none.
+  # Rows longer than the recipe's 32 tokens are dropped and counted; the reference cuts them and so
+  # trains on answers without an end, or on none.
   c.train.update(source=train, pp=teach, text_len=32, overflow="drop", batch_size=256)
 
   best = BEST[res]

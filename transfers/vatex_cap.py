@@ -1,15 +1,15 @@
-"""VATEX: say what happens in a clip of ten seconds.
+"""VATEX: captions of ten-second video clips.
 
-  python -m paligemma_jax.prepare vatex_cap  # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare vatex_cap  # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/vatex_cap.py --workdir runs/vatex_cap
 
-Published: 79.73 at 224 px, CIDEr x 100, of PaliGemma (big_vision's README). A clip is 16 frames,
-every 7th from its beginning. Trains on train+val and scores the public test set; final=False keeps
-val aside to choose settings on. The reference had 22 315, 2 584 and 5 135 videos that were still
-there, of 25 991, 3 000 and 6 000. What is missing is left out.
+Published: CIDEr x 100 of 79.73 at 224 px, for PaliGemma (big_vision's README). A clip is 16 frames,
+every 7th from its start. This config trains on train+val and scores the public test set;
+final=False holds out val for choosing settings. Some videos are no longer available: the reference
+had 22 315, 2 584 and 5 135 left of 25 991, 3 000 and 6 000. Missing videos are left out.
 
-antialias: False resizes without it in training and evaluation, as for the published scores; True is
-kinder to images that shrink a lot, and its scores do not compare with those.
+antialias: False, the default, resizes without antialiasing in training and evaluation, as for the
+published scores. True antialiases; its scores are not comparable.
 """
 
 import paligemma_jax as pj
@@ -18,14 +18,14 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep, which was done at 224 px only.
+# The best settings of the published sweep, which was done at 224 px only.
 _BEST_224 = dict(lr=3e-6, wd=3e-7, total="10 epochs")
 BEST = {224: _BEST_224, 448: _BEST_224, 896: _BEST_224}
-# PaliGemma 2 takes PaliGemma's setting but for the teaching rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 3e-6}
 
-# What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
-# PaliGemma 2's from arXiv:2412.03555, Table 13.
+# Published scores: {measure: {model: {res: score}}}. PaliGemma's are from big_vision's README,
+# PaliGemma 2's are from arXiv:2412.03555, Table 13.
 PUBLISHED = {
   "CIDEr (test)": {
     "paligemma_3b": {224: 79.73},
@@ -33,7 +33,7 @@ PUBLISHED = {
     "paligemma2_10b": {224: 82.7},
   },
 }
-METRICS = {"CIDEr (test)": "test/cap/cider"}  # Which of our metrics each measure is.
+METRICS = {"CIDEr (test)": "test/cap/cider"}  # Our metric for each published measure.
 
 
 @pj.sweepable
@@ -57,8 +57,8 @@ def get_config(
     pp.Format("caption en"),
   )
   teach = (*ask, pp.Choice("captions", each_once=False))
-  # What is too long for the recipe's 64 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end.
+  # Rows longer than the recipe's 64 tokens are dropped and counted; the reference cuts them and so
+  # trains on answers without an end.
   c.train.update(source=train, pp=teach, text_len=64, overflow="drop", batch_size=128)
 
   best = BEST[res]

@@ -1,16 +1,16 @@
-"""VizWiz-VQA: questions that blind people asked about images they took.
+"""VizWiz-VQA: questions that blind people asked about their photographs.
 
-  python -m paligemma_jax.prepare vizwizvqa          # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare vizwizvqa          # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/vizwizvqa.py:res=448 --workdir runs/vizwizvqa
 
-Published: 73.7 at 224 px, 75.52 at 448 px, accuracy by the test server (test-std), of PaliGemma
-trained on train and val (big_vision's README). This page trains on train and scores val;
-final=True adds val to the training rows, and test/server writes the file for the server.
+Published: accuracy of 73.7 at 224 px and 75.52 at 448 px on the test server (test-std), for
+PaliGemma trained on train and val (big_vision's README). This config trains on train and scores
+val; final=True adds val to the training data. test/server writes the file for the test server.
 
-Images are used as stored, like in the reference.
+Images are used as stored, as in the reference.
 
-antialias: False resizes without it what is scored, as for the published scores, but not what is
-trained on; True treats both alike, and its scores do not compare with those.
+antialias: False, the default, resizes without antialiasing in evaluation, as for the published
+scores, and with it in training. True antialiases in both; its scores are not comparable.
 """
 
 import paligemma_jax as pj
@@ -19,18 +19,18 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution; for 896 px none was published.
+# The best settings of the published sweep at each resolution; none were published for 896 px.
 BEST = {
   224: dict(lr=1e-5, wd=0.0, total="10 epochs"),
   448: dict(lr=1e-5, wd=0.0, total="10 epochs"),
   896: dict(lr=1e-5, wd=0.0, total="10 epochs"),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 1e-5, "paligemma2_10b": 3e-6, "paligemma2_28b": 3e-6}
 
-# What the papers print: {measure: {model: {res: score}}}. Scores of the test server are those of
-# big_vision's README; of val, PaliGemma's is from arXiv:2407.07726, Table 4 (arXiv:2412.03555 gives
-# the server's scores as those of val), PaliGemma 2's from arXiv:2412.03555, Table 13.
+# Published scores: {measure: {model: {res: score}}}. The test server's are from big_vision's
+# README; of val, PaliGemma's is from arXiv:2407.07726, Table 4 (arXiv:2412.03555 gives the server's
+# scores as those of val), PaliGemma 2's are from arXiv:2412.03555, Table 13.
 PUBLISHED = {
   "accuracy (val)": {
     "paligemma_3b": {224: 76.4},
@@ -42,7 +42,7 @@ PUBLISHED = {
     "paligemma_3b": {224: 73.7, 448: 75.52},
   },
 }
-METRICS = {"accuracy (val)": "val/acc/acc"}  # Which of our metrics each measure is.
+METRICS = {"accuracy (val)": "val/acc/acc"}  # Our metric for each published measure.
 
 
 @pj.sweepable
@@ -61,8 +61,8 @@ def get_config(
   prompt = pp.Format("answer en {question}")
   ask = (pp.Decode(exif=False), pp.Resize(res, antialias=antialias), prompt)
   teach = (pp.Decode(exif=False), pp.Resize(res), prompt, pp.Choice("answers"))
-  # What is too long for the recipe's 48 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end, or on none.
+  # Rows longer than the recipe's 48 tokens are dropped and counted; the reference cuts them and so
+  # trains on answers without an end, or on none.
   c.train.update(source=train, pp=teach, text_len=48, overflow="drop", batch_size=256)
 
   best = BEST[res]

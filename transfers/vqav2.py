@@ -1,14 +1,14 @@
 """VQAv2: open questions about everyday images, answered in a word or two.
 
-  python -m paligemma_jax.prepare vqav2              # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare vqav2              # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/vqav2.py:res=448 --workdir runs/vqav2
 
-Published: 83.19 at 224 px, 85.64 at 448 px, by the test server (test-std), of PaliGemma trained on
-train and validation (big_vision's README). This page keeps 10 240 questions of validation aside, as
-minival; final=True trains on them too. test/server and test-dev/server write the files for the two
-phases of the server.
+Published: 83.19 at 224 px and 85.64 at 448 px on the test server (test-std), for PaliGemma trained
+on train and validation (big_vision's README). This config holds out 10 240 questions of validation
+as minival; final=True trains on them too. test/server and test-dev/server write the files for the
+two phases of the server.
 
-The 10 240 are a sample of our own: those that the reference keeps aside are not published.
+The 10 240 questions are our own sample; the reference does not publish its sample.
 """
 
 import paligemma_jax as pj
@@ -17,18 +17,18 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution; for 896 px none was published.
+# The best settings of the published sweep at each resolution; none were published for 896 px.
 BEST = {
   224: dict(lr=1e-5, wd=1e-6, total="10 epochs"),
   448: dict(lr=1e-5, wd=0.0, total="10 epochs"),
   896: dict(lr=1e-5, wd=0.0, total="10 epochs"),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 6e-7}
 
-# What the papers print: {measure: {model: {res: score}}}. That of the test server is from
-# big_vision's README; of minival, PaliGemma's is from arXiv:2412.03555, Table 15, PaliGemma 2's
-# from its Table 13.
+# Published scores: {measure: {model: {res: score}}}. That of the test server is from big_vision's
+# README; of minival, PaliGemma's is from arXiv:2412.03555, Table 15, PaliGemma 2's from its Table
+# 13.
 PUBLISHED = {
   "VQA accuracy (minival)": {
     "paligemma_3b": {224: 82.1, 448: 84.6},
@@ -40,7 +40,7 @@ PUBLISHED = {
     "paligemma_3b": {224: 83.19, 448: 85.64},
   },
 }
-METRICS = {"VQA accuracy (minival)": "minival/acc/acc"}  # Which of our metrics each measure is.
+METRICS = {"VQA accuracy (minival)": "minival/acc/acc"}  # Our metric for each published measure.
 
 
 @pj.sweepable
@@ -55,8 +55,8 @@ def get_config(
   train = sources.Tfds("vqav2", splits)
   ask = (pp.Decode(exif=False), pp.Resize(res), pp.Format("answer en {question}"))
   teach = (*ask, pp.Choice("answers"))
-  # What is too long for the recipe's 32 tokens is left out and counted; the reference cuts such
-  # texts and then trains on answers without an end, or on none.
+  # Rows longer than the recipe's 32 tokens are dropped and counted; the reference cuts them and so
+  # trains on answers without an end, or on none.
   c.train.update(source=train, pp=teach, text_len=32, overflow="drop", batch_size=256)
 
   best = BEST[res]

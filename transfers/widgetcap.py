@@ -1,13 +1,14 @@
-"""Widget Captioning: say what a part of an app's screen is for; a red box marks the part.
+"""Widget Captioning: captions of the function of an app's widget, marked by a red box.
 
-  python -m paligemma_jax.prepare widgetcap          # says what to download; --raw DIR builds it
+  python -m paligemma_jax.prepare widgetcap          # prints what to download; --raw DIR builds it
   python -m paligemma_jax.train --config transfers/widgetcap.py:res=448 --workdir runs/widgetcap
 
-Published: CIDEr 136.07 at 224 px, 148.36 at 448 px, on test, of PaliGemma trained on train and dev
-(big_vision's README). This page does the same; final=False keeps dev aside to choose settings on.
+Published: CIDEr of 136.07 at 224 px and 148.36 at 448 px on test, for PaliGemma trained on train
+and dev (big_vision's README). This config does the same; final=False holds out dev for choosing
+settings.
 
 The box is drawn after the resize, one pixel wide at every resolution. Four loc tokens in the prompt
-do as well: CIDEr 135.3 against 136.0 (arXiv:2407.07726).
+work as well: CIDEr 135.3 instead of 136.0 (arXiv:2407.07726).
 """
 
 import paligemma_jax as pj
@@ -16,17 +17,17 @@ from paligemma_jax import pp
 from paligemma_jax import presets
 from paligemma_jax import sources
 
-# The best setting of the published sweep at each resolution; for 896 px none was published.
+# The best settings of the published sweep at each resolution; none were published for 896 px.
 BEST = {
   224: dict(lr=3e-6, wd=3e-7, total="4 epochs", label_smoothing=0.1, dropout=0.1),
   448: dict(lr=3e-6, wd=3e-7, total="4 epochs", label_smoothing=0.1, dropout=0.1),
   896: dict(lr=3e-6, wd=3e-7, total="4 epochs", label_smoothing=0.1, dropout=0.1),
 }
-# PaliGemma 2 takes PaliGemma's setting but for the learning rate (arXiv:2412.03555, Table 14).
+# PaliGemma 2 uses PaliGemma's settings except for the learning rate (arXiv:2412.03555, Table 14).
 LR = {"paligemma2_3b": 3e-6, "paligemma2_10b": 1e-6, "paligemma2_28b": 6e-7}
 
-# What the papers print: {measure: {model: {res: score}}}. PaliGemma's from big_vision's README,
-# PaliGemma 2's from arXiv:2412.03555, Table 13.
+# Published scores: {measure: {model: {res: score}}}. PaliGemma's are from big_vision's README,
+# PaliGemma 2's are from arXiv:2412.03555, Table 13.
 PUBLISHED = {
   "CIDEr (test)": {
     "paligemma_3b": {224: 136.07, 448: 148.36},
@@ -35,7 +36,7 @@ PUBLISHED = {
     "paligemma2_28b": {224: 138.8, 448: 148.9},
   },
 }
-METRICS = {"CIDEr (test)": "test/cap/cider"}  # Which of our metrics each measure is.
+METRICS = {"CIDEr (test)": "test/cap/cider"}  # Our metric for each published measure.
 
 
 @pj.sweepable
@@ -50,8 +51,8 @@ def get_config(
   image = (pp.Decode(exif=False), pp.Resize(res), pp.DrawBox("bbox"))
   ask = (*image, pp.Format("caption en"))
   teach = (*ask, pp.Choice("captions"))
-  # What is too long for the recipe's 32 tokens is left out and counted; the reference cuts such
-  # captions and then trains on texts without an end.
+  # Rows longer than the recipe's 32 tokens are dropped and counted; the reference cuts them and so
+  # trains on texts without an end.
   c.train.update(source=train, pp=teach, text_len=32, overflow="drop", batch_size=64)
 
   best = BEST[res]

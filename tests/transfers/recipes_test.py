@@ -60,7 +60,7 @@ def test_a_page_resizes_as_its_published_recipe(name):
 def test_every_such_page_can_resize_smoothly_and_says_what_that_costs(name):
   config = page(name).get_config(antialias=True)
   assert in_training(config) | in_scores(config) == {True}
-  assert "do not compare with those" in " ".join(page(name).__doc__.split())
+  assert "scores are not comparable" in " ".join(page(name).__doc__.split())
 
 
 def test_every_page_is_in_one_of_these_lists():

@@ -1,11 +1,11 @@
-"""Would the test server take this file? python tools/check_submission.py FILE --format vqav2 …
+"""Checks a file for a test server: python tools/check_submission.py FILE --format vqav2 …
 
-    python tools/check_submission.py runs/vqav2/predictions/test-dev/server-25307.json \\
+    python tools/check_submission.py runs/vqav2/predictions/test-dev/server-25307.json \
         --format vqav2 --against v2_OpenEnded_mscoco_test-dev2015_questions.json
 
-Checks that the ids are complete, without duplicates or surplus, and that keys and types are those
-that the server wants. Says what is wrong, the first few of each kind, and exits with 65; with 0
-when nothing is. docs/test_servers.md lists formats, official files and servers.
+Checks for missing, duplicate and unknown ids, and for the keys and types that the server requires.
+Prints the first few errors of each kind and exits with 65, or with 0 if there are none.
+docs/test_servers.md lists formats, official files and servers.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from paligemma_jax import sources  # noqa: E402
 from paligemma_jax.core import errors  # noqa: E402
 from paligemma_jax.evals import predictions  # noqa: E402
 
-_MAX_BYTES = 2 << 30  # The largest official file, all of GQA's questions, is below that.
+_MAX_BYTES = 2 << 30  # The largest official file has all of GQA's questions and is smaller.
 
 
 def main() -> None:
-  """Checks; prints what it finds."""
+  """Checks the file and prints the result."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("file", type=pathlib.Path, metavar="FILE", help="the file to be sent")
+  parser.add_argument("file", type=pathlib.Path, metavar="FILE", help="the file to check")
   parser.add_argument("--format", required=True, help=", ".join(predictions.FORMATS))
   parser.add_argument(
     "--against",
     required=True,
     metavar="QUESTIONS",
-    help="the official file of questions (JSON), or a dataset as paligemma_jax.prepare builds it:"
-    " 'vqav2:test-dev' (its images are read too, so that takes longer)",
+    help="the official question file (JSON), or a dataset built by paligemma_jax.prepare:"
+    " 'vqav2:test-dev' (slower, as its images are read too)",
   )
   args = parser.parse_args()
   form = errors.pick(predictions.FORMATS, args.format, "format of a test server")
@@ -47,7 +47,7 @@ def main() -> None:
   wanted = expected(form, args.against)
   problems = list(predictions.problems(form, submission, wanted, repeated))
   if problems:
-    raise errors.DataError("\n  ".join([f"{args.file} would not be taken:", *problems]))
+    raise errors.DataError("\n  ".join([f"{args.file} would be rejected:", *problems]))
   entries = submission if form.id_key else submission.values()
   num_empty = sum(not entry[form.answer_key].strip() for entry in entries)
   print(f"{args.file}: ok, {len(entries)} answers, {num_empty} of them empty")
@@ -57,8 +57,8 @@ def expected(form: predictions.Format, against: str) -> dict[predictions.Id, tup
   """{id: choices} of the official file, or of a dataset 'name:split'.
 
   Raises:
-    ConfigError: there is neither.
-    DataError: the official file is not laid out as it should be.
+    ConfigError: neither exists.
+    DataError: the official file has another layout.
   """
   if pathlib.Path(against).exists():
     try:
@@ -68,8 +68,8 @@ def expected(form: predictions.Format, against: str) -> dict[predictions.Id, tup
   name, _, split = against.partition(":")
   if not split:
     raise errors.ConfigError(
-      f"There is no file {against!r}; --against takes the official file of questions, or a"
-      " dataset and its split as in 'vqav2:test-dev'."
+      f"There is no file {against!r}; --against takes the official question file, or a"
+      " dataset and its split, such as 'vqav2:test-dev'."
     )
   rows = sources.Tfds(name, split).open()
   found = {}
@@ -84,11 +84,11 @@ def expected(form: predictions.Format, against: str) -> dict[predictions.Id, tup
 
 
 def read_json(path: pathlib.Path, repeated: list[str]) -> Any:
-  """The file's content; keys that an object has more than once are appended to `repeated`.
+  """The file's content; duplicate keys of objects are appended to `repeated`.
 
   Raises:
-    ConfigError: no such file, or one too large for what it should be.
-    DataError: it is not JSON.
+    ConfigError: there is no such file, or it is too large.
+    DataError: the file is not JSON.
   """
 
   def objects(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -100,7 +100,7 @@ def read_json(path: pathlib.Path, repeated: list[str]) -> Any:
 
   try:
     if not path.is_file() or path.stat().st_size > _MAX_BYTES:
-      what = "has more than 2 GB" if path.is_file() else "is no file"
+      what = "has more than 2 GB" if path.is_file() else "is not a file"
       raise errors.ConfigError(f"{path} {what}.")
     return json.loads(path.read_bytes(), object_pairs_hook=objects, parse_constant=_refused)
   except (UnicodeDecodeError, ValueError, RecursionError) as e:
@@ -110,7 +110,7 @@ def read_json(path: pathlib.Path, repeated: list[str]) -> Any:
 
 
 def _refused(literal: str) -> Any:
-  raise ValueError(f"{literal} is no value of JSON")
+  raise ValueError(f"{literal} is not a JSON value")
 
 
 if __name__ == "__main__":

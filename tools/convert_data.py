@@ -1,17 +1,17 @@
-"""Data of other formats into JSON lines that sources.Jsonl reads.
+"""Converts data of other formats to JSON lines for sources.Jsonl.
 
   python -m tools.convert_data chat data.json --out rows.jsonl
 
 Kinds, each giving rows of image, prefix and suffix:
 
   chat   messages (OpenAI, LLaMA-Factory) or conversations (LLaVA), as an array or as lines; each
-         answer is a row of its own, with the question right before it
+         answer gives a row, with the question before it as the prompt
   csv    a table with a header; columns keep their names
   json   an array of objects, or objects over several lines
   coco, yolo, voc   boxes as text: 'detect cat ; dog' and '<loc…> cat ; <loc…> dog'
 
-Names of images are kept: give the folder they are relative to as Jsonl(images=…). --key NAME=COLUMN
-renames a column, as in --key prefix=question.
+Image names are kept; pass the folder that they are relative to as Jsonl(images=…).
+--key NAME=COLUMN renames a column: --key prefix=question.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ _BINS = 1024
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-  """Converts; prints how many rows were written, and what was left out.
+  """Converts the file; prints how many rows were written and skipped.
 
   Raises:
-    DataError: the file is of another kind; says where.
-    ConfigError: the file cannot be read, or an option does not fit.
+    DataError: the file has another format; names the place.
+    ConfigError: the file cannot be read, or an option is wrong.
   """
   args = _parser().parse_args(argv)
   counts: dict[str, int] = {}
@@ -66,9 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
       row = {name: row[column], **{k: v for k, v in row.items() if k not in (name, column)}}
     lines.append(json.dumps(row, ensure_ascii=False) + "\n")
   if not lines:
-    raise errors.DataError(f"{args.path}: no row could be made of it. {_told(counts)}")
+    raise errors.DataError(f"{args.path} gives no rows. {_summary(counts)}".rstrip())
   atomic_io.write_atomically(args.out, "".join(lines))
-  print(f"{len(lines)} rows in {args.out}. {_told(counts)}".rstrip())
+  print(f"{len(lines)} rows in {args.out}. {_summary(counts)}".rstrip())
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,11 +80,11 @@ def _parser() -> argparse.ArgumentParser:
   )
   add = parser.add_argument
   add("kind", choices=tuple(_KINDS))
-  add("path", help="the file; of yolo the data.yaml, of voc the folder")
+  add("path", help="the file; for yolo the data.yaml, for voc the folder")
   add("--out", required=True, type=pathlib.Path, metavar="FILE", help="the JSON lines to write")
-  add("--split", default="", help="of yolo and voc (default: train)")
-  add("--images", default="", metavar="DIR", help="of coco: the folder of its images")
-  add("--prompt", default="", help="of coco, yolo, voc (default: 'detect' and all classes)")
+  add("--split", default="", help="for yolo and voc (default: train)")
+  add("--images", default="", metavar="DIR", help="for coco: the image folder")
+  add("--prompt", default="", help="for coco, yolo, voc (default: 'detect' and all classes)")
   add("--key", nargs="*", default=[], metavar="NAME=COLUMN", help="renames a column")
   return parser
 
@@ -103,26 +103,26 @@ def _chat(args: argparse.Namespace, count: Callable[[str], None]) -> Iterator[di
       if role in _ASKS:
         question = text
       elif role in _ANSWERS and not images:
-        count("answers without an image, left out")
+        count("answers without an image, skipped")
       elif role in _ANSWERS:
         num_answers += 1
         if num_answers > 1:
-          count("answers later in a conversation, whose question stands without what was before")
+          count("answers later in a conversation, written without the turns before their question")
         image = images[0] if len(images) == 1 else images
         yield {"image": image, "prefix": question, "suffix": text}
       else:
-        count(f"turns of {role!r}, left out")
+        count(f"turns of {role!r}, skipped")
 
 
 def _turns(
   record: Mapping[str, Any], column: str, where: str
 ) -> tuple[list[str], list[tuple[str, str]]]:
-  """The images of a conversation, and (who, what) of its turns, without markers."""
+  """(images, [(role, text)]) of a conversation, without image markers."""
   images = [v for name in ("image", "images") for v in _list(record.get(name))]
   turns = []
   for turn in record[column]:
     if not isinstance(turn, Mapping):
-      raise errors.DataError(f"{where}: a turn is {str(turn)[:60]!r}, no object.")
+      raise errors.DataError(f"{where}: a turn is {str(turn)[:60]!r}; expected an object.")
     role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
     texts = []
     for part in [content] if isinstance(content, str) else _list(content):
@@ -156,11 +156,11 @@ def _csv(args: argparse.Namespace, count: Callable[[str], None]) -> Iterator[dic
     for row in rows:
       if None in row or None in row.values():
         raise errors.DataError(
-          f"{args.path}:{rows.line_num}: the row has not as many values as the header."
+          f"{args.path}:{rows.line_num}: the row and the header differ in length."
         )
       yield dict(row)
   except csv.Error as e:
-    raise errors.DataError(f"{args.path}:{rows.line_num}: no CSV: {e}.") from None
+    raise errors.DataError(f"{args.path}:{rows.line_num} is not CSV: {e}.") from None
 
 
 def _json(args: argparse.Namespace, count: Callable[[str], None]) -> Iterator[dict[str, Any]]:
@@ -169,14 +169,14 @@ def _json(args: argparse.Namespace, count: Callable[[str], None]) -> Iterator[di
 
 
 def _records(path: str) -> Iterator[dict[str, Any]]:
-  """The objects of an array, of lines, or of pretty-printed objects one after the other."""
+  """The objects of an array, of JSON lines, or of consecutive pretty-printed objects."""
   text = _read(path).decode("utf-8-sig", "replace")
   decoder, at = json.JSONDecoder(), 0
   while (at := len(text) - len(text[at:].lstrip())) < len(text):
     try:
       value, at = decoder.raw_decode(text, at)
     except (ValueError, RecursionError) as e:
-      raise errors.DataError(f"{path}: no JSON after {at} characters: {e}.") from None
+      raise errors.DataError(f"{path} is not JSON after {at} characters: {e}.") from None
     for record in value if isinstance(value, list) else [value]:
       if not isinstance(record, dict):
         raise errors.DataError(f"{path}: expected objects, found {str(record)[:60]!r}.")
@@ -191,7 +191,7 @@ def _read(path: str) -> bytes:
 
 
 def _boxes(make: Callable[[argparse.Namespace], Any]) -> Callable[..., Iterator[dict[str, Any]]]:
-  """The rows of a source of boxes."""
+  """The converter for a source with boxes."""
 
   def convert(args: argparse.Namespace, count: Callable[[str], None]) -> Iterator[dict[str, Any]]:
     rows = make(args).open()
@@ -202,8 +202,8 @@ def _boxes(make: Callable[[argparse.Namespace], Any]) -> Callable[..., Iterator[
         count(f"rows with {note}")
       if row.get("_exif") is False:
         raise errors.DataError(
-          f"{rows.where(i)}: its boxes are of the stored image, but EXIF turns it, and a row of"
-          " JSON lines cannot say so. Turn the images themselves before."
+          f"{rows.where(i)}: its boxes refer to the stored image, but EXIF rotates it, and JSON"
+          " lines cannot express this. Rotate the image files first."
         )
       crowd = row["crowd"]
       kept = [j for j in range(len(crowd)) if not crowd[j]]
@@ -224,7 +224,7 @@ def _pair(text: str) -> tuple[str, str]:
   return name, column
 
 
-def _told(counts: Mapping[str, int]) -> str:
+def _summary(counts: Mapping[str, int]) -> str:
   return "".join(f"{number} {what}. " for what, number in counts.items()).rstrip()
 
 

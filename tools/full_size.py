@@ -1,11 +1,11 @@
-"""Full-size proof: random weights of a published size, written, loaded, run; time and memory.
+"""Writes, loads and runs random weights of a published size; prints time and memory.
 
     python tools/full_size.py                       # npz and Hugging Face directory, 3B, bfloat16
     python tools/full_size.py --formats npz --variant paligemma2_3b
 
-Prints one JSON line per format. `load_peak_ratio` is the growth of the process's peak memory while
-loading, as a multiple of the parameters in memory. A 3B model needs 6 GB of disk and, on CPU, 19 GB
-of memory to run: XLA multiplies in float32 there and keeps converted copies.
+Prints one JSON line per format. `load_peak_ratio` is the growth of the process's peak memory during
+loading, as a multiple of the parameters' size. A 3B model needs 6 GB of disk and, on CPU, 19 GB of
+memory to run, because XLA converts the weights to float32 there and keeps the copies.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from paligemma_jax.checkpoint import reader
 from paligemma_jax.models import params as param_table
 from paligemma_jax.models import variants
 
-_SHARD_BYTES = 5 << 30  # As transformers cuts them.
-_PAD_ROWS = 64  # Released embeddings have rows after the vocabulary.
+_SHARD_BYTES = 5 << 30  # The size of transformers' shards.
+_PAD_ROWS = 64  # Released embedding tables have rows after the vocabulary.
 
 
 class RandomArray:
-  """An array of bfloat16 noise that exists only where it is sliced."""
+  """An array of bfloat16 noise that is generated when it is sliced."""
 
   dtype = reader.BFLOAT16
   _noise = None
@@ -162,7 +162,7 @@ def make_hf(folder: pathlib.Path, model: dict) -> pathlib.Path:
 
 
 def measure(path: pathlib.Path, new_tokens: int) -> dict:
-  """Loads, runs one forward pass and generates; the figures of this process."""
+  """Loads, runs one forward pass and generates; returns times and memory of this process."""
   import jax
 
   from paligemma_jax import api

@@ -1,11 +1,11 @@
-"""Makes tests/golden/peft and tests/golden/tokenizers.json: what PEFT and tokenizers compute.
+"""Makes tests/golden/peft and tests/golden/tokenizers.json: outputs of PEFT and tokenizers.
 
     baselines/bin/python tools/make_hf_goldens.py     # with requirements/bench.txt
 
-tokenizers.json: the ids that the package gives, with the demo's tokenizer.json, to texts that are
-hard to cut up. Each folder of peft is one kind of adapter with random numbers in it, as
-`save_pretrained` writes it, and `expected.npz`: of the first row of the base's own golden.npz the
-logits at its text, and of its prompt the greedy tokens.
+tokenizers.json has the ids of difficult texts, by the tokenizers package with the demo's
+tokenizer.json. Each folder of peft has one kind of adapter with random weights, as written by
+`save_pretrained`, and `expected.npz`: for the first row of the base's golden.npz, the logits at its
+text and the greedy tokens after its prompt.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ KINDS = {
 
 
 def main() -> None:
-  """Writes the folders anew."""
+  """Writes the folders and tokenizers.json."""
   argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
   _tokenizers()
   import peft
@@ -89,14 +89,14 @@ def main() -> None:
     config = json.loads((folder / "adapter_config.json").read_text())
     config["base_model_name_or_path"] = "tests/golden/hf_paligemma2"
     if isinstance(config["target_modules"], list):
-      config["target_modules"].sort()  # PEFT keeps a set.
+      config["target_modules"].sort()  # PEFT stores a set.
     (folder / "adapter_config.json").write_text(json.dumps(config, indent=2) + "\n")
     np.savez_compressed(folder / "expected.npz", logits=logits, generated=tokens)
     print(name, sum(p.stat().st_size for p in folder.iterdir()), "bytes", tokens)
 
 
 def _tokenizers() -> None:
-  """Seeded random texts of scripts, blanks, newlines, <loc…> and <seg…>, and their ids."""
+  """Writes seeded random texts of scripts, spaces, newlines, <loc…> and <seg…>, with their ids."""
   import tokenizers
 
   from paligemma_jax.data import tokenizer
@@ -121,7 +121,7 @@ def _tokenizers() -> None:
   content = {"version": tokenizers.__version__, "sha256": digest, "texts": texts, "ids": ids}
   (GOLDEN / "tokenizers.json").write_text(json.dumps(content, separators=(",", ":")) + "\n")
   wrong = sum(ours.encode(x) != y for x, y in zip(texts, ids, strict=True))
-  print(f"tokenizers.json: {len(texts)} texts, {wrong} of them other than ours")
+  print(f"tokenizers.json: {len(texts)} texts, {wrong} of them differ from ours")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,12 @@
-"""Builds the demo's artwork: a sprite atlas, the English names, and the tokenizer's word list.
+"""Builds the demo's artwork: a sprite atlas, class names, and the tokenizer's word list.
 
 The drawings come from the colour emoji font of the Noto project, the names from Unicode CLDR. Both
 are Debian packages (`apt-get install fonts-noto-color-emoji unicode-cldr-core`); the font is read
-with fonttools (`pip install fonttools`). What is written is committed, so only somebody who wants
-other classes has to run this:
+with fonttools (`pip install fonttools`). The output is committed, so this only needs to run again
+for other classes:
 
-  python tools/make_sprites.py \\
-    --font=/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf \\
+  python tools/make_sprites.py \
+    --font=/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf \
     --annotations=/usr/share/unicode/cldr/common/annotations/en.xml
 """
 
@@ -24,20 +24,20 @@ from PIL import Image
 
 DEMO = pathlib.Path(__file__).resolve().parent.parent / "paligemma_jax" / "assets" / "demo"
 
-# One concept each, a name of one word, a plural in plain -s, and a drawing that can be told from
-# the others at 24 pixels.
+# One concept each, with a one-word name, a regular plural, and a drawing that differs from the
+# others at 24 pixels.
 BASE = (
   "🐅🦁🐘🦓🐼🐨🐸🐕🐖🐄🐎🐒🐇🐊🐢🐍🐋🐬🦞🐌🕷🐓🦆🦜🦚"  # animals
   "🍕🍔🍌🍋🍐🍉🍊🥕🥑🍄🍪🍩🥐🥨🧁"  # food
   "✈🚁⛵🚕🚑🚂🎈🎺🥁🎻🔔🔑🔨🪓🪑📷💻🤖👻🌷🌻🌋🏰🏀"  # things
 )
-# Never drawn in pretraining.
+# Held out of pretraining.
 HELDOUT = "🐧🦒🦩🦉🦀🍍🌮🚀🎸🚜👑☂"
 
 CELL = 72  # pixels: a drawing's longer side in the atlas
 COLUMNS = 10
 COLORS = 64  # per drawing
-ALPHA_SLACK = 24  # Reducing colours also moves the opacity, of 255, by about this much.
+ALPHA_SLACK = 24  # Reducing colours also changes the opacity (0…255) by about this much.
 
 
 def main() -> None:
@@ -88,7 +88,7 @@ def draw(font: ttLib.TTFont, char: str) -> Image.Image:
 
 
 def crop(image: Image.Image) -> Image.Image:
-  """The drawing without its empty border, its longer side `CELL` pixels."""
+  """The drawing without its empty border, scaled so that its longer side has `CELL` pixels."""
   visible = np.asarray(image)[..., 3] >= 128
   rows, columns = np.flatnonzero(visible.any(1)), np.flatnonzero(visible.any(0))
   box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
@@ -100,7 +100,7 @@ def crop(image: Image.Image) -> Image.Image:
 
 
 def reduce_colors(image: Image.Image) -> Image.Image:
-  """The drawing in `COLORS` colours (a third of the bytes), opaque where it was all but opaque."""
+  """The drawing in `COLORS` colours (a third of the bytes), nearly opaque pixels made opaque."""
   reduced = image.quantize(COLORS, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
   pixels = np.array(reduced.convert("RGBA"))
   pixels[pixels[..., 3] > 255 - ALPHA_SLACK, 3] = 255

@@ -1,11 +1,11 @@
-"""Runs the tests with several versions of Python and JAX, each pair in an environment of its own.
+"""Runs the tests with several versions of Python and JAX, each pair in its own environment.
 
     python tools/test_versions.py                    # 3.11 to 3.13, JAX 0.10.2 and the newest
     python tools/test_versions.py --python 3.13 --jax newest -- -m "not slow and not long"
 
-A Python is a path, or a version that is on PATH as python3.13 or that pyenv has. What follows `--`
-is for pytest. Each pair works on a copy of the files that git knows; what it printed is in a file
-that the table names. Exits with 1 if any pair failed.
+A Python is a path, or a version found on PATH (python3.13) or in pyenv. Arguments after `--` go to
+pytest. Each pair runs on a copy of the files in git; the table names the log file. Exits with 1 if
+any pair failed.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import time
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 _PYTHONS = ("3.11", "3.12", "3.13")
 _OLDEST, _NEWEST = "0.10.2", "newest"
-_ABSENT = "Requires-Python"  # In pip's words about a JAX that this Python is too old or new for.
+_ABSENT = "Requires-Python"  # In pip's message if JAX does not support this Python.
 
 
 @dataclasses.dataclass(frozen=True)
 class Tried:
-  """One pair: the versions that it had, what came of it, how long it took, where it is told."""
+  """One pair: its versions, its result, its time, its log."""
 
   python: str
   jax: str
@@ -37,9 +37,9 @@ class Tried:
 
 
 def interpreter(name: str) -> str:
-  """The path of a Python that is named by its path or version; '' when there is none."""
+  """The path of a Python given by path or version; '' if there is none."""
   found = shutil.which(name) or shutil.which(f"python{name}")
-  # pyenv puts names on PATH that only say that no such version is chosen.
+  # pyenv's shims on PATH fail if the version is not selected.
   if found and not subprocess.run([found, "-c", ""], capture_output=True, check=False).returncode:
     return found
   if not shutil.which("pyenv"):
@@ -55,7 +55,7 @@ def interpreter(name: str) -> str:
 
 
 def copy(folder: pathlib.Path) -> None:
-  """Copies what git knows of this tree, changes among it, to `folder`."""
+  """Copies the tracked files of this tree, with their changes, to `folder`."""
   command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
   done = subprocess.run(command, cwd=_ROOT, capture_output=True, text=True, check=True)
   for name in filter(None, done.stdout.split("\0")):
@@ -65,7 +65,7 @@ def copy(folder: pathlib.Path) -> None:
 
 
 def try_pair(python: str, jax: str, pytest_args: list[str], folder: pathlib.Path) -> Tried:
-  """Makes the environment and runs the tests in it."""
+  """Creates the environment and runs the tests in it."""
   begin = time.monotonic()
   folder.mkdir(parents=True)
   log = folder / "log.txt"
@@ -98,7 +98,7 @@ def try_pair(python: str, jax: str, pytest_args: list[str], folder: pathlib.Path
 
 
 def main() -> None:
-  """Tries all pairs; prints a line for each when it is done."""
+  """Tests all pairs; prints a line for each."""
   end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
   own, rest = sys.argv[1:end], sys.argv[end + 1 :]
   parser = argparse.ArgumentParser(

@@ -1,7 +1,7 @@
 """Trains a mask codec: python tools/train_mask_codec.py --config configs/mask_codec.py --out FILE
 
-The configuration's get_config returns a `CodecRecipe`; its arguments are set after a colon, as in
-configs/mask_codec.py:steps=500. Seeded: the same command gives the same codec on the same machine.
+The config's get_config returns a `CodecRecipe`. Its arguments are set after a colon:
+configs/mask_codec.py:steps=500. The same command gives the same codec on the same machine.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from paligemma_jax.regions import seg  # noqa: E402
 
 
 def main() -> None:
-  """Trains, writes float16 weights, and scores what was written on the held-out masks."""
+  """Trains, writes float16 weights, and scores the written file on the held-out masks."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--config", required=True, metavar="FILE[:NAME=VALUE,…]")
   parser.add_argument("--out", required=True, type=pathlib.Path, help="the npz to write")
@@ -56,11 +56,11 @@ def main() -> None:
   mask_codec_file.write(args.out, weights)
   iou, num_bytes = held_out_iou(recipe.held_out, args.out), args.out.stat().st_size
   print(f"mean IoU on held-out masks {iou:.4f}, {num_bytes} bytes")
-  print(f"wrote {args.out}, {time.process_time():.0f} s of processor time")
+  print(f"wrote {args.out}, {time.process_time():.0f} s of CPU time")
 
 
 def squares(source) -> np.ndarray:
-  """float32[N, 64, 64] in [-1, 1]: all masks of the source as the codec takes them."""
+  """float32[N, 64, 64] in [-1, 1]: all masks of the source, as inputs of the codec."""
   rows = source.open()
   if not len(rows):
     raise errors.ConfigError(f"{source!r} has no rows; a codec needs masks.")
@@ -68,7 +68,7 @@ def squares(source) -> np.ndarray:
 
 
 def batches(recipe: mask_codec.CodecRecipe, masks: np.ndarray) -> Iterator[np.ndarray]:
-  """Endless batches, each mask mirrored and transposed in one of the 8 ways."""
+  """Endless batches; each mask is mirrored and transposed in one of 8 ways."""
   step = 0
   while True:
     rng = prng.generator(recipe.seed, step)
@@ -83,7 +83,7 @@ def batches(recipe: mask_codec.CodecRecipe, masks: np.ndarray) -> Iterator[np.nd
 
 
 def held_out_iou(source, path: pathlib.Path) -> float:
-  """Mean IoU of the masks, at their own sizes, with what the codec in the file makes of them."""
+  """Mean IoU of the masks, at their own sizes, with their reconstructions by the codec file."""
   codec = mask_codec.open_codec(str(path))
   rows = source.open()
   masks = [rows[i]["mask"] for i in range(len(rows))]

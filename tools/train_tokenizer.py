@@ -1,7 +1,7 @@
 """Trains the demo's small tokenizer: SentencePiece BPE with byte fallback, in Gemma's conventions.
 
-The <loc> and <seg> tokens are not in the file; they are appended on load, as for Gemma's own plain
-tokenizer file. The text is committed (words.txt, names.json), training is deterministic:
+The <loc> and <seg> tokens are not in the file; they are appended on load, as for Gemma's own
+tokenizer file. The text is committed (words.txt, names.json), and training is deterministic:
 
   python tools/train_tokenizer.py
 """
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def corpus(data: pathlib.Path) -> list[str]:
-  """The training sentences: CLDR's names once, fixed phrases many times."""
+  """The training sentences: CLDR's names once, fixed phrases repeated."""
   words = (data / "words.txt").read_text(encoding="utf-8").splitlines()
   return [word for word in words if word.isascii()] + list(LINES) * LINE_WEIGHT
 
@@ -59,8 +59,8 @@ def corpus(data: pathlib.Path) -> list[str]:
 def symbols(data: pathlib.Path) -> list[str]:
   """Pieces that are never split: Gemma's runs of line breaks and spaces, and the class names.
 
-  As pieces of their own, "two pandas" is " two", " panda", "s", and what a model learned about one
-  panda holds for several; byte pairs alone would make it " p", "and", "as".
+  With class names as pieces, "two pandas" is " two", " panda", "s", so singular and plural share a
+  token; byte pairs alone would give " p", "and", "as".
   """
   classes = json.loads((data / "names.json").read_text(encoding="utf-8"))["classes"]
   blanks = ["\n" * n for n in range(1, 5)] + ["▁" * n for n in range(2, 5)]

@@ -3,9 +3,9 @@
     python tools/try_transfers.py                          # all, at 224, 448, 896; prints a table
     python tools/try_transfers.py --res 224 --only okvqa,gqa --out table.md
 
-The data is a miniature of each benchmark's official download, made into a dataset by its own
-builder. The model is the tiny variant, at the real image size. Only what would cost hours is cut:
-the batch, the length of the run, the rows that are scored. Exits with 1 if any transfer failed.
+The data is a miniature of each benchmark's official download, converted by its own builder. The
+model is the tiny variant at the real image size. Only the batch size, the length of the run and the
+number of scored rows are reduced. Exits with 1 if any transfer failed.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ from tools.prepare import __main__ as prepare
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 RESOLUTIONS = (224, 448, 896)
-_NO_BENCHMARKS = ("demo", "forkme")  # They run on the embedded demo, at 112 px.
+_NO_BENCHMARKS = ("demo", "forkme")  # These run on embedded data, at 112 px.
 _STEPS, _LIMIT = 2, 2
 _BATCH_SIZES = {224: 2, 448: 2, 896: 1}  # A row of 4 096 image tokens takes seconds.
-# The tiny tokenizer has 2 176 pieces and needs several times as many of them for a text as Gemma's.
+# The tiny tokenizer has 2 176 pieces, so texts have several times as many tokens as with Gemma's.
 _TEXT_LEN = 256
-_MAX_LEN = 8  # Random weights do not stop by themselves.
+_MAX_LEN = 8  # A model with random weights does not emit EOS.
 _PREDICTIONS = "try/predictions"
 _MANY_ROWS = re.compile(r"(?<=[\[:])(-?)\d{2,}(?=[\]:])")  # In 'train[:-10240]'.
 # The recipes for videos are for 224 px; 16 frames of 896 px would be 65 536 image tokens.
@@ -54,7 +54,7 @@ _FRAMES_ABOVE_224 = 2
 
 @specs.spec
 class FirstFrames:
-  """The first frames of a row's video alone.
+  """Keeps only the first frames of a row's video.
 
   Attributes:
     num: how many.
@@ -74,7 +74,7 @@ class FirstFrames:
 
 @dataclasses.dataclass
 class Tried:
-  """A line of the table; empty where the run did not come to it."""
+  """A line of the table; stages that the run did not reach are empty."""
 
   name: str
   res: int
@@ -87,16 +87,16 @@ class Tried:
 
 
 def names() -> list[str]:
-  """The transfers that are tried."""
+  """The names of the transfers."""
   found = (path.stem for path in (_ROOT / "transfers").glob("*.py"))
   return sorted(name for name in found if name not in _NO_BENCHMARKS)
 
 
 def load(name: str, res: int, raw: pathlib.Path) -> ml_collections.ConfigDict:
-  """The transfer's configuration for the tiny model, made small.
+  """The transfer's config for the tiny model, reduced.
 
   Args:
-    raw: where the miniatures of downloads lie that are used as they are, without a builder.
+    raw: folder of the miniatures that are used without a builder.
   """
   arguments = {"res": str(res), "model": "tiny"}
   module = importlib.import_module(f"transfers.{name}")
@@ -104,18 +104,18 @@ def load(name: str, res: int, raw: pathlib.Path) -> ml_collections.ConfigDict:
   if "data" in known:
     arguments["data"] = str(raw / name)
   if "codec" in known:
-    arguments["codec"] = ""  # The embedded one, of the same layout as the published.
+    arguments["codec"] = ""  # The embedded codec has the same layout as the published one.
   text = ",".join(f"{key}={value}" for key, value in arguments.items())
   return configs.load(f"{_ROOT}/transfers/{name}.py:{text}")
 
 
 def datasets(config: ml_collections.ConfigDict) -> list[str]:
-  """Names of the TFDS datasets that the configuration reads, anywhere in it."""
+  """Names of all TFDS datasets that the config reads."""
   return sorted({s.name for s in specs_in(config.to_dict()) if isinstance(s, tfds_source.Tfds)})
 
 
 def specs_in(value: Any) -> Iterator[Any]:
-  """All specs in a nest of specs, tuples and dicts."""
+  """All specs in nested specs, tuples and dicts."""
   if specs.is_spec(value):
     yield value
     value = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
@@ -127,7 +127,7 @@ def specs_in(value: Any) -> Iterator[Any]:
 
 
 def make_small(config: ml_collections.ConfigDict) -> None:
-  """Cuts the run: few steps, few rows, the first evaluator of each kind, predictions written."""
+  """Reduces the run: few steps, few rows, one evaluator of each class, predictions written."""
   config.train.source, config.evals = few_rows(config.train.source), few_rows(config.evals)
   config.init = ""
   batch_size = _BATCH_SIZES[config.model.res]
@@ -161,7 +161,7 @@ def make_small(config: ml_collections.ConfigDict) -> None:
 
 
 def few_rows(value: Any) -> Any:
-  """The same specs, their splits cut at one row where the recipe cuts at thousands."""
+  """The same specs, with split slices of thousands of rows reduced to one row."""
   if specs.is_spec(value):
     fields = {f.name: few_rows(getattr(value, f.name)) for f in dataclasses.fields(value)}
     if isinstance(value, tfds_source.Tfds):
@@ -171,10 +171,10 @@ def few_rows(value: Any) -> Any:
 
 
 def try_one(name: str, res: int, folder: pathlib.Path) -> Tried:
-  """Builds what the transfer reads, runs it, and says how it went.
+  """Builds the transfer's datasets, runs it, and returns the result.
 
   Raises:
-    Interrupted: someone wants the whole program to stop; nothing else is raised.
+    Interrupted: the program was stopped; nothing else is raised.
   """
   tried = Tried(name, res)
   start = time.monotonic()
@@ -189,7 +189,7 @@ def try_one(name: str, res: int, folder: pathlib.Path) -> Tried:
 
 
 def table(rows: Sequence[Tried]) -> str:
-  """Markdown, one line for each run."""
+  """A Markdown table with one line for each run."""
   lines = [
     "| transfer | res | image tokens | loss 1 | loss 2 | metric | predictions | seconds | |",
     "|---|---|---|---|---|---|---|---|---|",
@@ -206,7 +206,7 @@ def table(rows: Sequence[Tried]) -> str:
 
 
 def _fewer_frames(ops: tuple, res: int) -> tuple:
-  """The ops, those on videos with a few frames of each at the larger sizes."""
+  """The ops, with fewer video frames at the larger resolutions."""
   of_video = ops and "frames" in ops[0].needs()
   return (FirstFrames(_FRAMES_ABOVE_224), *ops) if of_video and res > 224 else ops
 
@@ -241,7 +241,7 @@ def _try(tried: Tried, folder: pathlib.Path) -> None:
 
 
 def _build(config: ml_collections.ConfigDict, name: str, folder: pathlib.Path) -> None:
-  """Makes the miniatures that the configuration reads, those not there yet."""
+  """Makes the missing miniatures that the config reads."""
   from tools.prepare import build
 
   for dataset in datasets(config):
@@ -254,7 +254,7 @@ def _build(config: ml_collections.ConfigDict, name: str, folder: pathlib.Path) -
 
 
 def _miniature(module: str, folder: pathlib.Path) -> pathlib.Path:
-  """The download in miniature."""
+  """The miniature of the download."""
   raw = folder / "raw" / module
   if not raw.exists():
     importlib.import_module(f"tests.miniatures.{module}").make(raw)
@@ -262,7 +262,7 @@ def _miniature(module: str, folder: pathlib.Path) -> pathlib.Path:
 
 
 def _evaluate(config: ml_collections.ConfigDict, path: pathlib.Path) -> dict[str, float]:
-  """The metrics of a transfer that only evaluates."""
+  """The metrics of an evaluation-only transfer."""
   from paligemma_jax.trainer import evaluation
   from paligemma_jax.trainer import setup as setups
   from paligemma_jax.trainer import workdir as workdirs
@@ -274,7 +274,7 @@ def _evaluate(config: ml_collections.ConfigDict, path: pathlib.Path) -> dict[str
 
 
 def _num_image_tokens(config: ml_collections.ConfigDict) -> int:
-  """Of one row, over all its images."""
+  """Image tokens of one row, over all its images."""
   from paligemma_jax.data import examples
   from paligemma_jax.data import tokenizer as tokenizers
   from paligemma_jax.trainer import setup as setups
@@ -295,7 +295,7 @@ def _num_image_tokens(config: ml_collections.ConfigDict) -> int:
 
 
 def main() -> None:
-  """Tries what is asked for and prints the table."""
+  """Runs the selected transfers and prints the table."""
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
   parser.add_argument("--res", default=",".join(map(str, RESOLUTIONS)), help="224,448")
   parser.add_argument("--only", default="", help="names of transfers: okvqa,gqa")
@@ -319,7 +319,7 @@ def main() -> None:
       for res in resolutions:
         rows.append(try_one(name, res, folder))
         print(table(rows[-1:]).splitlines()[-1], file=sys.stderr)
-        if args.out:  # Now, so that what is done stays if the rest is stopped.
+        if args.out:  # After each run, so that an interrupted table is kept.
           atomic_io.write_atomically(args.out, table(rows))
         jax.clear_caches()
   print(table(rows), end="")

@@ -1,9 +1,9 @@
-"""Our Hugging Face exports and PEFT adapters under many versions of transformers, as a table.
+"""Tests our Hugging Face exports and PEFT adapters with many versions of transformers.
 
-    python tools/try_transformers.py --baseline_python baselines/bin/python --folder /tmp/versions
+    python tools/try_transformers.py --baseline_python baselines/bin/python --folder versions
 
-`--baseline_python` has torch, peft and the rest of requirements/bench.txt; each version of
-transformers is installed into a folder of its own, in front of what that Python has. Models are
+`--baseline_python` has torch, peft and the rest of requirements/bench.txt. Each version of
+transformers is installed into its own folder, which comes first on that Python's path. Models are
 small and random, with the demo's tokenizer.
 """
 
@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))  # So that it runs from a clone, from any folder.
 
 import numpy as np  # noqa: E402
 
-# Version -> what it needs of the other two packages.
+# {version: the required versions of the other two packages}
 VERSIONS = {
   "4.45.2": ("tokenizers>=0.20,<0.21", "huggingface_hub<0.28"),
   "4.47.1": ("tokenizers>=0.21,<0.22", "huggingface_hub<0.30"),
@@ -32,7 +32,7 @@ VERSIONS = {
   "5.3.0": ("tokenizers>=0.22,<0.23", "huggingface_hub>=1.5,<2"),
   "5.6.2": ("tokenizers>=0.22,<0.23", "huggingface_hub>=1.5,<2"),
   "5.12.0": ("tokenizers>=0.22,<0.23", "huggingface_hub>=1.5,<2"),
-  "": (),  # What the baseline's Python has.
+  "": (),  # The version in the baseline's Python.
 }
 _BESIDE = (
     "requests", "urllib3", "idna", "certifi", "charset_normalizer", "httpx", "httpcore", "sniffio",
@@ -109,7 +109,7 @@ def _adapter(result: dict) -> str:
 
 
 def _read_back(saved: pathlib.Path, model: pathlib.Path) -> str:
-  """How far our logits with the weights that transformers saved are from those with ours."""
+  """The largest difference between our logits with transformers' saved weights and with ours."""
   import paligemma_jax
 
   with np.load(model / "expected.npz") as file:
@@ -119,7 +119,7 @@ def _read_back(saved: pathlib.Path, model: pathlib.Path) -> str:
 
 
 def _make(folder: pathlib.Path, generation: int) -> None:
-  """A model in the form of transformers, adapters of it, and what we compute with each."""
+  """Exports a model and adapters for transformers; our own outputs with each."""
   from paligemma_jax import api
   from paligemma_jax.checkpoint import open as opening
   from paligemma_jax.checkpoint import peft_export
@@ -141,8 +141,8 @@ def _make(folder: pathlib.Path, generation: int) -> None:
   config = opening.config_of(sizes, dtype="float32")
   pg = api.PaliGemma(config, params, tokenizer)
   pg.save(folder / "model", format="hf")
-  picture = rng.integers(0, 256, (56, 56, 3), np.uint8)
-  pixels = image_input.read(picture, 56).astype(np.float32).transpose(2, 0, 1) / 127.5 - 1
+  image = rng.integers(0, 256, (56, 56, 3), np.uint8)
+  pixels = image_input.read(image, 56).astype(np.float32).transpose(2, 0, 1) / 127.5 - 1
   prompts = [tokens.prefix_ids(tokenizer, p) for p in _PROMPTS]
   length = min(map(len, prompts))
   prompts = [[*p[: length - 1], p[-1]] for p in prompts]
@@ -150,7 +150,7 @@ def _make(folder: pathlib.Path, generation: int) -> None:
   expected = {
     "texts": np.array(json.dumps([(t, tokenizer.encode(t)) for t in _TEXTS])),
     "image_token": np.array(image_token),
-    "image": picture,
+    "image": image,
     "pixel_values": np.stack([pixels] * len(prompts)),
     "input_ids": np.array([[image_token] * config.num_image_tokens + p for p in prompts]),
   }

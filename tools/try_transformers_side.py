@@ -1,8 +1,8 @@
-"""The half of try_transformers.py that one version of transformers runs: FOLDER -> one JSON line.
+"""The part of try_transformers.py that runs with one version of transformers: FOLDER -> JSON line.
 
-For each model of the folder: does `AutoProcessor` give our ids and pixels, how far are logits at
-the last token of the prompt from ours, are greedy tokens the same; the same with each PEFT adapter
-on it; and the model saved once more, for us to read back.
+For each model of the folder: whether `AutoProcessor` gives our ids and pixels, the largest
+difference of the logits at the prompt's last token, whether greedy tokens are identical; the same
+with each PEFT adapter. Each model is also saved again, to be loaded by us.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import numpy as np
 
 
 def main() -> None:
-  """Prints {model: {what: value}}."""
+  """Prints {model: {check: value}}."""
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("folder", type=pathlib.Path)
-  parser.add_argument("saved", type=pathlib.Path, help="where models are saved once more")
+  parser.add_argument("saved", type=pathlib.Path, help="folder for transformers' saved models")
   args = parser.parse_args()
   warnings.simplefilter("ignore")
   import torch
@@ -71,7 +71,7 @@ def _adapted(base: pathlib.Path, adapter: pathlib.Path, expected: dict) -> dict:
 
 
 def _processor(path: pathlib.Path, expected: dict[str, np.ndarray]) -> str:
-  """'' where ids and pixels are ours."""
+  """'' if ids and pixels equal ours."""
   from PIL import Image
   from transformers import AutoProcessor
 

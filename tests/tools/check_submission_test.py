@@ -39,7 +39,7 @@ def test_a_good_file_passes(tmp_path):
 def test_a_bad_file_is_told_with_the_exit_code_of_bad_data(tmp_path):
   done = check(tmp_path, [{"question_id": "2", "answer": "yes"}], QUESTIONS)
   assert done.returncode == 65 and done.stdout == ""
-  assert "would not be taken" in done.stderr and "Traceback" not in done.stderr
+  assert "would be rejected" in done.stderr and "Traceback" not in done.stderr
   assert "not of type int: 0 has '2'" in done.stderr
   assert "2 ids that are missing: 1, 2" in done.stderr
 
@@ -54,7 +54,7 @@ def call(monkeypatch, *args):
   [
     ("[{", "is not JSON"),
     ("", "is not JSON"),
-    ("[NaN]", "NaN is no value"),
+    ("[NaN]", "NaN is not a JSON value"),
     ("[" * 100_000, "is not JSON"),
     ("\xff", "is not JSON"),
   ],
@@ -91,7 +91,7 @@ def test_what_is_not_there_is_named(form, against, words, tmp_path, monkeypatch)
 
 
 def test_a_missing_file_is_named(tmp_path, monkeypatch):
-  with pytest.raises(errors.ConfigError, match=r"a\.json is no file"):
+  with pytest.raises(errors.ConfigError, match=r"a\.json is not a file"):
     call(monkeypatch, tmp_path / "a.json", "--format", "vqav2", "--against", "x")
 
 

@@ -70,13 +70,13 @@ def test_tables_and_arrays_keep_their_columns(tmp_path):
   assert _convert(tmp_path, "csv", table, *keys) == [row]
   assert _convert(tmp_path, "json", [row, row]) == [row, row]
   assert _convert(tmp_path, "json", json.dumps(row, indent=2) * 2) == [row, row]
-  with pytest.raises(errors.DataError, match=r"data\.json:3: the row has not as many"):
+  with pytest.raises(errors.DataError, match=r"data\.json:3: the row and the header differ"):
     _convert(tmp_path, "csv", "a,b\n1,2\n1,2,3\n")
   with pytest.raises(errors.ConfigError, match=r"no column 'fiel'.*'file'"):
     _convert(tmp_path, "csv", table, "--key", "image=fiel")
   with pytest.raises(errors.DataError, match="record 0 has neither messages nor conversations"):
     _convert(tmp_path, "chat", [row])
-  with pytest.raises(errors.DataError, match="no JSON after"):
+  with pytest.raises(errors.DataError, match="is not JSON after"):
     _convert(tmp_path, "json", "[1")
 
 
@@ -116,5 +116,5 @@ def test_the_command_that_messages_name_runs_and_fails_with_a_sentence(tmp_path)
        str(tmp_path / "o")],
       capture_output=True, text=True, check=False,
   )  # fmt: skip
-  assert done.returncode == 65 and "no row could be made" in done.stderr
+  assert done.returncode == 65 and "gives no rows" in done.stderr
   assert "Traceback" not in done.stderr and not (tmp_path / "o").exists()

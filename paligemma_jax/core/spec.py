@@ -122,7 +122,7 @@ def function_path(value: Any) -> str:
   module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
   if not callable(value) or isinstance(value, type) or not isinstance(module, str):
     return ""
-  found = vars(sys.modules[module]).get(name) if module in sys.modules else None
+  found = getattr(sys.modules.get(module), str(name), None)
   return f"{module}:{name}" if found is value else ""
 
 

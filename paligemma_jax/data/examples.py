@@ -133,12 +133,15 @@ class ExampleMaker:
     self, columns: dict[str, Any], ops: Sequence[Any]
   ) -> tuple[dict[str, np.ndarray] | None, bool]:
     question = tokens.prefix_ids(self.tokenizer, _text(columns, "prefix", ops))
-    limits = {"text_len": self.text_len, "overflow": self.overflow}
+    text_len, overflow = self.text_len, self.overflow
     if self.encoding == "decode":  # The answer is never in the prompt, whatever the row holds.
-      return tokens.lay_out_prompt(question, [], **limits), len(question) > self.text_len
+      prompt = tokens.lay_out_prompt(question, [], text_len=text_len, overflow=overflow)
+      return prompt, len(question) > text_len
     answer, supervised = tokens.answer_of(self.tokenizer, _suffix(columns, ops))
-    cut = len(question) + len(answer) > self.text_len + 1
-    return tokens.lay_out_train(question, answer, supervised, **limits), cut
+    laid_out = tokens.lay_out_train(
+      question, answer, supervised, text_len=text_len, overflow=overflow
+    )
+    return laid_out, len(question) + len(answer) > text_len + 1
 
 
 # Without a repr of its own: Grain asks for it often, and all rows are in it.
@@ -227,10 +230,11 @@ def _suffix(columns: dict[str, Any], ops: Sequence[Any]) -> tokens.Suffix:
 
 
 def _checked_image(image: Any) -> np.ndarray:
-  shape = getattr(image, "shape", None)
-  good = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (3, 4)
-  if not good or shape[-1] != 3 or shape[-2] != shape[-3] or 0 in shape:
-    found = f"{image.dtype}{list(shape)}" if shape is not None else type(image).__name__
+  shape: tuple[int, ...] = image.shape if isinstance(image, np.ndarray) else ()
+  good = len(shape) in (3, 4) and shape[-1] == 3 and shape[-2] == shape[-3] and 0 not in shape
+  if not good or image.dtype != np.uint8:
+    has_shape = hasattr(image, "shape")
+    found = f"{image.dtype}{list(image.shape)}" if has_shape else type(image).__name__
     raise errors.ConfigError(
       f"after the ops 'image' is {found}; expected uint8[R, R, 3] or uint8[F, R, R, 3]"
       " (do the ops hold Decode and Resize?)."

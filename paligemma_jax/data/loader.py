@@ -240,34 +240,31 @@ class _Collate:
     self._image_shape: tuple[int, ...] = ()
 
   def __call__(self, group: Sequence[examples.Example]) -> Batch:
-    used = [(i, example) for i, example in enumerate(group) if example.arrays is not None]
-    for _, example in used:
-      self._check_shape(example)
+    used = [(i, e.arrays) for i, e in enumerate(group) if e.arrays is not None]
+    for i, arrays in used:
+      self._image_shape = self._image_shape or arrays["image"].shape
+      if arrays["image"].shape != self._image_shape:
+        raise errors.ConfigError(
+          f"{group[i].where}: after the ops 'image' is uint8{list(arrays['image'].shape)}, that of"
+          f" rows before it uint8{list(self._image_shape)}; the ops must give every row the same"
+          " shape."
+        )
     if not self._image_shape:
       self._image_shape = self._probe()
     names, full_len = tokens.shapes(self._make_example.encoding, self._make_example.text_len)
     extra = full_len - self._make_example.text_len
-    most = max((tokens.num_tokens(example.arrays) for _, example in used), default=0)
+    most = max((tokens.num_tokens(arrays) for _, arrays in used), default=0)
     length = self._lengths[bisect.bisect_left(self._lengths, max(most - extra, 1))] + extra
     batch = {"image": np.zeros((len(group), *self._image_shape), np.uint8)}
     for name in names:
       batch[name] = np.zeros((len(group), length), tokens.PADDING[name][1])
-    for i, example in used:
-      batch["image"][i] = example.arrays["image"]
+    for i, arrays in used:
+      batch["image"][i] = arrays["image"]
       for name in names:
-        batch[name][i] = example.arrays[name][:length]
+        batch[name][i] = arrays[name][:length]
     batch["_mask"] = np.array([example.arrays is not None for example in group], bool)
     batch["_row"] = np.array([example.row for example in group], np.int64)
     return batch
-
-  def _check_shape(self, example: examples.Example) -> None:
-    shape = example.arrays["image"].shape
-    self._image_shape = self._image_shape or shape
-    if shape != self._image_shape:
-      raise errors.ConfigError(
-        f"{example.where}: after the ops 'image' is uint8{list(shape)}, that of rows before it"
-        f" uint8{list(self._image_shape)}; the ops must give every row the same shape."
-      )
 
   def _probe(self) -> tuple[int, ...]:
     """The image shape of the first usable row, for a batch in which there is none."""

@@ -28,7 +28,7 @@ from paligemma_jax.data import examples
 _POLL_SECS = 0.2
 _CLOSE_SECS = 5.0
 _START_SECS = 60.0  # Worker processes first have to start, which takes longest on a busy machine.
-_SAY_SECS = 10.0  # A wait is told of after so long, then after twice as long, and so on.
+_SAY_SECS = 10.0  # A wait is logged after so long, then after twice as long, and so on.
 _FOREVER = sys.maxsize // 2
 
 
@@ -45,13 +45,13 @@ class Options:
 def read(
   stream: examples.ExampleStream, start_step: int, stop_step: int | None, options: Options
 ) -> Iterator[list[examples.Example]]:
-  """This process's slots of each step from `start_step` to before `stop_step` (None: without end).
+  """This process's examples of each step from `start_step` to before `stop_step` (None: endless).
 
-  A wait of 10 s is told of, with the row that is waited for.
+  A wait of 10 s is logged, with the row that is waited for.
 
   Raises:
-    StallError: no slot came for `stall_secs`, or a worker process died.
-    DataError: a worker process could not begin.
+    StallError: no example came for `stall_secs`, or a worker process died.
+    DataError: a worker process could not start.
   """
   num = len(stream.share)
   start, stop = start_step * num, _FOREVER if stop_step is None else stop_step * num
@@ -66,18 +66,19 @@ def read(
 
 
 class _Reading:
-  """What the gathering thread and the consumer share, and how long who has waited."""
+  """A thread that gathers examples into groups of one step, and what its consumer waits for."""
 
   def __init__(self, stream: examples.ExampleStream, start: int, stop: int, options: Options):
     self._stream, self._options = stream, options
     self._start, self._stop = start, stop
-    self._index = start  # Of the slot that is waited for.
+    self._index = start  # Of the example that is waited for.
     self._stopped = threading.Event()
     self._stalled = False
     self._last_progress = time.monotonic()
-    self._workers = Workers(options.num_workers)
-    source = _grain_iterator(stream, start, stop, options, self._workers)
-    # One group is being made while one waits here; the rows before them wait in Grain's buffer.
+    self._workers = _Workers(options.num_workers) if options.num_workers else None
+    self._make = _Timed(stream, self._workers.folder if self._workers else "")
+    source = self._examples()
+    # One group is being made while one waits here; earlier examples wait in Grain's buffer.
     self._groups: queue.Queue[Any] = queue.Queue(maxsize=1)
     self._thread = threading.Thread(
       target=self._gather, args=(source,), name="batches", daemon=True
@@ -85,7 +86,7 @@ class _Reading:
     self._thread.start()
 
   def next_group(self) -> list[examples.Example] | None:
-    """The slots of the next step; None after the last."""
+    """The examples of the next step; None after the last."""
     since = time.monotonic()
     say_secs = _SAY_SECS
     self._check_workers()
@@ -107,8 +108,8 @@ class _Reading:
           )
     if isinstance(item, BaseException):
       self._check_workers()
-      if is_death(item):
-        self._stalled = True
+      if isinstance(item, RuntimeError) and re.search(r"exit code -?\d+", str(item)):
+        self._stalled = True  # Grain's words for a worker that ended before it left its number.
         raise errors.StallError(f"A worker process of the loader died: {item}") from None
       raise errors.DataError(
         f"The loader failed with {self._options.num_workers} worker processes:"
@@ -121,12 +122,16 @@ class _Reading:
     self._stopped.set()
     if not self._stalled:
       self._thread.join(timeout=_CLOSE_SECS if self._options.num_workers else _POLL_SECS)
-    if self._thread.is_alive() and self._options.num_workers:
+    if self._workers is None:
+      return
+    if self._thread.is_alive():
       self._workers.kill()  # The thread waits for one that is stuck.
       self._thread.join(timeout=_POLL_SECS if self._stalled else _CLOSE_SECS)
-    self._workers.forget()
+    self._workers.remove_folder()
 
   def _check_workers(self) -> None:
+    if self._workers is None:
+      return
     dead = self._workers.dead(self._index - self._start, self._stop - self._start)
     if dead:
       self._stalled = True
@@ -137,14 +142,15 @@ class _Reading:
 
   def _check_progress(self, now: float) -> None:
     """Ends the wait when nothing came for too long."""
-    limit = self._options.stall_secs
-    begun = self._workers.begun()
-    if begun is None:
-      limit = max(limit, _START_SECS)
-    quiet_secs = now - max(self._last_progress, begun or 0.0)
-    # It may have hung since before anybody waited for it, while the first step was compiled.
-    since = self._workers.since(self._index - self._start, self._index)
-    quiet_secs = max(quiet_secs, now - since if since else 0.0)
+    limit, started = self._options.stall_secs, 0.0
+    since = self._make.since(self._index)
+    if self._workers is not None:
+      started = self._workers.started_at()
+      if not started:
+        limit = max(limit, _START_SECS)
+      since = self._workers.since(self._index - self._start, self._index)
+    # The row may have hung before it was waited for, while the first step was compiled.
+    quiet_secs = max(now - max(self._last_progress, started), now - since if since else 0.0)
     if quiet_secs > limit:
       self._stalled = True
       raise errors.StallError(
@@ -155,17 +161,18 @@ class _Reading:
 
   def _awaited(self) -> str:
     """'row 22 (train.jsonl:23), which worker process 1 (pid 4711) makes'."""
-    who = self._workers.name_of(self._index - self._start)
-    return f"{self._row()}, which {who} makes" if who else self._row()
+    if self._workers is None:
+      return self._row()
+    return f"{self._row()}, which {self._workers.name_of(self._index - self._start)} makes"
 
   def _row(self) -> str:
     return self._stream.name_of(self._index)
 
   def _gather(self, source: Any) -> None:
-    """Runs in the thread: slots to groups; an exception is handed on in their place."""
+    """Runs in the thread: examples to groups; an exception is handed on in their place."""
     try:
-      if self._options.num_workers:
-        shield()
+      if self._workers is not None:
+        _block_interrupts()
       group = []
       while not self._stopped.is_set():
         try:
@@ -175,7 +182,8 @@ class _Reading:
           return
         self._index += 1
         self._last_progress = time.monotonic()
-        self._workers.look()
+        if self._workers is not None:
+          self._workers.find()
         if len(group) == len(self._stream.share):
           self._put(group)
           group = []
@@ -193,120 +201,94 @@ class _Reading:
       except queue.Full:
         self._last_progress = time.monotonic()  # It is the consumer that is slow.
 
+  def _examples(self) -> Iterator[examples.Example]:
+    import grain  # Takes 0.8 s to import, which is not needed to load a config or a tokenizer.
 
-def _grain_iterator(
-  stream: examples.ExampleStream,
-  start: int,
-  stop: int,
-  options: Options,
-  workers: Workers,
-) -> Iterator[examples.Example]:
-  import grain  # Takes 0.8 s to import, which is not needed to load a config or a tokenizer.
-
-  ahead = max(options.prefetch * len(stream.share), 1)
-  dataset = grain.MapDataset.range(start, stop).map(workers.timed(stream))
-  if not options.num_workers:
-    buffer = max(ahead, options.num_threads)
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(options.num_threads, buffer)))
-  if not flags.FLAGS.is_parsed():
-    flags.FLAGS.mark_as_parsed()  # Grain hands absl's flags to its workers and insists on this.
-  threads = grain.ReadOptions(options.num_threads, options.num_threads)
-  processes = grain.MultiprocessingOptions(
-    num_workers=options.num_workers,
-    per_worker_buffer_size=-(-ahead // options.num_workers),
-  )
-  return iter(dataset.to_iter_dataset(threads).mp_prefetch(processes, workers.started()))
+    options = self._options
+    ahead = max(options.prefetch * len(self._stream.share), 1)
+    dataset = grain.MapDataset.range(self._start, self._stop).map(self._make)
+    if self._workers is None:
+      buffer = max(ahead, options.num_threads)
+      return iter(dataset.to_iter_dataset(grain.ReadOptions(options.num_threads, buffer)))
+    if not flags.FLAGS.is_parsed():
+      flags.FLAGS.mark_as_parsed()  # Grain hands absl's flags to its workers and insists on this.
+    threads = grain.ReadOptions(options.num_threads, options.num_threads)
+    processes = grain.MultiprocessingOptions(
+      num_workers=options.num_workers,
+      per_worker_buffer_size=-(-ahead // options.num_workers),
+    )
+    begin = functools.partial(_begin, self._workers.folder, config_file.ran())
+    return iter(dataset.to_iter_dataset(threads).mp_prefetch(processes, begin))
 
 
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 _AT_BYTES = 4096
 
 
-class Workers:
+class _Workers:
   """The worker processes of one reading.
 
-  Args:
-    num: how many there are; 0 is none, for which nothing is made or watched.
+  Attributes:
+    folder: where each leaves a file with its number and pid, and what it works on.
   """
 
   def __init__(self, num: int):
     self._num = num
-    # Not made where nothing starts.
-    self._folder = tempfile.TemporaryDirectory(prefix="loader-") if num else None
-    self._timed: Timed | None = None
+    self._temporary = tempfile.TemporaryDirectory(prefix="loader-")
+    self.folder = self._temporary.name
     self._pids: dict[int, int] = {}  # By the number of the worker.
     self._processes: dict[int, Any] = {}  # By pid. Those that ended can no longer be listed.
-    self._begun: float | None = None
-
-  def timed(self, make: Callable[[int], Any]) -> Timed:
-    """`make`, so that `since` knows of it."""
-    self._timed = Timed(make, self._folder.name if self._folder else "")
-    return self._timed
+    self._started = 0.0
 
   def since(self, position: int, index: int) -> float | None:
-    """When a slot was begun (by `time.monotonic`); None when it is not in the making.
+    """When an example was begun (by `time.monotonic`); None when none works on it.
 
     Args:
-      position: as which slot it is read.
-      index: what its maker calls it.
+      position: the example's place in this reading.
+      index: what the maker calls it.
     """
-    if not self._num:
-      return self._timed.since(index)
     pid = self._pids.get(position % self._num)
     try:
-      with open(os.path.join(self._folder.name, f"at-{pid}"), "rb") as f:
+      with open(os.path.join(self.folder, f"at-{pid}"), "rb") as f:
         return dict(json.loads(f.readline(_AT_BYTES))).get(index)
     except (OSError, ValueError):  # It is being written.
       return None
 
-  def started(self) -> Callable[[int, int], None]:
-    """What a worker calls first: it leaves its number, and learns where config files lie.
-
-    Specs are pickled by the names of their modules; a config file's is no name that can be
-    imported.
-    """
-    return functools.partial(_begin, self._folder.name, config_file.ran())
-
-  def look(self) -> None:
-    """Finds out which processes have started since the last time."""
-    if self._folder is None or len(self._pids) == self._num:
+  def find(self) -> None:
+    """Finds the processes that have started since the last time."""
+    if len(self._pids) == self._num:
       return
-    for name in os.listdir(self._folder.name):
+    for name in os.listdir(self.folder):
       number, _, pid = name.partition("-")
       if number != "at":
         self._pids[int(number)] = int(pid)
     known = set(self._pids.values())
     self._processes |= {p.pid: p for p in multiprocessing.active_children() if p.pid in known}
     if len(self._pids) == self._num:
-      self._begun = time.monotonic()
+      self._started = time.monotonic()
 
-  def begun(self) -> float | None:
-    """When the last worker began (by `time.monotonic`); None while some did not; 0 of none."""
-    if not self._num:
-      return 0.0
-    if self._begun is None:
-      self.look()
-    return self._begun
+  def started_at(self) -> float:
+    """When the last worker started (by `time.monotonic`); 0 while some have not."""
+    self.find()
+    return self._started
 
-  def dead(self, position: int, num_slots: int) -> str:
+  def dead(self, position: int, num_examples: int) -> str:
     """'Worker process 1 (pid 4711) of the loader was killed by SIGKILL'; '' when all are well.
 
     Args:
-      position: how many slots have been read.
-      num_slots: how many are to be read; a worker that has handed over its own ends by itself.
+      position: how many examples have been read.
+      num_examples: how many are to be read; a worker that has handed over its own ends by itself.
     """
-    self.look()
+    self.find()
     for number, pid in sorted(self._pids.items()):
       code = self._exit_code(pid)
-      if code and position + (number - position) % self._num < num_slots:
+      if code and position + (number - position) % self._num < num_examples:
         return f"Worker process {number} (pid {pid}) of the loader {_ending(code)}"
     return ""
 
   def name_of(self, position: int) -> str:
-    """Who makes the slot that is read as number `position`; '' when it is no worker."""
-    if not self._num:
-      return ""
-    number = position % self._num  # Grain deals slots out in turn.
+    """The worker that makes the example at this place in the reading."""
+    number = position % self._num  # Grain deals examples out in turn.
     pid = self._pids.get(number)
     if pid is None:
       return f"worker process {number} (which has not started)"
@@ -315,30 +297,28 @@ class Workers:
 
   def kill(self) -> None:
     """Ends those that still live, at once."""
-    self.look()
+    self.find()
     for process in self._processes.values():
       if process.exitcode is None:
         process.kill()
 
-  def forget(self) -> None:
-    """Removes the folder."""
-    if self._folder is not None:
-      self._folder.cleanup()
+  def remove_folder(self) -> None:
+    self._temporary.cleanup()
 
   def _exit_code(self, pid: int) -> int | None:
     process = self._processes.get(pid)
     return None if process is None else process.exitcode
 
 
-class Timed:
-  """A slot function that tells which slots are in the making, and since when.
+class _Timed:
+  """`make` that records which examples are in the making, and since when. Picklable.
 
   Args:
-    make: index to slot; picklable.
-    folder: where a worker process writes it down; '' in the process that asks.
+    make: index to example; picklable.
+    folder: where a worker process writes the record; '' when none does.
   """
 
-  def __init__(self, make: Callable[[int], Any], folder: str = ""):
+  def __init__(self, make: Callable[[int], Any], folder: str):
     self._make, self._folder = make, folder
     self._began: dict[int, tuple[int, float]] = {}  # By thread.
     self._descriptor = -1
@@ -346,48 +326,43 @@ class Timed:
   def __call__(self, index: int) -> Any:
     thread = threading.get_ident()
     self._began[thread] = index, time.monotonic()
-    self._write()
+    if self._folder:
+      self._write()
     try:
       return self._make(index)
     finally:
       del self._began[thread]
-      self._write()
+      if self._folder:
+        self._write()
+
+  def __reduce__(self) -> Any:
+    return _Timed, (self._make, self._folder)
 
   def since(self, index: int) -> float | None:
-    """When this slot was begun (by `time.monotonic`); None when it is not in the making here."""
+    """When this example was begun (by `time.monotonic`); None when it is not in the making here."""
     return dict(self._began.values()).get(index)
 
-  def __getstate__(self) -> tuple[Any, str]:
-    return self._make, self._folder
-
-  def __setstate__(self, state: tuple[Any, str]) -> None:
-    self.__init__(*state)
-
   def _write(self) -> None:
-    if not self._folder:
-      return
     if self._descriptor < 0:
       self._descriptor = os.open(os.path.join(self._folder, f"at-{os.getpid()}"), _WRITE, 0o600)
     text = json.dumps(list(self._began.values()))
     os.pwrite(self._descriptor, f"{text}\n".encode(), 0)  # What is left behind it is not read.
 
 
-def shield() -> None:
-  """Workers that this thread starts from now on do not hear Ctrl-C.
+def _block_interrupts() -> None:
+  """Workers that this thread starts from now on ignore Ctrl-C, which a terminal sends to all.
 
-  In a terminal all processes get it, and it is this one that says when they end. A process begins
-  with the signals blocked that are blocked in the thread that starts it.
+  This process ends them. A process starts with the blocked signals of the thread that starts it.
   """
   resource_tracker.ensure_running()  # When it starts it unblocks them.
   signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
 
 
-def is_death(error: BaseException) -> bool:
-  """True of what Grain says when a worker ended before it could leave its number."""
-  return isinstance(error, RuntimeError) and bool(re.search(r"exit code -?\d+", str(error)))
-
-
 def _begin(folder: str, config_files: Mapping[str, str], worker: int, num_workers: int) -> None:
+  """Runs first in a worker: it leaves its number and pid, and learns where config files lie.
+
+  Specs are pickled by the names of their modules; a config file's is no name that can be imported.
+  """
   with open(os.path.join(folder, f"{worker}-{os.getpid()}"), "wb"):
     pass
   threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
@@ -396,7 +371,9 @@ def _begin(folder: str, config_files: Mapping[str, str], worker: int, num_worker
 
 def _end_with_parent() -> None:
   """A worker whose parent was killed would wait for ever for a place to put its row."""
-  multiprocessing.parent_process().join()
+  parent = multiprocessing.parent_process()
+  assert parent is not None
+  parent.join()
   os._exit(1)
 
 

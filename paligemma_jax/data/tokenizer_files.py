@@ -54,7 +54,7 @@ def parse(data: bytes) -> Model:
   normalizer = {_CHARSMAP: b"", _DUMMY_PREFIX: 1, _EXTRA_BLANKS: 1, _ESCAPE: 1}
   for number, value in _fields(data):
     if number == _PIECES:
-      fields = {1: b"", 2: 0.0, 3: NORMAL, **dict(_fields(value))}
+      fields: dict[int, Any] = {1: b"", 2: 0.0, 3: NORMAL, **dict(_fields(value))}
       pieces.append(Piece(fields[1].decode(), fields[2], fields[3]))
     elif number == _TRAINER:
       algorithm = dict(_fields(value)).get(_MODEL_TYPE, algorithm)
@@ -97,7 +97,7 @@ def piece_field(text: str, *, score: float = 0.0, kind: int = USER_DEFINED) -> b
   return _PIECES_TAG + _varint(len(body)) + body
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, bytes | int | float]]:
+def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
   """(number, value) of each field: bytes, a whole number or a float."""
   start = 0
   while start < len(data):
@@ -105,8 +105,9 @@ def _fields(data: bytes) -> Iterator[tuple[int, bytes | int | float]]:
     yield number, value
 
 
-def _field_at(data: bytes, start: int) -> tuple[int, bytes | int | float, int]:
+def _field_at(data: bytes, start: int) -> tuple[int, Any, int]:
   """(number, value, where the next field begins)."""
+  value: Any
   tag, at = _read_varint(data, start)
   number, kind = tag >> 3, tag & 7
   if kind == 0:
@@ -168,7 +169,7 @@ def to_model(data: bytes, path: str) -> bytes:
     content = strict_json.parse_object(data)
   except strict_json.Malformed as e:
     raise errors.ConfigError(f"{path!r} is no valid JSON object: {e}.") from None
-  model = content.get("model")
+  model: Any = content.get("model")
   wrong = _why_not(content, model) if isinstance(model, dict) else "it has no 'model'"
   if wrong:
     raise errors.ConfigError(

@@ -91,7 +91,8 @@ class _Graph:
 
 
 def _one_of(constraint, tokenizer, max_new_tokens, banned):
-  graph, tries, end = _Graph(), {}, None
+  graph, end = _Graph(), None
+  tries: dict[tuple[int, int], int] = {}
   for text in constraint.texts:
     ids = tokenizer.encode(text)
     if len(ids) + 1 > max_new_tokens:
@@ -156,7 +157,7 @@ def _box(graph, start, *, gap):
 
 def _closed_label(graph, constraint, tokenizer, banned, start, following, ends):
   """The labels, spelled as the tokenizer spells them behind a box."""
-  tries = {}
+  tries: dict[tuple[int, int], int] = {}
   for text in constraint.labels:
     ids = tokenizer.encode(f"{_LOC} {text}")[1:]
     joined = tokenizer.encode(f"{_LOC} {text} ; {_LOC}")[1:-1]
@@ -266,7 +267,9 @@ class Rules:
   def mask(self, logits_RV: jax.Array, state_R3: jax.Array) -> jax.Array:
     """The logits, -inf where a token may not come next."""
     if self.automaton is not None:
-      logits_RV = jnp.where(self._allowed(logits_RV.shape[1], state_R3), logits_RV, -jnp.inf)
+      logits_RV = jnp.where(
+        _allowed(self.automaton, logits_RV.shape[1], state_R3), logits_RV, -jnp.inf
+      )
     if len(self.banned):
       logits_RV = logits_RV.at[:, np.unique(np.asarray(self.banned, np.int32))].set(-jnp.inf)
     return logits_RV
@@ -277,7 +280,7 @@ class Rules:
     if a is None:
       return state_R3
     class_R1 = jnp.asarray(a.class_of)[token_R][:, None]
-    hit_RE = self._passable(state_R3) & (self._low(state_R3) <= class_R1) & (class_R1 <= a.high)
+    hit_RE = _passable(a, state_R3) & (_low(a, state_R3) <= class_R1) & (class_R1 <= a.high)
     edge_R = jnp.argmax(hit_RE, axis=1)
     stored_R2 = jnp.where(
       jnp.asarray(a.store)[edge_R][:, None] == np.arange(NUM_REGISTERS), class_R1, state_R3[:, 1:]
@@ -285,31 +288,32 @@ class Rules:
     moved_R3 = jnp.concatenate([jnp.asarray(a.target)[edge_R][:, None], stored_R2], axis=1)
     return jnp.where(jnp.any(hit_RE, axis=1)[:, None], moved_R3, state_R3)
 
-  def _allowed(self, vocab_size: int, state_R3: jax.Array) -> jax.Array:
-    """bool[R, V]."""
-    a = self.automaton
-    low_RE = self._low(state_R3)
-    open_RE = (self._passable(state_R3) & (low_RE <= a.high)).astype(jnp.int32)
-    num_classes = int(a.class_of.max()) + 1
-    # Each open edge begins at its lowest class and ends behind its highest; the sum so far tells
-    # whether a class lies in one. It costs E + C, however many classes an edge spans.
-    rows = jnp.arange(state_R3.shape[0])[:, None]
-    steps_RC = jnp.zeros((state_R3.shape[0], num_classes + 1), jnp.int32)
-    steps_RC = steps_RC.at[rows, jnp.minimum(low_RE, num_classes)].add(open_RE)
-    steps_RC = steps_RC.at[rows, a.high[None] + 1].add(-open_RE)
-    inside_RC = jnp.cumsum(steps_RC, axis=1)[:, :-1] > 0
-    allowed_RV = inside_RC[:, a.class_of]
-    # Rows of the model's table that no token has.
-    return jnp.pad(allowed_RV, [(0, 0), (0, vocab_size - allowed_RV.shape[1])])
 
-  def _passable(self, state_R3: jax.Array) -> jax.Array:
-    return state_R3[:, :1] == self.automaton.source
+def _allowed(a: Automaton, vocab_size: int, state_R3: jax.Array) -> jax.Array:
+  """bool[R, V]."""
+  low_RE = _low(a, state_R3)
+  open_RE = (_passable(a, state_R3) & (low_RE <= a.high)).astype(jnp.int32)
+  num_classes = int(a.class_of.max()) + 1
+  # Each open edge begins at its lowest class and ends behind its highest; the sum so far tells
+  # whether a class lies in one. It costs E + C, however many classes an edge spans.
+  rows = jnp.arange(state_R3.shape[0])[:, None]
+  steps_RC = jnp.zeros((state_R3.shape[0], num_classes + 1), jnp.int32)
+  steps_RC = steps_RC.at[rows, jnp.minimum(low_RE, num_classes)].add(open_RE)
+  steps_RC = steps_RC.at[rows, a.high[None] + 1].add(-open_RE)
+  inside_RC = jnp.cumsum(steps_RC, axis=1)[:, :-1] > 0
+  allowed_RV = inside_RC[:, a.class_of]
+  # Rows of the model's table that no token has.
+  return jnp.pad(allowed_RV, [(0, 0), (0, vocab_size - allowed_RV.shape[1])])
 
-  def _low(self, state_R3: jax.Array) -> jax.Array:
-    """int32[R, E], the lowest class that passes each edge."""
-    a = self.automaton
-    bound_RE = state_R3[:, 1 + np.maximum(a.policy, 0)] + a.gap
-    return jnp.where(a.policy >= 0, jnp.maximum(a.low, bound_RE), a.low)
+
+def _passable(a: Automaton, state_R3: jax.Array) -> jax.Array:
+  return state_R3[:, :1] == a.source
+
+
+def _low(a: Automaton, state_R3: jax.Array) -> jax.Array:
+  """int32[R, E], the lowest class that passes each edge."""
+  bound_RE = state_R3[:, 1 + np.maximum(a.policy, 0)] + a.gap
+  return jnp.where(a.policy >= 0, jnp.maximum(a.low, bound_RE), a.low)
 
 
 PAD_ID = 0

@@ -217,8 +217,11 @@ def make_with_options(
     automaton = constraints.automaton(
       options.constraint, tokenizer, max_new_tokens=options.max_new_tokens, banned=banned
     )
-  if options.stop and tokenizer is None:
-    raise errors.ConfigError("stop= needs a tokenizer; none was found with the weights.")
+  ends: tuple[int, ...] = ()
+  if options.stop:
+    if tokenizer is None:
+      raise errors.ConfigError("stop= needs a tokenizer; none was found with the weights.")
+    ends = _ending(options.stop, tokenizer)
   return make_generate(
     model_config,
     max_new_tokens=options.max_new_tokens,
@@ -228,7 +231,7 @@ def make_with_options(
     beam_size=options.beam_size,
     banned=banned,
     automaton=automaton,
-    ends=_ending(options.stop, tokenizer) if options.stop else (),
+    ends=ends,
     repetition_penalty=options.repetition_penalty,
   )
 
@@ -238,7 +241,7 @@ def answer(
   tokens: Sequence[int],
   logprob: float,
   token_logprobs: Sequence[float],
-  stop: str | Sequence[str],
+  stop: str | tuple[str, ...],
 ) -> Answer:
   """The answer in decoded tokens; its tokens hold the stop string that was met.
 

@@ -120,7 +120,7 @@ def _draw(logits_BV: jax.Array, keys_B: jax.Array) -> jax.Array:
 
 
 # name: (maker, number of arguments; the temperature is the last and, when not the only, optional)
-_SAMPLERS = {
+_SAMPLERS: dict[str, tuple[Callable[..., Sampler], int]] = {
   "greedy": (_greedy, 0),
   "temperature": (_temperature, 1),
   "top_k": (_top_k, 2),

@@ -203,11 +203,12 @@ def attend_by_rows(
   q_BCcKGH = pieces(q_BQNH.reshape(batch, q_len, num_kv_heads, -1, head_dim))
   q_BCKGcH = q_BCcKGH.transpose(0, 1, 3, 4, 2, 5)
   q_BCKXH = q_BCKGcH.reshape(batch, num_pieces, num_kv_heads, -1, head_dim)
-  of_queries, of_keys = (None, None, None), (None, None)
+  of_queries: tuple[jax.Array | None, ...] = (None, None, None)
+  of_keys: tuple[jax.Array | None, ...] = (None, None)
   if mask is not None:
     extra_mask = None if mask.extra_mask is None else pieces(mask.extra_mask)
     of_queries = pieces(mask.q_block), pieces(mask.q_pos), extra_mask
-    of_keys = (jnp.broadcast_to(x, (batch, x.shape[1])) for x in (mask.k_block, mask.k_pos))
+    of_keys = tuple(jnp.broadcast_to(x, (batch, x.shape[1])) for x in (mask.k_block, mask.k_pos))
   queries = _Queries(q_BCKXH, *of_queries)
   keys = _Keys(k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2), *of_keys)
   out_BCKXH = _attend_by_rows(softcap, queries, keys, window)
@@ -278,13 +279,15 @@ _attend_by_rows.defvjp(_rows_forward, _rows_backward)
 def _logits(queries, keys, window, softcap):
   """float32[K, X, S] with the mask, and their slope before it where a cap bends them."""
   logits_KXS = _times(queries.q_KXH, keys.k_KSH, 2, 2)
-  slope_KXS = 1.0
+  slope_KXS: jax.Array | float = 1.0
   if softcap:
     capped_KXS = jnp.tanh(logits_KXS / softcap)
     logits_KXS, slope_KXS = capped_KXS * softcap, 1 - jnp.square(capped_KXS)
   if queries.block_c is not None:
-    of_row = queries.block_c, keys.block_S, queries.pos_c, keys.pos_S, queries.only_cS
-    mask = attention_mask.AttentionMask(*(None if x is None else x[None] for x in of_row))
+    extra_mask = None if queries.only_cS is None else queries.only_cS[None]
+    mask = attention_mask.AttentionMask(
+      queries.block_c[None], keys.block_S[None], queries.pos_c[None], keys.pos_S[None], extra_mask
+    )
     mask_cS = mask.dense(window)[0]
     logits_KGcS = logits_KXS.reshape(logits_KXS.shape[0], -1, *mask_cS.shape)
     logits_KXS = jnp.where(mask_cS, logits_KGcS, attention_mask.MASKED_LOGIT).reshape(

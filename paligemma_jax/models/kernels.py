@@ -106,9 +106,10 @@ def splash(
   batch, seq_len = q_BSNH.shape[:2]
   block = min(_BLOCKS, key=lambda side: _work(seq_len, side))
   padded_len = -(-seq_len // block) * block
-  mask = None
-  if q_block_BS is not None:
-    mask = _last_seen(q_block_BS, k_block_BS, hidden), (k_block_BS == hidden).astype(jnp.int32)
+  mask: tuple[jax.Array, ...] | None = None
+  if q_block_BS is not None and k_block_BS is not None:
+    hidden_BS = jnp.equal(k_block_BS, hidden).astype(jnp.int32)
+    mask = _last_seen(q_block_BS, k_block_BS, hidden), hidden_BS
   elif padded_len > seq_len:
     mask = jnp.full((1, seq_len), seq_len - 1, jnp.int32), jnp.zeros((1, seq_len), jnp.int32)
   if mask is not None:

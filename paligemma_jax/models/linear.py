@@ -62,7 +62,7 @@ def with_offsets(names: Iterable[str]) -> list[str]:
   return [name for name in names if name in param_table.MATRICES and num_stacked(name)]
 
 
-def in_out(name: str, shape: tuple[int, ...]) -> tuple[tuple, tuple, tuple]:
+def in_out(name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
   """(stack, input, output) sizes of a matrix."""
   roles = param_table.MATRICES[name]
   return tuple(tuple(n for n, r in zip(shape, roles, strict=True) if r == x) for x in "sio")
@@ -120,7 +120,7 @@ def kernel(module: nn.Module, leaf: str, init: Any, shape: tuple[int, ...], dtyp
   found["offset"] = leaf + OFFSET
   for kind in quantize.KINDS:
     found |= {kind: f"{leaf}_{kind}", f"{kind}_scale": f"{leaf}_{kind}_scale"}
-  parts = {
+  parts: dict[str, jax.Array] = {
     part: module.get_variable("params", name)
     for part, name in found.items()
     if module.has_variable("params", name)
@@ -180,8 +180,8 @@ def matmul(equation: str, x: jax.Array, w: Kernel) -> jax.Array:
   Args:
     equation: as "XNH,NHD->XD": one dim of rows, then the inputs; the rows, then the outputs.
   """
-  (_, *inputs), letters = equation.partition("->")[0].split(",")
-  out = [size for size, x in zip(w.shape, letters, strict=True) if x not in inputs]
+  of_x, of_w = equation.partition("->")[0].split(",")
+  out = [size for size, dim in zip(w.shape, of_w, strict=True) if dim not in of_x]
   x_XI = x.reshape(x.shape[0], -1)
   parts, dtype = w.parts, w.dtype
   if "w" in parts:
@@ -250,7 +250,8 @@ def output_norms(
     if len(parts) == 1:
       w_IO = flat(name, parts[0].astype(jnp.float32))
     else:
-      w_IO = _dequantize_flat(name, model_config.quantize, *parts, shape, jnp.float32)
+      codes, scale = parts
+      w_IO = _dequantize_flat(name, model_config.quantize, codes, scale, shape, jnp.float32)
     return jnp.linalg.norm(w_IO, axis=-2)
 
   names = (name,) if name in params else quantized_names(name, model_config.quantize)

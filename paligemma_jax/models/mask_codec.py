@@ -12,6 +12,7 @@ The first steps are without codes: where outputs lie is learned before they are 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -47,7 +48,7 @@ def init(key: jax.Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, jax
   """Random float32 parameters (He's normal; biases 0) of these shapes."""
   params = {}
   for i, (name, shape) in enumerate(shapes.items()):
-    fan_in = np.prod(shape[1:])
+    fan_in = math.prod(shape[1:])
     if name.removesuffix(".weight") in mask_codec.UP:
       fan_in = shape[0] * 4  # Of the 4 x 4 taps, 2 x 2 meet at a pixel.
     noise = jax.random.normal(jax.random.fold_in(key, i), shape, jnp.float32)
@@ -146,7 +147,7 @@ def _step(
     z_NHWC = outputs(trained, masks_NSS)
     z_XD = z_NHWC.reshape(-1, codebook_KD.shape[1])
     codes_X = nearest(codebook_KD, jax.lax.stop_gradient(z_XD))
-    chosen_NHWC, commitment = z_NHWC, 0.0
+    chosen_NHWC, commitment = z_NHWC, jnp.float32(0.0)
     if coded:
       code_NHWC = codebook_KD[codes_X].reshape(z_NHWC.shape)
       commitment = jnp.mean((z_NHWC - code_NHWC) ** 2)

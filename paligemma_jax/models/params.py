@@ -60,7 +60,7 @@ class Param:
   layout: str
   matmul: str = ""
   tensor: int = -1
-  extra_mask: str = ""
+  only: str = ""
 
 
 def _img(name: str, shape: str, hf: str, layout: str, **rest: Any) -> Param:
@@ -109,14 +109,14 @@ ROWS = (
   _llm("pre_attention_norm/scale", "L D", ("input_layernorm",), "D -> D"),
   # Hugging Face's post_attention_layernorm comes before the MLP in Gemma 1; in Gemma 2 it is applied
   # to what attention gives.
-  _llm("pre_ffw_norm/scale", "L D", ("post_attention_layernorm",), "D -> D", extra_mask="gemma1"),
-  _llm("pre_ffw_norm/scale", "L D", ("pre_feedforward_layernorm",), "D -> D", extra_mask="gemma2"),
+  _llm("pre_ffw_norm/scale", "L D", ("post_attention_layernorm",), "D -> D", only="gemma1"),
+  _llm("pre_ffw_norm/scale", "L D", ("pre_feedforward_layernorm",), "D -> D", only="gemma2"),
   Param("llm/final_norm/scale", "D", (f"{_TEXT}.norm.weight",), "D -> D"),
-  _llm("attn/q_einsum/w", "L N D H", ("self_attn.q_proj",), "(N H) D -> N D H", matmul="soio", tensor=1, extra_mask="split"),
-  _llm("attn/kv_einsum/w", "L 2 K D H", ("self_attn.k_proj", "self_attn.v_proj"), "(K H) D -> K D H", matmul="ssoio", tensor=2, extra_mask="split"),
-  _llm("attn/qkv_einsum/w", "L 3 N D H", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "(N H) D -> N D H", matmul="ssoio", tensor=2, extra_mask="fused"),
-  _llm("post_attention_norm/scale", "L D", ("post_attention_layernorm",), "D -> D", extra_mask="gemma2"),
-  _llm("post_ffw_norm/scale", "L D", ("post_feedforward_layernorm",), "D -> D", extra_mask="gemma2"),
+  _llm("attn/q_einsum/w", "L N D H", ("self_attn.q_proj",), "(N H) D -> N D H", matmul="soio", tensor=1, only="split"),
+  _llm("attn/kv_einsum/w", "L 2 K D H", ("self_attn.k_proj", "self_attn.v_proj"), "(K H) D -> K D H", matmul="ssoio", tensor=2, only="split"),
+  _llm("attn/qkv_einsum/w", "L 3 N D H", ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"), "(N H) D -> N D H", matmul="ssoio", tensor=2, only="fused"),
+  _llm("post_attention_norm/scale", "L D", ("post_attention_layernorm",), "D -> D", only="gemma2"),
+  _llm("post_ffw_norm/scale", "L D", ("post_feedforward_layernorm",), "D -> D", only="gemma2"),
 )
 # fmt: on
 TABLE = {row.name: row for row in ROWS}
@@ -184,7 +184,7 @@ def sizes_of(
   """
   if not any(name in TABLE for name in found):
     raise errors.CheckpointError(_unknown_names(found, where))
-  votes = collections.defaultdict(collections.Counter)
+  votes: dict[str, collections.Counter[int]] = collections.defaultdict(collections.Counter)
   for name, shape in found.items():
     letters = TABLE[name].shape.split() if name in TABLE else ()
     if len(letters) == len(shape):
@@ -311,7 +311,7 @@ def strip_prefix(found: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _rows(*, fused: bool, post_norms: bool) -> dict[str, Param]:
   kinds = ("", "fused" if fused else "split", "gemma2" if post_norms else "gemma1")
-  return {row.name: row for row in ROWS if row.extra_mask in kinds}
+  return {row.name: row for row in ROWS if row.only in kinds}
 
 
 def _shapes(rows: Mapping[str, Param], dims: Mapping[str, int]) -> dict[str, tuple]:

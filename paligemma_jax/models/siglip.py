@@ -44,8 +44,10 @@ class Siglip(nn.Module):
     self, image_BRRC: jax.Array | None, encoded_BMD: jax.Array | None = None
   ) -> jax.Array:
     c = self.sizes
-    x_BMD = encoded_BMD
-    if x_BMD is None:
+    if encoded_BMD is not None:
+      x_BMD = encoded_BMD
+    else:
+      assert image_BRRC is not None
       x_BMD = PatchEmbedding(c, self.dtype, name="embedding")(image_BRRC)
       posemb_1MD = self.param(
         "pos_embedding", nn.initializers.normal(c.width**-0.5), (1, x_BMD.shape[1], c.width)

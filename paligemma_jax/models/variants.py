@@ -5,6 +5,7 @@ Knows nothing of JAX, so that a configuration can be checked without loading it.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -167,7 +168,7 @@ class ModelConfig:
 
   def plain(self) -> ModelConfig:
     """The same model with every matrix as it is published, and no adapters."""
-    return self.replace(lora=Lora(), quantize="", quantize_targets=())
+    return dataclasses.replace(self, lora=Lora(), quantize="", quantize_targets=())
 
   @property
   def num_image_tokens(self) -> int:
@@ -193,7 +194,7 @@ def _check_option(key: str, value: str, options: tuple[str, ...]) -> None:
 _SO400M = Vit(width=1152, depth=27, mlp_dim=4304, num_heads=16)
 
 # Gemma 2's own final softcap of 30 is off: the published transfers found 0 better.
-_GEMMA2 = dict(post_norms=True, attn_softcap=50.0, final_softcap=0.0)
+_GEMMA2: dict[str, Any] = dict(post_norms=True, attn_softcap=50.0, final_softcap=0.0)
 
 VARIANTS: dict[str, tuple[Vit, Gemma]] = {
   "tiny": (
@@ -274,7 +275,8 @@ def get(
   for name, cap in (("final_softcap", final_softcap), ("attn_softcap", attn_softcap)):
     if not cap < 0:  # NaN too, which is refused below.
       changes["llm"][name] = float(cap)
-  img, llm = img.replace(**changes["img"]), llm.replace(**changes["llm"])
+  img = dataclasses.replace(img, **changes["img"])
+  llm = dataclasses.replace(llm, **changes["llm"])
   return ModelConfig(
     img=img,
     llm=llm,

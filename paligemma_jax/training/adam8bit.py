@@ -32,7 +32,7 @@ class State(NamedTuple):
   mu_scale, nu_scale: name -> float32[..., num_blocks]; only coded leaves have one.
   """
 
-  count: jax.Array
+  count: jax.Array  # type: ignore[assignment]  # A tuple has a method of that name.
   mu: dict[str, jax.Array]
   nu: dict[str, jax.Array]
   mu_scale: dict[str, jax.Array]
@@ -89,8 +89,9 @@ def scale_by_adam8bit(*, b1: float, b2: float, eps: float) -> Adam8bit:
 
   def part(g, kept, count):
     if len(kept) == 2:
-      direction, *kept = moved(g, *kept, count)
-      return direction, tuple(kept)
+      mu, nu = kept
+      direction, mu, nu = moved(g, mu, nu, count)
+      return direction, (mu, nu)
     mu, nu, mu_scale, nu_scale = kept
     mu = _unblock(decode_signed(mu), mu_scale)
     nu = jnp.square(_unblock(decode_unsigned(nu), nu_scale))

@@ -114,7 +114,7 @@ def update_if_finite(
   if on_cpu:
     old = (state.trainable, state.opt_state, state.ema)
     trainable, opt_state, ema = jax.lax.cond(
-      finite, lambda *args: applied(*args, True), lambda *args: old, gradients, state
+      finite, lambda g, s: applied(g, s, True), lambda g, s: old, gradients, state
     )
   else:
     trainable, opt_state, ema = applied(gradients, state, finite)

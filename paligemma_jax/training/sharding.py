@@ -149,7 +149,7 @@ def like_params(tree: Any, params: Mapping[str, Any], mesh: Mesh) -> Any:
   """
 
   def pick(path, leaf):
-    name = getattr(path[-1], "key", None) if path else None
+    name: Any = getattr(path[-1], "key", None) if path else None
     if name not in params:
       return replicated(mesh)
     if leaf.shape == params[name].shape:

@@ -18,7 +18,7 @@ from paligemma_jax.training import sharding
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """All that changes in training, and the frozen parameters beside it.
+  """All that changes in training, and the frozen parameters: arrays, or their ShapeDtypeStructs.
 
   step: int32[], steps done so far (skipped ones count).
   trainable: name -> float32 master parameter.
@@ -27,11 +27,11 @@ class TrainState:
   ema: name -> float32 moving average of a trainable parameter; {} when none are kept.
   """
 
-  step: jax.Array
-  trainable: dict[str, jax.Array]
-  frozen: dict[str, jax.Array]
+  step: Any
+  trainable: dict[str, Any]
+  frozen: dict[str, Any]
   opt_state: Any
-  ema: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+  ema: dict[str, Any] = dataclasses.field(default_factory=dict)
 
   @property
   def params(self) -> dict[str, jax.Array]:

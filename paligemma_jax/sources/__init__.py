@@ -1,4 +1,4 @@
-"""Where rows come from: specs whose `open()` gives rows by index. Importing this imports no JAX.
+"""Sources: specs whose `open()` gives rows by index. No JAX.
 
 `SOURCES` is the table of what is built in; a source of your own is any class declared with `@spec`
 that has the methods of `core.protocols.Source`, and whose `open()` gives `core.protocols.Rows`.
@@ -18,31 +18,11 @@ from paligemma_jax.sources.voc import Voc
 from paligemma_jax.sources.yolo import Yolo
 
 SOURCES = {
-  "Coco": Coco,
-  "HfDataset": HfDataset,
-  "InMemory": InMemory,
-  "Jsonl": Jsonl,
-  "Masks": Masks,
-  "Mixture": Mixture,
-  "Scenes": Scenes,
-  "Tfds": Tfds,
-  "Video": Video,
-  "Voc": Voc,
-  "Yolo": Yolo,
-}
+  source.__name__: source
+  for source in (
+      Coco, HfDataset, InMemory, Jsonl, Masks, Mixture, Scenes, Tfds, Video, Voc, Yolo
+  )
+}  # fmt: skip
 
-__all__ = [
-  "SOURCES",
-  "Coco",
-  "HfDataset",
-  "InMemory",
-  "Jsonl",
-  "Masks",
-  "Mixture",
-  "Part",
-  "Scenes",
-  "Tfds",
-  "Video",
-  "Voc",
-  "Yolo",
-]
+__all__ = ["SOURCES", "Part"]
+__all__ += list(SOURCES)

@@ -1,15 +1,19 @@
-"""Rows of annotated images: the columns that Coco, Yolo and Voc have in common.
+"""Rows of annotated images: the columns of Coco, Yolo and Voc.
 
     image       bytes of the file            image_path   relative to the folder of images
     image_id    the format's own             height, width   in pixels
-    boxes       [(y_min, x_min, y_max, x_max), …] as shares of the image
+    boxes       [(y_min, x_min, y_max, x_max), …] as fractions of the image
     labels      [text, …]                    areas        [square pixels, …]
-    crowd       [bool, …]: what evaluation is to skip (COCO's crowds, VOC's difficult objects)
-    masks       [bool[height, width], …], where they are asked for
+    crowd       [bool, …]: objects that evaluation skips (COCO's crowds, VOC's difficult objects)
+    masks       [bool[height, width], …], with masks=True
 
-An image whose EXIF says that the camera was turned is two: as stored, and upright. The source
-knows which one the annotations are of (its `exif`); size, boxes and masks are of that one, and
-`pp.Decode` gives its pixels.
+EXIF may ask to show an image otherwise than it is stored. The source's `exif` says whether the
+annotations are of the upright image (True) or of the stored one (False); "auto" takes the one whose
+size the annotations give, and the upright one where both have it. Size, boxes and masks are of that
+image, and `pp.Decode` gives its pixels.
+
+With bad_annotations="error" a wrong annotation rejects its row; with "skip" it is left out, counted
+and logged.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from absl import logging
 from paligemma_jax.core import errors
 from paligemma_jax.core import image_files
 
-EXIF = "_exif"  # The column that tells `pp.Decode` which image the annotations are of.
+EXIF = "_exif"  # The column for `pp.Decode`: whether the annotations are of the upright image.
 BAD_ANNOTATIONS = ("error", "skip")
 MAX_MASK_PIXELS = 256_000_000  # Of all masks of a row; one byte each.
 
@@ -32,21 +36,20 @@ COLUMNS = (
 )  # fmt: skip
 _TOO_LARGE = 1e15
 _MAX_DIGITS = 40  # Of a number that is written as a text.
-_NUM_LOOKED = 4  # Places that a message names.
-_NUM_NAMED = 5  # Annotations left out are named in the log so often, in each process.
+_NUM_LOOKED = 4  # Paths that a message names.
+_NUM_LOGGED = 5  # Annotations left out that each process logs.
 _SIDES = ("height", "width")
-_LEAST_SIDE = 8  # Of smaller images, boxes of a pixel are no sign of a wrong unit.
-_OUTSIDE = 1.0  # Pixels that a box may stick out without a word: annotation tools round.
+_LEAST_SIDE = 8  # In smaller images, boxes of a pixel do not suggest a wrong unit.
+_OUTSIDE = 1.0  # Pixels by which a box may exceed the image without a note: annotation tools round.
 
 
 class Thing(NamedTuple):
   """One object of an image.
 
   label: its class.
-  box: (x_min, y_min, x_max, y_max) in pixels; what sticks out of the image is cut off.
+  box: (x_min, y_min, x_max, y_max) in pixels; it is clipped to the image.
   area: in square pixels; 0 takes the box's.
-  crowd: see above.
-  mask: makes bool[height, width]; None where the data has none.
+  mask: makes bool[height, width]; None without one.
   """
 
   label: str
@@ -62,9 +65,9 @@ def names(masks: bool) -> tuple[str, ...]:
 
 
 class Picture(NamedTuple):
-  """The file of an image, and the size of what the annotations are of.
+  """The file of an image, and the size of the image that the annotations are of.
 
-  exif: whether they are of the image that EXIF turns upright; None where that is the stored one.
+  exif: whether that is the upright image; None where the two do not differ.
   """
 
   data: bytes
@@ -74,27 +77,25 @@ class Picture(NamedTuple):
 
   @property
   def size(self) -> tuple[int, int]:
-    """(height, width)"""
     return self.height, self.width
 
 
 def picture(
-  data: bytes, *, exif: bool | str, said: tuple[Any, Any] = (None, None), what: str = ""
+  data: bytes, *, exif: bool | str, annotated: Sequence[Any] = (None, None), what: str = ""
 ) -> Picture:
   """The image in an image file.
 
   Args:
-    exif: True: the annotations are of the upright image; False: of the stored one; "auto": of the
-      one that `said` fits, and of the upright one where both do.
-    said: height and width as the annotations have them; None or 0 where they do not say.
-    what: says `said`, as "its <size>".
+    exif: True, False or "auto", see above.
+    annotated: height and width in the annotations; None, 0 or '' where they are missing.
+    what: the place of `annotated` in messages, as "its <size>".
 
   Raises:
-    DataError: no image, or of another size than is said; names EXIF where the image is turned.
+    DataError: no image, or one of another size than `annotated`.
   """
   found = image_files.header(data)
   upright, stored = found.size(exif=True), found.size(exif=False)
-  height, width = (_side(v, f"{what}: {name}") for v, name in zip(said, _SIDES, strict=True))
+  height, width = (_side(v, f"{what}: {name}") for v, name in zip(annotated, _SIDES, strict=True))
 
   def fits(size: tuple[int, int]) -> bool:
     return height in (0, size[0]) and width in (0, size[1])
@@ -103,72 +104,68 @@ def picture(
   size = upright if chosen else stored
   if fits(size):
     return Picture(data, *size, chosen if found.orientation > 1 else None)
-  told = f"{what} says {width} x {height} pixels (width x height)"
+  expected = f"{what} says {width} x {height} pixels (width x height)"
   if found.orientation >= 5:
     raise errors.DataError(
-      f"{told}, but the file has {stored[1]} x {stored[0]} as stored and {upright[1]} x"
+      f"{expected}, but the file has {stored[1]} x {stored[0]} as stored and {upright[1]} x"
       f" {upright[0]} upright (EXIF orientation {found.orientation}), and exif={exif!r} takes the"
       f" {'upright' if chosen else 'stored'} one."
     )
   swapped = " The sides are swapped." if fits(size[::-1]) else ""
-  raise errors.DataError(f"{told}, but the file has {size[1]} x {size[0]}.{swapped}")
+  raise errors.DataError(f"{expected}, but the file has {size[1]} x {size[0]}.{swapped}")
 
 
 def _side(value: Any, what: str) -> int:
-  """A whole number of pixels; 0 where there is none."""
+  """A whole number of pixels; 0 without one."""
   side = 0 if value is None or value == "" else number(value, what)
   if side < 0 or side != int(side):
     raise errors.DataError(f"{what} is {str(value)[:60]!r}; expected a whole number of pixels.")
   return int(side)
 
 
-class Things(NamedTuple):
-  """The objects of an image, as good as they are.
-
-  make: makes one each, or raises a DataError.
-  bad: "error": one that is wrong is an error; "skip": it is left out, counted and named.
-  where: the row, for the log.
-  """
-
-  make: Sequence[Callable[[], Thing]]
-  bad: str
-  where: str
-
-
 def row(
-  picture: Picture, path: str, image_id: Any, things: Things, *, masks: bool
+  picture: Picture,
+  path: str,
+  image_id: Any,
+  things: Sequence[Callable[[], Thing]],
+  source: Any,
+  where: str,
 ) -> dict[str, Any]:
-  """The row.
+  """The row of an image.
+
+  Args:
+    things: each makes an object, or raises a DataError.
+    source: the spec, for `masks` and `bad_annotations`.
+    where: the row's name in the log.
 
   Raises:
-    DataError: a box that is none or lies outside of the image, no mask where one is asked for, or
-      masks of more than MAX_MASK_PIXELS.
+    DataError: a box that is inverted or outside the image, a missing mask, or masks of more than
+      MAX_MASK_PIXELS.
   """
-  size = picture.size
-  if masks and len(things.make) * size[0] * size[1] > MAX_MASK_PIXELS:
+  size, masks = picture.size, source.masks
+  if masks and len(things) * size[0] * size[1] > MAX_MASK_PIXELS:
     raise errors.DataError(
-      f"{len(things.make)} masks of {size[1]} x {size[0]} pixels; a row may have"
+      f"{len(things)} masks of {size[1]} x {size[0]} pixels; a row may have"
       f" {MAX_MASK_PIXELS} pixels of masks in all. Make the image smaller, or set masks=False."
     )
   boxes, labels, areas, crowd, found = [], [], [], [], []
   notes = []
-  for n, make in enumerate(things.make, 1):
+  for n, make in enumerate(things, 1):
     try:
       thing = make()
       try:
-        inside, cut = _inside(thing.box, *size)
+        (y_min, x_min, y_max, x_max), clipped = _inside(thing.box, *size)
         mask = _mask(thing, size) if masks else None
       except errors.DataError as e:
         raise errors.DataError(f"object {n} ({thing.label!r}): {e}") from None
     except errors.DataError as e:
-      if things.bad == "error":
+      if source.bad_annotations == "error":
         raise
       notes.append("annotations_skipped")
-      _name(things.where, e)
+      _log(where, e)
       continue
-    if cut:
+    if clipped:
       notes.append("boxes_clipped")
-    y_min, x_min, y_max, x_max = inside
     boxes.append((y_min / size[0], x_min / size[1], y_max / size[0], x_max / size[1]))
     labels.append(thing.label)
     areas.append(float(thing.area or (y_max - y_min) * (x_max - x_min)))
@@ -192,15 +189,15 @@ def row(
   return out if picture.exif is None else {**out, EXIF: picture.exif}
 
 
-_named: list[str] = []  # What was said in this process, so that it is not said in every epoch.
+_logged: list[str] = []  # By this process, so that it is not logged again in every epoch.
 
 
-def _name(where: str, error: errors.DataError) -> None:
-  said = f"{where}: {error}"
-  if len(_named) < _NUM_NAMED and said not in _named:
-    _named.append(said)
-    more = " (more are counted, but not named)" if len(_named) == _NUM_NAMED else ""
-    logging.warning("annotation left out (bad_annotations='skip'): %s%s", said, more)
+def _log(where: str, error: errors.DataError) -> None:
+  line = f"{where}: {error}"
+  if len(_logged) < _NUM_LOGGED and line not in _logged:
+    _logged.append(line)
+    more = " (more are counted, but not logged)" if len(_logged) == _NUM_LOGGED else ""
+    logging.warning("annotation left out (bad_annotations='skip'): %s%s", line, more)
 
 
 def check_policy(what: str, bad: str) -> None:
@@ -218,8 +215,8 @@ def check_found(num_found: int, num: int, what: str, looked: Iterable[str], reme
   """DataError where less than half of the annotations of a data set are found.
 
   Args:
-    what: names what is missing, as "images of a/b have a label file".
-    looked: paths that were looked for, of which the first are named.
+    what: the rest of the sentence, as "images of a/b have a label file".
+    looked: the missing paths, of which the first are named.
     remedy: one sentence.
   """
   if num and 2 * num_found < num:
@@ -230,32 +227,32 @@ def check_found(num_found: int, num: int, what: str, looked: Iterable[str], reme
 
 
 def check_unit(boxes: Iterable[tuple[float, ...]], size: tuple[int, int], what: str) -> None:
-  """DataError where boxes that should be in pixels look like shares of the image.
+  """DataError where boxes that should be in pixels look like fractions of the image.
 
   Args:
-    boxes: numbers as they are written.
+    boxes: the numbers in the annotations.
     size: of the image.
-    what: says the unit, as "COCO's boxes are in pixels".
+    what: the unit, as "COCO has pixels".
   """
   boxes = list(boxes)
   small = min(size) > _LEAST_SIDE and all(0 <= v <= 1 for box in boxes for v in box)
   if boxes and small and any(v != int(v) for box in boxes for v in box):
     raise errors.DataError(
-      f"all boxes, as {boxes[0]}, have numbers from 0 to 1, like shares of the image; {what}."
+      f"all boxes, as {boxes[0]}, have numbers from 0 to 1, like fractions of the image; {what}."
     )
 
 
 def number(value: Any, what: str) -> float:
-  """A finite number, also one that is written as a text; DataError for anything else."""
+  """A finite number, possibly as a text; DataError for anything else."""
   found = value
   if isinstance(value, str):
     try:
-      # Python reads 1_0 and digits of other scripts, too.
+      # Python also accepts 1_0 and digits of other scripts.
       plain = len(value) < _MAX_DIGITS and "_" not in value and value.isascii()
       found = float(value) if plain else None
     except ValueError:
       found = None
-  # The comparison is false of NaN, and holds for whole numbers that no float can.
+  # The comparison is false for NaN, and safe for integers that exceed a float.
   if type(found) not in (int, float) or not abs(found) < _TOO_LARGE:
     raise errors.DataError(f"{what} is {str(value)[:60]!r}; expected a number.")
   return float(found)
@@ -264,15 +261,15 @@ def number(value: Any, what: str) -> float:
 def _inside(
   box: tuple[float, ...], height: int, width: int
 ) -> tuple[tuple[float, float, float, float], bool]:
-  """(y_min, x_min, y_max, x_max) within the image, and whether that took more than rounding."""
+  """(y_min, x_min, y_max, x_max) within the image, and whether that clipped more than rounding."""
   x_min, y_min, x_max, y_max = box
   if not (x_min <= x_max and y_min <= y_max):  # NaN too.
     raise errors.DataError(f"the box {box} has a minimum above its maximum.")
   if x_max < 0 or y_max < 0 or x_min > width or y_min > height:
-    raise errors.DataError(f"the box {box} lies outside of the image, {width} x {height}.")
-  cut = min(x_min, y_min) < -_OUTSIDE or x_max > width + _OUTSIDE or y_max > height + _OUTSIDE
-  clipped = max(y_min, 0.0), max(x_min, 0.0), min(y_max, height), min(x_max, width)
-  return clipped, cut
+    raise errors.DataError(f"the box {box} lies outside the image, {width} x {height}.")
+  clipped = min(x_min, y_min) < -_OUTSIDE or x_max > width + _OUTSIDE or y_max > height + _OUTSIDE
+  inside = max(y_min, 0.0), max(x_min, 0.0), min(y_max, height), min(x_max, width)
+  return inside, clipped
 
 
 def _mask(thing: Thing, size: tuple[int, int]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Detection and segmentation in COCO's format: one JSON file, and a folder of images."""
+"""Detection and segmentation in COCO's format: one JSON file and a folder of images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 
 from absl import logging
 
-from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
@@ -28,23 +27,20 @@ _MAX_DIGITS = 19
 class Coco:
   """One row for each image of an annotation file, in the file's order.
 
-  Columns: see `sources.annotated_images`. Bounding boxes are read as COCO has them (x, y, width,
-  height in pixels), masks from polygons and both kinds of run lengths. An image without annotations
-  has empty lists.
-
-  Images that have no `file_name` but a `coco_url` (LVIS) are read by the end of that. Annotations
-  of images that are not in the file are left out, with a warning.
+  Columns: see `sources.annotated_images`. Boxes are COCO's (x, y, width, height in pixels), masks
+  are polygons or either kind of run lengths. An image without annotations has empty lists; one
+  without `file_name` is named by the end of its `coco_url` (LVIS). Annotations of images that are
+  not in the file are left out, with a warning.
 
   Attributes:
     path: the file, as instances_train2017.json.
     images: the folder of the images' `file_name`s; '' is that of `path`.
     masks: True adds the masks.
-    crowd: False leaves crowds out: they are regions, no objects to learn.
-    exif: the annotations are of the images that EXIF sets upright (True), of the stored ones
-      (False), or of those that the file's width and height fit ("auto"; upright where both fit). It
-      counts for `pp.Decode`, too.
-    bad_annotations: "error": an annotation that is wrong rejects its row; "skip": it is left out,
-      counted and named in the log.
+    crowd: False leaves out crowds, which are regions and not objects.
+    exif: the annotations are of the upright images (True), of the stored ones (False), or of those
+      that have the file's width and height ("auto"); see `sources.annotated_images`.
+    bad_annotations: "error" rejects the row of a wrong annotation; "skip" leaves the annotation
+      out, counted and logged.
   """
 
   path: str
@@ -63,24 +59,26 @@ class Coco:
 
     Raises:
       ConfigError: the file cannot be read.
-      DataError: it is not of COCO's format, or fewer than half of its annotations are of images in
-        it; says where.
+      DataError: it is not in COCO's format, or fewer than half of its annotations are of images in
+        it.
     """
     return CocoRows(self)
 
   def makes(self) -> tuple[str, ...]:
-    """The columns of every row."""
     return annotated_images.names(self.masks)
 
 
-class CocoRows:
+class CocoRows(files.Rows):
   """The rows of a `Coco`. Picklable; holds the annotations as one JSON text per image."""
 
   def __init__(self, source: Coco):
     self._spec = source
     self._root = source.images or os.path.dirname(source.path) or "."
-    files.is_remote(self._root)  # An address of another scheme is an error now.
-    data = _read(source.path)
+    files.is_remote(self._root)  # Rejects an address of another scheme.
+    with files.open_data(source.path) as f:
+      data = f.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+      raise errors.ConfigError(f"{source.path!r} has more than {_MAX_BYTES} bytes.")
     self._crc = zlib.crc32(data)
     content = _parsed(data, source.path)
     self._names = _categories(content, source.path)
@@ -124,33 +122,25 @@ class CocoRows:
   def __len__(self) -> int:
     return len(self._images)
 
-  def __getitem__(self, i: int) -> dict[str, Any]:
-    if not 0 <= i < len(self):
-      raise IndexError(f"row {i} of {len(self)}")
-    (image_id, name, *said), s = self._images[i], self._spec
-    try:
-      data = files.read_under(self._root, name)
-      picture = annotated_images.picture(
-        data, exif=s.exif, said=tuple(said), what="the annotation file"
-      )
-      annotations = json.loads(self._annotations[i])
-      annotated_images.check_unit(
-        filter(None, (_written(a) for _, a in annotations)), picture.size, "COCO has pixels"
-      )
-      budget = rle.Budget()
-      make = [functools.partial(self._thing, n, a, picture.size, budget) for n, a in annotations]
-      things = annotated_images.Things(make, s.bad_annotations, self.where(i))
-      return annotated_images.row(picture, name, image_id, things, masks=s.masks)
-    except errors.DataError as e:
-      raise errors.DataError(f"{self.where(i)}: {e}") from None
+  def _row(self, i: int) -> dict[str, Any]:
+    (image_id, name, *size), s = self._images[i], self._spec
+    data = files.read_under(self._root, name)
+    picture = annotated_images.picture(
+      data, exif=s.exif, annotated=size, what="the annotation file"
+    )
+    annotations = json.loads(self._annotations[i])
+    boxes = filter(None, (_written(a) for _, a in annotations))
+    annotated_images.check_unit(boxes, picture.size, "COCO has pixels")
+    budget = rle.Budget()
+    things = [functools.partial(self._thing, n, a, picture.size, budget) for n, a in annotations]
+    return annotated_images.row(picture, name, image_id, things, s, self.where(i))
 
   def where(self, i: int) -> str:
-    """What to call a row in a message."""
     image_id, name, *_ = self._images[i]
     return f"{self._spec.path}: image {image_id} ({name!r})"
 
   def fingerprint(self) -> str:
-    """Of the annotation file's content and of what is read of it."""
+    """Of the annotation file's content and of the parts that are read."""
     return f"coco:{self._spec.masks:d}{self._spec.crowd:d}:{len(self)} rows:{self._crc:08x}"
 
   def digests(self) -> array.array:
@@ -187,7 +177,7 @@ class CocoRows:
 
 
 def _id(value: Any) -> int | str | None:
-  """An id so that 7, 7.0 and "7" are the same; None for what is none."""
+  """An id, for which 7, 7.0 and "7" are the same; None for anything else."""
   if isinstance(value, str):
     is_number = value.isascii() and value.isdigit() and len(value) < _MAX_DIGITS
     return int(value) if is_number and str(int(value)) == value else value
@@ -197,7 +187,7 @@ def _id(value: Any) -> int | str | None:
 
 
 def _is_crowd(annotation: Mapping[str, Any]) -> bool:
-  """Whether it is one; what is neither is told of when the row is read."""
+  """Whether `iscrowd` is true; a wrong value is an error when the row is read."""
   try:
     return strict_json.yes_no(annotation["iscrowd"], "")
   except errors.DataError:
@@ -212,7 +202,7 @@ def _box(value: Any, where: str) -> list[Any]:
 
 
 def _written(annotation: Mapping[str, Any]) -> tuple[float, ...] | None:
-  """The numbers of a box; None where they are none, which is told of elsewhere."""
+  """The numbers of a box; None of a wrong one, which is an error when its object is made."""
   try:
     return tuple(annotated_images.number(v, "") for v in _box(annotation["bbox"], ""))
   except errors.DataError:
@@ -220,7 +210,7 @@ def _written(annotation: Mapping[str, Any]) -> tuple[float, ...] | None:
 
 
 def _outline(value: Any, where: str) -> Any:
-  """A segmentation as `regions.rle` reads it; some write run lengths as a list of one."""
+  """A segmentation as `regions.rle` reads it, also of run lengths in a list of one."""
   value = _listed(value, f"{where}: segmentation")
   if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
     if len(value) > 1:
@@ -232,26 +222,13 @@ def _outline(value: Any, where: str) -> Any:
 
 
 def _listed(value: Any, what: str) -> Any:
-  """A list, or a list or an object that is written as a text."""
+  """The value; a JSON text of a list or an object is parsed."""
   if isinstance(value, str) and value.lstrip()[:1] in ("[", "{"):
     try:
       return strict_json.parse(value)
     except strict_json.Malformed as e:
       raise errors.DataError(f"{what} is a text that is no list: {e}.") from None
   return value
-
-
-def _read(path: str) -> bytes:
-  try:
-    if not files.is_remote(path):
-      return atomic_io.read(path, max_bytes=_MAX_BYTES)
-    with files.file_system(path).open(path, "rb") as f:
-      data = f.read(_MAX_BYTES + 1)
-  except OSError as e:
-    raise errors.ConfigError(f"Cannot read {path!r}: {e.strerror or e}.") from None
-  if len(data) > _MAX_BYTES:
-    raise errors.ConfigError(f"{path!r} has more than {_MAX_BYTES} bytes.")
-  return data
 
 
 def _parsed(data: bytes, path: str) -> Mapping[str, Any]:
@@ -296,7 +273,8 @@ def _categories(content: Mapping[str, Any], path: str) -> dict[Any, str]:
 
 def _images(content: Mapping[str, Any], path: str) -> tuple[list[tuple], dict[Any, int]]:
   """(id, file name, height, width) of each image, and {id: place in that list}."""
-  images, by_id = [], {}
+  images: list[tuple] = []
+  by_id: dict[Any, int] = {}
   for n, image in enumerate(_list(content, "images", path)):
     key, name = _id(image.get("id")), image.get("file_name")
     if name is None and isinstance(image.get("coco_url"), str):

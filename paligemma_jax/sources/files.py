@@ -1,23 +1,28 @@
 """Files that data names: opened only under a root, only regular ones, only up to a size.
 
-A path in a data set is somebody else's text. It is resolved, must stay under the root the config
-gives, and is looked at before it is opened: opening a fifo hangs, opening a device reads for ever.
+A path in a data set is not trusted. It is resolved, must stay under the root that the config gives,
+and is checked before it is opened: opening a fifo hangs, opening a device reads for ever. `Rows` is
+the base of the rows of our sources.
 """
 
 from __future__ import annotations
 
 import array
+import codecs
 import functools
 import io
 import os
+import pathlib
 import re
 import stat
 import unicodedata
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
+from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
+from paligemma_jax.core import strict_json
 
 MAX_IMAGE_BYTES = 64 << 20
 MAX_ROW_BYTES = 96 << 20  # Of all files of a row.
@@ -25,6 +30,26 @@ MAX_ROW_FILES = 1000
 
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")  # Of Windows.
 _PIP_PACKAGE = {"gs": "gcsfs", "s3": "s3fs"}
+
+
+class Rows:
+  """Rows by index, whose errors name the row; subclasses add `__len__`, `where` and `_row`."""
+
+  def __getitem__(self, i: int) -> dict[str, Any]:
+    if not 0 <= i < len(self):
+      raise IndexError(f"row {i} of {len(self)}")
+    try:
+      return self._row(i)
+    except errors.DataError as e:
+      raise errors.DataError(f"{self.where(i)}: {e}") from None
+
+  if TYPE_CHECKING:
+
+    def __len__(self) -> int: ...
+
+    def where(self, i: int) -> str: ...
+
+    def _row(self, i: int) -> dict[str, Any]: ...
 
 
 def is_remote(path: str) -> bool:
@@ -52,12 +77,30 @@ def file_system(path: str) -> Any:
     ) from e
 
 
+def open_data(path: str) -> BinaryIO:
+  """The regular file that a config names, local, gs:// or s3://; ConfigError without one."""
+  try:
+    if is_remote(path):
+      return file_system(path).open(path, "rb")
+    return atomic_io.open_regular(path)
+  except OSError as e:
+    raise errors.ConfigError(f"Cannot read {path!r}: {e.strerror or e}.") from None
+
+
+def read_json(path: pathlib.Path, *, max_depth: int = strict_json.MAX_DEPTH) -> dict[str, Any]:
+  """The JSON object in a local file; ConfigError without one."""
+  try:
+    return strict_json.read_object(path, max_depth=max_depth)
+  except (OSError, strict_json.Malformed) as e:
+    raise errors.ConfigError(f"Cannot read {str(path)!r}: {strict_json.reason(e)}.") from None
+
+
 def read_under(root: str, name: Any, *, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
   """The content of the file that a row calls `name`, a path relative to `root`.
 
   Raises:
-    DataError: the name leads out of the root (by '..', as an absolute path or by a symlink), is
-      not a regular file or larger than `max_bytes`. The file is then not opened.
+    DataError: the name leads out of the root (by '..', as an absolute path or by a symlink), or the
+      file is not regular or larger than `max_bytes`; it is then not opened.
   """
   with open_under(root, name, max_bytes=max_bytes) as f:
     data = f.read(max_bytes + 1)
@@ -67,10 +110,10 @@ def read_under(root: str, name: Any, *, max_bytes: int = MAX_IMAGE_BYTES) -> byt
 
 
 def read_all_under(root: str, names: Sequence[Any]) -> list[bytes]:
-  """The contents of the files that a row calls `names`; one that is named again is read once.
+  """The contents of the files that a row calls `names`; a repeated one is read once.
 
   Raises:
-    DataError: as `read_under`; or the row has more files or bytes than any example needs.
+    DataError: as `read_under`; or more than MAX_ROW_FILES files or MAX_ROW_BYTES bytes.
   """
   if len(names) > MAX_ROW_FILES:
     raise errors.DataError(f"the row names {len(names)} files; the limit is {MAX_ROW_FILES}.")
@@ -96,7 +139,7 @@ def open_under(root: str, name: Any, *, max_bytes: int) -> BinaryIO:
     path = _real_path(root, _same(root, name))
   try:
     _check_status(os.stat(path, follow_symlinks=False), name, max_bytes)
-    # NONBLOCK and NOFOLLOW: the path may have been replaced since it was looked at.
+    # NONBLOCK and NOFOLLOW: the path may have been replaced since the check.
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
   except FileNotFoundError:
     raise errors.DataError(f"file {name!r} is not in {root!r}.") from None
@@ -111,13 +154,18 @@ def open_under(root: str, name: Any, *, max_bytes: int) -> BinaryIO:
   return file
 
 
-def names_under(root: str, name: Any) -> list[str] | None:
-  """What is in the folder that a row calls `name`, a path relative to `root`; None of a file.
+def listed_under(root: str, name: Any) -> list[str]:
+  """The non-blank lines of a file of paths, with '/' for a backslash; they need not be UTF-8."""
+  data = read_under(root, name).removeprefix(codecs.BOM_UTF8)
+  lines = data.decode("utf-8", "surrogateescape").split("\n")
+  return [line.strip().replace("\\", "/") for line in lines if line.strip()]
 
-  In the order of people: numbers in names count as numbers, so 'f2.jpg' comes before 'f10.jpg'.
+
+def names_under(root: str, name: Any) -> list[str] | None:
+  """The content, in natural order, of the folder that a row calls `name`; None of no folder.
 
   Raises:
-    DataError: as `read_under`; that there is nothing of that name is left for it to say.
+    DataError: as `read_under`.
   """
   name = _checked_name(root, name)
   if is_remote(root):
@@ -134,13 +182,9 @@ def names_under(root: str, name: Any) -> list[str] | None:
 
 
 def paths_under(root: str, name: Any) -> tuple[str, list[str]] | None:
-  """The folder that a config or a row calls `name`, and all files in it and in its folders.
+  """(path below `root`, paths of all files below that) of the folder that is called `name`.
 
-  Returns:
-    its path below `root` ('' is `root`) and the files' paths below it; None of what is no folder.
-
-  Raises:
-    DataError: as `read_under`.
+  None where there is no such folder; the path is '' for `root` itself. DataError as `read_under`.
   """
   name = _checked_name(root, name)
   if is_remote(root):
@@ -160,10 +204,7 @@ def paths_under(root: str, name: Any) -> tuple[str, list[str]] | None:
 
 
 def find_under(root: str, name: str) -> str | None:
-  """The path below `root` of the file that is meant by `name`; None where there is none.
-
-  It is not opened, and may yet be refused: see `read_under`.
-  """
+  """The path below `root` of the file `name`, see `same`; None without one. It is not opened."""
   if ".." in name.replace("\\", "/").split("/") or "\0" in name:
     return None
   if is_remote(root):
@@ -172,11 +213,7 @@ def find_under(root: str, name: str) -> str | None:
 
 
 def _same(root: str, name: str) -> str:
-  """As `find_under` in a local root.
-
-  Raises:
-    DataError: there is none; names those that differ in the ending alone.
-  """
+  """As `same`; DataError without such a file, with those that have another ending."""
   found = same(root, name)
   if found is None:
     beside = near(root, name)[:3]
@@ -242,10 +279,10 @@ _NOT_OURS = ("__MACOSX",)  # Folders that archives bring along.
 
 
 def same(root: str, name: str) -> str | None:
-  """The path below the local folder `root` of what `name` means; None where there is none.
+  """The path below the local folder `root` of `name`, whatever its case; None without one.
 
   Raises:
-    DataError: several names differ from it in the case of letters alone.
+    DataError: several paths differ from it in case alone.
   """
   if os.path.lexists(os.path.join(root, name)):
     return name
@@ -268,7 +305,7 @@ def same(root: str, name: str) -> str | None:
 
 
 def by_stem(root: str, name: str, endings: Sequence[str]) -> list[str]:
-  """The paths below `root` that are `name`, which has no ending, with one of the endings."""
+  """The paths below `root` that are `name` plus one of the endings."""
   above, _, stem = name.replace("\\", "/").rpartition("/")
   folder = same(root, above) if above else ""
   if folder is None:
@@ -279,7 +316,7 @@ def by_stem(root: str, name: str, endings: Sequence[str]) -> list[str]:
 
 
 def near(root: str, name: str) -> list[str]:
-  """Files beside `name` that differ from it in their ending alone."""
+  """Files in the folder of `name` that differ from it in their ending alone."""
   above, _, last = name.replace("\\", "/").rpartition("/")
   stem = key(os.path.splitext(last)[0])
   names = _names(os.path.join(root, above))
@@ -287,12 +324,9 @@ def near(root: str, name: str) -> list[str]:
 
 
 def below(root: str, name: str) -> list[str] | None:
-  """All files in a local folder and in the folders in it, as paths below it; None of no folder.
+  """The paths of all files below a local folder, in natural order; None of no folder.
 
-  In the order of people (see `order`). Hidden files are left out.
-
-  Raises:
-    DataError: a folder in it is a link that leads out of `root`, or too deep a nest.
+  Hidden files are left out. DataError: a link leads out of `root`, or folders nest too deeply.
   """
   top = os.path.join(root, name)
   if not os.path.isdir(top):
@@ -316,7 +350,7 @@ def below(root: str, name: str) -> list[str] | None:
           continue
         try:
           is_folder = entry.is_dir()
-        except OSError:  # A link to itself: whoever reads it as a file says so.
+        except OSError:  # A link to itself: reading it as a file fails.
           is_folder = False
         if is_folder:
           todo.append((path, depth + 1))
@@ -326,26 +360,26 @@ def below(root: str, name: str) -> list[str] | None:
 
 
 def order(path: str) -> tuple[list[tuple[list[tuple[int, str]], str]], str]:
-  """The order of people: folder by folder, numbers in names as numbers: 'f2.jpg', 'f10.jpg'."""
+  """The key of natural order: folder by folder, numbers by value: 'f2.jpg' before 'f10.jpg'."""
   return [_by_number(part) for part in path.split("/")], path
 
 
 def key(name: str) -> str:
-  """Equal for names that are the same on another system."""
+  """Equal for names that differ in case or Unicode normalization alone."""
   if not name.isascii() and any("\udc80" <= c <= "\udcff" for c in name):
-    # Bytes that are no UTF-8: most likely of an old Windows.
+    # Bytes that are not UTF-8: most likely cp1252 of Windows.
     name = os.fsencode(name).decode("cp1252", "replace")
   return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 def _by_number(name: str) -> tuple[list[tuple[int, str]], str]:
-  """Digits by their value, then the rest; the name itself decides between 'f1' and 'f01'."""
+  """Digits by value, then the rest; the name itself decides between 'f1' and 'f01'."""
   pieces = re.split(r"([0-9]+)", name)
   return [(int(p), "") if i % 2 else (-1, p) for i, p in enumerate(pieces)], name
 
 
 def _names(folder: str) -> Mapping[str, tuple[str, ...]]:
-  """{key: names} of what is in a folder; {} where there is none."""
+  """{key: names} of a folder's content; {} without a folder."""
   try:
     return _listed(folder, os.stat(folder).st_mtime_ns)
   except OSError:
@@ -354,7 +388,7 @@ def _names(folder: str) -> Mapping[str, tuple[str, ...]]:
 
 @functools.lru_cache(maxsize=64)
 def _listed(folder: str, mtime_ns: int) -> Mapping[str, tuple[str, ...]]:
-  del mtime_ns  # A folder that has changed is listed anew.
+  del mtime_ns  # A changed folder is listed again.
   found: dict[str, list[str]] = {}
   for name in sorted(os.listdir(folder)):
     found.setdefault(key(name), []).append(name)

@@ -1,12 +1,11 @@
-"""Which frames of a video are seen, and decoding those alone, in bounded time and memory.
+"""The frames of a video that a row takes, decoded in bounded time and memory.
 
-The rule is the reference's in evaluation: frames 0, stride, 2 stride, … of the clip at the video's
-own rate, as many as the recipe has. A clip that is too short begins anew, as often as it takes.
-Instead of a stride, frames can be spread evenly over the clip, whatever its length.
+As in the reference's evaluation, these are frames 0, stride, 2 stride, … of the clip at the video's
+own rate; a clip that is too short is repeated. Without a stride they are spread evenly over the
+clip.
 
-A video is somebody else's program for a large decoder. FFmpeg is told which container it is, may
-open nothing but the file that it is given, uses known codecs only and one thread: other rows are
-read meanwhile, and each thread would hold frames of its own.
+A video is not trusted. FFmpeg is given the container's format, opens no other file, and uses known
+codecs only. It has one thread, as other rows are read meanwhile and each thread holds frames.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from paligemma_jax.core import file_checks
 MAX_FRAME_PIXELS = 4096 * 2176
 MAX_KEPT_PIXELS = 75_000_000
 MAX_STREAMS = 32
-MAX_DECODED = 1_500_000_000  # About five seconds of a core.
+MAX_DECODED = 1_500_000_000  # Pixels: about five seconds of a core.
 MAX_SECS = 10.0
 
 CODECS = (
@@ -34,16 +33,16 @@ CODECS = (
     "msmpeg4v1", "msmpeg4v2", "msmpeg4", "msmpeg4v3", "wmv1", "wmv2", "flv", "theora", "mjpeg",
     "prores", "dvvideo", "gif",
 )  # fmt: skip
-_LEAST_PIXELS = 100_000  # What any frame costs.
-_BYTE_PIXELS = 40  # Reading a byte of a stream takes as long as this many pixels.
+_LEAST_PIXELS = 100_000  # The least cost of a frame.
+_BYTE_PIXELS = 40  # The cost of a byte of a stream.
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """What the frames of one row may cost.
+  """The limits of one row.
 
-  decoded: pixels of all frames that must be decoded, among them those that are not kept.
-  secs: of one core, whatever it is that takes them.
+  decoded: pixels of all frames that must be decoded, kept or not.
+  secs: of one core, in all.
   """
 
   decoded: int = MAX_DECODED
@@ -51,9 +50,9 @@ class Limits:
 
 
 def positions(total: int, num: int, stride: int) -> list[int]:
-  """Which of `total` frames make a clip of `num`, by the rule above; with stride 0 evenly spread.
+  """Which of `total` frames to take, by the rule above.
 
-  Evenly means the middle of each of `num` parts of equal length.
+  With stride 0 they are the middles of `num` parts of equal length.
   """
   if stride:
     there = range(0, min(total, (num - 1) * stride + 1), stride)
@@ -76,18 +75,17 @@ def decode(
   Args:
     data: the content, or the file opened for reading.
     what: the video's name in errors.
-    stride: how far apart, in frames of the video; 0 spreads them evenly.
-    start, end: seconds; an end of 0 is the video's. A part in which no frame begins is the last
+    stride: the distance in frames of the video; 0 spreads them evenly.
+    start, end: seconds; an end of 0 is the video's. A part in which no frame begins gives the last
       frame before it.
-    limits: what it may cost.
 
   Raises:
     ConfigError: PyAV is not installed.
-    DataError: not a video of a known kind, one without frames, or one that exceeds the limits.
+    DataError: no video of a known format, one without frames, or one that exceeds the limits.
   """
   av = _library()
   video = _Video(av, io.BytesIO(data) if isinstance(data, bytes) else data, limits)
-  total = (num - 1) * stride + 1  # Later frames need not be decoded.
+  total = (num - 1) * stride + 1  # Later frames are not decoded.
   try:
     if not stride:
       total = video.count(start, end)
@@ -97,13 +95,13 @@ def decode(
     raise errors.DataError(f"{what} {e}") from None
   except Exception as e:  # Whatever PyAV raises on damaged files: many types.
     if isinstance(e, MemoryError) and not isinstance(e, av.error.FFmpegError):
-      raise  # Ours has run out; FFmpeg's own is what a limit of streams ends in.
+      raise  # FFmpeg raises its own when a stream limit is reached.
     raise errors.DataError(f"{what} is no video that can be decoded: {e}") from None
   if not kept:
     raise errors.DataError(f"{what} has no frames.")
   if stride:
     wanted = positions(max(seen, 1), num, stride)
-  # A broken end has fewer frames than its container says: the last one stands in.
+  # A broken end has fewer frames than its container claims: the last one is repeated.
   last = kept[max(kept)]
   return [kept.get(i, last) for i in wanted]
 
@@ -118,7 +116,7 @@ def _library() -> Any:
 
 
 class _Video:
-  """A video file, and what of its limits is left. Made for one row and one thread."""
+  """A video file and the rest of its limits, for one row and one thread."""
 
   def __init__(self, av: Any, file: BinaryIO, limits: Limits):
     self._av, self._file, self._limits = av, file, limits
@@ -127,7 +125,7 @@ class _Video:
     self._format = ""
 
   def count(self, start: float, end: float) -> int:
-    """How many frames begin from start to end; nothing is decoded for it."""
+    """How many frames begin from start to end; nothing is decoded."""
     number = 0
     for packet in self._packets(0.0):
       if packet.size:
@@ -137,7 +135,7 @@ class _Video:
     return number
 
   def kept(self, wanted: set[int], start: float, end: float) -> tuple[dict[int, np.ndarray], int]:
-    """({position: frame} for those of `wanted` that are there, frames seen) from start to end."""
+    """({position: frame} of the existing `wanted`, number of frames read) from start to end."""
     found: dict[int, np.ndarray] = {}
     seen, before, left = 0, None, MAX_KEPT_PIXELS
     for frame in self._frames(start):
@@ -197,13 +195,13 @@ class _Video:
         name = "unknown" if codec is None else codec.name
         raise errors.DataError(
           f"has the codec {name!r}, which is none of {', '.join(CODECS)}. Convert it to H.264"
-          " before."
+          " first."
         )
       self._check_frame(codec.width, codec.height)
       codec.thread_count = 1
       codec.options = {"max_pixels": str(MAX_FRAME_PIXELS)}
       if start:
-        container.seek(int(start * self._av.time_base))  # To the key frame before it.
+        container.seek(int(start * self._av.time_base))
       for packet in container.demux(stream):
         self._check_time()
         yield packet
@@ -212,7 +210,7 @@ class _Video:
     if width * height > MAX_FRAME_PIXELS:
       raise errors.DataError(
         f"has frames of {width} x {height}; the limit is {MAX_FRAME_PIXELS} pixels. Make it"
-        " smaller before."
+        " smaller first."
       )
 
   def _check_scans(self, packet: Any) -> None:
@@ -224,34 +222,31 @@ class _Video:
     if self._decoded > self._limits.decoded:
       raise errors.DataError(
         f"has its frames behind more than {self._limits.decoded} pixels to decode. Cut it"
-        " before, store its frames as images, or raise Video.max_decoded."
+        " first, store its frames as images, or raise Video.max_decoded."
       )
 
   def _check_time(self) -> None:
     if time.thread_time() > self._until:
       raise errors.DataError(
-        f"takes more than {self._limits.secs:g} s of a core to decode. Cut it before, store its"
+        f"takes more than {self._limits.secs:g} s of a core to decode. Cut it first, store its"
         " frames as images, or raise Video.max_secs."
       )
 
 
 class _Watched:
-  """A file for FFmpeg to read: nothing else of it can be used, and time is looked at meanwhile."""
+  """A file that FFmpeg can only read; each read checks the time limit."""
 
   def __init__(self, file: BinaryIO, check: Any):
     self._file, self._check = file, check
 
   def read(self, size: int) -> bytes:
-    """At most `size` bytes from where it stands."""
     self._check()
     return self._file.read(size)
 
   def seek(self, offset: int, whence: int = 0) -> int:
-    """Where it stands then."""
     return self._file.seek(offset, whence)
 
   def tell(self) -> int:
-    """Where it stands."""
     return self._file.tell()
 
 
@@ -259,7 +254,7 @@ def _open_nothing(url: str, flags: int, options: dict[str, str]) -> Any:
   raise errors.DataError(f"refers to another file, {url[:80]!r}, which is never opened.")
 
 
-# FFmpeg's names. None of these reads another file; references inside of a .mov are switched off.
+# FFmpeg's names. None of these reads another file; references in a .mov are disabled.
 MOV = "mov,mp4,m4a,3gp,3g2,mj2"
 FORMATS = {
   MOV: "MP4 or MOV",
@@ -282,8 +277,8 @@ def find(file: BinaryIO) -> str:
   """FFmpeg's name of the file's format.
 
   Raises:
-    DataError: none of FORMATS, or an index that claims more than any video holds. Its text goes on
-      from the name of the file.
+    DataError: none of FORMATS, or an index that claims too many samples. Its text continues a
+      sentence that starts with the file's name.
   """
   file.seek(0)
   start = file.read(1024)
@@ -298,22 +293,22 @@ def find(file: BinaryIO) -> str:
     return "gif"
   if start.startswith(b"\0\0\1\xba"):
     return "mpeg"
-  for first, step in ((0, _TS), (4, _TS + 4)):  # As broadcast, and as cameras write it.
+  for first, step in ((0, _TS), (4, _TS + 4)):  # Of broadcasts and of cameras.
     marks = start[first::step]
     if len(marks) > 1 and marks == b"G" * len(marks):
       return "mpegts"
   raise errors.DataError(
     f"is no video that can be decoded: it starts with {start[:12]!r}, like none of"
-    f" {', '.join(FORMATS.values())}. Convert it to MP4 before."
+    f" {', '.join(FORMATS.values())}. Convert it to MP4 first."
   )
 
 
 def _check_boxes(file: BinaryIO) -> None:
-  """Walks the boxes of a MOV; those that count samples must count what a video can have."""
+  """DataError where a box of a MOV claims more than MAX_SAMPLES."""
   samples = 0
   for kind, start, end in _boxes(file, 0, file.seek(0, 2)):
     if kind == b"cmov":
-      raise errors.DataError("has a compressed header, which no program has written for long.")
+      raise errors.DataError("has a compressed header, which is obsolete.")
     file.seek(start)
     head = file.read(min(12, end - start))
     if len(head) < 12:
@@ -337,7 +332,7 @@ def _check_number(number: int) -> None:
 
 
 def _sum_of_counts(file: BinaryIO, start: int, entries: int, end: int) -> int:
-  """Of a table of (count, value), the sum of the counts; as many as there are bytes for."""
+  """The sum of the counts in a table of (count, value), up to the end of the file."""
   left, total = min(entries, (end - start) // 8), 0
   file.seek(start)
   while left > 0 and total <= MAX_SAMPLES:
@@ -351,7 +346,7 @@ def _sum_of_counts(file: BinaryIO, start: int, entries: int, end: int) -> int:
 
 
 def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-  """(kind, start, end) of the content of each box, of those in boxes of boxes too."""
+  """(kind, start, end) of the content of each box, nested ones too."""
   todo, number = [(start, end)], 0
   while todo:
     at, end = todo.pop()
@@ -365,7 +360,7 @@ def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, i
       (size,) = struct.unpack_from(">Q", head, 8)
       body = at + 16
     stop = end if size == 0 else min(at + size, end)
-    if stop < body:  # No box: FFmpeg ends here too.
+    if stop < body:  # No box: FFmpeg stops here too.
       continue
     number += 1
     if number > _MAX_BOXES:

@@ -1,4 +1,4 @@
-"""Hugging Face datasets that `save_to_disk` wrote, read through pyarrow alone."""
+"""Hugging Face datasets written by `save_to_disk`, read with pyarrow alone."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ import pathlib
 import re
 import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
-from paligemma_jax.core import strict_json
 from paligemma_jax.sources import files
 from paligemma_jax.sources import jsonl
 
 _LEAST_PYARROW = 15
 _MAX_VALUES = 4_000_000  # Of a row: an image of 1100 x 1100 pixels in lists.
-_MAX_ROWS = 1 << 32  # Of a split; rows of nulls take no room in a file.
+_MAX_ROWS = 1 << 32  # Of a split; rows of nulls take no space in a file.
 _RECORD_BATCH, _DICTIONARY_BATCH = 3, 2  # Of Arrow's MessageHeader.
 _LISTS = ("List", "LargeList")
 _SAVE = "datasets.load_dataset(…).save_to_disk(folder)"
@@ -28,19 +29,18 @@ _SAVE = "datasets.load_dataset(…).save_to_disk(folder)"
 
 @spec_lib.spec
 class HfDataset:
-  """Rows of a `datasets.Dataset` or `DatasetDict` saved to disk; `datasets` is not needed to read.
+  """Rows of a `datasets.Dataset` or `DatasetDict` saved to disk; needs no `datasets`.
 
-  Columns are the dataset's, those of nested ones under 'outer/inner' (of a list of records, too: a
-  list for each field). An image becomes its encoded bytes, a list of images a list of those,
-  everything else what it is in Python.
+  Columns are the dataset's, nested ones as 'outer/inner' (of a list of records a list for each
+  field). An image becomes its encoded bytes, a list of images a list of those, everything else its
+  Python value.
 
   Attributes:
     path: the folder that `save_to_disk` wrote.
-    split: a split, or a part of splits as in 'train[:90%]+val'; of a folder that holds a single
-      dataset '', or a part of it as in '[:90%]'.
-    images: the folder for images that are stored as a path instead of as content; their paths must
-      be relative to it. '' is none.
-    names: columns of class numbers to read as the names of the classes.
+    split: a split, or an expression such as 'train[:90%]+val'; for a folder of a single dataset '',
+      or a part such as '[:90%]'.
+    images: the folder that images stored as paths are relative to; '' is none.
+    names: columns of class numbers to read as class names.
   """
 
   path: str
@@ -52,12 +52,12 @@ class HfDataset:
     """Maps the files into memory.
 
     Raises:
-      ConfigError: not such a folder, or no such split or column.
+      ConfigError: no such folder, split or column.
     """
     return HfRows(self)
 
   def makes(self) -> tuple[str, ...]:
-    """The columns, as the dataset describes itself; () while it is not there."""
+    """The columns in the dataset's description; () without one."""
     try:
       folder = next(iter(self._folders().values()))
       return tuple(sorted(_features(folder)))
@@ -65,14 +65,14 @@ class HfDataset:
       return ()
 
   def _folders(self) -> dict[str, pathlib.Path]:
-    """{split: its folder} for the splits that are asked for."""
+    """{split: its folder} of the splits in `split`."""
     root = pathlib.Path(self.path)
     asked = names(self.split)
     if (root / "state.json").is_file():
-      name = _read_json(root / "state.json").get("_split")
+      name = files.read_json(root / "state.json").get("_split")
       known = {"": root, name if isinstance(name, str) else "": root}
     elif (root / "dataset_dict.json").is_file():
-      splits = _read_json(root / "dataset_dict.json").get("splits")
+      splits = files.read_json(root / "dataset_dict.json").get("splits")
       splits = splits if isinstance(splits, (list, dict)) else ()
       known = {name: root / name for name in splits if _is_plain(name)}
     else:
@@ -90,77 +90,53 @@ class HfDataset:
     return {name: known[name] for name in asked}
 
 
-class HfRows:
-  """The rows of an `HfDataset`. Picklable: the files are mapped again where it arrives."""
+class HfRows(files.Rows):
+  """The rows of an `HfDataset`. Picklable: the files are mapped again when it is loaded."""
 
   def __init__(self, source: HfDataset):
     self._spec = source
-    self._connect()
+    folders = source._folders()
+    self._splits = {name: _Split(path) for name, path in folders.items()}
+    self._parts = ranges(source.split, {name: len(split) for name, split in self._splits.items()})
+    self._starts = [0]
+    for _, rows in self._parts:
+      self._starts.append(self._starts[-1] + len(rows))
+    features = _features(next(iter(folders.values())))
+    self._fields = tuple(name for name in features if "/" in name)
+    classes = {name: feature["names"] for name, feature in features.items() if _is_class(feature)}
+    what = f"column of class numbers in {source.path!r}"
+    self._classes = {name: errors.pick(classes, name, what) for name in source.names}
+
+  def __reduce__(self):
+    return HfRows, (self._spec,)
 
   def __len__(self) -> int:
     return self._starts[-1]
 
-  def __getitem__(self, i: int) -> dict[str, Any]:
+  def _row(self, i: int) -> dict[str, Any]:
     name, k = self._find(i)
-    try:
-      row = dict(jsonl.flat(self._splits[name].row(k)))
-      for column in self._fields:  # A list of no records does not show its fields.
-        if column not in row and row.get(column.rpartition("/")[0], ()) == []:
-          row[column] = []
-      for column in self._spec.names:
-        row[column] = self._class_name(column, row[column])
-      return {column: self._plain(column, value) for column, value in row.items()}
-    except errors.DataError as e:
-      raise errors.DataError(f"{self.where(i)}: {e}") from None
+    row = dict(jsonl.flat(self._splits[name].row(k)))
+    for column in self._fields:  # An empty list of records does not show its fields.
+      if column not in row and row.get(column.rpartition("/")[0], ()) == []:
+        row[column] = []
+    for column in self._spec.names:
+      row[column] = class_names(column, row[column], self._classes[column])
+    return {column: self._plain(column, value) for column, value in row.items()}
 
   def where(self, i: int) -> str:
-    """What to call a row in a message."""
     name, k = self._find(i)
     return f"row {k} of {self._spec.path}{f' {name}' if name else ''}"
 
   def fingerprint(self) -> str:
-    """Of the dataset's own fingerprint and the sizes of its files; their content is not read."""
+    """Of the dataset's own fingerprint and the sizes of its files."""
     marks = repr(sorted((name, split.mark) for name, split in self._splits.items()))
     return f"hf:{self._spec.split}:{len(self)} rows:{zlib.crc32(marks.encode()):08x}"
 
-  def __getstate__(self) -> dict[str, Any]:
-    return {"_spec": self._spec}
-
-  def __setstate__(self, state: dict[str, Any]) -> None:
-    self._spec = state["_spec"]
-    self._connect()
-
-  def _connect(self) -> None:
-    self._splits = {name: _Split(path) for name, path in self._spec._folders().items()}
-    sizes = {name: len(split) for name, split in self._splits.items()}
-    self._parts = ranges(self._spec.split, sizes)
-    self._starts = [0]
-    for _, rows in self._parts:
-      self._starts.append(self._starts[-1] + len(rows))
-    features = _features(next(iter(self._spec._folders().values())))
-    self._fields = tuple(name for name in features if "/" in name)
-    classes = {name: feature["names"] for name, feature in features.items() if _is_class(feature)}
-    what = f"column of class numbers in {self._spec.path!r}"
-    self._classes = {name: errors.pick(classes, name, what) for name in self._spec.names}
-
   def _find(self, i: int) -> tuple[str, int]:
-    if not 0 <= i < len(self):
-      raise IndexError(f"row {i} of {len(self)}")
+    """The split of a row, and its number there."""
     part = bisect.bisect_right(self._starts, i) - 1
     name, rows = self._parts[part]
     return name, rows[i - self._starts[part]]
-
-  def _class_name(self, column: str, value: Any) -> Any:
-    if isinstance(value, list):
-      return [self._class_name(column, v) for v in value]
-    names = self._classes[column]
-    if isinstance(value, float) and value.is_integer():
-      value = int(value)
-    if isinstance(value, int) and 0 <= value < len(names):
-      return names[value]
-    if value is None or value == -1:  # Both stand for no label.
-      return None
-    raise errors.DataError(f"column {column!r} is {value!r}, but there are {len(names)} classes.")
 
   def _plain(self, column: str, value: Any) -> Any:
     """Images as bytes, in lists too."""
@@ -183,6 +159,21 @@ class HfRows:
       raise errors.DataError(f"column {column!r}: {e}") from None
 
 
+def class_names(column: str, value: Any, names: Sequence[str]) -> Any:
+  """The class name of a number, or of each in a list; None for no label, which is -1 or null."""
+  if isinstance(value, np.ndarray):
+    value = value.tolist()
+  if isinstance(value, list):
+    return [class_names(column, v, names) for v in value]
+  if isinstance(value, float) and value.is_integer():
+    value = int(value)
+  if isinstance(value, int) and 0 <= value < len(names):
+    return names[value]
+  if value is None or value == -1:
+    return None
+  raise errors.DataError(f"column {column!r} is {value!r}, but there are {len(names)} classes.")
+
+
 class _Split:
   """The record batches of one dataset, mapped into memory."""
 
@@ -197,17 +188,17 @@ class _Split:
         f" 'pyarrow>={_LEAST_PYARROW}'"
       )
     self._pyarrow = pyarrow
-    state = _read_json(folder / "state.json")
+    state = files.read_json(folder / "state.json")
     if state.get("_indices_data_files"):
       raise errors.ConfigError(
         f"{folder} was saved by an old version of datasets, with an index of its rows beside it;"
         " load it there, and save it again after .flatten_indices()."
       )
-    self._batches, self._starts = [], [0]
-    sizes = []
+    self._batches: list[Any] = []
+    self._starts, sizes = [0], []
     listed = state.get("_data_files") or []
     for entry in listed if isinstance(listed, list) else [listed]:
-      name = entry.get("filename") if isinstance(entry, Mapping) else None
+      name: Any = entry.get("filename") if isinstance(entry, Mapping) else None
       if not _is_plain(name):
         raise errors.ConfigError(f"{folder / 'state.json'} names the file {name!r}.")
       sizes.append((name, self._map(folder / name)))
@@ -217,7 +208,7 @@ class _Split:
     return self._starts[-1]
 
   def row(self, k: int) -> dict[str, Any]:
-    """Row `k`; what its offsets and texts say is checked, so that a broken file cannot crash us."""
+    """Row `k`; its offsets and texts are checked, as a damaged file could crash the process."""
     i = bisect.bisect_right(self._starts, k) - 1
     one = self._batches[i].slice(k - self._starts[i], 1)
     try:
@@ -236,15 +227,15 @@ class _Split:
       raise errors.DataError(f"the row cannot be read: {type(e).__name__}: {e}.") from None
 
   def _map(self, path: pathlib.Path) -> int:
-    """Adds the file's batches; its size in bytes."""
+    """Adds the file's batches and returns its size in bytes."""
     ipc, memory_map = self._pyarrow.ipc, self._pyarrow.memory_map
     try:
-      atomic_io.open_regular(path).close()  # pyarrow would wait at a pipe for ever.
+      atomic_io.open_regular(path).close()  # pyarrow would wait for ever at a pipe.
       with memory_map(str(path)) as mapped:
         for message in ipc.MessageReader.open_stream(mapped):
           if _is_compressed(memoryview(message.metadata)):
             raise errors.ConfigError(
-              f"{path} is compressed, which a saved dataset never is; a small file can then mean"
+              f"{path} is compressed, unlike any saved dataset; a small file could expand to"
               f" gigabytes. Save it again: {_SAVE}."
             )
       with memory_map(str(path)) as mapped, ipc.open_stream(mapped) as stream:
@@ -252,7 +243,7 @@ class _Split:
           raise errors.ConfigError(f"{path} has two columns of one name.")
         for field in stream.schema:
           kind = field.type
-          if self._pyarrow.types.is_dictionary(kind):  # A row has one of its values.
+          if self._pyarrow.types.is_dictionary(kind):  # A row holds a single value of it.
             kind = kind.value_type if kind.value_type.num_fields == 0 else kind
           _check_type(self._pyarrow.types, kind, f"{path}: column {field.name!r}")
         for batch in stream:
@@ -260,7 +251,7 @@ class _Split:
           self._batches.append(batch)
           self._starts.append(self._starts[-1] + len(batch))
           if self._starts[-1] > _MAX_ROWS:
-            raise errors.ConfigError(f"{path} claims {self._starts[-1]} rows: damaged.")
+            raise errors.ConfigError(f"{path} is damaged: it claims {self._starts[-1]} rows.")
       return os.path.getsize(path)
     except FileNotFoundError:
       raise errors.ConfigError(
@@ -271,11 +262,7 @@ class _Split:
 
 
 def _is_compressed(message: memoryview) -> bool:
-  """Whether the buffers of an Arrow message, given by its flatbuffer, are compressed.
-
-  Raises:
-    ValueError: the message is damaged.
-  """
+  """Whether the buffers of an Arrow message are compressed; ValueError for a damaged one."""
   try:
     table = _reference(message, 0)
     kind = message[at] if (at := _field(message, table, 1)) else 0
@@ -290,7 +277,7 @@ def _is_compressed(message: memoryview) -> bool:
 
 
 def _field(data: memoryview, table: int, number: int) -> int:
-  """Where a field of a flatbuffer's table lies; 0 when it is absent."""
+  """The offset of a field of a flatbuffer's table; 0 when it is absent."""
   slots = table - struct.unpack_from("<i", data, table)[0]
   at = 4 + 2 * number
   if slots < 0 or at >= struct.unpack_from("<H", data, slots)[0]:
@@ -304,7 +291,7 @@ def _reference(data: memoryview, at: int) -> int:
 
 
 def _num_values(pyarrow: Any, array: Any) -> int:
-  """How many Python values an array becomes; of a list of nulls the file's size does not tell."""
+  """How many Python values an array becomes; a long list of nulls takes no space in the file."""
   types = pyarrow.types
   if isinstance(array.type, pyarrow.BaseExtensionType):
     return _num_values(pyarrow, array.storage)
@@ -319,15 +306,12 @@ def _num_values(pyarrow: Any, array: Any) -> int:
 
 
 def _check_type(types: Any, kind: Any, where: str) -> None:
-  """ConfigError of types in which a few bytes of a file can stand for gigabytes of values.
-
-  They are those that name the same values again and again within a row.
-  """
-  named_again = (
+  """ConfigError of types that repeat values by reference, so that a row can expand to gigabytes."""
+  repeating = (
       types.is_dictionary, types.is_run_end_encoded, types.is_union, types.is_list_view,
       types.is_large_list_view, types.is_string_view, types.is_binary_view,
   )  # fmt: skip
-  if any(is_kind(kind) for is_kind in named_again):
+  if any(is_kind(kind) for is_kind in repeating):
     raise errors.ConfigError(
       f"{where} is of the type {str(kind)[:100]}, which is not read. Cast it to plain texts,"
       f" numbers or lists, and save it again: {_SAVE}."
@@ -339,9 +323,9 @@ def _check_type(types: Any, kind: Any, where: str) -> None:
 
 
 def _features(folder: pathlib.Path) -> dict[str, Mapping[str, Any]]:
-  """{column: its description, of a list that of its values}; {} when the folder has none."""
+  """{column: its description, of a list that of its values}; {} without a description."""
   path = folder / "dataset_info.json"
-  features = _read_json(path).get("features") if path.is_file() else {}
+  features = files.read_json(path).get("features") if path.is_file() else {}
   return dict(_described(features)) if isinstance(features, Mapping) else {}
 
 
@@ -357,11 +341,11 @@ def _described(
     if isinstance(feature, list) and len(feature) == 1:  # A list of records, or of values.
       feature = {"_type": "List", "feature": feature[0]}
     feature = feature if isinstance(feature, Mapping) else {}
-    inner = feature.get("feature")
+    inner: Any = feature.get("feature")
     if feature and "_type" not in feature:
       yield from _described(feature, f"{above}{name}/")
     elif feature.get("_type") == "Sequence" and _is_nest(inner):
-      yield from _described(inner, f"{above}{name}/")  # Stored as lists, one for each field.
+      yield from _described(inner, f"{above}{name}/")  # Stored as a list for each field.
     elif feature.get("_type") in _LISTS and _is_nest(inner):
       yield above + name, {}
       yield from _described(inner, f"{above}{name}/")  # Stored as a list of records.
@@ -376,39 +360,22 @@ def _is_nest(inner: Any) -> bool:
 
 
 def _is_plain(name: Any) -> bool:
-  """A name inside a folder, no path."""
+  """Whether it is a name in a folder, not a path."""
   return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")
-
-
-def _read_json(path: pathlib.Path) -> Mapping[str, Any]:
-  try:
-    return strict_json.read_object(path)
-  except (OSError, strict_json.Malformed) as e:
-    raise errors.ConfigError(f"Cannot read {str(path)!r}: {strict_json.reason(e)}.") from None
 
 
 _PART = re.compile(r"\s*([\w./-]*?)\s*(?:\[\s*(-?\d+%?)?\s*:\s*(-?\d+%?)?\s*\])?\s*")
 
 
 def names(text: str) -> list[str]:
-  """The splits that `text` is made of, in order; '' for one without a name.
-
-  Raises:
-    ConfigError: the text is no such expression.
-  """
+  """The splits in an expression, in order; '' is the one without a name."""
   return [name for name, _, _ in _parts(text)]
 
 
 def ranges(text: str, sizes: Mapping[str, int]) -> list[tuple[str, range]]:
-  """(split, rows of it) for each part of `text`.
+  """(split, its rows) for each part of `text`, given the number of rows of each split.
 
-  Percentages are rounded to the nearest row; what lies beyond the ends is left out.
-
-  Args:
-    sizes: rows of each split that `names` lists.
-
-  Raises:
-    ConfigError: the text is no such expression.
+  Percentages are rounded to the nearest row, and bounds are clipped to the split.
   """
   found = []
   for name, start, stop in _parts(text):

@@ -1,8 +1,9 @@
-"""JSON lines: one object per line, images as files beside it. Strict, with line numbers."""
+"""JSON lines: one object per line, images as files. Strict, with line numbers in errors."""
 
 from __future__ import annotations
 
 import array
+import codecs
 import json
 import os
 import threading
@@ -12,7 +13,6 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import file_checks
 from paligemma_jax.core import spec as spec_lib
@@ -21,24 +21,21 @@ from paligemma_jax.sources import files
 
 MAX_LINE_BYTES = 1 << 20
 
-_BOM = b"\xef\xbb\xbf"
-
 
 @spec_lib.spec
 class Jsonl:
   """Rows of a .jsonl file.
 
-  What stands in nested objects is also given as 'outer/inner', of a list of objects as a list for
-  each field: of {"objects": {"bbox": …}} there is a column objects/bbox.
+  The fields of nested objects are also columns 'outer/inner', those of a list of objects as lists:
+  {"objects": {"bbox": …}} has a column objects/bbox.
 
   Attributes:
     path: the file: local, gs:// or s3://.
     images: the folder that image paths are relative to; '' is the folder of `path`.
-    columns: the columns that every row must have, not null; () asks for none. A row's other
-      columns are read as well.
-    image_column: the column that holds the path of the row's image, or a list of paths for several
-      frames; several names where a row has several images; '' when there is none. The column
-      becomes the content (bytes, or a list of bytes), `<column>_path` is what the row said.
+    columns: the columns that every row must have, not null; a row may have others, too.
+    image_column: the column with the path of the row's image, or with a list of paths for several
+      frames; a tuple of names for several images; '' for none. The column becomes the content
+      (bytes, or a list of bytes), and `<column>_path` holds the path.
   """
 
   path: str
@@ -47,16 +44,15 @@ class Jsonl:
   image_column: str | tuple = "image"
 
   def open(self) -> JsonlRows:
-    """Reads the file once and notes where each row starts.
+    """Reads the file once and indexes the lines.
 
     Raises:
       ConfigError: the file cannot be read.
-      DataError: it is not one JSON object a line, but an array, a table or another format.
+      DataError: it is an array, a table or another format instead of one JSON object a line.
     """
     return JsonlRows(self.path, self._images(), tuple(self.columns), self._image_columns())
 
   def makes(self) -> tuple[str, ...]:
-    """The columns that every row has; () when none were asked for."""
     paths = tuple(f"{c}_path" for c in self._image_columns() if c in self.columns)
     return (*self.columns, *paths)
 
@@ -68,13 +64,13 @@ class Jsonl:
     return tuple(name for name in names if name)
 
 
-class JsonlRows:
+class JsonlRows(files.Rows):
   """The rows of a `Jsonl` source. Picklable; holds 26 bytes per row."""
 
   def __init__(self, path: str, images: str, columns: Sequence[str], image_columns: Sequence[str]):
     self._path, self._images = path, images
     self._columns, self._image_columns = tuple(columns), tuple(image_columns)
-    files.is_remote(images)  # An address of another scheme is an error now, not at the first row.
+    files.is_remote(images)  # Rejects an address of another scheme.
     self._connect()
     try:
       check(self._file.read(HEAD_BYTES), path, self._columns)
@@ -86,31 +82,26 @@ class JsonlRows:
   def __len__(self) -> int:
     return len(self._starts)
 
-  def __getitem__(self, i: int) -> dict[str, Any]:
-    if not 0 <= i < len(self):
-      raise IndexError(f"row {i} of {len(self)}")
-    try:
-      row = parse_line(self._line(i))
-      row = {**dict(flat(row)), **row}
-      for column in self._columns:
-        if row.get(column) is None:
-          found = "null" if column in row else "columns " + ", ".join(map(repr, row))
-          hint = chat_hint(row, self._path)
-          raise errors.DataError(f"column {column!r} is missing: found {found}.{hint}")
-      for column in self._image_columns:
-        if row.get(column) is not None:
-          row[f"{column}_path"] = row[column]
-          row[column] = self._read_images(column, row[column])
-      return row
-    except errors.DataError as e:
-      raise errors.DataError(f"{self.where(i)}: {e}") from None
+  def _row(self, i: int) -> dict[str, Any]:
+    row = parse_line(self._line(i))
+    row = {**dict(flat(row)), **row}
+    for column in self._columns:
+      if row.get(column) is None:
+        found = "null" if column in row else "columns " + ", ".join(map(repr, row))
+        hint = chat_hint(row, self._path)
+        raise errors.DataError(f"column {column!r} is missing: found {found}.{hint}")
+    for column in self._image_columns:
+      if row.get(column) is not None:
+        row[f"{column}_path"] = row[column]
+        row[column] = self._read_images(column, row[column])
+    return row
 
   def where(self, i: int) -> str:
     """File and line of a row, as editors and grep write it."""
     return f"{self._path}:{self._lines[i]}"
 
   def fingerprint(self) -> str:
-    """Of the file's content. Image files are not read for it."""
+    """Of the file's content, not of image files."""
     return f"jsonl:{len(self)} rows:{self._crc:08x}"
 
   def digests(self) -> array.array:
@@ -125,7 +116,7 @@ class JsonlRows:
     self._connect()
 
   def _connect(self) -> None:
-    self._file = _open(self._path)
+    self._file = files.open_data(self._path)
     self._lock = threading.Lock()
 
   def _line(self, i: int) -> bytes:
@@ -149,7 +140,7 @@ class JsonlRows:
 
 
 def parse_line(line: bytes) -> dict[str, Any]:
-  """The object of one line, or a DataError that says what is wrong with it."""
+  """The object of one line; DataError for anything else."""
   if len(line) > MAX_LINE_BYTES:
     raise errors.DataError(f"the line has {len(line)} bytes, the limit is {MAX_LINE_BYTES}.")
   try:
@@ -163,30 +154,20 @@ def parse_line(line: bytes) -> dict[str, Any]:
   return row
 
 
-def _open(path: str) -> BinaryIO:
-  try:
-    if files.is_remote(path):
-      return files.file_system(path).open(path, "rb")
-    return atomic_io.open_regular(path)
-  except OSError as e:
-    raise errors.ConfigError(f"Cannot read {path!r}: {e.strerror or e}.") from None
-
-
 def _index(file: BinaryIO) -> tuple[np.ndarray, np.ndarray, np.ndarray, array.array, int]:
-  """Start, size, number and digest of each line that is not blank, and the crc32 of all of it.
+  """Start, size, number and digest of each line that is not blank, and the crc32 of the file.
 
-  Lines end at \\n only; a BOM at the start of the file belongs to no line. A line of any length
-  takes bounded memory.
+  Lines end at \\n only; a BOM belongs to no line. A line of any length takes bounded memory.
   """
   digests = array.array("H")
   rows = array.array("q")  # Start, size and number of one row after the other.
-  bom = file.read(len(_BOM))
-  start = len(_BOM) if bom == _BOM else 0
+  bom = file.read(len(codecs.BOM_UTF8))
+  start = len(codecs.BOM_UTF8) if bom == codecs.BOM_UTF8 else 0
   file.seek(start)
   crc, digest, position, number, blank = zlib.crc32(bom[:start]), 0, start, 1, True
   while piece := file.readline(MAX_LINE_BYTES + 1):
     crc = zlib.crc32(piece, crc)
-    # Without its end: the last line may have none until more rows are added.
+    # Without its end, which the last line may lack until rows are appended.
     digest = zlib.crc32(piece.rstrip(b"\r\n"), digest)
     position += len(piece)
     blank = blank and not piece.strip()
@@ -203,7 +184,7 @@ def _index(file: BinaryIO) -> tuple[np.ndarray, np.ndarray, np.ndarray, array.ar
 
 
 _MAX_DEPTH = 8
-IMAGE = {"bytes", "path"}  # The fields of an image as Hugging Face stores it: one value.
+IMAGE = {"bytes", "path"}  # The fields of an image of Hugging Face, which is a single value.
 
 
 def is_record(value: Any) -> bool:
@@ -219,9 +200,9 @@ def is_records(value: Any) -> bool:
 
 
 def flat(row: Mapping[str, Any], above: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-  """(column, value) of what is in a row, that of records under 'outer/inner'.
+  """(column, value) of a row; the fields of records are columns 'outer/inner'.
 
-  A list of records is given as it is, and then as a column for each of its fields.
+  A list of records comes as it is, and then as a column for each of its fields.
   """
   for name, value in row.items():
     if is_record(value) and depth < _MAX_DEPTH:
@@ -233,24 +214,21 @@ def flat(row: Mapping[str, Any], above: str = "", depth: int = 0) -> Iterator[tu
       yield from flat(fields, f"{above}{name}/", depth + 1)
 
 
-HEAD_BYTES = 1 << 16  # Of a file, which is enough to tell.
-CHATS = ("messages", "conversations")  # Columns of a row with turns of a conversation.
+HEAD_BYTES = 1 << 16  # Of a file, enough to recognize its format.
+CHATS = ("messages", "conversations")  # Columns that hold a conversation.
 
 _CONVERT = "python -m tools.convert_data {kind} {path!r} --out rows.jsonl makes them of it"
 _COCO = {"images", "annotations", "categories", "info", "licenses"}
 
 
 def check(head: bytes, path: str, wanted: Sequence[str]) -> None:
-  """Passes JSON lines, and what only its rows can tell.
+  """DataError for an array, objects over several lines, another format, or conversations.
 
   Args:
     head: the first HEAD_BYTES of the file.
     wanted: columns that rows must have.
-
-  Raises:
-    DataError: an array, objects over several lines, another format, or conversations.
   """
-  text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+  text = head.removeprefix(codecs.BOM_UTF8).lstrip()
   line, _, rest = text.partition(b"\n")
   if text.startswith(b"["):
     first = _parsed(line)
@@ -267,16 +245,16 @@ def check(head: bytes, path: str, wanted: Sequence[str]) -> None:
 
 
 def is_chat(row: Mapping[str, Any]) -> str:
-  """The column of a row that holds a conversation; '' where there is none."""
+  """The column of a row that holds a conversation; '' without one."""
   return next((name for name in CHATS if isinstance(row.get(name), list)), "")
 
 
 def chat_hint(row: Mapping[str, Any], path: str) -> str:
-  """What to say beside "there is no such column" of a row with a conversation; else ''."""
+  """What to add to "there is no such column" for a row with a conversation; else ''."""
   chat = is_chat(row)
   convert = _CONVERT.format(kind="chat", path=path)
-  said = f" The column {chat!r} is of a chat format; rows here have image, prefix and suffix:"
-  return f"{said} {convert}." if chat else ""
+  hint = f" The column {chat!r} is of a chat format; rows here have image, prefix and suffix:"
+  return f"{hint} {convert}." if chat else ""
 
 
 def _check_object(text: bytes, first: Any, path: str, wanted: Sequence[str]) -> None:
@@ -312,9 +290,8 @@ def _parsed(line: bytes) -> Any:
 
 
 def _leading(text: bytes) -> tuple[Any, int]:
-  """The object that a text begins with and where it ends; (None, 0) where none ends in it."""
+  """The JSON value that a text begins with and its end; (None, 0) of an incomplete one."""
   try:
-    found, end = json.JSONDecoder().raw_decode(text.decode("utf-8", "replace"))
-    return found, end
+    return json.JSONDecoder().raw_decode(text.decode("utf-8", "replace"))
   except (ValueError, RecursionError):
     return None, 0

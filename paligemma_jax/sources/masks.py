@@ -1,4 +1,4 @@
-"""Masks made on the spot, for codecs to learn from: embedded drawings, polygons and ellipses."""
+"""Generated masks to train codecs: embedded drawings, polygons and ellipses."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.core import prng
 from paligemma_jax.core import spec
+from paligemma_jax.sources import files
 from paligemma_jax.sources import scenes
 
-_SIDES = (24, 73)  # Pixels of a mask's longer side before it is turned and cut.
-_LEAST = 8  # Pixels of both sides after it.
+_SIDES = (24, 73)  # Pixels of a mask's longer side before it is rotated and cut.
+_LEAST = 8  # Pixels of both sides afterwards.
 
 
 @spec.spec
 class Masks:
-  """Masks of single objects, each cut out at its least box.
+  """Masks of single objects, each cropped to its bounding box.
 
-  Columns: mask bool[H, W] (touches all four sides) and label: a drawing's name, "polygon" or
-  "ellipse". A row is a pure function of (spec, row number).
+  Columns: mask bool[H, W] and label: a drawing's name, "polygon" or "ellipse". A row is a pure
+  function of (spec, row number).
 
   Attributes:
-    split: names a stream of masks of its own.
-    num_rows: how many.
-    classes: which drawings: base (64), heldout (12 others) or all.
-    simple: share of polygons and ellipses, 0 to 1.
-    vary: mirrors, turns by up to 20 degrees, and hides a part of every third mask; False gives the
-      drawings as they are, one after the other.
-    seed: another seed, other masks.
+    split: a name; splits share no mask.
+    num_rows: the number of rows.
+    classes: the drawings: base (64), heldout (12 others) or all.
+    simple: the fraction of polygons and ellipses, 0 to 1.
+    vary: mirrors, rotates by up to 20 degrees, and hides a part of every third mask; False gives
+      the drawings as they are, in order.
+    seed: masks differ by seed.
   """
 
   split: str = "train"
@@ -46,22 +47,20 @@ class Masks:
     if self.num_rows < 0 or not 0 <= self.simple <= 1:
       raise errors.ConfigError(
         f"Masks.num_rows={self.num_rows!r} must not be negative, and Masks.simple="
-        f"{self.simple!r} is a share from 0 to 1."
+        f"{self.simple!r} must be 0 to 1."
       )
 
   def open(self) -> MaskRows:
-    """The rows, by number."""
     return MaskRows(self)
 
   def makes(self) -> tuple[str, ...]:
-    """The keys of every row."""
     return ("mask", "label")
 
 
-class MaskRows:
-  """The rows of a `Masks`; holds nothing but the spec, so it can be sent to workers."""
+class MaskRows(files.Rows):
+  """The rows of a `Masks`. Picklable."""
 
-  generated = True  # They have columns for every use; that some are not read is no mistake.
+  generated = True  # They have columns for every use, some of which a config does not read.
 
   def __init__(self, masks: Masks):
     self._spec = masks
@@ -69,13 +68,11 @@ class MaskRows:
   def __len__(self) -> int:
     return self._spec.num_rows
 
-  def __getitem__(self, i: int) -> dict[str, Any]:
-    if not 0 <= i < len(self):
-      raise IndexError(f"row {i} of {len(self)}")
+  def _row(self, i: int) -> dict[str, Any]:
     s = self._spec
     rng = prng.generator(s.seed, zlib.crc32(s.split.encode()), i)
     names = scenes.names(s.classes)
-    while True:  # Most often once; a turned or cut mask may have become too small.
+    while True:  # Mostly once; a rotated or cut mask may be too small.
       label = names[i % len(names)]
       if rng.random() < s.simple:
         label = "polygon" if rng.random() < 0.5 else "ellipse"
@@ -84,13 +81,12 @@ class MaskRows:
         side = int(rng.integers(*_SIDES))
         mask = scenes.get(label, side=side, flip=bool(s.vary and rng.random() < 0.5)).mask
       if s.vary:
-        mask = _cut(rng, _turn(rng, mask))
+        mask = _cut(rng, _rotate(rng, mask))
       mask = _tight(mask)
       if min(mask.shape) >= _LEAST:
         return {"mask": mask, "label": label}
 
   def where(self, i: int) -> str:
-    """What to call a row in a message."""
     return f"mask {i} of {self._spec.split!r} (seed {self._spec.seed})"
 
   def fingerprint(self) -> str:
@@ -100,7 +96,7 @@ class MaskRows:
 
 
 def _polygon(rng: np.random.Generator) -> np.ndarray:
-  """bool[H, W]: 3 to 8 corners around a centre, each at its own distance."""
+  """bool[H, W]: 3 to 8 corners around a centre, at random distances."""
   from PIL import Image  # Here, so that importing a source stays cheap.
   from PIL import ImageDraw
 
@@ -114,7 +110,7 @@ def _polygon(rng: np.random.Generator) -> np.ndarray:
 
 
 def _ellipse(rng: np.random.Generator) -> np.ndarray:
-  """bool[H, W]: any axes, any direction."""
+  """bool[H, W]: random axes and direction."""
   side = int(rng.integers(*_SIDES))
   angle = rng.random() * math.pi
   radii = rng.uniform(0.25, 1.0, 2) * side / 2
@@ -124,7 +120,7 @@ def _ellipse(rng: np.random.Generator) -> np.ndarray:
   return along**2 + across**2 <= 1
 
 
-def _turn(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
+def _rotate(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
   from PIL import Image
 
   angle = rng.uniform(-20, 20) * (rng.random() < 0.5)
@@ -132,7 +128,7 @@ def _turn(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
 
 
 def _cut(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
-  """Every third mask loses up to half of itself behind a straight edge."""
+  """Every third mask loses up to half of its height or width."""
   if rng.random() >= 1 / 3:
     return mask
   axis, keep = int(rng.integers(2)), rng.uniform(0.5, 1.0)

@@ -1,4 +1,4 @@
-"""Several sources as one, each with row ops and a share; and rows written down in the config."""
+"""Several sources as one, each with row ops and a weight; and rows that a config lists."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Part:
   """One source of a `Mixture`.
 
   Attributes:
-    source: its rows; another mixture too.
-    pp: row ops for these rows alone, applied before those that follow the mixture.
-    weight: its share of what is trained on, relative to the other parts' weights; 0, for all parts
-      alike, gives each as large a share as it has rows.
+    source: its rows; possibly another mixture.
+    pp: row ops for these rows alone, applied before the ops of the mixture.
+    weight: its sampling weight relative to the other parts; 0 for all parts weights each by its
+      number of rows.
   """
 
   source: Any
@@ -46,16 +46,16 @@ class Part:
 class Mixture:
   """The rows of several sources.
 
-  An epoch is as many rows as the parts have together. Without weights that is each row once, as if
-  all stood in one file. With weights every epoch holds the same number of rows of a part, and a
-  part goes on where it was in the epoch before: all of its rows come once before any comes twice.
-  `_epoch`, by which ops choose among several answers, then counts the rounds of the part. Which row
-  comes when is decided by `data.order`, from the seed and the step alone.
+  An epoch has as many rows as all parts together. Without weights it holds each row once. With
+  weights every epoch holds the same number of rows of a part, which continues where it was in the
+  previous epoch: all of its rows are read once before any is repeated. `_epoch`, by which ops
+  choose among several answers, then counts the passes over the part. `data.order` computes the
+  order from the seed and the step alone.
 
   Evaluators read each row once, one part after the other.
 
   Attributes:
-    parts: what is mixed.
+    parts: a `Part` for each source.
   """
 
   parts: tuple
@@ -86,7 +86,7 @@ class Mixture:
 
   def makes(self) -> tuple[str, ...]:
     """The columns that the rows of every part have; () when one part's are not known."""
-    made = []
+    made: list[set[str]] = []
     for part in self.parts:
       columns = part.source.makes()
       if not columns:
@@ -99,7 +99,9 @@ class MixtureRows:
   """The rows of a `Mixture`: those of its parts, one part after the other."""
 
   def __init__(self, parts: Sequence[Part]):
-    self._rows, self._ops, shares = [], [], []
+    self._rows: list[Any] = []
+    self._ops: list[tuple[Any, ...]] = []
+    shares = []
     for i, part in enumerate(parts):
       rows = part.source.open()
       if not len(rows):
@@ -126,16 +128,15 @@ class MixtureRows:
     return rows[inner]
 
   def ops(self, i: int) -> tuple[Any, ...]:
-    """The row ops of the part that row `i` is from."""
+    """The row ops of the row's part."""
     return self._find(i)[1]
 
   def where(self, i: int) -> str:
-    """What the part calls the row."""
     rows, _, inner = self._find(i)
     return _where(rows, inner)
 
   def mix(self) -> tuple[tuple[int, int], ...]:
-    """(rows, rows in an epoch) of each part; () when the two are the same everywhere."""
+    """(rows, rows in an epoch) of each part; () when the two are equal in all."""
     if self._sizes == self._quotas:
       return ()
     return tuple(zip(self._sizes, self._quotas, strict=True))
@@ -152,10 +153,13 @@ class MixtureRows:
 
   def digests(self) -> np.ndarray | None:
     """uint16[rows], those of the parts; None when a part has none."""
-    each = [
-      rows.digests() if isinstance(rows, protocols.CanDigest) else None for rows in self._rows
-    ]
-    return None if any(digests is None for digests in each) else np.concatenate(each)
+    each = []
+    for rows in self._rows:
+      digests = rows.digests() if isinstance(rows, protocols.CanDigest) else None
+      if digests is None:
+        return None
+      each.append(np.asarray(digests))
+    return np.concatenate(each)
 
   def _find(self, i: int) -> tuple[Any, tuple[Any, ...], int]:
     if not 0 <= i < len(self):
@@ -177,7 +181,7 @@ def _flat(rows: Any) -> Iterator[tuple[Any, tuple[Any, ...], fractions.Fraction]
 
 
 def _apportioned(num: int, shares: Sequence[fractions.Fraction]) -> tuple[int, ...]:
-  """`num` shared out as whole numbers, by largest remainder; of equal ones the first."""
+  """`num` in whole numbers in proportion to `shares`, by largest remainder, the first of a tie."""
   exact = [num * share / sum(shares) for share in shares]
   whole = [math.floor(value) for value in exact]
   by_remainder = sorted(range(len(exact)), key=lambda i: (whole[i] - exact[i], i))
@@ -222,7 +226,7 @@ class InMemoryRows:
     return dict(self._rows[i])
 
   def digests(self) -> array.array:
-    """uint16[rows], of what is written down."""
+    """uint16[rows], of the content."""
     texts = (json.dumps(spec_lib.to_json(row), sort_keys=True) for row in self._rows)
     return files.row_digests(text.encode("utf-8", "surrogatepass") for text in texts)
 

@@ -1,7 +1,7 @@
-"""Rows made on the spot: scenes of emoji drawings with captions, counts and boxes known exactly.
+"""Generated rows: scenes of emoji drawings with exact captions, counts, boxes and masks.
 
-A row is a pure function of (spec, row number): nothing is stored but the drawings, and every number
-of rows is available at once. One scene takes less than half a millisecond at 112 pixels.
+A row is a pure function of (spec, row number); only the drawings are stored. A scene of 112 pixels
+takes less than half a millisecond.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from paligemma_jax.core import spec
 from paligemma_jax.regions import loc
 from paligemma_jax.regions import mask_codec
 from paligemma_jax.regions import seg
+from paligemma_jax.sources import files
 
-# What is asked, by style. "demo" is worded so that no model trained on "pretrain" has seen it.
+# By style and task. No prompt of "demo" occurs in "pretrain".
 PROMPTS: Mapping[str, Mapping[str, str]] = {
   "pretrain": {
     "caption": "caption en",
@@ -41,9 +42,9 @@ PROMPTS: Mapping[str, Mapping[str, str]] = {
 TASKS = ("caption", "count", "detect", "segment")
 BINS = 1024  # The published demos' convention of loc tokens (see regions/loc.py).
 
-_NUM_CELLS = 8  # Drawings stand on a grid of 8 x 8 cells; at 112 pixels a cell is a patch.
-_SIDES = (2, 3)  # Longer side of a drawing, in cells; where there are more than 3, only the least.
-_MIN_GAP = 0.6  # Cells between the centres of what a caption orders from left to right.
+_NUM_CELLS = 8  # Drawings are placed on a grid of 8 x 8 cells; at 112 pixels a cell is a patch.
+_SIDES = (2, 3)  # Longer side of a drawing, in cells; of more than 3 drawings the lesser.
+_MIN_GAP = 0.6  # Cells between the centres of drawings that a caption orders from left to right.
 _NUMBERS = ("no", "a", "two", "three", "four", "five")
 
 
@@ -51,25 +52,25 @@ _NUMBERS = ("no", "a", "two", "three", "four", "five")
 class Scenes:
   """Scenes of 1 to 5 drawings, a question about each, and its answer.
 
-  Columns: image uint8[size, size, 3], prefix, suffix, task, label (the class asked about, else ''),
-  boxes and labels (what `suffix` says of a detect or segment row, else empty), mask bool[size,
-  size] (the pixels that a segment row asks for, else none), objects: all drawings of the scene as
-  (label, box). A box is (y_min, x_min, y_max, x_max) of the drawing's pixels, as shares of the
-  image; boxes are disjoint. Captions name what is there from left to right; equal drawings are
-  named together, at the place of the leftmost. Masks are written in the embedded codec's tokens.
+  Columns: image uint8[size, size, 3], prefix, suffix, task, label (the class in question, else ''),
+  boxes and labels (the objects in the suffix of a detect or segment row, else empty), mask
+  bool[size, size] (the object of a segment row, else all False), objects: all drawings of the scene
+  as (label, box). A box is (y_min, x_min, y_max, x_max) of the drawing's pixels, as fractions of
+  the image; boxes are disjoint. Captions name drawings from left to right, equal ones together at
+  the place of the leftmost. Masks are in the tokens of the embedded codec.
 
   Attributes:
-    split: names a stream of scenes of its own: "train", "val" and so on share none.
-    num_rows: how many.
-    tasks: out of caption, count, detect and segment, taken in turns.
-    classes: which drawings: base (64), heldout (12 others) or all.
+    split: a name; "train", "val" and so on share no scene.
+    num_rows: the number of rows.
+    tasks: some of caption, count, detect and segment, in turns.
+    classes: the drawings: base (64), heldout (12 others) or all.
     prompts: the wording of the questions, pretrain or demo.
     size: the image's side in pixels.
-    most: drawings in a scene, at most; 1 to 5.
-    kinds: different kinds of them in a scene, at most.
-    warmup: the first so many rows are captions of a single drawing, whatever `tasks` says; a
-      model from scratch learns to see from them.
-    seed: another seed, other scenes.
+    most: the most drawings in a scene, 1 to 5.
+    kinds: the most classes in a scene.
+    warmup: the first rows, so many, are captions of a single drawing whatever the `tasks`; a model
+      from scratch learns to see from them.
+    seed: scenes differ by seed.
   """
 
   split: str = "train"
@@ -100,18 +101,16 @@ class Scenes:
       )
 
   def open(self) -> SceneRows:
-    """The rows, by number."""
     return SceneRows(self)
 
   def makes(self) -> tuple[str, ...]:
-    """The keys of every row."""
     return ("image", "prefix", "suffix", "task", "label", "boxes", "labels", "mask", "objects")
 
 
-class SceneRows:
-  """The rows of a `Scenes`; holds nothing but the spec, so it can be sent to workers."""
+class SceneRows(files.Rows):
+  """The rows of a `Scenes`. Picklable."""
 
-  generated = True  # They have columns for every use; that some are not read is no mistake.
+  generated = True  # They have columns for every use, some of which a config does not read.
 
   def __init__(self, scenes: Scenes):
     self._spec = scenes
@@ -119,15 +118,13 @@ class SceneRows:
   def __len__(self) -> int:
     return self._spec.num_rows
 
-  def __getitem__(self, i: int) -> dict[str, Any]:
-    if not 0 <= i < len(self):
-      raise IndexError(f"row {i} of {len(self)}")
+  def _row(self, i: int) -> dict[str, Any]:
     s = self._spec
     rng = prng.generator(s.seed, zlib.crc32(s.split.encode()), i)
     simple = i < s.warmup
     task = "caption" if simple else s.tasks[i % len(s.tasks)]
     known = names(s.classes)
-    while True:  # Most often once; some draws have no room, or no clear order from left to right.
+    while True:  # Mostly once; some draws lack room, or a clear order from left to right.
       cast = [known[c] for c in _cast(rng, task, len(known))][: 1 if simple else None]
       if len(cast) > s.most or len(set(cast)) > s.kinds:
         continue
@@ -137,7 +134,7 @@ class SceneRows:
       if answer is not None:
         break
     label = "" if task == "caption" else cast[0]
-    asked = boxes[:1] if task in ("detect", "segment") else []  # The drawing of which there is one.
+    asked = boxes[:1] if task in ("detect", "segment") else []  # The first drawing is unique.
     mask = np.zeros((s.size, s.size), bool)
     if task == "segment":
       box = places[0].box
@@ -155,7 +152,6 @@ class SceneRows:
     }
 
   def where(self, i: int) -> str:
-    """What to call a row in a message."""
     return f"scene {i} of {self._spec.split!r} (seed {self._spec.seed})"
 
   def fingerprint(self) -> str:
@@ -176,7 +172,7 @@ class PixelBox(NamedTuple):
 
 
 class Place(NamedTuple):
-  """A drawing and where it goes: its top left corner in pixels."""
+  """A drawing and its top left corner in pixels."""
 
   sprite: Sprite
   y: int
@@ -184,15 +180,15 @@ class Place(NamedTuple):
 
   @property
   def box(self) -> PixelBox:
-    """The least box that holds the drawing's mask."""
+    """The bounding box of the drawing's mask."""
     height, width = self.sprite.mask.shape
     return PixelBox(self.y, self.x, self.y + height, self.x + width)
 
 
 def _cast(rng: np.random.Generator, task: str, num_classes: int) -> list[int]:
-  """The class of each drawing; what is asked about comes first.
+  """The class of each drawing, the one in question first.
 
-  Half of the scenes to caption or to search are simple ones, from which the rest is learned.
+  Half of the scenes of caption, detect and segment are simple, which helps learning.
   """
   classes = [int(c) for c in rng.permutation(num_classes)[:5]]
   simple = rng.random() < 0.5
@@ -201,7 +197,7 @@ def _cast(rng: np.random.Generator, task: str, num_classes: int) -> list[int]:
     num_more = 0 if simple else int(rng.integers(0, 5 - num_groups))
     groups = list(range(num_groups)) + [int(g) for g in rng.integers(0, num_groups, num_more)]
     return [classes[g] for g in groups]
-  if task == "count":  # Every number as often as the others; the rest is distraction.
+  if task == "count":  # Each number is equally likely; the others are distractors.
     num = int(rng.integers(1, 5))
     others = int(rng.integers(0, 6 - num))
     return [classes[0]] * num + [classes[1 + int(g)] for g in rng.integers(0, 2, others)]
@@ -210,7 +206,7 @@ def _cast(rng: np.random.Generator, task: str, num_classes: int) -> list[int]:
 
 
 def _place(rng: np.random.Generator, names: list[str], size: int) -> list[Place]:
-  """Random sizes, flips and corners on the grid, disjoint; fewer than asked for without room."""
+  """Drawings of random sizes and flips at disjoint places of the grid; fewer without room."""
   num = len(names)
   sides = rng.integers(0, len(_SIDES) if num <= 3 else 1, num)
   flips = rng.random(num) < 0.5
@@ -248,10 +244,10 @@ def _render(rng: np.random.Generator, places: list[Place], size: int) -> np.ndar
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
-  """uint8[size, size, 3]: a light colour, plain or running into another from side to side.
+  """uint8[size, size, 3]: a light colour, uniform or with a gradient to another.
 
-  Light, for the tiny model's sake: on 25 000 scenes of any colour and pattern, from scratch, it
-  learned nothing but the commonest answers; single drawings on light grounds it named after 14 000.
+  Light, because the tiny model learned only the most frequent answers from 25 000 scenes of any
+  colour and pattern; it named single drawings on light backgrounds after 14 000.
   """
   first, second = rng.uniform(200, 255, (2, 3))
   share = np.linspace(0, 1, size)[:, None] * (rng.random() < 0.5)
@@ -261,7 +257,7 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _answer(task: str, names: list[str], places: list[Place], size: int) -> str | None:
-  """The suffix, or None where the scene leaves it open."""
+  """The suffix, or None where the scene is ambiguous."""
   boxes = [place.box for place in places]
   if task == "count":
     return str(names.count(names[0]))
@@ -281,9 +277,9 @@ def _answer(task: str, names: list[str], places: list[Place], size: int) -> str 
   return " and ".join([p for p in (", ".join(phrases[:-1]), phrases[-1]) if p])
 
 
-@functools.lru_cache(maxsize=4096)  # The same few drawings in a few sizes, again and again.
+@functools.lru_cache(maxsize=4096)  # Few drawings in few sizes recur.
 def _codes(shape: tuple[int, int], packed: bytes) -> tuple[int, ...]:
-  """The codes of a mask, given as the bytes of its bits."""
+  """The codes of a mask of packed bits."""
   bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=shape[0] * shape[1])
   square = seg.to_square(bits.reshape(shape).astype(bool))
   return tuple(mask_codec.open_codec().encode(square[None])[0].tolist())
@@ -308,11 +304,11 @@ SPLITS = ("base", "heldout", "all")
 
 
 class Sprite(NamedTuple):
-  """A drawing ready to be put on a background: `(background * keep + paint) >> 8`.
+  """A drawing that is blended as `(background * keep + paint) >> 8`.
 
-  keep: uint16[h, w, 1], what is left of the background, in 256ths.
+  keep: uint16[h, w, 1], the background's part in 256ths.
   paint: uint16[h, w, 3], the drawing's colours times its opacity.
-  mask: bool[h, w], the pixels that count as visible; touches all four sides.
+  mask: bool[h, w], the visible pixels; touches all four sides.
   """
 
   keep: np.ndarray
@@ -328,14 +324,14 @@ def names(split: str) -> tuple[str, ...]:
 
 @functools.cache
 def get(name: str, *, side: int, flip: bool) -> Sprite:
-  """A drawing, its longer side `side` pixels (at most one less after trimming), maybe mirrored."""
+  """A drawing with its longer side of `side` pixels (or one less after trimming)."""
   from PIL import Image  # Here, so that importing a source stays cheap.
 
   x, y, width, height = next(c["box"] for c in _classes() if c["name"] == name)
   rgba = np.ascontiguousarray(_atlas()[y : y + height, x : x + width])
   scale = side / max(width, height)
   shape = max(1, round(width * scale)), max(1, round(height * scale))
-  # Premultiplied ("RGBa") before it is scaled, so that no colour bleeds in from clear pixels.
+  # Premultiplied ("RGBa") before scaling, so that no colour bleeds in from transparent pixels.
   image = Image.fromarray(rgba, "RGBA").convert("RGBa").resize(shape, Image.Resampling.BICUBIC)
   pixels = np.asarray(image)
   mask = pixels[..., 3] >= 128

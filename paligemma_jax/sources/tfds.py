@@ -1,4 +1,4 @@
-"""TFDS datasets in ArrayRecord files, read by index and without TensorFlow."""
+"""TFDS datasets in ArrayRecord files, read by index without TensorFlow."""
 
 from __future__ import annotations
 
@@ -6,20 +6,21 @@ import os
 import pathlib
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
-from paligemma_jax.core import strict_json
+from paligemma_jax.sources import files
+from paligemma_jax.sources import hf_dataset
 
 _MAX_DEPTH = 64  # A feature takes four levels of its own.
-_MAX_CLASSES = 1_000_000  # TFDS makes a name for each.
+_MAX_CLASSES = 1_000_000  # TFDS allocates a name for each.
 _MAX_ROWS = 1 << 32  # Of a split.
-_PLAIN = re.compile(r"[\w.-]*")  # Names of which no path can be made.
-_TEMPLATE = re.compile(  # Of the files' names, as TFDS fills it in.
+_PLAIN = re.compile(r"[\w.-]*")  # Names that are no paths.
+_TEMPLATE = re.compile(  # Of file names in TFDS.
   r"(?:[\w.-]|\{(?:DATASET|SPLIT|FILEFORMAT|SHARD_INDEX|NUM_SHARDS|SHARD_X_OF_Y)\})*"
 )
 _CLASS_KEYS = ("pythonClassName", "python_class_name", "type")
@@ -30,15 +31,15 @@ _VERSION = re.compile(r"\d+\.\d+\.\d+")
 class Tfds:
   """Rows of a dataset that `paligemma_jax.prepare` wrote, or TFDS with file_format="array_record".
 
-  Columns are the dataset's features, those of nested ones under 'outer/inner'. Texts are str, lists
-  of texts lists of str, images their encoded bytes, numbers Python's, anything else numpy arrays.
+  Columns are the dataset's features, nested ones as 'outer/inner'. Texts are str, lists of texts
+  lists of str, images their encoded bytes, numbers Python's, anything else numpy arrays.
 
   Attributes:
     name: 'okvqa', or 'chartqa/human' where a dataset has several configurations.
-    split: a split, or TFDS arithmetic as in 'train[:98%]+restval'.
+    split: a split, or a TFDS expression such as 'train[:98%]+restval'.
     data_dir: the folder above the dataset's; '' is $TFDS_DATA_DIR or ~/tensorflow_datasets.
-    version: '' is the newest there.
-    names: columns of class numbers to read as the names of the classes.
+    version: '' is the newest one there.
+    names: columns of class numbers to read as class names.
   """
 
   name: str
@@ -48,15 +49,11 @@ class Tfds:
   names: tuple = ()
 
   def open(self) -> TfdsRows:
-    """Opens the files.
-
-    Raises:
-      ConfigError: no such dataset or split; says how to build one.
-    """
+    """Opens the files; ConfigError without such a dataset or split."""
     return TfdsRows(self)
 
   def makes(self) -> tuple[str, ...]:
-    """The columns, read from the dataset's own description; () while it is not there."""
+    """The columns in the dataset's description; () without one."""
     try:
       return tuple(sorted(name for name, _ in _flat(_features(self._folder()))))
     except (errors.ConfigError, OSError):
@@ -84,50 +81,12 @@ class Tfds:
     return f"python -m paligemma_jax.prepare {self.name.partition('/')[0]} says what to download"
 
 
-class TfdsRows:
-  """The rows of a `Tfds`. Picklable: the files are opened again where it arrives."""
+class TfdsRows(files.Rows):
+  """The rows of a `Tfds`. Picklable: the files are opened again when it is loaded."""
 
   def __init__(self, source: Tfds):
     self._spec = source
-    self._connect()
-
-  def __len__(self) -> int:
-    return len(self._rows)
-
-  def __getitem__(self, i: int) -> dict[str, Any]:
-    if not 0 <= i < len(self):
-      raise IndexError(f"row {i} of {len(self)}")
-    try:
-      row = _flat(self._rows[i])
-      found = {name: _images(v) if name in self._images else _plain(v) for name, v in row}
-      for name in self._spec.names:
-        found[name] = _class_names(name, found[name], self._classes[name])
-      return found
-    except errors.DataError as e:
-      raise errors.DataError(f"{self.where(i)}: {e}") from None
-    except Exception as e:  # Of TFDS, protocol buffers and ArrayRecord, on damage: many types.
-      why = " ".join(str(e).split())[:300]
-      raise errors.DataError(
-        f"{self.where(i)}: cannot be read: {type(e).__name__}: {why}."
-      ) from None
-
-  def where(self, i: int) -> str:
-    """What to call a row in a message."""
-    return f"row {i} of {self._spec.name} {self._spec.split}"
-
-  def fingerprint(self) -> str:
-    """Of names, numbers of rows and sizes of the files; their content is not read."""
-    return f"tfds:{self._spec.name}:{self._spec.split}:{len(self)} rows:{self._crc:08x}"
-
-  def __getstate__(self) -> dict[str, Any]:
-    return {"_spec": self._spec}
-
-  def __setstate__(self, state: dict[str, Any]) -> None:
-    self._spec = state["_spec"]
-    self._connect()
-
-  def _connect(self) -> None:
-    folder = self._spec._folder()
+    folder = source._folder()
     for entry in sorted(folder.iterdir()):
       if not (entry.is_file() or entry.is_dir()):
         raise errors.ConfigError(f"{entry} is not a regular file.")
@@ -139,48 +98,64 @@ class TfdsRows:
       )
     self._crc = zlib.crc32(repr(sizes).encode())
     known = ", ".join(_checked_splits(folder, len(sizes)))
-    if (folder / "features.json").exists():
-      _check_classes(_read_json(folder / "features.json"), str(folder / "features.json"))
+    described = folder / "features.json"
+    if described.exists():
+      _check_classes(files.read_json(described, max_depth=_MAX_DEPTH), str(described))
     import tensorflow_datasets as tfds  # Half a second that a config does not need.
 
     try:
       builder = tfds.builder_from_directory(folder)
-      self._images = frozenset(_image_columns(builder.info.features))
-      classes = dict(_class_columns(builder.info.features))
+      features = builder.info.features
+      self._images = frozenset(name for name, _ in _columns_of("Image", features))
+      classes = {name: label.names for name, label in _columns_of("ClassLabel", features)}
       encoded = _nested({name: _undecoded(tfds) for name in self._images})
-      self._rows = builder.as_data_source(split=self._spec.split, decoders=encoded)
+      self._rows = builder.as_data_source(split=source.split, decoders=encoded)
     except Exception as e:  # Of TFDS, protocol buffers and ArrayRecord, on damage: many types.
       raise errors.ConfigError(
-        f"Cannot read split {self._spec.split!r} of {folder}, which has {known}: {e}"
+        f"Cannot read split {source.split!r} of {folder}, which has {known}: {e}"
       ) from None
     what = f"column of class numbers in {folder}"
-    self._classes = {name: errors.pick(classes, name, what) for name in self._spec.names}
+    self._classes = {name: errors.pick(classes, name, what) for name in source.names}
 
+  def __reduce__(self):
+    return TfdsRows, (self._spec,)
 
-def _class_names(column: str, value: Any, names: Sequence[str]) -> Any:
-  """The names of the classes whose numbers a column holds; -1 stands for no label."""
-  if isinstance(value, (list, np.ndarray)):
-    return [_class_names(column, v, names) for v in value]
-  number = int(value)
-  if number == -1:
-    return None
-  if not 0 <= number < len(names):
-    raise errors.DataError(f"column {column!r} is {number}, but there are {len(names)} classes.")
-  return names[number]
+  def __len__(self) -> int:
+    return len(self._rows)
+
+  def _row(self, i: int) -> dict[str, Any]:
+    try:
+      row = _flat(self._rows[i])
+      found = {name: _images(v) if name in self._images else _plain(v) for name, v in row}
+      for name in self._spec.names:
+        found[name] = hf_dataset.class_names(name, found[name], self._classes[name])
+      return found
+    except errors.DataError:
+      raise
+    except Exception as e:  # Of TFDS, protocol buffers and ArrayRecord, on damage: many types.
+      why = " ".join(str(e).split())[:300]
+      raise errors.DataError(f"cannot be read: {type(e).__name__}: {why}.") from None
+
+  def where(self, i: int) -> str:
+    return f"row {i} of {self._spec.name} {self._spec.split}"
+
+  def fingerprint(self) -> str:
+    """Of names, numbers of rows and sizes of the files."""
+    return f"tfds:{self._spec.name}:{self._spec.split}:{len(self)} rows:{self._crc:08x}"
 
 
 def default_data_dir() -> pathlib.Path:
-  """Where datasets lie when nobody says: TFDS's own rule."""
+  """TFDS's own default folder."""
   return pathlib.Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
 def _features(folder: pathlib.Path) -> Mapping[str, Any]:
-  """The features.json of a dataset, its nesting only: {name: {} or more of the same}."""
-  return _nesting(_read_json(folder / "features.json"))
+  """The nesting of a dataset's features.json: {name: {} or more of the same}."""
+  return _nesting(files.read_json(folder / "features.json", max_depth=_MAX_DEPTH))
 
 
 def _nesting(content: Any) -> Mapping[str, Any]:
-  """FeaturesDict, alone or in a Sequence, by the JSON that TFDS writes."""
+  """The nesting of a FeaturesDict, alone or in a Sequence, in the JSON of TFDS."""
   content = content if isinstance(content, Mapping) else {}
   if isinstance(content.get("sequence"), Mapping):
     return _nesting(content["sequence"].get("feature"))
@@ -191,7 +166,7 @@ def _nesting(content: Any) -> Mapping[str, Any]:
 
 
 def _check_classes(content: Any, where: str) -> None:
-  """Refuses a description that names classes outside of TFDS, which would import their modules."""
+  """Refuses a description that names classes outside TFDS, whose modules would be imported."""
   if isinstance(content, list):
     for value in content:
       _check_classes(value, where)
@@ -210,13 +185,6 @@ def _check_classes(content: Any, where: str) -> None:
     _check_classes(value, where)
 
 
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  try:
-    return strict_json.read_object(path, max_depth=_MAX_DEPTH)
-  except (OSError, strict_json.Malformed) as e:
-    raise errors.ConfigError(f"Cannot read {str(path)!r}: {strict_json.reason(e)}.") from None
-
-
 def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
   for name, value in tree.items():
     if isinstance(value, Mapping) and value:
@@ -231,7 +199,7 @@ def _images(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-  """Texts as str, numpy's numbers as Python's."""
+  """Texts as str, NumPy's numbers as Python's."""
   if isinstance(value, bytes):
     try:
       return value.decode()
@@ -244,30 +212,20 @@ def _plain(value: Any) -> Any:
   return value
 
 
-def _image_columns(features: Any, above: str = "") -> Iterator[str]:
-  """Columns of images, and of sequences of images."""
+def _columns_of(kind: str, features: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+  """(column, feature) of the columns of a kind, and of sequences of that kind."""
   inner = getattr(features, "feature", features)
   if type(inner).__name__ == "FeaturesDict":
     for name, feature in inner.items():
-      yield from _image_columns(feature, f"{above}/{name}" if above else name)
-  elif type(inner).__name__ == "Image":
-    yield above
-
-
-def _class_columns(features: Any, above: str = "") -> Iterator[tuple[str, Sequence[str]]]:
-  """(column, names of its classes) of columns of class numbers, and of sequences of those."""
-  inner = getattr(features, "feature", features)
-  if type(inner).__name__ == "FeaturesDict":
-    for name, feature in inner.items():
-      yield from _class_columns(feature, f"{above}/{name}" if above else name)
-  elif type(inner).__name__ == "ClassLabel":
-    yield above, inner.names
+      yield from _columns_of(kind, feature, f"{above}/{name}" if above else name)
+  elif type(inner).__name__ == kind:
+    yield above, inner
 
 
 def _undecoded(tfds: Any) -> Any:
-  """A decoder that hands images on as they are stored, lists of images too."""
+  """A decoder that returns images, and lists of images, as they are stored."""
   decoder = tfds.decode.SkipDecoding()
-  # TFDS's own has this method for TensorFlow only, and fails without it on a sequence of images.
+  # TFDS has this method for TensorFlow only, and fails without it on a sequence of images.
   decoder.decode_batch_example_np = decoder.decode_example_np
   return decoder
 
@@ -284,9 +242,9 @@ def _nested(paths: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _checked_splits(folder: pathlib.Path, num_files: int) -> list[str]:
-  """The names of the splits, by a description of which no path out of the folder can be made."""
+  """The names of the splits, from a description that cannot lead out of the folder."""
   path = folder / "dataset_info.json"
-  content = _read_json(path)
+  content = files.read_json(path, max_depth=_MAX_DEPTH)
   splits = content.get("splits") or []
   if not isinstance(splits, list) or not all(isinstance(split, Mapping) for split in splits):
     raise errors.ConfigError(f"{path}: splits is {str(splits)[:60]!r}; expected a list of objects.")
@@ -314,6 +272,6 @@ def _checked_splits(folder: pathlib.Path, num_files: int) -> list[str]:
 
 
 def _is_count(value: Any, most: int) -> bool:
-  """A whole number from 0 to `most`, also as a text, as protocol buffers are written in JSON."""
+  """Whether it is a whole number from 0 to `most`, possibly as a text (protobuf's JSON)."""
   text = str(value) if type(value) is int else value
   return isinstance(text, str) and text.isascii() and text.isdigit() and int(text[:20]) <= most

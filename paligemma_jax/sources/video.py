@@ -1,4 +1,4 @@
-"""Videos by JSON lines: each row names a video file, or a folder of its frames."""
+"""Videos from JSON lines: each row names a video file or a folder of frames."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ _FRAME_ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 class Video:
   """Rows of a .jsonl file whose videos become `frames`: a list of images, for Decode and Resize.
 
-  Which frames are taken is told in `sources.frames`. Every epoch sees the same ones. Files are read
-  by PyAV (pip install av); folders of frames need nothing. Frames are decoded whenever a row is
-  read, so for long trainings `paligemma_jax.prepare`, which stores them as JPEGs, is faster.
+  `sources.frames` has the rule for frames, which are the same in every epoch. Files are read by
+  PyAV (pip install av). Each read decodes them; long trainings are faster with
+  `paligemma_jax.prepare`, which stores frames as JPEGs.
 
   Attributes:
     path: the .jsonl file.
-    num: frames of a row.
-    stride: how far apart, in frames of the video; 0 spreads them evenly over it.
+    num: frames per row.
+    stride: their distance in frames of the video; 0 spreads them evenly.
     videos: the folder that the rows' names are relative to; '' is that of `path`.
     columns: the columns that every row must have, as in Jsonl.
-    video: the column with the name of the video file or of the folder, whose images are frames in
-      the order of their names, numbers in them counted. Files are MP4, MOV, Matroska, WebM, AVI,
-      MPEG and GIF, by content and not by name; nothing that they refer to is opened.
-    start, end: columns with the part of the video in seconds, where a row has them; '' is none.
-    max_decoded: a row is refused when its frames lie behind more pixels to decode, a byte of the
-      stream counted as 40; the default is about two minutes of 640 x 480.
-    max_secs: a row is refused when decoding takes more seconds of a core.
+    video: the column with the name of a video file (MP4, MOV, Matroska, WebM, AVI, MPEG or GIF, by
+      content; no file that it refers to is opened), or of a folder whose images are the frames in
+      natural order.
+    start, end: the columns with the part of the video in seconds, which a row may lack; '' is none.
+    max_decoded: the limit of pixels to decode for a row, where a byte of the stream counts as 40;
+      the default is about two minutes of 640 x 480.
+    max_secs: the limit of seconds of a core to decode a row.
   """
 
   path: str
@@ -60,15 +60,10 @@ class Video:
       raise errors.ConfigError(f"max_secs of Video is {self.max_secs!r}: expected seconds.")
 
   def open(self) -> VideoRows:
-    """Opens the .jsonl file; no video is looked at.
-
-    Raises:
-      ConfigError: the file cannot be read.
-    """
+    """Opens the .jsonl file, but no video; ConfigError when it cannot be read."""
     return VideoRows(self)
 
   def makes(self) -> tuple[str, ...]:
-    """The columns that every row has; () when none were asked for."""
     return ("frames", *self._lines().columns) if self.columns else ()
 
   def _lines(self) -> jsonl.Jsonl:
@@ -82,44 +77,43 @@ class VideoRows:
   def __init__(self, source: Video):
     self._spec = source
     self._root = source.videos or os.path.dirname(source.path) or "."
-    files.is_remote(self._root)  # An address of another scheme is an error now.
+    files.is_remote(self._root)  # Rejects an address of another scheme.
     self._lines = source._lines().open()
 
   def __len__(self) -> int:
     return len(self._lines)
 
   def __getitem__(self, i: int) -> dict[str, Any]:
-    row = self._lines[i]
+    row, s = self._lines[i], self._spec
     try:
-      name = row[self._spec.video]
-      part = {which: _seconds(row, getattr(self._spec, which)) for which in ("start", "end")}
-      if 0 < part["end"] <= part["start"]:
-        raise errors.DataError(f"the part from {part['start']} s to {part['end']} s is empty.")
+      name, start, end = row[s.video], _seconds(row, s.start), _seconds(row, s.end)
+      if 0 < end <= start:
+        raise errors.DataError(f"the part from {start} s to {end} s is empty.")
       inside = files.names_under(self._root, name)
       if inside is not None:
-        return {**row, "frames": self._of_folder(name, inside, part)}
-      s = self._spec
+        return {**row, "frames": self._of_folder(name, inside, bool(start or end))}
       limits = frames.Limits(decoded=s.max_decoded, secs=s.max_secs)
       with files.open_under(self._root, name, max_bytes=MAX_VIDEO_BYTES) as file:
-        found = frames.decode(file, repr(name), num=s.num, stride=s.stride, limits=limits, **part)
+        found = frames.decode(
+          file, repr(name), num=s.num, stride=s.stride, start=start, end=end, limits=limits
+        )
       return {**row, "frames": found}
     except errors.DataError as e:
-      raise errors.DataError(f"{self.where(i)}: column {self._spec.video!r}: {e}") from None
+      raise errors.DataError(f"{self.where(i)}: column {s.video!r}: {e}") from None
 
   def where(self, i: int) -> str:
-    """File and line of a row."""
     return self._lines.where(i)
 
   def fingerprint(self) -> str:
-    """Of the .jsonl file's content. Videos are not read for it."""
+    """Of the .jsonl file's content, not of the videos."""
     return f"video:{self._spec.num}x{self._spec.stride}:{self._lines.fingerprint()}"
 
   def digests(self) -> array.array:
     """uint16[rows], of the lines of the .jsonl file."""
     return self._lines.digests()
 
-  def _of_folder(self, name: str, inside: list[str], part: dict[str, float]) -> list[bytes]:
-    if any(part.values()):
+  def _of_folder(self, name: str, inside: list[str], has_part: bool) -> list[bytes]:
+    if has_part:
       raise errors.DataError(f"{name!r} is a folder of frames, which has no seconds to cut it by.")
     there = [n for n in inside if n.lower().endswith(_FRAME_ENDINGS)]
     if not there:
@@ -129,7 +123,7 @@ class VideoRows:
 
 
 def _seconds(row: dict[str, Any], column: str) -> float:
-  """The row's time, 0 where it has none."""
+  """A time in the row, 0 without one."""
   value = row.get(column) if column else None
   if value is None:
     return 0.0

@@ -1,4 +1,4 @@
-"""Folders as Pascal VOC has them: an XML file of boxes for each image, lists of splits, masks."""
+"""Folders in Pascal VOC's layout: an XML file of boxes per image, lists of splits, masks."""
 
 from __future__ import annotations
 
@@ -22,34 +22,32 @@ from paligemma_jax.sources import files
 
 _MAX_XML_BYTES = 4 << 20
 _MAX_ELEMENTS = 100_000
-_MAX_LIST_BYTES = 64 << 20
 _MAX_DEPTH = 16
 _MASKS = "SegmentationObject"
-_BOM = b"\xef\xbb\xbf"
-_BORDER = 255  # Of masks: pixels that belong to nobody.
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+_BORDER = 255  # In masks: pixels of no object.
 
 
 @spec_lib.spec
 class Voc:
   """One row for each image of a split.
 
-  Columns: see `sources.annotated_images`; `crowd` is true of objects marked as difficult, which VOC
-  leaves out of its scores.
+  Columns: see `sources.annotated_images`; `crowd` marks the objects that are difficult, which VOC
+  does not score.
 
   Attributes:
     path: the folder with Annotations, JPEGImages and ImageSets, as VOCdevkit/VOC2012.
-    split: the name of a list in ImageSets, as "Main/train" or "Segmentation/val"; without a folder
-      it is one of Main. '' takes every file of Annotations and of the folders in it.
-    annotations, images: names of those folders. An image is the file that <filename> names, or the
-      one of the XML file's name with any ending.
-    first_pixel: 1 where pixels are counted from 1 and the last one is inside the box (VOC itself),
-      0 for coordinates of edges, counted from 0.
-    masks: True adds the masks, out of SegmentationObject.
-    exif: the annotations are of the images that EXIF sets upright (True), of the stored ones
-      (False), or of those that <size> fits ("auto"; upright where both fit). It counts for
-      `pp.Decode`, too.
-    bad_annotations: "error": an object that is wrong rejects its row; "skip": it is left out,
-      counted and named in the log.
+    split: the name of a list in ImageSets, as "Main/train" or "Segmentation/val"; Main is the
+      default folder. '' takes every file below Annotations.
+    annotations, images: the names of those folders. An image is the file in <filename>, or the one
+      named like the XML file with any ending.
+    first_pixel: 1 where pixels are counted from 1 and a box includes its last one (VOC itself), 0
+      for coordinates of edges, counted from 0.
+    masks: True adds the masks from SegmentationObject.
+    exif: the annotations are of the upright images (True), of the stored ones (False), or of those
+      that have the <size> ("auto"); see `sources.annotated_images`.
+    bad_annotations: "error" rejects the row of a wrong object; "skip" leaves the object out,
+      counted and logged.
   """
 
   path: str
@@ -71,17 +69,16 @@ class Voc:
     """Reads the split's list.
 
     Raises:
-      ConfigError: there is no such folder or list.
-      DataError: fewer than half of the names of the list have an annotation file.
+      ConfigError: no such folder or list.
+      DataError: fewer than half of the names in the list have an annotation file.
     """
     return VocRows(self)
 
   def makes(self) -> tuple[str, ...]:
-    """The columns of every row."""
     return annotated_images.names(self.masks)
 
 
-class VocRows:
+class VocRows(files.Rows):
   """The rows of a `Voc`. Picklable; holds the names of the images."""
 
   def __init__(self, source: Voc):
@@ -97,7 +94,6 @@ class VocRows:
       [path for path, found in paths if not found],
       "Name the folder with Voc.annotations.",
     )
-    # Of the XML files, and the names that they give the rows.
     self._xmls = [path for path, _ in paths]
     self._names = [os.path.splitext(_rest(source.annotations, p))[0] for p in self._xmls]
     self._crc = zlib.crc32("\n".join(self._names).encode("utf-8", "surrogatepass"))
@@ -105,58 +101,50 @@ class VocRows:
   def __len__(self) -> int:
     return len(self._names)
 
-  def __getitem__(self, i: int) -> dict[str, Any]:
-    if not 0 <= i < len(self):
-      raise IndexError(f"row {i} of {len(self)}")
+  def _row(self, i: int) -> dict[str, Any]:
     name, s = self._names[i], self._spec
-    try:
-      tree = parse(files.read_under(s.path, self._xmls[i], max_bytes=_MAX_XML_BYTES))
-      image = self._image(name, tree)
-      data = files.read_under(s.path, f"{s.images}/{image}")
-      size = _child(tree, "size")
-      said = [_text(size, side) if size else "" for side in ("height", "width")]
-      picture = annotated_images.picture(data, exif=s.exif, said=tuple(said), what="<size>")
-      objects = [child for child in tree.children if child.name == "object"]
-      annotated_images.check_unit(
-        filter(None, map(_written, objects)), picture.size, "VOC has pixels"
-      )
-      numbers = self._numbers(name) if s.masks else None
-      make = [functools.partial(self._thing, n, o, numbers) for n, o in enumerate(objects, 1)]
-      things = annotated_images.Things(make, s.bad_annotations, self.where(i))
-      return annotated_images.row(picture, image, name, things, masks=s.masks)
-    except errors.DataError as e:
-      raise errors.DataError(f"{self.where(i)}: {e}") from None
+    tree = parse(files.read_under(s.path, self._xmls[i], max_bytes=_MAX_XML_BYTES))
+    image = self._image(name, tree)
+    data = files.read_under(s.path, f"{s.images}/{image}")
+    size = _child(tree, "size")
+    sides = [_text(size, side) if size else "" for side in ("height", "width")]
+    picture = annotated_images.picture(data, exif=s.exif, annotated=sides, what="<size>")
+    objects = [child for child in tree.children if child.name == "object"]
+    boxes = filter(None, map(_written, objects))
+    annotated_images.check_unit(boxes, picture.size, "VOC has pixels")
+    numbers = self._numbers(name) if s.masks else None
+    things = [functools.partial(self._thing, n, o, numbers) for n, o in enumerate(objects, 1)]
+    return annotated_images.row(picture, image, name, things, s, self.where(i))
 
   def where(self, i: int) -> str:
-    """The file with a row's annotations."""
     return os.path.join(self._spec.path, self._xmls[i])
 
   def fingerprint(self) -> str:
-    """Of the split's list; the files of the rows are not read for it."""
+    """Of the split's list, not of the rows' files."""
     return f"voc:{self._spec.masks:d}{self._spec.first_pixel}:{len(self)} rows:{self._crc:08x}"
 
   def digests(self) -> array.array:
-    """uint16[rows], of the names of the images alone."""
+    """uint16[rows], of the images' names."""
     return files.row_digests(name.encode("utf-8", "surrogatepass") for name in self._names)
 
   def _image(self, name: str, tree: Node) -> str:
     """The image's path below the folder of images.
 
-    Many tools write a path of their own machine in <filename>, or none; the XML file's name is then
-    what counts.
+    Many tools write a path of their own machine in <filename>, or none; the XML file's name then
+    names the image.
     """
-    s, said = self._spec, _text(tree, "filename").replace("\\", "/").rpartition("/")[2]
+    s, filename = self._spec, _text(tree, "filename").replace("\\", "/").rpartition("/")[2]
     above = name.rpartition("/")[0]
-    tries = [f"{above}/{said}" if above else said, said] if said else []
+    tries = [f"{above}/{filename}" if above else filename, filename] if filename else []
     for path in tries:
       if path not in ("", ".", "..") and (found := files.find_under(s.path, f"{s.images}/{path}")):
         return _rest(s.images, found)
-    stems = [name, name.rpartition("/")[2], os.path.splitext(said)[0]]
+    stems = [name, name.rpartition("/")[2], os.path.splitext(filename)[0]]
     for stem in filter(None, stems):
       beside = files.by_stem(s.path, f"{s.images}/{stem}", image_files.ENDINGS)
       if len(beside) > 1:
         raise errors.DataError(
-          f"which image is meant, {' or '.join(map(repr, beside))}? <filename> is {said!r}."
+          f"which image is meant, {' or '.join(map(repr, beside))}? <filename> is {filename!r}."
         )
       if beside:
         return _rest(s.images, beside[0])
@@ -171,7 +159,7 @@ class VocRows:
     if not label or box is None:
       raise errors.DataError(f"{where} has no {'bndbox' if label else 'name'}.")
     x_min, y_min, x_max, y_max = (
-      _number(box, key, where) for key in ("xmin", "ymin", "xmax", "ymax")
+      annotated_images.number(_text(box, side), f"{where}: {side}") for side in _SIDES
     )
     first = self._spec.first_pixel
     difficult = strict_json.yes_no(_text(node, "difficult"), f"{where}: difficult")
@@ -181,7 +169,7 @@ class VocRows:
     )
 
   def _numbers(self, name: str) -> np.ndarray:
-    """uint8[H, W]: at each pixel the number of its object, from 1 on."""
+    """uint8[H, W]: the number of each pixel's object, from 1; 0 is none."""
     path = f"{_MASKS}/{name}.png"
     try:
       numbers = rle.png_pixels(files.read_under(self._spec.path, path))
@@ -193,7 +181,7 @@ class VocRows:
 
 
 class Node:
-  """An element: its name, its text, its children and the line it begins at."""
+  """An element: its name, its text, its children and its first line."""
 
   __slots__ = ("children", "line", "name", "pieces")
 
@@ -204,16 +192,17 @@ class Node:
 
   @property
   def text(self) -> str:
-    """What stands in it and not in its children."""
+    """Its own text, without that of its children."""
     return "".join(self.pieces)
 
 
 def parse(data: bytes) -> Node:
-  """The tree of an XML document. One with a document type is refused: entities are declared there,
-  which can stand for gigabytes or for other files. The time it takes grows with the document.
+  """The root of an XML document, parsed in linear time.
+
+  A document type is refused: it can declare entities that expand to gigabytes or to other files.
 
   Raises:
-    DataError: no XML, a document type, too deep a nest or too many elements; says at which line.
+    DataError: no XML, a document type, too deep a nest or too many elements; names the line.
   """
   parser = expat.ParserCreate()
   parser.buffer_text = True
@@ -257,18 +246,12 @@ def parse(data: bytes) -> Node:
 
 
 def _listed(source: Voc) -> Iterator[tuple[str, bool]]:
-  """(path of an XML file, whether it is there) for the names of a split's list.
+  """(path of an XML file, whether it exists) for the names of a split's list.
 
-  A number behind a name (1, 0 or -1 for a class) must not be -1; a name may hold blanks.
+  A name may hold blanks. After it may stand a class's flag, 1, 0 or -1; those with -1 are left out.
   """
   split = source.split if "/" in source.split else f"Main/{source.split}"
-  path = f"ImageSets/{split}.txt"
-  data = files.read_under(source.path, path, max_bytes=_MAX_LIST_BYTES).removeprefix(_BOM)
-  for line in data.split(b"\n"):
-    # Names of files need not be UTF-8.
-    name = line.decode("utf-8", "surrogateescape").strip().replace("\\", "/")
-    if not name:
-      continue
+  for name in files.listed_under(source.path, f"ImageSets/{split}.txt"):
     words = name.rsplit(None, 1)
     found = _xml(source, name) if len(words) > 1 else None
     if found is None and len(words) > 1 and words[1] in ("1", "0", "-1"):
@@ -280,7 +263,7 @@ def _listed(source: Voc) -> Iterator[tuple[str, bool]]:
 
 
 def _xml(source: Voc, name: str) -> str | None:
-  """The annotation file of a name of a list, which some tools write with the image's ending."""
+  """The annotation file of a name in a list, which may have the image's ending."""
   stem, ending = os.path.splitext(name)
   names = [name, *([stem] if ending.lower() in image_files.ENDINGS else [])]
   paths = (f"{source.annotations}/{name}.xml" for name in names)
@@ -289,7 +272,7 @@ def _xml(source: Voc, name: str) -> str | None:
 
 
 def _rest(folder: str, path: str) -> str:
-  """A path in a folder without the folder, whose letters may be of another case in it."""
+  """The path below `folder`, whose case may differ in `path`."""
   if path.startswith(f"{folder}/"):
     return path.removeprefix(f"{folder}/")
   depth = sum(part not in ("", ".") for part in folder.split("/"))
@@ -308,10 +291,10 @@ def _all(source: Voc) -> Iterator[tuple[str, bool]]:
 
 
 def _written(node: Node) -> tuple[float, ...] | None:
-  """The numbers of an object's box; None where they are no box, which is told of elsewhere."""
+  """The numbers of an object's box; None of a wrong one, which is an error when it is made."""
   box = _child(node, "bndbox")
   try:
-    return box and tuple(float(_text(box, key)) for key in ("xmin", "ymin", "xmax", "ymax"))
+    return tuple(float(_text(box, side)) for side in _SIDES) if box else None
   except ValueError:
     return None
 
@@ -323,7 +306,3 @@ def _child(node: Node, name: str) -> Node | None:
 def _text(node: Node, name: str) -> str:
   child = _child(node, name)
   return child.text.strip() if child else ""
-
-
-def _number(node: Node, name: str, where: str) -> float:
-  return annotated_images.number(_text(node, name), f"{where}: {name}")

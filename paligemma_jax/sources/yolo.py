@@ -1,8 +1,9 @@
-"""YOLO folders: a data.yaml, images, and beside them a text file of labels for each."""
+"""YOLO folders: a data.yaml, images, and a text file of labels for each image."""
 
 from __future__ import annotations
 
 import array
+import codecs
 import functools
 import os
 import zlib
@@ -22,36 +23,34 @@ from paligemma_jax.sources import files
 
 _MAX_YAML_BYTES = 1 << 19  # 20 000 classes.
 _MAX_LABEL_BYTES = 4 << 20
-_MAX_LIST_BYTES = 64 << 20
 _MAX_DEPTH = 8
-_BOM = b"\xef\xbb\xbf"
 _UNLABELLED = ("few", "empty")
 _TAGS = ("!", "tag:yaml.org,2002:python/")
 
 
 @spec_lib.spec
 class Yolo:
-  """One row for each image of a split, in the order of the names, numbers in them counted.
+  """One row for each image of a split, in natural order of the names.
 
-  Columns: see `sources.annotated_images`. Labels are read as detection ("class x y width height",
-  centre and sides as shares of the image), as segmentation ("class x y x y x y …", an outline), or,
-  where the data.yaml has a `kpt_shape`, as a box with keypoints behind it, which are left out.
+  Columns: see `sources.annotated_images`. A label is a box ("class x y width height", centre and
+  sides as fractions of the image), an outline ("class x y x y x y …"), or, where the data.yaml has
+  a `kpt_shape`, a box with keypoints, which are left out.
 
   Attributes:
-    path: the data.yaml: `names` (list, or numbers to texts), and for each split the folder of its
-      images (and the folders in it), a .txt file that lists them, or several of those. Labels are
-      where the last part "images" of an image's path reads "labels"; else in a folder "labels"
-      in place of another part, or beside the image.
-    split: train, val, test or whatever the file has.
-    root: the folder that the file's paths are relative to; '' is the file's own folder, and below
-      it the file's `path`, if that is a relative one. Nothing outside is read.
+    path: the data.yaml: `names` (a list, or numbers to texts), and for each split a folder of
+      images, a .txt file that lists them, or several of those. Labels are at the image's path with
+      its last folder "images" replaced by "labels"; else with another folder replaced, or beside
+      the image.
+    split: train, val, test or any other in the file.
+    root: the folder that the file's paths are relative to; '' is the file's own folder, or the
+      file's `path` below it, if that is relative. Nothing outside is read.
     masks: True adds the masks; every object must then have an outline.
-    exif: the labels are of the images that EXIF sets upright, as tools show them; False: of the
-      stored ones. It counts for `pp.Decode`, too.
-    bad_annotations: "error": a label that is wrong rejects its row; "skip": it is left out, counted
-      and named in the log.
-    unlabelled: what images without a label file are: "few": images without objects, but where
-      more than half are, opening is an error; "empty": images without objects, however many.
+    exif: the labels are of the upright images, as tools show them; False: of the stored ones. See
+      `sources.annotated_images`.
+    bad_annotations: "error" rejects the row of a wrong label; "skip" leaves the label out, counted
+      and logged.
+    unlabelled: images without a label file have no objects; "few": opening fails where they are
+      more than half; "empty": they may be any number.
   """
 
   path: str
@@ -71,22 +70,24 @@ class Yolo:
 
     Raises:
       ConfigError: the file cannot be read, or it has no such split.
-      DataError: it is no data.yaml, names a folder that is not there or lies outside, or fewer
+      DataError: it is no data.yaml, names a folder that is missing or outside the root, or fewer
         than half of the images have a label file.
     """
     return YoloRows(self)
 
   def makes(self) -> tuple[str, ...]:
-    """The columns of every row."""
     return annotated_images.names(self.masks)
 
 
-class YoloRows:
+class YoloRows(files.Rows):
   """The rows of a `Yolo`. Picklable; holds the names of the images."""
 
   def __init__(self, source: Yolo):
     self._spec = source
-    data = _read_yaml(source.path)
+    try:
+      data = atomic_io.read(source.path, max_bytes=_MAX_YAML_BYTES)
+    except OSError as e:
+      raise errors.ConfigError(f"Cannot read {source.path!r}: {e.strerror or e}.") from None
     content = _yaml(data, source.path)
     self._names = _class_names(content, source.path)
     self._root, above = _root(source, content)
@@ -110,32 +111,25 @@ class YoloRows:
   def __len__(self) -> int:
     return len(self._images)
 
-  def __getitem__(self, i: int) -> dict[str, Any]:
-    if not 0 <= i < len(self):
-      raise IndexError(f"row {i} of {len(self)}")
+  def _row(self, i: int) -> dict[str, Any]:
     name, s = self._images[i], self._spec
-    try:
-      picture = annotated_images.picture(files.read_under(self._root, name), exif=s.exif)
-      budget = rle.Budget()
-      things = [
-        functools.partial(self._thing, words, picture.size, where, budget)
-        for words, where in self._lines(self._labels[i])
-      ]
-      things = annotated_images.Things(things, s.bad_annotations, self.where(i))
-      return annotated_images.row(picture, name, name, things, masks=s.masks)
-    except errors.DataError as e:
-      raise errors.DataError(f"{self.where(i)}: {e}") from None
+    picture = annotated_images.picture(files.read_under(self._root, name), exif=s.exif)
+    budget = rle.Budget()
+    things = [
+      functools.partial(self._thing, words, picture.size, where, budget)
+      for words, where in self._lines(self._labels[i])
+    ]
+    return annotated_images.row(picture, name, name, things, s, self.where(i))
 
   def where(self, i: int) -> str:
-    """What to call a row in a message."""
     return os.path.join(self._root, self._images[i])
 
   def fingerprint(self) -> str:
-    """Of the data.yaml and the names of the images; label files are not read for it."""
+    """Of the data.yaml and the images' names, not of the label files."""
     return f"yolo:{self._spec.masks:d}:{self._spec.split}:{len(self)} rows:{self._crc:08x}"
 
   def digests(self) -> array.array:
-    """uint16[rows], of the names of the images alone."""
+    """uint16[rows], of the images' names."""
     return files.row_digests(name.encode("utf-8", "surrogatepass") for name in self._images)
 
   def _check_labels(self, places: Any) -> None:
@@ -147,7 +141,7 @@ class YoloRows:
       f"images of {self._spec.path}, {self._spec.split}: {places}, have a label file; there is"
       f" none for {', '.join(map(repr, missing[:3]))}",
       [path for name in missing[:1] for path in _label_paths(name)],
-      "Where these images do hold no object, set Yolo.unlabelled='empty'.",
+      "If these images hold no object, set Yolo.unlabelled='empty'.",
     )
 
   def _lines(self, path: str) -> Iterator[tuple[list[bytes], str]]:
@@ -155,7 +149,7 @@ class YoloRows:
     if not path:
       return
     data = files.read_under(self._root, path, max_bytes=_MAX_LABEL_BYTES)
-    for n, line in enumerate(data.removeprefix(_BOM).split(b"\n"), 1):
+    for n, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
       if line.strip():
         yield line.split(), f"{path}:{n}"
 
@@ -164,12 +158,12 @@ class YoloRows:
   ) -> annotated_images.Thing:
     height, width = size
     try:
-      if any(b"_" in word for word in words):  # Python reads 1_0, too.
+      if any(b"_" in word for word in words):  # Python also accepts 1_0.
         raise ValueError
       number, *shares = (float(word) for word in words)
     except ValueError:
-      said = b" ".join(words)[:60]
-      raise errors.DataError(f"{where}: {said!r} holds what is no number.") from None
+      line = b" ".join(words)[:60]
+      raise errors.DataError(f"{where}: {line!r}; expected numbers.") from None
     if number not in self._names:
       raise errors.DataError(f"{where}: class {number:g} is not among the names of the data.yaml.")
     if self._points:
@@ -181,7 +175,7 @@ class YoloRows:
       shares = shares[:4]
     if not all(-0.01 <= v <= 1.01 for v in shares):  # NaN too.
       raise errors.DataError(
-        f"{where}: coordinates must be shares of the image, 0 to 1 (those in pixels are divided"
+        f"{where}: coordinates must be fractions of the image, 0 to 1 (those in pixels are divided"
         " by its width and height)."
       )
     label = self._names[int(number)]
@@ -201,13 +195,13 @@ class YoloRows:
 
 
 def _label_path(root: str, name: str) -> str:
-  """The label file of an image, a path below `root`; '' where there is none."""
+  """The path below `root` of an image's label file; '' without one."""
   found = (files.find_under(root, path) for path in _label_paths(name))
   return next((path for path in found if path), "")
 
 
 def _label_paths(name: str) -> list[str]:
-  """Where the labels of an image may be: of 'images/train/a.jpg' in 'labels/train/a.txt', …"""
+  """The candidates for an image's labels: of 'images/train/a.jpg' 'labels/train/a.txt', …"""
   *above, last = os.path.splitext(name)[0].split("/")
   usual = [i for i, part in enumerate(above) if part.lower() == "images"][-1:]
   places = [*usual, *(i for i in range(len(above) - 1, -1, -1) if i not in usual)]
@@ -216,25 +210,24 @@ def _label_paths(name: str) -> list[str]:
 
 
 def _images(root: str, place: Any, above: str) -> list[str]:
-  """The images that an entry of the data.yaml stands for, as paths below `root`.
-
-  Args:
-    above: a folder in `root` that the entry is relative to; '' is `root`.
-  """
+  """The paths below `root` of the images of an entry, relative to `above`, of the data.yaml."""
   if not isinstance(place, str):
     raise errors.DataError(f"expected the path of a folder or of a list, found {place!r}.")
   place = place.replace("\\", "/").rstrip("/")
   if place.startswith("../") and not os.path.exists(os.path.join(root, place)):
-    place = place.removeprefix("../")  # As some tools write it, who mean the file's own folder.
+    place = place.removeprefix("../")  # Some tools mean the file's own folder by it.
   place = f"{above}/{place}" if above and not place.startswith("/") else place
   inside = files.paths_under(root, place)
   if inside is None:
-    return _listed(root, place)
+    names = [name.removeprefix("./") for name in files.listed_under(root, place)]
+    if any("\0" in name for name in names):
+      raise errors.DataError(f"{place!r} is no list of paths: it holds a NUL (UTF-16?).")
+    return [name for name in names if name]
   folder, paths = inside
   other = [path for path in paths if path.lower().endswith(image_files.OTHER_ENDINGS)]
   if other:
     logging.warning(
-      "%s: %d images are left out, of formats that are not read: %s%s; convert them to PNG or JPEG",
+      "%s: %d images are left out, of unsupported formats: %s%s; convert them to PNG or JPEG",
       os.path.join(root, folder),
       len(other),
       ", ".join(other[:3]),
@@ -247,18 +240,8 @@ def _images(root: str, place: Any, above: str) -> list[str]:
   return [f"{folder}/{path}" if folder else path for path in paths]
 
 
-def _listed(root: str, place: str) -> list[str]:
-  data = files.read_under(root, place, max_bytes=_MAX_LIST_BYTES).removeprefix(_BOM)
-  if b"\0" in data:
-    raise errors.DataError(f"{place!r} is no list of paths: it holds a NUL (UTF-16?).")
-  # Names of files need not be UTF-8.
-  lines = data.decode("utf-8", "surrogateescape").split("\n")
-  names = [line.strip().replace("\\", "/").removeprefix("./") for line in lines]
-  return [name for name in names if name]
-
-
 def _root(source: Yolo, content: dict[str, Any]) -> tuple[str, str]:
-  """The folder that holds images and labels, and the one in it that paths are relative to."""
+  """The folder that holds images and labels, and the folder below it that paths are relative to."""
   if source.root:
     return source.root, ""
   own = os.path.dirname(source.path) or "."
@@ -274,13 +257,13 @@ def _root(source: Yolo, content: dict[str, Any]) -> tuple[str, str]:
     )
   parts = os.path.normpath(below).split("/")
   at = next((i for i, part in enumerate(parts) if part.lower() == "images"), 0)
-  if at or parts[0].lower() == "images":  # The labels are beside it, not in it.
+  if at or parts[0].lower() == "images":  # The labels are beside that folder.
     return os.path.normpath(os.path.join(own, *parts[:at])), "/".join(parts[at:])
   return root, ""
 
 
 def _class_names(content: dict[str, Any], path: str) -> dict[int, str]:
-  names = content.get("names")
+  names: Any = content.get("names")
   if isinstance(names, list):
     names = {str(i): name for i, name in enumerate(names)}
   good = isinstance(names, dict) and names
@@ -299,7 +282,7 @@ def _is_number(text: Any) -> bool:
 
 
 def _num_points(content: dict[str, Any], path: str) -> int:
-  """How many numbers of keypoints stand behind each box; 0 of data without any."""
+  """How many numbers of keypoints follow each box."""
   shape = content.get("kpt_shape")
   if not shape:
     return 0
@@ -308,17 +291,10 @@ def _num_points(content: dict[str, Any], path: str) -> int:
   return int(shape[0]) * int(shape[1])
 
 
-def _read_yaml(path: str) -> bytes:
-  try:
-    return atomic_io.read(path, max_bytes=_MAX_YAML_BYTES)
-  except OSError as e:
-    raise errors.ConfigError(f"Cannot read {path!r}: {e.strerror or e}.") from None
-
-
 def _yaml(data: bytes, path: str) -> dict[str, Any]:
-  """Lists, dicts and texts only: a class may be called no, on or 010, which YAML takes for values.
+  """Lists, dicts and texts only: YAML would read class names such as no, on or 010 as values.
 
-  Tags that would make objects are refused, and aliases, of which a few lines can mean gigabytes.
+  Tags that make objects are refused, and aliases, a few lines of which can expand to gigabytes.
   """
   import yaml  # Comes with ml_collections.
 

@@ -106,7 +106,7 @@ def _put(path, value):
     (_put(["annotations", 0, "bbox"], [1, 2, 3, "four"]), "expected a number"),
     (_put(["annotations", 0, "bbox"], [1, 2, float("nan"), 4]), "expected a number"),
     (_put(["annotations", 0, "bbox"], [1, 2, -3, 4]), "minimum above"),
-    (_put(["annotations", 0, "bbox"], [100, 2, 3, 4]), "outside of the image"),
+    (_put(["annotations", 0, "bbox"], [100, 2, 3, 4]), "outside the image"),
     (_put(["annotations", 0, "category_id"], 5), "category_id 5"),
     (_put(["annotations", 0, "category_id"], [5]), "category_id"),
     (_put(["annotations", 0, "area"], "big"), "area"),
@@ -216,7 +216,7 @@ def test_run_lengths_in_a_list_and_a_polygon_that_is_no_list_of_polygons(folder)
   ],
 )
 def test_one_bad_annotation_can_be_left_out_counted_and_named(folder, change, caplog):
-  annotated_images._named.clear()
+  annotated_images._logged.clear()
   content = _content()
   change(content)
   row = _open(folder, content, masks=True, bad_annotations="skip")[0]
@@ -236,7 +236,7 @@ def test_what_the_file_says_of_the_picture_must_be_so(folder):
   assert _open(folder, content)[0]["height"] == 10
   for annotation in content["annotations"]:
     annotation["bbox"] = [0.1, 0.2, 0.5, 0.5]
-  with pytest.raises(errors.DataError, match="like shares of the image; COCO has pixels"):
+  with pytest.raises(errors.DataError, match="like fractions of the image; COCO has pixels"):
     _open(folder, content)[0]
 
 

@@ -51,7 +51,7 @@ def test_boxes_are_exact(monkeypatch):
     scenes, "_background", lambda rng, size: np.full((size, size, 3), 255, np.uint8)
   )
   ink = scenes.Sprite
-  monkeypatch.setattr(scenes.sprites, "get", _solid(scenes.get, ink))
+  monkeypatch.setattr(scenes, "get", _solid(scenes.get, ink))
   for row in _rows(60):
     drawn = row["image"].min(axis=2) < 128
     covered = np.zeros_like(drawn)
@@ -64,7 +64,7 @@ def test_boxes_are_exact(monkeypatch):
 
 
 def _solid(get, make):
-  """`sprites.get`, but black where the mask is set and clear elsewhere."""
+  """`scenes.get`, but black where the mask is set and clear elsewhere."""
 
   def solid(name, *, side, flip):
     mask = get(name, side=side, flip=flip).mask
@@ -142,7 +142,7 @@ def test_the_mask_is_what_was_drawn(monkeypatch):
   monkeypatch.setattr(
     scenes, "_background", lambda rng, size: np.full((size, size, 3), 255, np.uint8)
   )
-  monkeypatch.setattr(scenes.sprites, "get", _solid(scenes.get, scenes.Sprite))
+  monkeypatch.setattr(scenes, "get", _solid(scenes.get, scenes.Sprite))
   for row in _rows(30, tasks=("segment",)):
     drawn = row["image"].min(axis=2) < 128
     y0, x0, y1, x1 = (round(v * 112) for v in row["boxes"][0])

@@ -96,7 +96,7 @@ _FILE = b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;<
     (_xml(("dog", 0, "one", 1, 2, 2)), "xmin is 'one'"),
     (_xml(("dog", 0, 1, "nan", 2, 2)), "ymin is 'nan'"),
     (_xml(("dog", 0, 9, 1, 2, 2)), "minimum above"),
-    (_xml(("dog", 0, 100, 1, 200, 2)), "outside of the image"),
+    (_xml(("dog", 0, 100, 1, 200, 2)), "outside the image"),
   ],
 )
 def test_a_bad_or_hostile_annotation_is_named(folder, content, hint):
@@ -194,7 +194,7 @@ def test_what_the_annotation_says_of_the_picture_must_be_so(folder):
   with pytest.raises(errors.DataError, match="<size> says 640 x 480"):
     row(640, 480)
   xml = _xml(("dog", 0, 0.1, 0.2, 0.5, 0.5))
-  with pytest.raises(errors.DataError, match="like shares of the image; VOC has pixels"):
+  with pytest.raises(errors.DataError, match="like fractions of the image; VOC has pixels"):
     _row(folder, "a", xml=xml, picture="a.jpg")
 
 

@@ -124,11 +124,11 @@ def test_an_unknown_or_empty_split_is_a_configuration_error(folder):
     ("0 0.5 0.5 0.2 0.4\n1 0.5 0.5 0.2", r"a2\.txt:2: 3 numbers"),
     ("0 0.5 0.5 0.2 0.4 0.1", "5 numbers"),
     ("0 0.1 0.1 0.2 0.2 0.3 0.3 0.4", "7 numbers"),
-    ("0 12 40 8 9", "shares of the image"),
-    ("0 nan 0.5 0.2 0.4", "shares of the image"),
+    ("0 12 40 8 9", "fractions of the image"),
+    ("0 nan 0.5 0.2 0.4", "fractions of the image"),
     ("cat 0.5 0.5 0.2 0.4", r"a2\.txt:1: b'cat"),
-    ("0 0.5 0.5 -0.2 0.4", "shares of the image"),
-    ("\x00", "no number"),
+    ("0 0.5 0.5 -0.2 0.4", "fractions of the image"),
+    ("\x00", "expected numbers"),
   ],
 )
 def test_a_bad_label_is_named_with_file_and_line(folder, line, hint):
@@ -230,7 +230,7 @@ def test_keypoints_behind_a_box_are_left_out(folder):
 
 
 def test_one_bad_label_can_be_left_out_counted_and_named(folder, caplog):
-  annotated_images._named.clear()
+  annotated_images._logged.clear()
   lines = "0 0.5 0.5 0.2 0.4\n9 0.5 0.5 0.2 0.4\nx\n0 12 3 4 5\n"
   (folder / "labels" / "train" / "a2.txt").write_text(lines)
   row = _rows(folder, bad_annotations="skip")[0]

@@ -57,6 +57,25 @@ def test_every_page_that_code_names_exists():
   assert not [(str(p), n) for p, n in named if not (ROOT / n).exists()]
 
 
+NAMED = [p for p in PAGES if p.name != "CHANGELOG.md" and "golden" not in p.parts]
+
+
+@pytest.mark.parametrize("page", NAMED, ids=lambda page: str(page.relative_to(ROOT)))
+def test_files_modules_and_keys_that_a_page_names_exist(page):
+  text = page.read_text("utf-8")
+  folders = "paligemma_jax|tools|tests|configs|transfers|requirements|docs|regions|models"
+  for path in re.findall(rf"(?<![\w./])(?:{folders})/[\w/.-]+\.(?:py|txt|md|npz)", text):
+    found = [(base / path).exists() for base in (ROOT, ROOT / "paligemma_jax", page.parent)]
+    assert any(found) or path.endswith("/NAME.py"), path
+  for module in re.findall(r"-m ((?:paligemma_jax|tools|tests)\.[\w.]*\w)", text):
+    path = ROOT / module.replace(".", "/")
+    assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+  sections = "|".join(filter(None, schema.sections()))
+  keys = re.findall(rf"`((?:{sections})\.[a-z_0-9]+)(?==|`)", text)
+  keys += re.findall(rf"--config\.((?:{sections})\.[a-z_0-9]+)", text)
+  assert not [key for key in keys if key not in schema.flat() and not key.endswith(".py")]
+
+
 def test_the_implementations_of_attention_are_those_that_the_config_takes():
   page = (DOCS / "attention.md").read_text("utf-8").partition("## ")[0]
   listed = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)

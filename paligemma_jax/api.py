@@ -24,7 +24,7 @@ from paligemma_jax.checkpoint import weights_dir
 from paligemma_jax.core import errors
 from paligemma_jax.data import tokenizer as tokenizer_lib
 from paligemma_jax.data import tokens as tokens_lib
-from paligemma_jax.decoding import generate
+from paligemma_jax.decoding import generate as generate_lib
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 from paligemma_jax.pp import image_input
@@ -84,7 +84,7 @@ class PaliGemma:
     self._source = source
     self._warned = False
     self._logits = jax.jit(functools.partial(_logits, config))
-    self._programs: dict[generate.Options, Callable] = {}
+    self._programs: dict[generate_lib.Options, Callable] = {}
 
   def logits(self, image: Any, tokens: Any, mask_ar: Any, mask_input: Any = None) -> jax.Array:
     """float32[B, T, V]: at each text position the logits of the token after it.
@@ -164,20 +164,20 @@ class PaliGemma:
     annotated_images.check_exif("generate", exif)
     images, prompts = _paired(images, prompts)
     self._warn_of_markers(prompts)
-    prompts = [self._prompt_ids(prompt) for prompt in prompts]
-    if len(images) != len(prompts):
-      raise errors.ConfigError(f"There are {len(images)} images but {len(prompts)} prompts.")
-    if not prompts:
+    ids = [self._prompt_ids(prompt) for prompt in prompts]
+    if len(images) != len(ids):
+      raise errors.ConfigError(f"There are {len(images)} images but {len(ids)} prompts.")
+    if not ids:
       return []
     if min(max_new_tokens, batch_size) < 1:
       raise errors.ConfigError(f"{max_new_tokens=} and {batch_size=} must be at least 1.")
-    places = np.asarray(rows, np.int64) if len(rows) else np.arange(len(prompts))
-    if len(places) != len(prompts):
-      raise errors.ConfigError(f"There are {len(places)} rows but {len(prompts)} prompts.")
-    text_len = _bucket(max(map(len, prompts)), _MIN_PROMPT)
-    how = generate.Options(
+    places = np.asarray(rows, np.int64) if len(rows) else np.arange(len(ids))
+    if len(places) != len(ids):
+      raise errors.ConfigError(f"There are {len(places)} rows but {len(ids)} prompts.")
+    text_len = _bucket(max(map(len, ids)), _MIN_PROMPT)
+    how = generate_lib.Options(
         max_new_tokens, sampler, best_of, beam_size, tuple(banned), constraint, temperature, top_k,
-        top_p, repetition_penalty, stop,
+        top_p, repetition_penalty, stop if isinstance(stop, str) else tuple(stop),
     )  # fmt: skip
     run = self._program(how)
     predictions: dict[int, Prediction] = {}
@@ -186,14 +186,14 @@ class PaliGemma:
       for start in range(0, len(alike), num_rows):
         part = alike[start : start + num_rows]
         batch = self._batch(
-          [images[i] for i in part], [prompts[i] for i in part], num_rows, text_len, exif
+          [images[i] for i in part], [ids[i] for i in part], num_rows, text_len, exif
         )
         batch["_row"] = np.resize(places[part], num_rows)
         smaller = functools.partial(_smaller, num_rows, max_new_tokens, max(best_of, beam_size))
         with devices.explained(smaller):
           out = jax.device_get(run(self.params, batch, jax.random.key(seed)))
         predictions |= {i: self._prediction(out, row, how.stop) for row, i in enumerate(part)}
-    return [predictions[i] for i in range(len(prompts))]
+    return [predictions[i] for i in range(len(ids))]
 
   def save(
     self, path: str | os.PathLike, format: str = "native", dtype: str | None = None
@@ -229,9 +229,9 @@ class PaliGemma:
     sizes = opening.sizes_of(self.config)
     return npz_export.save_npz(path, self.params, dtype=dtype, sizes=sizes)
 
-  def _program(self, how: generate.Options) -> Callable:
+  def _program(self, how: generate_lib.Options) -> Callable:
     if how not in self._programs:
-      self._programs[how] = generate.make_with_options(self.config, how, self.tokenizer)
+      self._programs[how] = generate_lib.make_with_options(self.config, how, self.tokenizer)
     return self._programs[how]
 
   def _warn_of_markers(self, prompts: Sequence[str | Sequence[int]]) -> None:
@@ -270,7 +270,7 @@ class PaliGemma:
     text_len: int,
     exif: bool | str,
   ) -> dict[str, np.ndarray]:
-    rows = [
+    rows: Any = [  # None of them None: with overflow="error" no prompt is dropped.
       tokens_lib.lay_out_prompt(ids, [], text_len=text_len, overflow="error") for ids in prompts
     ]
     spare = num_rows - len(prompts)
@@ -287,7 +287,7 @@ class PaliGemma:
   ) -> Prediction:
     num = int(out["lengths"][row])
     tokens, logprobs = (out[name][row, :num].tolist() for name in ("tokens", "token_logprob"))
-    answer = generate.answer(self.tokenizer, tokens, float(out["logprob"][row]), logprobs, stop)
+    answer = generate_lib.answer(self.tokenizer, tokens, float(out["logprob"][row]), logprobs, stop)
     return Prediction(*answer)
 
 
@@ -330,7 +330,7 @@ def load(
     )
     found = weights.tokenizer if tokenizer is None else tokenizer
     if found is not None and not isinstance(found, tokenizer_lib.Tokenizer):
-      found = tokenizer_lib.Tokenizer(found)
+      found = tokenizer_lib.Tokenizer(os.fspath(found))
     return PaliGemma(config, params, found, weights)
 
   with devices.explained(lambda: _to_load_in_less(dtype, mesh)):

@@ -29,8 +29,7 @@ def main() -> NoReturn:
   """Runs the command that the first argument names. Alone, and for --help, lists them."""
   name, *rest = sys.argv[1:] or ["--help"]
   if name in ("-h", "--help", "help"):
-    print(listing())
-    sys.exit(0)
+    errors.run_main(print, listing())
   if name == "--version":
     name = "version"
   if name not in COMMANDS:

@@ -133,7 +133,7 @@ SHELLS: dict[str, Callable[[Mapping[str, Sequence[str]]], str]] = {
 
 def run(argv: Sequence[str]) -> NoReturn:
   """Is the program: ends with the exit code."""
-  errors.run_main(lambda: main(argv))
+  errors.run_main(main, argv)
 
 
 if __name__ == "__main__":

@@ -31,9 +31,7 @@ def parser() -> argparse.ArgumentParser:
   found.add_argument("dst", metavar="DST", type=pathlib.Path, help="where to write; must be new")
   found.add_argument("--format", choices=("npz", "native", "hf", "peft"), required=True)
   found.add_argument(
-    "--dtype",
-    choices=("float32", "bfloat16", "float16"),
-    help="of the result (default: as stored)",
+    "--dtype", choices=("float32", "bfloat16", "float16"), help="of the result (default: as stored)"
   )
   found.add_argument("--tokenizer", default="", help="default: the one with the weights")
   found.add_argument(
@@ -95,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run(argv: Sequence[str]) -> NoReturn:
   """Is the program: ends with the exit code."""
-  errors.run_main(lambda: main(argv))
+  errors.run_main(main, argv)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def parser() -> command_line.Parser:
 
 def main(argv: Sequence[str]) -> None:
   """Runs a configuration's evaluators on a run's newest state, or on any weights, and says so."""
-  args = parser().parse_args(argv)
+  args = parser().parse(argv)
   if not args.config and not args.workdir:
     parser().error("Give --config, or --workdir of a run whose configuration is then used.")
   saved = os.path.join(args.workdir, "config.json") if args.workdir else ""
@@ -141,7 +141,7 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
 def run(argv: Sequence[str]) -> NoReturn:
   """Is the program: ends with the exit code."""
   process.use()
-  errors.run_main(lambda: main(argv))
+  errors.run_main(main, argv)
 
 
 if __name__ == "__main__":

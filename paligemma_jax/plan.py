@@ -78,7 +78,7 @@ def parser() -> command_line.Parser:
 def main(argv: Sequence[str]) -> None:
   """Compiles a configuration's training step for some devices and says what it needs there."""
   flags = parser()
-  args = flags.parse_args(argv)
+  args = flags.parse(argv)
   flags.require(args, "config")
   if min(args.frames, args.supervised, args.suggest, args.tries) < 0:
     flags.error("--frames, --supervised, --suggest and --tries are at least 0.")
@@ -142,7 +142,7 @@ def _look_at_data(config: Any) -> tuple[int, int]:
 
 def run(argv: Sequence[str]) -> NoReturn:
   """Is the program: ends with the exit code."""
-  errors.run_main(lambda: main(argv))
+  errors.run_main(main, argv)
 
 
 if __name__ == "__main__":

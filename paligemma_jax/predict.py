@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     "res": args.res,
     "dtype": args.dtype,
     **decoding,
-    "rows": rows.fingerprint() if args.rows else args.images,
+    "rows": args.images if rows is None else rows.fingerprint(),
   }
   with predicting.opened(pathlib.Path(args.out), settings) as answers:
     _answer(args, rows, answers, decoding)
@@ -140,7 +140,7 @@ def _note(text: str) -> None:
 def run(argv: Sequence[str]) -> NoReturn:
   """Is the program: ends with the exit code."""
   process.use()
-  errors.run_main(lambda: main(argv))
+  errors.run_main(main, argv)
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def _builders() -> types.ModuleType:
 
 def run(argv: Sequence[str]) -> NoReturn:
   """Is the program: ends with the exit code."""
-  errors.run_main(lambda: main(argv))
+  errors.run_main(main, argv)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ A preset sets keys; keys set after it win, and `--config.optim.…` wins over bo
 from __future__ import annotations
 
 from collections.abc import Callable
-
-import ml_collections
+from typing import Any, TypeAlias
 
 from paligemma_jax.core import errors
 
-ConfigDict = ml_collections.ConfigDict
+ConfigDict: TypeAlias = Any  # Of ml_collections, which has no types.
 
 
 def apply(c: ConfigDict, tune: str) -> None:
@@ -200,6 +199,6 @@ MESHES: dict[str, tuple[tuple[str, int], ...]] = {
 }
 
 
-def apply_mesh(c: ml_collections.ConfigDict, mesh: str) -> None:
+def apply_mesh(c: ConfigDict, mesh: str) -> None:
   """Sets `c.mesh.shape` to the named mesh; ConfigError when there is none of that name."""
   c.mesh.shape = errors.pick(MESHES, mesh, "mesh")

@@ -12,7 +12,7 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
@@ -64,7 +64,6 @@ def train(
       Interrupted among them, when a signal stopped the run and its state is saved.
   """
   from paligemma_jax.config import load as configs
-  from paligemma_jax.core import errors
 
   file = os.fspath(config) if isinstance(config, str | os.PathLike) else ""
   try:
@@ -81,10 +80,12 @@ def train(
       allow_data_change=allow_data_change,
       resume_step=resume_step,
     )
+  except errors.PaligemmaError:
+    raise
   except Exception as e:
-    if isinstance(e, errors.PaligemmaError) or errors.translated(e) is None:
-      raise
-    raise errors.translated(e) from e
+    if translated := errors.translated(e):
+      raise translated from e
+    raise
   return pathlib.Path(workdir)
 
 
@@ -116,7 +117,7 @@ def parser() -> command_line.Parser:
 def main(argv: Sequence[str]) -> None:
   """Trains what a configuration says, or goes on with the run that the workdir holds."""
   flags = parser()
-  args = flags.parse_args(argv)
+  args = flags.parse(argv)
   flags.require(args, "config", "workdir")
 
   # Heavy modules only now: --help and a misspelled flag must be answered at once.
@@ -140,7 +141,7 @@ def _train(
   *,
   hosts_join_secs: float,
   hosts_stall_secs: float,
-  **flags: bool | int,
+  **flags: Any,
 ) -> None:
   """Checks the configuration, brings up the devices and trains.
 
@@ -192,7 +193,7 @@ def run(argv: Sequence[str]) -> NoReturn:
   process.hold_signals()  # Until a program with huge pages has taken this one's place.
   process.use()
   process.listen_for_signals()
-  errors.run_main(lambda: main(argv))
+  errors.run_main(main, argv)
 
 
 class _Callable(types.ModuleType):

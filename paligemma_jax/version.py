@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> None:
 
 def run(argv: Sequence[str]) -> NoReturn:
   """Is the program: ends with the exit code."""
-  errors.run_main(lambda: main(argv))
+  errors.run_main(main, argv)
 
 
 if __name__ == "__main__":

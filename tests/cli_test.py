@@ -69,6 +69,21 @@ def test_a_mistyped_command_names_the_near_match():
   assert "no command 'trian'. Did you mean 'train'" in done.stderr and "--help" in done.stderr
 
 
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("args", ["version", "prepare", "--help", "train --help"])
+def test_a_reader_that_has_seen_enough_ends_a_command_in_silence(args, unbuffered):
+  command = f"{sys.executable} -m paligemma_jax {args}"
+  done = subprocess.run(
+    ["bash", "-c", f"({command}; echo $? >&2) | (exec <&-; sleep 3)"],
+    cwd=ROOT,
+    env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered},
+    text=True,
+    capture_output=True,
+    check=False,
+  )
+  assert done.stderr in ("0\n", "141\n")
+
+
 def test_usage_says_what_was_called(monkeypatch):
   assert command_line.called("train") == "python -m paligemma_jax.train"
   monkeypatch.setattr(sys, "argv", ["/usr/bin/paligemma-jax", "train"])

@@ -37,7 +37,7 @@ def called(command: str) -> str:
 class Parser(argparse.ArgumentParser):
   """An argument parser that reads overrides and names the near match of an unknown flag.
 
-  Further flags are added with `add_argument` as usual; `parse_args` returns them too.
+  Further flags are added with `add_argument` as usual; `parse` returns them too.
   """
 
   def __init__(self, module: str, description: str, example: str):
@@ -96,13 +96,13 @@ class Parser(argparse.ArgumentParser):
       help="list every key of the configuration with its default and meaning, and exit",
     )
 
-  def parse_args(self, args: Sequence[str], namespace: None = None) -> argparse.Namespace:
+  def parse(self, args: Sequence[str]) -> argparse.Namespace:
     """The flags, with `config` and `workdir` (str or None) and `overrides`: ((key, value), …).
 
     Exits with 2 and one sentence on stderr when a flag is unknown or lacks its value.
     """
     plain, overrides = self._taken_apart(args)
-    found, unknown = super().parse_known_args(plain, namespace)
+    found, unknown = self.parse_known_args(plain)
     if unknown:
       self._unknown(unknown[0])
     found.overrides = tuple(overrides)

@@ -54,11 +54,12 @@ def run(path: str, text: str) -> Any:
 
 def ran() -> dict[str, str]:
   """{module name: file} of the config files that this process has run."""
-  return {
-    name: module.__spec__.loader.path
-    for name, module in list(sys.modules.items())
-    if isinstance(getattr(getattr(module, "__spec__", None), "loader", None), _Loader)
-  }
+  found = {}
+  for name, module in list(sys.modules.items()):
+    loader = getattr(getattr(module, "__spec__", None), "loader", None)
+    if isinstance(loader, _Loader):
+      found[name] = str(loader.path)
+  return found
 
 
 def find_again(files: Mapping[str, str]) -> None:
@@ -90,12 +91,11 @@ def _python_files(folder: str | pathlib.Path) -> Iterator[pathlib.Path]:
 def _imported(file: pathlib.Path) -> types.ModuleType:
   """The file as a module, freshly run, under a name by which its own specs are found again."""
   name = _module_name(file)
-  spec = _module_spec(name, file)
-  module = importlib.util.module_from_spec(spec)
+  module = importlib.util.module_from_spec(_module_spec(name, file))
   before = sys.modules.get(name)
   sys.modules[name] = module
   try:
-    spec.loader.exec_module(module)
+    _Loader(name, str(file)).exec_module(module)
   except BaseException:
     sys.modules.pop(name)
     if before is not None:

@@ -363,9 +363,9 @@ def _of_lists(before: list[Any], after: list[Any], path: str) -> list[Difference
     ]
   if len(before) + len(after) > 1000:  # Thousands of plain values: no one reads them.
     return [_changed(path, before, after)]
-  keys = [[json.dumps(nameless(v), sort_keys=True) for v in side] for side in (before, after)]
+  old, new = ([json.dumps(nameless(v), sort_keys=True) for v in s] for s in (before, after))
   found = []
-  matcher = difflib.SequenceMatcher(None, *keys, autojunk=False)
+  matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
   for what, i, i_end, j, j_end in matcher.get_opcodes():
     if what == "equal":
       continue

@@ -48,10 +48,7 @@ PLACES = ("path", "images", "videos", "root", "data_dir")
 
 SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
   "seed": Key(
-    0,
-    "Row order, augmentation, dropout and initial weights follow from it.",
-    low=0,
-    high=2**63 - 1,
+    0, "Row order, augmentation, dropout and initial weights follow from it.", low=0, high=2**63 - 1
   ),
   "model": {
     "variant": Key("tiny", "Which model; the sizes of a name are in models/variants.py."),
@@ -115,10 +112,7 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
       None, "The training rows: a spec of paligemma_jax.sources.", form="spec", resume="data"
     ),
     "pp": Key(
-      (),
-      "Row ops, in order; they end in image, prefix and suffix.",
-      form="specs",
-      resume="data",
+      (), "Row ops, in order; they end in image, prefix and suffix.", form="specs", resume="data"
     ),
     "text_len": Key(64, "Tokens of prefix and suffix together, per row.", low=2),
     "batch_size": Key(32, "Rows per step over all hosts and devices.", low=1),
@@ -132,10 +126,7 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
       choices=("error", "truncate", "cut", "drop"),
     ),
     "bad_rows": Key(
-      0,
-      "How many unreadable rows are put up with before the run stops.",
-      low=0,
-      resume="allow",
+      0, "How many unreadable rows are put up with before the run stops.", low=0, resume="allow"
     ),
     "shuffle": Key(True, "Rows in a new random order every epoch, else in file order."),
     "buckets": Key(
@@ -209,15 +200,10 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
     ),
     "momentum": Key(0.0, "SGD: decay of the sum of gradients; 0: none kept.", low=0, high=1),
     "mu_dtype": Key(
-      "float32",
-      "Dtype of the first moment (mean or momentum).",
-      choices=("float32", "bfloat16"),
+      "float32", "Dtype of the first moment (mean or momentum).", choices=("float32", "bfloat16")
     ),
     "rms_clip": Key(
-      0.0,
-      "Adafactor: largest root mean square of a leaf's update; 0: any.",
-      low=0,
-      resume="warn",
+      0.0, "Adafactor: largest root mean square of a leaf's update; 0: any.", low=0, resume="warn"
     ),
     "ema": Key(
       0.0,
@@ -263,10 +249,7 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
     "freeze": Key((), "Parameters that do not train.", form="regex"),
     "train_only": Key((), "Parameters that train, all others do not; (): all.", form="regex"),
     "lr_mults": Key(
-      (),
-      "Pairs (regex, factor on lr); the first that matches counts.",
-      form="rules",
-      resume="warn",
+      (), "Pairs (regex, factor on lr); the first that matches counts.", form="rules", resume="warn"
     ),
     "nonfinite_in_a_row": Key(
       3,
@@ -284,20 +267,15 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
       "Pairs of axis (data, fsdp, tensor) and size, -1: the rest; (): all on 'fsdp'.",
       form="axes",
       resume="allow",
-    ),
+    )
   },
   "ckpt": {
     "every": Key(
-      "1000 steps",
-      "How often state is saved; always at the end.",
-      form="duration",
-      resume="allow",
+      "1000 steps", "How often state is saved; always at the end.", form="duration", resume="allow"
     ),
     "keep": Key(2, "Newest checkpoints that are kept.", low=1, resume="allow"),
     "best": Key(
-      "",
-      "Metric whose best checkpoint is kept too, as in 'val/acc/acc'; '': none.",
-      resume="allow",
+      "", "Metric whose best checkpoint is kept too, as in 'val/acc/acc'; '': none.", resume="allow"
     ),
     "best_mode": Key(
       "max", "Which value of that metric is best.", choices=("max", "min"), resume="allow"

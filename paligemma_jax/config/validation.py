@@ -75,7 +75,7 @@ def _problems(path: str, key: schema.Key, value: Any) -> Iterator[str]:
   if type(value) is not number:
     yield f"{path} must be {_article(kind)}, but {value!r} is a {type(value).__name__}."
   elif key.choices and value not in key.choices:
-    yield f"Unknown {path} {value!r}.{errors.did_you_mean(value, key.choices)}"
+    yield f"Unknown {path} {value!r}.{errors.did_you_mean(str(value), key.choices)}"
   elif kind in (int, float) and not math.isfinite(value):
     yield f"{path} must be a finite number, not {value!r}."
   elif key.low is not None and value < key.low:
@@ -211,8 +211,7 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
   """What is wrong with the evaluators: their names, numbers, and the columns they read."""
   seen: set[str] = set()
   for i, evaluator in enumerate(config.evals):
-    known = isinstance(evaluator, protocols.Evaluator)
-    if not known or evaluator.encoding not in _EVAL_COLUMNS:
+    if not isinstance(evaluator, protocols.Evaluator) or evaluator.encoding not in _EVAL_COLUMNS:
       yield f"evals[{i}] is {evaluator!r}, which is no evaluator of paligemma_jax.evals."
       continue
     name = evaluator.name
@@ -234,15 +233,15 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
     if not _are_texts(evaluator.banned):
       yield f"{what}: banned must be a tuple of texts of tokens, not {evaluator.banned!r}."
     if evaluator.overflow not in _OVERFLOW:
-      known = ", ".join(map(repr, _OVERFLOW))
-      yield f"{what}: overflow must be one of {known}, not {evaluator.overflow!r}."
+      legal = ", ".join(map(repr, _OVERFLOW))
+      yield f"{what}: overflow must be one of {legal}, not {evaluator.overflow!r}."
     if not isinstance(evaluator.sampler, str):
       yield f"{what}: sampler must be a text such as 'greedy', not {evaluator.sampler!r}."
     for problem in sampling_options.problems(evaluator):
       yield f"{what}: {problem}"
     if not isinstance(evaluator.constraint, (type(None), *answer_forms.CONSTRAINTS.values())):
-      known = ", ".join(f"constraints.{name}" for name in answer_forms.CONSTRAINTS)
-      yield f"{what}: constraint must be None or one of {known}, not {evaluator.constraint!r}."
+      legal = ", ".join(f"constraints.{name}" for name in answer_forms.CONSTRAINTS)
+      yield f"{what}: constraint must be None or one of {legal}, not {evaluator.constraint!r}."
     if not specs.is_spec(evaluator.source):
       yield f"{what}: its source must be a spec of paligemma_jax.sources, not {evaluator.source!r}."
       continue

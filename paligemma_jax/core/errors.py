@@ -8,6 +8,8 @@ import errno
 import itertools
 import os
 import re
+import select
+import signal
 import sys
 import threading
 import time
@@ -22,6 +24,7 @@ T = TypeVar("T")
 _MOST_COMPARED, _MOST_LETTERS, _MOST_LISTED = 1000, 1000, 500
 _END_SECS = 5.0
 _TIDY_SECS = 2.0
+_EX_PIPE = 128 + signal.SIGPIPE  # As a shell says it of a program that this signal ended.
 
 
 class PaligemmaError(Exception):
@@ -131,9 +134,7 @@ def code_and_text(error: BaseException) -> tuple[int, str]:
 
   The code is 1 for a mistake of ours, or of a user's code: its traceback is wanted.
   """
-  if isinstance(error, Exception) and not isinstance(error, PaligemmaError):
-    pass  # It imports this module.
-
+  if isinstance(error, Exception):
     error = translated(error) or error
   if isinstance(error, PaligemmaError):
     cause = error.__cause__
@@ -146,20 +147,25 @@ def code_and_text(error: BaseException) -> tuple[int, str]:
   return 1, f"{type(error).__name__}: {error}"
 
 
-def run_main(main: Callable[[], Any]) -> None:
-  """Runs `main` and exits: 0, or a clear sentence on stderr and the error's exit code.
+def run_main(main: Callable[..., Any], *args: Any) -> NoReturn:
+  """Runs `main(*args)` and exits: 0, or one sentence on stderr and the error's exit code.
 
-  The process ends, also when a thread or a worker process of it never will: it is not waited for
-  after a StallError or when work was left in the background, and for 5 s in every other case.
+  A reader of stdout that has closed it, as `head` does, ends the command in silence, with 141. The
+  process ends even when one of its threads or workers never does: it waits 5 s for them, and not
+  at all after a StallError or when work was left in the background.
   """
   code = 1
   try:
-    main()
+    main(*args)
+    sys.stdout.flush()
     code = os.EX_OK
   except SystemExit as e:
     code, _ = code_and_text(e)
     raise
   except (Exception, KeyboardInterrupt) as e:
+    if isinstance(e, BrokenPipeError) and _is_unread():
+      code = _EX_PIPE
+      sys.exit(code)
     code, text = code_and_text(e)
     if code == 1:
       raise
@@ -167,10 +173,22 @@ def run_main(main: Callable[[], Any]) -> None:
     if code == StallError.exit_code or process.is_at_work():
       _end_now(code, _Tidy())
   finally:
+    if _is_unread():  # Or Python would fail to write what is left when it ends.
+      os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     # Both threads now: from 3.12 on Python starts none when its main one has ended.
     end = (code, _Tidy())
     threading.Thread(target=_end_late, args=end, name="ending", daemon=True).start()
   sys.exit(code)
+
+
+def _is_unread() -> bool:
+  """Whether stdout is a pipe whose reader has closed it."""
+  try:
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+  except (OSError, ValueError):  # It is no file, or closed.
+    return False
 
 
 def _end_late(code: int, tidy: _Tidy) -> None:
@@ -210,7 +228,7 @@ class _Tidy:
     self._go.wait()
     import multiprocessing.util
 
-    multiprocessing.util._exit_function()
+    multiprocessing.util._exit_function()  # type: ignore[attr-defined]  # Has no public name.
 
 
 _FULL = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "the disk quota is used up"}

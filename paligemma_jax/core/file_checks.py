@@ -101,7 +101,8 @@ def png_holds_all_rows(data: bytes) -> bool:
 
   Decoders leave the missing rows of such a file blank. Stops as soon as enough bytes came out.
   """
-  header, body = {}, []
+  header: tuple[int, ...] = ()
+  body: list[tuple[int, int]] = []
   for kind, start, end in _chunks(data):
     if kind == b"IHDR":
       header = struct.unpack_from(">IIBBxxB", data, start)

@@ -6,6 +6,8 @@ on a library's version or on what was drawn before. Not for secrets.
 
 from __future__ import annotations
 
+from typing import Any, TypeAlias
+
 import numpy as np
 
 _MASK = (1 << 64) - 1
@@ -14,14 +16,17 @@ _MUL_1 = 0xBF58476D1CE4E5B9
 _MUL_2 = 0x94D049BB133111EB
 _NUM_ROUNDS = 8
 
+Word: TypeAlias = Any  # uint64, or an array of them: numpy's types do not cover both at once.
+
 
 def key(*parts: int | np.ndarray) -> np.ndarray:
   """uint64[...]: one well mixed word for these integers; arrays broadcast."""
-  word = np.uint64(0)
+  word: Word = np.uint64(0)
   for part in parts:
-    if not isinstance(part, np.ndarray):
-      part = np.uint64(int(part) & _MASK)
-    word = _mix(word ^ _mix(part.astype(np.uint64)))
+    if isinstance(part, np.ndarray):
+      word = _mix(word ^ _mix(part.astype(np.uint64)))
+    else:
+      word = _mix(word ^ _mix(np.uint64(int(part) & _MASK)))
   return np.asarray(word)
 
 
@@ -62,7 +67,7 @@ def generator(*parts: int) -> np.random.Generator:
 _CHOICE = 0x63686F696365  # "choice": keeps these draws apart from those of other purposes.
 
 
-def _mix(word: np.ndarray) -> np.ndarray:
+def _mix(word: Word) -> Word:
   """The finaliser of splitmix64 (Steele, Lea and Flood, 2014): a bijection on 64-bit words."""
   with np.errstate(over="ignore"):
     word = word + np.uint64(_GOLDEN)

@@ -6,6 +6,7 @@ Python's own reader takes NaN, repeated keys and numbers of any length, and fail
 from __future__ import annotations
 
 import codecs
+import collections
 import json
 import math
 import os
@@ -32,8 +33,11 @@ def parse(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
     Malformed: anything else, or more than MAX_VALUES in more than MAX_BYTES.
   """
   if len(data) > MAX_BYTES:
-    marks = (b",", b"[", b"{") if isinstance(data, bytes) else (",", "[", "{")
-    if sum(map(data.count, marks)) > MAX_VALUES:
+    if isinstance(data, bytes):
+      num_values = sum(map(data.count, (b",", b"[", b"{")))
+    else:
+      num_values = sum(map(data.count, (",", "[", "{")))
+    if num_values > MAX_VALUES:
       raise Malformed(f"more than {MAX_VALUES} values in {len(data)} bytes")
   try:
     value = _loads(data, object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_int)
@@ -104,8 +108,8 @@ def _loads(data: bytes | str, **hooks: Any) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   found = dict(pairs)
   if len(found) != len(pairs):
-    seen: set[str] = set()
-    twice = next(k for k, _ in pairs if k in seen or seen.add(k))
+    counts = collections.Counter(key for key, _ in pairs)
+    twice = next(key for key, count in counts.items() if count > 1)
     raise Malformed(f"the key {twice!r} stands twice in one object")
   return found
 

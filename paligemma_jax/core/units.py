@@ -34,12 +34,7 @@ def parse(text: str | int, what: str) -> tuple[float, str]:
 
 
 def to_steps(
-  text: str | int,
-  what: str,
-  *,
-  batch_size: int,
-  num_examples: int = 0,
-  total_steps: int = 0,
+  text: str | int, what: str, *, batch_size: int, num_examples: int = 0, total_steps: int = 0
 ) -> int:
   """A duration in steps: 0 for never, else at least 1.
 

@@ -216,12 +216,12 @@ class Hub(Channel):
       await _pipe_to(reader, writer, "127.0.0.1", self.jax_port)
       writer.close()
       return
-    host = hello.get("host")
     if problem := self._unfit(hello):
       writer.write(_line({"from": 0, "kind": "refused", "why": problem}))
       await writer.drain()
       writer.close()
       return
+    host: int = hello["host"]
     self.names[host] = str(hello["name"])[:200]
     self._writers[host] = writer
     self._look_around()

@@ -196,7 +196,7 @@ class Team:
     with self._changed:
       if self._stop:
         self._changed.wait_for(lambda: self._stop_at is not None)
-        if self._position + 1 >= self._stop_at:
+        if self._is_at_stop():
           return self._stop
       self._position += 1
       place = self._places[self.index]
@@ -206,7 +206,10 @@ class Team:
   def stops_next(self) -> bool:
     """Whether all hosts are going to stop at the safe point that this one comes to next."""
     with self._changed:
-      return self._stop_at is not None and self._position + 1 >= self._stop_at
+      return self._is_at_stop()
+
+  def _is_at_stop(self) -> bool:
+    return self._stop_at is not None and self._position + 1 >= self._stop_at
 
   def leave(self, code: int, text: str) -> NoReturn:
     """Ends this process at once, and the others with the same exit code."""

@@ -7,7 +7,6 @@ MPI and Kubernetes. Three variables name them by hand; those that are set come b
 from __future__ import annotations
 
 import atexit
-import functools
 import os
 import socket
 import sys
@@ -40,14 +39,17 @@ def join(join_secs: float, stall_secs: float) -> hosts.Team | None:
     ConfigError: the variables contradict each other, or the hosts do.
     HostError: not all came in time.
   """
-  address, count, index, devices = _found(join_secs)
-  if count in (None, 1):
+  found = _found(join_secs)
+  if found is None:
     return None
+  address, count, index, devices = found
   name = socket.gethostname()
-  if index == 0:
-    connect = functools.partial(channel.Hub, address[1], count, name)
-  else:
-    connect = functools.partial(channel.Spoke, address, index, count, name)
+
+  def connect(**callbacks: Any) -> channel.Channel:
+    if index:
+      return channel.Spoke(address, index, count, name, **callbacks)
+    return channel.Hub(address[1], count, name, **callbacks)
+
   team = hosts.Team(connect, stall_secs=stall_secs)
   notice = _Notice()
   try:
@@ -69,17 +71,22 @@ def join(join_secs: float, stall_secs: float) -> hosts.Team | None:
     shutdown_timeout_seconds=_JAX_SHUTDOWN_SECS,
   )
   team.on_finish.append(jax.distributed.shutdown)
-  atexit.policy(team.goodbye)  # A process that ends in peace is not missed.
+  atexit.register(team.goodbye)  # A process that ends in peace is not missed.
   return team
 
 
-def _found(secs: float) -> tuple[Any, int | None, int | None, Any]:
-  """((name, port) of host 0, number of hosts, number of this one, its devices if not all)."""
-  address = os.environ.get(_ADDRESS)
-  count, index = _number(_COUNT), _number(_INDEX)
+# ((name, port) of host 0, number of hosts, number of this one, its local devices if not all).
+_Found = tuple[tuple[str, int], int, int, list[int] | None]
+
+
+def _found(secs: float) -> _Found | None:
+  """The hosts as the variables or the cluster name them; None for a process alone."""
+  address: Any = os.environ.get(_ADDRESS)
+  count: Any = _number(_COUNT)
+  index: Any = _number(_INDEX)
+  devices: Any = None
   if count == 1:
-    return None, 1, 0, None
-  devices = None
+    return None
   if ids := os.environ.get("JAX_LOCAL_DEVICE_IDS"):
     devices = [int(i) for i in ids.split(",") if i.strip().isdigit()]
   timer = threading.Timer(_NOTICE_SECS, _say, ("still asking this machine who its hosts are",))
@@ -99,7 +106,7 @@ def _found(secs: float) -> tuple[Any, int | None, int | None, Any]:
   values = {_ADDRESS: address, _COUNT: count, _INDEX: index}
   missing = [name for name, value in values.items() if value is None]
   if len(missing) == 3 or count == 1:
-    return None, None, None, None
+    return None
   if missing:
     present = [name for name in values if name not in missing]
     raise errors.ConfigError(

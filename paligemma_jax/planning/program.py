@@ -94,8 +94,9 @@ def _compiled(
 ) -> dict[str, Any]:
   num_supervised = min(num_supervised, setup.config.train.text_len)
 
-  def traced(setup):
-    return setups.train_step(setup, optimizer, state).trace(state, batch, num_supervised)
+  def traced(setup: setups.Setup) -> Any:
+    step: Any = setups.train_step(setup, optimizer, state)
+    return step.trace(state, batch, num_supervised)
 
   trace = traced(setup)
   bare = setups.without_recomputation(setup)

@@ -26,11 +26,7 @@ _TUNES = ("adam8bit", "adafactor", "full_adam+freeze_vit", "lora", "sgd_attentio
 _WITHOUT_TUNE: tuple[tuple[Override, ...], ...] = (
   (("optim.mu_dtype", "bfloat16"),),
   (("optim.freeze", "('img/.*',)"),),
-  (
-    ("optim.name", "sgd"),
-    ("optim.freeze", "()"),
-    ("optim.train_only", "('llm/layers/attn/.*',)"),
-  ),
+  (("optim.name", "sgd"), ("optim.freeze", "()"), ("optim.train_only", "('llm/layers/attn/.*',)")),
 )
 
 _LESS_REMAT = ("none", "dots")  # Values of model.remat that keep more than "full".

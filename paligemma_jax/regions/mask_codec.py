@@ -221,8 +221,5 @@ class CodecRecipe:
   def shapes(self) -> dict[str, tuple[int, ...]]:
     """{published name: shape} of the codec."""
     return mask_codec_file.shapes(
-      num_codes=self.num_codes,
-      code_dim=self.code_dim,
-      encoder=self.encoder,
-      decoder=self.decoder,
+      num_codes=self.num_codes, code_dim=self.code_dim, encoder=self.encoder, decoder=self.decoder
     )

@@ -14,6 +14,7 @@ import os
 import pathlib
 import zipfile
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -118,7 +119,8 @@ def write(
 ) -> None:
   """Writes the weights under their published names, compressed, the same bytes every time."""
   buffer = io.BytesIO()
-  np.savez_compressed(buffer, **{name: np.asarray(weights[name]).astype(dtype) for name in NAMES})
+  arrays: Any = {name: np.asarray(weights[name]).astype(dtype) for name in NAMES}
+  np.savez_compressed(buffer, **arrays)
   atomic_io.write_atomically(path, buffer.getvalue())
 
 
@@ -155,7 +157,8 @@ def _wrong_shapes(found: Mapping[str, tuple[int, ...]]) -> list[str]:
     if not kernel and not fits:
       problems.append(f"{layer}.weight is {list(weight)}; expected a square kernel up to 7 x 7")
     kernels[layer] = weight[2] if fits else 1
-  expected = _chain(*found[CODEBOOK], outs, kernels)
+  num_codes, code_dim = found[CODEBOOK]
+  expected = _chain(num_codes, code_dim, outs, kernels)
   for name, shape in expected.items():
     if found[name] != shape and 0 not in shape:
       swapped = " (transposed?)" if sorted(found[name]) == sorted(shape) else ""

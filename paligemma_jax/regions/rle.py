@@ -163,8 +163,11 @@ def _from_runs(value: dict[str, Any], height: int, width: int, budget: Budget) -
       raise errors.DataError(f"{len(counts)} run lengths for {height} x {width} pixels.")
     budget.spend(len(counts) * _STEP_WORK + height * width)
   runs = _packed(counts) if isinstance(counts, (str, bytes)) else counts
-  good = isinstance(runs, list) and all(type(n) is int and n >= 0 for n in runs)
-  if not good or sum(runs) != height * width:
+  if (
+    not isinstance(runs, list)
+    or not all(type(n) is int and n >= 0 for n in runs)
+    or sum(runs) != height * width
+  ):
     raise errors.DataError(
       f"run lengths that are no counts which add up to {height} x {width} pixels."
     )

@@ -122,10 +122,7 @@ def _card(number: int, item: GalleryItem, bins: int, codec: str) -> str:
 
 
 def _answer(
-  text: str,
-  predicted: Answer | None,
-  target: str | None,
-  true_answer: Answer | None = None,
+  text: str, predicted: Answer | None, target: str | None, true_answer: Answer | None = None
 ) -> str:
   """A text beside its name, marked right or wrong; boxes by their labels and their overlap."""
   if predicted is None:

@@ -17,14 +17,14 @@ def parser():
 
 def exit_of(capsys, *argv, code=2):
   with pytest.raises(SystemExit) as caught:
-    parser().parse_args(argv)
+    parser().parse(argv)
   assert caught.value.code == code
   streams = capsys.readouterr()
   return streams.err if code else streams.out
 
 
 def test_config_workdir_and_overrides_are_read_in_both_spellings():
-  found = parser().parse_args(
+  found = parser().parse(
     [
       "--config=transfers/vqav2.py:res=448,tune=lora",
       "--config.optim.lr=3e-5",
@@ -50,12 +50,12 @@ def test_config_workdir_and_overrides_are_read_in_both_spellings():
 
 
 def test_nothing_given_is_nothing_set():
-  found = parser().parse_args([])
+  found = parser().parse([])
   assert (found.config, found.workdir, found.overrides) == (None, None, ())
 
 
 def test_a_boolean_key_alone_is_true():
-  found = parser().parse_args(["--config.train.shuffle", "--workdir", "w"])
+  found = parser().parse(["--config.train.shuffle", "--workdir", "w"])
   assert found.overrides == (("train.shuffle", "true"),)
 
 
@@ -86,7 +86,7 @@ def test_a_usage_error_is_one_sentence_and_exits_with_2(capsys, argv, message):
 def test_a_required_flag_that_is_missing_is_named(capsys):
   p = parser()
   with pytest.raises(SystemExit) as caught:
-    p.require(p.parse_args(["--workdir=w"]), "workdir", "config")
+    p.require(p.parse(["--workdir=w"]), "workdir", "config")
   assert caught.value.code == 2
   assert "error: --config is required." in capsys.readouterr().err
 
@@ -124,7 +124,7 @@ def test_help_needs_no_jax_and_no_configuration_library():
   code = (
     "import sys, time\n"
     "from paligemma_jax.config import command_line as command\n"
-    "try: command.Parser('train', 'Trains.', 'x').parse_args(['--help'])\n"
+    "try: command.Parser('train', 'Trains.', 'x').parse(['--help'])\n"
     "except SystemExit: pass\n"
     "assert not {'jax', 'tensorflow', 'ml_collections', 'numpy'} & set(sys.modules)\n"
     "assert time.process_time() < 0.5"  # CPU seconds from the start of Python; 0.06 if idle.

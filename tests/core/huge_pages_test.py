@@ -16,10 +16,10 @@ _NEEDS_GLIBC = pytest.mark.skipif(
 )
 _PROGRAM = """
 import os, sys
-from paligemma_jax.core import huge_pages
+from paligemma_jax.core import process
 print("begins", flush=True)
-huge_pages._KERNEL = sys.argv[1]
-huge_pages.use()
+process._KERNEL = sys.argv[1]
+process.use()
 print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), *sys.argv[2:])
 """
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Sequence
 from typing import NoReturn
 
 from paligemma_jax.core import errors
+from paligemma_jax.core import process
 
 COMMANDS = {
   "train": "fine-tunes, or goes on with a run that was stopped",
@@ -23,6 +25,7 @@ COMMANDS = {
   "version": "prints the versions of all that a run depends on",
   "completion": "prints what lets bash, zsh or fish complete these commands",
 }
+_HUGE_PAGES = ("train", "evaluate", "predict")  # Commands that work faster with them.
 
 
 def main() -> NoReturn:
@@ -30,29 +33,34 @@ def main() -> NoReturn:
   name, *rest = sys.argv[1:] or ["--help"]
   if name in ("-h", "--help", "help"):
     errors.run_main(print, listing())
-  if name == "--version":
-    name = "version"
+  name = "version" if name == "--version" else name
   if name not in COMMANDS:
     hint = errors.did_you_mean(name, COMMANDS)
     print(f"error: There is no command {name!r}.{hint}\nSee paligemma-jax --help.", file=sys.stderr)
     sys.exit(2)
   if not sys.flags.safe_path:
     sys.path[0] = os.getcwd()  # As `python -m` does: modules of the user's are found there.
-  importlib.import_module(f"paligemma_jax.{name}").run(rest)
-  sys.exit(0)
+  run(name, rest)
+
+
+def run(command: str, argv: Sequence[str]) -> NoReturn:
+  """Runs a command as this program: ends with its exit code."""
+  if command == "train":
+    process.hold_signals()  # Until a program with huge pages has taken this one's place.
+  if command in _HUGE_PAGES:
+    process.use()
+  if command == "train":
+    process.listen_for_signals()
+  errors.run_main(importlib.import_module(f"paligemma_jax.{command}").main, argv)
 
 
 def listing() -> str:
   """The commands, one line each."""
-  lines = [f"  {name:<12}{text}" for name, text in COMMANDS.items()]
-  return "\n".join(
-    [
-      "usage: paligemma-jax COMMAND …",
-      "",
-      "Fine-tunes PaliGemma and PaliGemma 2 in JAX.",
-      "",
-      *lines,
-      "",
-      "paligemma-jax COMMAND --help says more; python -m paligemma_jax.COMMAND is the same.",
-    ]
-  )
+  lines = "\n".join(f"  {name:<12}{text}" for name, text in COMMANDS.items())
+  return f"""usage: paligemma-jax COMMAND …
+
+Fine-tunes PaliGemma and PaliGemma 2 in JAX.
+
+{lines}
+
+paligemma-jax COMMAND --help says more; python -m paligemma_jax.COMMAND is the same."""

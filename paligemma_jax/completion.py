@@ -6,13 +6,11 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import NoReturn
 
 from paligemma_jax import cli
 from paligemma_jax.config import command_line
 from paligemma_jax.config import config_file
 from paligemma_jax.config import schema
-from paligemma_jax.core import errors
 
 _HOW = """to have it always:
   bash  paligemma-jax completion bash >> ~/.bashrc
@@ -131,10 +129,5 @@ SHELLS: dict[str, Callable[[Mapping[str, Sequence[str]]], str]] = {
 }
 
 
-def run(argv: Sequence[str]) -> NoReturn:
-  """Is the program: ends with the exit code."""
-  errors.run_main(main, argv)
-
-
 if __name__ == "__main__":
-  run(sys.argv[1:])
+  cli.run("completion", sys.argv[1:])

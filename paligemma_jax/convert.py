@@ -13,8 +13,8 @@ import argparse
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
+from paligemma_jax import cli
 from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
 
@@ -91,10 +91,5 @@ def main(argv: Sequence[str]) -> None:
   print(f"wrote {args.dst}")
 
 
-def run(argv: Sequence[str]) -> NoReturn:
-  """Is the program: ends with the exit code."""
-  errors.run_main(main, argv)
-
-
 if __name__ == "__main__":
-  run(sys.argv[1:])
+  cli.run("convert", sys.argv[1:])

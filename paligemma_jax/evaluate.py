@@ -7,11 +7,11 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
+from paligemma_jax import cli
 from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
-from paligemma_jax.core import process
 from paligemma_jax.core import protocols
 
 
@@ -138,11 +138,5 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
     print(json.dumps({"ckpt": str(weights.path), "step": step, **metrics}))
 
 
-def run(argv: Sequence[str]) -> NoReturn:
-  """Is the program: ends with the exit code."""
-  process.use()
-  errors.run_main(main, argv)
-
-
 if __name__ == "__main__":
-  run(sys.argv[1:])
+  cli.run("evaluate", sys.argv[1:])

@@ -7,8 +7,8 @@ import pathlib
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
+from paligemma_jax import cli
 from paligemma_jax.config import command_line
 from paligemma_jax.config import config_file
 from paligemma_jax.core import errors
@@ -58,10 +58,5 @@ def main(argv: Sequence[str]) -> None:
   print(f"  {command_line.called('train')} --config {config} --workdir {workdir}")
 
 
-def run(argv: Sequence[str]) -> NoReturn:
-  """Is the program: ends with the exit code."""
-  errors.run_main(main, argv)
-
-
 if __name__ == "__main__":
-  run(sys.argv[1:])
+  cli.run("new", sys.argv[1:])

@@ -7,8 +7,9 @@ import json
 import sys
 import threading
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
+from paligemma_jax import cli
 from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
 
@@ -140,10 +141,5 @@ def _look_at_data(config: Any) -> tuple[int, int]:
   return len(rows), shape[0] if len(shape) == 4 else 0
 
 
-def run(argv: Sequence[str]) -> NoReturn:
-  """Is the program: ends with the exit code."""
-  errors.run_main(main, argv)
-
-
 if __name__ == "__main__":
-  run(sys.argv[1:])
+  cli.run("plan", sys.argv[1:])

@@ -7,11 +7,11 @@ import functools
 import pathlib
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from paligemma_jax import cli
 from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
-from paligemma_jax.core import process
 from paligemma_jax.core import sampling_options
 
 if TYPE_CHECKING:
@@ -137,11 +137,5 @@ def _note(text: str) -> None:
   print(text, file=sys.stderr, flush=True)
 
 
-def run(argv: Sequence[str]) -> NoReturn:
-  """Is the program: ends with the exit code."""
-  process.use()
-  errors.run_main(main, argv)
-
-
 if __name__ == "__main__":
-  run(sys.argv[1:])
+  cli.run("predict", sys.argv[1:])

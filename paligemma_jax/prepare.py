@@ -12,8 +12,8 @@ import importlib.util
 import sys
 import types
 from collections.abc import Sequence
-from typing import NoReturn
 
+from paligemma_jax import cli
 from paligemma_jax.core import errors
 
 _PLACES = (("paligemma_jax", "builders"), ("tools", "prepare"))
@@ -44,10 +44,5 @@ def _builders() -> types.ModuleType:
   )
 
 
-def run(argv: Sequence[str]) -> NoReturn:
-  """Is the program: ends with the exit code."""
-  errors.run_main(main, argv)
-
-
 if __name__ == "__main__":
-  run(sys.argv[1:])
+  cli.run("prepare", sys.argv[1:])

@@ -12,8 +12,9 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from paligemma_jax import cli
 from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
 from paligemma_jax.core import process
@@ -188,14 +189,6 @@ def _remedies(file: str, overrides: Sequence[str | tuple[str, str]], allow_code:
   return [*changes, f"`{plan}` looks for the first that fits"]
 
 
-def run(argv: Sequence[str]) -> NoReturn:
-  """Is the program: ends with the exit code."""
-  process.hold_signals()  # Until a program with huge pages has taken this one's place.
-  process.use()
-  process.listen_for_signals()
-  errors.run_main(main, argv)
-
-
 class _Callable(types.ModuleType):
   """This module, which is a function too: both are `paligemma_jax.train`."""
 
@@ -205,6 +198,6 @@ class _Callable(types.ModuleType):
 
 
 if __name__ == "__main__":
-  run(sys.argv[1:])
+  cli.run("train", sys.argv[1:])
 else:
   sys.modules[__name__].__class__ = _Callable

@@ -7,11 +7,10 @@ import importlib.metadata
 import platform
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
 
 import paligemma_jax
+from paligemma_jax import cli
 from paligemma_jax.config import command_line
-from paligemma_jax.core import errors
 
 _ALWAYS = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "grain")
 _IF_THERE = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm7-plugin")
@@ -39,10 +38,5 @@ def main(argv: Sequence[str]) -> None:
   print(f"platform {platform.platform()}")
 
 
-def run(argv: Sequence[str]) -> NoReturn:
-  """Is the program: ends with the exit code."""
-  errors.run_main(main, argv)
-
-
 if __name__ == "__main__":
-  run(sys.argv[1:])
+  cli.run("version", sys.argv[1:])

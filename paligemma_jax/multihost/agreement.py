@@ -1,11 +1,15 @@
-"""Records handed to every host, and what all hosts must have in common, compared in time.
+"""Joins the hosts of a run, checks that they agree, and gathers values from all of them.
 
-Hosts that were started with different values compute one step together and train a mixture that
-nobody asked for. Each host says what it has; all compare, so that all end with the same sentence.
+JAX finds the hosts: on Cloud TPU VMs (by the metadata server), GKE, Slurm, Open MPI and Kubernetes.
+Three environment variables name them by hand and take precedence.
+
+Hosts with different configurations, code, weights or folders would train together without an error.
+So each host sends its values, and all compare them, so that all end with the same sentence.
 """
 
 from __future__ import annotations
 
+import atexit
 import base64
 import hashlib
 import importlib.metadata
@@ -13,6 +17,9 @@ import json
 import os
 import pathlib
 import secrets
+import socket
+import sys
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,48 +28,162 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from jax._src import clusters  # JAX has no public way to ask for the hosts that it found.
 from jax.experimental import multihost_utils
 
 import paligemma_jax
 from paligemma_jax.config import load as configs
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
+from paligemma_jax.multihost import channel
 from paligemma_jax.multihost import hosts
 
+_ADDRESS, _COUNT, _INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+_NOTICE_SECS = 10.0
+_AGAIN_SECS = 30.0
+# JAX's own heartbeat aborts processes; ours ends them in order, and is faster.
+_JAX_HEARTBEAT_SECS = 7 * 24 * 3600
+_JAX_SHUTDOWN_SECS = 60
 _PACKAGES = (
-  "jax",
-  "jaxlib",
-  "libtpu",
-  "flax",
-  "optax",
-  "orbax-checkpoint",
-  "numpy",
-  "grain",
-  "pillow",
-  "simplejpeg",
-  "sentencepiece",
-  "tensorflow-datasets",
-  "array-record",
-)
-# Where things lie may differ from host to host; what lies there is compared instead.
-_PLACES = ("init", "train.cache_image_features")  # Beside those of `configs.is_place`.
+    "jax", "jaxlib", "libtpu", "flax", "optax", "orbax-checkpoint", "numpy", "grain", "pillow",
+    "simplejpeg", "sentencepiece", "tensorflow-datasets", "array-record",
+)  # fmt: skip
+# Paths may differ between hosts; their content is compared instead. Beside `configs.is_place`.
+_PLACES = ("init", "train.cache_image_features")
 _NUM_SHOWN = 3
 _MAX_SHOWN = 80
 _SMALL_BYTES = 1 << 20
 _NUM_BLOCKS, _BLOCK_BYTES = 512, 4096
-_FOLDER_SECS = 15.0  # A network file system shows a new file to other machines after a while.
+_FOLDER_SECS = 15.0  # Network file systems show a new file to other machines with a delay.
+
+
+def join(join_secs: float, stall_secs: float) -> hosts.Team | None:
+  """Waits up to `join_secs` for the other hosts, then joins JAX; None for a process alone.
+
+  Raises:
+    ConfigError: the variables contradict each other, or the hosts do.
+    HostError: not all hosts came in time.
+  """
+  found = _found(join_secs)
+  if found is None:
+    return None
+  address, count, index, devices = found
+  name = socket.gethostname()
+
+  def connect(**callbacks: Any) -> channel.Channel:
+    if index:
+      return channel.Spoke(address, index, count, name, **callbacks)
+    return channel.Hub(address[1], count, name, **callbacks)
+
+  team = hosts.Team(connect, stall_secs=stall_secs)
+  notice = _Notice()
+  try:
+    team.meet(join_secs, notice)
+  except errors.HostError as e:
+    raise errors.HostError(
+      f"{e} Start the same command on all hosts at the same time, or allow more time with"
+      f" --hosts_join_secs; to run on this host alone set {_COUNT}=1."
+    ) from None
+  jax.config.update("jax_enable_preemption_service", False)  # The team sends stops.
+  jax.distributed.initialize(
+    f"127.0.0.1:{team.jax_port}",
+    count,
+    index,
+    local_device_ids=devices,
+    coordinator_bind_address=f"127.0.0.1:{team.jax_port}",
+    cluster_detection_method="deactivate",
+    heartbeat_timeout_seconds=_JAX_HEARTBEAT_SECS,
+    shutdown_timeout_seconds=_JAX_SHUTDOWN_SECS,
+  )
+  team.on_finish.append(jax.distributed.shutdown)
+  atexit.register(team.goodbye)  # A process that ends normally is not missed.
+  return team
+
+
+# ((name, port) of host 0, number of hosts, number of this one, its local devices if not all).
+_Found = tuple[tuple[str, int], int, int, list[int] | None]
+
+
+def _found(secs: float) -> _Found | None:
+  """The hosts as the variables or the cluster name them; None for a process alone."""
+  address: Any = os.environ.get(_ADDRESS)
+  count: Any = _number(_COUNT)
+  index: Any = _number(_INDEX)
+  devices: Any = None
+  if count == 1:
+    return None
+  if ids := os.environ.get("JAX_LOCAL_DEVICE_IDS"):
+    devices = [int(i) for i in ids.split(",") if i.strip().isdigit()]
+  timer = threading.Timer(_NOTICE_SECS, _say, ("still looking for the hosts of this run",))
+  timer.daemon = True
+  timer.start()
+  try:
+    address, count, index, devices = clusters.ClusterEnv.auto_detect_unset_distributed_params(
+      address, count, index, devices, None, int(secs)
+    )
+  except Exception as e:  # Many types: of HTTP, DNS, Kubernetes.
+    raise errors.HostError(
+      f"The hosts of this run cannot be found: {type(e).__name__}: {e}. Set {_ADDRESS}, {_COUNT}"
+      f" and {_INDEX} to name them, or {_COUNT}=1 to run on this host alone."
+    ) from e
+  finally:
+    timer.cancel()
+  values = {_ADDRESS: address, _COUNT: count, _INDEX: index}
+  missing = [name for name, value in values.items() if value is None]
+  if len(missing) == 3 or count == 1:
+    return None
+  if missing:
+    present = [name for name in values if name not in missing]
+    raise errors.ConfigError(
+      f"{' and '.join(present)} {'is' if len(present) == 1 else 'are'} set, but not"
+      f" {' and '.join(missing)}: several hosts need all three (the address and port of host 0,"
+      " the number of hosts, the number of this one); one host alone needs none."
+    )
+  if not 0 <= index < count:
+    raise errors.ConfigError(f"{_INDEX} is {index}; expected 0 to {count - 1} ({_COUNT}={count}).")
+  host, _, port = address.rpartition(":")
+  if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    raise errors.ConfigError(f"{_ADDRESS} is {address!r}; expected NAME:PORT of host 0.")
+  return (host.strip("[]"), int(port)), count, index, devices
+
+
+def _number(name: str) -> int | None:
+  text = os.environ.get(name)
+  if not text:
+    return None
+  if not text.strip().isdecimal():
+    raise errors.ConfigError(f"{name} is {text!r}; expected a number.")
+  return int(text)
+
+
+class _Notice:
+  """Prints which hosts are missing after 10 s, then every 30 s."""
+
+  def __init__(self):
+    self._next_secs = _NOTICE_SECS
+    self._secs = 0.0
+
+  def __call__(self, missing: str) -> None:
+    self._secs += 1.0  # It is called once a second.
+    if self._secs >= self._next_secs:
+      self._next_secs += _AGAIN_SECS
+      _say(f"waiting for the other hosts since {self._secs:.0f} s: {missing}")
+
+
+def _say(text: str) -> None:
+  print(text, file=sys.stderr, flush=True)  # On every host: each may have a log of its own.
 
 
 def check(team: hosts.Team | None, what: str, mine: Mapping[str, Any]) -> None:
-  """Returns when all hosts have the same; all hosts call it in the same order.
+  """Passes when all hosts have equal values; all hosts call it in the same order.
 
   Args:
-    team: None for a process alone, which agrees with itself.
+    team: None, a process alone, passes.
     what: for messages, as "configuration".
-    mine: {item: value} of this host; values are compared and shown as text.
+    mine: {item: value} of this host, compared as text.
 
   Raises:
-    ConfigError: they differ; on every host, with host, item and both values.
+    ConfigError: values differ; on every host, with the hosts, the item and both values.
   """
   if team is None:
     return
@@ -85,12 +206,12 @@ def check(team: hosts.Team | None, what: str, mine: Mapping[str, Any]) -> None:
 
 
 def of_config(config: ml_collections.ConfigDict) -> dict[str, str]:
-  """{key: value} of a configuration, without what may differ from host to host."""
+  """{key: value} of a configuration, without the paths that may differ between hosts."""
   return dict(_leaves(specs.to_json(config.to_dict()), ""))
 
 
 def of_code() -> dict[str, str]:
-  """The versions of this package, down to its source text, and of those that it computes with."""
+  """Versions of this package, with a digest of its source, and of those that it computes with."""
   digest = hashlib.sha256()
   folder = pathlib.Path(paligemma_jax.__file__).parent
   for path in sorted(folder.rglob("*.py")):
@@ -105,9 +226,9 @@ def of_code() -> dict[str, str]:
 
 
 def of_weights(path: pathlib.Path) -> str:
-  """A digest of a file of weights, or of a folder's files: small ones whole, of large ones parts.
+  """A digest of a file of weights, or of all files of a folder.
 
-  Weights of two trainings differ nearly everywhere, and 512 places are looked at in each file.
+  Of files above 1 MiB it reads 512 blocks: weights of two trainings differ nearly everywhere.
   """
   digest = hashlib.sha256()
   files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
@@ -126,15 +247,13 @@ def of_weights(path: pathlib.Path) -> str:
 
 
 def check_weights(team: hosts.Team | None, path: pathlib.Path) -> None:
-  """Returns when all hosts have the same weights to start from at `path`; see `check`."""
+  """Passes when all hosts have the same initial weights at `path`; see `check`."""
   if team is not None:
     check(team, "initial weights", {"init": of_weights(path)})
 
 
 def check_folder(team: hosts.Team | None, path: pathlib.Path) -> None:
-  """Returns when every host has written a token into `path` that host 0 has read, and read its own.
-
-  This is the one place that knows a run's folder to be a folder on a shared file system.
+  """Passes when host 0 reads what every host writes into the folder, and every host what it writes.
 
   Raises:
     WorkdirError: a host sees another folder, or cannot write into it; on every host.
@@ -177,11 +296,11 @@ def _write_new(path: pathlib.Path) -> None:
 
 
 def _appears(path: pathlib.Path) -> bool:
-  """Whether the file is there, or comes to be seen within a while."""
+  """Whether the file is seen within 15 s."""
   deadline = time.monotonic() + _FOLDER_SECS
   while True:
     try:
-      os.listdir(path.parent)  # Makes network file systems look again.
+      os.listdir(path.parent)  # Refreshes the cache of network file systems.
       if path.read_text(encoding="utf-8") == path.name:
         return True
     except OSError:
@@ -205,18 +324,14 @@ def _leaves(value: Any, path: str) -> Iterator[tuple[str, str]]:
 
 
 def _shown(text: str) -> str:
-  """The text, or its beginning and a checksum that tells long ones apart."""
+  """The text, or its beginning and its checksum when it is long."""
   if len(text) <= _MAX_SHOWN:
     return text
   return f"{text[:_MAX_SHOWN]}… (crc32 {zlib.crc32(text.encode()):08x})"
 
 
 def gather(value: Any) -> list[Any]:
-  """The values of all processes, in the order of the processes; the same list in each.
-
-  Args:
-    value: None, booleans, numbers, texts, bytes and numpy arrays, in lists, tuples and dicts.
-  """
+  """The values of all processes in their order, on each; `value` is what `pack` takes."""
   if jax.process_count() == 1:
     return [value]
   data = np.frombuffer(json.dumps(pack(value)).encode(), np.uint8)
@@ -228,7 +343,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def local_rows(x: jax.Array) -> np.ndarray:
-  """This process's rows of an array whose rows are those of the global batch, however it lies."""
+  """This process's rows of an array over the global batch, whatever its sharding."""
   if x.is_fully_addressable:
     return np.asarray(x)
   whole = multihost_utils.process_allgather(x, tiled=True)
@@ -237,9 +352,10 @@ def local_rows(x: jax.Array) -> np.ndarray:
 
 
 def pack(value: Any) -> Any:
-  """JSON data that `unpack` turns into an equal value of equal types.
+  """JSON data of which `unpack` makes an equal value; numpy scalars become Python's.
 
-  Numpy scalars become Python's.
+  Args:
+    value: None, bools, numbers, texts, bytes and numeric arrays, in lists, tuples and dicts.
 
   Raises:
     ConfigError: a value of another type.

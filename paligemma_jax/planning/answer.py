@@ -1,14 +1,13 @@
-"""What `plan` found, as one dict for programs and as lines for people."""
+"""The result of `plan`: one dict for programs, lines of text for people."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from paligemma_jax.core import errors
 from paligemma_jax.planning import search
 from paligemma_jax.planning import targets
-
-_GIB = 2**30
 
 
 def answer(
@@ -57,10 +56,10 @@ def answer(
 
 
 def _roofline(found: Mapping[str, Any], target: targets.Target) -> dict[str, float]:
-  """The least seconds of a step by each limit: nothing waits, each byte moves in and out once."""
+  """Lower bounds of a step's seconds: no stalls, and each byte is read and written once."""
   sizes = found["bytes"]
   moved = sizes["arguments"] + sizes["outputs"] + 2 * sizes["temporaries"]
-  talk = sum(kind["bytes"] for kind in found["collectives"].values())
+  received = sum(kind["bytes"] for kind in found["collectives"].values())
   chips = found["num_devices"]
 
   def secs(amount: float, rate: float) -> float:
@@ -69,48 +68,49 @@ def _roofline(found: Mapping[str, Any], target: targets.Target) -> dict[str, flo
   limits = {
     "compute_secs": secs(found["flops"] / chips, target.flops_per_sec),
     "memory_secs": secs(moved, target.memory_bytes_per_sec),
-    "links_secs": secs(talk, target.link_bytes_per_sec),
+    "links_secs": secs(received, target.link_bytes_per_sec),
   }
   return {**limits, "step_secs": max(limits.values())}
 
 
 def lines(answer: Mapping[str, Any], what: str, command: str) -> list[str]:
-  """The answer for people.
+  """The answer as lines of text.
 
   Args:
-    what: the run, in words.
-    command: that asks for a plan, to which a suggestion's flags are added.
+    what: the run, as in 'pt_224 at 224 px'.
+    command: the `plan` command, to which a suggestion's flags are added.
   """
   sizes, parts = answer["bytes"], answer["parts"]
-  limit = answer["memory_bytes"]
-  chips = answer["num_devices"]
-  of_limit = f" of {_gib(limit)}" if limit else ""
+  limit, chips = answer["memory_bytes"], answer["num_devices"]
+  of_limit = f" of {errors.gib(limit)}" if limit else ""
   verdict = "fits" if answer["fits"] else "does not fit"
   out = [
     f"{what} on {answer['device']} ({chips} x {answer['device_kind']}): {verdict},"
-    f" {_gib(sizes['total'])}{of_limit} per chip",
+    f" {errors.gib(sizes['total'])}{of_limit} per chip",
     "",
-    f"  parameters    {_gib(parts['parameters']):>10}   {answer['num_params'] / 1e9:.3g} B",
-    f"  optimizer     {_gib(parts['optimizer']):>10}",
-    f"  batch         {_gib(parts['batch']):>10}",
+    f"  parameters    {errors.gib(parts['parameters']):>10}   {answer['num_params'] / 1e9:.3g} B",
+    f"  optimizer     {errors.gib(parts['optimizer']):>10}",
+    f"  batch         {errors.gib(parts['batch']):>10}",
   ]
   padding = sizes["arguments"] - parts["parameters"] - parts["optimizer"] - parts["batch"]
   if padding > 0.01 * sizes["arguments"]:
-    out.append(f"  padding       {_gib(padding):>10}   of small dims to the chip's tiles")
+    out.append(
+      f"  padding       {errors.gib(padding):>10}   of small dimensions to the chip's tiles"
+    )
   fresh = sizes["outputs"] - sizes["aliased"]
   if fresh > 2**20:
-    out.append(f"  outputs       {_gib(fresh):>10}   that take no argument's place")
+    out.append(f"  outputs       {errors.gib(fresh):>10}   that reuse no argument's memory")
   out += [
-    f"  temporaries   {_gib(sizes['temporaries']):>10}   activations kept for the backward pass"
-    f" {_gib(parts['activations'])}, gradients {_gib(parts['gradients'])}",
-    f"  total         {_gib(sizes['total']):>10}",
+    f"  temporaries   {errors.gib(sizes['temporaries']):>10}   activations kept for the backward"
+    f" pass {errors.gib(parts['activations'])}, gradients {errors.gib(parts['gradients'])}",
+    f"  total         {errors.gib(sizes['total']):>10}",
     "",
   ]
   flops, needed = answer["flops"], answer["flops_needed"]
   again = f", {needed / 1e12:.4g} without recomputation" if flops > 1.005 * needed else ""
   out.append(f"  matmuls   {flops / 1e12:.4g} TFLOP a step{again}")
   out += _times(answer["roofline"])
-  out += _talk(answer)
+  out += _communication(answer)
   out.append(f"  compiled in       {answer['compile_secs']:.0f} s")
   if answer["notes"]:
     out.append(f"  {answer['notes']}")
@@ -120,7 +120,7 @@ def lines(answer: Mapping[str, Any], what: str, command: str) -> list[str]:
     flags = " ".join(_quoted(flag) for flag in suggestion["flags"])
     out += [
       "",
-      f"It fits with {suggestion['change']}: {_gib(suggestion['bytes']['total'])} per chip.",
+      f"It fits with {suggestion['change']}: {errors.gib(suggestion['bytes']['total'])} per chip.",
       f"  {command} {flags}",
     ]
   return out
@@ -138,7 +138,7 @@ def _times(roofline: Mapping[str, float]) -> list[str]:
   ]
 
 
-def _talk(answer: Mapping[str, Any]) -> list[str]:
+def _communication(answer: Mapping[str, Any]) -> list[str]:
   if not answer["collectives"]:
     return []
   each = ", ".join(
@@ -146,10 +146,6 @@ def _talk(answer: Mapping[str, Any]) -> list[str]:
     for kind, entry in answer["collectives"].items()
   )
   return [f"  between chips     {each}, received by each in a step"]
-
-
-def _gib(num_bytes: float) -> str:
-  return f"{num_bytes / _GIB:.2f} GiB"
 
 
 def _secs(secs: float) -> str:

@@ -1,4 +1,4 @@
-"""The training step, compiled ahead of time without the hardware; its memory, operations, traffic.
+"""Compiles the training step ahead of time, without the hardware: memory, FLOPs, communication.
 
 Nothing is allocated and no file is read: the step is the run's own, its arguments are shapes.
 """
@@ -27,7 +27,7 @@ from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
 
-_STEPS = 1000  # Of the schedule; its length changes nothing that is measured here.
+_STEPS = 1000  # Of the schedule; its length changes none of the figures.
 
 
 def measure(
@@ -38,18 +38,18 @@ def measure(
   num_supervised: int,
   compiled: bool,
 ) -> dict[str, Any]:
-  """What the step of this configuration needs on the target; all bytes are those of one device.
+  """What a training step needs on the target; all bytes are those of one device.
 
   Args:
-    frames: images per row, 0 for one without a dim of its own.
-    num_supervised: answer tokens per row that the loss keeps; 0 is as many as the text has.
+    frames: images per row; 0 is one image without a frame dimension.
+    num_supervised: answer tokens per row in the loss; 0 is text_len.
     compiled: False only adds up the state, in a second or two.
 
   Returns:
-    device, num_devices, num_row_shards, memory_bytes (0: unknown), num_params, and
-    parts {parameters, optimizer, batch, gradients};
-    with `compiled` also fits, bytes {arguments, outputs, aliased, temporaries, total}, activations,
-    flops, flops_needed, collectives, compile_secs, and error where the compiler gave up.
+    device, num_devices, num_row_shards, memory_bytes (0: unknown), num_params and parts
+    {parameters, optimizer, batch, gradients}; with `compiled` also fits, bytes {arguments,
+    outputs, aliased, temporaries, total}, activations, flops, flops_needed, collectives,
+    compile_secs, and error where the compiler ran out of memory.
 
   Raises:
     ConfigError: the configuration cannot be run on these devices; or a package is missing.
@@ -114,13 +114,8 @@ def _compiled(
       raise
     arguments = _bytes((state, batch))
     total = max(_used(str(e)), arguments)
-    found["bytes"] = dict(
-      arguments=arguments,
-      outputs=_bytes(state),
-      aliased=_bytes(state),
-      temporaries=total - arguments,
-      total=total,
-    )
+    sizes = dict(arguments=arguments, outputs=_bytes(state), aliased=_bytes(state))
+    sizes["temporaries"] = total - arguments
     found["error"] = str(e).partition("\n")[0][:300]
     found["collectives"] = {}
   else:
@@ -131,17 +126,15 @@ def _compiled(
       aliased=analysis.alias_size_in_bytes,
       temporaries=analysis.temp_size_in_bytes,
     )
-    found["bytes"] = {
-      **sizes,
-      "total": sizes["arguments"] + sizes["outputs"] - sizes["aliased"] + sizes["temporaries"],
-    }
+    total = sizes["arguments"] + sizes["outputs"] - sizes["aliased"] + sizes["temporaries"]
     found["collectives"] = collectives(program.as_text())
+  found["bytes"] = {**sizes, "total": total}
   found["compile_secs"] = round(time.monotonic() - start, 1)
   return found
 
 
 def _devices(target: targets.Target) -> tuple[list[Any], int]:
-  """The target's devices, and the bytes of memory that each gives to a program (0: unknown)."""
+  """The target's devices, and the bytes of memory that a program gets on each (0: unknown)."""
   if target.platform == "local":
     devices_lib.check()
     devices = jax.devices()
@@ -154,11 +147,11 @@ def _devices(target: targets.Target) -> tuple[list[Any], int]:
     options["target_config"] = targets.gpu_description(target.topology)
   try:
     topology = topologies.get_topology_desc(platform=target.platform, **options)
-  except Exception as e:  # Of many kinds: the plugin is absent, too old, or knows no such chip.
+  except Exception as e:  # Many types: the plugin is missing, too old, or lacks this chip.
     packages = {"tpu": "jax[tpu]", "cuda": "jax[cuda12-local]"}
     raise errors.ConfigError(
-      f"Cannot compile for {target.name}: {str(e).splitlines()[0][:200]}. It takes the compiler"
-      f" for it: pip install '{packages[target.platform]}'."
+      f"Cannot compile for {target.name}: {str(e).splitlines()[0][:200]}. Its compiler is needed:"
+      f" pip install '{packages[target.platform]}'."
     ) from e
   return list(topology.devices), target.memory_bytes
 
@@ -190,35 +183,30 @@ def _batch(setup: setups.Setup, frames: int) -> dict[str, Any]:
 def _bytes(tree: Any) -> int:
   """Bytes of one device's part of the arrays."""
   return sum(
-    math.prod(leaf.sharding.shard_shape(leaf.shape)) * _item_bits(leaf.dtype) // 8
+    math.prod(leaf.sharding.shard_shape(leaf.shape)) * jax.dtypes.itemsize_bits(leaf.dtype) // 8
     for leaf in jax.tree.leaves(tree)
   )
 
 
 def _gradient_bytes(setup: setups.Setup, state: states.TrainState) -> int:
-  """Of one device's part of the gradients, each in the dtype that it is taken in."""
-  moving = jax.eval_shape(
+  """Bytes of one device's part of the gradients, each in the dtype of its differentiation."""
+  leaves = jax.eval_shape(
     lambda s: gradient_memory.to_differentiate(setup.model_config, s, table=False)[0], state
   )
   total = 0
-  for name, leaf in moving.items():
+  for name, leaf in leaves.items():
     place = state.trainable[name.removesuffix(linear.OFFSET)].sharding
     total += _bytes(jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place))
   return total
 
 
-def _item_bits(dtype: Any) -> int:
-  return jax.dtypes.itemsize_bits(dtype)
-
-
 def _kept(jaxpr: Any) -> int:
-  """Bytes over all devices that the layers' forward pass keeps for their backward pass.
+  """Bytes over all devices of the activations that layers keep for their backward pass.
 
-  A backward pass is a scan that runs in reverse; what it is fed layer by layer was kept, unless it
-  came into the program from outside, as parameters do.
+  A backward pass is a scan in reverse. What it reads layer by layer was kept, unless it is an
+  argument of the program, as parameters are, or zeros, which XLA never materializes.
   """
   given = set(jaxpr.invars) | set(jaxpr.constvars)
-  # So do zeros, which are never made.
   for eqn in jaxpr.eqns:
     if eqn.primitive.name == "broadcast_in_dim" and isinstance(eqn.invars[0], core.Literal):
       given.update(eqn.outvars)
@@ -227,13 +215,13 @@ def _kept(jaxpr: Any) -> int:
     if eqn.primitive.name == "scan" and eqn.params["reverse"]:
       fed = eqn.invars[eqn.params["num_consts"] + eqn.params["num_carry"] :]
       arrays = {v for v in fed if not isinstance(v, core.Literal) and v not in given}
-      total += sum(v.aval.size * _item_bits(v.aval.dtype) // 8 for v in arrays)
+      total += sum(v.aval.size * jax.dtypes.itemsize_bits(v.aval.dtype) // 8 for v in arrays)
     else:
-      total += sum(_kept(inner) for inner in _inner(eqn.params))
+      total += sum(_kept(inner) for inner in _inner_jaxprs(eqn.params))
   return total
 
 
-def _inner(params: dict[str, Any]) -> Iterator[Any]:
+def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
   for value in params.values():
     for item in value if isinstance(value, (tuple, list)) else (value,):
       if isinstance(item, core.ClosedJaxpr):
@@ -243,7 +231,7 @@ def _inner(params: dict[str, Any]) -> Iterator[Any]:
 
 
 def _used(message: str) -> int:
-  """Bytes that a compiler which gave up says it would have needed; 0 when it does not say."""
+  """Bytes that the compiler says it would have needed; 0 when it does not say."""
   match = re.search(r"Used ([\d.]+)([KMGT]) of|\(([\d.]+)([KMGT])\) exceeds available", message)
   if not match:
     return 0
@@ -286,31 +274,11 @@ def _of(eqn: Any) -> int:
   return inner
 
 
-def _inner_jaxprs(params: dict[str, Any]) -> Iterator[Any]:
-  for value in params.values():
-    for item in value if isinstance(value, (tuple, list)) else (value,):
-      if isinstance(item, (core.Jaxpr, core.ClosedJaxpr)):
-        yield item
-
-
 _KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 _ITEM_BYTES = {
-  "pred": 1,
-  "s8": 1,
-  "u8": 1,
-  "s4": 0.5,
-  "u4": 0.5,
-  "s16": 2,
-  "u16": 2,
-  "bf16": 2,
-  "f16": 2,
-  "s32": 4,
-  "u32": 4,
-  "f32": 4,
-  "s64": 8,
-  "u64": 8,
-  "f64": 8,
-}
+    "pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2,
+    "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8,
+}  # fmt: skip
 
 _COMPUTATION = re.compile(r"(ENTRY )?(%[\w.\-]+) \(.*\{$")
 # The type of a result is one array or a tuple; it may hold layouts with brackets of their own.
@@ -322,7 +290,7 @@ _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 def collectives(hlo: str) -> dict[str, dict[str, float]]:
   """{kind: {"count": calls in a step, "bytes": what one device receives in a step}}.
 
-  A loop whose length the text does not tell counts once. Kinds that do not occur are absent.
+  A loop of unknown length counts once. Kinds that do not occur are absent.
 
   Args:
     hlo: `compiled.as_text()`.
@@ -334,7 +302,7 @@ def collectives(hlo: str) -> dict[str, dict[str, float]]:
 
 
 def _computations(hlo: str) -> tuple[dict[str, list[tuple[str, str, str]]], str]:
-  """{name: [(result type, operation, the line)]} and the name of the one that runs first."""
+  """{name: [(result type, operation, the line)]}, and the name of the entry computation."""
   computations: dict[str, list[tuple[str, str, str]]] = {}
   entry, lines = "", None
   for line in hlo.splitlines():
@@ -364,9 +332,7 @@ def _walk(
       entry = found.setdefault(kind, {"count": 0, "bytes": 0})
       entry["count"] += times
       entry["bytes"] += times * _received(kind, shape, operation.endswith("-start"), line)
-    inner = times
-    if operation == "while":
-      inner = times * _trips(computations, line)
+    inner = times * _trips(computations, line) if operation == "while" else times
     for called in _CALLED.findall(line):
       _walk(computations, called, inner, found, (*above, name))
     for group in re.findall(r"branch_computations=\{([^}]*)\}", line):
@@ -377,7 +343,9 @@ def _walk(
 def _received(kind: str, shape: str, started: bool, line: str) -> float:
   """Bytes that one device receives."""
   arrays = [
-    _collectives_bytes(dtype, dims) for dtype, dims in _ARRAY.findall(shape) if dtype in _ITEM_BYTES
+    _ITEM_BYTES[dtype] * math.prod(int(dim) for dim in dims.split(",") if dim)
+    for dtype, dims in _ARRAY.findall(shape)
+    if dtype in _ITEM_BYTES
   ]
   if not arrays:
     return 0
@@ -393,12 +361,8 @@ def _received(kind: str, shape: str, started: bool, line: str) -> float:
   return size * (group - 1) / group
 
 
-def _collectives_bytes(dtype: str, dims: str) -> float:
-  return _ITEM_BYTES[dtype] * math.prod(int(dim) for dim in dims.split(",") if dim)
-
-
 def _group_size(line: str) -> int:
-  """Devices that talk to each other, from replica_groups={{0,1},…} or [4,2]<=[8]."""
+  """Devices of a group, from replica_groups={{0,1},…} or [4,2]<=[8]."""
   match = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
   if match:
     return len(match[1].split(","))
@@ -407,7 +371,7 @@ def _group_size(line: str) -> int:
 
 
 def _trips(computations: Mapping[str, list[tuple[str, str, str]]], line: str) -> int:
-  """How often a loop runs: told by the compiler, or the one number that its condition holds."""
+  """How often a loop runs: the compiler's trip count, or the only constant in its condition."""
   match = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
   if match:
     return int(match[1])

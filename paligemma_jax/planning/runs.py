@@ -1,4 +1,4 @@
-"""Asks the worker: jobs in, measurements out, whatever becomes of the process that makes them."""
+"""Runs `planning.worker` in a process of its own, and survives its crashes."""
 
 from __future__ import annotations
 
@@ -20,16 +20,14 @@ from paligemma_jax.planning import targets
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 
-# The TPU compiler looks for a TPU VM around it; these answer what it would ask. The last lets two
-# of our processes use it at a time.
+# They stand in for the TPU VM that the compiler looks for; the last allows two processes at a time.
 _TPU_ENV = {
   "TPU_SKIP_MDS_QUERY": "1",
   "TPU_WORKER_HOSTNAMES": "localhost",
   "TPU_ACCELERATOR_TYPE": "v5litepod-8",
   "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
-# Without a card there is nothing to initialise, and no kernels can be timed against each other, for
-# want of which large products would not compile through Triton.
+# Without a GPU no kernels can be timed, and Triton does not compile large matmuls untimed.
 _CUDA_ENV = {"JAX_SKIP_CUDA_CONSTRAINTS_CHECK": "1"}
 _CUDA_FLAGS = "--xla_gpu_enable_triton_gemm=false"
 
@@ -59,19 +57,19 @@ def job(
 def ask(
   jobs: Sequence[dict[str, Any]], on: str, *, effort: float, timeout_secs: float
 ) -> list[dict[str, Any]]:
-  """What `program.measure` found for each job, or {"refused": why} where a job cannot be run.
+  """What `program.measure` found for each job, or {"refused": why} for an invalid one.
 
   Args:
     on: the target, the same for all jobs.
-    effort: of the compiler: 0 its own, -1 several times faster at much the same memory.
-    timeout_secs: for all of them together; as much again for those after one that crashed.
+    effort: of the compiler: 0 is its default, -1 several times faster with about the same memory.
+    timeout_secs: for all jobs; as much again for those after a crash.
 
   Raises:
     CompilerError: the process died or took too long.
   """
   done, answers = _run(jobs, on, effort, timeout_secs)
   if effort < 0 and len(answers) < len(jobs) and -done.returncode in _CRASHES:
-    # The TPU compiler's fast effort falls over a few programs that its own takes.
+    # At low effort the TPU compiler crashes on a few programs that it compiles at its default.
     done, rest = _run(jobs[len(answers) :], on, 0.0, timeout_secs)
     answers += rest
   if done.returncode or len(answers) != len(jobs):
@@ -82,7 +80,7 @@ def ask(
 def _run(
   jobs: Sequence[dict[str, Any]], on: str, effort: float, timeout_secs: float
 ) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
-  """The worker that ended, and the answers that it gave until then."""
+  """The finished worker process, and the answers that it printed."""
   try:
     done = subprocess.run(
       [sys.executable, "-m", "paligemma_jax.planning.worker"],
@@ -106,7 +104,7 @@ def _environment(target: targets.Target, effort: float) -> dict[str, str]:
   if target.platform == "local":
     return env
   env["JAX_PLATFORMS"] = "cpu"
-  # It could be written but not read back without the device.
+  # Its entries could be written but not read back without the device.
   env["JAX_ENABLE_COMPILATION_CACHE"] = "false"
   if effort:
     env["JAX_EXEC_TIME_OPTIMIZATION_EFFORT"] = str(effort)
@@ -118,7 +116,7 @@ def _environment(target: targets.Target, effort: float) -> dict[str, str]:
 
 def _death(on: str, done: subprocess.CompletedProcess[str]) -> str:
   lines = [line for line in done.stderr.splitlines() if line.strip()]
-  last = lines[-1][:300] if lines else "it said nothing"
+  last = lines[-1][:300] if lines else "it printed nothing"
   if done.returncode < 0:
     how = f"was killed by signal {-done.returncode}"
     how += " (this machine may have run out of memory)" if done.returncode == -9 else ""

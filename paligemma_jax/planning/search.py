@@ -1,7 +1,7 @@
 """The cheapest changes that make a run fit: those that change no number before those that do.
 
-Compiling takes a minute, adding up a state none: what cannot fit by its state and gradients alone
-is never compiled, and how many micro-batches to try follows from what was measured before.
+Compiling takes a minute, adding up a state takes none. So a change whose state and gradients alone
+do not fit is never compiled, and the number of micro-batches follows from earlier measurements.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from paligemma_jax.core import errors
 Override = tuple[str, str]
 Found = dict[str, Any]
 
-# Ways to tune, nearest to training everything first. Names of paligemma_jax/presets.py, set where
-# the configuration takes a `tune`; those that it does not know are passed over.
+# Presets, nearest to training everything first, for a configuration that takes a `tune`. Those that
+# it does not know are skipped.
 _TUNES = ("adam8bit", "adafactor", "full_adam+freeze_vit", "lora", "sgd_attention", "qlora")
 
-# What takes their place in a configuration without `tune`.
+# The same for a configuration without `tune`.
 _WITHOUT_TUNE: tuple[tuple[Override, ...], ...] = (
   (("optim.mu_dtype", "bfloat16"),),
   (("optim.freeze", "('img/.*',)"),),
@@ -30,15 +30,14 @@ _WITHOUT_TUNE: tuple[tuple[Override, ...], ...] = (
 )
 
 _LESS_REMAT = ("none", "dots")  # Values of model.remat that keep more than "full".
-_MARGIN = 0.97  # Of the memory: what is predicted to need more is not tried.
+_MARGIN = 0.97  # Of the memory; a change that is predicted to need more is not tried.
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-  """Another configuration to try.
+  """Another configuration to try: `path`, `overrides` and `allow_code` as on the command line.
 
-  path, overrides, allow_code: what makes it, as on the command line.
-  words: the change, for people.
+  words: the changes, as in ('optim.name=sgd',).
   """
 
   path: str
@@ -47,19 +46,15 @@ class Change:
   allow_code: bool = False
 
   def load(self) -> ml_collections.ConfigDict:
-    """The configuration."""
     return configs.load(self.path, self.overrides, allow_code=self.allow_code)
 
   def and_set(self, key: str, value: Any) -> Change:
-    """The same with one more key set."""
-    rest = tuple(pair for pair in self.overrides if pair[0] != key)
-    pair = (key, str(value))
+    others = (pair for pair in self.overrides if pair[0] != key)
     words = (*self.words, f"{key}={value}")
-    return dataclasses.replace(self, overrides=(*rest, pair), words=words)
+    return dataclasses.replace(self, overrides=(*others, (key, str(value))), words=words)
 
   @property
   def flags(self) -> list[str]:
-    """The command line's part that makes it."""
     return ["--config", self.path, *(f"--config.{key}={value}" for key, value in self.overrides)]
 
 
@@ -83,12 +78,10 @@ def search(
   """Up to `want` changes that fit, the cheapest first.
 
   Args:
-    start: what was asked for, which does not fit.
-    found: what was measured of it.
-    ask: (changes, compiled) -> what was found of each; see `program.measure`. A change that cannot
-      be run has {"refused": why}.
-    tries: how many programs to compile at most.
-    note: told what is tried.
+    start: the configuration that does not fit, and `found` its measurements.
+    ask: (changes, compiled) -> `program.measure` of each; {"refused": why} for an invalid one.
+    tries: the most programs to compile.
+    note: called with a line for each try.
   """
   bases = [start, *_other_bases(start)]
   states = ask(bases, False)
@@ -109,11 +102,10 @@ def search(
 
 
 def remedies(start: Change, *, num_row_shards: int) -> list[str]:
-  """What `search` would try of a configuration, in its order, where nothing is measured: flags.
+  """The flags that `search` would try, in its order, where nothing can be measured.
 
   Args:
-    start: what does not fit.
-    num_row_shards: parts that a batch is cut into; micro-batches must be too.
+    num_row_shards: devices that a batch, and so each micro-batch, is sharded over.
   """
   config = start.load()
   batch_size, grad_accum_steps = config.train.batch_size, config.train.grad_accum_steps
@@ -138,7 +130,7 @@ def _as_flag(word: str) -> str:
 
 
 def _other_bases(start: Change) -> Iterator[Change]:
-  """Other meshes and other ways to tune, without regard to batch and micro-batches."""
+  """Other meshes and other presets, with the same batch and micro-batches."""
   config = start.load()
   if config.mesh.shape:
     yield start.and_set("mesh.shape", "()")
@@ -165,10 +157,10 @@ def _other_bases(start: Change) -> Iterator[Change]:
 
 
 def _variants(base: Change, start: Change, found: Found, state: Found) -> Iterator[Change]:
-  """The base itself and with less in memory at a time, as far as each is likely to fit."""
+  """The base, and variants of it that hold less in memory, as far as each is likely to fit."""
   config = base.load()
   batch_size, grad_accum_steps = config.train.batch_size, config.train.grad_accum_steps
-  # What grows with the rows that are worked on at a time.
+  # Grows with the rows of a micro-batch.
   rows_bytes = max(found["bytes"]["temporaries"] - found["parts"]["gradients"], 0)
   room = _MARGIN * state["memory_bytes"] - _least(state)
   if base is not start and rows_bytes <= room:
@@ -181,7 +173,7 @@ def _variants(base: Change, start: Change, found: Found, state: Found) -> Iterat
     for a in _powers(grad_accum_steps * 2, batch_size)
     if batch_size % (a * found["num_row_shards"]) == 0
   ]
-  # Micro-batches add up into gradients of their own, beside those of the part under way.
+  # Accumulated gradients are kept beside those of the current micro-batch.
   likely = [
     a for a in parts if rows_bytes * grad_accum_steps / a + state["parts"]["gradients"] <= room
   ]
@@ -199,7 +191,7 @@ def _variants(base: Change, start: Change, found: Found, state: Found) -> Iterat
 
 
 def _least(state: Found) -> int:
-  """Bytes below which no program of this state can be: the arguments and the gradients."""
+  """The least bytes of any program with this state: its arguments and gradients."""
   return sum(state["parts"].values())
 
 

@@ -1,8 +1,7 @@
 """The devices that `plan` knows: how to compile for them without having one, and their limits.
 
-Compute is that of dense bfloat16 matmuls (float32 ones where the chip has no bfloat16),
-links are one way, all in the makers' own figures. What the TPU compiler lets a program use of a
-chip's memory was read off its own messages.
+FLOP/s are for dense bfloat16 matmuls (float32 where the chip has no bfloat16), links one way, all
+from the makers' data sheets. The memory that a TPU program may use is from the compiler's messages.
 """
 
 from __future__ import annotations
@@ -13,19 +12,16 @@ import re
 
 from paligemma_jax.core import errors
 
-GIB = 2**30
-
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """Some chips of one kind.
+  """Some chips of one kind; the figures are those of one chip, 0 is unknown.
 
   platform: "tpu", "cuda" or "local" (the devices of this machine, found by JAX).
   name: as the user writes it.
   num_chips: 0 for "local", where JAX counts them.
-  topology: what the compiler calls it; "" for "local".
-  memory_bytes: that one program may use of a chip; 0 is unknown.
-  flops_per_sec, memory_bytes_per_sec, link_bytes_per_sec: of one chip; 0 is unknown.
+  topology: the compiler's name; "" for "local".
+  memory_bytes: what one program may use.
   notes: what a reader of the figures should know.
   """
 
@@ -42,7 +38,7 @@ class Target:
 
 @dataclasses.dataclass(frozen=True)
 class _Tpu:
-  """A TPU generation: the memory that programs get, and per chip flops, bytes, link bytes a second.
+  """A TPU generation, per chip: memory of a program; FLOPs, memory and link bytes a second.
 
   cores: how many "cores" its names count per chip: v5p-8 has 4 chips.
   dims: of its topology.
@@ -82,65 +78,28 @@ _TPUS = {
 
 _GPUS = {
   "h100": _Gpu(
-    "NVIDIA H100 80GB HBM3",
-    (9, 0),
-    132,
-    84942979072,
-    989e12,
-    3352e9,
-    450e9,
-    52428800,
-    233472,
-    2048,
-    1.98,
+      "NVIDIA H100 80GB HBM3", (9, 0), 132, 84942979072, 989e12, 3352e9, 450e9, 52428800, 233472,
+      2048, 1.98,
   ),
   "h200": _Gpu(
-    "NVIDIA H200", (9, 0), 132, 150109880320, 989e12, 4800e9, 450e9, 52428800, 233472, 2048, 1.98
+      "NVIDIA H200", (9, 0), 132, 150109880320, 989e12, 4800e9, 450e9, 52428800, 233472, 2048, 1.98
   ),
   "a100": _Gpu(
-    "NVIDIA A100-SXM4-80GB",
-    (8, 0),
-    108,
-    85097971712,
-    312e12,
-    2039e9,
-    300e9,
-    41943040,
-    167936,
-    2048,
-    1.41,
+      "NVIDIA A100-SXM4-80GB", (8, 0), 108, 85097971712, 312e12, 2039e9, 300e9, 41943040, 167936,
+      2048, 1.41,
   ),
   "a100-40": _Gpu(
-    "NVIDIA A100-SXM4-40GB",
-    (8, 0),
-    108,
-    42298834944,
-    312e12,
-    1555e9,
-    300e9,
-    41943040,
-    167936,
-    2048,
-    1.41,
+      "NVIDIA A100-SXM4-40GB", (8, 0), 108, 42298834944, 312e12, 1555e9, 300e9, 41943040, 167936,
+      2048, 1.41,
   ),
   "l4": _Gpu(
-    "NVIDIA L4", (8, 9), 58, 23580639232, 121e12, 300e9, 32e9, 50331648, 102400, 1536, 2.04
+      "NVIDIA L4", (8, 9), 58, 23580639232, 121e12, 300e9, 32e9, 50331648, 102400, 1536, 2.04
   ),
   "t4": _Gpu(
-    "Tesla T4",
-    (7, 5),
-    40,
-    15655829504,
-    8.1e12,
-    320e9,
-    16e9,
-    4194304,
-    65536,
-    1024,
-    1.59,
-    notes="A T4 has no bfloat16 units: products run in float32, at 8.1 TFLOP/s.",
+      "Tesla T4", (7, 5), 40, 15655829504, 8.1e12, 320e9, 16e9, 4194304, 65536, 1024, 1.59,
+      notes="A T4 has no bfloat16 units: matmuls run in float32, at 8.1 TFLOP/s.",
   ),
-}
+}  # fmt: skip
 
 # XLA's allocator keeps this share of a GPU for others unless told otherwise.
 _GPU_SHARE = 0.92
@@ -181,7 +140,7 @@ def _tpu(name: str, generation: str, count: int) -> Target:
     name,
     chips,
     topology=f"{generation}:{'x'.join(str(side) for side in _sides(chips, tpu.dims))}",
-    memory_bytes=round(tpu.memory_gib * GIB),
+    memory_bytes=round(tpu.memory_gib * 2**30),
     flops_per_sec=tpu.flops,
     memory_bytes_per_sec=tpu.memory_rate,
     link_bytes_per_sec=tpu.link_rate,

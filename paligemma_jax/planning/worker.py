@@ -1,8 +1,7 @@
-"""Measurements in a process of their own: a compiler that dies takes only that with it.
+"""Measures jobs in a process of its own, which a crash of the compiler may end.
 
 Reads {"jobs": […], "config_files": {module: file}} from stdin, writes one line of JSON per job to
-stdout. Started by `runs`, which also sets the environment: compilers read theirs when JAX is
-imported.
+stdout. `runs` starts it with an environment for the compiler, which is read when JAX is imported.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ def main() -> None:
 
 def _answer(job: dict[str, Any]) -> dict[str, Any]:
   try:
-    # From the process that started this one, which has loaded it: with consent where one is needed.
+    # The process that started this one has loaded it, with the user's consent where needed.
     plain = specs.from_json(job["config"], allow_code=True)
     config = configs.from_plain(plain, "the configuration")
     configs.import_code(config)

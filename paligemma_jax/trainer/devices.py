@@ -19,8 +19,8 @@ from absl import flags
 from absl import logging
 
 from paligemma_jax.core import errors
+from paligemma_jax.multihost import agreement
 from paligemma_jax.multihost import hosts
-from paligemma_jax.multihost import joining
 
 _PLATFORMS_VARIABLE = "JAX_PLATFORMS"
 # What brings JAX's part for a platform.
@@ -61,7 +61,7 @@ def start(
   """
   _once()
   use()
-  team = None if alone else joining.join(join_secs, stall_secs)
+  team = None if alone else agreement.join(join_secs, stall_secs)
   if team is not None and team.index:
     logging.get_absl_handler().addFilter(_only_errors)
   _choose_threads(several_hosts=team is not None)

@@ -76,9 +76,8 @@ def join(join_secs: float, stall_secs: float) -> hosts.Team | None:
     return channel.Hub(address[1], count, name, **callbacks)
 
   team = hosts.Team(connect, stall_secs=stall_secs)
-  notice = _Notice()
   try:
-    team.meet(join_secs, notice)
+    jax_port = team.meet(join_secs, _Notice())
   except errors.HostError as e:
     raise errors.HostError(
       f"{e} Start the same command on all hosts at the same time, or allow more time with"
@@ -86,11 +85,11 @@ def join(join_secs: float, stall_secs: float) -> hosts.Team | None:
     ) from None
   jax.config.update("jax_enable_preemption_service", False)  # The team sends stops.
   jax.distributed.initialize(
-    f"127.0.0.1:{team.jax_port}",
+    f"127.0.0.1:{jax_port}",
     count,
     index,
     local_device_ids=devices,
-    coordinator_bind_address=f"127.0.0.1:{team.jax_port}",
+    coordinator_bind_address=f"127.0.0.1:{jax_port}",
     cluster_detection_method="deactivate",
     heartbeat_timeout_seconds=_JAX_HEARTBEAT_SECS,
     shutdown_timeout_seconds=_JAX_SHUTDOWN_SECS,

@@ -1,12 +1,11 @@
-"""Messages between the hosts of a run: a star of TCP connections with host 0 in the middle.
+"""Messages between the hosts of a run: TCP connections of all of them to host 0.
 
-JAX gives a program no say when a host is missing or dies: its client of the coordination service
-waits in silence, then aborts the process with a C++ stack. So all hosts meet here first, on the
-coordinator's port, and JAX is joined when everyone is there. JAX's own connections run through the
-same port: when host 0 dies they go silent instead of breaking, so that this module is the first to
-know and the run ends with a sentence.
+When a host is missing or dies, JAX's client of the coordination service waits in silence, then
+aborts the process with a C++ stack. So all hosts meet here first, on the coordinator's port, and
+join JAX after that. JAX's own connections run through the same port. When host 0 dies they stay
+open without data, so that this module notices it first and the run ends with one error message.
 
-A message is one line of JSON. Nothing in it can run.
+A message is one line of JSON.
 """
 
 from __future__ import annotations
@@ -28,20 +27,20 @@ _VERSION = 1
 _MAX_LINE_BYTES = 2**26
 _RETRY_SECS = 0.5
 _BLOCK_BYTES = 2**16
-# A host whose machine vanished sends no reset; the others notice its silence.
+# A machine that fails does not reset its connections; the others notice its silence.
 BEAT_SECS = 2.0
 SILENT_SECS = 30.0
 
 
 class Channel:
-  """What the two ends have in common: an event loop in a thread, and how messages are told.
+  """What both ends share: an event loop in a thread of its own, heartbeats, the callbacks.
 
   Args:
     index: of this host.
     count: of all hosts.
     name: of this host, for messages to people.
     on_message: called in the channel's thread with (host, message); must not block.
-    on_lost: called in the channel's thread with (host, why) when a host is gone without a goodbye.
+    on_lost: called in the channel's thread with (host, why) when a host ends without a goodbye.
 
   Attributes:
     names: of all hosts; complete when `meet` has returned.
@@ -73,13 +72,13 @@ class Channel:
     self._servers: list[asyncio.Server] = []
 
   def meet(self, timeout_secs: float, on_wait: Callable[[str], None]) -> None:
-    """Returns when all hosts are there.
+    """Waits for all hosts.
 
     Args:
-      on_wait: called now and then, from this thread, with who is missing.
+      on_wait: called once a second, in this thread, with a text that names the missing hosts.
 
     Raises:
-      HostError: not all hosts came in time; the missing ones are named as far as they are known.
+      HostError: not all hosts came in time; the known missing ones are named.
       ConfigError: the hosts were not started as parts of one run.
     """
     deadline = time.monotonic() + timeout_secs
@@ -93,11 +92,11 @@ class Channel:
     self._start(self._beats())
 
   def send(self, message: Message) -> None:
-    """Sends a message to all other hosts; returns at once. Safe in any thread."""
+    """Sends a message to all other hosts without waiting. Safe in any thread."""
     raise NotImplementedError
 
   def close(self) -> None:
-    """Says goodbye and ends the thread; from now on nobody's end is reported."""
+    """Says goodbye and ends the thread; no loss is reported from here on."""
     self._closing = True
     self.send({"kind": "bye"})
     self._call(self._drain())
@@ -105,7 +104,7 @@ class Channel:
     self._thread.join(timeout=5.0)
 
   def leave(self, secs: float) -> None:
-    """Gives the others up to `secs` to hear what was sent last; the process then ends."""
+    """Waits up to `secs` until the others have the last message, before the process ends."""
     self._closing = True
     with contextlib.suppress(Exception):
       asyncio.run_coroutine_threadsafe(self._heard_out(), self._loop).result(secs)
@@ -114,7 +113,7 @@ class Channel:
     raise NotImplementedError
 
   async def _heard_out(self) -> None:
-    """Returns when the others have what was sent."""
+    """Waits until the others have what was sent."""
     raise NotImplementedError
 
   async def _drain(self) -> None:
@@ -130,7 +129,7 @@ class Channel:
     asyncio.run_coroutine_threadsafe(work, self._loop)
 
   async def _beats(self) -> None:
-    """Shows that this host is alive, and looks whether those it hears directly are."""
+    """Sends heartbeats, and reports hosts whose heartbeats have stopped."""
     self._heard = dict.fromkeys(self._heard, time.monotonic())
     while not self._closing:
       self.send({"kind": "beat"})
@@ -147,11 +146,7 @@ class Channel:
 
 
 class Hub(Channel):
-  """Host 0's end: it accepts the others and passes on what they say.
-
-  Args:
-    port: the coordinator's port, on which all hosts find this one.
-  """
+  """Host 0's end: it accepts the others on the coordinator's `port` and relays their messages."""
 
   def __init__(self, port: int, count: int, name: str, **callbacks: Any):
     super().__init__(0, count, name, **callbacks)
@@ -200,7 +195,7 @@ class Hub(Channel):
     )
 
   def _look_around(self) -> None:
-    """Tells the others who is there; when all are, everyone may go on."""
+    """Sends the names of the hosts that are here; all go on when they are complete."""
     self.send({"kind": "here", "names": {str(i): name for i, name in self.names.items()}})
     if len(self.names) == self.count:
       self._heard = dict.fromkeys(self._writers, time.monotonic())
@@ -263,11 +258,7 @@ class Hub(Channel):
 
 
 class Spoke(Channel):
-  """The end of every host but 0.
-
-  Args:
-    address: (name, port) of host 0.
-  """
+  """The end of every other host; `address` is (name, port) of host 0."""
 
   def __init__(self, address: tuple[str, int], index: int, count: int, name: str, **callbacks: Any):
     super().__init__(index, count, name, **callbacks)
@@ -308,13 +299,8 @@ class Spoke(Channel):
     return f"{len(gone)} of {self.count} hosts are missing: {_listed(gone)}"
 
   async def _connect(self, deadline: float) -> None:
-    hello = {
-      "kind": "hello",
-      "version": _VERSION,
-      "host": self.index,
-      "count": self.count,
-      "name": self.names[self.index],
-    }
+    hello = {"kind": "hello", "version": _VERSION, "host": self.index, "count": self.count}
+    hello["name"] = self.names[self.index]
     while not self._all_here.is_set() and not self._refused and time.monotonic() < deadline:
       try:
         reader, writer = await asyncio.open_connection(*self._address, limit=_MAX_LINE_BYTES)
@@ -354,7 +340,7 @@ class Spoke(Channel):
 
   async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     await _pipe_to(reader, writer, *self._address, hello={"kind": "relay"})
-    # Host 0's end broke. JAX would abort the process if this end did too: it goes silent.
+    # Host 0's end broke. JAX would abort the process if this end closed, so it stays open.
     with contextlib.suppress(OSError):
       while await reader.read(_BLOCK_BYTES):
         pass
@@ -362,7 +348,7 @@ class Spoke(Channel):
 
 
 def free_port() -> int:
-  """A port of this machine that nobody uses now."""
+  """An unused port of this machine."""
   with socket.socket() as s:
     s.bind(("127.0.0.1", 0))
     return s.getsockname()[1]

@@ -1,8 +1,8 @@
-"""The hosts of a run as one: they meet, hand each other values, stop together and end together.
+"""The hosts of a run as a team: they gather values, stop together and end together.
 
-A host is a process; a machine may have several. One process alone has no team. What is promised:
-an error, a stop or the death of one host reaches all of them, and no host waits for another longer
-than a limit, after which it says which host is missing and what that was last doing.
+A host is a process; a machine may have several, and one process alone has no team. An error, a stop
+or the death of one host reaches all. No host waits for another longer than a limit; then the error
+names the missing host and what it was last doing.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from paligemma_jax.multihost import channel
 JOIN_SECS = 300.0
 STALL_SECS = 1800.0
 _NOTICE_SECS = 10.0
-_CAUSE_SECS = 3.0  # How long to look for the cause of an error on another host.
+_CAUSE_SECS = 3.0  # How long to wait for another host to report the cause of an error.
 _LEAVE_SECS = 5.0
 _FIRST_NOTICE_SECS = 60.0
 _WATCH_SECS = 1.0
-# What the parts of a run's time (`progress.PARTS`) are called when a host is missed.
+# How messages name the parts of a run's time (`progress.PARTS`).
 _PARTS = {
   "step": "in a step",
   "data": "reading data",
@@ -41,11 +41,7 @@ _PARTS = {
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-  """Why all hosts end.
-
-  code: the exit code of all hosts.
-  text: the sentence.
-  """
+  """Why all hosts end: their exit code and their error message."""
 
   code: int
   text: str
@@ -53,7 +49,7 @@ class Failure:
 
 @dataclasses.dataclass
 class _Place:
-  """Where a host stands, as far as it is known: safe points passed, what it does, since when."""
+  """The progress of a host, as last reported: safe points passed, what it does, since when."""
 
   position: int = 0
   doing: str = "getting ready"
@@ -68,9 +64,11 @@ class Team:
 
   Args:
     connect: makes the channel; called with `on_message` and `on_lost`.
-    stall_secs: with no progress on any host for so long all of them end.
+    stall_secs: all hosts end when none makes progress for so long.
 
   Attributes:
+    index: of this host.
+    count: of all hosts.
     on_finish: called when all hosts are done.
   """
 
@@ -88,35 +86,26 @@ class Team:
     self._said_goodbye = False
     self._early_rows: list[dict[str, Any]] = []
     self._channel = connect(on_message=self._take, on_lost=self._lost)
+    self.index, self.count = self._channel.index, self._channel.count
     now = time.monotonic()
-    self._places = {i: _Place(since=now) for i in range(self._channel.count)}
+    self._places = {i: _Place(since=now) for i in range(self.count)}
 
-  @property
-  def index(self) -> int:
-    """Of this host."""
-    return self._channel.index
+  def meet(self, timeout_secs: float, on_wait: Callable[[str], None]) -> int:
+    """Waits for the other hosts, see `Channel.meet`, and watches them from then on.
 
-  @property
-  def count(self) -> int:
-    """Of all hosts."""
-    return self._channel.count
-
-  @property
-  def jax_port(self) -> int:
-    """Of this machine, where JAX finds its coordination service."""
-    return self._channel.jax_port
-
-  def meet(self, timeout_secs: float, on_wait: Callable[[str], None]) -> None:
-    """Waits for the other hosts and begins to watch over them; see `Channel.meet`."""
+    Returns:
+      The port of this machine that leads to JAX's coordination service.
+    """
     self._channel.meet(timeout_secs, on_wait)
     threading.Thread(target=self._watch, name="watch", daemon=True).start()
+    return self._channel.jax_port
 
   def label(self, host: int) -> str:
     """'host 1 (its name)'."""
     return f"host {host} ({self._channel.names.get(host, '?')})"
 
   def doing(self, what: str) -> None:
-    """Notes what this host is doing, for the others to say when it is missed."""
+    """Notes what this host is doing, for messages of the others."""
     what = _PARTS.get(what, what)
     with self._changed:
       place = self._places[self.index]
@@ -124,9 +113,7 @@ class Team:
         self._places[self.index] = _Place(place.position, what, time.monotonic())
 
   def gather(self, what: str, value: Any) -> list[Any]:
-    """The values of all hosts, in their order; the same list everywhere.
-
-    All hosts call it for the same things in the same order.
+    """The values of all hosts in their order, on each; all hosts call it in the same order.
 
     Args:
       what: for messages.
@@ -135,7 +122,7 @@ class Team:
     Raises:
       HostError: a host did not come within `stall_secs`.
     """
-    # Host 0, which knows what the others are doing, is the first to give up.
+    # Host 0 gives up first, since it knows what the others are doing.
     secs = self._stall_secs + (5.0 if self.index else 0.0)
     with self._changed:
       self._num_gathers += 1
@@ -165,11 +152,11 @@ class Team:
     return [values[i] for i in range(self.count)]
 
   def send_bad_row(self, record: dict[str, Any]) -> None:
-    """Hands a rejected row to host 0, which writes it down."""
+    """Sends a rejected row to host 0, which records it."""
     self._channel.send({"kind": "bad_rows", "rows": [record], "private": True})
 
   def take_bad_rows(self, write: Callable[[list[dict[str, Any]]], None]) -> None:
-    """On host 0: calls `write` with rows that other hosts rejected, from now on and before."""
+    """On host 0: calls `write` with the rejected rows of other hosts, earlier ones too."""
     with self._changed:
       self._write_bad_rows = write
       early, self._early_rows = self._early_rows, []
@@ -177,21 +164,20 @@ class Team:
       write(early)
 
   def ask_stop(self, name: str) -> None:
-    """Asks all hosts to stop at the next point at which they can stop together."""
+    """Asks all hosts to stop at the next safe point that they can reach together."""
     self._channel.send({"kind": "stop", "name": name})
     self._take(self.index, {"kind": "stop", "name": name})
 
   @property
   def asked(self) -> str:
-    """The name of the signal by which some host was asked to stop, or ''."""
+    """The name of the signal that asked some host to stop, or ''."""
     return self._stop
 
   def stop_here(self) -> str:
     """The name of the signal when all hosts stop at this safe point, else ''.
 
-    A safe point is a place that all hosts come to in the same order, as the end of a step. When a
-    stop is asked for, each host says which safe point it passed last; all stop at the one after the
-    last of these. Nobody can be past that.
+    All hosts reach the safe points in the same order, as the ends of steps. When a stop is asked
+    for, each host reports the last one that it passed; all stop after the latest of them.
     """
     with self._changed:
       if self._stop:
@@ -204,7 +190,7 @@ class Team:
       return ""
 
   def stops_next(self) -> bool:
-    """Whether all hosts are going to stop at the safe point that this one comes to next."""
+    """Whether all hosts stop at the next safe point of this one."""
     with self._changed:
       return self._is_at_stop()
 
@@ -222,27 +208,24 @@ class Team:
   def fail(self, error: BaseException) -> NoReturn:
     """Ends this process because of `error`, and all the others with the same exit code.
 
-    An error that only follows from the end of another host is not told; that end is.
+    An error that another host's end causes is not reported; that end is.
     """
     ours = isinstance(error, errors.PaligemmaError) and not isinstance(error, errors.HostError)
-    if not ours and not isinstance(error, (KeyboardInterrupt, SystemExit)):
-      self._wait_for_failure(_CAUSE_SECS)
+    secs = 0.0 if ours or isinstance(error, (KeyboardInterrupt, SystemExit)) else _CAUSE_SECS
+    code, text = errors.code_and_text(error)
     with self._changed:
-      if self._failure is not None:
-        first = False
-      else:
-        code, text = errors.code_and_text(error)
-        self._failure = Failure(code, text)
-        first = True
-    if not first:
-      time.sleep(3600)  # The thread that tells the failure ends the process.
+      self._changed.wait_for(lambda: self._failure is not None, timeout=secs)
+      is_first = self._failure is None
+      self._failure = self._failure or Failure(code, text)
+    if not is_first:
+      time.sleep(3600)  # The thread that reports the failure ends the process.
     if code == 1:
       traceback.print_exception(error)  # Our own mistake, or user code's.
     print(f"error: {text}", file=sys.stderr, flush=True)
     self.leave(code, text)
 
   def finish(self) -> None:
-    """Waits until all hosts are done; from here on none of them is missed."""
+    """Waits until all hosts are done; the end of one is no failure from here on."""
     self.doing("waiting for the others to end")
     self._gather("the end", "the end", None, float("inf"))
     with self._changed:
@@ -252,7 +235,7 @@ class Team:
     self._channel.close()
 
   def goodbye(self) -> None:
-    """Lets the others know that this process ends without a failure."""
+    """Tells the others that this process ends without a failure."""
     if not self._said_goodbye:
       self._said_goodbye = True
       self._channel.close()
@@ -261,12 +244,8 @@ class Team:
     more = f" and {len(hosts) - 5} more" if len(hosts) > 5 else ""
     return ", ".join(map(self.label, hosts[:5])) + more
 
-  def _wait_for_failure(self, secs: float) -> None:
-    with self._changed:
-      self._changed.wait_for(lambda: self._failure is not None, timeout=secs)
-
   def _take(self, host: int, message: channel.Message) -> None:
-    """A message of another host; in the channel's thread."""
+    """Handles a message of another host, in the channel's thread."""
     kind = message.get("kind")
     if kind == "failure":
       self._end(Failure(int(message["code"]), str(message["text"])))
@@ -286,8 +265,7 @@ class Team:
         logging.warning(
           "%s%s: all hosts stop at the next point they can stop at together", self._stop, who
         )
-        position = {"kind": "value", "key": "stop", "value": self._position}
-        self._channel.send(position)
+        self._channel.send({"kind": "value", "key": "stop", "value": self._position})
         self._values.setdefault("stop", {})[self.index] = self._position
       positions = self._values.get("stop", {})
       if self._stop_at is None and len(positions) == self.count:
@@ -302,11 +280,11 @@ class Team:
         return
     try:
       write(rows)
-    except Exception as e:  # The disk is full, say; this thread must go on.
+    except Exception as e:  # For instance a full disk. This thread must go on.
       threading.Thread(target=self.fail, args=(e,), name="ending", daemon=True).start()
 
   def _lost(self, host: int, why: str) -> None:
-    """A host is gone; in the channel's thread."""
+    """Ends all hosts because one is gone, in the channel's thread."""
     if self._said_goodbye:
       return
     self._end_all(f"{self.label(host)} is gone: {why}. It was last {self._places[host]}.")
@@ -318,7 +296,7 @@ class Team:
     self._end(Failure(code, text))
 
   def _watch(self) -> None:
-    """Tells host 0 where this host stands; on host 0, sees when nothing moves any more."""
+    """Reports this host's progress; on host 0, ends all when none makes any."""
     told = 0.0
     while not self._said_goodbye and self._failure is None:
       time.sleep(_WATCH_SECS)
@@ -327,7 +305,7 @@ class Team:
         still = time.monotonic() - max(p.since for p in self._places.values())
         missing = self._missing()
       now = time.monotonic()
-      # Host 0 watches all; the others only need to know what host 0 did, should it be gone.
+      # Host 0 watches all. The others need only its progress, should it be gone.
       self._channel.send(
         {
           "kind": "place",
@@ -346,12 +324,12 @@ class Team:
         logging.warning("no host made progress for %.0f s: %s", still, missing)
 
   def _missing(self) -> str:
-    """Who is behind, and what it was last doing, for people."""
+    """The hosts that are behind, and what they were last doing."""
     least = min(p.position for p in self._places.values())
     most = max(p.position for p in self._places.values())
     behind = [i for i, p in self._places.items() if p.position == least]
     if least == most:
-      # All are at the same point: those that do something of their own let the others wait.
+      # All are at the same point: the others wait for those outside of a common operation.
       own = [i for i in behind if not self._places[i].doing.startswith("in ")]
       behind = own or behind
     listed = "; ".join(f"{self.label(i)} was last {self._places[i]}" for i in behind[:5])
@@ -361,7 +339,7 @@ class Team:
     return listed
 
   def _end(self, failure: Failure) -> None:
-    """Ends the process because of another host, whatever its main thread is doing."""
+    """Ends the process because of another host, from a thread of its own."""
     with self._changed:
       if self._failure is not None or self._said_goodbye:
         return
@@ -375,7 +353,7 @@ class Team:
     threading.Thread(target=leave, name="ending", daemon=True).start()
 
   def _leave(self, code: int) -> NoReturn:
-    """Ends the process when the others have heard what they must hear."""
+    """Ends the process when the others have its last message."""
     self._channel.leave(_LEAVE_SECS)
     sys.stdout.flush()
     sys.stderr.flush()
@@ -395,9 +373,9 @@ def failing_together(team: Team | None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def ending_together(team: Team | None) -> Iterator[None]:
-  """The block ends on all hosts or on none; after it the hosts are no longer a team.
+  """Waits at the end of the block for all hosts, which are no team after it.
 
-  A run that was stopped, on all hosts at the same point, leaves with its own error.
+  A run that is stopped, on all hosts at the same point, raises its Interrupted after that.
   """
   if team is None:
     yield

@@ -1,13 +1,14 @@
-"""Reading and writing files where others may have set traps: whole, bounded, never through links.
+"""Reads and writes files safely: atomically, with bounds on size, and never through links.
 
-A folder can come from somebody else, with links, pipes and devices under the names that we use.
-So only regular files are read, with a bound, and new files are made where nothing stands: a link
-in a run's folder is never written, made, emptied or deleted through.
+A folder may come from somebody else, with links, pipes and devices under the names that we use. So
+only regular files are read, up to a size, and no link in a run's folder is ever followed to write,
+create, truncate or delete.
 """
 
 from __future__ import annotations
 
 import collections
+import contextlib
 import errno
 import json
 import os
@@ -25,20 +26,18 @@ from paligemma_jax.core import strict_json
 
 Path = str | os.PathLike[str]
 
-_STRAY = re.compile("[\ud800-\udfff]")  # What Python makes of bytes that are no UTF-8.
-
 
 def write_atomically(path: Path, data: str | bytes, *, alone: bool = True) -> None:
-  """Writes the file so that a crash leaves the old content or the new, never a part.
+  """Writes the file so that a crash leaves the old content or the new one.
 
-  Text is UTF-8. Missing folders above the file are made. A link at `path` is replaced.
+  Text is UTF-8. Missing parent folders are made. A link at `path` is replaced.
 
   Args:
-    alone: no other process writes this file, so what a killed one left behind is removed.
+    alone: no other process writes this file, so a killed one's partial file is removed.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  # Always the same name: what a killed process left behind cannot pile up.
+  # Always the same name, so that partial files of killed processes cannot accumulate.
   partial = path.parent / f".{path.name}{'' if alone else f'.{os.getpid()}'}.partial"
   try:
     write_new(partial, data)
@@ -46,13 +45,13 @@ def write_atomically(path: Path, data: str | bytes, *, alone: bool = True) -> No
   except BaseException as e:
     partial.unlink(missing_ok=True)
     if isinstance(e, OSError) and e.errno:
-      e.filename = str(path)  # A full disk does not say which file it is about.
+      e.filename = str(path)  # The error of a full disk names no file.
     raise
   sync(path.parent)
 
 
 def write_new(path: Path, data: str | bytes) -> None:
-  """Writes a new file in place of whatever has this name, and waits for the disk."""
+  """Replaces whatever has this name by a new file, and waits for the disk."""
   with open_new(path) as f:
     f.write(to_bytes(data) if isinstance(data, str) else data)
     f.flush()
@@ -60,37 +59,30 @@ def write_new(path: Path, data: str | bytes) -> None:
 
 
 def to_bytes(text: str) -> bytes:
-  """The text in UTF-8; a byte of a file's name that is not UTF-8 is written as in 'caf%E9.jpg'."""
+  """The text in UTF-8; bytes of file names that are not UTF-8 as in 'caf%E9.jpg'."""
   try:
     return text.encode()
   except UnicodeEncodeError:
-    return _STRAY.sub(_readable, text).encode()
-
-
-def _readable(stray: re.Match[str]) -> str:
-  code = ord(stray[0])
-  return f"%{code - 0xDC00:02X}" if 0xDC80 <= code <= 0xDCFF else "\ufffd"
+    bytes_of_names = re.sub("[\udc80-\udcff]", lambda c: f"%{ord(c[0]) - 0xDC00:02X}", text)
+    return re.sub("[\ud800-\udfff]", "\ufffd", bytes_of_names).encode()
 
 
 def open_new(path: Path) -> BinaryIO:
-  """A new empty file in place of whatever has this name, open for writing."""
+  """Replaces whatever has this name by a new empty file, open for writing."""
   remove(path)
   flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
   return os.fdopen(os.open(path, flags, 0o666), "wb")
 
 
 def open_own(path: Path, flags: int) -> int:
-  """A descriptor of one of our files in a run's folder, for writing; `flags` as of `os.open`.
+  """A descriptor to write one of our files in a run's folder; arguments and OSErrors of `os.open`.
 
   Raises:
-    WorkdirError: a link, a name of a file elsewhere too, or no regular file. It is left alone.
-    OSError: as of `os.open`.
+    WorkdirError: a link, a file with several names, or no regular file; it is not touched.
   """
   safe = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-  try:
+  with contextlib.suppress(FileNotFoundError):
     _refuse(path, os.lstat(path))
-  except FileNotFoundError:
-    pass
   descriptor = os.open(path, flags | safe, 0o644)  # It fails if a link was put there since.
   try:
     _refuse(path, os.fstat(descriptor))
@@ -101,12 +93,7 @@ def open_own(path: Path, flags: int) -> int:
 
 
 def make_folder(path: Path, *, below: Path) -> None:
-  """Makes the folder `path` and those between it and `below`, none of which may be a link.
-
-  Raises:
-    WorkdirError: one of them is a link.
-    OSError: as of `os.mkdir`.
-  """
+  """Makes the folder `path` and those between it and `below`; WorkdirError where one is a link."""
   path, below = pathlib.Path(path), pathlib.Path(below)
   at = below
   for part in path.relative_to(below).parts:
@@ -120,29 +107,26 @@ def make_folder(path: Path, *, below: Path) -> None:
 
 
 def remove(path: Path) -> None:
-  """Removes what has this name, if anything: a file, a link itself, a folder with all in it."""
+  """Removes a file, a link itself, or a folder with its content, if it is there."""
   try:
     os.unlink(path)
   except FileNotFoundError:
     pass
-  except (IsADirectoryError, PermissionError):  # What unlinking a folder gives, by system.
+  except (IsADirectoryError, PermissionError):  # By system, when it is a folder.
     if not os.path.isdir(path):
       raise
-    shutil.rmtree(path)  # Which follows no link.
+    shutil.rmtree(path)  # It follows no link.
 
 
 def open_regular(path: Path) -> BinaryIO:
-  """The regular file, perhaps through links, open for reading.
+  """A regular file, also through links, open for reading.
 
-  A pipe, a device, a socket or a folder is not even opened.
-
-  Raises:
-    OSError: with the reason as `strerror`.
+  A pipe, a device, a socket or a folder is not opened: OSError with the reason as `strerror`.
   """
   _check_regular(path, os.stat(path))
   descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
   try:
-    _check_regular(path, os.fstat(descriptor))  # Another may stand there by now.
+    _check_regular(path, os.fstat(descriptor))  # It may have changed since.
     return os.fdopen(descriptor, "rb")
   except BaseException:
     os.close(descriptor)
@@ -200,19 +184,18 @@ _PIECE_BYTES = 1 << 22
 
 
 def to_line(record: Mapping[str, Any]) -> bytes:
-  """One strict JSON line; a float that JSON cannot hold becomes 'NaN', 'Infinity', '-Infinity'."""
+  """One line of strict JSON; floats that JSON lacks become 'NaN', 'Infinity', '-Infinity'."""
   plain = {key: _json_float(value) for key, value in record.items()}
   return to_bytes(json.dumps(plain, ensure_ascii=False, allow_nan=False)) + b"\n"
 
 
 def read_lines(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], int]:
-  """The intact lines of a file of JSON objects, and how many were not intact.
+  """The intact lines of a file of JSON objects, and the number of other lines.
 
-  A line is intact when it is a JSON object and ends in a newline; the last line of a process that
-  was killed may not be. No file is no lines.
+  A line is intact when it is a JSON object and ends in a newline. A missing file has no lines.
 
   Raises:
-    WorkdirError: something else than a file stands there, or one that cannot be read.
+    WorkdirError: it is no regular file, or cannot be read.
   """
   records, num_torn, is_long = [], 0, False
   try:
@@ -226,7 +209,7 @@ def read_lines(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], int]
             records.append(strict_json.parse_object(piece[:-1]))
           except strict_json.Malformed:
             num_torn += 1
-        elif not is_long:  # The last one, or longer than any of ours: it counts once.
+        elif not is_long:  # The last line, or the beginning of one that is too long.
           num_torn += 1
         is_long = not is_end
   except FileNotFoundError:
@@ -237,15 +220,12 @@ def read_lines(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], int]
 
 
 class LineFile:
-  """A file of JSON lines: what was appended is on disk when `append` returns.
+  """A file of JSON lines; they are on disk when `append` returns.
 
   Args:
-    path: the file; made when it is missing.
-    keep: the lines it starts with; it is rewritten only when it holds anything else.
+    path: the file; made when it is missing, WorkdirError when it is a link or no regular file.
+    keep: the lines that it starts with; a file with other content is rewritten.
     fault: the name of the fault points around an append.
-
-  Raises:
-    WorkdirError: a link, or something else than a file, stands there.
   """
 
   def __init__(self, path: str | os.PathLike[str], keep: Iterable[bytes], *, fault: str):
@@ -257,7 +237,6 @@ class LineFile:
     self._descriptor = open_own(self.path, os.O_WRONLY | os.O_APPEND)
 
   def append(self, records: Iterable[Mapping[str, Any]]) -> None:
-    """Adds the lines in one write, then waits for the disk."""
     data = b"".join(to_line(record) for record in records)
     if not data:
       return
@@ -267,20 +246,19 @@ class LineFile:
       while data:
         data = data[os.write(self._descriptor, data) :]
     except OSError:
-      os.ftruncate(self._descriptor, size)  # A full disk must not leave half a line in between.
+      os.ftruncate(self._descriptor, size)  # So that a full disk leaves no partial line.
       raise
     os.fsync(self._descriptor)
     fault_point(f"{self._fault}.after_append")
 
   def close(self) -> None:
-    """Closes the file; nothing can be appended after."""
     if self._descriptor >= 0:
       os.close(self._descriptor)
       self._descriptor = -1
 
 
 def _holds(path: pathlib.Path, content: bytes) -> bool:
-  """Whether the file is just that; not one to be made anew: absent, a link, of several names."""
+  """Whether there is such a file that `open_own` accepts, with exactly this content."""
   try:
     os.close(open_own(path, os.O_WRONLY))
     with open_regular(path) as f:
@@ -317,11 +295,8 @@ _visits: collections.Counter[str] = collections.Counter()
 
 
 def fault_point(name: str) -> None:
-  """Marks a place where tests let the process fail; a no-op in every real run."""
-  wanted = os.environ.get("PJ_FAULT", "")
-  if not wanted:
-    return
-  target, _, rest = wanted.partition(":")
+  """A place where tests let the process fail, with PJ_FAULT=NAME[:ACTION[@VISIT]]."""
+  target, _, rest = os.environ.get("PJ_FAULT", "").partition(":")
   if target != name:
     return
   action, _, visit = rest.partition("@")

@@ -1,4 +1,4 @@
-"""The errors a user can meet, each with its exit code; errors of the system and of JAX as ours."""
+"""Errors with their exit codes, and the translation of those of the system and of JAX."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from paligemma_jax.core import process
 
 T = TypeVar("T")
 
-# What is looked at and said of names that a file holds: it may hold millions, of any length.
+# Limits on the names of a file in messages: a file may hold millions, of any length.
 _MOST_COMPARED, _MOST_LETTERS, _MOST_LISTED = 1000, 1000, 500
 _END_SECS = 5.0
 _TIDY_SECS = 2.0
@@ -28,10 +28,9 @@ _EX_PIPE = 128 + signal.SIGPIPE  # As a shell says it of a program that this sig
 
 
 class PaligemmaError(Exception):
-  """One clear sentence for the user: where, what was found, what was expected, the remedy.
+  """One sentence for the user: where, what was found, what was expected, the remedy.
 
-  Args:
-    message: the sentence. `exit_code` is what a command exits with when this error ends it.
+  `exit_code` is that of a command which this error ends.
   """
 
   exit_code = 1
@@ -44,19 +43,19 @@ class ConfigError(PaligemmaError):
 
 
 class DataError(PaligemmaError):
-  """A row or a data file that is worse than the configured budget allows."""
+  """Rows or a data file that are worse than the configured budget allows."""
 
   exit_code = os.EX_DATAERR  # 65
 
 
 class CheckpointError(PaligemmaError):
-  """Weights given by the user that are missing, damaged or do not fit the model."""
+  """Weights that are missing or damaged, or that do not fit the model."""
 
   exit_code = os.EX_CONFIG  # 78
 
 
 class StateError(PaligemmaError):
-  """Training state that cannot be written, or of which no intact copy is left."""
+  """Training state that cannot be written, or has no intact copy left."""
 
   exit_code = os.EX_IOERR  # 74
 
@@ -74,7 +73,7 @@ class NumericsError(PaligemmaError):
 
 
 class StallError(PaligemmaError):
-  """Input came to a stop: a row, a worker or a thread that never answers, or that died."""
+  """No more input: a worker or a thread died, or does not answer."""
 
   exit_code = os.EX_NOINPUT  # 66
 
@@ -92,25 +91,25 @@ class OutOfMemoryError(PaligemmaError):
 
 
 class CompilerError(PaligemmaError):
-  """The compiler of a program died, or did not come to an end."""
+  """The compiler crashed or took too long."""
 
   exit_code = os.EX_SOFTWARE  # 70
 
 
 class Interrupted(PaligemmaError):
-  """The run was asked to stop, its state is saved; the same command goes on."""
+  """A signal stopped the run and its state is saved; the same command resumes it."""
 
   exit_code = os.EX_TEMPFAIL  # 75
 
 
 def near(key: str, options: Iterable[str], n: int = 3) -> list[str]:
-  """The up to `n` options most like `key`, best first; of the first thousand alone."""
+  """Up to `n` of the first thousand options that are most like `key`, best first."""
   texts = [str(o) for o in itertools.islice(options, _MOST_COMPARED)]
   return difflib.get_close_matches(str(key)[:_MOST_LETTERS], texts, n=n, cutoff=0.5)
 
 
 def did_you_mean(key: str, options: Iterable[str]) -> str:
-  """` Did you mean 'x'?`, or the list of what is known when nothing is near."""
+  """` Did you mean 'x'?`, or the list of the options when none is near."""
   options = sorted(str(o) for o in options)
   if not options:
     return ""
@@ -130,9 +129,9 @@ def pick(table: Mapping[str, T], key: str, what: str) -> T:
 
 
 def code_and_text(error: BaseException) -> tuple[int, str]:
-  """The exit code of a command that `error` ends, and the sentence that it says.
+  """The exit code and the message of a command that `error` ends.
 
-  The code is 1 for a mistake of ours, or of a user's code: its traceback is wanted.
+  The code is 1 for a bug of ours or of the user's code, whose traceback is to be shown.
   """
   if isinstance(error, Exception):
     error = translated(error) or error
@@ -192,15 +191,15 @@ def _is_unread() -> bool:
 
 
 def _end_late(code: int, tidy: _Tidy) -> None:
-  """Ends the process when Python, which waits for all threads, has not 5 s after its main one."""
+  """Ends the process 5 s after its main thread, should Python still wait for others."""
   threading.main_thread().join()
   time.sleep(_END_SECS)
   _end_now(code, tidy)
 
 
 def _end_now(code: int, tidy: _Tidy) -> NoReturn:
-  """Ends the process and its children; no thread is waited for."""
-  import multiprocessing  # Takes 10 ms, which --help need not wait.
+  """Ends the process and its children without waiting for threads."""
+  import multiprocessing  # Here, since it takes 10 ms.
 
   for child in multiprocessing.active_children():
     child.kill()
@@ -212,7 +211,7 @@ def _end_now(code: int, tidy: _Tidy) -> NoReturn:
 
 
 class _Tidy:
-  """A thread that waits to give back semaphores, of which a warning is printed otherwise."""
+  """A thread that waits to release semaphores, so that Python prints no warning about them."""
 
   def __init__(self):
     self._go = threading.Event()
@@ -220,7 +219,7 @@ class _Tidy:
     self._thread.start()
 
   def up(self) -> None:
-    """Has it done; not for long, since a dead worker may block it."""
+    """Releases them within 2 s, since a dead worker may block it."""
     self._go.set()
     self._thread.join(timeout=_TIDY_SECS)
 
@@ -251,18 +250,17 @@ _SIZE = r"([\d.]+) ?([KMGT]?)i?(?:B|bytes?|\b)"
 _ASKED = re.compile(rf"[Aa]llocat\w*\D{{0,60}}?{_SIZE}")
 _NEEDED = re.compile(rf"[Uu]sed {_SIZE}")
 _LIMIT = re.compile(rf"[Uu]sed [\d.]+[KMGT]? of {_SIZE}")
-_SAID_LEN = 240
+_MESSAGE_LEN = 240
 
 
 def translated(
   error: BaseException, *, remedies: Sequence[str] = (), memory_bytes: int = 0
 ) -> PaligemmaError | None:
-  """The error as one of ours, or None where it is none of the machine's.
+  """The error, or its cause, as one of ours: a full disk, too little memory; None for others.
 
   Args:
-    error: with what it was raised from.
-    remedies: of a device that has too little memory, the cheapest first.
-    memory_bytes: that the device has; 0 is unknown.
+    remedies: against too little memory on the device, the cheapest first.
+    memory_bytes: of the device; 0 is unknown.
   """
   if isinstance(error, PaligemmaError):
     return error
@@ -274,8 +272,8 @@ def translated(
   for e in chain:
     if isinstance(e, MemoryError):
       return OutOfMemoryError(
-        f"This machine ran out of memory ({_said(e) or 'MemoryError'}). What helps: fewer workers"
-        " and threads of the loader, smaller batches, or a machine with more memory."
+        f"This machine ran out of memory ({_shortened(str(e)) or 'MemoryError'}). What helps: fewer"
+        " workers and threads of the loader, smaller batches, or a machine with more memory."
       )
     if type(e).__name__ in ("JaxRuntimeError", "XlaRuntimeError") and _OUT_OF_MEMORY.search(str(e)):
       return _out_of_memory(str(e), remedies, memory_bytes)
@@ -287,7 +285,7 @@ def translated(
 
 
 def full_disk(error: BaseException) -> str:
-  """'no space left on the disk' where that is why, also where a library only says so; else ''."""
+  """'no space left on the disk' or the like, also from a library's message; '' for others."""
   if isinstance(error, OSError) and error.errno in _FULL:
     return _FULL[error.errno]
   found = _FULL_TEXT.search(str(error))
@@ -297,35 +295,34 @@ def full_disk(error: BaseException) -> str:
 
 
 def gib(num_bytes: float) -> str:
-  """Bytes as people read them."""
   return f"{num_bytes / 2**30:.2f} GiB"
 
 
-def _out_of_memory(said: str, remedies: Sequence[str], memory_bytes: int) -> PaligemmaError:
-  needed, asked = _bytes(_NEEDED, said), _bytes(_ASKED, said)
-  limit = _bytes(_LIMIT, said) or memory_bytes
+def _out_of_memory(message: str, remedies: Sequence[str], memory_bytes: int) -> PaligemmaError:
+  needed, asked = _bytes(_NEEDED, message), _bytes(_ASKED, message)
+  limit = _bytes(_LIMIT, message) or memory_bytes
   facts = [f"it has {gib(limit)}"] if limit else []
   if needed:
     facts.append(f"the program needs {gib(needed)}")
   elif asked:
     facts.append(f"{gib(asked)} more were asked for")
   found = f": {', '.join(facts)}" if facts else ""
-  first = " ".join(said.partition("\n")[0].split())[:_SAID_LEN]
   helps = f" What helps, the cheapest first: {'; '.join(remedies)}." if remedies else ""
+  first = _shortened(message.partition("\n")[0])
   return OutOfMemoryError(f"The device ran out of memory{found}.{helps} JAX said: {first!r}")
 
 
-def _bytes(pattern: re.Pattern[str], said: str) -> int:
-  found = pattern.search(said)
+def _bytes(pattern: re.Pattern[str], message: str) -> int:
+  found = pattern.search(message)
   return round(float(found[1].strip(".") or 0) * _UNITS[found[2]]) if found else 0
 
 
-def _said(error: BaseException) -> str:
-  return " ".join(str(error).split())[:_SAID_LEN]
+def _shortened(message: str) -> str:
+  return " ".join(message.split())[:_MESSAGE_LEN]
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
-  """The error and what it came from, the outermost first."""
+  """The error and its causes, the outermost first."""
   seen: set[int] = set()
   while error is not None and id(error) not in seen:
     seen.add(id(error))

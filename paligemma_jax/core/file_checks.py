@@ -1,7 +1,7 @@
-"""Files as others wrote them, before a decoder sees them: whole, cheap to read, of the right kind.
+"""Checks of files before they are decoded: complete, cheap to read, of the right kind.
 
-This is about image files that are cut off or made to be slow, zip directories, and files that stand
-in the place of others: pointers of git-lfs, web pages, other formats.
+They find image files that are cut short or made to be slow, bad zip directories, and files that a
+download left in place of others: pointers of git-lfs, web pages, other formats.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ MAX_SCANS = 64  # Of a JPEG. Encoders write 10 to 20; each scan costs a pass ove
 MAX_PARTS = 50_000  # PNG chunks, JPEG segments or WebP chunks.
 MAX_GIF_BLOCKS = 500_000  # Of up to 255 bytes each.
 _MAX_EXIF_BYTES = 1 << 20  # Of a JPEG; a segment has 64 KiB at most.
-_MAX_TAG_BYTES = 16 << 20  # What the entries of an EXIF block may hold in all.
+_MAX_TAG_BYTES = 16 << 20  # Of all entries of an EXIF block.
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _EXIF = b"Exif\0\0"
-# A marker begins a segment; stuffed zeros, fill bytes and restarts are none.
+# A marker starts a segment; stuffed zeros, fill bytes and restarts do not.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _TAG_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 16: 8}
 _PASSES = (  # Of an interlaced PNG: first column and row, and the steps between them.
     (0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)
 )  # fmt: skip
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-_TURNS = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # Texts that may turn an image.
+_ORIENTING = (b"Raw profile type exif\0", b"XML:com.adobe.xmp\0")  # Texts that may hold EXIF.
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _INFLATE_BYTES = 1 << 20
 _TIFF_TAGS = (256, 257, 258, 259, 273, 277, 279, 322, 323, 324, 325)
 _MAX_PAGES = 1000  # Of a TIFF; the first is read.
-_MAX_TILE_PIXELS = 1 << 22  # A decoder takes memory for a whole tile.
-_PLAIN = 1  # Of a TIFF's compressions: none. The others: fax, LZW, deflate, packed bits.
+_MAX_TILE_PIXELS = 1 << 22  # A decoder allocates a whole tile.
+_PLAIN = 1  # A TIFF without compression. The others are fax, LZW, deflate and packed bits.
 _COMPRESSIONS = (_PLAIN, 2, 3, 4, 5, 8, 32773, 32946)
 
 
 def check(data: bytes) -> None:
-  """Passes complete files and whatever is no image at all (which the decoder will say).
+  """Passes complete files, and files of other formats, which the decoder rejects.
 
-  Bytes after the end of the image are harmless and pass.
+  Bytes after the end of the image are ignored.
 
   Raises:
-    DataError: the file ends early, a PNG chunk has a wrong checksum, or decoding it would take time
-      or memory that its pixels do not explain.
+    DataError: the file ends early, a PNG chunk has a wrong checksum, or decoding would take more
+      time or memory than its pixels explain.
   """
   if not data:
     raise errors.DataError("the image file is empty.")
@@ -72,9 +72,7 @@ def check(data: bytes) -> None:
 
 
 def check_tags(block: bytes) -> None:
-  """Passes EXIF blocks whose entries hold no more than a file of such a kind can.
-
-  A damaged block passes: the decoder will say so, or do without.
+  """Passes EXIF blocks of a plausible size, and damaged ones, which the decoder handles.
 
   Raises:
     DataError: the entries claim more bytes than any camera writes; they would all be copied.
@@ -84,22 +82,22 @@ def check_tags(block: bytes) -> None:
   claimed = 0
   try:
     magic, start = struct.unpack_from(f"{order}HI", block, 2)
-    if magic == 43:  # BigTIFF, which counts otherwise.
+    if magic == 43:  # BigTIFF, whose entries have another size.
       raise errors.DataError("an EXIF block of a kind that no camera writes (BigTIFF).")
     (number,) = struct.unpack_from(f"{order}H", block, start)
     for at in range(start + 2, start + 2 + 12 * number, 12):
       _, kind, count = struct.unpack_from(f"{order}HHI", block, at)
       claimed += count * _TAG_SIZES.get(kind, 0)
-  except struct.error:  # It is cut; what came before was counted.
-    pass
+  except struct.error:
+    pass  # It is cut short; the entries before are counted.
   if claimed > _MAX_TAG_BYTES:
     raise errors.DataError(f"an EXIF block of {len(block)} bytes that claims to hold {claimed}.")
 
 
 def png_holds_all_rows(data: bytes) -> bool:
-  """Whether the compressed data of an intact PNG file hold every row of the image.
+  """Whether the compressed data of an intact PNG file hold all rows of the image.
 
-  Decoders leave the missing rows of such a file blank. Stops as soon as enough bytes came out.
+  Decoders leave missing rows blank.
   """
   header: tuple[int, ...] = ()
   body: list[tuple[int, int]] = []
@@ -128,9 +126,9 @@ def png_holds_all_rows(data: bytes) -> bool:
 
 
 def without_texts(data: bytes) -> bytes:
-  """An intact PNG file without its texts and color profile; any other file as it is.
+  """An intact PNG file without its texts and color profile, but with those that may hold EXIF.
 
-  Texts that say which way up the image is stay.
+  Other files are returned as they are.
   """
   if not data.startswith(_PNG):
     return data
@@ -142,16 +140,16 @@ def without_texts(data: bytes) -> bytes:
 
 
 def png_says_orientation(data: bytes) -> bool:
-  """Whether an intact PNG file has a part that may say which way up it is."""
-  return any(kind == b"eXIf" or _is_turn(data, kind, start) for kind, start, _ in _chunks(data))
+  """Whether an intact PNG file has a chunk that may hold an EXIF orientation."""
+  return any(kind == b"eXIf" or _may_orient(data, kind, start) for kind, start, _ in _chunks(data))
 
 
 def _is_text(data: bytes, kind: bytes, start: int, end: int) -> bool:
-  return kind == b"iCCP" or (kind in _TEXTS and not _is_turn(data, kind, start))
+  return kind == b"iCCP" or (kind in _TEXTS and not _may_orient(data, kind, start))
 
 
-def _is_turn(data: bytes, kind: bytes, start: int) -> bool:
-  return kind in _TEXTS and data.startswith(_TURNS, start)
+def _may_orient(data: bytes, kind: bytes, start: int) -> bool:
+  return kind in _TEXTS and data.startswith(_ORIENTING, start)
 
 
 def _png(data: bytes) -> None:
@@ -164,7 +162,7 @@ def _png(data: bytes) -> None:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-  """(kind, start, end) of the content of each chunk of a PNG file, the last one included."""
+  """(kind, start, end) of the content of each chunk of a PNG file, up to IEND."""
   pos = len(_PNG)
   for _ in range(MAX_PARTS):
     size, kind = struct.unpack_from(">I4s", data, pos)
@@ -176,9 +174,9 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 
 def _jpeg(data: bytes) -> None:
-  """Walks the segments to each scan, and from there to the next marker, up to the end marker."""
+  """Walks from segment to segment, over the data of each scan, up to the end marker."""
   pos, scans, components, lossless, exif = 2, 0, 0, False, b""
-  seen: set[int] = set()  # The components whose image was sent, in whatever detail.
+  seen: set[int] = set()  # The components that some scan holds, in whatever detail.
   for _ in range(MAX_PARTS):
     found = _MARKER.search(data, pos)
     if found is None:
@@ -199,10 +197,10 @@ def _jpeg(data: bytes) -> None:
         raise errors.DataError(
           f"a JPEG of more than {MAX_SCANS} scans; each costs a pass over the whole image."
         )
-      if lossless or body[1 + 2 * body[0]] == 0:  # It begins with the mean of each block.
+      if lossless or body[1 + 2 * body[0]] == 0:  # The scan has the mean of each block.
         seen.update(body[1 : 1 + 2 * body[0] : 2])
     elif marker == 0xE1 and body.startswith(_EXIF):
-      exif += body if not exif else body[len(_EXIF) :]  # As Pillow joins them.
+      exif += body if not exif else body[len(_EXIF) :]  # Pillow joins them, too.
       if len(exif) > _MAX_EXIF_BYTES:
         raise errors.DataError(f"a JPEG with more than {_MAX_EXIF_BYTES} bytes of EXIF.")
     elif marker == 0xE2 and body.startswith(b"MPF\0"):
@@ -254,14 +252,14 @@ def _riff(data: bytes) -> None:
 
 
 def _bmp(data: bytes) -> None:
-  """The size in the file header; some writers leave it 0."""
+  """Checks the size in the file header, which some writers leave 0."""
   (size,) = struct.unpack_from("<I", data, 2)
   if len(data) < size:
     raise IndexError
 
 
 def _tiff(data: bytes) -> None:
-  """The first page's data must lie in the file, and be as many as its pixels need."""
+  """Checks that the file holds the data of the first page, and as many as its pixels need."""
   check_tags(data)
   order = "<" if data.startswith(b"II") else ">"
   (start,) = struct.unpack_from(f"{order}I", data, 4)
@@ -296,7 +294,7 @@ def _tiff(data: bytes) -> None:
 def _page(
   data: bytes, order: str, start: int, *, tags: bool = True
 ) -> tuple[dict[int, tuple[int, ...]], int]:
-  """{tag of _TIFF_TAGS: whole numbers} of a TIFF's page, and where the next one is (0: nowhere)."""
+  """{tag of _TIFF_TAGS: numbers} of a TIFF's page, and the place of the next page (0: none)."""
   (number,) = struct.unpack_from(f"{order}H", data, start)
   (later,) = struct.unpack_from(f"{order}I", data, start + 2 + 12 * number)
   found = {}
@@ -314,7 +312,7 @@ def _page(
   return found, later
 
 
-HEAD_BYTES = 1024  # Which are enough to tell.
+HEAD_BYTES = 1024  # Enough to recognize a format.
 
 _LFS = b"version https://git-lfs.github.com/spec/"
 _AVIF = (b"avif", b"avis")
@@ -336,7 +334,7 @@ _STARTS = (
 
 
 def not_downloaded(data: bytes) -> tuple[str, str]:
-  """('a git-lfs pointer, …', what helps) where a download gave another file; else ('', '')."""
+  """(what the file is, the remedy) where a download gave another file; else ('', '')."""
   text = _text(data)
   if data.startswith(_LFS):
     return (
@@ -354,7 +352,7 @@ def not_downloaded(data: bytes) -> tuple[str, str]:
 
 
 def image(data: bytes) -> tuple[str, str]:
-  """As `not_downloaded`, and of files that are images of formats which are not read."""
+  """As `not_downloaded`, and for images of formats that are not read."""
   found = not_downloaded(data)
   text = _text(data)
   if found[0]:
@@ -380,7 +378,7 @@ def _text(data: bytes) -> bytes:
 
 
 def of_file(path: str | os.PathLike[str]) -> str:
-  """A sentence on a regular file that a download left in place of another; else ''."""
+  """' It is an HTML page…' for a regular file that a download gave in place of another; else ''."""
   try:
     with atomic_io.open_regular(path) as f:
       what, remedy = not_downloaded(f.read(HEAD_BYTES))
@@ -389,37 +387,35 @@ def of_file(path: str | os.PathLike[str]) -> str:
   return f" It is {what}. {remedy}." if what else ""
 
 
-# 40 000 members at the most; zipfile itself makes 400 bytes of memory of every 47 of a directory.
+# At most 40 000 members; zipfile takes 400 bytes of memory for each 47 bytes of a directory.
 _MAX_BYTES = 2 << 20
-_END_BYTES = 1 << 17  # The end record and its comment, which zipfile reads to the file's end.
+_END_BYTES = 1 << 17  # The end record with its comment.
 _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def members(file: BinaryIO) -> list[zipfile.ZipInfo]:
-  """What the directory lists, in its order.
+  """The members of a zip file, in the order of its directory.
 
   Raises:
-    zipfile.BadZipFile, and what else zipfile raises on damage: no intact directory, or one of more
-      than _MAX_BYTES.
+    zipfile.BadZipFile, and zipfile's other errors: a damaged directory, or more than _MAX_BYTES.
   """
   with zipfile.ZipFile(_Bounded(file)) as archive:
     return archive.infolist()
 
 
 def is_plain(info: zipfile.ZipInfo) -> bool:
-  """Whether a member is stored or deflated; others ask for memory of a size that they name."""
+  """Whether a member is stored or deflated; others choose how much memory they take."""
   return not info.flag_bits & 0x1 and info.compress_type in _PACKED
 
 
 class _Bounded:
-  """A file for zipfile, which reads the directory at once, whatever its size."""
+  """A file with bounded reads, for zipfile, which reads a directory of any size at once."""
 
   def __init__(self, file: BinaryIO):
     self._file = file
     self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
 
   def read(self, num_bytes: int = -1) -> bytes:
-    """As of a file, a little at a time."""
     if num_bytes > _MAX_BYTES:
       raise zipfile.BadZipFile(f"a directory of {num_bytes} bytes, the limit is {_MAX_BYTES}")
     return self._file.read(_END_BYTES if num_bytes < 0 else num_bytes)

@@ -1,6 +1,6 @@
-"""Image files before a pixel is decoded: format, size, which way up; and the weights of a resize.
+"""Image files before decoding: format, size and orientation; and the matrices of a resize.
 
-Sources need the size of an image and row ops its pixels; both open it here, so that they agree.
+Sources read the size of an image and row ops its pixels, both with these functions.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 ENDINGS = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff"
 )  # fmt: skip
-# Of images that are not read: a folder that holds some is told of.
+# Of image formats that are not read; errors about a folder mention them.
 OTHER_ENDINGS = (
     ".avif", ".heic", ".heif", ".svg", ".jxl", ".jp2", ".j2k", ".psd", ".ico", ".tga", ".exr",
     ".dng", ".cr2", ".nef", ".arw", ".ppm", ".pgm", ".mpo",
@@ -32,10 +32,9 @@ _INVERSE = {6: 8, 8: 6}  # The other six are their own.
 
 
 class Header(NamedTuple):
-  """What a file says of its image.
+  """The header of an image file: height and width in pixels as stored, and EXIF orientation.
 
-  height, width: in pixels, as stored.
-  orientation: of EXIF, 1 to 8; 1 is as stored, and where there is none or it cannot be read.
+  The orientation is 1 to 8; 1 is as stored, and the value where EXIF is missing or unreadable.
   """
 
   height: int
@@ -43,22 +42,22 @@ class Header(NamedTuple):
   orientation: int
 
   def size(self, *, exif: bool) -> tuple[int, int]:
-    """(height, width) of the image, upright as its EXIF says or as stored."""
+    """(height, width), upright by EXIF or as stored."""
     if exif and self.orientation >= 5:
       return self.width, self.height
     return self.height, self.width
 
 
 def opened(data: bytes) -> Image.Image:
-  """The image of a file, not decoded yet; to be closed by the caller.
+  """The image of a file, not decoded yet; the caller closes it.
 
-  Texts and color profiles of a PNG are left out: they may be of any size, and no pixel needs them.
+  Texts and color profiles of a PNG, which may be of any size, are left out.
 
   Raises:
     DataError: no complete file of a format in FORMATS.
     Exception: whatever Pillow's readers raise on damaged files.
   """
-  from PIL import Image  # Here, so that configs need not wait for it.
+  from PIL import Image  # Here, so that configs load fast.
 
   file_checks.check(data)
   try:
@@ -68,11 +67,7 @@ def opened(data: bytes) -> Image.Image:
 
 
 def header(data: bytes) -> Header:
-  """What a file says of its image.
-
-  Raises:
-    DataError: no image of a format in FORMATS, or a damaged one.
-  """
+  """The header of an image file; DataError for a damaged one and for formats not in FORMATS."""
   try:
     with opened(data) as im:
       turned = orientation(im, data) or 1
@@ -80,30 +75,27 @@ def header(data: bytes) -> Header:
       return Header(height, width, turned)
   except (errors.DataError, MemoryError):
     raise
-  except Exception as e:  # Of Pillow's readers: many types.
+  except Exception as e:  # Pillow's readers raise many types.
     raise errors.DataError(f"the image cannot be read: {type(e).__name__}: {e}.") from None
 
 
 def stored_size(im: Image.Image, orientation: int) -> tuple[int, int]:
-  """(height, width) as stored of an image that is not decoded yet; Pillow turns TIFFs itself."""
+  """(height, width) as stored, of an image not decoded yet; Pillow rotates TIFFs itself."""
   if im.format == "TIFF" and orientation >= 5:
     return im.width, im.height
   return im.height, im.width
 
 
 def orientation(im: Image.Image, data: bytes) -> int | None:
-  """The EXIF orientation, 1 to 8, of an opened image; None where its EXIF cannot be read.
-
-  A TIFF must be asked before it is decoded.
-  """
+  """The EXIF orientation, 1 to 8, of an image not decoded yet; None where EXIF is unreadable."""
   try:
     if im.format == "PNG" and "exif" not in im.info and not file_checks.png_says_orientation(data):
-      return 1  # Pillow would decode the whole image to find that out.
+      return 1  # Pillow would decode the whole image to find it.
     raw = im.info.get("Raw profile type exif") if "exif" not in im.info else None
-    if raw is not None:  # As ImageMagick writes it: in hexadecimal, below three lines.
+    if raw is not None:  # ImageMagick writes hexadecimal digits, below three lines.
       file_checks.check_tags(bytes.fromhex("".join(raw.split("\n")[3:])))
     found = im.getexif().get(_ORIENTATION, 1)
-  except Exception:  # A damaged EXIF block says nothing about the pixels.
+  except Exception:  # A damaged EXIF block does not make the pixels bad.
     return None
   return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
@@ -123,7 +115,7 @@ def turned_back(pixels: Any, orientation: int) -> Any:
 
 
 def unknown(data: bytes) -> str:
-  """What is wrong with a file of no format in FORMATS, and what helps."""
+  """Why a file is of no format in FORMATS, and the remedy."""
   known = ", ".join(FORMATS)
   found, remedy = file_checks.not_downloaded(data)
   if found:
@@ -142,8 +134,8 @@ _RADIUS = {"bilinear": 1.0, "bicubic": 2.0}
 
 @functools.lru_cache(maxsize=512)
 def matrix(in_len: int, out_len: int, method: str, antialias: bool) -> scipy.sparse.csr_matrix:
-  """float32[out_len, in_len]: resizes one axis. Shared between callers: do not change it."""
-  import scipy.sparse  # Takes 0.1 s to import, which configs should not have to wait for.
+  """float32[out_len, in_len] that resizes one axis; shared between callers, not to be changed."""
+  import scipy.sparse  # Here, so that configs load fast: it takes 0.1 s.
 
   f32 = np.float32
   if method == "area":
@@ -159,7 +151,7 @@ def matrix(in_len: int, out_len: int, method: str, antialias: bool) -> scipy.spa
   distance = np.abs(taps.astype(f32) + f32(0.5) - centre[:, None]) * (f32(1) / kernel_scale)
   weights = np.where(taps <= last[:, None], _kernel(method, distance), f32(0)).astype(f32)
   total = np.zeros(out_len, f32)
-  for tap in range(num_taps):  # One by one: numpy's own sum adds in another order.
+  for tap in range(num_taps):  # In order, which numpy's sum does not promise.
     total += weights[:, tap]
   weights *= (f32(1) / total)[:, None]
   used = taps <= last[:, None]
@@ -168,7 +160,7 @@ def matrix(in_len: int, out_len: int, method: str, antialias: bool) -> scipy.spa
 
 
 def _shares(in_len: int, out_len: int) -> np.ndarray:
-  """float32[out_len, in_len]: how much of each output pixel's stretch each input pixel covers."""
+  """float32[out_len, in_len]: the share of each output pixel that each input pixel covers."""
   f32 = np.float32
   scale = f32(in_len) / f32(out_len)
   begin = (np.arange(out_len, dtype=f32) * scale)[:, None]

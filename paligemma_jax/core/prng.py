@@ -1,7 +1,7 @@
-"""Numbers drawn from (seed, purpose, index): permutations and generators that keep no state.
+"""Random permutations and generators as functions of (seed, purpose, index), without state.
 
-Everything is arithmetic on 64-bit words defined here, so the draws do not depend on the platform,
-on a library's version or on what was drawn before. Not for secrets.
+All of it is arithmetic on 64-bit words, so that the numbers depend on no platform, library version
+or earlier draw. It is not for secrets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Word: TypeAlias = Any  # uint64, or an array of them: numpy's types do not cover
 
 
 def key(*parts: int | np.ndarray) -> np.ndarray:
-  """uint64[...]: one well mixed word for these integers; arrays broadcast."""
+  """uint64[...]: a hash of these integers; arrays broadcast."""
   word: Word = np.uint64(0)
   for part in parts:
     if isinstance(part, np.ndarray):
@@ -31,17 +31,14 @@ def key(*parts: int | np.ndarray) -> np.ndarray:
 
 
 def permute(position: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
-  """Where a random permutation of 0..n-1 sends each position.
+  """int64[...] in 0..n-1: the images of `position` under a random permutation of 0..n-1.
 
-  A Feistel network over the smallest power of two that holds n, walked until the result is below n:
-  a bijection for every key, without a table.
+  A Feistel network over the smallest power of two that holds n, repeated until the result is below
+  n, is a bijection for every key and needs no table.
 
   Args:
     position: int64[...], each in 0..n-1.
-    keys: uint64, broadcast against `position`: one permutation for each key.
-
-  Returns:
-    int64[...], each in 0..n-1.
+    keys: uint64, broadcast against `position`: one permutation per key.
   """
   num_bits = max(int(n - 1).bit_length(), 1)
   value = np.array(np.broadcast_to(position, np.broadcast(position, keys).shape), np.uint64)
@@ -54,17 +51,17 @@ def permute(position: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
 
 
 def choice_index(seed: int, row: int, epoch: int, n: int) -> int:
-  """Which of `n` options row `row` uses in this epoch: each once before any twice."""
+  """Which of `n` options a row uses in this epoch: in n epochs each of them once."""
   cycle, position = divmod(epoch, n)
   return int(np.argsort(key(_CHOICE, seed, row, cycle, np.arange(n)), kind="stable")[position])
 
 
 def generator(*parts: int) -> np.random.Generator:
-  """A numpy generator that depends on these integers (taken modulo 2**64) alone."""
+  """A numpy generator that depends only on these integers, taken modulo 2**64."""
   return np.random.Generator(np.random.PCG64(np.random.SeedSequence([p & _MASK for p in parts])))
 
 
-_CHOICE = 0x63686F696365  # "choice": keeps these draws apart from those of other purposes.
+_CHOICE = 0x63686F696365  # "choice", the purpose of these numbers.
 
 
 def _mix(word: Word) -> Word:
@@ -77,7 +74,7 @@ def _mix(word: Word) -> Word:
 
 
 def _feistel(value: np.ndarray, num_bits: int, keys: np.ndarray) -> np.ndarray:
-  """One pass over `num_bits` bits; the halves may differ by a bit, rounds change them in turn."""
+  """One Feistel network over `num_bits` bits, whose halves may differ by a bit."""
   low_bits = np.uint64((num_bits + 1) // 2)
   low_mask = np.uint64((1 << ((num_bits + 1) // 2)) - 1)
   high_mask = np.uint64((1 << (num_bits // 2)) - 1)

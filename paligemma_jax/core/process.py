@@ -1,7 +1,4 @@
-"""This process: threads that nobody waits for, early signals, memory in large pages.
-
-No JAX here: most of it must be done before JAX is imported.
-"""
+"""This process: background threads, early signals and huge pages, all before JAX is imported."""
 
 from __future__ import annotations
 
@@ -20,16 +17,13 @@ _NAME = "background"
 
 
 def started(work: Callable[[], T]) -> futures.Future[T]:
-  """Begins `work` in a thread of its own; the future has what it returns or raises.
-
-  Unlike a pool's, the thread does not keep the process from ending.
-  """
+  """Runs `work` in a daemon thread, which does not keep the process from ending."""
   future: futures.Future[T] = futures.Future()
 
   def run() -> None:
     try:
       future.set_result(work())
-    except BaseException as e:  # Raised where the result is asked for.
+    except BaseException as e:  # It is raised where the result is read.
       future.set_exception(e)
 
   threading.Thread(target=run, name=_NAME, daemon=True).start()
@@ -37,7 +31,7 @@ def started(work: Callable[[], T]) -> futures.Future[T]:
 
 
 def is_at_work() -> bool:
-  """Whether such a thread has not come to its end."""
+  """Whether such a thread is running."""
   return any(thread.name == _NAME for thread in threading.enumerate())
 
 
@@ -45,15 +39,15 @@ _NUMBERS = (signal.SIGTERM, signal.SIGINT)
 
 
 def hold_signals() -> None:
-  """From now on both wait until `listen`, also in a program that takes this one's place."""
+  """Blocks SIGTERM and SIGINT until `listen_for_signals`, also across execve."""
   signal.pthread_sigmask(signal.SIG_BLOCK, _NUMBERS)
 
 
 def listen_for_signals(end: Callable[[str], None] | None = None) -> None:
-  """From now on both end the process with the code of an interrupted run, until others listen.
+  """Lets both signals end the process with the exit code of an interrupted run.
 
   Args:
-    end: called with the sentence, ends the process; None says it and exits.
+    end: called with the message, ends the process; None prints it and exits.
   """
   handler = functools.partial(_end, end or _exit)
   for number in _NUMBERS:
@@ -80,11 +74,11 @@ _KERNEL = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
 def use() -> None:
-  """Starts this program again, as the same process, with an allocator that asks for huge pages.
+  """Restarts this program in the same process, with an allocator that asks for huge pages.
 
-  The C library reads that wish when a process begins and never again. Nothing happens where it
-  would not help, and where GLIBC_TUNABLES says anything of it: glibc.malloc.hugetlb=0 is a no.
-  To be called first, before there are threads, open files or output.
+  The C library reads GLIBC_TUNABLES only when a process starts. Nothing happens where huge pages
+  are not given on request, or where GLIBC_TUNABLES sets glibc.malloc.hugetlb; 0 switches it off.
+  It must be called before there are threads, open files or output.
   """
   tunables = os.environ.get(_VARIABLE, "")
   if _TUNABLE in tunables or not sys.executable or not _are_given_on_request():
@@ -94,7 +88,7 @@ def use() -> None:
     arguments = [sys.executable, *sys.orig_argv[1:]]
     os.execve(sys.executable, arguments, {**os.environ, _VARIABLE: wanted})
   except OSError:
-    return  # Then with small pages.
+    return  # It goes on with small pages.
 
 
 def _are_given_on_request() -> bool:

@@ -1,7 +1,6 @@
-"""What sources, their rows, row ops, evaluators and trackers must have, and what they may have.
+"""Protocols of sources, rows, row ops, evaluators and trackers; those called `Can…` are optional.
 
-Any class declared with `@spec` that has the members of one of these is one; nothing is inherited.
-A protocol that begins with `Can` is of what may be left out.
+Any class declared with `@spec` that has the members of one implements it; nothing is inherited.
 """
 
 from __future__ import annotations
@@ -24,42 +23,42 @@ class Rows(Protocol):
     """The columns of a row; DataError for one that is bad."""
 
   def fingerprint(self) -> str:
-    """A text that is another one when the content is."""
+    """A text that changes with the content."""
 
 
 class CanNameRows(Protocol):
-  """Rows that messages call by a better name than 'row 12'; asked for by `where`."""
+  """Rows that have names for messages, see `where`."""
 
   def where(self, row: int) -> str:
     """As in 'train.jsonl:13'."""
 
 
 class CanHaveOps(Protocol):
-  """Rows that differ in what is to be done with them; asked for by `own_ops`."""
+  """Rows that have ops of their own, see `own_ops`."""
 
   def ops(self, row: int) -> tuple[Op, ...]:
-    """The ops of this row, which come before those for all."""
+    """The ops of this row, which run before those for all rows."""
 
 
 @runtime_checkable
 class CanMix(Protocol):
-  """Rows of which an epoch holds some less or more often than once."""
+  """Rows that an epoch may hold less or more often than once."""
 
   def mix(self) -> tuple[tuple[int, int], ...]:
-    """(rows, rows in an epoch) of parts that follow each other; () when the two are the same."""
+    """(rows, rows in an epoch) of consecutive parts; () when the two are the same."""
 
 
 @runtime_checkable
 class CanDigest(Protocol):
-  """Rows that can tell which of them has changed; they were all read when they were opened."""
+  """Rows with a digest each, of sources that read all rows when they are opened."""
 
   def digests(self) -> Sequence[int] | np.ndarray | None:
-    """uint16[rows]; None when it is not known of some."""
+    """uint16[rows]; None when some are unknown."""
 
 
 @runtime_checkable
 class CanBeGenerated(Protocol):
-  """Rows that may have been made up, with columns for every use; many of them are not read."""
+  """Rows that may be generated, with more columns than a run reads."""
 
   generated: bool
 
@@ -71,7 +70,7 @@ class Source(Protocol):
   def open(self) -> Rows: ...
 
   def makes(self) -> tuple[str, ...]:
-    """Names of the columns that every row has; () when only the data can tell."""
+    """Names of the columns that every row has; () when they are known only from the data."""
 
 
 @runtime_checkable
@@ -83,12 +82,12 @@ class CanHaveParts(Protocol):
 
 @runtime_checkable
 class Op(Protocol):
-  """What is done with a row."""
+  """An operation on a row."""
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    """A new row; `rng` depends on (seed, epoch, row) alone. DataError rejects the row.
+    """A new row; a DataError rejects it. `rng` depends only on (seed, epoch, row).
 
-    The row also holds _seed, _epoch and _row, and may collect remarks in _notes, which are counted.
+    The row also holds _seed, _epoch and _row, and may collect notes in _notes, which are counted.
     """
 
   def needs(self) -> tuple[str, ...]:
@@ -107,16 +106,16 @@ class CanSetSize(Protocol):
 
 @runtime_checkable
 class CanDrawImage(Protocol):
-  """An op that may make another image of a row every epoch."""
+  """An op that may change the image of a row every epoch."""
 
   draws_image: bool
 
 
 class CanGlance(Protocol):
-  """An op on images that sees some bad ones without decoding them."""
+  """An op on images that can reject some without decoding them."""
 
   def glance(self, row: Mapping[str, Any]) -> None:
-    """DataError when the row is bad as far as that is seen."""
+    """DataError when the row is seen to be bad."""
 
 
 @runtime_checkable
@@ -155,7 +154,7 @@ class Evaluator(Protocol):
 
 @runtime_checkable
 class CanCompare(Protocol):
-  """An evaluator that knows what an answer without a look at the image would score."""
+  """An evaluator that knows the score of the best answer that ignores the image."""
 
   def baseline(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Metrics of the best constant answer."""
@@ -163,7 +162,7 @@ class CanCompare(Protocol):
 
 @runtime_checkable
 class CanWriteFiles(Protocol):
-  """An evaluator that writes files of what was answered."""
+  """An evaluator that writes files of predictions."""
 
   def files(self, rows: Sequence[Mapping[str, Any]], outputs: Sequence[Any]) -> dict[str, str]:
     """{name below `predictions/`: content}; the runner puts `-<step>` before the suffix."""
@@ -171,7 +170,7 @@ class CanWriteFiles(Protocol):
 
 @runtime_checkable
 class CanReadMasks(Protocol):
-  """An evaluator of seg tokens."""
+  """An evaluator that reads seg tokens."""
 
   codec: str
 
@@ -181,9 +180,9 @@ class TrackerSpec(Protocol):
   """What `log.trackers` holds."""
 
   def make(self, workdir: pathlib.Path) -> Tracker:
-    """Begins to track the run in `workdir`, on host 0 alone, also when it is resumed.
+    """Starts or resumes tracking the run in `workdir`, on host 0 only.
 
-    A ConfigError ends the run; with any other error it goes on without this tracker.
+    A ConfigError ends the run; any other error ends the tracker alone.
     """
 
 
@@ -212,18 +211,18 @@ class CanLogText(Protocol):
 
 
 class CanClose(Protocol):
-  """A tracker that has something to finish."""
+  """A tracker that must be closed."""
 
   def close(self) -> None:
-    """The run ends; nothing is logged afterwards."""
+    """Called at the end of the run, after the last log."""
 
 
-# Of each row these two are asked, and `isinstance` of a protocol takes 20 µs.
+# `hasattr`, since these two are called for each row and `isinstance` of a protocol takes 20 µs.
 def where(rows: Rows, row: int) -> str:
-  """How messages call a row: what the rows themselves say ("train.jsonl:12"), else its number."""
+  """The name of a row in messages: as the rows name it ("train.jsonl:12"), else 'row 12'."""
   return rows.where(row) if hasattr(rows, "where") else f"row {row}"
 
 
 def own_ops(rows: Rows, row: int) -> tuple[Op, ...]:
-  """The ops that a row has of its own, before those for all rows: of a mixture, its part's."""
+  """The ops of this row alone, before those for all rows: in a mixture, its part's."""
   return rows.ops(row) if hasattr(rows, "ops") else ()

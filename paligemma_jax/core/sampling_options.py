@@ -1,15 +1,13 @@
-"""How the next token is drawn and where an answer ends, in numbers and texts.
+"""Sampling options of evaluators, `PaliGemma.generate` and `python -m paligemma_jax.predict`.
 
-Evaluators, `PaliGemma.generate` and `python -m paligemma_jax.predict` take these by the same names:
-
-    temperature         draws from softmax(logits / temperature); 0 is greedy; None is 1 where top_k
-                        or top_p is set, else what `sampler` says
-    top_k               only so many most likely tokens; 0: all
+    temperature         draw from softmax(logits / temperature); 0 is greedy; None is 1 where top_k
+                        or top_p is set, else that of `sampler`
+    top_k               only the k most likely tokens; 0: all
     top_p               only the fewest most likely tokens that have this probability; 1: all
-    repetition_penalty  above 1 what the prompt or the answer holds becomes less likely; 1: none
+    repetition_penalty  above 1 tokens of the prompt and the answer become less likely; 1: none
     stop                texts before which an answer ends
 
-`sampler="top_k(40, 0.7)"` says the first three in one text, so it excludes them.
+`sampler="top_k(40, 0.7)"` stands for the first three, so it excludes them.
 """
 
 from __future__ import annotations
@@ -24,17 +22,13 @@ FIELDS = ("temperature", "top_k", "top_p", "repetition_penalty", "stop")
 
 
 def check(asked: Any) -> None:
-  """ConfigError for the first of the `problems`."""
+  """Raises a ConfigError for the first of the `problems`."""
   for problem in problems(asked):
     raise errors.ConfigError(problem)
 
 
 def problems(asked: Any) -> Iterator[str]:
-  """What is wrong with the FIELDS of `asked`; each names its key.
-
-  Args:
-    asked: has `sampler`, `beam_size` and FIELDS as attributes: an evaluator, options, arguments.
-  """
+  """What is wrong with the options of `asked`, whose attributes are FIELDS, sampler, beam_size."""
   temperature, top_k, top_p = asked.temperature, asked.top_k, asked.top_p
   wrong = []
   if temperature is not None and not (_is_number(temperature) and temperature >= 0):
@@ -62,7 +56,7 @@ def problems(asked: Any) -> Iterator[str]:
 
 
 def sampler(asked: Any) -> str:
-  """What `decoding.sampling.parse` reads, of `asked`, which has no problems."""
+  """The text for `decoding.sampling.parse`; `asked` must have no problems."""
   if not _says_numbers(asked):
     return asked.sampler
   if asked.temperature == 0:
@@ -72,7 +66,7 @@ def sampler(asked: Any) -> str:
 
 
 def texts(stop: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
-  """One text stands for a tuple of it."""
+  """The texts of `stop` as a tuple."""
   return (stop,) if isinstance(stop, str) else tuple(stop)
 
 

@@ -1,8 +1,7 @@
 """Specs: frozen, printable, picklable records of plain values and other specs.
 
-Sources, row ops and evaluators are specs. A spec can be written to JSON and read back, so a run's
-configuration is a file; reading one constructs only classes that were declared with `@spec`. A
-file is data: other code than ours is imported for it only with the reader's consent.
+Sources, row ops and evaluators are specs. They are saved as JSON; reading it constructs only
+classes declared with `@spec`, and imports code other than ours only with the reader's consent.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ T = TypeVar("T", bound=type)
 
 _PLAIN = (str, int, float, bool, type(None))
 _KIND = "__spec__"
-# Fields of ours that an older version saved under another name.
+# Fields of ours that older versions saved under another name.
 _RENAMED = {"truth": "target"}
 _OURS = tuple(f"paligemma_jax.{room}." for room in ("regions", "sources", "pp", "evals"))
-# Where all specs of ours can be had by their name.
+# Modules that together have all specs of ours by name.
 _SPECS = ("sources", "pp", "evals", "regions.answer_forms", "regions.mask_codec")
-# Types by which the fields of our own specs are checked; one of another type is trusted.
+# The annotations that are checked in our own specs, and how messages name them.
 _TYPES = {
   "str": ((str,), "a text"),
   "int": ((int,), "a whole number"),
@@ -39,20 +38,18 @@ _TYPES = {
 
 @dataclass_transform(frozen_default=True)
 def spec(cls: T) -> T:
-  """Class decorator: a frozen dataclass whose misspelled fields are errors with the near match.
+  """Class decorator: a frozen dataclass with `.replace(**changes)`, for values of plain data.
 
-  Adds `.replace(**changes)`. Fields hold plain values, tuples, string-keyed dicts and specs;
-  lists are turned into tuples.
-
-  Raises (when an instance is made): ConfigError on an unknown, missing or non-plain field, and of
-    our own specs on one of another type.
+  Fields hold plain values, tuples, string-keyed dicts and specs; lists become tuples. An instance
+  with an unknown, missing or non-plain field is a ConfigError, and so is one of our own specs with
+  a field of another type.
   """
   made: Any = cls  # It gets members here.
   what = f"{cls.__module__.removeprefix('paligemma_jax.')}.{cls.__name__}"
   own_check = getattr(cls, "__post_init__", None)
 
   def __post_init__(self):
-    settle(self)  # Before the class's own check, which may then count on the types.
+    settle(self)  # Before the class's own check, which relies on the types.
     if own_check:
       own_check(self)
       settle(self)
@@ -102,7 +99,7 @@ def _is_spec_class(cls: Any) -> TypeGuard[type]:
 
 
 def to_json(value: Any) -> Any:
-  """Plain JSON data for a spec, or for a nest of tuples, lists, dicts and plain values."""
+  """Plain JSON data for a spec, or for nested tuples, lists, dicts and plain values."""
   if is_spec(value):
     fields = {f.name: to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
     return {_KIND: f"{type(value).__module__}:{type(value).__qualname__}", **fields}
@@ -163,11 +160,10 @@ def from_json(value: Any, *, allow_code: bool = False, keep_unknown: bool = Fals
 
   Args:
     allow_code: import the modules of specs that are not ours.
-    keep_unknown: leave specs that cannot be found as the dict they are, to be compared or shown.
+    keep_unknown: keep specs that are not found as dicts, to be compared or shown.
 
   Raises:
-    ConfigError: the data names something that is not a class declared with `@spec`, or code that
-      is not ours, is not loaded yet and is not allowed.
+    ConfigError: the data name no class declared with `@spec`, or code that is not allowed.
   """
   options = {"allow_code": allow_code, "keep_unknown": keep_unknown}
   if isinstance(value, Mapping):
@@ -188,16 +184,13 @@ def from_json(value: Any, *, allow_code: bool = False, keep_unknown: bool = Fals
 
 
 def resolve(path: Any, *, allow_code: bool = False) -> type:
-  """The spec class named `my_package.module:Thing`.
+  """The spec class named `my_package.module:MySpec`.
 
-  A module that is loaded already is used; of others only ours are imported. One of ours that has
-  moved to another file since the configuration was saved is found by its name.
-
-  Args:
-    allow_code: import any module.
+  Only modules that are loaded already and ours are used, unless `allow_code`. A class of ours that
+  has moved to another file since the configuration was saved is found by its name.
 
   Raises:
-    ConfigError: no such spec, or code that is not allowed to run.
+    ConfigError: no such spec, or code that is not allowed.
   """
   module_name, _, name = path.partition(":") if isinstance(path, str) else ("", "", "")
   if not all(part.isidentifier() for part in (*module_name.split("."), name)):
@@ -226,7 +219,7 @@ def resolve(path: Any, *, allow_code: bool = False) -> type:
 
 
 def _moved(module_name: str, name: str) -> type | None:
-  """The spec of ours of that name, wherever it is now; None where there is none."""
+  """The spec of ours of that name, wherever it is now; None when there is none."""
   if module_name.startswith("paligemma_jax."):
     for room in _SPECS:
       found = vars(importlib.import_module(f"paligemma_jax.{room}")).get(name)
@@ -236,7 +229,7 @@ def _moved(module_name: str, name: str) -> type | None:
 
 
 def _field_types(cls: type) -> dict[str, list[tuple[tuple[type, ...], str]]]:
-  """{field: the types it may have} for annotations that name plain types alone."""
+  """{field: its types} for annotations that name only plain types."""
   found = {}
   for field in dataclasses.fields(cls):
     kinds = [kind.partition("[")[0].strip() for kind in str(field.type).split("|")]

@@ -1,6 +1,6 @@
-"""JSON of strangers: one way to read it, whose every failure is one exception with a reason.
+"""Strict JSON: every failure is one exception with a reason.
 
-Python's own reader takes NaN, repeated keys and numbers of any length, and fails in four ways.
+Python's own reader accepts NaN, repeated keys and numbers of any length, and raises four types.
 """
 
 from __future__ import annotations
@@ -16,21 +16,20 @@ from typing import Any
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 
-MAX_BYTES = 8 << 20  # Of a file that is read as a whole: 300 MB in Python at the worst, in 4 s.
+MAX_BYTES = 8 << 20  # Of a file that is read as a whole: at worst 300 MB in Python, in 4 s.
 MAX_VALUES = 3_000_000  # Of a larger one: Gemma's tokenizer.json has 2 million in 35 MB.
 MAX_DEPTH = 32
 MAX_DIGITS = 300  # Of a whole number; the largest float has 309 digits.
 
 
 class Malformed(ValueError):
-  """Text that is no JSON, or JSON that nothing downstream can hold; the message says why."""
+  """Text that is no JSON, or JSON that is not accepted here; the message says why."""
 
 
 def parse(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
-  """The value of a JSON text: finite numbers, whole Unicode, no key twice in one object.
+  """The value of a JSON text with finite numbers, valid Unicode and unique keys; else Malformed.
 
-  Raises:
-    Malformed: anything else, or more than MAX_VALUES in more than MAX_BYTES.
+  A text of more than MAX_BYTES may have MAX_VALUES values.
   """
   if len(data) > MAX_BYTES:
     if isinstance(data, bytes):
@@ -48,12 +47,9 @@ def parse(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
 
 
 def parse_large(data: bytes | str) -> Any:
-  """As `parse` for files of gigabytes: what takes a look at each value by itself is not checked.
+  """As `parse` for files of gigabytes, without a check of each value; Malformed when no JSON.
 
   Keys may repeat (the last one counts); numbers may be NaN, infinite or of thousands of digits.
-
-  Raises:
-    Malformed: no JSON.
   """
   try:
     return _loads(_whole(data) if isinstance(data, bytes) else data)
@@ -62,7 +58,7 @@ def parse_large(data: bytes | str) -> Any:
 
 
 def parse_object(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
-  """As `parse`; Malformed too when it is no object."""
+  """As `parse`; Malformed also when it is no object."""
   value = parse(data, max_depth=max_depth)
   if not isinstance(value, dict):
     raise Malformed(f"expected a JSON object, found a {type(value).__name__}")
@@ -72,22 +68,17 @@ def parse_object(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> dict[str, 
 def read_object(
   path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH
 ) -> dict[str, Any]:
-  """The JSON object in a regular file of at most `max_bytes`.
-
-  Raises:
-    OSError: the file cannot be read; `strerror` is the reason.
-    Malformed: it holds something else.
-  """
+  """The JSON object in a regular file of at most `max_bytes`; OSError or Malformed when not."""
   return parse_object(_whole(atomic_io.read(path, max_bytes=max_bytes)), max_depth=max_depth)
 
 
 def reason(error: OSError | ValueError) -> str:
-  """Why reading failed, in words, without the path and without a full stop."""
+  """Why reading failed, without the path and the full stop."""
   return (getattr(error, "strerror", None) or str(error)).rstrip(".")
 
 
 def _whole(file: bytes) -> bytes:
-  """The content of a file without the mark that Windows puts before UTF-8."""
+  """The content of a file without a byte order mark."""
   return file.removeprefix(codecs.BOM_UTF8)
 
 
@@ -101,7 +92,7 @@ def _loads(data: bytes | str, **hooks: Any) -> Any:
     raise Malformed(f"not JSON: {e.msg} at {line}column {e.colno}") from None
   except (Malformed, RecursionError):
     raise
-  except ValueError:  # Python refuses to convert more than some thousand digits.
+  except ValueError:  # Python does not convert thousands of digits.
     raise Malformed("a number of thousands of digits") from None
 
 
@@ -125,7 +116,7 @@ def _int(digits: str) -> int:
 
 
 def _check_values(value: Any, max_depth: int) -> None:
-  """Depth, and values that JSON can spell but nothing downstream can hold."""
+  """Checks the depth, and values that JSON can spell but that are not accepted."""
   level: list[Any] = [value]
   for _ in range(max_depth):
     inside: list[Any] = []
@@ -146,7 +137,7 @@ def _check_values(value: Any, max_depth: int) -> None:
 
 
 def check_text(text: str) -> None:
-  """Malformed where a text holds a NUL or half a surrogate pair, as no file's name or token can."""
+  """Malformed where a text holds a NUL or half a surrogate pair."""
   if "\0" in text:
     raise Malformed(f"text with a NUL: {text[:40]!r}")
   if not text.isascii():
@@ -163,11 +154,7 @@ _WORDS: Mapping[bool, tuple[Any, ...]] = {
 
 
 def yes_no(value: Any, what: str) -> bool:
-  """The yes or no; None is no.
-
-  Raises:
-    DataError: anything else; `what` names it.
-  """
+  """True or False for the usual spellings, False for None; else a DataError that names `what`."""
   found = value.strip().lower() if isinstance(value, str) else value
   for answer, words in _WORDS.items():
     if any(isinstance(found, str) == isinstance(word, str) and found == word for word in words):

@@ -1,4 +1,4 @@
-"""Parameters by name: nested dicts to flat `a/b/c` dicts and back, and regex rules over names."""
+"""Parameters by name: flattens nested dicts to `a/b/c` and back, and matches regexes to names."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def compile_regex(pattern: str, what: str) -> re.Pattern[str]:
 
 
 def matches(patterns: Sequence[str], names: Iterable[str], what: str) -> set[str]:
-  """The names that one of the patterns matches in full.
+  """The names that a pattern matches in full.
 
   Raises:
-    ConfigError: a pattern matches none of the names; `what` (the config key) is named.
+    ConfigError: a pattern matches no name; `what` is the config key to name.
   """
   names = list(names)
   found: set[str] = set()
@@ -64,12 +64,10 @@ def matches(patterns: Sequence[str], names: Iterable[str], what: str) -> set[str
 def first_match(
   rules: Sequence[tuple[str, Any]], names: Iterable[str], what: str
 ) -> dict[str, Any]:
-  """For each name the value of the first rule whose regex matches it in full.
-
-  Names that no rule matches are absent from the result.
+  """{name: the value of the first rule that matches it in full}, without names of no rule.
 
   Raises:
-    ConfigError: a rule matches none of the names (also when earlier rules would take them all).
+    ConfigError: the regex of a rule matches no name, whatever the earlier rules match.
   """
   names = list(names)
   matches([pattern for pattern, _ in rules], names, what)

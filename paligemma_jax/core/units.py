@@ -1,4 +1,4 @@
-"""Durations as people write them ("10%", "2 epochs", "200 steps"), turned into steps."""
+"""Converts durations, such as "10%", "2 epochs" and "200 steps", into steps."""
 
 from __future__ import annotations
 
@@ -12,13 +12,10 @@ _PATTERN = re.compile(r"\s*(\d+(?:\.\d+)?(?:[eE]\d+)?)\s*(%|steps?|epochs?|examp
 
 
 def parse(text: str | int, what: str) -> tuple[float, str]:
-  """(number, unit), the unit one of 'steps', 'epochs', 'examples', '%'; ('end' is 100 %, '' is 0).
-
-  Args:
-    what: the config key, named in the error.
+  """(number, unit) with a unit of 'steps', 'epochs', 'examples', '%'; 'end' is 100 %, '' is 0.
 
   Raises:
-    ConfigError: the text is no duration.
+    ConfigError: the text is no duration; `what` is the config key to name.
   """
   if text == "" or text is None:
     return 0.0, "steps"
@@ -38,18 +35,18 @@ def to_steps(
 ) -> int:
   """A duration in steps: 0 for never, else at least 1.
 
-  An epoch is `num_examples / batch_size` steps. Everything is rounded to the nearest step, a half
-  to the even one, as in the reference: the learning rate of each step depends on their number.
+  Rounds to the nearest step, a half to the even one, as the reference does: the learning rate of
+  each step depends on their number.
 
   Args:
     text: the duration; an int is steps.
-    what: the config key, named in errors.
-    batch_size: rows per step over all hosts.
-    num_examples: rows of one epoch; needed for epochs.
-    total_steps: steps of the run; needed for percentages.
+    what: the config key to name in errors.
+    batch_size: examples per step over all hosts.
+    num_examples: of one epoch; needed for epochs.
+    total_steps: of the run; needed for percentages.
 
   Raises:
-    ConfigError: no duration, or a unit whose base is unknown here.
+    ConfigError: no duration, or a unit whose base is unknown.
   """
   number, unit = parse(text, what)
   if number == 0:

@@ -1,7 +1,7 @@
-"""What commands share: how they are called, --config, --config.key=value, --workdir, help.
+"""The flags that commands share: --config, --config.key=value, --workdir, help.
 
-The syntax is that of the ml_collections flags; read here without importing anything heavy, so that
-help and usage errors come at once.
+The syntax is that of ml_collections flags, parsed without heavy imports, so that help and usage
+errors come at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import NoReturn
 from paligemma_jax.config import schema
 from paligemma_jax.core import errors
 
-SCRIPT = "paligemma-jax"  # What an installed package is called by.
+SCRIPT = "paligemma-jax"  # The console script of an installed package.
 _PREFIX = "--config."
 
 _EXIT_CODES = """exit codes:
@@ -35,10 +35,7 @@ def called(command: str) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-  """An argument parser that reads overrides and names the near match of an unknown flag.
-
-  Further flags are added with `add_argument` as usual; `parse` returns them too.
-  """
+  """An argument parser that reads overrides and suggests the near match of an unknown flag."""
 
   def __init__(self, module: str, description: str, example: str):
     super().__init__(
@@ -51,19 +48,19 @@ class Parser(argparse.ArgumentParser):
     self.add_argument(
       "--config",
       metavar="FILE[:NAME=VALUE,…]",
-      help="a file with get_config, and arguments for it: transfers/forkme.py:res=448. A page of"
-      " ours is found from any folder, also by its name alone: okvqa:res=448",
+      help="a file with get_config, and its arguments: transfers/forkme.py:res=448. Pages of this"
+      " package are also found by name, from any folder: okvqa:res=448",
     )
     self.add_argument(
       "--config.KEY",
       dest="overrides",
       metavar="VALUE",
-      help="override one key of the configuration: --config.optim.lr=3e-5 (any number of times)",
+      help="set one key of the configuration: --config.optim.lr=3e-5 (any number of times)",
     )
-    self.add_argument("--workdir", metavar="DIR", help="where the run keeps all that it writes")
+    self.add_argument("--workdir", metavar="DIR", help="the folder of all outputs of the run")
     several = self.add_argument_group(
       "several hosts",
-      "Start the same command on every host, with one --workdir that all of them see. The hosts\n"
+      "Start the same command on every host, with a --workdir that all of them share. The hosts\n"
       "are found on Cloud TPU VMs, GKE, Slurm, Open MPI and Kubernetes, or named by\n"
       "JAX_COORDINATOR_ADDRESS (name:port of host 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.\n"
       "JAX_NUM_PROCESSES=1 runs on this host alone. docs/several_hosts.md says more.",
@@ -80,13 +77,13 @@ class Parser(argparse.ArgumentParser):
       type=float,
       default=1800.0,
       metavar="SECS",
-      help="end all hosts when none of them makes progress for so long (default 1800)",
+      help="end all hosts when none makes progress for so long (default 1800)",
     )
     self.add_argument(
       "--allow_code",
       action="store_true",
-      help="import modules that a saved configuration (a config.json) names: row ops, sources and"
-      " evaluators of your own. Without it a run's folder is data and runs no code",
+      help="import modules of your own that a saved configuration (a config.json) names: row ops,"
+      " sources, evaluators. Without it a run's folder runs no code",
     )
     self.add_argument(
       "--help-config",
@@ -101,7 +98,7 @@ class Parser(argparse.ArgumentParser):
 
     Exits with 2 and one sentence on stderr when a flag is unknown or lacks its value.
     """
-    plain, overrides = self._taken_apart(args)
+    plain, overrides = self._split(args)
     found, unknown = self.parse_known_args(plain)
     if unknown:
       self._unknown(unknown[0])
@@ -115,11 +112,11 @@ class Parser(argparse.ArgumentParser):
         self.error(f"--{name} is required.")
 
   def error(self, message: str) -> NoReturn:
-    """One sentence, the way to help, exit code 2."""
+    """Prints the message and how to get help, and exits with 2."""
     self.exit(2, f"error: {message}\nSee {self.prog} --help.\n")
 
-  def _taken_apart(self, args: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """(the other arguments, the overrides): '--config.a.b=v' and '--config.a.b v'."""
+  def _split(self, args: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
+    """(other arguments, overrides); these are '--config.a.b=v' or '--config.a.b v'."""
     plain: list[str] = []
     overrides: list[tuple[str, str]] = []
     rest = list(args)
@@ -167,15 +164,14 @@ class _HelpConfig(argparse.Action):
 
 
 def listing(names: Sequence[str]) -> str:
-  """The keys of these sections as people read them: flag, default, meaning, choices."""
+  """The keys of these sections as text: flag, default, meaning, choices."""
   lines = []
   for path, key in schema.flat().items():
     if path.partition(".")[0] not in names:
       continue
     lines.append(f"{_PREFIX}{path}={key.default!r}")
     choices = f" One of {', '.join(repr(c) for c in key.choices)}." if key.choices else ""
-    wrapped = textwrap.wrap(key.text + choices, 92)
-    lines.extend(f"      {line}" for line in wrapped)
+    lines += [f"      {line}" for line in textwrap.wrap(key.text + choices, 92)]
   return "\n".join(lines) + "\n"
 
 

@@ -1,7 +1,7 @@
-"""Runs a user's config file, and turns what goes wrong in it into one sentence with its line.
+"""Runs a user's config file, and reports an error in it as one sentence with its line.
 
-The file becomes a module, and the specs that it declares are known by that module's name: in a
-run's config.json, and in what is sent to another process, where `find_again` makes the name known.
+The file becomes a module, whose name identifies the specs that it declares: in a run's config.json
+and in data for other processes, where `find_again` makes the name known.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from paligemma_jax.core import spec as specs
 
 
 def run(path: str, text: str) -> Any:
-  """What `get_config` of the file returns, called with the arguments in `text`.
+  """The result of the file's `get_config` with the arguments in `text`.
 
   Raises:
     ConfigError: no such file, no get_config in it, or any error while it runs.
@@ -63,23 +63,20 @@ def ran() -> dict[str, str]:
 
 
 def find_again(files: Mapping[str, str]) -> None:
-  """From now on an import of these modules runs these files; nothing is run before.
-
-  What lies beside them can be imported too, after all other modules.
-  """
+  """Lets imports of these modules run these files; modules beside them can be imported too."""
   sys.meta_path.insert(0, _Finder(dict(files)))
   sys.path.extend(dict.fromkeys(str(pathlib.Path(file).parent) for file in files.values()))
 
 
 def _existing(path: str) -> pathlib.Path:
-  """The file of that name here, with or without its '.py', else the page of ours."""
+  """The file of that name, with or without its '.py', else the page of ours."""
   file = pathlib.Path(path)
   for found in (file, pathlib.Path(f"{path}.py"), find(path)):
     if found is not None and found.is_file():
       return found.resolve()
   around = sorted(str(p) for p in _python_files(file.parent if file.parent.is_dir() else "."))
   around += sorted(str(p) for folder in ("transfers", "configs") for p in _python_files(folder))
-  around += likely()
+  around += [*names(), *(f"{_FOLDER}/{name}.py" for name in names())]
   hint = errors.did_you_mean(path, dict.fromkeys(around)) if around else ""
   raise errors.ConfigError(f"There is no config file {path!r}.{hint}")
 
@@ -89,7 +86,7 @@ def _python_files(folder: str | pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def _imported(file: pathlib.Path) -> types.ModuleType:
-  """The file as a module, freshly run, under a name by which its own specs are found again."""
+  """Runs the file as a module, under a name by which its specs are found again."""
   name = _module_name(file)
   module = importlib.util.module_from_spec(_module_spec(name, file))
   before = sys.modules.get(name)
@@ -113,15 +110,15 @@ def _module_name(file: pathlib.Path) -> str:
       name = ".".join(parts)
       if all(part.isidentifier() for part in parts) and not _is_another(name, file):
         return name
-  # Wherever it lies, so that a run is the same run when the file has moved.
+  # Without its folder, so that the run stays the same when the file has moved.
   return "config_file_" + re.sub(r"\W", "_", file.stem)
 
 
 def _is_another(name: str, file: pathlib.Path) -> bool:
-  """True of 'json' for a config file json.py: it must not take the place of the other module."""
+  """Whether the name is that of another module, as 'json' for a config file json.py."""
   there = sys.modules.get(name)
-  of_python = name in sys.stdlib_module_names
-  return of_python or (there is not None and getattr(there, "__file__", None) != str(file))
+  is_loaded = there is not None and getattr(there, "__file__", None) != str(file)
+  return is_loaded or name in sys.stdlib_module_names
 
 
 def _module_spec(name: str, file: str | pathlib.Path) -> importlib.machinery.ModuleSpec:
@@ -131,7 +128,7 @@ def _module_spec(name: str, file: str | pathlib.Path) -> importlib.machinery.Mod
 
 
 class _Loader(importlib.machinery.SourceFileLoader):
-  """Runs a config file; what lies beside the file can be imported meanwhile."""
+  """Runs a config file, while the modules beside it can be imported."""
 
   def exec_module(self, module: types.ModuleType) -> None:
     with neighbours(self.path):
@@ -139,7 +136,7 @@ class _Loader(importlib.machinery.SourceFileLoader):
 
 
 class _Finder(importlib.abc.MetaPathFinder):
-  """Finds config files by the names that they had in another process."""
+  """Finds config files by their module names in another process."""
 
   def __init__(self, files: Mapping[str, str]):
     self._files = files
@@ -154,13 +151,13 @@ class _Finder(importlib.abc.MetaPathFinder):
 
 @contextlib.contextmanager
 def neighbours(file: str | pathlib.Path) -> Iterator[None]:
-  """While the block runs, the modules in the file's folder can be imported, after all others."""
+  """Within the block the modules in the file's folder can be imported, after all others."""
   folder = str(pathlib.Path(file).parent.resolve())
   sys.path.append(folder)
   try:
     yield
   finally:
-    # The last one: the user's file may have changed sys.path too.
+    # Only the last one, since the user's file may have changed sys.path too.
     last = max((i for i, entry in enumerate(sys.path) if entry == folder), default=None)
     if last is not None:
       del sys.path[last]
@@ -196,7 +193,7 @@ def _reason(error: Exception) -> str:
 
 
 def _missing(error: Exception) -> tuple[str, list[str]]:
-  """A name that does not exist, and those that do in its place; '' and none for other errors."""
+  """The name that does not exist and the existing ones; ('', []) for other errors."""
   text = str(error)
   of_module = re.match(r"module '([\w.]+)' has no attribute '(\w+)'", text)
   if of_import := re.match(r"cannot import name '(\w+)' from '([\w.]+)'", text):
@@ -212,9 +209,9 @@ def _missing(error: Exception) -> tuple[str, list[str]]:
 
 
 def _section(error: Exception) -> str | None:
-  """Which section of the schema refused, '' for the top; None when none did.
+  """The section of the schema in which an error was raised, '' for the top; None for others.
 
-  The message of ml_collections does not say it, the ConfigDict in its frames does.
+  It is found from the ConfigDict in the error's frames, since ml_collections does not name it.
   """
   found = None
   for frame, _ in traceback.walk_tb(error.__traceback__):
@@ -231,13 +228,13 @@ _FOLDER = "transfers"
 
 
 def folder() -> pathlib.Path:
-  """Where they lie."""
+  """The folder of our pages."""
   inside = _PACKAGE / _FOLDER
   return inside if inside.is_dir() else _PACKAGE.parent / _FOLDER
 
 
 def names() -> list[str]:
-  """'okvqa' for okvqa.py; none where a package was put together without them."""
+  """The names of our pages, as 'okvqa'; [] in a package without them."""
   return sorted(file.stem for file in folder().glob("*.py") if file.stem != "__init__")
 
 
@@ -250,24 +247,16 @@ def find(path: str) -> pathlib.Path | None:
   return folder() / f"{stem}.py"
 
 
-def likely() -> list[str]:
-  """How a page can be asked for, for near matches."""
-  return [*names(), *(f"{_FOLDER}/{name}.py" for name in names())]
-
-
 _TRUE = ("true", "1", "yes", "on")
-_NOTHING = ("()", "[]", "none", "")  # A tuple of specs can be emptied.
+_NOTHING = ("()", "[]", "none", "")  # Empties a tuple of specs.
 _FALSE = ("false", "0", "no", "off")
 
 
 def parse(text: str, kind: type, what: str) -> Any:
   """`text` as a bool, int, float, str, tuple or dict.
 
-  Args:
-    what: the argument or dotted key, named in the error.
-
   Raises:
-    ConfigError: the text does not read as that type.
+    ConfigError: the text is not of that type; `what` is the argument or dotted key to name.
   """
   if kind is str:
     return text
@@ -304,10 +293,10 @@ def _literal(text: str, kind: type, what: str) -> Any:
 
 
 def parameters(fn: Callable[..., Any]) -> dict[str, type]:
-  """{'res': int, ...}: the arguments of a get_config function and their types.
+  """{'res': int, …}: the arguments of a get_config function and their types.
 
   Raises:
-    ConfigError: an argument has no default, or its type cannot be written after a colon.
+    ConfigError: an argument has no default, or a type other than bool, int, float and str.
   """
   where = f"{fn.__code__.co_filename}:{fn.__code__.co_firstlineno}"
   try:
@@ -333,8 +322,7 @@ def arguments(text: str, kinds: Mapping[str, type], what: str) -> dict[str, Any]
   """'res=448,final' -> {'res': 448, 'final': True}.
 
   Args:
-    text: what stands after the colon; '' for nothing.
-    kinds: the arguments that exist, from `parameters`.
+    kinds: from `parameters`.
     what: the config file, named in errors.
   """
   values: dict[str, Any] = {}
@@ -354,10 +342,10 @@ def arguments(text: str, kinds: Mapping[str, type], what: str) -> dict[str, Any]
 def override(config: ml_collections.ConfigDict, path: str, text: str) -> None:
   """Sets `config.<path>` to `text`, read as the type of the present value.
 
-  The path may go on into specs and tuples: 'train.source.path', 'evals.0.limit'.
+  The path may continue into specs and tuples: 'train.source.path', 'evals.0.limit'.
 
   Raises:
-    ConfigError: no such key or field, or a text that does not read as its type.
+    ConfigError: no such key or field, or a text of another type.
   """
   first, _, rest = path.partition(".")
   names = schema.sections()
@@ -416,7 +404,7 @@ def _holds_specs(value: Any) -> bool:
 
 
 def _guess(text: str) -> Any:
-  """The plain value that the text reads as, else the text: for keys that have no present value."""
+  """The Python value of a text, or the text itself, for keys without a present value."""
   try:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError):

@@ -1,4 +1,4 @@
-"""Configurations: made with defaults, loaded from a file, overridden, checked, saved, compared."""
+"""Makes, loads, overrides, saves and compares configurations."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
 from paligemma_jax.core import strict_json
 
-validate = validation.validate  # One door: `config.load`, `config.validate`, `config.save`.
+validate = validation.validate  # So that callers need only this module.
 
 
 def default_config() -> ml_collections.ConfigDict:
-  """A locked ConfigDict with every legal key at its default (see `schema.SCHEMA`)."""
+  """A locked ConfigDict of all keys of `schema.SCHEMA`, with their defaults."""
   config = ml_collections.ConfigDict()
   for name, entry in schema.SCHEMA.items():
     if isinstance(entry, schema.Key):
@@ -45,10 +45,10 @@ def default_config() -> ml_collections.ConfigDict:
 
 
 def sweepable(fn: Callable[..., Any]) -> Callable[..., Any]:
-  """Decorates a `get_config` so that its arguments can be set after a colon and by name.
+  """Decorates a `get_config` whose arguments `--config file.py:res=448` sets.
 
-  Every argument has a default and is a bool, int, float or str; `--config file.py:res=448` sets
-  it. A misspelled name is a ConfigError with the near match, also when called from Python.
+  Every argument has a default and is a bool, int, float or str. A misspelled name is a ConfigError
+  with the near match, also when called from Python.
   """
   kinds = config_file.parameters(fn)
 
@@ -66,17 +66,17 @@ def sweepable(fn: Callable[..., Any]) -> Callable[..., Any]:
 def load(
   spec: str, overrides: Sequence[str | tuple[str, str]] = (), *, allow_code: bool = False
 ) -> ml_collections.ConfigDict:
-  """The configuration that a file makes, overridden; not yet validated.
+  """The configuration of a file, overridden but not yet validated.
 
   Args:
     spec: 'transfers/vqav2.py:res=448,tune=lora', or a 'config.json' that `save` wrote.
-    overrides: 'optim.lr=3e-5' or ('optim.lr', '3e-5'), applied in order; typed by the value that
-      is there.
-    allow_code: of a 'config.json': import modules that it names and that are not ours. A file
-      with get_config is code, and naming it is consent.
+    overrides: 'optim.lr=3e-5' or ('optim.lr', '3e-5'), applied in order; read as the type of the
+      present value.
+    allow_code: let a 'config.json' import modules that are not ours. For a file with get_config,
+      which is code, naming it is consent.
 
   Raises:
-    ConfigError: no such file, an error in it (named with its line), an unknown argument or key.
+    ConfigError: no such file, an error in it (with its line), an unknown argument or key.
   """
   path, _, text = spec.partition(":")
   if path.endswith(".json"):
@@ -99,9 +99,9 @@ def load(
 
 
 def import_code(config: ml_collections.ConfigDict) -> None:
-  """Puts functions in place of the texts that name them (see `schema.code`): code of the user's.
+  """Replaces the names of the user's functions (see `schema.code`) by these functions.
 
-  Only for a configuration whose code may run; elsewhere the texts stay, and a run refuses them.
+  Only for a configuration whose code may run; otherwise the names stay, and a run refuses them.
   """
   for key in schema.code():
     section, _, name = key.rpartition(".")
@@ -117,13 +117,13 @@ def overridden(
   *,
   allow_code: bool = False,
 ) -> ml_collections.ConfigDict:
-  """A copy of a configuration from Python, overridden; not yet validated.
+  """A copy of a configuration from Python, overridden but not yet validated.
 
   Args:
-    allow_code: import functions that the configuration names by a text.
+    allow_code: import the functions that the configuration names.
 
   Raises:
-    ConfigError: it is none that `default_config` made, or an override that `load` would refuse.
+    ConfigError: it is no ConfigDict of `default_config`, or a wrong override as of `load`.
   """
   if not isinstance(config, ml_collections.ConfigDict):
     raise errors.ConfigError(
@@ -139,7 +139,6 @@ def overridden(
 def _override(
   config: ml_collections.ConfigDict, overrides: Sequence[str | tuple[str, str]]
 ) -> None:
-  """Applies overrides in order, as `load` takes them."""
   for item in overrides:
     key, equals, value = item.partition("=") if isinstance(item, str) else (item[0], "=", item[1])
     if not equals:
@@ -148,9 +147,9 @@ def _override(
 
 
 def save(config: ml_collections.ConfigDict, path: str | os.PathLike[str]) -> None:
-  """Writes the configuration as JSON, atomically; `read` gives back an equal one.
+  """Writes the configuration as JSON, atomically, for `read`.
 
-  Where config files lie whose specs it holds is written beside it, for `read` with consent.
+  The paths of config files whose specs it holds go into a file beside it.
   """
   text = json.dumps(specs.to_json(config.to_dict()), indent=2, allow_nan=False) + "\n"
   ran = config_file.ran()
@@ -163,14 +162,10 @@ def save(config: ml_collections.ConfigDict, path: str | os.PathLike[str]) -> Non
 def read(
   path: str | os.PathLike[str], *, allow_code: bool = False, keep_unknown: bool = False
 ) -> ml_collections.ConfigDict:
-  """The configuration that `save` wrote.
-
-  Args:
-    allow_code, keep_unknown: what is done about specs that are not ours, see `spec.from_json`.
+  """The configuration that `save` wrote; `allow_code` and `keep_unknown` as of `spec.from_json`.
 
   Raises:
-    ConfigError: no such file, no JSON, a key that this version does not know, or code that is not
-      allowed.
+    ConfigError: no such file, no JSON, an unknown key, or code that is not allowed.
   """
   try:
     data = strict_json.read_object(path)
@@ -192,7 +187,7 @@ def read(
 
 
 def _with_new_names(data: Mapping[str, Any]) -> dict[str, Any]:
-  """What an older version saved, under the keys of this one."""
+  """Renames the keys of older versions."""
   out = {name: dict(value) if isinstance(value, Mapping) else value for name, value in data.items()}
   for old, new in schema.RENAMED.items():
     (section, name), name_now = old.split("."), new.rpartition(".")[2]
@@ -202,10 +197,10 @@ def _with_new_names(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_plain(data: Mapping[str, Any], what: str) -> ml_collections.ConfigDict:
-  """A configuration from nested plain data; keys that are absent keep their defaults.
+  """A configuration from nested plain data, with defaults for absent keys.
 
   Args:
-    what: where the data is from, named in errors.
+    what: the origin of the data, named in errors.
   """
   config = default_config()
   names = schema.sections()
@@ -225,7 +220,7 @@ def from_plain(data: Mapping[str, Any], what: str) -> ml_collections.ConfigDict:
 
 
 def fingerprint(value: Any) -> str:
-  """16 hex digits that are equal for equal sections, specs and plain values."""
+  """16 hex digits of a digest of a section, a spec or a plain value."""
   if isinstance(value, ml_collections.ConfigDict):
     value = value.to_dict()
   text = json.dumps(specs.to_json(value), sort_keys=True, allow_nan=False)
@@ -233,12 +228,11 @@ def fingerprint(value: Any) -> str:
 
 
 def changes(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> dict[str, list[str]]:
-  """What differs between the configuration of a run and the one it is resumed with.
+  """The differences between the configuration of a run and the one that it is resumed with.
 
   Returns:
-    {"refuse": [...], "data": [...], "moved": [...], "warn": [...], "allow": [...]}: by the policy
-    of each key (`Key.resume`), sentences such as "train.pp[1].size: 224 -> 448", one for each
-    field. "moved" are the paths of "data": what lies there decides.
+    {policy of the key (`Key.resume`): texts such as "train.pp[1].size: 224 -> 448"}. The paths
+    among "data" come under "moved", since only a change of the content there matters.
   """
   found: dict[str, list[str]] = {
     policy: [] for policy in ("refuse", "data", "moved", "warn", "allow")
@@ -260,7 +254,7 @@ def _files_beside(path: str | os.PathLike[str]) -> str:
 
 
 def _read_files(path: str) -> dict[str, str]:
-  """{module: config file}; {} when none were written or they are of no use."""
+  """{module: config file}; {} when there are none, or the file is unreadable."""
   try:
     files = strict_json.read_object(path)
   except (OSError, strict_json.Malformed):
@@ -273,19 +267,19 @@ def _plain(value: Any) -> Any:
 
 
 def is_place(path: str) -> bool:
-  """True of 'train.source.parts[0].source.path': it says where, not what."""
+  """Whether the key is a path, as 'train.source.parts[0].source.path'."""
   field = path.rpartition(".")[2]
   return path == "tokenizer" or (field in schema.PLACES and "pp" not in re.findall(r"\w+", path))
 
 
 def _own_name(value: Any) -> Any:
-  """A function by its name alone: its module's is another one where its file has moved."""
+  """The name of a function without its module, which changes when the file moves."""
   text = value if isinstance(value, str) else specs.function_path(value)
   return text.rpartition(":")[2] or value
 
 
 def _default(key: schema.Key) -> Any:
-  if key.form in ("spec", "code"):  # Or a value of one class could not replace one of another.
+  if key.form in ("spec", "code"):  # So that another class may replace it.
     return ml_collections.config_dict.placeholder(object)
   return copy.copy(key.default)
 
@@ -305,26 +299,19 @@ _ABSENT = object()
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-  """One value that differs.
-
-  Attributes:
-    path: 'train.pp[1].size'.
-    text: 'train.pp[1].size: 224 -> 448'.
-  """
+  """One value that differs: its path 'train.pp[1].size' and 'train.pp[1].size: 224 -> 448'."""
 
   path: str
   text: str
 
 
 def between(before: Any, after: Any, path: str) -> list[Difference]:
-  """The least parts that differ, in order; [] for equal data.
+  """The smallest parts that differ between two results of `spec.to_json`, in order.
 
-  A spec of the user's is known by its class alone, and not by the module that its class is in,
-  whose name depends on where the file lies.
+  Specs of the user are compared by class name, since their module's name depends on its path.
 
   Args:
-    before, after: what `spec.to_json` gives.
-    path: what the whole is called.
+    path: of the whole.
   """
   if isinstance(before, Mapping) and isinstance(after, Mapping):
     if _kind(before) != _kind(after):
@@ -337,11 +324,12 @@ def between(before: Any, after: Any, path: str) -> list[Difference]:
     ]
   if _is_list(before) and _is_list(after):
     return _of_lists(list(before), list(after), path)
-  return [] if _same(before, after) else [_changed(path, before, after)]
+  is_same = before == after and isinstance(before, bool) == isinstance(after, bool)
+  return [] if is_same else [_changed(path, before, after)]
 
 
 def nameless(value: Any) -> Any:
-  """The data without the modules of the user's specs: equal for equal specs, wherever they lie."""
+  """The data without the module names of the user's specs, which depend on their paths."""
   if isinstance(value, Mapping):
     inside = {name: nameless(v) for name, v in value.items()}
     return {**inside, _KIND: _kind(value)} if _KIND in value else inside
@@ -349,7 +337,7 @@ def nameless(value: Any) -> Any:
 
 
 def shown(value: Any) -> str:
-  """'Resize(size=224)' for a spec, else the value as Python writes it; cut when it is long."""
+  """'Resize(size=224)' for a spec, else the repr of the value; truncated when long."""
   text = _text(value)
   return text if len(text) <= _SHOWN_CHARS else f"{text[: _SHOWN_CHARS - 1]}…"
 
@@ -361,7 +349,7 @@ def _of_lists(before: list[Any], after: list[Any], path: str) -> list[Difference
       for i, (old, new) in enumerate(zip(before, after, strict=True))
       for found in between(old, new, f"{path}[{i}]")
     ]
-  if len(before) + len(after) > 1000:  # Thousands of plain values: no one reads them.
+  if len(before) + len(after) > 1000:  # Too many to list.
     return [_changed(path, before, after)]
   old, new = ([json.dumps(nameless(v), sort_keys=True) for v in s] for s in (before, after))
   found = []
@@ -369,26 +357,22 @@ def _of_lists(before: list[Any], after: list[Any], path: str) -> list[Difference
   for what, i, i_end, j, j_end in matcher.get_opcodes():
     if what == "equal":
       continue
-    found += [_said(f"{path}[{k}]", f"{shown(before[k])} is gone") for k in range(i, i_end)]
-    found += [_said(f"{path}[{k}]", f"{shown(after[k])} is new") for k in range(j, j_end)]
+    found += [_difference(f"{path}[{k}]", f"{shown(before[k])} is gone") for k in range(i, i_end)]
+    found += [_difference(f"{path}[{k}]", f"{shown(after[k])} is new") for k in range(j, j_end)]
   return found
 
 
 def _changed(path: str, before: Any, after: Any) -> Difference:
-  return _said(path, f"{shown(before)} -> {shown(after)}")
+  return _difference(path, f"{shown(before)} -> {shown(after)}")
 
 
-def _said(path: str, text: str) -> Difference:
+def _difference(path: str, text: str) -> Difference:
   return Difference(path, f"{path}: {text}")
 
 
 def _kind(value: Mapping[str, Any]) -> str:
   kind = str(value.get(_KIND, ""))
   return kind if kind.startswith(_OURS) else kind.rpartition(":")[2]
-
-
-def _same(before: Any, after: Any) -> bool:
-  return before == after and isinstance(before, bool) == isinstance(after, bool)
 
 
 def _is_list(value: Any) -> bool:

@@ -1,7 +1,7 @@
-"""The schema: every key a configuration can hold, with its default, its meaning and its limits.
+"""The schema: every key of a configuration, with its default, its meaning and its limits.
 
-This table is the only place of a default. `config.default_config` turns it into a ConfigDict,
-`validation.validate` checks values against it, `--help-config` prints it.
+Defaults are only here. `load.default_config` makes a ConfigDict of this table,
+`validation.validate` checks values against it, and `--help-config` prints it.
 """
 
 from __future__ import annotations
@@ -18,20 +18,17 @@ class Key:
   """One key of the configuration.
 
   Attributes:
-    default: the value when nothing is said; its type is the type of the key.
-    text: what it means, for people.
+    default: also gives the type of the key.
+    text: its meaning, for --help-config.
     choices: the legal strings; () for any.
-    low: the least legal number.
-    high: the greatest legal number.
-    form: what the type does not say: "duration", "regex" (a tuple of them), "rules" (pairs of
-      regex and number >= 0), "axes" (pairs of name and size), "lengths" (rising positive ints),
-      "spec" (one, or None), "specs" (a tuple of them), "code" (a function of the user's, a text
-      'module:name' of one, a spec that can be called, or None), "free" (a dict of any keys), ""
-      for plain.
-    resume: what a change between saving and resuming a run does: "refuse" when the rest of the
-      run would no longer be the run that was started, "data" when it would be with other rows
-      (which --allow_data_change allows), "warn" when that is a thing people do on purpose, "allow"
-      when training is not touched.
+    low, high: the least and the greatest legal number.
+    form: "" where the type says all; "duration", "regex" (a tuple of them), "rules" (pairs of regex
+      and number >= 0), "axes" (pairs of name and size), "lengths" (rising positive ints), "spec"
+      (one, or None), "specs" (a tuple of them), "code" (a function of the user's, its name
+      'module:name', a spec that can be called, or None), "free" (a dict of any keys).
+    resume: the effect of a change before a run is resumed: "refuse" when it would be another run,
+      "data" when it would train on other rows (which --allow_data_change allows), "warn" when
+      people change it on purpose, "allow" when it does not affect training.
   """
 
   default: Any
@@ -43,16 +40,16 @@ class Key:
   resume: str = "refuse"
 
 
-# Fields of sources that say where something lies; what lies there decides whether it is the same.
+# Fields of sources that are paths; the content there decides whether the data is the same.
 PLACES = ("path", "images", "videos", "root", "data_dir")
 
 SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
   "seed": Key(
-    0, "Row order, augmentation, dropout and initial weights follow from it.", low=0, high=2**63 - 1
+    0, "Seed of row order, augmentation, dropout and initial weights.", low=0, high=2**63 - 1
   ),
   "model": {
-    "variant": Key("tiny", "Which model; the sizes of a name are in models/variants.py."),
-    "res": Key(112, "Side of the square image in pixels; a multiple of the patch.", low=1),
+    "variant": Key("tiny", "Name of the model; models/variants.py has the sizes."),
+    "res": Key(112, "Side of the square image in pixels, a multiple of the patch size.", low=1),
     "dropout": Key(0.0, "Share of activations dropped in the decoder.", low=0, high=0.99),
     "dtype": Key(
       "auto",
@@ -67,8 +64,8 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
     ),
     "attention": Key(
       "auto",
-      "Logits of attention all at once (plain), by chunks of queries (chunked), never written"
-      " (flash: the device's kernel, where it has one); auto: by length and device.",
+      "Attention logits all at once (plain), by chunks of queries (chunked), or in a fused kernel"
+      " of the device (flash); auto: by length and device.",
       choices=("auto", "plain", "chunked", "flash"),
       resume="allow",
     ),
@@ -83,39 +80,43 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
     ),
     "quantize": Key(
       "",
-      "Keep matrices that do not train in 4 or 8 bits; '': in the compute dtype.",
+      "Quantize frozen matrices to 4 or 8 bits; '': keep them in the compute dtype.",
       choices=("", "nf4", "int8", "int4"),
     ),
-    "quantize_targets": Key((".*",), "Matrices (and embedding table) so kept.", form="regex"),
-    "overrides": Key({}, "Sizes that differ from the variant: {'llm': {'depth': 2}}.", form="free"),
+    "quantize_targets": Key(
+      (".*",), "Frozen matrices to quantize, embedding table too.", form="regex"
+    ),
+    "overrides": Key({}, "Sizes other than the variant's, as {'llm': {'depth': 2}}.", form="free"),
   },
   "lora": {
-    "rank": Key(0, "Rank of the adapters; 0: there are none.", low=0),
+    "rank": Key(0, "Rank of the adapters; 0: no adapters.", low=0),
     "alpha": Key(16.0, "Adapters are scaled by alpha / rank.", low=0),
     "rslora": Key(False, "Scale by alpha / sqrt(rank) instead, for high ranks."),
-    "dora": Key(False, "Train the length of each output's weights apart from its direction."),
+    "dora": Key(False, "DoRA: train magnitude and direction of the weights apart."),
     "dropout": Key(0.0, "Share of an adapter's inputs dropped.", low=0, high=0.99),
     "targets": Key((), "Matrices that get an adapter.", form="regex"),
   },
   "init": Key(
     "", "Weights to start from: a path, a published name, an id on the hub; '': from scratch."
   ),
-  "init_fresh": Key((), "Parameters that start new instead of being read from init.", form="regex"),
+  "init_fresh": Key(
+    (), "Parameters to initialize instead of reading them from init.", form="regex"
+  ),
   "init_only": Key(
-    (), "Parameters that are read from init, the others start new; (): all.", form="regex"
+    (), "Parameters to read from init, all others are initialized; (): all.", form="regex"
   ),
   "tokenizer": Key(
-    "", "SentencePiece file; '': the one beside init, else the embedded one.", resume="data"
+    "", "SentencePiece file; '': that of init, else the embedded one.", resume="data"
   ),
   "train": {
     "source": Key(
       None, "The training rows: a spec of paligemma_jax.sources.", form="spec", resume="data"
     ),
     "pp": Key(
-      (), "Row ops, in order; they end in image, prefix and suffix.", form="specs", resume="data"
+      (), "Row ops, in order; they make image, prefix and suffix.", form="specs", resume="data"
     ),
-    "text_len": Key(64, "Tokens of prefix and suffix together, per row.", low=2),
-    "batch_size": Key(32, "Rows per step over all hosts and devices.", low=1),
+    "text_len": Key(64, "Tokens of prefix and suffix together, per example.", low=2),
+    "batch_size": Key(32, "Examples per step over all hosts and devices.", low=1),
     "total": Key(
       "", "Length of the run: '15 epochs', '2000 steps', ….", form="duration", resume="warn"
     ),
@@ -126,36 +127,38 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
       choices=("error", "truncate", "cut", "drop"),
     ),
     "bad_rows": Key(
-      0, "How many unreadable rows are put up with before the run stops.", low=0, resume="allow"
+      0, "Unreadable rows that are skipped before the run stops.", low=0, resume="allow"
     ),
-    "shuffle": Key(True, "Rows in a new random order every epoch, else in file order."),
+    "shuffle": Key(True, "Read rows in a new random order every epoch, else in file order."),
     "buckets": Key(
       (),
-      "Lengths to pad text to, the least that fits; (): text_len. In evaluation too.",
+      "Lengths to pad text to, the shortest that fits; (): text_len. Also in evaluation.",
       form="lengths",
     ),
     "num_workers": Key(0, "Processes that read rows; 0: threads only.", low=0, resume="allow"),
     "num_threads": Key(2, "Threads that prepare rows, per process.", low=1, resume="allow"),
     "cache_image_features": Key(
       "",
-      "Where to keep what a vision tower that does not train makes of each image, so that"
-      " it runs once per image: 'memory' or a folder; '': nowhere.",
+      "Where to cache the image features of a frozen vision tower, so that it runs once per"
+      " image: 'memory' or a folder; '': no cache.",
       resume="allow",
     ),
     "feature_cache_gb": Key(
       8.0,
-      "Most that this takes, in GB, per process; what is over is computed again.",
+      "Limit of that cache in GB per process; features beyond it are recomputed.",
       low=0,
       resume="allow",
     ),
     "stall_secs": Key(
       60.0,
-      "Seconds without a row after which the run ends; in evaluation too.",
+      "Seconds without a row after which the run ends, also in evaluation.",
       low=1,
       resume="allow",
     ),
     "prefetch": Key(4, "Batches prepared ahead of the step.", low=0, resume="allow"),
-    "grad_accum_steps": Key(1, "Parts a batch is cut into to save memory; same gradient.", low=1),
+    "grad_accum_steps": Key(
+      1, "Micro-batches of a batch, to save memory; the gradient is the same.", low=1
+    ),
     "loss": Key(
       None,
       "A loss of your own, 'module:function': (logits, targets) -> loss of each token; None:"
@@ -180,14 +183,14 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
     ),
     "b1": Key(
       0.9,
-      "Adam, Adafactor (0: no mean kept): decay of the mean of gradients.",
+      "Adam, Adafactor (0: no momentum): decay of the mean of gradients.",
       low=0,
       high=1,
       resume="warn",
     ),
     "b2": Key(
       0.999,
-      "Adam: decay of the mean of squares; Adafactor: its greatest.",
+      "Adam: decay of the mean of squares; Adafactor: its largest decay.",
       low=0,
       high=1,
       resume="warn",
@@ -198,16 +201,19 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
       low=0,
       resume="warn",
     ),
-    "momentum": Key(0.0, "SGD: decay of the sum of gradients; 0: none kept.", low=0, high=1),
+    "momentum": Key(0.0, "SGD: decay of the sum of gradients; 0: no momentum.", low=0, high=1),
     "mu_dtype": Key(
       "float32", "Dtype of the first moment (mean or momentum).", choices=("float32", "bfloat16")
     ),
     "rms_clip": Key(
-      0.0, "Adafactor: largest root mean square of a leaf's update; 0: any.", low=0, resume="warn"
+      0.0,
+      "Adafactor: largest root mean square of a parameter's update; 0: any.",
+      low=0,
+      resume="warn",
     ),
     "ema": Key(
       0.0,
-      "Decay of a moving average of the trainable parameters, to evaluate and export; 0: off.",
+      "Decay of a moving average of trainable parameters, evaluated and exported; 0: off.",
       low=0,
       high=1,
     ),
@@ -215,22 +221,22 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
       1.0, "Largest global norm of the gradient; 0: any.", low=0, resume="warn"
     ),
     "label_smoothing": Key(
-      0.0, "Share of the target given to all tokens alike.", low=0, high=0.99, resume="warn"
+      0.0, "Share of the target spread evenly over all tokens.", low=0, high=0.99, resume="warn"
     ),
     "schedule": Key(
       "cosine",
-      "Course of the learning rate after warm-up.",
+      "Schedule of the learning rate after warm-up.",
       choices=("cosine", "linear", "constant", "rsqrt"),
       resume="warn",
     ),
     "custom_schedule": Key(
       None,
-      "A course of your own in place of schedule, 'module:function': (step, total) -> share of lr.",
+      "A schedule of your own, 'module:function': (step, total) -> share of lr.",
       form="code",
       resume="warn",
     ),
     "warmup": Key(
-      "5%", "Rise of the learning rate from 0 at the start.", form="duration", resume="warn"
+      "5%", "Length of the linear rise from 0 at the start.", form="duration", resume="warn"
     ),
     "schedule_start": Key(
       0,
@@ -244,12 +250,12 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
       10000, "rsqrt: steps after which lr begins to fall.", low=1, resume="warn"
     ),
     "cooldown": Key(
-      "", "Fall of the learning rate to 0 at the end.", form="duration", resume="warn"
+      "", "Length of the linear fall to 0 at the end.", form="duration", resume="warn"
     ),
-    "freeze": Key((), "Parameters that do not train.", form="regex"),
-    "train_only": Key((), "Parameters that train, all others do not; (): all.", form="regex"),
+    "freeze": Key((), "Parameters to freeze.", form="regex"),
+    "train_only": Key((), "Parameters to train, all others are frozen; (): all.", form="regex"),
     "lr_mults": Key(
-      (), "Pairs (regex, factor on lr); the first that matches counts.", form="rules", resume="warn"
+      (), "Pairs (regex, factor on lr); the first match counts.", form="rules", resume="warn"
     ),
     "nonfinite_in_a_row": Key(
       3,
@@ -271,11 +277,11 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
   },
   "ckpt": {
     "every": Key(
-      "1000 steps", "How often state is saved; always at the end.", form="duration", resume="allow"
+      "1000 steps", "How often state is saved, besides at the end.", form="duration", resume="allow"
     ),
-    "keep": Key(2, "Newest checkpoints that are kept.", low=1, resume="allow"),
+    "keep": Key(2, "Number of newest checkpoints to keep.", low=1, resume="allow"),
     "best": Key(
-      "", "Metric whose best checkpoint is kept too, as in 'val/acc/acc'; '': none.", resume="allow"
+      "", "Metric whose best checkpoint is kept too, as 'val/acc/acc'; '': none.", resume="allow"
     ),
     "best_mode": Key(
       "max", "Which value of that metric is best.", choices=("max", "min"), resume="allow"
@@ -283,7 +289,7 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
     "async_save": Key(True, "Write checkpoints while training goes on.", resume="allow"),
     "export": Key(
       "",
-      "Write the weights at the end also in this format; '': no.",
+      "Also write the final weights in this format; '': no.",
       choices=("", "npz"),
       resume="allow",
     ),
@@ -297,7 +303,7 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
   },
   "evals": Key(
     (),
-    "Evaluators: specs of paligemma_jax.evals; --config.evals=none switches them off.",
+    "Evaluators: specs of paligemma_jax.evals; --config.evals=none removes them.",
     form="specs",
     resume="allow",
   ),
@@ -305,7 +311,7 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
 
 
 def flat() -> dict[str, Key]:
-  """{'optim.lr': Key(...)}: every key by its dotted path, in the order of the schema."""
+  """{'optim.lr': Key(...)}: all keys by their dotted paths, in the order of the schema."""
   keys = {}
   for name, entry in SCHEMA.items():
     if isinstance(entry, Key):
@@ -326,7 +332,7 @@ def sections() -> dict[str, tuple[str, ...]]:
   return {"": tuple(SCHEMA), **named}
 
 
-# Keys that had another name in older versions: what those saved is read, what is written is not.
+# Names of keys in older versions, which are read from saved configurations only.
 RENAMED = {
   "model.packed": "model.quantize",
   "model.packed_names": "model.quantize_targets",
@@ -336,7 +342,7 @@ RENAMED = {
   "optim.clip": "optim.grad_clip_norm",
 }
 
-# How other libraries and older versions call what these keys say.
+# Names of these keys in other libraries and in older versions.
 _ELSEWHERE = {
   **{old.rpartition(".")[2]: new for old, new in RENAMED.items()},
   "learning_rate": "optim.lr",
@@ -378,26 +384,21 @@ _ELSEWHERE = {
 
 
 def unknown_key(key: str, section: str = "") -> str:
-  """One sentence: the key does not exist, the nearest that do, with their full dotted paths.
-
-  Args:
-    key: the misspelled last part, such as 'lrr'.
-    section: where it stood, such as 'optim'; '' for the top.
-  """
+  """The error message for the unknown key 'lrr' in the section 'optim' ('' for the top)."""
   path = f"{section}.{key}" if section else key
   here = [f"{section}.{name}" if section else name for name in sections()[section]]
   close = _like(key, here)
   if not close:  # Perhaps the right key in the wrong section: c.lr for c.optim.lr.
     close = _like(key, [*flat(), *SCHEMA])
   if close:
-    hint = " Did you mean " + " or ".join(repr(c) for c in close) + "?"
+    hint = f" Did you mean {' or '.join(map(repr, close))}?"
   else:
-    hint = f" Known: {', '.join(repr(h) for h in here)}."
+    hint = f" Known: {', '.join(map(repr, here))}."
   return f"There is no key {path!r}.{hint}"
 
 
 def _like(key: str, paths: list[str]) -> list[str]:
-  """Up to three paths whose last part is like `key`, best first; exact and swapped ones first."""
+  """Up to three paths whose last part is like `key`, best first."""
   by_leaf: dict[str, list[str]] = {}
   for path in paths:
     by_leaf.setdefault(path.rpartition(".")[2], []).append(path)

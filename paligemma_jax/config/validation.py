@@ -1,4 +1,4 @@
-"""Checks everything about a configuration that needs neither a device, nor data, nor JAX."""
+"""Checks configurations, without devices, data or JAX."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from paligemma_jax.regions import answer_forms
 def validate(
   config: ml_collections.ConfigDict, *, training: bool = True, variants: Iterable[str] = ()
 ) -> None:
-  """Passes, or raises one ConfigError that lists all that is wrong.
+  """Passes, or raises one ConfigError that lists all problems.
 
-  Checked: keys and types, choices and ranges, durations, regex syntax, that ops and evaluators
-  are specs with legal options, that every column which an op or evaluator reads is produced by the
-  source or an earlier op (a source whose columns are unknown is trusted), image sizes, names.
+  It checks keys and types, choices and ranges, durations, regex syntax, the options of ops and
+  evaluators, image sizes, names, and that the source or an earlier op makes every column that an op
+  or evaluator reads (unless the columns of the source are unknown).
 
   Args:
-    training: also ask for what a training run needs: source, ops, total, learning rate.
-    variants: the models there are (`models.variants.VARIANTS`); () leaves the name unchecked.
+    training: also check what a training run needs: source, ops, total, learning rate.
+    variants: the known models (`models.variants.VARIANTS`); () leaves the name unchecked.
   """
   found = list(_structure(config))
-  if not found:  # What follows reads the keys, so they have to be there and of their types.
+  if not found:  # The next checks rely on keys and types.
     found = [*_relations(config, tuple(variants)), *evaluators(config)]
     if training:
       found += _training(config)
@@ -43,8 +43,11 @@ def validate(
     raise errors.ConfigError(f"The configuration has {len(found)} problems:{listed}")
 
 
+_KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+
+
 def _structure(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """Every key of the schema is there, nothing else is, each value is legal by itself."""
+  """Problems of keys, and of values by themselves."""
   for section, names in schema.sections().items():
     values = config.get(section) if section else config
     if not isinstance(values, ml_collections.ConfigDict):
@@ -63,7 +66,7 @@ def _structure(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 
 def _problems(path: str, key: schema.Key, value: Any) -> Iterator[str]:
-  """What is wrong with one value by itself."""
+  """Problems of one value by itself."""
   if key.form:
     try:
       check(key.form, path, value)
@@ -73,7 +76,7 @@ def _problems(path: str, key: schema.Key, value: Any) -> Iterator[str]:
   kind = type(key.default)
   number = int if kind is float and type(value) is int else kind
   if type(value) is not number:
-    yield f"{path} must be {_article(kind)}, but {value!r} is a {type(value).__name__}."
+    yield f"{path} must be {_KINDS[kind]}, but {value!r} is a {type(value).__name__}."
   elif key.choices and value not in key.choices:
     yield f"Unknown {path} {value!r}.{errors.did_you_mean(str(value), key.choices)}"
   elif kind in (int, float) and not math.isfinite(value):
@@ -84,12 +87,8 @@ def _problems(path: str, key: schema.Key, value: Any) -> Iterator[str]:
     yield f"{path} must be at most {key.high}, not {value!r}."
 
 
-def _article(kind: type) -> str:
-  return {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}[kind]
-
-
 def _relations(config: ml_collections.ConfigDict, variants: tuple[str, ...]) -> Iterator[str]:
-  """Keys that are legal by themselves but not together."""
+  """Problems of values together."""
   model, train, optim = config.model, config.train, config.optim
   if variants and model.variant not in variants:
     yield f"Unknown model.variant {model.variant!r}.{errors.did_you_mean(model.variant, variants)}"
@@ -146,7 +145,7 @@ def _optimizer_options(optim: ml_collections.ConfigDict) -> Iterator[str]:
 
 
 def _training(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """What a training run cannot do without."""
+  """Problems of a training run."""
   train = config.train
   if train.source is None:
     yield "train.source is not set: give it the training rows, as in sources.Jsonl('train.jsonl')."
@@ -175,14 +174,15 @@ def _training(config: ml_collections.ConfigDict) -> Iterator[str]:
       " another image of a row every epoch, so nothing could be reused. Leave one of them out."
     )
   if train.source is not None:
-    yield from training(config)
+    wanted = dict.fromkeys(_EVAL_COLUMNS["train"], "training")
+    yield from _flow("train", config.model.res, train.source, train.pp, wanted)
   yield from _best(config)
 
 
 def _best(config: ml_collections.ConfigDict) -> Iterator[str]:
   best = config.ckpt.best
   evaluators = [e for e in config.evals if isinstance(e, protocols.Evaluator)]
-  evaluators = [e for e in evaluators if isinstance(e.name, str)]  # Others are told of elsewhere.
+  evaluators = [e for e in evaluators if isinstance(e.name, str)]  # `evaluators` reports others.
   names = [e.name for e in evaluators]
   if best and not any(best.startswith(f"{name}/") and best != f"{name}/" for name in names):
     known = (
@@ -195,20 +195,13 @@ def _best(config: ml_collections.ConfigDict) -> Iterator[str]:
       yield f"ckpt.best={best!r}: evaluator {of.name!r} never runs during training; set its every."
 
 
-_TRAIN_COLUMNS = ("image", "prefix", "suffix")
-_EVAL_COLUMNS = {"train": _TRAIN_COLUMNS, "decode": ("image", "prefix")}
+_EVAL_COLUMNS = {"train": ("image", "prefix", "suffix"), "decode": ("image", "prefix")}
 _LEAST = {"batch_size": 1, "max_len": 1, "text_len": 2, "limit": 0, "best_of": 1, "beam_size": 1}
 _OVERFLOW = schema.flat()["train.overflow"].choices
 
 
-def training(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """What is wrong with the columns of the training rows."""
-  wanted = dict.fromkeys(_TRAIN_COLUMNS, "training")
-  yield from _flow("train", config.model.res, config.train.source, config.train.pp, wanted)
-
-
 def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """What is wrong with the evaluators: their names, numbers, and the columns they read."""
+  """Problems of the evaluators: their names, options, and the columns that they read."""
   seen: set[str] = set()
   for i, evaluator in enumerate(config.evals):
     if not isinstance(evaluator, protocols.Evaluator) or evaluator.encoding not in _EVAL_COLUMNS:
@@ -230,8 +223,9 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
       value = getattr(evaluator, field)
       if type(value) is not int or value < low:
         yield f"{what}: {field} must be a whole number of at least {low}, not {value!r}."
-    if not _are_texts(evaluator.banned):
-      yield f"{what}: banned must be a tuple of texts of tokens, not {evaluator.banned!r}."
+    banned = evaluator.banned
+    if not isinstance(banned, tuple) or not all(isinstance(text, str) for text in banned):
+      yield f"{what}: banned must be a tuple of texts of tokens, not {banned!r}."
     if evaluator.overflow not in _OVERFLOW:
       legal = ", ".join(map(repr, _OVERFLOW))
       yield f"{what}: overflow must be one of {legal}, not {evaluator.overflow!r}."
@@ -255,17 +249,13 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
     yield from _flow(what, config.model.res, evaluator.source, evaluator.pp, wanted)
 
 
-def _are_texts(value: Any) -> bool:
-  return isinstance(value, tuple) and all(isinstance(v, str) for v in value)
-
-
 def _flow(
   what: str, res: int, source: Any, ops: tuple[Any, ...], wanted: Mapping[str, str]
 ) -> Iterator[str]:
-  """Follows the columns from the source through the ops to those who read them.
+  """Problems of columns, followed from the source through the ops to their readers.
 
   Args:
-    wanted: {column: who reads it at the end}.
+    wanted: {column: what reads it at the end}.
   """
   if not isinstance(source, protocols.Source):
     yield f"{what}: its source {source!r} is no source of paligemma_jax.sources."
@@ -275,7 +265,7 @@ def _flow(
       yield from _flow(f"{what}: parts[{j}]", res, part.source, (*part.pp, *ops), wanted)
     return
   columns = list(source.makes())
-  known = bool(columns)  # () says that only the data can tell.
+  known = bool(columns)  # () where they are known only from the data.
   size = 0  # Of the image, where an op sets it.
   for i, op in enumerate(ops):
     if not isinstance(op, protocols.Op):
@@ -300,20 +290,13 @@ def _flow(
     yield f"{what}: its ops make images of {size} pixels, but model.res is {res}."
 
 
-# Of the mesh. Rows go over "data" and "fsdp". Parameters are sharded over "fsdp", and heads, hidden
-# units and the vocabulary over "tensor".
+# Axes of the mesh. Examples are sharded over "data" and "fsdp", parameters over "fsdp", and heads,
+# hidden units and the vocabulary over "tensor".
 AXES = ("data", "fsdp", "tensor")
 
 
 def check(form: str, path: str, value: Any) -> None:
-  """Passes when `value` has the form (see `schema.Key.form`).
-
-  Args:
-    path: the dotted key, named in the error.
-
-  Raises:
-    ConfigError: what is wrong, what is expected.
-  """
+  """Raises a ConfigError that names `path` when a value is not of a `schema.Key.form`."""
   _FORMS[form](path, value)
 
 

@@ -116,7 +116,7 @@ def to_json(value: Any) -> Any:
 
 def function_path(value: Any) -> str:
   """'my_package.module:name' of a function that an import finds again under that name; else ''."""
-  module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
+  module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
   if not callable(value) or isinstance(value, type) or not isinstance(module, str):
     return ""
   found = getattr(sys.modules.get(module), str(name), None)

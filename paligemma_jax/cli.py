@@ -1,6 +1,6 @@
-"""paligemma-jax COMMAND …: the commands under one name, where the package is installed.
+"""paligemma-jax COMMAND …, the script of an installed package.
 
-Each is a module of its own, and `python -m paligemma_jax.COMMAND` is the same thing.
+Each command is a module, and `python -m paligemma_jax.COMMAND` is the same.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import process
 
 COMMANDS = {
-  "train": "fine-tunes, or goes on with a run that was stopped",
+  "train": "fine-tunes, or resumes a run",
   "evaluate": "scores a run, or any weights, with the evaluators of a configuration",
   "predict": "answers about images, one JSON line each",
-  "plan": "says whether a run fits some devices, and how long a step takes there",
+  "plan": "computes whether a run fits some devices, and the least time of a step",
   "convert": "writes weights in another format: npz, hf, peft, native",
-  "prepare": "builds a benchmark's dataset from its official download",
-  "new": "writes a page of your own to edit, a copy of the template",
-  "version": "prints the versions of all that a run depends on",
-  "completion": "prints what lets bash, zsh or fish complete these commands",
+  "prepare": "builds the dataset of a benchmark from its official download",
+  "new": "copies the template to a config file of your own",
+  "version": "prints the versions of all packages that a run depends on",
+  "completion": "prints a script for bash, zsh or fish that completes these commands",
 }
-_HUGE_PAGES = ("train", "evaluate", "predict")  # Commands that work faster with them.
+_HUGE_PAGES = ("train", "evaluate", "predict")  # Commands that are faster with them.
 
 
 def main() -> NoReturn:
-  """Runs the command that the first argument names. Alone, and for --help, lists them."""
+  """Runs the command that the first argument names; without one, lists the commands."""
   name, *rest = sys.argv[1:] or ["--help"]
   if name in ("-h", "--help", "help"):
     errors.run_main(print, listing())
@@ -39,14 +39,14 @@ def main() -> NoReturn:
     print(f"error: There is no command {name!r}.{hint}\nSee paligemma-jax --help.", file=sys.stderr)
     sys.exit(2)
   if not sys.flags.safe_path:
-    sys.path[0] = os.getcwd()  # As `python -m` does: modules of the user's are found there.
+    sys.path[0] = os.getcwd()  # As `python -m` does, to find modules of the user.
   run(name, rest)
 
 
 def run(command: str, argv: Sequence[str]) -> NoReturn:
   """Runs a command as this program: ends with its exit code."""
   if command == "train":
-    process.hold_signals()  # Until a program with huge pages has taken this one's place.
+    process.hold_signals()  # Until the restart with huge pages.
   if command in _HUGE_PAGES:
     process.use()
   if command == "train":

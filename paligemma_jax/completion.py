@@ -1,4 +1,4 @@
-"""python -m paligemma_jax.completion bash: what lets a shell complete `paligemma-jax …`."""
+"""python -m paligemma_jax.completion bash: a script that completes `paligemma-jax …`."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from paligemma_jax.config import command_line
 from paligemma_jax.config import config_file
 from paligemma_jax.config import schema
 
-_HOW = """to have it always:
+_HOW = """to install it:
   bash  paligemma-jax completion bash >> ~/.bashrc
   zsh   paligemma-jax completion zsh >> ~/.zshrc          (after compinit)
   fish  paligemma-jax completion fish > ~/.config/fish/completions/paligemma-jax.fish
 """
-_FLAG = "--config.KEY"  # Stands for one flag for each key.
+_FLAG = "--config.KEY"  # Stands for the flags of all keys.
 
 
 def parser() -> argparse.ArgumentParser:
-  """Its flags."""
   found = argparse.ArgumentParser(
     prog=command_line.called("completion"),
     description="Prints a script that lets a shell complete commands, flags, keys and pages.",
@@ -33,12 +32,12 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Prints the script of a shell."""
+  """Prints the completion script of a shell."""
   print(SHELLS[parser().parse_args(argv).shell](words()))
 
 
 def words() -> dict[str, list[str]]:
-  """{command: what can stand after it}: its flags, and the values of its first argument."""
+  """{command: its flags, and the values of its first argument}."""
   found = {}
   for name in cli.COMMANDS:
     its = importlib.import_module(f"paligemma_jax.{name}").parser()
@@ -62,9 +61,7 @@ def _bash(found: Mapping[str, Sequence[str]]) -> str:
   esac
   if [ "$COMP_CWORD" -eq 1 ]; then
     words="{" ".join(found)}"
-  elif [ "$before" = --config ]; then
-    words="{" ".join(config_file.names())}"
-  elif [ "$before" = --page ]; then
+  elif [ "$before" = --config ] || [ "$before" = --page ]; then
     words="{" ".join(config_file.names())}"
   elif [[ "$word" != -* && "$before" == -* ]]; then
     words=

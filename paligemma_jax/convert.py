@@ -1,10 +1,10 @@
-"""Weights from any format into another: python -m paligemma_jax.convert SRC DST --format npz
+"""Converts weights between formats: python -m paligemma_jax.convert SRC DST --format npz
 
 SRC is a run, one of its checkpoints/<step>, a big_vision npz, a Hugging Face directory, one that
-`save` wrote, one of PEFT adapters, a published name, or an id on the Hugging Face hub. Values are
-kept to the bit unless --dtype asks otherwise. Adapters are merged into their matrices, in
-float32; `--format peft` writes those of a run, with all else that it trained, as PEFT opens them,
-and `--format hf --without_adapters` the base that they belong to.
+`save` wrote, one of PEFT adapters, a published name, or an id on the Hugging Face hub. Values do
+not change unless --dtype is given. Adapters are merged into their matrices, in float32. `--format
+peft` writes the adapters of a run, with all other trained parameters, for PEFT; `--format hf
+--without_adapters` writes their base.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from paligemma_jax.core import errors
 
 
 def parser() -> argparse.ArgumentParser:
-  """Its flags."""
   found = argparse.ArgumentParser(
     prog=command_line.called("convert"),
     description=__doc__,
@@ -37,16 +36,16 @@ def parser() -> argparse.ArgumentParser:
   found.add_argument(
     "--base",
     default="",
-    help="of PEFT adapters: what they are adapters of; written by --format peft, read from SRC",
+    help="the base of PEFT adapters, to read from SRC or to write with --format peft",
   )
   found.add_argument(
-    "--without_adapters", action="store_true", help="of a run: the base alone, nothing quantized"
+    "--without_adapters", action="store_true", help="only the base of a run, without quantization"
   )
   return found
 
 
 def main(argv: Sequence[str]) -> None:
-  """Converts; prints where the result is."""
+  """Converts the weights and prints where they are."""
   args = parser().parse_args(argv)
 
   from paligemma_jax.trainer import devices

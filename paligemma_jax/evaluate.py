@@ -16,11 +16,10 @@ from paligemma_jax.core import protocols
 
 
 def parser() -> command_line.Parser:
-  """Its flags."""
   found = command_line.Parser(
     "evaluate",
     "Runs the evaluators of a configuration. Prints a table, then all numbers as one line of JSON"
-    " on stdout; evaluators that write files put them into WORKDIR/predictions/, or into --out.",
+    " on stdout. Evaluators write files to WORKDIR/predictions/, or to --out.",
     f"{command_line.called('evaluate')} --workdir runs/demo --config.evals.0.limit=100",
   )
   found.add_argument(
@@ -34,13 +33,13 @@ def parser() -> command_line.Parser:
     "--out",
     metavar="DIR",
     default="",
-    help="where evaluators put their files (default: WORKDIR/predictions, if it can be written)",
+    help="the folder of evaluators' files (default: WORKDIR/predictions, if it is writable)",
   )
   return found
 
 
 def main(argv: Sequence[str]) -> None:
-  """Runs a configuration's evaluators on a run's newest state, or on any weights, and says so."""
+  """Runs the evaluators of a configuration on a run's newest state, or on any weights."""
   args = parser().parse(argv)
   if not args.config and not args.workdir:
     parser().error("Give --config, or --workdir of a run whose configuration is then used.")
@@ -72,7 +71,7 @@ def _note(text: str) -> None:
 
 
 def _folder_of_files(evaluators: Sequence[Any], workdir: str, out: str) -> pathlib.Path | None:
-  """Where evaluators put their files; None for nowhere, which is said."""
+  """The folder of evaluators' files; None, with a note, where none is writable."""
   from paligemma_jax.core import atomic_io
   from paligemma_jax.trainer import workdir as workdirs
 
@@ -127,7 +126,7 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
     )
     return weights, setup, params
 
-  with devices.explained(lambda: ["more devices, over which the parameters are cut"]):
+  with devices.explained(lambda: ["more devices, over which the parameters are sharded"]):
     weights, setup, params = opening.read_steadily(ckpt, read)
   step = int(weights.path.name) if weights.kind == "run" else 0
   _note(f"evaluating {weights.path}")

@@ -1,4 +1,4 @@
-"""python -m paligemma_jax.new mine.py: a page of your own to edit, a copy of the template."""
+"""python -m paligemma_jax.new mine.py: copies the template to a config file of your own."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ _TEMPLATE = "forkme"
 
 
 def parser() -> argparse.ArgumentParser:
-  """Its flags."""
   found = argparse.ArgumentParser(
     prog=command_line.called("new"),
-    description="Copies the template, or another page, to a new file; nothing is written over.",
+    description="Copies the template, or another page, to a new file. No file is overwritten.",
     allow_abbrev=False,
   )
-  found.add_argument("file", metavar="FILE.py", type=pathlib.Path, help="where to; must be new")
+  found.add_argument("file", metavar="FILE.py", type=pathlib.Path, help="the new file")
   found.add_argument(
     "--page", default=_TEMPLATE, help="the page to copy, as 'okvqa' (default: the template)"
   )

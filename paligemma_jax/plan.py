@@ -15,12 +15,11 @@ from paligemma_jax.core import errors
 
 
 def parser() -> command_line.Parser:
-  """Its flags."""
   found = command_line.Parser(
     "plan",
-    "Compiles the training step of a configuration for devices that need not be there, and says"
-    " what it takes: memory per chip, operations, least time of a step. When it does not fit,"
-    " looks for the cheapest change with which it does. No weights and no data are needed.",
+    "Compiles the training step of a configuration ahead of time, without the hardware, and prints"
+    " its memory per chip, its FLOPs and the least time of a step. When it does not fit, searches"
+    " for the cheapest change that makes it fit. No weights and no data are needed.",
     f"{command_line.called('plan')} --config transfers/okvqa.py:res=448 --on v5e-8",
   )
   found.add_argument(
@@ -36,21 +35,21 @@ def parser() -> command_line.Parser:
     type=int,
     default=0,
     metavar="N",
-    help="images per row (default: what the first row has where the data is there, else one)",
+    help="images per row (default: those of the first row where the data is there, else one)",
   )
   found.add_argument(
     "--supervised",
     type=int,
     default=0,
     metavar="N",
-    help="answer tokens that a row has at most (default: train.text_len)",
+    help="the most answer tokens of a row (default: train.text_len)",
   )
   found.add_argument(
     "--suggest",
     type=int,
     default=2,
     metavar="N",
-    help="how many changes that fit to look for (default 2; 0: none)",
+    help="how many changes that fit to search for (default 2; 0: none)",
   )
   found.add_argument(
     "--tries",
@@ -64,7 +63,7 @@ def parser() -> command_line.Parser:
     type=float,
     default=-1.0,
     metavar="E",
-    help="of the compiler, -1 (default) to 1; 0 is its own, and several times slower",
+    help="of the compiler, -1 (default) to 1; 0 is its own default, several times slower",
   )
   found.add_argument(
     "--timeout",
@@ -77,7 +76,7 @@ def parser() -> command_line.Parser:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Compiles a configuration's training step for some devices and says what it needs there."""
+  """Compiles the training step of a configuration for some devices and prints what it needs."""
   flags = parser()
   args = flags.parse(argv)
   flags.require(args, "config")
@@ -136,7 +135,7 @@ def _look_at_data(config: Any) -> tuple[int, int]:
     for op in config.train.pp:
       columns = op(columns, order.row_rng(config.seed, 0, 0))
     shape = columns["image"].shape
-  except Exception:  # A plan needs no data; what is wrong with it, training will say.
+  except Exception:  # A plan needs no data; training reports its errors.
     return 0, 0
   return len(rows), shape[0] if len(shape) == 4 else 0
 

@@ -17,10 +17,10 @@ from paligemma_jax.core import sampling_options
 if TYPE_CHECKING:
   from paligemma_jax.trainer import predicting
 
-_DESCRIPTION = """Answers about images, one JSON line each: the row's number and columns, `prompt`,
-`text` and `logprob`. The images are given by name, all with one --prompt, or by --rows, a JSONL
-file with `image` and `prefix`. Run the same command again to go on after an interruption: answers
-that are there are kept."""
+_DESCRIPTION = """Answers questions about images, one JSON line each: the row's number and columns,
+`prompt`, `text` and `logprob`. The images are files with one --prompt for all, or --rows, a JSONL
+file with `image` and `prefix`. The same command resumes after an interruption and keeps the answers
+that are there."""
 
 _EXAMPLES = """examples:
   {0} --ckpt runs/demo --prompt "caption en" --out out.jsonl *.jpg
@@ -32,7 +32,7 @@ _DECODING = ("max_new_tokens", "sampler", "best_of", "beam_size", "seed", *sampl
 
 
 def main(argv: Sequence[str]) -> None:
-  """Reads the weights and answers; nothing is computed for answers that are there."""
+  """Answers the questions that have no answer yet."""
   args = parser().parse_args(argv)
   if bool(args.images) == bool(args.rows):
     raise errors.ConfigError("Name images, or --rows FILE.jsonl: one of the two.")
@@ -67,7 +67,6 @@ def main(argv: Sequence[str]) -> None:
 def _answer(
   args: argparse.Namespace, rows: Any, answers: predicting.Answers, decoding: dict[str, Any]
 ) -> None:
-  """The answers that are not there yet."""
   from paligemma_jax.trainer import predicting
 
   start, num_rows = answers.num_done, len(rows if args.rows else args.images)
@@ -98,7 +97,6 @@ def _answer(
 
 
 def parser() -> argparse.ArgumentParser:
-  """Its flags."""
   found = argparse.ArgumentParser(
     prog=command_line.called("predict"),
     description=_DESCRIPTION,

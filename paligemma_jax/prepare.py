@@ -1,7 +1,6 @@
-"""python -m paligemma_jax.prepare okvqa --raw DIR: a dataset from its official download.
+"""python -m paligemma_jax.prepare okvqa --raw DIR: builds a dataset from its official download.
 
-The builders are `paligemma_jax.builders` where the package is installed, and tools/prepare in a
-clone.
+The builders are `paligemma_jax.builders` in an installed package, tools/prepare in a clone.
 """
 
 from __future__ import annotations
@@ -20,12 +19,11 @@ _PLACES = (("paligemma_jax", "builders"), ("tools", "prepare"))
 
 
 def parser() -> argparse.ArgumentParser:
-  """Its flags."""
   return _builders().parser()
 
 
 def main(argv: Sequence[str]) -> None:
-  """Builds, or says what is needed to build."""
+  """Builds a dataset, or prints what its download needs."""
   _builders().main(argv)
 
 

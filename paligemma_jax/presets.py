@@ -1,9 +1,9 @@
-"""Named settings of `optim`, `lora` and `model.quantize`, composed with '+': what trains and how.
+"""Named settings of `optim`, `lora` and `model.quantize`, combined with '+'.
 
     presets.apply(c, "full_adam")
     presets.apply(c, "full_adam+freeze_vit")
 
-A preset sets keys; keys set after it win, and `--config.optim.…` wins over both.
+A preset sets keys. Keys that are set later take precedence, and so does `--config.optim.…`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ ConfigDict: TypeAlias = Any  # Of ml_collections, which has no types.
 
 
 def apply(c: ConfigDict, tune: str) -> None:
-  """Applies the presets named in `tune`: the one that chooses the optimizer, then left to right.
+  """Applies the presets of `tune`: first the one of an optimizer, then the others in order.
 
-  To be called after the task's lr and wd are set, which most leave as they are: `sgd_attention`
-  brings its own.
+  Call it after setting the task's lr and wd, which only `sgd_attention` changes.
 
   Raises:
-    ConfigError: an unknown name, or two names that both choose the optimizer.
+    ConfigError: an unknown name, or two presets of an optimizer.
   """
   names = tune.split("+")
   fns = [errors.pick(TUNES, name, "preset") for name in names]
@@ -33,13 +32,13 @@ def apply(c: ConfigDict, tune: str) -> None:
       f"tune={tune!r}: {' and '.join(repr(n) for n in optimizers)} each choose an optimizer;"
       " name one of them."
     )
-  # A preset of an optimizer also says that everything trains; the others then say what does not.
+  # The preset of an optimizer makes all parameters trainable; the others then freeze some.
   for fn in sorted(fns, key=lambda fn: fn.__name__ not in OPTIMIZERS):
     fn(c)
 
 
 def full_adam(c: ConfigDict) -> None:
-  """Everything trains, by Adam, as in the paper's transfers; lr and wd are the task's."""
+  """Trains all parameters with Adam, as the paper's transfers do; lr and wd are the task's."""
   c.optim.update(
     name="adam",
     b1=0.9,
@@ -62,10 +61,10 @@ def full_adam(c: ConfigDict) -> None:
 
 
 def sgd_attention(c: ConfigDict) -> None:
-  """Only the decoder's attention trains, by plain SGD: the published notebook for small devices.
+  """Trains only the decoder's attention with plain SGD, as the published notebook does.
 
-  Sets lr too, 0.03 as there: what suits Adam does not suit SGD. The notebook's schedule is one
-  step longer than the run and its first update is at step 1, so no update has lr 0.
+  It sets lr to the notebook's 0.03, since SGD needs another than Adam. The notebook's first update
+  is at step 1 of a schedule that is one step longer than the run, so that no update has lr 0.
   """
   c.optim.update(
     name="sgd",
@@ -86,30 +85,30 @@ def sgd_attention(c: ConfigDict) -> None:
 
 
 def adam8bit(c: ConfigDict) -> None:
-  """As full_adam, its state in 2 bytes per parameter that trains instead of 8."""
+  """As full_adam, with a state of 2 bytes per trainable parameter instead of 8."""
   full_adam(c)
   c.optim.name = "adam8bit"
 
 
 def adafactor(c: ConfigDict) -> None:
-  """As full_adam by Adafactor: a bfloat16 momentum and next to nothing else, 2 bytes a parameter.
+  """As full_adam with Adafactor, whose bfloat16 momentum takes 2 bytes per trainable parameter.
 
-  Big_vision's variant: no relative steps, so learning rates of Adam are where to start from.
+  It is Big_vision's variant, without relative steps, so that Adam's learning rates are a start.
   """
   full_adam(c)
   c.optim.update(name="adafactor", mu_dtype="bfloat16", eps=1e-30, rms_clip=1.0)
 
 
 def ema(c: ConfigDict) -> None:
-  """Evaluates and exports a moving average of the trainable parameters; 4 bytes more for each."""
+  """Evaluates and exports a moving average of trainable parameters, of 4 bytes each."""
   c.optim.ema = 0.999
 
 
 def lora(c: ConfigDict) -> None:
-  """Adapters of rank 16 on every matrix of the decoder train, and nothing else.
+  """Trains only adapters of rank 16 on all matrices of the decoder.
 
-  They learn at ten times the task's rate, the ratio that served best at any rank with this alpha
-  (Schulman et al., LoRA Without Regret, 2025).
+  Their learning rate is ten times the task's, the best ratio for this alpha at any rank (Schulman
+  et al., LoRA Without Regret, 2025).
   """
   c.lora.update(
     rank=16, alpha=32.0, rslora=False, dora=False, dropout=0.0, targets=("llm/layers/.*",)
@@ -124,41 +123,41 @@ def lora_img(c: ConfigDict) -> None:
 
 
 def dora(c: ConfigDict) -> None:
-  """As lora, with the lengths of weights trained apart from their directions."""
+  """As lora, with magnitudes of the weights trained apart from their directions (DoRA)."""
   lora(c)
   c.lora.dora = True
 
 
 def qlora(c: ConfigDict) -> None:
-  """As lora, the rest of the model in 4 bits (nf4): 0.57 bytes per parameter."""
+  """As lora, with all other parameters in 4 bits (nf4), 0.57 bytes each."""
   lora(c)
   c.model.update(quantize="nf4", quantize_targets=(".*",))
 
 
 def qlora_int4(c: ConfigDict) -> None:
-  """As qlora with evenly spaced 4-bit codes, which unpack faster."""
+  """As qlora, with evenly spaced 4-bit codes, which dequantize faster."""
   qlora(c)
   c.model.quantize = "int4"
 
 
 def qlora_int8(c: ConfigDict) -> None:
-  """As qlora with 8 bits: 1.07 bytes per parameter, next to no loss."""
+  """As qlora, with 8 bits, 1.07 bytes per parameter and almost no loss."""
   qlora(c)
   c.model.quantize = "int8"
 
 
 def freeze_vit(c: ConfigDict) -> None:
-  """The vision tower and its projection stay as they are."""
+  """Freezes the vision tower and its projection."""
   c.optim.freeze = (*c.optim.freeze, "img/.*")
 
 
 def freeze_llm(c: ConfigDict) -> None:
-  """The language model stays as it is."""
+  """Freezes the language model."""
   c.optim.freeze = (*c.optim.freeze, "llm/.*")
 
 
 def connector(c: ConfigDict) -> None:
-  """Only the projection from image to text tokens trains."""
+  """Trains only the projection of image tokens."""
   c.optim.train_only = ("img/head/.*",)
 
 
@@ -185,14 +184,14 @@ TUNES: dict[str, Callable[[ConfigDict], None]] = {
 
 MESHES: dict[str, tuple[tuple[str, int], ...]] = {
   "one_device": (("fsdp", 1),),
-  "fsdp": (("fsdp", -1),),  # Parameters in as many parts as there are devices: least memory.
-  "data": (("data", -1),),  # Parameters whole on each device: least talk, for models that fit.
-  # FSDP inside each slice or host, whose links are fast; only gradients cross between them.
+  "fsdp": (("fsdp", -1),),  # Parameters sharded over all devices: least memory.
+  "data": (("data", -1),),  # Parameters replicated: least communication.
+  # FSDP within each slice or host, with its fast links; between them only gradients are sent.
   "2x_fsdp": (("data", 2), ("fsdp", -1)),
   "4x_fsdp": (("data", 4), ("fsdp", -1)),
   "8x_fsdp": (("data", 8), ("fsdp", -1)),
-  # For batches with fewer rows than there are devices. The talk is per layer and not per
-  # parameter, so it wants the fastest links: the last axis is the one of neighbours.
+  # For batches with fewer examples than devices. Each layer communicates, so it needs the fastest
+  # links: the last axis is that of neighbouring devices.
   "tensor_2": (("fsdp", -1), ("tensor", 2)),
   "tensor_4": (("fsdp", -1), ("tensor", 4)),
   "tensor_8": (("fsdp", -1), ("tensor", 8)),

@@ -1,7 +1,7 @@
 """python -m paligemma_jax.train --config transfers/demo.py --workdir runs/demo
 
-The module can be called, so that `paligemma_jax.train(config, workdir)` trains from Python whether
-or not the module of that name has been imported: see `train`.
+The module is callable, so that `paligemma_jax.train(config, workdir)` trains from Python also after
+an import of the module of that name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
   from paligemma_jax.multihost import hosts
 
 _JOIN_SECS, _STALL_SECS = 300.0, 1800.0
-# What helps a configuration that has no command line, when memory runs out.
+# Remedies against too little memory for a configuration without a command line.
 _REMEDIES = (
   "model.remat='full'",
   "a larger train.grad_accum_steps",
@@ -45,24 +45,23 @@ def train(
   hosts_join_secs: float = _JOIN_SECS,
   hosts_stall_secs: float = _STALL_SECS,
 ) -> pathlib.Path:
-  """Trains as the command does, or goes on with the run that the workdir holds.
+  """Trains as the command does, or resumes the run in the workdir.
 
-  With several hosts, which the command's help names, a failure ends the processes of all of them,
-  as it must; for a process alone each error is raised.
+  With several hosts a failure ends the processes of all of them; a process alone raises it.
 
   Args:
-    config: what a `get_config` returned, or a file as for --config: 'mine.py:res=448'.
-    workdir: where the run keeps all that it writes.
-    overrides: 'optim.lr=3e-5' or ('optim.lr', '3e-5'), as after `--config.`; `config` itself is
-      left as it is.
+    config: the result of a `get_config`, or a file as for --config: 'mine.py:res=448'.
+    workdir: the folder of all outputs of the run.
+    overrides: 'optim.lr=3e-5' or ('optim.lr', '3e-5'), as after `--config.`; they do not change
+      `config` itself.
     allow_code, allow_data_change, resume_step, hosts_join_secs, hosts_stall_secs: as the flags.
 
   Returns:
-    The workdir; `paligemma_jax.load` takes it.
+    The workdir, for `paligemma_jax.load`.
 
   Raises:
-    PaligemmaError: whatever ends the command with an exit code, as the error with that code;
-      Interrupted among them, when a signal stopped the run and its state is saved.
+    PaligemmaError: the error with the exit code that the command would have; Interrupted when a
+      signal stopped the run and its state is saved.
   """
   from paligemma_jax.config import load as configs
 
@@ -91,37 +90,36 @@ def train(
 
 
 def parser() -> command_line.Parser:
-  """Its flags."""
   found = command_line.Parser(
     "train",
-    "Fine-tunes, or trains, the model that a configuration describes. Started again with the same"
-    " command it goes on from the last saved state.",
+    "Fine-tunes the model of a configuration. The same command resumes a run from its last saved"
+    " state.",
     f"{command_line.called('train')} --config transfers/demo.py --workdir runs/demo"
     " --config.optim.lr=3e-4",
   )
   found.add_argument(
     "--allow_data_change",
     action="store_true",
-    help="go on although the training rows, or the row ops, are not those that the run was"
-    " started with; the change is counted in metrics.jsonl",
+    help="resume although the training rows or the row ops have changed; metrics.jsonl counts the"
+    " changes",
   )
   found.add_argument(
     "--resume_step",
     type=int,
     default=0,
     metavar="N",
-    help="go back to the saved step N; what was written after it is set aside in the workdir",
+    help="go back to the saved step N; later outputs are set aside in the workdir",
   )
   return found
 
 
 def main(argv: Sequence[str]) -> None:
-  """Trains what a configuration says, or goes on with the run that the workdir holds."""
+  """Trains the model of a configuration, or resumes the run in the workdir."""
   flags = parser()
   args = flags.parse(argv)
   flags.require(args, "config", "workdir")
 
-  # Heavy modules only now: --help and a misspelled flag must be answered at once.
+  # Heavy modules only now, so that --help and a misspelled flag are fast.
   from paligemma_jax.config import load as configs
 
   _train(
@@ -144,10 +142,10 @@ def _train(
   hosts_stall_secs: float,
   **flags: Any,
 ) -> None:
-  """Checks the configuration, brings up the devices and trains.
+  """Checks the configuration, starts the devices and trains.
 
   Args:
-    remedies: what helps when memory runs out, the cheapest first.
+    remedies: against too little memory, the cheapest first.
     flags: `allow_data_change` and `resume_step` of `loop.train`.
   """
   from paligemma_jax.config import load as configs
@@ -172,7 +170,7 @@ def _train(
 
 
 def _listen(team: hosts.Team | None) -> None:
-  """A signal that comes before the first step ends all hosts; only a main thread can listen."""
+  """Lets a signal before the first step end all hosts, in a main thread."""
   if team is not None and threading.current_thread() is threading.main_thread():
     process.listen_for_signals(lambda text: team.fail(errors.Interrupted(text)))
 
@@ -190,7 +188,7 @@ def _remedies(file: str, overrides: Sequence[str | tuple[str, str]], allow_code:
 
 
 class _Callable(types.ModuleType):
-  """This module, which is a function too: both are `paligemma_jax.train`."""
+  """This module, callable: `paligemma_jax.train` is the module and the function."""
 
   def __call__(self, config, workdir, **flags) -> pathlib.Path:
     """See `train`."""

@@ -1,4 +1,4 @@
-"""python -m paligemma_jax.version: the versions of all that a run depends on. No device is used."""
+"""python -m paligemma_jax.version: prints the versions of all packages that a run depends on."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ _IF_THERE = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm7-plug
 
 
 def parser() -> argparse.ArgumentParser:
-  """It has no flags but --help."""
   return argparse.ArgumentParser(
     prog=command_line.called("version"),
-    description="Prints the versions of all that a run depends on. No device is brought up.",
+    description="Prints the versions of all packages that a run depends on. It uses no device.",
   )
 
 
 def main(argv: Sequence[str]) -> None:
-  """Prints one line for each: its name and its version."""
+  """Prints a line with name and version for each."""
   parser().parse_args(argv)
   print(f"paligemma_jax {paligemma_jax.__version__}")
   print(f"python {platform.python_version()}")

@@ -1,7 +1,7 @@
-"""What an answer may look like: specs for `constraint` of evaluators and of `generate`.
+"""Constraints on the form of an answer: specs for `constraint` of evaluators and of `generate`.
 
-Decoding turns them into masks on the device (decoding.constraints), so that no token is produced
-that leads out of the language described here.
+Decoding turns them into masks on the device (decoding.constraints), so that it produces only tokens
+of the described language.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class OneOf:
   """The answer is one of these texts.
 
   Attributes:
-    texts: the possible answers, as they stand in the suffixes of the training rows.
+    texts: the possible answers, as in the suffixes of the training rows.
   """
 
   texts: tuple[str, ...]
@@ -35,8 +35,8 @@ class Boxes:
 
   Attributes:
     labels: the possible labels; () allows any text without ';' and '<'.
-    min_objects: at least so many; 0 allows the empty answer.
-    max_objects: at most so many; 0 is any number.
+    min_objects: 0 allows the empty answer.
+    max_objects: 0 is any number.
   """
 
   labels: tuple[str, ...] = ()

@@ -1,7 +1,7 @@
 """Boxes as the model writes them, `<loc0123><loc0045><loc0678><loc0900> cat ; …`, and back.
 
-The four tokens are y_min, x_min, y_max, x_max. How a coordinate becomes one of the 1024 tokens is a
-convention, and two are in use, half a bin apart; callers always say which one they mean:
+The four tokens are y_min, x_min, y_max, x_max. Two conventions for coordinates are in use, half a
+bin apart, and callers always name one:
 
   bins=1023: token round(1023 v), read as token / 1023 (the reference's data and its metrics);
   bins=1024: token round(1024 v) but at most 1023, read as token / 1024 (the published demos).
@@ -19,7 +19,7 @@ from paligemma_jax.core import errors
 NUM_TOKENS = 1024
 SEPARATOR = " ; "
 
-_EDGE_SLACK = 1e-6  # Coordinates this far outside [0, 1] are float noise, not a wrong box.
+_EDGE_SLACK = 1e-6  # Coordinates this far outside of [0, 1] are rounding errors.
 _OBJECT = re.compile(r"\s*" + r"<loc([0-9]{4})>" * 4 + r"(.*)", re.DOTALL)
 
 
@@ -33,7 +33,7 @@ class Box(NamedTuple):
 
 
 class Parsed(NamedTuple):
-  """What a text says: the readable objects in order, and how many parts were not readable."""
+  """The readable objects of a text, in order, and the number of other parts."""
 
   boxes: tuple[Box, ...]
   labels: tuple[str, ...]
@@ -41,9 +41,9 @@ class Parsed(NamedTuple):
 
 
 def to_token(value: float, *, bins: int) -> int:
-  """The loc number, 0 to 1023, of a coordinate in [0, 1].
+  """The loc number, 0 to 1023, of a coordinate, which is clipped to [0, 1].
 
-  A half goes to the even number, as in the reference; what lies outside goes to the edge.
+  A half is rounded to the even number, as in the reference.
   """
   check_bins(bins)
   return min(round(bins * min(max(value, 0.0), 1.0)), NUM_TOKENS - 1)
@@ -56,15 +56,15 @@ def from_token(token: int, *, bins: int) -> float:
 
 
 def format_boxes(boxes: Sequence[Sequence[float]], labels: Sequence[str], *, bins: int) -> str:
-  """The text of these objects, in the order given: four loc tokens, a space, the label.
+  """The text of these objects in order: four loc tokens, a space, the label.
 
   Args:
     boxes: (y_min, x_min, y_max, x_max) each, as shares of the image's height and width.
-    labels: one per box; an empty label leaves the tokens alone.
+    labels: one per box; '' for the tokens alone.
     bins: 1023 or 1024, the convention (see above).
 
   Raises:
-    DataError: a box outside the image or inside out, or a label that could not be read back.
+    DataError: a box that is not in the image or inverted, or a label that cannot be parsed again.
   """
   check_bins(bins)
   if len(boxes) != len(labels):
@@ -80,11 +80,11 @@ def format_boxes(boxes: Sequence[Sequence[float]], labels: Sequence[str], *, bin
 
 
 def parse_boxes(text: str, *, bins: int) -> Parsed:
-  """The objects a text names; never raises on any text.
+  """The objects of any text, separated by ';'.
 
-  Objects are separated by ';'. A part is invalid, and counted, when it does not start with four
-  loc tokens from 0 to 1023, when a minimum is above its maximum, or when more loc tokens follow.
-  A box thinner than one bin is written, and read, with its minimum equal to its maximum.
+  A part is invalid, and counted, when it does not start with four loc tokens from 0 to 1023, when a
+  minimum is above its maximum, or when more loc tokens follow. A minimum may equal its maximum: so
+  does a box thinner than one bin.
   """
   check_bins(bins)
   boxes, labels, num_invalid = [], [], 0
@@ -105,11 +105,7 @@ def parse_boxes(text: str, *, bins: int) -> Parsed:
 
 
 def checked(box: Sequence[float]) -> Box:
-  """The box, if it is one.
-
-  Raises:
-    DataError: it is outside the image, inside out, or no four numbers.
-  """
+  """The box as floats; a DataError when it is outside the image, inverted, or no four numbers."""
   try:
     values = Box(*(float(v) for v in box))
   except (TypeError, ValueError):

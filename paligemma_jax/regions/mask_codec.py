@@ -1,9 +1,9 @@
-"""Masks to sixteen codes and back: the VQ-VAE behind the `<seg…>` tokens, in NumPy (no JAX).
+"""Encodes masks to sixteen codes and decodes them: the VQ-VAE of the `<seg…>` tokens, in NumPy.
 
 The architecture is that of arXiv 2301.02229 as PaliGemma uses it. An encoder of four convolutions
-of stride 2 (SAME, ReLU) makes 4 x 4 vectors of a mask of 64 x 64; each becomes the number of the
-nearest row of the codebook. A decoder of four transposed convolutions goes back.
-`models.mask_codec` is the same in JAX, for training.
+of stride 2 (SAME, ReLU) makes 4 x 4 vectors of a mask of 64 x 64; the code of each is the nearest
+row of the codebook. A decoder of four transposed convolutions inverts it. `models.mask_codec` is
+the same in JAX, for training.
 """
 
 from __future__ import annotations
@@ -32,16 +32,12 @@ DECODER_BLOCKS = ("decoder.2.net", "decoder.3.net")
 TO_CODE, FROM_CODE, TO_MASK = "encoder.10", "decoder.0", "decoder.12"
 CODEBOOK = mask_codec_file.CODEBOOK
 
-_CHUNK = 32  # Masks at a time: what their patches take stays in the processor's caches.
+_CHUNK = 32  # Masks at a time, whose patches fit into the processor's caches.
 
 
 @dataclasses.dataclass(frozen=True)
 class MaskCodec:
-  """A codec in memory.
-
-  Attributes:
-    weights: {published name: float32 array}, as stored (see `mask_codec_file`).
-  """
+  """A codec; `weights` is {published name: float32 array} as stored, see `mask_codec_file`."""
 
   weights: Mapping[str, np.ndarray]
 
@@ -51,7 +47,7 @@ class MaskCodec:
     return self.weights[CODEBOOK]
 
   def encode(self, masks: np.ndarray) -> np.ndarray:
-    """int64[N, 16], row by row: the nearest codes (by squared distance) of each mask.
+    """int64[N, 16], row by row: the nearest codes of each mask.
 
     Args:
       masks: bool[N, 64, 64], or float[N, 64, 64] in [-1, 1], where 1 is the object.
@@ -78,7 +74,7 @@ class MaskCodec:
     for name in ENCODER_BLOCKS:
       x = self._block(x, name)
     x = self._conv(x, TO_CODE).reshape(-1, self.codebook.shape[1])
-    distance = (self.codebook**2).sum(axis=1) - 2 * (x @ self.codebook.T)  # Less |x|².
+    distance = (self.codebook**2).sum(axis=1) - 2 * (x @ self.codebook.T)  # Without |x|².
     return distance.argmin(axis=1).reshape(-1, NUM_CODES)
 
   def _decode(self, codes: np.ndarray) -> np.ndarray:
@@ -97,7 +93,7 @@ class MaskCodec:
 
   @functools.cached_property
   def _matrices(self) -> dict[str, np.ndarray]:
-    """Weights as matrices for the products below: [ky kx in, out]; going up, [in, ky kx out]."""
+    """Weights as matrices for matmuls: [ky kx in, out]; transposed ones [in, ky kx out]."""
     out = {}
     for name, w in self.weights.items():
       if name.endswith(".weight"):
@@ -109,7 +105,7 @@ class MaskCodec:
     return out
 
   def _conv(self, x: np.ndarray, name: str, stride: int = 1) -> np.ndarray:
-    """SAME convolution of float32[N, H, W, C]: patches side by side, then one product."""
+    """SAME convolution of float32[N, H, W, C] as one matmul of its patches."""
     kernel = self.weights[f"{name}.weight"].shape[-1]
     num, size, _, channels = x.shape
     side = -(-size // stride)
@@ -129,10 +125,7 @@ class MaskCodec:
     return flat.reshape(num, side, side, -1)
 
   def _up(self, x: np.ndarray, name: str) -> np.ndarray:
-    """Transposed convolution, 4 x 4 of stride 2: every pixel paints a patch of 4 x 4, 2 apart.
-
-    The outermost ring of what is painted is cut off (padding 1 in PyTorch's terms).
-    """
+    """Transposed convolution with a 4 x 4 kernel, stride 2 and PyTorch's padding 1."""
     num, side, _, channels = x.shape
     patches = (x.reshape(-1, channels) @ self._matrices[name]).reshape(num, side, side, 4, 4, -1)
     canvas = np.zeros((num, 2 * side + 2, 2 * side + 2, patches.shape[-1]), np.float32)
@@ -143,12 +136,10 @@ class MaskCodec:
 
 
 def open_codec(codec: str = "") -> MaskCodec:
-  """The codec of a spec's field `codec`: '' is the small embedded one, else the path of a file.
-
-  A file is read once and kept as long as it does not change.
+  """The codec of a file, or the small embedded one for ''; cached until the file changes.
 
   Raises:
-    CheckpointError: no such file (says where the published one is to be had), or not a codec.
+    CheckpointError: no such file (names the URL of the published one), or no codec.
   """
   path = pathlib.Path(codec) if codec else EMBEDDED
   return _read(path, mask_codec_file.stamp(path, codec))
@@ -156,7 +147,7 @@ def open_codec(codec: str = "") -> MaskCodec:
 
 @functools.lru_cache(maxsize=4)
 def _read(path: pathlib.Path, stamp: tuple[int, int]) -> MaskCodec:
-  del stamp  # A file that was written anew is read anew.
+  del stamp  # Part of the cache's key, so that a changed file is read again.
   return MaskCodec(mask_codec_file.read(path))
 
 
@@ -167,23 +158,20 @@ def _in_chunks(function, values: np.ndarray, shape: tuple[int, ...], dtype) -> n
   return out
 
 
-_CODED_GRID = 16
-
-
 @spec.spec
 class CodecRecipe:
   """A training run of `models.mask_codec`.
 
   Attributes:
     source: rows with a column `mask`, bool[H, W], cut out at its box.
-    held_out: the rows on which the result is scored.
+    held_out: rows to score the result on.
     num_codes, code_dim, encoder, decoder: sizes, as in `mask_codec_file.shapes`.
-    steps, batch_size: length of the run. Masks are mirrored and transposed at random on the way.
-    plain_steps: the first so many steps are without codes.
+    steps, batch_size: length of the run; masks are randomly mirrored and transposed.
+    plain_steps: steps at the start without quantization to codes.
     lr: peak of Adam's cosine schedule.
     commitment: weight of the distance from encoder outputs to their codes.
-    decay: of the codes' running means.
-    report_every: steps between two lines of progress.
+    decay: of the running means of the codes.
+    report_every: steps between lines of progress.
     seed: of parameters, order and restarts.
   """
 
@@ -208,7 +196,7 @@ class CodecRecipe:
         f"CodecRecipe.num_codes={self.num_codes!r}: there are {mask_codec_file.MAX_CODES}"
         " <seg> tokens."
       )
-    if self.num_codes > _CODED_GRID * self.batch_size:
+    if self.num_codes > NUM_CODES * self.batch_size:
       raise errors.ConfigError(
         f"CodecRecipe.batch_size={self.batch_size!r} is too small: its 16 codes per mask must be"
         f" as many as num_codes={self.num_codes}, or dead codes cannot start anew."

@@ -1,9 +1,9 @@
-"""Files of mask codecs, in the layout of the published `vae-oid.npz`: read strictly, written.
+"""Reads and writes mask codecs in the layout of the published `vae-oid.npz`.
 
 Names and shapes are PyTorch's: convolutions are (out, in, height, width), transposed convolutions
-(`decoder.4` to `decoder.10`), as PyTorch stores them, (in, out, height, width). The reference
-transposes both kinds alike and runs the transposed ones with Flax's `transpose_kernel`, which comes
-to the same. The numbers of codes and channels are those of the file.
+(`decoder.4` to `decoder.10`) (in, out, height, width). The reference transposes both alike and runs
+the latter with Flax's `transpose_kernel`, which is equivalent. The numbers of codes and channels
+are those of the file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _MIRROR = "https://huggingface.co/spaces/google/paligemma-hf/resolve/main/vae-oi
 
 _MAX_BYTES = 96 << 20  # Of the file, and of all arrays in it.
 _MAX_HEADER = 10_000  # numpy's own limit.
-# (layer, kernel); 0 is whatever the file has: nothing published states the encoder's kernels.
+# (layer, kernel size); 0 is that of the file, since the encoder's are published nowhere.
 _ENCODER = (
     ("encoder.0", 0), ("encoder.2", 0), ("encoder.4", 0), ("encoder.6", 0),
     ("encoder.8.net.0", 0), ("encoder.8.net.2", 0), ("encoder.8.net.4", 0),
@@ -44,7 +44,7 @@ _DECODER = (
     ("decoder.12", 1),
 )  # fmt: skip
 _TRANSPOSED = ("decoder.4", "decoder.6", "decoder.8", "decoder.10")
-_WIDTH_KEPT = ".net."  # Residual blocks: as many channels out as in.
+_WIDTH_KEPT = ".net."  # Residual blocks have as many channels out as in.
 _MAX_KERNEL = 7
 NAMES = (CODEBOOK,) + tuple(
   f"{layer}.{kind}" for layer, _ in _ENCODER + _DECODER for kind in ("weight", "bias")
@@ -66,15 +66,14 @@ def shapes(
   """
   outs = dict(zip(("encoder.0", "encoder.2", "encoder.4", "encoder.6"), encoder, strict=True))
   outs |= dict(zip(("decoder.0", *_TRANSPOSED), decoder, strict=True))
-  kernels = {"encoder.10": 1, **{name: 4 for name in ("encoder.0", "encoder.2", "encoder.4")}}
-  kernels |= {"encoder.6": 4}
+  kernels = {"encoder.10": 1, "encoder.0": 4, "encoder.2": 4, "encoder.4": 4, "encoder.6": 4}
   for block in ("encoder.8", "encoder.9"):
     kernels |= {f"{block}.net.0": 3, f"{block}.net.2": 3, f"{block}.net.4": 1}
   return _chain(num_codes, code_dim, outs, kernels)
 
 
 def stamp(path: pathlib.Path, codec: str) -> tuple[int, int]:
-  """(size in bytes, time of change in ns) of the file; CheckpointError when there is none."""
+  """(bytes, modification time in ns) of the file; CheckpointError when there is none."""
   try:
     status = path.stat()
   except (OSError, ValueError):
@@ -92,13 +91,13 @@ def stamp(path: pathlib.Path, codec: str) -> tuple[int, int]:
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
-  """{published name: float32 array}, of which every shape fits its neighbours.
+  """{published name: float32 array} with consistent shapes.
 
-  What else the training of the published codec left under `_vq_vae.` is skipped. Nothing is
-  unpickled, no buffer is larger than the file can justify.
+  Other arrays under `_vq_vae.`, from the training of the published codec, are skipped. Nothing is
+  unpickled, and no buffer is larger than the file justifies.
 
   Raises:
-    CheckpointError: a damaged or hostile file, a name missing or surplus, or a wrong shape.
+    CheckpointError: a damaged or hostile file, a missing or surplus name, or a wrong shape.
   """
   found = _arrays(path)
   missing = [name for name in NAMES if name not in found]
@@ -117,7 +116,7 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
 def write(
   path: str | os.PathLike[str], weights: Mapping[str, np.ndarray], dtype: str = "float16"
 ) -> None:
-  """Writes the weights under their published names, compressed, the same bytes every time."""
+  """Writes the weights under their published names, compressed; deterministic."""
   buffer = io.BytesIO()
   arrays: Any = {name: np.asarray(weights[name]).astype(dtype) for name in NAMES}
   np.savez_compressed(buffer, **arrays)
@@ -125,11 +124,11 @@ def write(
 
 
 def _chain(num_codes, code_dim, outs, kernels) -> dict[str, tuple[int, ...]]:
-  """The shapes, when each layer takes what the one before gives.
+  """The shapes, where each layer takes the channels of the one before.
 
   Args:
-    outs: {layer: channels out}, of the layers that are free to choose.
-    kernels: {layer of the encoder: side of its kernel}.
+    outs: {layer: output channels} where they are not determined by others.
+    kernels: {layer of the encoder: kernel size}.
   """
   result: dict[str, tuple[int, ...]] = {CODEBOOK: (num_codes, code_dim)}
   for layers, width, last in ((_ENCODER, 1, code_dim), (_DECODER, code_dim, 1)):
@@ -145,14 +144,14 @@ def _chain(num_codes, code_dim, outs, kernels) -> dict[str, tuple[int, ...]]:
 
 
 def _wrong_shapes(found: Mapping[str, tuple[int, ...]]) -> list[str]:
-  """What does not fit, given all names; widths are taken from the biases."""
+  """Shapes that do not fit each other, with widths taken from the biases; all names must exist."""
   problems = []
   if len(found[CODEBOOK]) != 2 or not 1 <= found[CODEBOOK][0] <= MAX_CODES:
     return [f"{CODEBOOK} is {list(found[CODEBOOK])}; expected [codes up to {MAX_CODES}, width]"]
   outs, kernels = {}, {}
   for layer, kernel in _ENCODER + _DECODER:
     bias, weight = found[f"{layer}.bias"], found[f"{layer}.weight"]
-    outs[layer] = math.prod(bias)  # A bias of another rank is found out below.
+    outs[layer] = math.prod(bias)  # A bias of another rank is found below.
     fits = len(weight) == 4 and weight[2] == weight[3] and 1 <= weight[2] <= _MAX_KERNEL
     if not kernel and not fits:
       problems.append(f"{layer}.weight is {list(weight)}; expected a square kernel up to 7 x 7")
@@ -190,7 +189,7 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         found[name] = _array(archive.read(info), f"{path}: {name!r}")
   except errors.CheckpointError:
     raise
-  except Exception as e:  # Whatever zipfile raises on damaged files: many types.
+  except Exception as e:  # zipfile raises many types on damaged files.
     raise errors.CheckpointError(
       f"{path}: is no intact npz file: {type(e).__name__}: {e}.{file_checks.of_file(path)}"
     ) from None
@@ -198,13 +197,13 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
 
 def _array(data: bytes, where: str) -> np.ndarray:
-  """float32 array of the bytes of an npy file; its header is believed only where sizes agree."""
+  """The float32 array of an npy file, whose header must agree with its size."""
   stream = io.BytesIO(data)
   try:
     if np.lib.format.read_magic(stream) != (1, 0):
       raise ValueError("an npy version that weights never need")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream, _MAX_HEADER)
-  except Exception as e:  # numpy parses the header with several modules, each with its errors.
+  except Exception as e:  # numpy raises many types on damaged headers.
     raise errors.CheckpointError(f"{where} is no numpy array: {e}.") from None
   if dtype.hasobject or dtype.kind != "f":
     raise errors.CheckpointError(

@@ -1,4 +1,4 @@
-"""Masks as COCO stores them, polygons and run lengths, without pycocotools and equal to it."""
+"""Decodes COCO's masks, polygons and run lengths, exactly as pycocotools does."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from paligemma_jax.core import file_checks
 
 MAX_WORK = 1_000_000_000  # Of all masks of a row: about two seconds.
 
-_SCALE = 5  # COCO draws the edges of polygons on a grid five times as fine.
+_SCALE = 5  # COCO draws polygons on a grid five times as fine.
 _MAX_PIXELS = 50_000_000
 _MAX_POINTS = 100_000
 _MAX_RUNS = 5_000_000
-_POLYGON_WORK = 75_000  # A polygon, however small, takes as long as this many pixels.
-_STEP_WORK = 20  # A step of an outline, or a run, takes as long as this many pixels.
+_POLYGON_WORK = 75_000  # The time of a polygon, however small, in pixels.
+_STEP_WORK = 20  # The time of a step of an outline, or of a run, in pixels.
 _STEPS_AT_ONCE = 1 << 20
 
 
 class Budget:
-  """What drawing the masks of one row may still cost, in pixels; `decode` takes from it."""
+  """The work left, in pixels, to draw the masks of one row."""
 
   def __init__(self, work: int = MAX_WORK):
     self._left = work
 
   def spend(self, work: int) -> None:
-    """Raises DataError where the row has used up its budget."""
+    """Takes from the budget; DataError when it is used up."""
     self._left -= work
     if self._left < 0:
       raise errors.DataError(
@@ -42,10 +42,10 @@ def decode(segmentation: Any, height: int, width: int, budget: Budget | None = N
   """bool[height, width] of a `segmentation` of COCO's format.
 
   Args:
-    segmentation: polygons [[x, y, x, y, …], …] in pixels, of which the union is meant, or
+    segmentation: polygons [[x, y, x, y, …], …] in pixels, whose union is the mask, or
       {"size": [height, width], "counts": …} with the run lengths as a list or as a text.
     height, width: of the image.
-    budget: shared by the masks of a row; None is one of its own.
+    budget: shared by the masks of a row; None is a new one.
 
   Raises:
     DataError: anything else, run lengths of an image of another size, or more than the budget.
@@ -74,11 +74,11 @@ def fill_polygon(
 def _fill(mask: np.ndarray, points: Any, height: int, width: int, budget: Budget) -> None:
   """Sets the inside of x, y, x, y, … in `mask`, bool[width * height].
 
-  As COCO's own tools draw it: edges are traced on a finer grid; where a trace steps from column to
-  column it toggles the pixels below it, so that what lies between two edges is set.
+  It draws as COCO's tools do: edges are traced on a finer grid, and each step from one column to
+  another toggles the pixels below it, so that those between two edges are set.
   """
   corners = _corners(points)
-  start = np.trunc(corners * _SCALE + 0.5).astype(np.int64)  # [P, 2]: x, y; cut as C casts.
+  start = np.trunc(corners * _SCALE + 0.5).astype(np.int64)  # [P, 2]: x, y; truncated as C does.
   end = np.roll(start, -1, 0)
   lengths = np.abs(end - start).max(axis=1) + 1
   budget.spend(int(lengths.sum()) * _STEP_WORK + _POLYGON_WORK)
@@ -86,7 +86,7 @@ def _fill(mask: np.ndarray, points: Any, height: int, width: int, budget: Budget
   last = start[:1]
   ends = np.cumsum(lengths)
   first = 0
-  while first < len(start):  # Some edges at a time: a long outline would take gigabytes at once.
+  while first < len(start):  # In parts, since a long outline would take gigabytes at once.
     stop = int(np.searchsorted(ends, ends[first] - lengths[first] + _STEPS_AT_ONCE, "right"))
     stop = max(stop, first + 1)
     trace = np.concatenate([last, _traced(start[first:stop], end[first:stop], lengths[first:stop])])
@@ -118,14 +118,14 @@ def _traced(start: np.ndarray, end: np.ndarray, lengths: np.ndarray) -> np.ndarr
   edge = np.repeat(edges, lengths)
   step = np.arange(len(edge)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
   step = np.where(flip[edge], lengths[edge] - 1 - step, step)
-  # Cut towards zero after a half was added, as above.
+  # Truncated after a half is added, as above.
   slow = np.trunc(low[edges, across][edge] + slope[edge] * step + 0.5).astype(np.int64)
   fast = step + low[edges, along][edge]
   return np.where(flat[edge][:, None], np.stack([fast, slow], 1), np.stack([slow, fast], 1))
 
 
 def _toggled(trace: np.ndarray, height: int, width: int) -> np.ndarray:
-  """int64[K]: the places, column after column, below which a trace toggles the pixels."""
+  """int64[K]: the places, in column order, below which a trace toggles the pixels."""
   before, after = trace[:-1], trace[1:]
   steps = before[:, 0] != after[:, 0]
   before, after = before[steps], after[steps]
@@ -176,10 +176,8 @@ def _from_runs(value: dict[str, Any], height: int, width: int, budget: Budget) -
 
 
 def _packed(text: str | bytes) -> list[int]:
-  """The run lengths in a text: 5 bits a character, and from the third on what changed since the
-  run two before.
-  """
-  # What is not ASCII becomes a byte that is none of COCO's characters, not a "?", which is one.
+  """Run lengths of a text: 5 bits a character, from the third run on relative to two before."""
+  # In UTF-8 no other character becomes one of COCO's, as it would when replaced by "?".
   data = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
   runs: list[int] = []
   value = shift = 0
@@ -199,22 +197,19 @@ def _packed(text: str | bytes) -> list[int]:
   return runs
 
 
-_MAX_PNG_PIXELS = 50_000_000
-
-
 def png_pixels(data: bytes) -> np.ndarray:
-  """[H, W] or [H, W, C] of the numbers in the file; of a palette they are not looked up.
+  """[H, W] or [H, W, C]: the values in a PNG file, of a palette the indices.
 
   Raises:
     DataError: no intact PNG file, or one that is too large.
   """
-  from PIL import Image  # Here, so that configs need not wait for it.
+  from PIL import Image  # Here, so that configs load fast.
 
   try:
     file_checks.check(data)
     with Image.open(io.BytesIO(file_checks.without_texts(data)), formats=("PNG",)) as image:
-      if image.width * image.height > _MAX_PNG_PIXELS:
-        raise errors.DataError(f"it has more than {_MAX_PNG_PIXELS} pixels.")
+      if image.width * image.height > _MAX_PIXELS:
+        raise errors.DataError(f"it has more than {_MAX_PIXELS} pixels.")
       found = np.asarray(image)
     if not file_checks.png_holds_all_rows(data):
       raise errors.DataError("its data end before the last row.")
@@ -223,5 +218,5 @@ def png_pixels(data: bytes) -> np.ndarray:
     raise errors.DataError(f"no intact PNG: {e}") from None
   except MemoryError:
     raise
-  except Exception as e:  # Whatever Pillow's reader raises on damaged files: many types.
+  except Exception as e:  # Pillow's reader raises many types on damaged files.
     raise errors.DataError(f"no intact PNG: {type(e).__name__}: {e}.") from None

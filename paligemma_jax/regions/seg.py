@@ -1,10 +1,8 @@
 """Segmentations as the model writes them, and back: four `<loc…>`, sixteen `<seg…>`, a label.
 
-The four loc tokens are the object's box as in `regions.loc` (y_min, x_min, y_max, x_max). The
-sixteen seg tokens are the codes of what the box cuts out of the object's mask, in the order of
-lines of text, as `regions.mask_codec` makes them. The rules are those of the reference's op
-refcoco_mask2str and of its segmentation evaluator. Both use bins=1023; callers always say which
-convention they mean.
+The loc tokens are the object's box as in `regions.loc`. The seg tokens are the codes of the mask
+inside the box, row by row, as `regions.mask_codec` makes them. The rules are those of the
+reference's op refcoco_mask2str and of its segmentation evaluator, both with bins=1023.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ _OBJECT = re.compile(
 
 
 class Segment(NamedTuple):
-  """One object of a text: its box, its sixteen codes, and what follows them."""
+  """One object of a text: its box, its sixteen codes and its label."""
 
   box: loc.Box
   codes: tuple[int, ...]
@@ -36,7 +34,7 @@ class Segment(NamedTuple):
 
 
 class Found(NamedTuple):
-  """One object of a text, painted: bool[H, W], its box and its label."""
+  """One decoded object of a text: its mask, bool[H, W], its box and its label."""
 
   mask: np.ndarray
   box: loc.Box
@@ -49,13 +47,8 @@ def format_segment(
   """The text of one object: four loc tokens, sixteen seg tokens, a space, the label.
 
   Args:
-    box: (y_min, x_min, y_max, x_max) as shares of the image's height and width.
+    box, label, bins: as of `loc.format_boxes`, with its DataErrors.
     codes: sixteen, row by row; see `regions.mask_codec`.
-    label: '' leaves the tokens alone.
-    bins: 1023 or 1024, the convention of `regions.loc`.
-
-  Raises:
-    DataError: a box or a label that could not be read back.
   """
   text = loc.format_boxes([box], [label], bins=bins)
   return text[:_LOC_LEN] + "".join(f"<seg{code:03d}>" for code in codes) + text[_LOC_LEN:]
@@ -90,14 +83,13 @@ def masks_to_text(
   Args:
     masks: bool[H, W] each, the size of the whole image.
     boxes: (y_min, x_min, y_max, x_max) as shares of the image; None is the mask's least box.
-    labels: one per mask; an empty label leaves the tokens alone.
+    labels: one per mask; '' for the tokens alone.
     bins: 1023 or 1024, the convention of `regions.loc`.
-    tiny: objects for which no mask can be written are left out, and their places are added to it;
-      None: they are an error.
+    tiny: collects the indices of objects that are too small for a mask and are left out; None: such
+      an object is an error.
 
   Raises:
-    DataError: a mask without a pixel, a box that is none or cuts out no pixel or could not be read
-      back, or a label that could not; of objects of which all are so small.
+    DataError: an empty mask, a wrong box or label, a box without a pixel, or only tiny objects.
   """
   if not len(masks) == len(boxes) == len(labels):
     raise errors.DataError(
@@ -128,13 +120,13 @@ def masks_to_text(
 
 
 class _TinyError(errors.DataError):
-  """No mask can be written for an object."""
+  """An object is too small for a mask."""
 
 
 def _boxed(
   mask: np.ndarray, given: Sequence[float] | None, label: str, bins: int
 ) -> tuple[Sequence[float], np.ndarray]:
-  """The box of an object, and its mask inside of it."""
+  """The box of an object, and the mask inside of it."""
   if given is None and not mask.any():
     raise _TinyError("The mask has no pixel that is set.")
   box = least_box(mask) if given is None else given
@@ -154,7 +146,7 @@ def _boxed(
 def text_to_mask(
   text: str, height: int, width: int, *, codec: mask_codec.MaskCodec, bins: int
 ) -> Found | None:
-  """The object that a text begins with, painted; None where it is invalid, see `parse`."""
+  """The first object of a text, decoded; None when it is invalid, see `parse`."""
   found = text_to_masks(text, height, width, codec=codec, bins=bins, most=1)
   return found[0]
 
@@ -162,11 +154,11 @@ def text_to_mask(
 def text_to_masks(
   text: str, height: int, width: int, *, codec: mask_codec.MaskCodec, bins: int, most: int = 0
 ) -> list[Found | None]:
-  """Every object of a text, of which parts are joined by ';'; None for each invalid part.
+  """The decoded objects of a text, separated by ';'; None for each invalid part.
 
   Args:
     height, width: of the image, in pixels.
-    most: read so many parts; 0 reads all.
+    most: the number of parts to read; 0 is all.
   """
   pieces = [text] if most == 1 else [piece.strip() for piece in text.split(";")]
   segments = [parse(piece, codec=codec, bins=bins) for piece in pieces[: most or None]]
@@ -188,10 +180,10 @@ def text_to_masks(
 
 
 def parse(text: str, *, codec: mask_codec.MaskCodec, bins: int) -> Segment | None:
-  """The object that a text begins with, by the reference's rule; never raises on any text.
+  """The first object of any text by the reference's rule, or None.
 
-  The first twenty tokens must be four loc tokens and sixteen seg tokens, with y_max > y_min and
-  x_max > x_min; whatever follows is the label. None otherwise.
+  It starts with four loc tokens, y_max > y_min and x_max > x_min, and sixteen seg tokens; the rest
+  is the label.
   """
   loc.check_bins(bins)
   match = _OBJECT.fullmatch(text)
@@ -211,7 +203,7 @@ def pixel_box(box: Sequence[float], height: int, width: int) -> tuple[int, int, 
 
 
 def paint(square: np.ndarray, box: Sequence[float], height: int, width: int) -> np.ndarray | None:
-  """bool[h, w]: a decoded mask at the size of its pixel box; None when no pixel is in that box."""
+  """bool[h, w]: a decoded mask at the size of its pixel box; None when the box has no pixel."""
   y_min, x_min, y_max, x_max = pixel_box(box, height, width)
   if y_max <= y_min or x_max <= x_min:
     return None
@@ -225,12 +217,12 @@ def to_square(mask: np.ndarray) -> np.ndarray:
 
 
 def from_square(square: np.ndarray, height: int, width: int) -> np.ndarray:
-  """bool[height, width]: where float32[64, 64], resized alike, is above 0."""
+  """bool[height, width]: float32[64, 64] > 0, after the same resize."""
   return _resized(square, height, width) > 0
 
 
 def least_box(mask: np.ndarray) -> loc.Box:
-  """The least box that holds the mask's pixels; DataError when there are none."""
+  """The least box around the mask's pixels; DataError when there are none."""
   rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
   if not len(rows):
     raise errors.DataError("The mask has no pixel that is set.")
@@ -241,13 +233,10 @@ def least_box(mask: np.ndarray) -> loc.Box:
 
 
 def as_mask(value: Any) -> np.ndarray:
-  """bool[H, W] of what rows hold: pixels above 0 of a PNG file or of an array's first channel.
+  """bool[H, W]: where the first channel is above 0.
 
   Args:
-    value: bytes of a PNG, or an array [H, W] or [H, W, C] of bools or numbers.
-
-  Raises:
-    DataError: anything else.
+    value: bytes of a PNG file, or an array [H, W] or [H, W, C] of bools or numbers; else DataError.
   """
   if isinstance(value, bytes):
     try:
@@ -257,9 +246,8 @@ def as_mask(value: Any) -> np.ndarray:
   if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[-1]:
     value = value[..., 0]
   if not isinstance(value, np.ndarray) or value.ndim != 2 or value.dtype.kind not in "buif":
-    found = type(value).__name__
-    if isinstance(value, np.ndarray):
-      found = f"{value.dtype}{list(value.shape)}"
+    is_array = isinstance(value, np.ndarray)
+    found = f"{value.dtype}{list(value.shape)}" if is_array else type(value).__name__
     raise errors.DataError(
       f"expected a mask, bool[H, W] or the bytes of a PNG file, found {found}."
     )
@@ -276,9 +264,9 @@ def _cut_out(mask: np.ndarray, box: Sequence[float]) -> np.ndarray:
 
 
 def _resized(x: np.ndarray, height: int, width: int) -> np.ndarray:
-  """float32[height, width] of float32[h, w]: the reference's arithmetic, rows first.
+  """float32[height, width] of float32[h, w]: bilinear and antialiased, rows first.
 
-  Its evaluator resizes with Pillow, whose bilinear filter has the same kernel, antialiased too.
+  The reference's evaluator resizes with Pillow, whose bilinear filter has the same kernel.
   """
   x = image_files.matrix(x.shape[0], height, "bilinear", True) @ x
   return (image_files.matrix(x.shape[1], width, "bilinear", True) @ x.T).T

@@ -1,1 +1,1 @@
-"""What people look at after a run: the report and the gallery, as HTML files. No JAX."""
+"""The report and the gallery of a run, as HTML files. No JAX."""

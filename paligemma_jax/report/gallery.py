@@ -1,4 +1,4 @@
-"""A self-contained HTML gallery: image, prompt, target and prediction, boxes and masks drawn."""
+"""A self-contained HTML gallery: images with prompt, target, prediction, boxes and masks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from paligemma_jax.report import report
 _MAX_FRAMES = 8  # Of a video; more would be too small to see.
 _MASK_COLORS = {"target": (34, 197, 94), "predicted": (249, 115, 22), "before": (249, 115, 22)}
 _FILL, _EDGE = 70, 230  # Opacity of a mask, of 255.
-_PNG_SIDE = 256  # Images up to this wide stay exact; larger ones become JPEG, to keep files small.
+_PNG_SIDE = 256  # Larger images become JPEG, to keep files small.
 
 _STYLE = """
 .legend span { margin-right: 14px; white-space: nowrap; }
@@ -63,9 +63,7 @@ class GalleryItem:
   """One example.
 
   image: uint8[H, W, 3], or [F, H, W, 3] of which up to 8 frames are shown side by side.
-  prompt, target: texts.
-  prediction: what the model says (after fine-tuning).
-  before: what it said before fine-tuning; None when that is not known.
+  before: the prediction before fine-tuning; None when unknown.
   """
 
   image: np.ndarray
@@ -85,13 +83,13 @@ def write_gallery(
   bins: int = 1024,
   codec: str = "",
 ) -> None:
-  """Writes the page. Texts with loc tokens are drawn as boxes, those with seg tokens as masks.
+  """Writes the page, with loc tokens drawn as boxes and seg tokens as masks.
 
   Args:
     table: scores to show above the examples.
     lead: one sentence below the title.
-    bins: 1023 or 1024, how loc tokens become coordinates (`regions.loc`).
-    codec: of the seg tokens: '' is the embedded one (`regions.mask_codec`).
+    bins: 1023 or 1024, the convention of `regions.loc`.
+    codec: of the seg tokens, as of `mask_codec.open_codec`.
   """
   items = list(items)
   with_before = any(item.before is not None for item in items)
@@ -124,7 +122,7 @@ def _card(number: int, item: GalleryItem, bins: int, codec: str) -> str:
 def _answer(
   text: str, predicted: Answer | None, target: str | None, true_answer: Answer | None = None
 ) -> str:
-  """A text beside its name, marked right or wrong; boxes by their labels and their overlap."""
+  """A text marked as right or wrong; of boxes their labels and overlaps."""
   if predicted is None:
     mark, kind = "", ""
     if target is not None:
@@ -155,7 +153,8 @@ def _views(
   """The image with its boxes and masks: once, or before and after side by side."""
   pixels = _frames(item.image)
   height, width = pixels.shape[:2]
-  image = f'<image id="i{number}" width="{width}" height="{height}" href="{_png_or_jpeg(pixels)}"/>'
+  url = _data_url(pixels, "png" if max(height, width) <= _PNG_SIDE else "jpeg")
+  image = f'<image id="i{number}" width="{width}" height="{height}" href="{url}"/>'
   if item.image.ndim != 3 or not _has_boxes(item):
     return f"<div>{_svg(image, width, height)}</div>"
   true_marks = _marks(target, "target", width, height)
@@ -175,7 +174,7 @@ def _svg(content: str, width: int, height: int) -> str:
 
 
 def _marks(answer: Answer | None, kind: str, width: int, height: int) -> str:
-  """Masks, and rectangles with labels: that of the target above, that of a prediction below."""
+  """Masks, and boxes with labels: the target's at the top, a prediction's at the bottom."""
   if answer is None:
     return ""
   size = max(width, height) / 17
@@ -217,7 +216,7 @@ def _frames(image: np.ndarray) -> np.ndarray:
 
 
 def _overlay(mask: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
-  """uint8[H, W, 4]: the mask as a veil of this colour, its edge nearly opaque."""
+  """uint8[H, W, 4]: the mask, translucent in this color, its edge nearly opaque."""
   around = np.pad(mask, 1)
   inner = around[:-2, 1:-1] & around[2:, 1:-1] & around[1:-1, :-2] & around[1:-1, 2:]
   pixels = np.zeros((*mask.shape, 4), np.uint8)
@@ -226,26 +225,21 @@ def _overlay(mask: np.ndarray, color: tuple[int, int, int]) -> np.ndarray:
   return pixels
 
 
-def _png_or_jpeg(pixels: np.ndarray) -> str:
-  return _data_url(pixels, "png" if max(pixels.shape[:2]) <= _PNG_SIDE else "jpeg")
-
-
 def _data_url(pixels: np.ndarray, kind: str) -> str:
   buffer = io.BytesIO()
   Image.fromarray(pixels).save(buffer, kind, **({} if kind == "png" else {"quality": 88}))
   return f"data:image/{kind};base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
-_MAX_MASKS = 500  # Of a text; none that a model is asked for has room for as many.
+_MAX_MASKS = 500  # Of a text.
 _AT_ONCE = 32  # Masks in memory.
 _CODES = re.compile(r"\s*(<seg[0-9]{3}>)+")
 
 
 class Answer(NamedTuple):
-  """The objects of a text.
+  """The objects of a text, their labels without seg tokens.
 
-  objects: boxes, labels (without seg tokens), and how many parts were not readable.
-  mask: bool[H, W], all painted masks together; None where the text has no seg tokens.
+  mask: bool[H, W], the union of their masks; None where the text has no seg tokens.
   """
 
   objects: loc.Parsed
@@ -253,14 +247,9 @@ class Answer(NamedTuple):
 
 
 def parse_answer(text: str, height: int, width: int, *, codec: str, bins: int) -> Answer | None:
-  """The answer, or None where the text has no loc tokens. Never raises on any text.
+  """The objects of any text for an image of this size; None where it has no loc tokens.
 
-  A part whose box is readable and whose seg tokens are not keeps its box and counts as unreadable.
-
-  Args:
-    height, width: of the image it is to be drawn on.
-    codec: as in `regions.mask_codec.open_codec`.
-    bins: 1023 or 1024, how loc tokens become coordinates (`regions.loc`).
+  An object with a valid box and invalid seg tokens keeps its box and counts as invalid.
   """
   if "<loc" not in text:
     return None
@@ -284,7 +273,7 @@ def parse_answer(text: str, height: int, width: int, *, codec: str, bins: int) -
 
 
 def overlaps(target: Answer, predicted: Answer) -> list[float]:
-  """IoUs with the target: of the two masks where the target has one, else of each true box."""
+  """IoUs with the target: of the two masks where it has one, else of each of its boxes."""
   if target.mask is None:
     return localization.match(target.objects, predicted.objects)
   if predicted.mask is None:

@@ -1,4 +1,4 @@
-"""Tables of scores as text and as HTML, and the report of a run with its curves."""
+"""Score tables as text and HTML, and the HTML report of a run with its curves."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ polyline { fill: none; stroke: var(--predicted); stroke-width: 1.8; stroke-linej
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-  """A small table; the first column is text, numbers are shown with three decimals, None as '–'."""
+  """A table whose first column is text; numbers are shown with three decimals, None as '–'."""
 
   title: str
   columns: tuple[str, ...]
@@ -38,11 +38,10 @@ class Table:
 
 
 def scores_table(title: str, scores: Mapping[str, Mapping[str, float]]) -> Table:
-  """Metrics down, their values across.
+  """A row for each metric of the last of `scores`, a column for each of them.
 
   Args:
-    scores: {'baseline': {metric: value}, 'before': {…}, 'after': {…}}; the columns in this order, a
-      row for each metric of the last one.
+    scores: {'baseline': {metric: value}, 'before': {…}, 'after': {…}}.
   """
   metrics = list(scores[list(scores)[-1]])
   rows = tuple((m, *(values.get(m) for values in scores.values())) for m in metrics)
@@ -50,7 +49,7 @@ def scores_table(title: str, scores: Mapping[str, Mapping[str, float]]) -> Table
 
 
 def text(table: Table) -> str:
-  """The table with aligned columns, for a terminal or a log."""
+  """The table as text with aligned columns."""
   lines = [table.columns, *(tuple(map(_shown, row)) for row in table.rows)]
   widths = [max(len(line[i]) for line in lines) for i in range(len(table.columns))]
   lines.insert(1, tuple("-" * width for width in widths))
@@ -80,10 +79,10 @@ def write_report(
   lines: Sequence[Mapping[str, float]],
   lead: str = "",
 ) -> None:
-  """Writes a self-contained HTML page with the tables and a chart of everything that changed.
+  """Writes a self-contained HTML page with the tables and a chart of each metric that changes.
 
   Args:
-    lines: of metrics.jsonl, as `metrics.read` gives them.
+    lines: of metrics.jsonl, from `metrics.read`.
     lead: one sentence below the title.
   """
   body = "".join(table_html(table) for table in tables)
@@ -102,7 +101,7 @@ def _shown(cell: Cell) -> str:
 
 
 def _names(lines: Sequence[Mapping[str, float]]) -> list[str]:
-  """All metrics, in the order in which they first come."""
+  """All metrics, in the order in which they first occur."""
   return [n for n in dict.fromkeys(name for line in lines for name in line) if n != "step"]
 
 
@@ -112,7 +111,7 @@ def _points(lines: Sequence[Mapping[str, float]], name: str) -> list[tuple[float
 
 
 def _chart(name: str, points: Sequence[tuple[float, float]]) -> str:
-  """One curve with its extremes, or '' when nothing changes."""
+  """One curve with its extremes; '' when the values do not change."""
   low, high = (f(v for _, v in points) if points else 0.0 for f in (min, max))
   first, last = (points[0][0], points[-1][0]) if points else (0, 0)
   if low == high or first == last:
@@ -160,21 +159,14 @@ tr:last-child td { border-bottom: 0; }
 
 
 def escape(value: Any) -> str:
-  """Text that is safe inside an element and inside a quoted attribute, whatever it holds."""
+  """Any text, made safe inside an element and inside a quoted attribute."""
   text = str(value).encode("utf-8", "replace").decode()
   return html.escape(_CONTROL.sub("\ufffd", text), quote=True)
 
 
 def page(title: str, lead: str, body: str, *, style: str = "") -> str:
-  """A whole HTML document.
-
-  Args:
-    title: plain text.
-    lead: one plain sentence below it; '' for none.
-    body: HTML, its texts escaped.
-    style: CSS beyond that of all pages.
-  """
-  # The policy forbids scripts and anything from elsewhere, should a text ever slip through.
+  """An HTML document of plain texts `title` and `lead`, an escaped `body`, and further CSS."""
+  # The policy forbids scripts and external content, should a text ever not be escaped.
   policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
   return f"""<!doctype html>
 <html lang="en">

@@ -209,25 +209,22 @@ class PaliGemma:
     Returns:
       `path`.
     """
-    savers = {"hf": self._save_hf, "native": self._save_native, "npz": self._save_npz}
-    return errors.pick(savers, format, "format")(path, dtype)
-
-  def _save_hf(self, path: str | os.PathLike, dtype: str | None) -> pathlib.Path:
     sizes = opening.sizes_of(self.config)
-    image_token, files = hf_export.make(sizes, self.tokenizer, self._source)
-    return hf_export.save_hf(
-      path, self.params, sizes, dtype=dtype, image_token=image_token, files=files
-    )
 
-  def _save_native(self, path: str | os.PathLike, dtype: str | None) -> pathlib.Path:
-    sizes, content = opening.sizes_of(self.config), b""
-    if self.tokenizer:
-      content = self.tokenizer.model_bytes
-    return weights_dir.save_native(path, self.params, sizes, tokenizer=content, dtype=dtype)
+    def hf() -> pathlib.Path:
+      token, files = hf_export.make(sizes, self.tokenizer, self._source)
+      return hf_export.save_hf(
+        path, self.params, sizes, dtype=dtype, image_token=token, files=files
+      )
 
-  def _save_npz(self, path: str | os.PathLike, dtype: str | None) -> pathlib.Path:
-    sizes = opening.sizes_of(self.config)
-    return npz_export.save_npz(path, self.params, dtype=dtype, sizes=sizes)
+    def native() -> pathlib.Path:
+      content = self.tokenizer.model_bytes if self.tokenizer else b""
+      return weights_dir.save_native(path, self.params, sizes, tokenizer=content, dtype=dtype)
+
+    def npz() -> pathlib.Path:
+      return npz_export.save_npz(path, self.params, dtype=dtype, sizes=sizes)
+
+    return errors.pick({"hf": hf, "native": native, "npz": npz}, format, "format")()
 
   def _program(self, how: generate_lib.Options) -> Callable:
     if how not in self._programs:

@@ -13,6 +13,12 @@ from paligemma_jax import cli
 from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
 
+_ON = "local (default), TPU chips as v5e-1, v5e-8, v5p-8, v6e-8, or GPUs as h100, h100x8, l4, t4"
+_FRAMES = "images per row (default: those of the first row where the data is there, else one)"
+_SUPERVISED = "the most answer tokens of a row (default: train.text_len)"
+_EFFORT = "of the compiler, -1 (default) to 1; 0 is its own default, several times slower"
+_TIMEOUT = "seconds that one program may take to compile (default 1800)"
+
 
 def parser() -> command_line.Parser:
   found = command_line.Parser(
@@ -22,56 +28,15 @@ def parser() -> command_line.Parser:
     " for the cheapest change that makes it fit. No weights and no data are needed.",
     f"{command_line.called('plan')} --config transfers/okvqa.py:res=448 --on v5e-8",
   )
-  found.add_argument(
-    "--on",
-    default="local",
-    metavar="DEVICES",
-    help="local (default), TPU chips as in v5e-1, v5e-8, v5p-8, v6e-8, or cards as in h100,"
-    " h100x8, l4, t4",
-  )
-  found.add_argument("--json", action="store_true", help="one line of JSON on stdout")
-  found.add_argument(
-    "--frames",
-    type=int,
-    default=0,
-    metavar="N",
-    help="images per row (default: those of the first row where the data is there, else one)",
-  )
-  found.add_argument(
-    "--supervised",
-    type=int,
-    default=0,
-    metavar="N",
-    help="the most answer tokens of a row (default: train.text_len)",
-  )
-  found.add_argument(
-    "--suggest",
-    type=int,
-    default=2,
-    metavar="N",
-    help="how many changes that fit to search for (default 2; 0: none)",
-  )
-  found.add_argument(
-    "--tries",
-    type=int,
-    default=6,
-    metavar="N",
-    help="how many of them to compile at most (default 6)",
-  )
-  found.add_argument(
-    "--effort",
-    type=float,
-    default=-1.0,
-    metavar="E",
-    help="of the compiler, -1 (default) to 1; 0 is its own default, several times slower",
-  )
-  found.add_argument(
-    "--timeout",
-    type=float,
-    default=1800.0,
-    metavar="SECS",
-    help="how long one program may take to compile (default 1800)",
-  )
+  add = found.add_argument
+  add("--on", default="local", metavar="DEVICES", help=_ON)
+  add("--json", action="store_true", help="one line of JSON on stdout")
+  add("--frames", type=int, default=0, metavar="N", help=_FRAMES)
+  add("--supervised", type=int, default=0, metavar="N", help=_SUPERVISED)
+  add("--suggest", type=int, default=2, metavar="N", help="changes to find (default 2; 0: none)")
+  add("--tries", type=int, default=6, metavar="N", help="most changes to compile (default 6)")
+  add("--effort", type=float, default=-1.0, metavar="E", help=_EFFORT)
+  add("--timeout", type=float, default=1800.0, metavar="SECS", help=_TIMEOUT)
   return found
 
 

@@ -274,22 +274,12 @@ def _json_float(value: Any) -> Any:
   return value
 
 
-POINTS = frozenset(
-  {
-    "state.before_arrays",
-    "state.after_arrays",
-    "state.after_seal",
-    "state.after_rename",
-    "state.before_delete",
-    "state.after_delete",
-    "base.after_seal",
-    "base.after_rename",
-    "metrics.before_append",
-    "metrics.after_append",
-    "bad_rows.before_append",
+POINTS = (
+    "state.before_arrays", "state.after_arrays", "state.after_seal", "state.after_rename",
+    "state.before_delete", "state.after_delete", "base.after_seal", "base.after_rename",
+    "metrics.before_append", "metrics.after_append", "bad_rows.before_append",
     "bad_rows.after_append",
-  }
-)
+)  # fmt: skip
 
 _visits: collections.Counter[str] = collections.Counter()
 

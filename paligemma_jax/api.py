@@ -280,7 +280,7 @@ class PaliGemma:
     return batch
 
   def _prediction(
-    self, out: Mapping[str, np.ndarray], row: int, stop: str | Sequence[str]
+    self, out: Mapping[str, np.ndarray], row: int, stop: str | tuple[str, ...]
   ) -> Prediction:
     num = int(out["lengths"][row])
     tokens, logprobs = (out[name][row, :num].tolist() for name in ("tokens", "token_logprob"))

@@ -1,8 +1,8 @@
-"""Metrics as pure functions of texts and rows, and the evaluators that a config lists. No JAX.
+"""Metrics as pure functions of texts and rows, and the evaluators of configs. No JAX.
 
-`METRICS` is the table of what is built in: a metric's name for `score`, and its class for configs.
-A metric of your own is any class declared with `@spec` that derives from `Metric` and has
-`score_row`; docs/metrics.md shows one.
+`METRICS` has the built-in metrics: the name for `score`, and the class for configs. A metric of
+your own is any class declared with `@spec` that derives from `Metric` and has `score_row`;
+docs/metrics.md shows one.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ METRICS: dict[str, type[Evaluator]] = {
   "vqa_accuracy": VqaAccuracy,
   "vqav2": VqaV2Accuracy,
 }
-# What configs list: the metrics, and what needs more than texts.
+# The metrics, and the evaluators that need more than texts.
 EVALUATORS: dict[str, type[Evaluator]] = {
   cls.__name__: cls for cls in (*METRICS.values(), Perplexity, ServerFile, WritePredictions)
 }
@@ -68,21 +68,21 @@ def score(
   seed: int = 0,
   **options: Any,
 ) -> dict[str, float]:
-  """The named metric of `predictions[i]` against `rows[i]`, as {key: value}; no model is needed.
+  """The named metric of `predictions[i]` against `rows[i]`, as {key: value}; needs no model.
 
   Args:
     metric: a name in METRICS.
     predictions: the texts.
-    rows: the columns that the metric reads, `suffix` unless `target` says otherwise.
-    bootstrap: how often the rows are drawn anew, as in 1000, for `<key>/low` and `<key>/high`: 95 %
-      confidence intervals; 0 for none.
-    seed: of these draws.
-    **options: the fields that the metric's class has of its own, for instance `target`, `lower`,
-      `bins`; and what it takes for each prediction, as `scores` of 'coco_detection'.
+    rows: the columns that the metric reads.
+    bootstrap: how often the rows are resampled, as in 1000, for `<key>/low` and `<key>/high`: 95 %
+      confidence intervals; 0 is none.
+    seed: of the resampling.
+    **options: the fields of the metric's class, such as `target`, `lower` or `bins`, and sequences
+      with a value per prediction, such as `scores` of 'coco_detection'.
 
   Raises:
-    ConfigError: an unknown metric or option; the near match is named.
-    DataError: as many predictions as rows are not there, or a row lacks a column.
+    ConfigError: an unknown metric or option, with a near match.
+    DataError: predictions and rows differ in number, or a row lacks a column.
   """
   cls = errors.pick(METRICS, metric, "metric")
   shared = {field.name for field in dataclasses.fields(Evaluator)}

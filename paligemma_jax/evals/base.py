@@ -1,4 +1,4 @@
-"""What every evaluator is made of: options, scores row by row, columns, confidence intervals."""
+"""The base of evaluators: options, scores by row, columns, confidence intervals."""
 
 from __future__ import annotations
 
@@ -23,38 +23,37 @@ NONE = float("nan")  # The value of a row that does not count.
 
 @spec.spec
 class Evaluator:
-  """What to evaluate and when; subclasses add `score` and what it reads, or are a `Metric`.
+  """What to evaluate and when; subclasses add `score` and its columns, or are a `Metric`.
 
-  An evaluator never sees a device. It says which encoding it needs, `train` (loss and correct
-  tokens per row) or `decode` (text and log-probability), and which columns of the rows it reads;
-  `score(rows, outputs)` is then a pure function of the two, `outputs[i]` belonging to `rows[i]`.
+  An evaluator needs an encoding, `train` (loss and correct tokens per row) or `decode` (text and
+  log-probability), and columns of the rows; `score(rows, outputs)` is a pure function of the two,
+  where `outputs[i]` belongs to `rows[i]`.
 
   Attributes:
     name: the slash path before its metrics, as in 'val/acc'.
     source: the rows.
     pp: the row ops.
-    every: a duration as in '10%', '200 steps' or 'end'; '' means never while training.
-    batch_size: rows per batch over all hosts.
-    max_len: new tokens at most (decode encoding).
+    every: a duration as in '10%', '200 steps' or 'end'; '' is never during training.
+    batch_size: examples per batch over all hosts.
+    max_len: the most new tokens (decode encoding).
     text_len: tokens of the prompt (decode) or of prompt and answer (train).
-    overflow: what happens to a row whose text is longer, as `train.overflow`: 'error', 'truncate',
-      'cut' or 'drop'; a dropped row is not scored and counts in `num_rejected`, a row that was cut
-      is scored and counts in `num_truncated`.
-    limit: score the first so many rows; 0 means all.
-    start_limit: the same before the first step, where a few rows tell enough and a run should come
-      to its training; 0 means as many as ever.
-    bootstrap: how often the scored rows are drawn anew for `<metric>/low` and `<metric>/high`, 95 %
-      confidence intervals; 0 for none.
+    overflow: the policy for longer texts, as `train.overflow`: 'error', 'truncate', 'cut' or
+      'drop'; a dropped row is not scored and counts in `num_rejected`, a row that was cut is scored
+      and counts in `num_truncated`.
+    limit: scores this many rows, the first; 0 is all.
+    start_limit: the same before the first step; 0 is `limit`.
+    bootstrap: resamples of the scored rows for `<metric>/low` and `<metric>/high`, 95 % confidence
+      intervals; 0 is none.
 
-  How the answer is decoded:
+  Options of decoding, see `core.sampling_options`:
     sampler: 'greedy', 'temperature(0.7)', 'top_k(40, 0.7)' or 'nucleus(0.9, 0.7)'.
-    temperature, top_k, top_p: the same in numbers, in place of `sampler`.
-    repetition_penalty: above 1 what the prompt or the answer holds becomes less likely.
-    stop: a text or several, before which the answer ends. core.sampling_options says all five.
-    best_of: answers drawn per row, of which the most probable one is kept.
-    beam_size: above 1 a beam search.
-    banned: texts of tokens that the answer must not hold, as '<eos>' or ' cat'.
-    constraint: what the answer may look like, as `constraints.OneOf(("yes", "no"))`; None: any.
+    temperature, top_k, top_p: numbers in place of `sampler`.
+    repetition_penalty: above 1, tokens of the prompt and the answer become less likely.
+    stop: one or several texts before which the answer ends.
+    best_of: answers sampled per row; the most probable one is kept.
+    beam_size: above 1, beam search.
+    banned: texts of tokens that the answer must not contain, as '<eos>' or ' cat'.
+    constraint: the form of the answer, as `constraints.OneOf(("yes", "no"))`; None is any.
   """
 
   name: str
@@ -84,12 +83,12 @@ class Evaluator:
   may_read: ClassVar[tuple[str, ...]] = ()  # The same of fields that may be '', which reads none.
   per_output: ClassVar[tuple[str, ...]] = ()  # Fields of `Output` that `evals.score` may be given.
 
-  if TYPE_CHECKING:  # Subclasses add it; a class without it is refused as no evaluator.
+  if TYPE_CHECKING:  # Subclasses add it; a class without it is rejected.
 
     def score(self, rows: Sequence[Row], outputs: Sequence[Output]) -> dict[str, float]: ...
 
   def columns(self) -> tuple[str, ...]:
-    """The columns of a row that are read, beside those that are encoded."""
+    """The columns of a row that `score` reads."""
     names = [getattr(self, field) for field in self.reads]
     names += [name for field in self.may_read if (name := getattr(self, field))]
     return tuple(dict.fromkeys(names))
@@ -99,22 +98,17 @@ class Evaluator:
 class Metric(Evaluator):
   """A metric of decoded texts that scores each row by itself; subclasses add `score_row`.
 
-  The one class between `Evaluator` and the metrics: what has no scores of single rows is none. The
-  table of scores is what intervals are drawn from, so that nothing is scored twice.
+  Intervals are computed from the table of scores, so that no row is scored twice.
   """
 
   gives: ClassVar[tuple[str, ...]] = ()  # Columns that every table has, in their order.
 
   def score_row(self, prediction: str, row: Row) -> dict[str, float]:
-    """The row's scores by name; one that is left out, or NONE, does not count.
-
-    Raises:
-      DataError: the row cannot be scored; its number is put before the sentence.
-    """
+    """The row's scores by name, NONE or absent where it does not count; DataError of a bad row."""
     raise NotImplementedError
 
   def table(self, rows: Sequence[Row], outputs: Sequence[Output]) -> Table:
-    """The scores of all rows; names that are not in `gives` come last, in alphabetical order."""
+    """The scores of all rows; names that are not in `gives` are last, in alphabetical order."""
     scores = {name: [NONE] * len(rows) for name in self.gives}
     for i, (row, output) in enumerate(zip(rows, outputs, strict=True)):
       with of_row(i):
@@ -127,19 +121,18 @@ class Metric(Evaluator):
     return {name: np.array(scores[name], np.float64) for name in names}
 
   def summary(self, table: Table) -> dict[str, float]:
-    """Each score's mean, `x/<kind>` with how many rows are of that kind, and `num`, all rows."""
+    """Each score's mean, for `x/<kind>` also the number of rows of that kind, and `num`."""
     found = {name: mean_of(values) for name, values in table.items() if "/" not in name}
     for metric in dict.fromkeys(name.partition("/")[0] for name in table if "/" in name):
       found |= parts(table, metric)
     return {**found, "num": num_rows(table)}
 
   def score(self, rows: Sequence[Row], outputs: Sequence[Output]) -> dict[str, float]:
-    """The summary of the rows' table."""
     return self.summary(self.table(rows, outputs))
 
 
 def take(table: Table, rows: np.ndarray) -> Table:
-  """The table of these rows; a row may come several times."""
+  """The table of these rows, which may repeat."""
   return {name: values[rows] for name, values in table.items()}
 
 
@@ -160,17 +153,17 @@ def mean_of(values: np.ndarray) -> float:
 
 
 def count(values: np.ndarray) -> float:
-  """How many rows count."""
+  """The number of rows that count."""
   return float(counting(values).size)
 
 
 def num_rows(table: Table) -> float:
-  """How many rows there are, whether they count or not."""
+  """The number of rows, whether they count or not."""
   return float(max((len(values) for values in table.values()), default=0))
 
 
 def parts(table: Table, metric: str) -> dict[str, float]:
-  """{'acc/x': mean, 'num/x': how many} of the columns 'acc/x' for which there are rows."""
+  """{'acc/x': mean, 'num/x': number of rows} of the columns 'acc/x' that have rows."""
   found = {}
   for name, values in table.items():
     if name.startswith(f"{metric}/") and count(values):
@@ -181,7 +174,7 @@ def parts(table: Table, metric: str) -> dict[str, float]:
 
 @contextlib.contextmanager
 def of_row(i: int) -> Iterator[None]:
-  """A DataError raised within says which row it is about."""
+  """Adds the row's number to a DataError raised within."""
   try:
     yield
   except errors.DataError as e:
@@ -189,7 +182,7 @@ def of_row(i: int) -> Iterator[None]:
 
 
 def column(row: Row, name: str) -> Any:
-  """`row[name]`, or a DataError that names the column and the near match."""
+  """`row[name]`; DataError with a near match without such a column."""
   if name not in row:
     hint = errors.did_you_mean(name, row) if row else " The row has no columns."
     raise errors.DataError(f"there is no column {name!r}.{hint}")
@@ -197,16 +190,12 @@ def column(row: Row, name: str) -> Any:
 
 
 def unexpected(row: Row, name: str, expected: str) -> errors.DataError:
-  """The error that says what a column holds and what it should."""
+  """The error for a column's value."""
   return errors.DataError(f"column {name!r} holds {row[name]!r}; expected {expected}.")
 
 
 def answers(row: Row, name: str) -> tuple[str, ...]:
-  """The true answers in a column: a text is one, a sequence of texts several.
-
-  Raises:
-    DataError: the value is neither.
-  """
+  """The true answers in a column, a text or a sequence of texts; DataError of anything else."""
   value = column(row, name)
   if isinstance(value, str):
     return (value,)
@@ -218,7 +207,7 @@ def answers(row: Row, name: str) -> tuple[str, ...]:
 
 
 def text(row: Row, name: str, expected: str) -> str:
-  """The text in a column, which must not be empty; DataError with what is expected otherwise."""
+  """The non-empty text in a column; DataError with what is expected otherwise."""
   value = column(row, name)
   if not isinstance(value, str) or not value:
     raise unexpected(row, name, expected)
@@ -226,11 +215,7 @@ def text(row: Row, name: str, expected: str) -> str:
 
 
 def plain_id(row: Row, name: str) -> str | int | float:
-  """The id in a column as JSON can hold it.
-
-  Raises:
-    DataError: it is neither a text nor a number.
-  """
+  """The id in a column as a value of JSON; DataError when it is neither a text nor a number."""
   value = column(row, name)
   value = value.item() if isinstance(value, (np.generic, np.ndarray)) else value
   value = value.decode("utf-8", "replace") if isinstance(value, bytes) else value
@@ -243,13 +228,23 @@ def plain_id(row: Row, name: str) -> str | int | float:
 
 
 def wording(text: str, *, lower: bool, strip: bool) -> str:
-  """The text as it is compared: in lower case, without white space at the ends."""
+  """The text in the form that is compared."""
   text = text.lower() if lower else text
   return text.strip() if strip else text
 
 
+def compared(
+  prediction: str, row: Row, target: str, *, lower: bool, strip: bool
+) -> tuple[str, list[str]]:
+  """The prediction and the true answers of a row in the form that is compared."""
+  answer, *wanted = (
+    wording(text, lower=lower, strip=strip) for text in (prediction, *answers(row, target))
+  )
+  return answer, wanted
+
+
 def outputs_of(texts: Iterable[str]) -> list[Output]:
-  """What rows would have that were answered so."""
+  """The outputs of rows with these answers."""
   return [Output(i, text) for i, text in enumerate(texts)]
 
 
@@ -260,14 +255,14 @@ class Output:
   Attributes:
     row: the row's number in its source.
     text: the decoded answer, without eos.
-    tokens: the decoded token ids, eos included where it came.
+    tokens: the decoded token ids, including eos if it was decoded.
     logprob: sum of the log-probabilities of `tokens`, in nats.
     token_logprobs: the log-probability of each of `tokens`, in nats.
-    token_ends: where in `text` what each of `tokens` wrote ends, in characters.
+    token_ends: the end in `text` of the characters of each of `tokens`.
     loss_sum: sum of -log p over the row's supervised tokens (suffix and eos), in nats.
-    num_tokens: how many tokens were supervised.
+    num_tokens: the number of supervised tokens.
     num_correct: how many of them were the most probable ones.
-    scores: where another model gave them, the confidence in each box of `text`.
+    scores: the confidence in each box of `text`, if another model gave it.
   """
 
   row: int
@@ -283,8 +278,7 @@ class Output:
 
 
 CONFIDENCE = 0.95
-# Numbers of rows drawn at once: 8 MB.
-_AT_ONCE = 1 << 20
+_AT_ONCE = 1 << 20  # Row numbers drawn at once: 8 MB.
 
 Values = dict[str, float]
 
@@ -296,7 +290,7 @@ def of_evaluator(
   *,
   seed: int = 0,
 ) -> Values:
-  """`intervals` of what an evaluator scores, from `evaluator.bootstrap` draws of its rows."""
+  """`intervals` of an evaluator's metrics, from `evaluator.bootstrap` resamples of its rows."""
   if evaluator.bootstrap < 1:
     return {}
   if isinstance(evaluator, Metric):
@@ -316,15 +310,14 @@ def of_evaluator(
 def intervals(
   value_of: Callable[[Sequence[int]], Values], num_rows: int, *, num_samples: int, seed: int = 0
 ) -> Values:
-  """`<key>/low` and `<key>/high` of each metric: the middle 95 % of its values on drawn rows.
+  """`<key>/low` and `<key>/high` of each metric: the middle 95 % of its values on resampled rows.
 
-  Counts of rows (`num` and what begins with it) have none. The same arguments give the same result.
-  A metric that is the mean of its values on single rows is not computed for each draw: so it costs
-  little even where scoring a row is slow.
+  Counts of rows (`num`, `num_…`) have none. A metric that is the mean of its values on single rows
+  is not computed again for each sample, which is slow.
 
   Args:
-    value_of: metrics of the rows with these numbers; numbers may repeat.
-    num_rows: how many rows there are; of fewer than two nothing is said.
+    value_of: the metrics of the rows with these numbers, which may repeat.
+    num_rows: how many rows there are; fewer than two have no intervals.
     num_samples: how often as many rows are drawn, with replacement.
     seed: of the draws.
   """
@@ -338,18 +331,18 @@ def intervals(
   per_row = np.array([[single[key] for key in means] for single in singles])
   drawn: dict[str, list[float]] = {key: [] for key in keys}
   for rows in _draws(num_rows, num_samples, seed):
-    # One column after the other: rows x columns of all draws would be large.
+    # Column by column, to save memory.
     for key, column in zip(means, per_row.T, strict=True):
       drawn[key].extend(column[rows].mean(1).tolist())
     for one in rows if others else ():
       values = value_of(one)
       for key in others:
-        if key in values:  # A kind of question may be missing in a draw.
+        if key in values:  # A kind of question may be missing in a sample.
           drawn[key].append(values[key])
-  result = {}
-  for key, values in drawn.items():
-    if values:
-      low, high = np.quantile(values, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)).tolist()
+  result: Values = {}
+  for key, samples in drawn.items():
+    if samples:
+      low, high = np.quantile(samples, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)).tolist()
       result |= {f"{key}/low": low, f"{key}/high": high}
   return result
 
@@ -367,7 +360,7 @@ def _is_mean(key: str, whole: Values, singles: Sequence[Values]) -> bool:
 
 
 def _draws(num_rows: int, num_samples: int, seed: int) -> Iterator[np.ndarray]:
-  """int64[some, num_rows], the rows of all the samples."""
+  """int64[some, num_rows], the rows of the samples."""
   rng = prng.generator(seed, num_rows)
   at_once = max(1, _AT_ONCE // num_rows)
   for start in range(0, num_samples, at_once):

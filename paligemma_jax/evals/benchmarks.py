@@ -1,4 +1,4 @@
-"""Benchmarks with a rule of their own for what is right: ChartQA, POPE, ScienceQA, TallyQA."""
+"""Benchmarks with their own rule for a correct answer: ChartQA, POPE, ScienceQA, TallyQA."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _TOLERANCE = 0.05  # arXiv:2203.10244, section 5.1.
 
 @spec.spec
 class ChartQa(base.Metric):
-  """ChartQA: exact match, and the relaxed accuracy that lets numbers be off by a twentieth.
+  """ChartQA: exact match, and the relaxed accuracy that tolerates 5 % in numbers.
 
   Attributes:
     target: the column with a text, or with a list of texts of which the best one counts.
-    lower: compare without case.
-    part: the column that says which part of the benchmark a row is of, as 'human' or 'augmented';
-      then there are `acc/<part>`, `relaxed_acc/<part>`, `num/<part>`, and the means over parts,
-      whatever their sizes: `acc_avg` and `relaxed_acc_avg`, the number that papers print.
+    lower: compare in lower case.
+    part: the column with the row's part of the benchmark, 'human' or 'augmented'; it adds
+      `acc/<part>`, `relaxed_acc/<part>`, `num/<part>`, and the unweighted means over parts
+      `acc_avg` and `relaxed_acc_avg`, which papers report.
 
   Metrics:
-    acc, relaxed_acc (see `relaxed_match`), num: shares, and rows scored.
+    acc, relaxed_acc (see `relaxed_match`), num: fractions, and rows scored.
   """
 
   target: str = "answer"
@@ -39,11 +39,7 @@ class ChartQa(base.Metric):
   gives = ("acc", "relaxed_acc")
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
-    """acc and relaxed_acc, and the same again as those of the row's part."""
-    predicted, *wanted = (
-      base.wording(text, lower=self.lower, strip=True)
-      for text in (prediction, *base.answers(row, self.target))
-    )
+    predicted, wanted = base.compared(prediction, row, self.target, lower=self.lower, strip=True)
     relaxed = any(relaxed_match(predicted, answer) for answer in wanted)
     found = {"acc": float(predicted in wanted), "relaxed_acc": float(relaxed)}
     if self.part:
@@ -52,7 +48,6 @@ class ChartQa(base.Metric):
     return found
 
   def summary(self, table: base.Table) -> dict[str, float]:
-    """The means over rows, those of parts, and the means over parts."""
     found = {name: base.mean_of(table[name]) for name in self.gives}
     for name in self.gives:
       of_parts = base.parts(table, name)
@@ -62,9 +57,9 @@ class ChartQa(base.Metric):
 
 
 def relaxed_match(prediction: str, target: str) -> bool:
-  """Numbers that differ by at most 5 % of the true one; any other texts must be equal.
+  """Whether numbers differ by at most 5 % of the true one, or other texts are equal.
 
-  '12%' is the number 0.12. A true number of 0 must be given exactly as it is written.
+  '12%' is the number 0.12. A true number of 0 must be equal as a text.
   """
   wanted = _number(target)
   predicted = _number(prediction) if wanted else None
@@ -87,31 +82,31 @@ def _bare(text: str) -> str:
 
 
 def _in_sentence(text: str) -> str:
-  """What POPE's authors take a sentence for: only its first is read, and any no makes it a no."""
+  """POPE's own rule: any 'no' in the first sentence makes it a no."""
   words = text.partition(".")[0].replace(",", "").split(" ")
   return "no" if {"No", "no", "not"} & set(words) else "yes"
 
 
-# How a prediction becomes 'yes', 'no' or something else, which is wrong.
+# From a prediction to 'yes', 'no' or something else, which is wrong.
 WORDINGS: dict[str, Callable[[str], str]] = {"bare": _bare, "sentence": _in_sentence}
 
 
 @spec.spec
 class Pope(base.Metric):
-  """POPE: does the model see objects that are not there? (arXiv:2305.10355)
+  """POPE: does the model hallucinate objects? (arXiv:2305.10355)
 
   Attributes:
     target: the column with 'yes' or 'no'.
-    wording: 'bare' is the reference's: whatever is neither 'yes' nor 'no', whichever case, is
-      wrong. 'sentence' is the rule of the benchmark's own script, for models that talk: what has
-      'No', 'no' or 'not' for a word before its first full stop is a no, anything else a yes.
+    wording: 'bare' is the reference's rule: anything but 'yes' or 'no', in any case, is wrong.
+      'sentence' is the rule of the benchmark's script, for models that answer in sentences: an
+      answer with the word 'No', 'no' or 'not' before its first full stop is a no, any other a yes.
 
   Metrics:
-    acc: share of right answers.
-    precision: share of right ones among the answers 'yes'.
-    recall: share of those answered 'yes' among the questions whose target that is.
+    acc: fraction of correct answers.
+    precision: fraction of correct answers among the answers 'yes'.
+    recall: fraction of answers 'yes' among the questions with the target 'yes'.
     f1: the harmonic mean of these two.
-    yes_share, valid_share: share of the answers 'yes', and of those that are a bare yes or no.
+    yes_share, valid_share: fraction of answers 'yes', and of answers that are a bare yes or no.
     num: rows scored.
   """
 
@@ -119,13 +114,12 @@ class Pope(base.Metric):
   wording: str = "bare"
 
   reads = ("target",)
-  gives = ("acc", "valid", "said_yes", "is_yes", "right_yes")
+  gives = ("acc", "valid", "predicted_yes", "true_yes", "correct_yes")
 
   def __post_init__(self):
     errors.pick(WORDINGS, self.wording, "wording of evals.Pope")
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
-    """What is said and what is true, as 0 or 1."""
     value = base.column(row, self.target)
     wanted = _bare(value) if isinstance(value, str) else ""
     if wanted not in ("yes", "no"):
@@ -134,23 +128,21 @@ class Pope(base.Metric):
     return {
       "acc": float(predicted == wanted),
       "valid": float(_bare(prediction) in ("yes", "no")),
-      "said_yes": float(predicted == "yes"),
-      "is_yes": float(wanted == "yes"),
-      "right_yes": float(predicted == wanted == "yes"),
+      "predicted_yes": float(predicted == "yes"),
+      "true_yes": float(wanted == "yes"),
+      "correct_yes": float(predicted == wanted == "yes"),
     }
 
   def summary(self, table: base.Table) -> dict[str, float]:
-    """The shares, of rows, of answers 'yes' and of questions whose target that is."""
-    num_right, num_said, num_true = (
-      float(table[name].sum()) for name in ("right_yes", "said_yes", "is_yes")
+    num_correct, num_predicted, num_true = (
+      float(table[name].sum()) for name in ("correct_yes", "predicted_yes", "true_yes")
     )
     return {
       "acc": base.mean_of(table["acc"]),
-      "precision": num_right / max(num_said, 1.0),
-      "recall": num_right / max(num_true, 1.0),
-      # The harmonic mean of the two, without dividing by nothing.
-      "f1": 2 * num_right / max(num_said + num_true, 1.0),
-      "yes_share": base.mean_of(table["said_yes"]),
+      "precision": num_correct / max(num_predicted, 1.0),
+      "recall": num_correct / max(num_true, 1.0),
+      "f1": 2 * num_correct / max(num_predicted + num_true, 1.0),
+      "yes_share": base.mean_of(table["predicted_yes"]),
       "valid_share": base.mean_of(table["valid"]),
       "num": base.num_rows(table),
     }
@@ -167,8 +159,8 @@ class ScienceQa(base.Metric):
     target: the column with the letter, or with a text like the predictions.
 
   Metrics:
-    acc, parsefail, num: share of right letters, share of the answers without a letter, which are
-      wrong, and rows scored.
+    acc, parsefail, num: fraction of correct letters, fraction of answers without a letter, which
+      are wrong, and rows scored.
   """
 
   target: str = "answer"
@@ -177,7 +169,6 @@ class ScienceQa(base.Metric):
   gives = ("acc", "parsefail")
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
-    """acc and parsefail, 0 or 1."""
     value = base.column(row, self.target)
     text = value.strip().lower() if isinstance(value, str) else ""
     wanted = text if re.fullmatch("[a-z]", text) else letter(text)
@@ -188,12 +179,12 @@ class ScienceQa(base.Metric):
 
 
 def letter(text: str) -> str:
-  """The letter, in lower case, of a text that begins with 'The answer is A.'; else ''."""
+  """The letter, in lower case, in a text that begins with 'The answer is A.'; else ''."""
   found = _ANSWER.match(text.lower())
   return found[1] if found else ""
 
 
-_LARGEST = 15  # TallyQA's largest count; others have larger ones, which are one group.
+_LARGEST = 15  # TallyQA's largest count; larger ones, of other data sets, are one group.
 _WORDS = (
   "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
   " sixteen seventeen eighteen nineteen twenty"
@@ -205,18 +196,18 @@ _COUNTS = [*(f"acc/count_{i}" for i in range(_LARGEST + 1)), f"acc/count_over_{_
 
 @spec.spec
 class TallyQa(base.Metric):
-  """Counting, 'two' and '2' being the same: TallyQA, and CountBenchQA.
+  """Counting, where 'two' equals '2': TallyQA and CountBenchQA.
 
   Attributes:
     target: the column with a whole number or a text.
-    simple: the column with 1 for a simple question, 0 for a complex one, -1 where that is not
-      known; '' where there are no kinds of questions, as in CountBenchQA.
+    simple: the column with 1 for a simple question, 0 for a complex one, -1 for unknown; '' for
+      data without kinds of questions, such as CountBenchQA.
 
   Metrics:
-    acc: share of right counts.
+    acc: fraction of correct counts.
     acc/simple, acc/complex: by kind of question.
     acc/count_0 … acc/count_15, acc/count_over_15: by true count.
-    num, num/…: how many rows; a group without any is left out.
+    num, num/…: the number of rows; empty groups are left out.
   """
 
   target: str = "answer"
@@ -227,7 +218,6 @@ class TallyQa(base.Metric):
   gives = ("acc", "acc/simple", "acc/complex", *_COUNTS)
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
-    """acc, and the same again as that of the question's kind and of the true count."""
     wanted = base.column(row, self.target)
     if not isinstance(wanted, (int, np.integer, str)) or isinstance(wanted, bool):
       raise base.unexpected(row, self.target, "a count, as a whole number or a text")
@@ -239,7 +229,7 @@ class TallyQa(base.Metric):
     return {name: hit for name in names if name}
 
   def _kind(self, row: base.Row) -> str:
-    """The name of the score of such questions, or ''."""
+    """The name of the score for the row's kind of question, or ''."""
     if not self.simple:
       return ""
     kind = base.column(row, self.simple)

@@ -19,34 +19,33 @@ _LOC_LEN = 4 * len("<loc0000>")
 
 @spec.spec
 class CocoDetection(base.Evaluator):
-  """Is everything found? Mean average precision; a box's confidence is the likelihood of its label.
+  """Mean average precision, where a box's confidence is the likelihood of its label.
 
-  The confidence is what the model gave to the tokens of the label when it wrote them (PaliGemma 2's
-  recipe, arXiv 2412.03555): give `banned` the tokens of noise and of the end, so that the model
-  goes on naming boxes up to `max_len`; their probability is still missing from the labels'. Of
-  ready texts it is what `scores` says, one number for each readable box of each prediction, or it
-  falls from each box of a text to the next.
+  The confidence is the probability of the label's tokens when the model wrote them (PaliGemma 2's
+  recipe, arXiv 2412.03555). Put the tokens of noise and eos in `banned`, so that the model
+  continues to write boxes up to `max_len`; their probability is not given to the labels. For texts
+  without probabilities it is `scores`, a number for each readable box of each prediction, or else
+  decreases with the order of the boxes.
 
   Attributes:
-    boxes: the column with the true boxes, (y_min, x_min, y_max, x_max) as shares of the image.
+    boxes: the column with the true boxes, (y_min, x_min, y_max, x_max) as fractions of the image.
     labels: the column with a label per true box; labels are compared as texts.
-    crowd: the column that says of each true box whether it is a crowd (or otherwise not to be
-      counted); '' when there is none.
+    crowd: the column with a flag per true box that it is a crowd, which does not count; '' is none.
     areas: the column with the area of each true object in square pixels; '' takes the boxes'.
     height, width: the columns with the size of the image in pixels.
     bins: 1023 or 1024, how loc tokens become coordinates.
-    by_class: also give the average precision of each label that is true of any box.
-    image_id: the column that tells the images apart, for a results file as COCO's tools read it
-      (image_id, category_id, bbox in pixels, score); '' writes none.
-    categories: for that file, (label, id) of each class; a box with any other label is left out
-      and counted as `unknown`. () gives no ids but the labels, as `category`.
+    by_class: adds the average precision of each true label.
+    image_id: the column with the image's id, for a results file in COCO's format (image_id,
+      category_id, bbox in pixels, score); '' writes none.
+    categories: for that file, (label, id) of each class; a box with another label is left out and
+      counted as `unknown`. () writes labels, as `category`, in place of ids.
 
   Metrics:
     map, map50, map75, map_small, map_medium, map_large, ar1, ar10, ar100, ar_small, ar_medium,
-    ar_large: -1 where there is nothing to measure. Rows are in the order of
-      their ids, which settles ties.
-    ap/<label>, ap50/<label>: by class, if asked for; map is the mean of the ap/<label>.
-    invalid: parts of texts that were not readable.
+    ar_large: -1 where there is nothing to measure. Ties are resolved by the order of the rows,
+      which should be that of their ids.
+    ap/<label>, ap50/<label>: with `by_class`; map is the mean of the ap/<label>.
+    invalid: unreadable parts of texts.
     num, num_boxes, num_predicted: rows, true boxes (crowds too) and predicted boxes.
   """
 
@@ -76,12 +75,12 @@ class CocoDetection(base.Evaluator):
         )
 
   def score(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, float]:
-    """The metrics above, and how many boxes have an `unknown` label.
+    """The metrics above, and the number of boxes with an `unknown` label.
 
     Raises:
-      DataError: a true box, label, size, or a number of scores that does not fit.
+      DataError: a wrong true box, label, size or number of scores.
     """
-    pictures, num_boxes, num_invalid = [], 0, 0
+    images, num_boxes, num_invalid = [], 0, 0
     predicted_labels: list[str] = []
     for i, (row, out) in enumerate(zip(rows, outputs, strict=True)):
       with base.of_row(i):
@@ -92,13 +91,13 @@ class CocoDetection(base.Evaluator):
         raise errors.DataError(
           f"Prediction {i} has {len(prediction.boxes)} readable boxes but {given.size} scores."
         )
-      found = Detections(_pixels(prediction.boxes, size), given)
+      detections = Detections(_pixels(prediction.boxes, size), given)
       names = (*true_labels, *prediction.labels)
       true_at, predicted_at = _places(true_labels, names), _places(prediction.labels, names)
-      pictures.append({
+      images.append({
           name: (
               GroundTruth(*(x[true_at[name]] for x in target)),
-              Detections(*(x[predicted_at[name]] for x in found)),
+              Detections(*(x[predicted_at[name]] for x in detections)),
           )
           for name in true_at
       })  # fmt: skip
@@ -106,9 +105,9 @@ class CocoDetection(base.Evaluator):
       num_boxes += len(true_labels)
       predicted_labels += prediction.labels
     found = {
-      **mean_average_precision(pictures, by_class=self.by_class),
+      **mean_average_precision(images, by_class=self.by_class),
       "invalid": float(num_invalid),
-      "num": float(len(pictures)),
+      "num": float(len(images)),
       "num_boxes": float(num_boxes),
       "num_predicted": float(len(predicted_labels)),
     }
@@ -141,15 +140,15 @@ class CocoDetection(base.Evaluator):
     return {f"{self.name}.json": json.dumps(results, ensure_ascii=False)}
 
   def _confidences(self, out: base.Output, num_boxes: int) -> Sequence[float]:
-    """In each readable box of the text."""
+    """The confidence in each readable box of the text."""
     if out.scores is not None:
       return out.scores
-    if not out.token_ends:  # A ready text.
+    if not out.token_ends:  # Without probabilities.
       return [float(n) for n in range(num_boxes, 0, -1)]
     return label_likelihoods(out, bins=self.bins)
 
   def _target(self, row: base.Row) -> tuple[list[str], GroundTruth, tuple[float, float]]:
-    """Labels, boxes and size of the image in a row to score."""
+    """A row's true labels, its true boxes and the size of its image."""
     size = self._size(row)
     names = [v.strip() for v in base.answers(row, self.labels)]
     corners = _numbers(row, self.boxes, (len(names), 4))
@@ -176,10 +175,7 @@ class CocoDetection(base.Evaluator):
 
 
 def label_likelihoods(prediction: base.Output, *, bins: int) -> list[float]:
-  """For each readable box of the text, how likely the model found the tokens of its label.
-
-  A box without a label has the likelihood of the last token of its coordinates.
-  """
+  """The likelihood of each readable box's label; without a label, of its last loc token."""
   found, start = [], 0
   for part in prediction.text.split(";"):
     if loc.parse_boxes(part, bins=bins).boxes:
@@ -195,7 +191,7 @@ def label_likelihoods(prediction: base.Output, *, bins: int) -> list[float]:
 
 
 def _likelihood(prediction: base.Output, begin: int, end: int) -> float:
-  """Of the tokens that wrote any of `text[begin:end]`, together."""
+  """The joint likelihood of the tokens that overlap `text[begin:end]`."""
   starts = (0, *prediction.token_ends[:-1])
   inside = [
     logprob
@@ -208,7 +204,7 @@ def _likelihood(prediction: base.Output, begin: int, end: int) -> float:
 
 
 def _places(labels: Sequence[str], names: Sequence[str]) -> dict[str, np.ndarray]:
-  """{name: the numbers of the labels that are it}."""
+  """{name: indices of the labels that equal it}."""
   places: dict[str, list[int]] = {name: [] for name in names}
   for i, label in enumerate(labels):
     places[label].append(i)
@@ -216,7 +212,7 @@ def _places(labels: Sequence[str], names: Sequence[str]) -> dict[str, np.ndarray
 
 
 def _pixels(boxes: Any, size: tuple[float, float]) -> np.ndarray:
-  """float64[N, 4], (x_min, y_min, width, height) in pixels, of shares (y_min, x_min, …)."""
+  """float64[N, 4], (x_min, y_min, width, height) in pixels, of fractions (y_min, x_min, …)."""
   height, width = size
   y_min, x_min, y_max, x_max = np.array(boxes, float).reshape(-1, 4).T
   sides = (x_min * width, y_min * height, (x_max - x_min) * width, (y_max - y_min) * height)
@@ -224,7 +220,7 @@ def _pixels(boxes: Any, size: tuple[float, float]) -> np.ndarray:
 
 
 def _numbers(row: base.Row, name: str, shape: tuple[int, ...]) -> np.ndarray:
-  """float64[shape] of a column; nothing at all is as good as an empty list of boxes."""
+  """float64[shape] of a column; an empty value has any shape of size 0."""
   value = base.column(row, name)
   try:
     array = np.array(value, float)
@@ -264,14 +260,14 @@ class GroundTruth(NamedTuple):
 
 
 class Detections(NamedTuple):
-  """What was found of one class in one image: boxes float64[D, 4] as in Truth, scores [D]."""
+  """The predictions of one class in one image: boxes float64[D, 4] as above, scores [D]."""
 
   boxes: np.ndarray
   scores: np.ndarray
 
 
 class _Matched(NamedTuple):
-  """Of one image and class, A areas, T IoUs, D detections in the order of their scores.
+  """For one image and class, A areas, T IoUs, D detections in the order of their scores.
 
   scores: float64[D].
   hit, ignored: bool[A, T, D].
@@ -285,30 +281,30 @@ class _Matched(NamedTuple):
 
 
 def mean_average_precision(
-  pictures: Sequence[Mapping[str, tuple[GroundTruth, Detections]]],
+  images: Sequence[Mapping[str, tuple[GroundTruth, Detections]]],
   *,
   by_class: bool = False,
 ) -> dict[str, float]:
   """The twelve numbers of the COCO evaluation; -1 where there is nothing to measure.
 
   Args:
-    images: for each, in the order of their ids (ties between scores are settled by it), what is
-      there and what was found of each class that is there or was found.
-    by_class: also give the average precision of each class that is there.
+    images: the true and the predicted boxes of each class; the order of the images resolves ties
+      between scores.
+    by_class: add the average precision of each true class.
 
   Returns:
     map (mean over IoUs 0.5 to 0.95), map50, map75, map_small, map_medium, map_large, and the
     recalls ar1, ar10, ar100 (by the number of detections per image and class), ar_small,
     ar_medium, ar_large; by class ap/<class> and ap50/<class>, of all areas.
   """
-  classes = sorted({name for picture in pictures for name in picture})
+  classes = sorted({name for image in images for name in image})
   areas, num_t = list(AREAS), len(IOUS)
-  # -1 marks classes without a true box; they are in no mean.
+  # -1 marks classes without a true box, which no mean includes.
   precision = np.full((num_t, len(RECALLS), len(classes), len(areas)), -1.0)
   recall = np.full((num_t, len(classes), len(areas), len(MOST)), -1.0)
   for k, name in enumerate(classes):
-    matched = [_match(*picture[name]) for picture in pictures if name in picture]
-    num_true = sum(m.num_true for m in matched)
+    matched = [_match(*image[name]) for image in images if name in image]
+    num_true = np.sum([m.num_true for m in matched], axis=0)
     for m, most in enumerate(MOST):
       scores = np.concatenate([x.scores[:most] for x in matched])
       order = np.argsort(-scores, kind="stable")
@@ -322,10 +318,10 @@ def mean_average_precision(
   fifty, three_quarters = (int(np.argmin(abs(IOUS - t))) for t in (0.5, 0.75))
   of_classes = {}
   if by_class:
-    there = [k for k in range(len(classes)) if (precision[:, :, k, at["all"]] > -1).any()]
+    known = [k for k in range(len(classes)) if (precision[:, :, k, at["all"]] > -1).any()]
     of_classes = {
         f"{name}/{classes[k]}": _mean(precision[which, :, k, at["all"]])
-        for name, which in (("ap", slice(None)), ("ap50", fifty)) for k in there
+        for name, which in (("ap", slice(None)), ("ap50", fifty)) for k in known
     }  # fmt: skip
   return {
     "map": _mean(precision[..., at["all"]]),
@@ -347,9 +343,9 @@ def _match(target: GroundTruth, found: Detections) -> _Matched:
   ignored = np.zeros_like(hit)
   outside = target.crowd | (target.areas < low) | (target.areas > high)  # [A, G]
   overlaps = _overlaps(boxes, target.boxes, target.crowd)
-  if (overlaps >= IOUS[0]).any():  # Most classes that are found in an image are not there.
+  if (overlaps >= IOUS[0]).any():  # Most predicted classes have no match in an image.
     for a, skip in enumerate(outside):
-      # True boxes that count come first: the others are only looked at when none of them fits.
+      # True boxes that count come first; the others match only what they leave.
       first = np.argsort(skip, kind="stable")
       hit[a], ignored[a] = _assign(overlaps[:, first], target.crowd[first], skip[first])
   ignored |= ~hit & ((areas < low) | (areas > high))[:, None]
@@ -374,7 +370,7 @@ def _assign(
       if not usable.any():
         continue
       value = np.where(usable, overlaps[d, part], -1.0)
-      best = value.shape[1] - 1 - value[:, ::-1].argmax(axis=1)  # Of equal ones the last.
+      best = value.shape[1] - 1 - value[:, ::-1].argmax(axis=1)  # The last of a tie.
       found = usable.any(axis=1)
       best += part.start
       hit[found, d] = True
@@ -385,7 +381,7 @@ def _assign(
 
 
 def _overlaps(boxes: np.ndarray, target: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-  """float64[D, G]: IoU, of a crowd the share of the detection that lies in it."""
+  """float64[D, G]: IoU; of a crowd the fraction of the detection inside it."""
   if not len(boxes) or not len(target):
     return np.zeros((len(boxes), len(target)))
   a, b = boxes[:, None], target[None]
@@ -398,7 +394,7 @@ def _overlaps(boxes: np.ndarray, target: np.ndarray, crowd: np.ndarray) -> np.nd
 
 
 def _curve(hit: np.ndarray, ignored: np.ndarray, num_true: int) -> tuple[np.ndarray, np.ndarray]:
-  """Precision float64[T, 101] at RECALLS and the recall reached, float64[T]."""
+  """Precision float64[T, 101] at RECALLS, and the final recall, float64[T]."""
   true = np.cumsum(hit & ~ignored, axis=1, dtype=np.float64)
   false = np.cumsum(~hit & ~ignored, axis=1, dtype=np.float64)
   curve = np.zeros((len(IOUS), len(RECALLS)))

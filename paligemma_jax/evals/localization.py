@@ -1,4 +1,4 @@
-"""Asked-for boxes and masks: were the objects of the prompt found, and how well do they fit?"""
+"""Boxes and masks of the objects in the prompt: are they found, and how well do they fit?"""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ from paligemma_jax.regions import seg
 
 @spec.spec
 class BoxAccuracy(base.Evaluator):
-  """Are the asked-for objects found, with boxes that fit?
+  """Are the objects in the prompt found, with boxes that fit?
 
-  Predicted and true boxes with the same label are paired greedily, the highest overlap first; each
-  box is used once. A true box that was left alone has an overlap (IoU) of 0.
+  Predicted and true boxes with the same label are matched greedily by IoU, each at most once. An
+  unmatched true box has an IoU of 0.
 
   Attributes:
     target: the column with the true text, as in '<loc0010>… cat ; <loc0500>… dog'.
     bins: 1023 or 1024, how loc tokens become coordinates, in both texts.
 
   Metrics:
-    acc/0.5, acc/0.75: share of the true boxes found with at least that overlap.
-    miou: mean overlap of the true boxes.
-    precision/0.5: share of the predicted boxes that found a true one with at least that overlap; it
-      falls when boxes are strewn about.
-    invalid, invalid_share: rows whose prediction has an unreadable part, or nothing where something
-      was asked for; their number and share.
+    acc/0.5, acc/0.75: fraction of true boxes matched with at least that IoU.
+    miou: mean IoU of the true boxes.
+    precision/0.5: fraction of predicted boxes matched with at least that IoU.
+    invalid, invalid_share: number and fraction of rows whose prediction has an unreadable part, or
+      no box where there is a true one.
     num, num_boxes, num_predicted: rows, true boxes and predicted boxes.
   """
 
@@ -44,13 +43,10 @@ class BoxAccuracy(base.Evaluator):
     loc.check_bins(self.bins)
 
   def score(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, float]:
-    """The metrics above.
-
-    Raises:
-      DataError: a true text that is not readable.
-    """
-    overlaps, num_predicted, num_invalid = [], 0, 0
-    for true_objects, output in zip(self._truths(rows), outputs, strict=True):
+    """The metrics above; DataError for an unreadable true text."""
+    overlaps: list[float] = []
+    num_predicted = num_invalid = 0
+    for true_objects, output in zip(self._targets(rows), outputs, strict=True):
       prediction = loc.parse_boxes(output.text, bins=self.bins)
       overlaps += match(true_objects, prediction)
       num_predicted += len(prediction.boxes)
@@ -69,17 +65,17 @@ class BoxAccuracy(base.Evaluator):
     }
 
   def baseline(self, rows: Sequence[base.Row]) -> dict[str, float]:
-    """The same metrics of always giving the mean true box of these very rows, rightly labelled."""
-    targets = self._truths(rows)
+    """The metrics of the mean true box of these rows, with the true labels."""
+    targets = self._targets(rows)
     boxes = [box for target in targets for box in target.boxes]
-    middle = loc.Box(*(base.mean(side) for side in zip(*boxes, strict=True))) if boxes else None
+    mean_box = [base.mean(side) for side in zip(*boxes, strict=True)]
     texts = (
-      loc.format_boxes([middle] * len(target.boxes), target.labels, bins=self.bins)
+      loc.format_boxes([mean_box] * len(target.boxes), target.labels, bins=self.bins)
       for target in targets
     )
     return self.score(rows, base.outputs_of(texts))
 
-  def _truths(self, rows: Sequence[base.Row]) -> list[loc.Parsed]:
+  def _targets(self, rows: Sequence[base.Row]) -> list[loc.Parsed]:
     found = []
     for i, row in enumerate(rows):
       with base.of_row(i):
@@ -93,7 +89,7 @@ class BoxAccuracy(base.Evaluator):
 
 
 def iou(a: loc.Box, b: loc.Box) -> float:
-  """Intersection over union in [0, 1]; equal boxes score 1 even without an area."""
+  """Intersection over union in [0, 1]; equal boxes have 1 even without an area."""
   if a == b:
     return 1.0
   height = min(a.y_max, b.y_max) - max(a.y_min, b.y_min)
@@ -105,7 +101,7 @@ def iou(a: loc.Box, b: loc.Box) -> float:
 
 
 def match(target: loc.Parsed, prediction: loc.Parsed) -> list[float]:
-  """For each true box the overlap with its predicted partner, 0.0 where it has none."""
+  """The IoU of each true box with its match, 0.0 without one."""
   pairs = sorted(
     (
       (-iou(true_box, box), t, p)
@@ -130,27 +126,25 @@ def _area(box: loc.Box) -> float:
 
 @spec.spec
 class Segmentation(base.Metric):
-  """RefCOCO's segmentation by the rules of the reference: is the object outlined right?
+  """RefCOCO's segmentation by the rules of the reference.
 
   The first twenty tokens of a prediction must be four loc and sixteen seg tokens of a box with an
   area; the rest is ignored. So `max_len` is at least 20, and more where a label follows. The
-  decoded mask is resized to the box's pixels (whose corners are truncated), set where it is above
-  0, and compared with the true mask at full resolution. Boxes are compared as shares of the
-  image.
+  decoded mask is resized to the box's pixels (with truncated corners), thresholded at 0, and
+  compared with the true mask at full resolution. Boxes are compared as fractions of the image.
 
   Attributes:
     mask: the column of the true mask, bool[H, W] or the bytes of a PNG file.
-    box: the column of the true box, (y_min, x_min, y_max, x_max) as shares; '' takes the least box
-      that holds the true mask.
+    box: the column of the true box, (y_min, x_min, y_max, x_max) as fractions of the image; '' is
+      the bounding box of the true mask.
     codec: '' is the small embedded codec, else the path of one; the data must be made with it.
     bins: 1023 (the reference) or 1024, how loc tokens become coordinates.
 
   Metrics:
-    miou: mean overlap (IoU) of predicted and true masks; 0 for an invalid prediction.
-    ciou: the sum of the overlaps' pixels by that of the unions', also called oIoU, which papers on
-      referring segmentation print: a large object counts more. An invalid prediction adds its true
-      mask to the unions.
-    boxacc/0.5, boxacc/0.75: share of the predicted boxes that overlap the true one at least so.
+    miou: mean IoU of predicted and true masks; 0 for an invalid prediction.
+    ciou: the sum of intersections over the sum of unions, in pixels; also called oIoU in papers on
+      referring segmentation. An invalid prediction adds its true mask to the unions.
+    boxacc/0.5, boxacc/0.75: fraction of rows whose predicted box has at least that IoU.
     invalid: number of predictions without a readable mask, or with a box smaller than a pixel
       (whose box still counts).
     total: rows scored.
@@ -168,57 +162,55 @@ class Segmentation(base.Metric):
     loc.check_bins(self.bins)
 
   def table(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> base.Table:
-    """iou and box_iou of each row, its mask's pixels, whether it is invalid.
-
-    Not row by row: all masks are decoded together.
+    """iou, box_iou, pixels of intersection and union, and invalid; masks are decoded together.
 
     Raises:
-      DataError: a true mask or box that is none.
-      CheckpointError: a codec that cannot be read.
+      DataError: a wrong true mask or box.
+      CheckpointError: the codec cannot be read.
     """
     model = mask_codec.open_codec(self.codec)
     segments = [seg.parse(o.text, codec=model, bins=self.bins) for o in outputs]
     squares = iter(_decoded([s.codes for s in segments if s is not None], model))
-    box_ious, common, either, invalid = [], [], [], []
+    lines: list[tuple[float, ...]] = []
     for i, (segment, row) in enumerate(zip(segments, rows, strict=True)):
       with base.of_row(i):
         true_mask, true_box = self._target(row)
-      painted = None
+      box_iou, painted = 0.0, None
+      common, either = 0, int(true_mask.sum())
       if segment is not None:
+        box_iou = iou(segment.box, true_box)
         painted = seg.paint(next(squares), segment.box, *true_mask.shape)
-      box_ious.append(0.0 if segment is None else iou(segment.box, true_box))
-      for places, count in zip((common, either), _pixels(painted, true_mask, segment), strict=True):
-        places.append(count)
-      invalid.append(painted is None)
-    ious = [c / e if e else 0.0 for c, e in zip(common, either, strict=True)]
-    columns = {"iou": ious, "box_iou": box_ious, "common": common, "either": either}
-    columns |= {"invalid": invalid}
-    return {name: np.array(values, np.float64) for name, values in columns.items()}
+        if painted is not None:
+          y_min, x_min, y_max, x_max = seg.pixel_box(segment.box, *true_mask.shape)
+          common = int((true_mask[y_min:y_max, x_min:x_max] & painted).sum())
+          either += int(painted.sum()) - common
+      lines.append((common / either if either else 0.0, box_iou, common, either, painted is None))
+    columns = np.array(lines, np.float64).reshape(-1, 5).T
+    return dict(zip(("iou", "box_iou", "common", "either", "invalid"), columns, strict=True))
 
   def summary(self, table: base.Table) -> dict[str, float]:
-    """The metrics above."""
     return {
       "miou": base.mean_of(table["iou"]),
       "ciou": float(table["common"].sum() / max(table["either"].sum(), 1.0)),
       "boxacc/0.5": base.mean_of(table["box_iou"] >= 0.5),
       "boxacc/0.75": base.mean_of(table["box_iou"] >= 0.75),
       "invalid": float(table["invalid"].sum()),
-      "total": base.num_rows(table),  # As the reference calls it; `num` is the house's name.
+      "total": base.num_rows(table),  # The reference's name for `num`.
       "num": base.num_rows(table),
     }
 
   def baseline(self, rows: Sequence[base.Row]) -> dict[str, float]:
-    """The same metrics of always giving the mean true box of these very rows, filled."""
-    found = []
+    """The metrics of the mean true box of these rows, filled."""
+    boxes = []
     for i, row in enumerate(rows):
       with base.of_row(i):
-        found.append(self._target(row)[1])
-    if not found:
+        boxes.append(self._target(row)[1])
+    if not boxes:
       return self.score([], [])
-    middle = loc.Box(*(base.mean(side) for side in zip(*found, strict=True)))
+    mean_box = loc.Box(*(base.mean(side) for side in zip(*boxes, strict=True)))
     model = mask_codec.open_codec(self.codec)
     codes = model.encode(np.ones((1, mask_codec.SIDE, mask_codec.SIDE), bool))[0].tolist()
-    text = seg.format_segment(middle, codes, bins=self.bins)
+    text = seg.format_segment(mean_box, codes, bins=self.bins)
     return self.score(rows, base.outputs_of([text] * len(rows)))
 
   def _target(self, row: base.Row) -> tuple[np.ndarray, loc.Box]:
@@ -244,15 +236,3 @@ def _decoded(codes: list[tuple[int, ...]], model: mask_codec.MaskCodec) -> np.nd
     return np.zeros((0, mask_codec.SIDE, mask_codec.SIDE), np.float32)
   distinct, which = np.unique(np.array(codes), axis=0, return_inverse=True)
   return model.decode(distinct)[which.reshape(-1)]
-
-
-def _pixels(
-  painted: np.ndarray | None, true_mask: np.ndarray, segment: seg.Segment | None
-) -> tuple[int, int]:
-  """How many pixels both masks have, and either: one painted into its box, and one of the whole."""
-  num_true = int(true_mask.sum())
-  if painted is None:
-    return 0, num_true
-  y_min, x_min, y_max, x_max = seg.pixel_box(segment.box, *true_mask.shape)
-  common = int((true_mask[y_min:y_max, x_min:x_max] & painted).sum())
-  return common, num_true + int(painted.sum()) - common

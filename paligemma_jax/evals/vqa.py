@@ -1,4 +1,4 @@
-"""Answers against true ones: exact match, soft accuracy, ANLS, error rates, accuracy by type."""
+"""Answers: exact match, soft accuracy, ANLS, error rates, accuracy by type."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from paligemma_jax.evals import base
 
 @spec.spec
 class ExactMatch(base.Metric):
-  """Share of the decoded answers that equal the true one (with several: one of them).
+  """The fraction of answers that equal the true one, or one of several.
 
   Attributes:
-    target: the column with a text, or with a list of texts of which the best one counts.
-    lower: compare without case.
-    strip: compare without white space at the ends.
+    target: the column with a text or a list of texts.
+    lower: compare in lower case.
+    strip: ignore white space at the ends.
 
   Metrics:
-    acc, num: the share, and rows scored.
+    acc, num: the fraction, and rows scored.
   """
 
   target: str = "suffix"
@@ -36,15 +36,13 @@ class ExactMatch(base.Metric):
   gives = ("acc",)
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
-    """`acc`, 0 or 1."""
-    predicted, *wanted = (
-      base.wording(text, lower=self.lower, strip=self.strip)
-      for text in (prediction, *base.answers(row, self.target))
+    predicted, wanted = base.compared(
+      prediction, row, self.target, lower=self.lower, strip=self.strip
     )
     return {"acc": float(predicted in wanted)}
 
   def baseline(self, rows: Sequence[base.Row]) -> dict[str, float]:
-    """The same metrics of always giving the majority answer of these very rows."""
+    """The metrics of the majority answer of these rows."""
     answers: collections.Counter[str] = collections.Counter()
     for i, row in enumerate(rows):
       with base.of_row(i):
@@ -55,18 +53,18 @@ class ExactMatch(base.Metric):
 
 @spec.spec
 class VqaAccuracy(base.Metric):
-  """The accuracies of OK-VQA and its kin, without the VQAv2 text normalisation.
+  """The accuracies of OK-VQA and similar data sets, without VQAv2's text normalisation.
 
-  A text in the column `target` is the one right answer. A list is the answers of several people:
-  `acc` then counts min(1, matches / 3), `acc_any` any match, `anls` the best over the answers. An
-  empty list is a row without target: counted in `num`, scored nowhere.
+  A text in the column `target` is the only correct answer. A list has the answers of several
+  people: `acc` is then min(1, matches / 3), `acc_any` is 1 for any match, `anls` is the best over
+  the answers. A row with an empty list counts in `num` alone.
 
   Attributes:
     target, lower, strip: as of `ExactMatch`.
 
   Metrics:
-    acc, acc_any, anls: means over the rows with target.
-    num_truth, num: how many those rows, and all rows, are.
+    acc, acc_any, anls: means over the rows with answers.
+    num_truth, num: the number of those rows, and of all rows.
   """
 
   target: str = "suffix"
@@ -77,34 +75,32 @@ class VqaAccuracy(base.Metric):
   gives = ("acc", "acc_any", "anls")
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
-    """acc, acc_any and anls; none of a row without target."""
     return _soft(prediction, row, self.target, lower=self.lower, strip=self.strip)
 
   def summary(self, table: base.Table) -> dict[str, float]:
-    """The means, and how many rows have target."""
     means = {name: base.mean_of(table[name]) for name in self.gives}
     return {**means, "num_truth": base.count(table["acc"]), "num": base.num_rows(table)}
 
 
-# Questions answered by a number or a range of numbers; some works, PaliGemma's too, leave them out.
+# Questions about numbers, which some papers, PaliGemma's too, leave out.
 _NUMERIC = ("area", "count")
 
 
 @spec.spec
 class Rsvqa(base.Metric):
-  """The accuracies of RSVQA, in all and averaged over the types of questions (arXiv:2003.07333).
+  """The accuracies of RSVQA, overall and averaged over question types (arXiv:2003.07333).
 
   Attributes:
     target: the column with a text or a list of texts.
     question_type: the column with a text such as 'presence', 'comp', 'rural_urban', 'count' or
       'area'.
-    lower: compare without case.
+    lower: compare in lower case.
 
   Metrics:
-    acc: as of `VqaAccuracy`; with a list of one answer a right one counts a third.
-    acc_any: share of right answers, what the literature calls overall accuracy.
-    acc/<type>, num/<type>: the same by type of question, and how many there are.
-    acc_avg: mean of the acc/<type>, the average accuracy; what PaliGemma's papers print.
+    acc: as of `VqaAccuracy`; with a list of one answer a correct one counts a third.
+    acc_any: fraction of correct answers, the overall accuracy of the literature.
+    acc/<type>, num/<type>: the same by question type, and the number of rows.
+    acc_avg: mean of the acc/<type>, the average accuracy that PaliGemma's papers report.
     acc_avg_nonum: the same without the types 'count' and 'area'.
     num: rows scored.
   """
@@ -117,7 +113,6 @@ class Rsvqa(base.Metric):
   gives = ("acc", "acc_any")
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
-    """acc and acc_any, and acc_any again by type of question."""
     kind = base.text(row, self.question_type, "a type of question such as 'presence'")
     found = _soft(prediction, row, self.target, lower=self.lower, strip=False)
     if not found:
@@ -125,7 +120,6 @@ class Rsvqa(base.Metric):
     return {"acc": found["acc"], "acc_any": found["acc_any"], f"acc/{kind}": found["acc_any"]}
 
   def summary(self, table: base.Table) -> dict[str, float]:
-    """The means over rows, and those over types."""
     of_kinds = base.parts(table, "acc")
     kinds = {name: value for name, value in of_kinds.items() if name.startswith("acc/")}
     plain = [v for name, v in kinds.items() if name.removeprefix("acc/") not in _NUMERIC]
@@ -140,16 +134,16 @@ class Rsvqa(base.Metric):
 
 @spec.spec
 class ErrorRate(base.Metric):
-  """Character and word error rate, as for transcription: edits by the length of all true texts.
+  """Character and word error rate, as for transcription: edits over the length of the true texts.
 
-  They exceed 1 where too much is said. Characters are code points; words are what white space
-  divides.
+  They exceed 1 for predictions that are too long. Characters are code points; words are separated
+  by white space.
 
   Attributes:
     target: the column with a text, or with a list of texts of which the nearest counts; a row with
-      an empty list counts nowhere.
-    lower: compare without case.
-    strip: compare without white space at the ends.
+      an empty list does not count.
+    lower: compare in lower case.
+    strip: ignore white space at the ends.
 
   Metrics:
     cer, wer: the rates.
@@ -164,31 +158,28 @@ class ErrorRate(base.Metric):
   gives = ("cer/edits", "cer/length", "wer/edits", "wer/length")
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
-    """Edits and length of the nearest true text, in characters and in words."""
-    predicted, *wanted = (
-      base.wording(text, lower=self.lower, strip=self.strip)
-      for text in (prediction, *base.answers(row, self.target))
+    predicted, wanted = base.compared(
+      prediction, row, self.target, lower=self.lower, strip=self.strip
     )
     if not wanted:
       return {}
-    found = {}
+    found: dict[str, float] = {}
     for rate, cut in (("cer", str), ("wer", str.split)):
       edits, length = _nearest(cut(predicted), [cut(answer) for answer in wanted])
       found |= {f"{rate}/edits": edits, f"{rate}/length": length}
     return found
 
   def summary(self, table: base.Table) -> dict[str, float]:
-    """The rates over all rows."""
     sums = {name: base.counting(table[name]).sum() for name in self.gives}
     rates = {r: float(sums[f"{r}/edits"] / max(sums[f"{r}/length"], 1)) for r in ("cer", "wer")}
     return {**rates, "num": base.count(table["cer/edits"])}
 
 
 def levenshtein(a: Sequence[Any], b: Sequence[Any]) -> int:
-  """The least number of insertions, deletions and substitutions that make `b` of `a`.
+  """The least number of insertions, deletions and substitutions that turn `a` into `b`.
 
-  A column of the classical table is held as the bits of two whole numbers, where it rises and where
-  it falls (Myers 1999, in Hyyrö's form), so that a step costs a few operations, not len(a) of them.
+  A column of the classical table is held as the bits of two integers, where it rises and where it
+  falls (Myers 1999, in Hyyrö's form), so that a step takes a few operations and not len(a).
   """
   if a == b:
     return 0
@@ -227,11 +218,8 @@ def anls(prediction: str, target: str, threshold: float = 0.5) -> float:
 def _soft(
   prediction: str, row: base.Row, target: str, *, lower: bool, strip: bool
 ) -> dict[str, float]:
-  """acc, acc_any and anls as of `VqaAccuracy`; nothing of a row without target."""
-  predicted, *wanted = (
-    base.wording(text, lower=lower, strip=strip)
-    for text in (prediction, *base.answers(row, target))
-  )
+  """acc, acc_any and anls as of `VqaAccuracy`; {} for a row without answers."""
+  predicted, wanted = base.compared(prediction, row, target, lower=lower, strip=strip)
   if not wanted:
     return {}
   matches = float(wanted.count(predicted))
@@ -241,7 +229,7 @@ def _soft(
 
 
 def _nearest(predicted: Sequence[Any], wanted: Sequence[Sequence[Any]]) -> tuple[float, float]:
-  """(edits, length) of the true text that is nearest, by its length."""
+  """(edits, length) of the true text with the least edits per length."""
   found = [(levenshtein(predicted, text), len(text)) for text in wanted]
   return min(found, key=lambda pair: pair[0] / max(pair[1], 1))
 
@@ -252,7 +240,7 @@ _PUNCTUATION = frozenset(';/[]"{}()=+\\_-><@`,?!')
 _PUNCTUATED = re.compile(r'[.;/\[\]"{}()=+\\_\-><@`,?!]')
 _DIGIT_COMMA_DIGIT = re.compile(r"\d,\d")
 _PERIOD = re.compile(r"\.(?!\d)")
-# The official code hands a flag where the count belongs: no more than this many are removed.
+# The official code passes a flag as the count: at most this many are removed.
 _MOST_PERIODS = int(re.UNICODE)
 
 _ARTICLES = frozenset(("a", "an", "the"))
@@ -262,8 +250,8 @@ _NUMBERS = {"none": "0"} | {
     ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
   )
 }
-# Any of these written without one of its apostrophes gets it back. The official list has I'd've,
-# I'm and I've too, which never match: words are in lower case by then.
+# Any of these without one of its apostrophes gets it back. The official list also has I'd've, I'm
+# and I've, which never match lower-case words.
 _CONTRACTED = """
     ain't aren't can't could've couldn't couldn't've didn't doesn't don't hadn't hadn't've hasn't
     haven't he'd he'd've he's how'd how'll how's isn't it'd it'd've it'll ma'am might've mightn't
@@ -283,13 +271,13 @@ def _without_one(word: str) -> list[str]:
 
 
 _CONTRACTIONS = {short: word for word in _CONTRACTED for short in _without_one(word)}
-_CONTRACTIONS["somebody'd"] = "somebodyd"  # The other way round, in the official list too.
+_CONTRACTIONS["somebody'd"] = "somebodyd"  # Reversed, as in the official list.
 _WORDS = _NUMBERS | _CONTRACTIONS
 
 
-@functools.lru_cache(maxsize=1 << 16)  # The same answers come again and again.
+@functools.lru_cache(maxsize=1 << 16)  # The same answers recur.
 def normalized(text: str) -> str:
-  """The text as the server compares it where people did not all give the same answer."""
+  """The text in the form that VQAv2's server compares where people gave different answers."""
   if _PUNCTUATED.search(text):
     text = _without_punctuation(text)
   words = text.lower().split()
@@ -297,23 +285,23 @@ def normalized(text: str) -> str:
 
 
 def accuracy_of(num_matches: int, num_answers: int) -> float:
-  """The mean of min(1, matches / 3) over all ways to leave out one of the people's answers."""
+  """The mean of min(1, matches / 3) over all ways to leave out one answer."""
   left_out = num_matches * min(1.0, (num_matches - 1) / 3)
   return (left_out + (num_answers - num_matches) * min(1.0, num_matches / 3)) / num_answers
 
 
 @spec.spec
 class VqaV2Accuracy(base.Metric):
-  """The accuracy of VQAv2, in all and by type of answer, as shares (not percent).
+  """The accuracy of VQAv2, overall and by answer type, as fractions (not percent).
 
   Attributes:
-    target: the column with the answers of ten people; with none a row is not scored.
+    target: the column with the answers of ten people; a row without answers is not scored.
     answer_type: the column that holds 'yes/no', 'number' or 'other'; '' is 'other' for all.
 
   Metrics:
     acc: mean over the rows with answers.
-    acc/yesno, acc/number, acc/other, num/…: means and numbers of rows by type, where there are any.
-    num_truth, num: how many rows have answers, and all rows.
+    acc/yesno, acc/number, acc/other, num/…: means and numbers of rows by type that has rows.
+    num_truth, num: the number of rows with answers, and of all rows.
   """
 
   target: str = "answers"
@@ -324,7 +312,6 @@ class VqaV2Accuracy(base.Metric):
   gives = ("acc", *_TYPES.values())
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
-    """acc, and the same again as that of the answers' type."""
     answers = [_one_line(answer) for answer in base.answers(row, self.target)]
     if not answers:
       return {}
@@ -341,14 +328,13 @@ class VqaV2Accuracy(base.Metric):
         " those of several people. Use exact_match."
       )
     predicted = _one_line(prediction)
-    # Only where people differ is anything normalised: that spares texts read off the image.
+    # Normalised only where people differ, as in the official code; texts in the image stay as is.
     if len(set(answers)) > 1:
       predicted, *answers = (normalized(text) for text in (predicted, *answers))
     score = accuracy_of(answers.count(predicted), len(answers))
     return {"acc": score, _TYPES[kind]: score}
 
   def summary(self, table: base.Table) -> dict[str, float]:
-    """The means, and how many rows have answers."""
     return {
       "acc": base.mean_of(table["acc"]),
       **base.parts(table, "acc"),
@@ -359,18 +345,18 @@ class VqaV2Accuracy(base.Metric):
 
 @spec.spec
 class Mmvp(base.Metric):
-  """MMVP: one question about two images that look alike to CLIP; both must be answered rightly.
+  """MMVP: a question about two images that are similar to CLIP; both answers must be correct.
 
-  The benchmark's authors let a language model judge the answers. Here an answer is right when it is
-  the true one after VQAv2's normalisation.
+  The benchmark's authors judge answers with a language model. Here an answer is correct when it
+  equals the true one after VQAv2's normalisation.
 
   Attributes:
-    target: the column with a text, or with a list of texts of which one counts.
-    pair: the column that is the same for the two rows of a pair and differs between pairs.
+    target: the column with a text or a list of texts.
+    pair: the column with the name or number of the pair.
 
   Metrics:
-    acc: the share of pairs that are right; a row without its partner counts in none.
-    acc_single: share of the rows that are answered rightly.
+    acc: the fraction of correct pairs; a row without a partner counts in none.
+    acc_single: the fraction of correct rows.
     num_pairs, num: pairs and rows scored.
   """
 
@@ -381,7 +367,6 @@ class Mmvp(base.Metric):
   gives = ("acc", "acc_single")
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
-    """acc_single; `table` adds acc."""
     if not isinstance(base.column(row, self.pair), (str, int, np.integer)):
       raise base.unexpected(row, self.pair, "the name or number of a pair")
     wanted = {_bare(answer) for answer in base.answers(row, self.target)}
@@ -399,13 +384,12 @@ class Mmvp(base.Metric):
     return found
 
   def summary(self, table: base.Table) -> dict[str, float]:
-    """The shares, and how many pairs there are."""
     shares = {name: base.mean_of(table[name]) for name in self.gives}
     return {**shares, "num_pairs": base.count(table["acc"]), "num": base.num_rows(table)}
 
 
 def _bare(text: str) -> str:
-  """Normalised, unless nothing is left then: '(a)' is an article in parentheses."""
+  """Normalised, unless that is empty: '(a)' is an article in parentheses."""
   return normalized(text) or text.strip().lower()
 
 
@@ -414,8 +398,8 @@ def _one_line(text: str) -> str:
 
 
 def _without_punctuation(text: str) -> str:
-  # A mark beside a space goes, any other becomes a space; but with a comma between two digits
-  # anywhere in the text all of them go, as they do in the official code.
+  # A mark beside a space is removed, any other becomes a space; with a comma between two digits
+  # anywhere in the text all are removed, as in the official code.
   all_go = _DIGIT_COMMA_DIGIT.search(text) is not None
   cleaned = text
   for mark in _PUNCTUATION.intersection(text):

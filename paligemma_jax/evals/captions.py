@@ -1,4 +1,4 @@
-"""Captions against true ones: CIDEr, BLEU, ROUGE-L; METEOR and SPICE where Java is there."""
+"""Captions: CIDEr, BLEU, ROUGE-L, and with Java METEOR and SPICE."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ NUM_METEOR_COUNTS = 23
 _BLEU = tuple(f"bleu-{n + 1}" for n in range(MAX_N))
 _BLEU_SUMS = tuple(f"bleu_sum_{i}" for i in range(2 * MAX_N + 2))
 _METEOR_SUMS = tuple(f"meteor_sum_{i}" for i in range(NUM_METEOR_COUNTS))
-# The columns of the table that each asked-for metric makes.
+# The columns of the table for each metric.
 COLUMNS = {
   "bleu": _BLEU_SUMS,
   "cider": ("cider",),
@@ -34,8 +34,8 @@ COLUMNS = {
 
 _GROUP = "in/"  # Before a group's name: the column that is 1 for its rows.
 
-# Letters of scripts without blanks between words, each with the marks that belong to it: Thai, Lao,
-# Burmese, Khmer, kana, Han.
+# Letters of scripts without blanks between words, each with its marks: Thai, Lao, Burmese, Khmer,
+# kana, Han.
 _UNSPACED = re.compile(
   "[ก-\u0e30\u0e32\u0e33\u0e40-\u0e46][\u0e31\u0e34-\u0e3a\u0e47-\u0e4e]*"
   "|[\u0e80-\u0eb0\u0eb2\u0eb3\u0ebd-\u0eff][\u0eb1\u0eb4-\u0ebc\u0ec8-\u0ecd]*"
@@ -48,7 +48,7 @@ def _characters(text: str) -> str:
   return ptb.tokenize(_UNSPACED.sub(r" \g<0> ", text))
 
 
-# How a text becomes its words with single blanks between.
+# From a text to its words with single blanks between.
 TOKENS: dict[str, Callable[[str], str]] = {
   "ptb": ptb.tokenize,
   "blanks": str,
@@ -60,34 +60,33 @@ TOKENS: dict[str, Callable[[str], str]] = {
 class CocoCaption(base.Metric):
   """The scores of captions, equal to those of pycocoevalcap, without Java.
 
-  CIDEr is given as the official tool gives it; papers print 100 times that: 1.419 is their 141.9.
-  It weighs words by how many of these very rows have them in a true caption, so it depends on which
-  rows are scored together, and of a single row it is 0.
+  CIDEr is on the scale of the official tool; papers report 100 times that: 1.419 is 141.9. It
+  weights words by their frequency in the true captions of all rows, so it depends on which rows are
+  scored together, and is 0 for a single row.
 
   Attributes:
-    target: the column with a text, or with a list of texts. An empty list is a row without target:
-      counted in `num`, scored nowhere.
-    image_id: the column that tells the images apart in a COCO results file; '' writes no file.
-    metrics: which of 'cider', 'bleu', 'rouge', 'meteor', 'spice'; the last two need Java and
+    target: the column with a text or a list of texts; a row with an empty list counts in `num`
+      alone.
+    image_id: the column with the image's id, for a COCO results file; '' writes none.
+    metrics: some of 'cider', 'bleu', 'rouge', 'meteor', 'spice'; the last two need Java and
       pycocoevalcap.
-    tokens: how texts become words. 'ptb' is the official way, made for English, and what the
-      reference does with captions of every language: those of COCO-35L come with blanks between
-      words also where the script has none. 'characters' first parts the letters of such scripts
-      (Chinese, Japanese, Thai, …), for texts that come without blanks; its numbers compare only
-      with each other. 'blanks' takes the texts for tokenized ones.
-    group: the column of a text, such as the language, by which rows are scored in groups, each as
-      if it were alone; '' is all rows as one.
-    beside: another column of true captions, such as the tokenized ones, against which the same
-      captions are scored too; their metrics are called '<beside>/cider' and so on.
-    parts: a column by which each part of the rows is scored once more, as if it were alone:
-      'cider/<part>' and so on, beside the metrics of all rows.
+    tokens: how texts become words. 'ptb' is the official tokenizer, made for English, which the
+      reference uses for every language: COCO-35L has blanks between words in every script.
+      'characters' first separates the letters of scripts without blanks (Chinese, Japanese, Thai,
+      …); its scores are comparable only with each other. 'blanks' is for tokenized texts.
+    group: the column of a text, such as the language, whose groups are scored separately; '' scores
+      all rows together.
+    beside: another column of true captions, such as tokenized ones, to score against as well, with
+      metrics '<beside>/cider' and so on.
+    parts: a column whose groups are scored separately as well, with metrics 'cider/<part>' and so
+      on.
 
   Metrics:
-    cider, bleu-1 to bleu-4, rouge, meteor, spice: what was asked for. BLEU and METEOR are made of
-      the matches of all captions, as the official tool prints them; the others are means over
-      captions. The mean of single METEOR scores, which some print, is 3 to 9 points higher.
-    cider_avg, …, cider/<group>, …, num/<group>: with `group` instead of these, the means over
-      groups, and each group's.
+    cider, bleu-1 to bleu-4, rouge, meteor, spice: those in `metrics`. BLEU and METEOR are computed
+      from the matches of all captions, as in the official tool; the others are means over captions.
+      The mean of single METEOR scores, which some papers report, is 3 to 9 points higher.
+    cider_avg, …, cider/<group>, …, num/<group>: with `group`, in place of these, the means over
+      groups and the metrics of each.
     num_truth, num: rows with true captions, and all rows.
   """
 
@@ -113,16 +112,15 @@ class CocoCaption(base.Metric):
     errors.pick(TOKENS, self.tokens, "tokens of evals.CocoCaption")
     if self.group and self.parts:
       raise errors.ConfigError(
-        f"evals.CocoCaption: group={self.group!r} and parts={self.parts!r} both part the rows;"
+        f"evals.CocoCaption: group={self.group!r} and parts={self.parts!r} both divide the rows;"
         " give one of them."
       )
 
   def table(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> base.Table:
-    """What each row adds; not row by row: a word weighs by how many of the rows have it."""
+    """The values of each row, computed together: CIDEr's weights depend on all rows."""
     return self._table(rows, outputs, self.target, self.group)
 
   def score(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, float]:
-    """The metrics of the table, those beside them, and those of parts."""
     found = self.summary(self.table(rows, outputs))
     if self.beside:
       others = self.summary(self._table(rows, outputs, self.beside, self.group))
@@ -147,7 +145,8 @@ class CocoCaption(base.Metric):
     self, rows: Sequence[base.Row], outputs: Sequence[base.Output], target: str, group: str
   ) -> base.Table:
     tokenize = TOKENS[self.tokens]
-    predicted, true, groups = [], [], {}
+    predicted, true = [], []
+    groups: dict[str, list[int]] = {}
     for i, (row, out) in enumerate(zip(rows, outputs, strict=True)):
       with base.of_row(i):
         answers = base.answers(row, target)
@@ -158,7 +157,7 @@ class CocoCaption(base.Metric):
       true.append([tokenize(answer) for answer in answers])
       if answers:
         groups.setdefault(name, []).append(i)
-    # Those that a table has whatever its rows are.
+    # The columns that every table has.
     names = [column for name in self.metrics for column in COLUMNS[name]]
     names += [] if group else ["has_truth"]
     found = {name: np.full(len(rows), base.NONE) for name in names}
@@ -170,28 +169,29 @@ class CocoCaption(base.Metric):
     return found
 
   def summary(self, table: base.Table) -> dict[str, float]:
-    """The metrics above, of all rows as one or in groups."""
     num_rows = base.num_rows(table)
     if "has_truth" in table:
       return {**_means(table), "num_truth": base.count(table["has_truth"]), "num": num_rows}
-    found, sums, num_truth = {}, {}, 0.0
+    found: dict[str, float] = {}
+    of_groups: dict[str, list[float]] = {}
+    num_truth = 0.0
     for column, values in table.items():
       if column.startswith(_GROUP) and base.count(values):
         name = column.removeprefix(_GROUP)
         members = base.take(table, np.flatnonzero(~np.isnan(values)))
         for metric, value in _means(members).items():
           found[f"{metric}/{name}"] = value
-          sums.setdefault(f"{metric}_avg", []).append(value)
+          of_groups.setdefault(f"{metric}_avg", []).append(value)
         found[f"num/{name}"] = base.count(values)
         num_truth += base.count(values)
-    averages = {name: base.mean(values) for name, values in sums.items()}
+    averages = {name: base.mean(values) for name, values in of_groups.items()}
     return {**averages, **found, "num_truth": num_truth, "num": num_rows}
 
 
 def _scores(
   predicted: Sequence[str], true: Sequence[Sequence[str]], metrics: Sequence[str]
 ) -> dict[str, np.ndarray]:
-  """{column: a value for each caption}, of captions that are scored together."""
+  """{column: a value for each caption} of captions that are scored together."""
   scored: dict[str, Sequence[float]] = {}
   if "cider" in metrics or "bleu" in metrics:
     predicted_counts = [count(caption) for caption in predicted]
@@ -212,10 +212,9 @@ def _scores(
 
 def _means(table: base.Table) -> dict[str, float]:
   """The metrics of these rows together."""
-  found = {}
-  for name in ("cider", "rouge", "spice"):
-    if name in table:
-      found[name] = base.mean_of(table[name])
+  found: dict[str, float] = {
+    name: base.mean_of(table[name]) for name in ("cider", "rouge", "spice") if name in table
+  }
   if _METEOR_SUMS[0] in table:
     found["meteor"] = meteor_of(_sums(table, _METEOR_SUMS))
   if _BLEU_SUMS[0] in table:
@@ -227,23 +226,21 @@ def _sums(table: base.Table, columns: Sequence[str]) -> np.ndarray:
   return np.array([base.counting(table[name]).sum() for name in columns])
 
 
-_SIGMA = 6.0  # Of the penalty for another length, in bigrams.
+_SIGMA = 6.0  # Of CIDEr's length penalty, in bigrams.
 _ROUGE_BETA = 1.2  # Weight of recall over precision in ROUGE-L.
-# BLEU's guards against division by zero; with the guess they decide what a zero count scores.
-_SMALL, _TINY = 1e-9, 1e-15
-
+_SMALL, _TINY = 1e-9, 1e-15  # BLEU's guards against division by zero, which affect zero counts.
 
 # METEOR's parameters for English: the weights of exact words, stems, synonyms and paraphrases, of
-# recall against precision, of the penalty for pieces, and of content words.
+# recall against precision, of the fragmentation penalty, and of content words.
 _WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.2, 0.6, 0.75
 
-# How often each n-gram occurs: a dict for each n from 1 to 4.
+# The counts of n-grams: a dict for each n from 1 to 4.
 Counts = tuple[Mapping[tuple[str, ...], int], ...]
 
 
 def count(caption: str) -> Counts:
-  """The n-grams of a caption; a no-break space parts words here."""
+  """The n-grams of a caption; a no-break space separates words here."""
   words = caption.split()
   return tuple(
     collections.Counter(zip(*(words[i:] for i in range(n)), strict=False))
@@ -252,11 +249,11 @@ def count(caption: str) -> Counts:
 
 
 def cider(captions: Sequence[Counts], references: Sequence[Sequence[Counts]]) -> list[float]:
-  """CIDEr-D of each caption, on the official tool's scale: 10 is perfect, papers print 100 x it.
+  """CIDEr-D of each caption, on the official tool's scale, where 10 is perfect.
 
-  An n-gram weighs log(images / images with it in a reference), so that one image alone scores 0.
-  Counts above the reference's are clipped; another length is punished, and as in the official code
-  the length is the number of bigrams.
+  The weight of an n-gram is log(images / images with it in a reference), so that a single image
+  scores 0. Counts above the reference's are clipped; a different length, in bigrams as in the
+  official code, is penalized.
   """
   num_with = collections.Counter(
     itertools.chain.from_iterable(
@@ -284,17 +281,17 @@ def cider(captions: Sequence[Counts], references: Sequence[Sequence[Counts]]) ->
 def _weighted(
   counts: Counts, idf: Mapping[tuple[str, ...], float], unseen: float
 ) -> tuple[list[dict[tuple[str, ...], float]], list[float], int]:
-  """For each n ({n-gram: weight}, their norm), and the number of bigrams."""
+  """For each n {n-gram: weight} and its norm, and the number of bigrams."""
   weights = [{g: k * idf.get(g, unseen) for g, k in grams.items()} for grams in counts]
   norms = [math.sqrt(sum(w * w for w in of_n.values())) for of_n in weights]
   return weights, norms, sum(counts[1].values())
 
 
 def bleu_counts(caption: Counts, references: Sequence[Counts]) -> np.ndarray:
-  """float64[10]: right n-grams (n = 1 to 4), n-grams, words, words of the nearest reference.
+  """float64[10]: matching n-grams (n = 1 to 4), n-grams, words, words of the nearest reference.
 
-  A count is clipped at the reference that has the n-gram most often. Of two equally near reference
-  lengths the shorter one counts.
+  A count is clipped at its maximum over references. Of two equally near reference lengths the
+  shorter one counts.
   """
   right = [
     sum(min(k, max(other[n].get(g, 0) for other in references)) for g, k in caption[n].items())
@@ -319,13 +316,14 @@ def bleu(sums: np.ndarray) -> tuple[float, ...]:
 
 
 def rouge_l(caption: str, references: Sequence[str]) -> float:
-  """ROUGE-L in [0, 1]: F of the best precision and the best recall, also of different references.
+  """ROUGE-L in [0, 1]: F of the best precision and the best recall over references.
 
-  Only blanks part words here, and an empty caption is one empty word.
+  Only blanks separate words here, and an empty caption is one empty word.
   """
   words = caption.split(" ")
   precision = recall = 0.0
-  for other in _split(references):
+  for reference in references:
+    other = reference.split(" ")
     common = _longest_common(words, other)
     precision = max(precision, common / len(words))
     recall = max(recall, common / len(other))
@@ -334,17 +332,13 @@ def rouge_l(caption: str, references: Sequence[str]) -> float:
   return (1 + _ROUGE_BETA**2) * precision * recall / (recall + _ROUGE_BETA**2 * precision)
 
 
-def _split(captions: Sequence[str]) -> Iterator[list[str]]:
-  return (caption.split(" ") for caption in captions)
-
-
 def _longest_common(a: Sequence[str], b: Sequence[str]) -> int:
-  """Length of the longest common subsequence; the rows of the usual table are bits of a number."""
+  """Length of the longest common subsequence; rows of the usual table are bits of an integer."""
   where: dict[str, int] = {}
   for i, word in enumerate(a):
     where[word] = where.get(word, 0) | 1 << i
   full = (1 << len(a)) - 1
-  row = full  # A bit is 0 where the length grows.
+  row = full  # A bit is 0 where the length increases.
   for word in b:
     found = row & where.get(word, 0)
     row = (row + found) | (row - found)
@@ -352,41 +346,41 @@ def _longest_common(a: Sequence[str], b: Sequence[str]) -> int:
 
 
 def meteor_counts(captions: Sequence[str], references: Sequence[Sequence[str]]) -> np.ndarray:
-  """float64[N, 23]: what METEOR's program counts in each tokenized caption, fit to be summed.
+  """float64[N, 23]: the counts of METEOR's program for each tokenized caption; they can be summed.
 
   Words of caption and reference, function words of both, for each kind of match the matched
-  content and function words of both, pieces, and matched words of both.
+  content and function words of both, fragments, and matched words of both.
   """
   tool = _module("meteor").Meteor()
   counts = np.zeros((len(captions), NUM_METEOR_COUNTS))
   for row, caption, true in zip(counts, captions, references, strict=True):
     line = tool._stat(_one_line(caption), [_one_line(text) for text in true])
     row[:] = [float(number) for number in line.split()]
-    # The program's sums leave out the one piece of a caption that matches as a whole.
+    # The program's sums omit the single fragment of a caption that matches entirely.
     if row[20] == 1 and (_matched(row) == row[:2]).all():
       row[20] = 0
   return counts
 
 
 def meteor_of(counts: np.ndarray) -> float:
-  """METEOR of captions together, from the sums of their counts, float64[23]."""
+  """METEOR of captions together, from the sum of their counts, float64[23]."""
   lengths, function_words, matches = counts[:2], counts[2:4], counts[4:20].reshape(4, 2, 2)
   content, function = _WEIGHTS @ matches[:, 0], _WEIGHTS @ matches[:, 1]
   found = _DELTA * content + (1 - _DELTA) * function
-  there = _DELTA * (lengths - function_words) + (1 - _DELTA) * function_words
-  if not found.all() or not there.all():
+  total = _DELTA * (lengths - function_words) + (1 - _DELTA) * function_words
+  if not found.all() or not total.all():
     return 0.0
-  precision, recall = found / there
-  pieces = counts[20] / (counts[21:].sum() / 2)
+  precision, recall = found / total
+  fragments = counts[20] / (counts[21:].sum() / 2)
   mean = 1 / ((1 - _ALPHA) / precision + _ALPHA / recall)
-  return float(mean * (1 - _GAMMA * pieces**_BETA))
+  return float(mean * (1 - _GAMMA * fragments**_BETA))
 
 
 def spice(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[float]:
   """SPICE of each tokenized caption; the tool downloads language models at first use."""
-  module = _module("spice")
+  by_image = dict(enumerate(map(list, references))), {i: [c] for i, c in enumerate(captions)}
   try:
-    _, scores = module.Spice().compute_score(*_as_official(captions, references))
+    _, scores = _module("spice").Spice().compute_score(*by_image)
   except OSError as e:
     raise errors.ConfigError(
       f"SPICE could not get its language models ({e}); it needs the network at first use."
@@ -395,17 +389,17 @@ def spice(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[
 
 
 def _matched(counts: np.ndarray) -> np.ndarray:
-  """Words of caption and reference that match in any way."""
+  """The matched words of caption and reference."""
   return counts[4:20].reshape(4, 2, 2).sum(axis=(0, 1))
 
 
 def _one_line(text: str) -> str:
-  """As the program takes it, whose fields end in '|||' and whose lines in a line break."""
+  """The text without '|||' and line breaks, which end fields and lines of the program."""
   return " ".join(text.replace("|||", " ").split())
 
 
 def _module(name: str) -> Any:
-  """The module of pycocoevalcap, or a ConfigError that says what to install."""
+  """The module of pycocoevalcap; ConfigError where it or Java is missing."""
   try:
     if name == "meteor":
       from pycocoevalcap.meteor import meteor as module
@@ -418,10 +412,3 @@ def _module(name: str) -> Any:
   if shutil.which("java") is None:
     raise errors.ConfigError(f"{name.upper()} needs Java: no program 'java' was found on the path.")
   return module
-
-
-def _as_official(
-  captions: Sequence[str], references: Sequence[Sequence[str]]
-) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
-  """(references, captions) by number, as the tool takes them."""
-  return dict(enumerate(map(list, references))), {i: [c] for i, c in enumerate(captions)}

@@ -1,4 +1,4 @@
-"""Perplexity of the true answers, and predictions as files, for people and for test servers."""
+"""Perplexity of the true answers, and predictions as files for people and test servers."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from paligemma_jax.evals import vqa
 
 @spec.spec
 class Perplexity(base.Evaluator):
-  """Loss, perplexity and token accuracy on the suffix and its eos; never on prompt or padding.
+  """Loss, perplexity and token accuracy on the suffix and its eos, not on prompt or padding.
 
   Metrics:
-    loss: mean over rows of each row's mean -log p, in nats; what training minimises.
-    nll_per_token: -log p summed over all rows, by the number of tokens.
+    loss: mean over rows of each row's mean -log p, in nats, as in training.
+    nll_per_token: -log p summed over all rows, divided by the number of tokens.
     perplexity: exp(nll_per_token).
-    token_accuracy: share of the tokens that were the most probable ones.
-    num, num_tokens: rows and tokens that were scored.
+    token_accuracy: fraction of tokens that were the most probable ones.
+    num, num_tokens: rows and tokens scored.
   """
 
   encoding = "train"
 
   def score(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, float]:
-    """The metrics above; a row without a supervised token counts nowhere."""
+    """The metrics above; a row without a supervised token does not count."""
     del rows
     scored = [o for o in outputs if o.num_tokens]
     num_tokens = sum(o.num_tokens for o in scored)
@@ -52,12 +52,10 @@ _OWN_KEYS = ("row", "prompt", "text", "logprob")
 
 @spec.spec
 class WritePredictions(base.Evaluator):
-  """Writes `predictions/<name>-<step>.jsonl`: what was asked, what is true, what the model said.
-
-  One line per row, in the order of the source.
+  """Writes `predictions/<name>-<step>.jsonl`: a line per row with prompt, columns and prediction.
 
   Attributes:
-    keep: columns of the row that are written beside the prediction, the target for instance.
+    keep: columns of the row to write, such as the target.
   """
 
   keep: tuple[str, ...] = ("suffix",)
@@ -66,11 +64,10 @@ class WritePredictions(base.Evaluator):
     if any(name in _OWN_KEYS for name in self.keep):
       raise errors.ConfigError(
         f"evals.WritePredictions: keep={self.keep!r} must be a tuple of columns, none of them"
-        f" called {', '.join(_OWN_KEYS)}: those are written anyway."
+        f" called {', '.join(_OWN_KEYS)}: those are always written."
       )
 
   def columns(self) -> tuple[str, ...]:
-    """The prompt and the columns to keep."""
     return ("prefix", *(name for name in self.keep if name != "prefix"))
 
   def score(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, float]:
@@ -91,7 +88,7 @@ class WritePredictions(base.Evaluator):
 
 
 def _plain(row: base.Row, name: str) -> Any:
-  """A column as JSON can hold it."""
+  """A column as a value of JSON."""
   value = base.column(row, name)
   if isinstance(value, (np.generic, np.ndarray)):
     value = value.tolist()
@@ -109,13 +106,13 @@ def _plain(row: base.Row, name: str) -> Any:
 class ServerFile(base.Evaluator):
   """Writes `predictions/<name>-<step>.json` in the format of a test server.
 
-  Before sending it, let `python tools/check_submission.py` compare it with the official questions.
+  `python tools/check_submission.py` compares the file with the official questions.
 
   Attributes:
     format: a name in `FORMATS`.
-    question_id, image_id: the column that holds the id, where it is not the format's own.
-    choices: for 'aokvqa_mc', the column of the choices: an answer that is none of them, which the
-      server refuses, is replaced by the one with the fewest edits; '' replaces nothing.
+    question_id, image_id: the column of the id, if it is not the format's own.
+    choices: for 'aokvqa_mc', the column of the choices: any other answer, which the server would
+      reject, is replaced by the nearest choice; '' replaces nothing.
   """
 
   format: str = "vqav2"
@@ -127,11 +124,11 @@ class ServerFile(base.Evaluator):
     errors.pick(FORMATS, self.format, "format of a test server")
 
   def columns(self) -> tuple[str, ...]:
-    """The column of the id, which the format names where no field does, and that of the choices."""
+    """The columns of the id and of the choices."""
     return tuple(name for name in (self._id_column(), self.choices) if name)
 
   def score(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, float]:
-    """`num` answers; how many are `empty`, were `replaced`, or have the id of an earlier row."""
+    """`num` answers; how many are `empty`, `replaced`, or `duplicates` of an earlier row's id."""
     ids, answers, num_replaced = self._answers(rows, outputs)
     return {
       "num": float(len(ids)),
@@ -147,8 +144,7 @@ class ServerFile(base.Evaluator):
     return {f"{self.name}.json": json.dumps(content)}
 
   def _id_column(self) -> str:
-    own = FORMATS[self.format].column
-    return self.question_id or self.image_id or own
+    return self.question_id or self.image_id or FORMATS[self.format].column
 
   def _answers(
     self, rows: Sequence[base.Row], outputs: Sequence[base.Output]
@@ -172,13 +168,13 @@ class ServerFile(base.Evaluator):
 
 
 def _nearest(text: str, choices: Sequence[str]) -> str:
-  """The choice with the fewest edits, of equally near ones the first."""
+  """The choice with the fewest edits, the first of a tie."""
   if not choices or text in choices:
     return text
   return min(choices, key=lambda choice: vqa.levenshtein(text.lower(), choice.lower()))
 
 
-_SHOWN = 3  # Of each kind of problem, so many are named.
+_SHOWN = 3  # Problems of each kind that are named.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,18 +182,18 @@ class Format:
   """A test server's format.
 
   Attributes:
-    column: the column of our rows that holds the id.
-    id_key: what the file calls the id; '' when the file is an object with ids as its keys.
-    id_type: int or str: servers do not take '17' for 17.
-    answer_key: what the file calls the answer.
-    list_key: where the official file of questions has its list; '' when it is one itself.
-    official_key: what that list calls the id; '' when the file is an object with ids as its keys.
-    choices_key: what it calls the choices of which the answer must be one; '' for any answer.
+    column: the column of our rows with the id.
+    id_key: the file's key of the id; '' when the file is an object with ids as its keys.
+    id_type: int or str: servers distinguish '17' from 17.
+    answer_key: the file's key of the answer.
+    list_key: the key of the list in the official file of questions; '' when it is a list itself.
+    official_key: that list's key of the id; '' when the file is an object with ids as its keys.
+    choices_key: its key of the choices, one of which is the answer; '' for any answer.
   """
 
   column: str
   id_key: str
-  id_type: type
+  id_type: type[int] | type[str]
   answer_key: str
   list_key: str
   official_key: str
@@ -224,7 +220,7 @@ Id = int | str
 
 
 def server_content(form: Format, ids: Sequence[Id], answers: Sequence[str]) -> Any:
-  """What the file holds, for JSON; `ids[i]` belongs to `answers[i]`."""
+  """The file's content for JSON; `ids[i]` belongs to `answers[i]`."""
   pairs = zip(ids, answers, strict=True)
   if form.id_key:
     return [{form.id_key: id_, form.answer_key: answer} for id_, answer in pairs]
@@ -232,7 +228,7 @@ def server_content(form: Format, ids: Sequence[Id], answers: Sequence[str]) -> A
 
 
 def as_id(form: Format, value: Any) -> Id:
-  """A row's id in the type that the server wants; DataError when it is none."""
+  """A row's id in the server's type; DataError for anything else."""
   value = value.item() if isinstance(value, np.generic) else value
   whole = isinstance(value, int) and not isinstance(value, bool)
   if form.id_type is str and (whole or (isinstance(value, str) and value)):
@@ -244,11 +240,7 @@ def as_id(form: Format, value: Any) -> Id:
 
 
 def official(form: Format, questions: Any) -> dict[Id, tuple[str, ...]]:
-  """{id: choices, () for any} of the official file of questions.
-
-  Raises:
-    DataError: it is not laid out as the benchmark's files are.
-  """
+  """{id: choices, () for any} of the official file of questions; DataError of another layout."""
   where = f"a list under {form.list_key!r}" if form.list_key else "a list"
   if not form.official_key:
     if not isinstance(questions, Mapping) or not questions:
@@ -272,11 +264,11 @@ def problems(
   wanted: Mapping[Id, Sequence[str]],
   repeated: Iterable[str] = (),
 ) -> Iterator[str]:
-  """What is wrong with a file, a sentence for each kind of problem; nothing if it can be sent.
+  """A sentence for each kind of problem of a file.
 
   Args:
     submission: the file's content.
-    wanted: {id: choices} as `official` gives it.
+    wanted: {id: choices} of `official`.
     repeated: keys that an object of the file has more than once, which parsing hides.
   """
   if form.id_key and not isinstance(submission, list):
@@ -288,7 +280,9 @@ def problems(
   found: dict[str, list[str]] = collections.defaultdict(list)
   found["keys that come twice in one object"] = [repr(key) for key in repeated]
   seen: collections.Counter[Id] = collections.Counter()
-  entries = list(enumerate(submission)) if form.id_key else list(submission.items())
+  entries: list[tuple[Any, Any]] = list(
+    enumerate(submission) if form.id_key else submission.items()
+  )
   keys = {form.answer_key} | ({form.id_key} if form.id_key else set())
   for place, entry in entries:
     if not isinstance(entry, Mapping) or set(entry) != keys:
@@ -301,7 +295,7 @@ def problems(
       found[f"{form.answer_key} that are no texts"].append(f"{place!r} has {answer!r}")
     if form.id_key and form.id_key not in entry:
       continue
-    id_ = entry[form.id_key] if form.id_key else place
+    id_: Any = entry[form.id_key] if form.id_key else place
     if type(id_) is not form.id_type:
       what = f"{form.id_key or 'id'} that are not of type {form.id_type.__name__}"
       found[what].append(f"{place!r} has {id_!r}")

@@ -1,17 +1,17 @@
-r"""The words of a caption, as the official caption scores count them; no Java.
+r"""The words of a caption as in the official caption scores, without Java.
 
-The scores of captions are defined on the tokens of Stanford's Penn Treebank tokenizer (CoreNLP
-3.4.1, options -preserveLines -lowerCase) without those that are punctuation; this gives the same.
-The rules were found by asking that program. Where several match, the longest wins, counting what a
-rule looks ahead, and of equally long ones the first. Oddities that are kept:
+The scores are defined on the tokens of Stanford's Penn Treebank tokenizer (CoreNLP 3.4.1, options
+-preserveLines -lowerCase) without punctuation; this gives the same tokens. The rules were inferred
+from the program's outputs. The longest match wins, including the lookahead, and the first of a tie.
+These oddities are kept:
 
 - brackets stay, as words like '-lrb-', because the official list has them in upper case;
-- so does punctuation that comes in a run: '!?';
-- £ is '#', € is '$', ½ is '1/2'; emoji and other symbols outside of the tables vanish.
+- so does punctuation in a run: '!?';
+- £ is '#', € is '$', ½ is '1/2'; emoji and other symbols outside the tables vanish.
 
-One oddity is not: the program sees all captions as one text, so that what follows a line break can
-change the line before it, and a line break within a caption shifts all later ones. Here each
-caption is alone, and a line break in it is a blank.
+One oddity is not: the program reads all captions as one text, so that a line break can change the
+line before it, and one within a caption shifts all later captions. Here each caption is separate,
+and a line break in it is a blank.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ from collections.abc import Callable
 _PUNCTUATION = frozenset(("''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"))
 
 _LINE_BREAKS = re.compile(r"[\r\n\v\f\x85\u2028\u2029]")
-# Chunks between blanks whose words do not depend on their neighbours: not a number (fractions and
+# Chunks between blanks whose words do not depend on their neighbours: no number (fractions and
 # telephone numbers have blanks), no tag, no full stop.
 _ALONE = re.compile(r"[A-Za-z'’\"“”(),;:!?/-]+|[A-Za-z][A-Za-z0-9]*,?")
-# What no rule but those for these words takes apart.
+# Words that no rule splits, apart from those in _SPLIT.
 _PLAIN = re.compile(r"[A-Za-z][A-Za-z0-9]*(?=[ \n])")
 _SPLIT = frozenset(("cannot", "gimme", "gonna", "gotta", "lemme", "wanna"))
 
 
 def tokenize(text: str) -> str:
-  """The words of a caption in lower case with single blanks between; punctuation is left out.
+  """The words of a caption in lower case with single blanks between, without punctuation.
 
-  A no-break space may stand within a word, as in '1 1/2'.
+  A word may contain a no-break space, as in '1 1/2'.
   """
   words: list[str] = []
   together: list[str] = []
   text = _LINE_BREAKS.sub(" ", text).rstrip()
-  if "<" in text:  # A tag may have many blanks.
+  if "<" in text:  # A tag may have blanks.
     return " ".join(_words(text))
   chunks = text.split(" ")
   for chunk in chunks[:-1]:
@@ -63,7 +63,7 @@ def _words_alone(chunk: str) -> tuple[str, ...]:
 def _words(text: str) -> list[str]:
   """The words of a text without line breaks."""
   rules_at = _rules_at()
-  text += "\n"  # Rules look ahead; a text ends as a line does.
+  text += "\n"  # For the lookahead of rules.
   words = []
   start = 0
   while start < len(text) - 1:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -174,9 +173,6 @@ def _nearest(text: str, choices: Sequence[str]) -> str:
   return min(choices, key=lambda choice: vqa.levenshtein(text.lower(), choice.lower()))
 
 
-_SHOWN = 3  # Problems of each kind that are named.
-
-
 @dataclasses.dataclass(frozen=True)
 class Format:
   """A test server's format.
@@ -237,84 +233,3 @@ def as_id(form: Format, value: Any) -> Id:
     return int(value)
   kind = "a whole number" if form.id_type is int else "a text"
   raise errors.DataError(f"the id {value!r} is not {kind}, which the server wants.")
-
-
-def official(form: Format, questions: Any) -> dict[Id, tuple[str, ...]]:
-  """{id: choices, () for any} of the official file of questions; DataError of another layout."""
-  where = f"a list under {form.list_key!r}" if form.list_key else "a list"
-  if not form.official_key:
-    if not isinstance(questions, Mapping) or not questions:
-      raise errors.DataError("The official file should be an object with ids as its keys.")
-    return {as_id(form, key): () for key in questions}
-  listed = questions.get(form.list_key) if isinstance(questions, Mapping) else questions
-  if bool(form.list_key) != isinstance(questions, Mapping) or not isinstance(listed, list):
-    raise errors.DataError(f"The official file should hold {where}.")
-  found = {}
-  for i, question in enumerate(listed):
-    if not isinstance(question, Mapping) or form.official_key not in question:
-      raise errors.DataError(f"The official file's entry {i} has no {form.official_key!r}.")
-    choices = question.get(form.choices_key, ()) if form.choices_key else ()
-    found[as_id(form, question[form.official_key])] = tuple(choices)
-  return found
-
-
-def problems(
-  form: Format,
-  submission: Any,
-  wanted: Mapping[Id, Sequence[str]],
-  repeated: Iterable[str] = (),
-) -> Iterator[str]:
-  """A sentence for each kind of problem of a file.
-
-  Args:
-    submission: the file's content.
-    wanted: {id: choices} of `official`.
-    repeated: keys that an object of the file has more than once, which parsing hides.
-  """
-  if form.id_key and not isinstance(submission, list):
-    yield f"It holds {_named(submission)}; the server wants a list."
-    return
-  if not form.id_key and not isinstance(submission, Mapping):
-    yield f"It holds {_named(submission)}; the server wants an object with ids as its keys."
-    return
-  found: dict[str, list[str]] = collections.defaultdict(list)
-  found["keys that come twice in one object"] = [repr(key) for key in repeated]
-  seen: collections.Counter[Id] = collections.Counter()
-  entries: list[tuple[Any, Any]] = list(
-    enumerate(submission) if form.id_key else submission.items()
-  )
-  keys = {form.answer_key} | ({form.id_key} if form.id_key else set())
-  for place, entry in entries:
-    if not isinstance(entry, Mapping) or set(entry) != keys:
-      shown = sorted(map(str, entry)) if isinstance(entry, Mapping) else _named(entry)
-      found[f"entries without exactly the keys {sorted(keys)}"].append(f"{place!r} has {shown}")
-    if not isinstance(entry, Mapping):
-      continue
-    if form.answer_key in entry and not isinstance(entry[form.answer_key], str):
-      answer = entry[form.answer_key]
-      found[f"{form.answer_key} that are no texts"].append(f"{place!r} has {answer!r}")
-    if form.id_key and form.id_key not in entry:
-      continue
-    id_: Any = entry[form.id_key] if form.id_key else place
-    if type(id_) is not form.id_type:
-      what = f"{form.id_key or 'id'} that are not of type {form.id_type.__name__}"
-      found[what].append(f"{place!r} has {id_!r}")
-      continue
-    seen[id_] += 1
-    choices = wanted.get(id_, ())
-    if choices and entry.get(form.answer_key) not in choices:
-      found["answers that are none of the question's choices"].append(
-        f"{id_!r} has {entry.get(form.answer_key)!r}, not of {list(choices)}"
-      )
-  found["ids that come more than once"] = [repr(id_) for id_, num in seen.items() if num > 1]
-  found["ids that are missing"] = [repr(id_) for id_ in wanted if id_ not in seen]
-  found["ids that the server does not know"] = [repr(id_) for id_ in seen if id_ not in wanted]
-  for what, examples in found.items():
-    if examples:
-      more = ", …" if len(examples) > _SHOWN else ""
-      yield f"{len(examples)} {what}: {', '.join(examples[:_SHOWN])}{more}"
-
-
-def _named(value: Any) -> str:
-  kinds = {list: "a list", dict: "an object", str: "a text", type(None): "null"}
-  return kinds.get(type(value), f"{value!r}")

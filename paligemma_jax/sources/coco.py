@@ -55,13 +55,7 @@ class Coco:
     annotated_images.check_policy("Coco", self.bad_annotations)
 
   def open(self) -> CocoRows:
-    """Reads the file.
-
-    Raises:
-      ConfigError: the file cannot be read.
-      DataError: it is not in COCO's format, or fewer than half of its annotations are of images in
-        it.
-    """
+    """ConfigError for an unreadable file, DataError for one that is not in COCO's format."""
     return CocoRows(self)
 
   def makes(self) -> tuple[str, ...]:

@@ -49,11 +49,7 @@ class HfDataset:
   names: tuple = ()
 
   def open(self) -> HfRows:
-    """Maps the files into memory.
-
-    Raises:
-      ConfigError: no such folder, split or column.
-    """
+    """ConfigError without such a folder, split or column."""
     return HfRows(self)
 
   def makes(self) -> tuple[str, ...]:

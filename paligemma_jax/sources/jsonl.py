@@ -44,12 +44,7 @@ class Jsonl:
   image_column: str | tuple = "image"
 
   def open(self) -> JsonlRows:
-    """Reads the file once and indexes the lines.
-
-    Raises:
-      ConfigError: the file cannot be read.
-      DataError: it is an array, a table or another format instead of one JSON object a line.
-    """
+    """ConfigError for an unreadable file, DataError for one that is not JSON lines."""
     return JsonlRows(self.path, self._images(), tuple(self.columns), self._image_columns())
 
   def makes(self) -> tuple[str, ...]:

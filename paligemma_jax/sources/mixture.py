@@ -76,12 +76,7 @@ class Mixture:
       )
 
   def open(self) -> MixtureRows:
-    """Opens every part.
-
-    Raises:
-      ConfigError: a part cannot be opened, or its weight gives it not one row of an epoch.
-      DataError: a part has no rows.
-    """
+    """ConfigError for a part that cannot be opened or weighs too little, DataError if empty."""
     return MixtureRows(self.parts)
 
   def makes(self) -> tuple[str, ...]:

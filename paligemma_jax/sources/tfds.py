@@ -49,7 +49,7 @@ class Tfds:
   names: tuple = ()
 
   def open(self) -> TfdsRows:
-    """Opens the files; ConfigError without such a dataset or split."""
+    """ConfigError without such a dataset, split or column."""
     return TfdsRows(self)
 
   def makes(self) -> tuple[str, ...]:

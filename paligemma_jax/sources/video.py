@@ -60,7 +60,7 @@ class Video:
       raise errors.ConfigError(f"max_secs of Video is {self.max_secs!r}: expected seconds.")
 
   def open(self) -> VideoRows:
-    """Opens the .jsonl file, but no video; ConfigError when it cannot be read."""
+    """As `Jsonl.open`; no video is opened."""
     return VideoRows(self)
 
   def makes(self) -> tuple[str, ...]:

@@ -66,12 +66,7 @@ class Voc:
       raise errors.ConfigError(f"Voc.first_pixel is {self.first_pixel!r}; expected 0 or 1.")
 
   def open(self) -> VocRows:
-    """Reads the split's list.
-
-    Raises:
-      ConfigError: no such folder or list.
-      DataError: fewer than half of the names in the list have an annotation file.
-    """
+    """ConfigError without the folder or list, DataError where most annotations are missing."""
     return VocRows(self)
 
   def makes(self) -> tuple[str, ...]:

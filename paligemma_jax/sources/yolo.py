@@ -66,13 +66,7 @@ class Yolo:
     errors.pick(dict.fromkeys(_UNLABELLED), self.unlabelled, "Yolo.unlabelled")
 
   def open(self) -> YoloRows:
-    """Reads the file and lists the images.
-
-    Raises:
-      ConfigError: the file cannot be read, or it has no such split.
-      DataError: it is no data.yaml, names a folder that is missing or outside the root, or fewer
-        than half of the images have a label file.
-    """
+    """ConfigError without the file or split, DataError for a wrong file or missing labels."""
     return YoloRows(self)
 
   def makes(self) -> tuple[str, ...]:

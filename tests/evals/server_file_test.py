@@ -11,6 +11,7 @@ from paligemma_jax import evals
 from paligemma_jax.core import errors
 from paligemma_jax.evals import predictions
 from tests import run_train
+from tools import check_submission
 
 # What the servers' own pages show; the id as our dataset has it.
 WRITTEN = {
@@ -64,8 +65,8 @@ def test_the_file_is_what_the_server_wants_and_passes_its_check(name):
   assert file == "test/answers.json"
   assert content == expected
   form = predictions.FORMATS[name]
-  wanted = predictions.official(form, OFFICIAL[name])
-  assert list(predictions.problems(form, content, wanted)) == []
+  wanted = check_submission.official(form, OFFICIAL[name])
+  assert list(check_submission.problems_of(form, content, wanted)) == []
 
 
 @pytest.mark.parametrize(
@@ -152,14 +153,14 @@ def entries(*ids):
   ],
 )
 def test_every_kind_of_broken_file_is_told(content, words):
-  predicted = list(predictions.problems(VQA, content, WANTED))
+  predicted = list(check_submission.problems_of(VQA, content, WANTED))
   assert predicted
   for word in words:
     assert any(word in sentence for sentence in predicted), predicted
 
 
 def test_only_the_first_few_are_shown_of_all_that_are_counted():
-  (predicted,) = predictions.problems(VQA, entries(), dict.fromkeys(range(100), ()))
+  (predicted,) = check_submission.problems_of(VQA, entries(), dict.fromkeys(range(100), ()))
   assert predicted == "100 ids that are missing: 0, 1, 2, …"
 
 
@@ -167,15 +168,15 @@ def test_answers_that_are_no_choices_are_told():
   form = predictions.FORMATS["aokvqa_mc"]
   wanted = {"q": ("cab", "bus"), "r": ("cab", "bus")}
   content = {"q": {"multiple_choice": "taxi"}, "r": {"multiple_choice": "bus"}}
-  (predicted,) = predictions.problems(form, content, wanted)
+  (predicted,) = check_submission.problems_of(form, content, wanted)
   assert "1 answers that are none of the question's choices: 'q' has 'taxi'" in predicted
-  (predicted, *_) = predictions.problems(form, [{"q": "cab"}], wanted)
+  (predicted, *_) = check_submission.problems_of(form, [{"q": "cab"}], wanted)
   assert "wants an object" in predicted
 
 
 @given(st.lists(st.integers(0, 5)))
 def test_a_file_passes_only_when_each_id_is_there_once(ids):
-  predicted = list(predictions.problems(VQA, entries(*ids), WANTED))
+  predicted = list(check_submission.problems_of(VQA, entries(*ids), WANTED))
   assert (predicted == []) == (sorted(ids) == [1, 2, 3])
 
 
@@ -191,13 +192,13 @@ _JSON = st.recursive(
 @given(_JSON)
 def test_no_content_makes_the_check_fail_itself(content):
   for form in predictions.FORMATS.values():
-    assert list(predictions.problems(form, content, {form.id_type(9): ()}))
+    assert list(check_submission.problems_of(form, content, {form.id_type(9): ()}))
 
 
 @pytest.mark.parametrize("content", [None, 3, [], {}, {"questions": 3}, {"questions": [{}]}, [1]])
 def test_a_file_of_questions_that_is_none_is_an_error(content):
   with pytest.raises(errors.DataError, match="official file"):
-    predictions.official(VQA, content)
+    check_submission.official(VQA, content)
 
 
 def test_the_document_lists_every_format_and_its_keys():

@@ -384,8 +384,8 @@ class Mmvp(base.Metric):
     return found
 
   def summary(self, table: base.Table) -> dict[str, float]:
-    shares = {name: base.mean_of(table[name]) for name in self.gives}
-    return {**shares, "num_pairs": base.count(table["acc"]), "num": base.num_rows(table)}
+    means = {name: base.mean_of(table[name]) for name in self.gives}
+    return {**means, "num_pairs": base.count(table["acc"]), "num": base.num_rows(table)}
 
 
 def _bare(text: str) -> str:

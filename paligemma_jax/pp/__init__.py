@@ -1,7 +1,7 @@
-"""Row ops: what turns a row of a source into `image`, `prefix` and `suffix`. No JAX.
+"""Row ops: they turn a row of a source into `image`, `prefix` and `suffix`. No JAX.
 
-`OPS` is the table of what is built in; an op of your own is any class declared with `@spec` that
-has the methods of `core.protocols.Op`.
+`OPS` has the built-in ops. An op of your own is any class declared with `@spec` that has the
+methods of `core.protocols.Op`.
 """
 
 from paligemma_jax.pp.boxes import Boxes

@@ -18,7 +18,7 @@ from paligemma_jax.regions import seg
 _ORDERS = ("yxyx", "xyxy", "xywh")
 _OUTSIDE = ("error", "cut")
 _TINY_MASKS = ("drop", "error")
-_SHARE_SLACK = 1e-3  # Fractions are often rounded to three digits.
+_FRACTION_SLACK = 1e-3  # Fractions are often rounded to three digits.
 _LEAST_SIDE = 8  # In smaller images, boxes of a pixel do not suggest a wrong unit.
 
 
@@ -69,11 +69,11 @@ class Boxes(columns.Op):
     height, width = columns.image(row, self.image).shape[-3:-1] if self.pixels else (1, 1)
     self._check_unit(boxes, height, width)
     notes: list[str] = []
-    shares = [self._shares(box, height, width, notes) for box in boxes]
-    if self.shuffle and len(labels) == len(shares):
-      order = rng.permutation(len(shares))
-      shares, labels = [shares[i] for i in order], [labels[i] for i in order]
-    text = loc.format_boxes(shares, labels, bins=self.bins)
+    fractions = [self._fractions(box, height, width, notes) for box in boxes]
+    if self.shuffle and len(labels) == len(fractions):
+      order = rng.permutation(len(fractions))
+      fractions, labels = [fractions[i] for i in order], [labels[i] for i in order]
+    text = loc.format_boxes(fractions, labels, bins=self.bins)
     return {**row, self.out: text, **columns.noted(row, notes)}
 
   def _numbers(self, box: Any) -> tuple[float, ...]:
@@ -96,7 +96,7 @@ class Boxes(columns.Op):
         " fractions of the image; set Boxes(pixels=False)."
       )
 
-  def _shares(self, box: Any, height: int, width: int, notes: list[str]) -> tuple[float, ...]:
+  def _fractions(self, box: Any, height: int, width: int, notes: list[str]) -> tuple[float, ...]:
     """(y_min, x_min, y_max, x_max), clipped to the image as far as `outside` allows."""
     a, b, c, d = self._numbers(box)
     if self.order == "xywh":
@@ -105,7 +105,7 @@ class Boxes(columns.Op):
       a, b, c, d = b, a, d, c
     found = (a / height, b / width, c / height, d / width)
     inside = tuple(min(max(v, 0.0), 1.0) for v in found)
-    slack = (1 / height, 1 / width) * 2 if self.pixels else (_SHARE_SLACK,) * 4
+    slack = (1 / height, 1 / width) * 2 if self.pixels else (_FRACTION_SLACK,) * 4
     if all(abs(v - w) <= more for v, w, more in zip(found, inside, slack, strict=True)):
       return inside if a <= c and b <= d else found  # `loc.format_boxes` rejects the latter.
     overlaps = 0 <= found[2] and 0 <= found[3] and found[0] <= 1 and found[1] <= 1

@@ -22,8 +22,8 @@ _WHOLE = re.compile(r"-?[0-9]{1,18}")
 class Op:
   """An op of ours, whose columns are what its fields hold: a name, several, or '' for none."""
 
-  reads: ClassVar[tuple[str, ...]] = ("key",)  # The fields of what it needs.
-  writes: ClassVar[tuple[str, ...]] = ("out",)  # The fields of what it makes.
+  reads: ClassVar[tuple[str, ...]] = ("key",)  # Fields that name the columns it needs.
+  writes: ClassVar[tuple[str, ...]] = ("out",)  # Fields that name the columns it makes.
 
   def needs(self) -> tuple[str, ...]:
     return self._columns(self.reads)

@@ -1,7 +1,7 @@
 """Sources: specs whose `open()` gives rows by index. No JAX.
 
-`SOURCES` is the table of what is built in; a source of your own is any class declared with `@spec`
-that has the methods of `core.protocols.Source`, and whose `open()` gives `core.protocols.Rows`.
+`SOURCES` has the built-in sources. A source of your own is any class declared with `@spec` that has
+the methods of `core.protocols.Source`, and whose `open()` gives `core.protocols.Rows`.
 """
 
 from paligemma_jax.sources.coco import Coco

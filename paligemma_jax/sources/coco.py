@@ -69,10 +69,7 @@ class CocoRows(files.Rows):
     self._spec = source
     self._root = source.images or os.path.dirname(source.path) or "."
     files.is_remote(self._root)  # Rejects an address of another scheme.
-    with files.open_data(source.path) as f:
-      data = f.read(_MAX_BYTES + 1)
-    if len(data) > _MAX_BYTES:
-      raise errors.ConfigError(f"{source.path!r} has more than {_MAX_BYTES} bytes.")
+    data = files.read_data(source.path, max_bytes=_MAX_BYTES)
     self._crc = zlib.crc32(data)
     content = _parsed(data, source.path)
     self._names = _categories(content, source.path)
@@ -221,7 +218,7 @@ def _listed(value: Any, what: str) -> Any:
     try:
       return strict_json.parse(value)
     except strict_json.Malformed as e:
-      raise errors.DataError(f"{what} is a text that is no list: {e}.") from None
+      raise errors.DataError(f"{what} is a text, not a list: {e}.") from None
   return value
 
 

@@ -87,6 +87,18 @@ def open_data(path: str) -> BinaryIO:
     raise errors.ConfigError(f"Cannot read {path!r}: {e.strerror or e}.") from None
 
 
+def read_data(path: str, *, max_bytes: int) -> bytes:
+  """The content of the file that a config names; ConfigError of an unreadable or larger one."""
+  try:
+    with open_data(path) as f:
+      data = f.read(max_bytes + 1)
+  except OSError as e:
+    raise errors.ConfigError(f"Cannot read {path!r}: {e.strerror or e}.") from None
+  if len(data) > max_bytes:
+    raise errors.ConfigError(f"{path!r} has more than {max_bytes} bytes.")
+  return data
+
+
 def read_json(path: pathlib.Path, *, max_depth: int = strict_json.MAX_DEPTH) -> dict[str, Any]:
   """The JSON object in a local file; ConfigError without one."""
   try:
@@ -295,7 +307,7 @@ def same(root: str, name: str) -> str | None:
       alike = _names(folder).get(key(part), ())
       if len(alike) > 1:
         raise errors.DataError(
-          f"file {name!r}: which of {', '.join(map(repr, alike))} is meant? None is spelt so."
+          f"file {name!r}: which of {', '.join(map(repr, alike))} is meant? None matches exactly."
         )
       if not alike:
         return None

@@ -26,7 +26,7 @@ class Masks:
   function of (spec, row number).
 
   Attributes:
-    split: a name; splits share no mask.
+    split: a name; splits have no mask in common.
     num_rows: the number of rows.
     classes: the drawings: base (64), heldout (12 others) or all.
     simple: the fraction of polygons and ellipses, 0 to 1.

@@ -60,7 +60,7 @@ class Scenes:
   the place of the leftmost. Masks are in the tokens of the embedded codec.
 
   Attributes:
-    split: a name; "train", "val" and so on share no scene.
+    split: a name; splits have no scene in common.
     num_rows: the number of rows.
     tasks: some of caption, count, detect and segment, in turns.
     classes: the drawings: base (64), heldout (12 others) or all.
@@ -68,7 +68,7 @@ class Scenes:
     size: the image's side in pixels.
     most: the most drawings in a scene, 1 to 5.
     kinds: the most classes in a scene.
-    warmup: the first rows, so many, are captions of a single drawing whatever the `tasks`; a model
+    warmup: the first rows, this many, are captions of a single drawing, for any `tasks`; a model
       from scratch learns to see from them.
     seed: scenes differ by seed.
   """
@@ -145,10 +145,10 @@ class SceneRows(files.Rows):
       "suffix": answer,
       "task": task,
       "label": label,
-      "boxes": tuple(_shares(box, s.size) for box in asked),
+      "boxes": tuple(_box(box, s.size) for box in asked),
       "labels": (label,) * len(asked),
       "mask": mask,
-      "objects": tuple((name, _shares(box, s.size)) for name, box in zip(cast, boxes, strict=True)),
+      "objects": tuple((name, _box(box, s.size)) for name, box in zip(cast, boxes, strict=True)),
     }
 
   def where(self, i: int) -> str:
@@ -250,8 +250,8 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
   colour and pattern; it named single drawings on light backgrounds after 14 000.
   """
   first, second = rng.uniform(200, 255, (2, 3))
-  share = np.linspace(0, 1, size)[:, None] * (rng.random() < 0.5)
-  line = (first + share * (second - first)).astype(np.uint8)
+  ramp = np.linspace(0, 1, size)[:, None] * (rng.random() < 0.5)
+  line = (first + ramp * (second - first)).astype(np.uint8)
   line = line[:, None] if rng.random() < 0.5 else line[None]
   return np.ascontiguousarray(np.broadcast_to(line, (size, size, 3)))
 
@@ -262,11 +262,11 @@ def _answer(task: str, names: list[str], places: list[Place], size: int) -> str 
   if task == "count":
     return str(names.count(names[0]))
   if task == "detect":
-    return loc.format_boxes([_shares(boxes[0], size)], names[:1], bins=BINS)
+    return loc.format_boxes([_box(boxes[0], size)], names[:1], bins=BINS)
   if task == "segment":
     mask = places[0].sprite.mask
     codes = _codes(mask.shape, np.packbits(mask).tobytes())
-    return seg.format_segment(_shares(boxes[0], size), codes, names[0], bins=BINS)
+    return seg.format_segment(_box(boxes[0], size), codes, names[0], bins=BINS)
   drawings = list(zip(names, boxes, strict=True))
   leftmost = {name: min(_center(b) for n, b in drawings if n == name) for name in names}
   order = sorted(leftmost, key=leftmost.__getitem__)
@@ -295,7 +295,7 @@ def _center(box: PixelBox) -> float:
   return (box.x_min + box.x_max) / 2
 
 
-def _shares(box: PixelBox, size: int) -> tuple[float, ...]:
+def _box(box: PixelBox, size: int) -> tuple[float, ...]:
   return tuple(v / size for v in box)
 
 

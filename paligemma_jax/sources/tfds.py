@@ -68,7 +68,7 @@ class Tfds:
     if there and not versions:
       raise errors.ConfigError(
         f"{above} has {', '.join(sorted(there))} of the dataset {self.name!r}, but version"
-        f" {self.version} is needed: its rows changed. Build it anew: {self._how()}."
+        f" {self.version} is needed: its rows changed. Build it again: {self._how()}."
       )
     if not versions:
       raise errors.ConfigError(
@@ -251,7 +251,9 @@ def _checked_splits(folder: pathlib.Path, num_files: int) -> list[str]:
   names = [split.get("name", "") for split in splits]
   for name in (content.get("name", ""), *names):
     if not isinstance(name, str) or not _PLAIN.fullmatch(name):
-      raise errors.ConfigError(f"{path}: the name {str(name)[:60]!r} is no plain name.")
+      raise errors.ConfigError(
+        f"{path}: the name {str(name)[:60]!r} must have letters, digits, _ . and - only."
+      )
   if len(set(names)) < len(names):
     raise errors.ConfigError(f"{path}: describes a split twice, of {', '.join(names)[:200]}.")
   for name, split in zip(names, splits, strict=True):

@@ -154,36 +154,36 @@ class YoloRows(files.Rows):
     try:
       if any(b"_" in word for word in words):  # Python also accepts 1_0.
         raise ValueError
-      number, *shares = (float(word) for word in words)
+      number, *values = (float(word) for word in words)
     except ValueError:
       line = b" ".join(words)[:60]
       raise errors.DataError(f"{where}: {line!r}; expected numbers.") from None
     if number not in self._names:
       raise errors.DataError(f"{where}: class {number:g} is not among the names of the data.yaml.")
     if self._points:
-      if len(shares) != 4 + self._points:
+      if len(values) != 4 + self._points:
         raise errors.DataError(
-          f"{where}: {len(shares)} numbers after the class; kpt_shape of the data.yaml asks for 4"
+          f"{where}: {len(values)} numbers after the class; kpt_shape of the data.yaml asks for 4"
           f" of a box and {self._points} of keypoints."
         )
-      shares = shares[:4]
-    if not all(-0.01 <= v <= 1.01 for v in shares):  # NaN too.
+      values = values[:4]
+    if not all(-0.01 <= v <= 1.01 for v in values):  # NaN too.
       raise errors.DataError(
         f"{where}: coordinates must be fractions of the image, 0 to 1 (those in pixels are divided"
         " by its width and height)."
       )
     label = self._names[int(number)]
-    if len(shares) == 4:
-      x, y, w, h = shares
+    if len(values) == 4:
+      x, y, w, h = values
       box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
       return annotated_images.Thing(label, box)
-    if len(shares) < 6 or len(shares) % 2:
+    if len(values) < 6 or len(values) % 2:
       raise errors.DataError(
-        f"{where}: {len(shares)} numbers after the class; expected 4 of a box, or x y of three"
+        f"{where}: {len(values)} numbers after the class; expected 4 of a box, or x y of three"
         " points or more (of keypoints the data.yaml says kpt_shape)."
       )
-    sides = (width, height) * (len(shares) // 2)
-    points = [v * side for v, side in zip(shares, sides, strict=True)]
+    sides = (width, height) * (len(values) // 2)
+    points = [v * side for v, side in zip(values, sides, strict=True)]
     box = (min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2]))
     return annotated_images.Thing(label, box, mask=lambda: rle.fill_polygon(points, *size, budget))
 

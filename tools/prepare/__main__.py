@@ -1,7 +1,7 @@
 """Builds a benchmark's dataset from its download: python -m paligemma_jax.prepare okvqa --raw DIR
 
-Without --raw it says what to download and from where. The result lies in $TFDS_DATA_DIR (or
-~/tensorflow_datasets), where the transfers look for it.
+Without --raw it lists the files to download and their pages. The result is in $TFDS_DATA_DIR (or
+~/tensorflow_datasets), where transfers read it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def module_names() -> list[str]:
 
 
 def datasets_of(name: str) -> tuple[build.Dataset, ...]:
-  """All datasets of a builder ('chartqa'), or the one of that name ('chartqa/human')."""
+  """All datasets of a builder ('chartqa'), or one of them ('chartqa/human')."""
   known = module_names()
   module = errors.pick({n: n for n in known}, name.partition("/")[0], "benchmark")
   found = importlib.import_module(f".{module}", __package__).DATASETS
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str]) -> None:
-  """Builds, or says what is needed to build."""
+  """Builds the dataset, or lists the files that it needs."""
   args = parser().parse_args(argv)
   if not args.name:
     print("\n".join(module_names()))

@@ -10,7 +10,7 @@ from . import build
 from . import raw as raw_lib
 from . import video
 
-# The second validation file is what papers report on: the test sentences are not public.
+# Papers report scores on the second validation file, as the test sentences are not public.
 _FILES = {"train": "train.json", "val": "val_1.json", "test": "val_2.json"}
 _NUM_FRAMES, _STRIDE = 16, 30
 

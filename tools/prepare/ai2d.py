@@ -1,7 +1,7 @@
 """AI2D: multiple choice about diagrams from school books.
 
-Some questions ask for a part of the diagram by a letter. For those the labels in the image are
-painted over with the letters that the annotation gives, in the font that comes with Pillow.
+Some questions refer to a part of the diagram by a letter. For those the labels in the image are
+replaced with the letters in the annotation, in Pillow's own font.
 """
 
 from __future__ import annotations
@@ -61,19 +61,19 @@ def features() -> dict[str, Any]:
     "question_id": tfds.features.Text(),
     "question": tfds.features.Text(),
     "choices": tfds.features.Sequence(tfds.features.Text()),
-    "label": tfds.features.Scalar(np.int64),  # Which of the choices, from 0.
+    "label": tfds.features.Scalar(np.int64),  # The index of the choice, from 0.
     "answer": tfds.features.Text(),
     "abc_label": tfds.features.Scalar(np.bool_),
   }
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """test is what the site lists as such, train the rest."""
+  """test is the site's list, train the rest."""
   listed = set(raw.file("ai2d_test_ids.csv").read().decode().split())
   made: dict[str, list[build.Record]] = {"train": [], "test": []}
   names = raw.names("ai2d/questions", ".json") or raw.names("ai2d-all/ai2d/questions", ".json")
   if not names:
-    raw.file("ai2d/questions/0.png.json")  # Raises the error that names it.
+    raw.file("ai2d/questions/0.png.json")  # Raises the error with its name.
   for name in names:
     image_id = pathlib.PurePosixPath(name).name.partition(".")[0]
     made["test" if image_id in listed else "train"].extend(_records(raw, name, image_id))
@@ -109,7 +109,7 @@ def _labels(annotation: Mapping[str, Any]) -> Iterator[Label]:
 
 
 def _painted(image: PIL.Image.Image, labels: tuple[Label, ...]) -> PIL.Image.Image:
-  """Each label white, with its letter as large as fits, in the middle of its width."""
+  """Each label in white, with its letter centred and as large as fits."""
   draw = PIL.ImageDraw.Draw(image)
   for (left, top, right, bottom), letter in labels:
     draw.rectangle((left, top, right, bottom), fill="white")

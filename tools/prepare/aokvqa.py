@@ -1,4 +1,4 @@
-"""A-OKVQA: questions about COCO images that need knowledge from outside; choices and own answers.
+"""A-OKVQA: questions about COCO images that need outside knowledge; choices and free answers.
 
 One dataset for both tasks. The answers of test are not public: `answer` is empty there,
 `direct_answers` too, and `correct_choice_idx` is -1.
@@ -34,7 +34,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train, val and test, as the site cuts them."""
+  """train, val and test: the site's splits."""
   return {split: _records(raw, split) for split in ("train", "val", "test")}
 
 

@@ -1,12 +1,12 @@
 """From an official download to a TFDS dataset in ArrayRecord, shard by shard, without TensorFlow.
 
-A builder module says what its benchmark is:
+A builder module declares its benchmark:
 
     DATASETS = (build.Dataset(name="okvqa", homepage=..., files=..., features=..., splits=...),)
 
-and `write` does the rest. Rows are in one fixed shuffled order, so that a slice as in 'train[:5%]'
-is a fair sample whatever order the download has. A shard is written under another name and then
-renamed; what was finished before an interruption is kept.
+and `write` builds it. Rows are in a fixed shuffled order, so that a slice such as 'train[:5%]' is a
+random sample. A shard is written under a temporary name and then renamed; an interrupted build
+keeps its finished shards.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from paligemma_jax.core import prng
 
 from . import raw as raw_lib
 
-Record = Mapping[str, Any]  # A row; a raw_lib.RawFile in it stands for the file's bytes.
+Record = Mapping[str, Any]  # A row; a raw_lib.RawFile is replaced by the file's bytes.
 
 _PLAN = "plan.json"
 _SECONDS_BETWEEN_LINES = 5.0
@@ -38,15 +38,15 @@ _SECONDS_BETWEEN_LINES = 5.0
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """What a benchmark's rows are and where they come from.
+  """A dataset: its rows and its download.
 
   Attributes:
-    name: as transfers name it: 'okvqa', or 'chartqa/human' for one of several of a module.
-    homepage: the page that has the download; errors name it.
-    files: what must lie in the raw folder, one line each, for `--help` and the docs.
+    name: 'okvqa', or 'chartqa/human' where a module has several.
+    homepage: the page with the download, for errors.
+    files: the files in the raw folder, a line each, for `--help` and the docs.
     features: gives {column: tfds feature}.
     splits: gives {split: records} from the raw folder. Records are light: images are RawFiles.
-    version: goes up when the rows change.
+    version: increases when the rows change.
   """
 
   name: str
@@ -66,11 +66,11 @@ def write(
 ) -> pathlib.Path:
   """Writes `data_dir/<name>/<version>/`, which `sources.Tfds` reads; returns that folder.
 
-  Goes on where an interrupted call stopped. A dataset that is there already is left as it is.
+  Continues an interrupted build. A finished dataset is left as it is.
 
   Raises:
-    ConfigError: a file of the download is missing; it is named, and the page that has it.
-    DataError: a file is not what it should be.
+    ConfigError: a file of the download is missing, with its page.
+    DataError: a file has unexpected content.
   """
   folder = data_dir / dataset.name / dataset.version
   if (folder / "dataset_info.json").exists():
@@ -113,7 +113,7 @@ def _check_plan(
   splits: Mapping[str, Sequence[Record]],
   rows_per_shard: int,
 ) -> None:
-  """Shards of another download, or cut otherwise, must not be mixed with these."""
+  """ConfigError for shards of another download or of another number of rows."""
   plan = {"rows_per_shard": rows_per_shard, "features": sorted(dataset.features())}
   for split, records in splits.items():
     crc = 0
@@ -124,7 +124,7 @@ def _check_plan(
   if path.exists() and json.loads(path.read_text(encoding="utf-8")) != plan:
     raise errors.ConfigError(
       f"{partial} holds part of another build (other files or another --rows-per-shard). Delete"
-      " that folder to start anew."
+      " that folder to start again."
     )
   atomic_io.write_atomically(path, json.dumps(plan, indent=1).encode())
 
@@ -184,7 +184,7 @@ def _serialized(
 
 
 class _Progress:
-  """A line now and then: rows done, rate, time left."""
+  """Logs rows done, rate and time left from time to time."""
 
   def __init__(self, what: str, total: int):
     self._what, self._total, self._done = what, total, 0

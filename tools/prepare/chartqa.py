@@ -26,7 +26,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw, name: str) -> dict[str, list[build.Record]]:
-  """train, val and test, as the authors cut them."""
+  """train, val and test: the authors' splits."""
   return {split: _records(raw, split, name) for split in ("train", "val", "test")}
 
 
@@ -45,7 +45,7 @@ def _records(raw: raw_lib.Raw, split: str, name: str) -> list[build.Record]:
 
 
 def _places(name: str) -> tuple[str, str]:
-  """In the zip's folder, or where that was unpacked into the raw folder itself."""
+  """The file in the zip's folder, or in the raw folder itself."""
   return f"{_FOLDER}/{name}", name
 
 

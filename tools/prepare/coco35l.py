@@ -1,8 +1,8 @@
 """COCO-35L: COCO's captions, translated by machine from English into 34 languages.
 
-A row is an image with a column of captions for each language, `captions_de` and so on: a row for
-each language, as in the reference, would store each image 35 times. The texts of train take about
-4 GB of memory while this runs.
+A row is an image with a column of captions for each language, `captions_de` and so on; a row per
+language, as in the reference, would store each image 35 times. The texts of train take about 4 GB
+of memory during the build.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from . import build
 from . import cococap
 from . import raw as raw_lib
 
-# Into these the captions were translated.
+# The languages of the translations.
 TRANSLATED = (
   "ar bn cs da de el es fa fi fil fr he hi hr hu id it ja ko mi nl no pl pt ro ru sv sw te th tr"
   " uk vi zh"
@@ -27,7 +27,7 @@ _FILES = {"train": "coco_mt_train.jsonl", "dev": "coco_mt_dev.jsonl"}
 
 
 def features() -> dict[str, Any]:
-  """The columns. All texts have blanks between words, also where the script has none."""
+  """The columns. All texts have blanks between words, in every script."""
   return {
     "image": tfds.features.Image(),
     "image_id": tfds.features.Scalar(np.int64),
@@ -50,13 +50,13 @@ def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
 def _records(raw: raw_lib.Raw, name: str, files: dict[int, str]) -> list[build.Record]:
   texts: dict[int, dict[str, list[str]]] = {}
   for line in raw.jsonl_lines(name, f"{name}.bz2"):
-    image_id = int(line["image_id"].split("_")[0])  # What follows tells the captions apart.
+    image_id = int(line["image_id"].split("_")[0])  # The rest is the caption's number.
     if image_id not in files:
       raise errors.DataError(f"{name}: image {image_id} is not in dataset_coco.json.")
     of_image = texts.setdefault(image_id, {})
     language = line["trg_lang"]
     of_image.setdefault(f"captions_{language}", []).append(line["translation_tokenized"])
-    if language == "de":  # Each English caption stands beside every translation of it.
+    if language == "de":  # Every translation repeats the English caption.
       of_image.setdefault("captions_en", []).append(line["caption_tokenized"])
   columns = [f"captions_{language}" for language in ("en", *TRANSLATED)]
   return [

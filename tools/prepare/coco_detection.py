@@ -1,7 +1,6 @@
 """COCO 2017 for detection: boxes, labels and areas of 80 classes, crowds marked.
 
-TFDS has the same images as `coco/2017`, which takes TensorFlow to prepare and has no areas of
-masks at full precision; this one is built from the download without it.
+Unlike `coco/2017` of TFDS, it needs no TensorFlow, and has the areas of masks at full precision.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ def features() -> dict[str, Any]:
     "image_id": tfds.features.Scalar(np.int64),
     "height": tfds.features.Scalar(np.int64),
     "width": tfds.features.Scalar(np.int64),
-    # Shares of the image: y_min, x_min, y_max, x_max.
+    # Fractions of the image: y_min, x_min, y_max, x_max.
     "boxes": tfds.features.Sequence(tfds.features.Tensor(shape=(4,), dtype=np.float32)),
     "labels": tfds.features.Sequence(tfds.features.Text()),
     "areas": tfds.features.Sequence(tfds.features.Scalar(np.float32)),
@@ -33,7 +32,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train and val, images without an object too."""
+  """train and val, including images without an object."""
   return {split: _records(raw, split) for split in ("train", "val")}
 
 

@@ -14,7 +14,7 @@ from . import raw as raw_lib
 
 KARPATHY = ("dataset_coco.json", "caption_datasets/dataset_coco.json")
 _SPLITS = ("train", "restval", "val", "test")
-# Read by nobody; two million lists would only take memory.
+# Not needed; two million lists would take memory.
 _UNREAD = ("tokens", "sentids", "imgid", "sentid")
 
 
@@ -28,7 +28,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train, restval (of COCO's val, for training too), val and test."""
+  """train, restval (the part of COCO's val for training), val and test."""
   found: dict[str, list[build.Record]] = {split: [] for split in _SPLITS}
   for image in raw.json(*KARPATHY, without=_UNREAD)["images"]:
     if image["split"] not in found:

@@ -1,7 +1,7 @@
-"""CountBenchQA: how many of the named things are there? 490 images with two to ten of something.
+"""CountBenchQA: counting, on 490 images with two to ten objects of a kind.
 
-Images whose pages had gone are not in the download, nor is one here that has no colours; PaliGemma
-was scored on the same ones.
+The download lacks images whose pages were gone, and one in grey is left out; PaliGemma was scored
+on the same images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _QUESTIONS = "countbench_paired_questions.json"
 
 
 def features() -> dict[str, Any]:
-  """The columns; `text` is the caption that the image was found by."""
+  """The columns; `text` is the image's original caption."""
   return {
     "image": tfds.features.Image(),
     "image_id": tfds.features.Scalar(np.int64),
@@ -37,7 +37,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """huggingface, as PaliGemma's authors call all there is."""
+  """huggingface, PaliGemma's name for the only split."""
   file = raw.file(_IMAGES, f"data/{_IMAGES}")
   try:
     rows = pyarrow.parquet.read_table(pyarrow.BufferReader(file.read())).to_pylist()

@@ -1,4 +1,4 @@
-"""DOCCI: photographs with one long description each, of everything in them."""
+"""DOCCI: photographs with one long, complete description each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from paligemma_jax.core import errors
 from . import build
 from . import raw as raw_lib
 
-# The two small ones are for people to look at.
+# The two small ones are for visual inspection.
 _SPLITS = ("train", "test", "qual_dev", "qual_test")
 
 
@@ -25,7 +25,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train, test, qual_dev and qual_test, as the file cuts them."""
+  """train, test, qual_dev and qual_test: the file's splits."""
   found: dict[str, list[build.Record]] = {split: [] for split in _SPLITS}
   for line in raw.jsonl_lines("docci_descriptions.jsonlines"):
     if line["split"] not in found:

@@ -30,7 +30,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train, val and test, as the site cuts them; the answers of test are not public."""
+  """train, val and test: the site's splits; the answers of test are not public."""
   return {split: _records(raw, split) for split in _FILES}
 
 
@@ -50,7 +50,7 @@ def _records(raw: raw_lib.Raw, split: str) -> list[build.Record]:
 
 
 def _page(raw: raw_lib.Raw, split: str, name: str) -> raw_lib.RawFile:
-  """The site has one archive now and had one for each split before, with documents/ in it."""
+  """The image in the site's archive, or in the earlier one for each split, with documents/."""
   last = pathlib.PurePosixPath(name).name
   return raw.file(f"spdocvqa_images/{last}", f"{split}/{name}", name)
 

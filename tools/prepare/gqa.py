@@ -1,7 +1,7 @@
-"""GQA: questions made from scene graphs about everyday images; the balanced parts.
+"""GQA: generated questions about everyday images; the balanced parts.
 
-Without all_questions of train (14 million, which nobody trains PaliGemma on) and without the parts
-whose answers are not public, which the server takes in one file of four million answers only.
+Left out are all_questions of train (14 million, not used for PaliGemma) and the parts without
+public answers, for which the server requires a file of four million answers.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from . import build
 from . import raw as raw_lib
 
-# Most of the files' gigabytes, and not needed here.
+# Not needed, and most of the files' gigabytes.
 _UNUSED = ("semantic", "semanticStr", "entailed", "equivalent", "annotations", "groups", "types")
 
 
@@ -30,7 +30,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train_balanced, val_balanced and testdev_balanced, as the site cuts them."""
+  """train_balanced, val_balanced and testdev_balanced: the site's splits."""
   return {f"{split}_balanced": _records(raw, split) for split in ("train", "val", "testdev")}
 
 

@@ -1,8 +1,7 @@
 """InfographicVQA: questions on infographics.
 
-The order of several spans does not count, so all orders of them are true answers in val. As in the
-reference, whatever has a comma and a blank is taken for several spans, 'Rome, Italy' too: the type
-of an answer is not asked. train keeps the one order that people wrote.
+In val all orders of several spans are true answers. As in the reference, any answer with a comma
+and a blank is several spans, even 'Rome, Italy'. train keeps the original order.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ _FILES = {
   "test": ("infographicsVQA_test_v1.0.json", "infographicVQA_test_v1.0.json"),
 }
 _FOLDERS = ("infographicsvqa_images", "images")
-_MOST_SPANS = 7  # 5040 orders; more would not fit a row.
+_MOST_SPANS = 7  # 5040 orders.
 
 
 def features() -> dict[str, Any]:
@@ -38,7 +37,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train, val and test, as the site cuts them; the answers of test are not public."""
+  """train, val and test: the site's splits; the answers of test are not public."""
   return {split: _records(raw, split) for split in _FILES}
 
 
@@ -58,9 +57,9 @@ def _records(raw: raw_lib.Raw, split: str) -> list[build.Record]:
 
 
 def all_orders(written: Sequence[str]) -> list[str]:
-  """The answers of a row of val, those with ', ' in every order of their parts, as written first.
+  """The answers of a row of val, those with ', ' in all orders of their parts, the original first.
 
-  Of more than seven parts the order stays: a row could not hold all.
+  More than seven parts keep their order, as a row could not hold all.
   """
   answers: dict[str, None] = {}
   for answer in written:
@@ -81,6 +80,6 @@ DATASETS = (
     ),
     features=features,
     splits=splits,
-    version="1.1.0",  # 1.0.0 had all orders of answers of the type multi-span alone.
+    version="1.1.0",  # 1.0.0 had all orders of multi-span answers only.
   ),
 )

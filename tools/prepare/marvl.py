@@ -1,4 +1,4 @@
-"""MaRVL: NLVR2's question in five languages, on images from where these are spoken. Test only."""
+"""MaRVL: NLVR2's task in five languages, on images from where these are spoken. Test only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LANGUAGES = ("id", "sw", "ta", "tr", "zh")
 
 
 def features() -> dict[str, Any]:
-  """The columns; those of NLVR2 and more."""
+  """The columns, a superset of NLVR2's."""
   return {
     "image_left": tfds.features.Image(),
     "image_right": tfds.features.Image(),
@@ -35,7 +35,7 @@ def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
 def _records(raw: raw_lib.Raw, language: str) -> list[build.Record]:
   name = f"marvl-{language}.jsonl"
   rows = raw.jsonl(name, f"annotations/{name}", f"zero_shot/annotations/{name}")
-  # A folder's name may be spelled with other code points than the annotation has: é or e + ´.
+  # The annotation may spell a folder's name with other code points: é or e + ´.
   files = {
     unicodedata.normalize("NFC", name): name
     for folder in (f"{language}/images", f"images/{language}/images")

@@ -1,4 +1,4 @@
-"""MMVP: 150 questions, each about two images that CLIP can hardly tell apart."""
+"""MMVP: 150 questions, each about two images that are nearly equal to CLIP."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _LETTER = re.compile(r"\(\s*([a-z])\s*\)", re.IGNORECASE)
 def features() -> dict[str, Any]:
   """The columns.
 
-  answers: what counts as right: the text of the right option, and its letter as in '(a)'.
-  pair: the same number for the two rows of a pair.
+  answers: the text of the correct option, and its letter as in '(a)'.
+  pair: the number of the pair.
   """
   return {
     "image": tfds.features.Image(),
@@ -33,7 +33,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """test, which is all there is."""
+  """test, the only split."""
   rows = raw.csv("Questions.csv")
   return {"test": [_record(raw, number, row) for number, row in enumerate(rows, 1)]}
 
@@ -47,7 +47,7 @@ def _record(raw: raw_lib.Raw, number: int, row: dict[str, str]) -> build.Record:
       f" the options {row['Options']!r}."
     )
   return {
-    # Images are numbered as the questions are, from 1.
+    # Images have the numbers of the questions, from 1.
     "image": raw.file(f"MMVP Images/{number}.jpg"),
     "question_id": number,
     "question": row["Question"],

@@ -27,7 +27,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train, val and test, as the authors cut them."""
+  """train, val and test: the authors' splits."""
   return {split: _records(raw, split) for split in ("train", "val", "test")}
 
 

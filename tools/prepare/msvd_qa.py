@@ -29,14 +29,14 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train, val and test, as the authors cut them."""
+  """train, val and test: the authors' splits."""
   questions = {split: raw.json(f"{split}_qa.json") for split in ("train", "val", "test")}
   names = _names(raw)
   return {split: _records(raw, split, rows, names) for split, rows in questions.items()}
 
 
 def _names(raw: raw_lib.Raw) -> dict[str, str]:
-  """{'vid1': 'name of its file'}: each line of the mapping has the name, then the number."""
+  """{'vid1': file name}, of lines with the name and then the number."""
   file = raw.file(_MAPPING)
   lines = [line.split() for line in file.read().decode("utf-8").splitlines() if line.strip()]
   if any(len(parts) != 2 for parts in lines):

@@ -25,7 +25,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train, dev and test, which is the public one."""
+  """train, dev and the public test."""
   return {
     split: [_record(raw, name, row) for row in raw.jsonl(f"{name}.json", f"data/{name}.json")]
     for split, name in _SPLITS.items()

@@ -1,4 +1,4 @@
-"""NoCaps: images of Open Images with things new to COCO's captions; ten captions each."""
+"""NoCaps: images of Open Images with objects that COCO's captions lack; ten captions each."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """OCR-VQA: about five questions on each of 207 572 book covers.
 
-The site has dataset.json and a script that fetches the covers from a shop, where some are gone by
-now. What is not there is left out and told, as with videos.
+The site has dataset.json and a script that downloads the covers from a shop, which no longer has
+all of them. Missing covers are left out with a warning, as for videos.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from . import build
 from . import raw as raw_lib
 
 _SPLITS = {1: "train", 2: "val", 3: "test"}
-# Copies of the covers have other endings than the address they came from.
+# Copies of the covers may have other endings than their addresses.
 _ENDINGS = (".jpg", ".gif", ".png")
 
 
@@ -35,7 +35,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train, val and test, by the number that each book has; questions are numbered through."""
+  """train, val and test, by each book's number; questions are numbered consecutively."""
   books = raw.json("dataset.json")
   records: dict[str, list[build.Record]] = {split: [] for split in _SPLITS.values()}
   question_id, missing = 0, []
@@ -53,9 +53,9 @@ def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
             "question": question,
             "answer": answer,
         })  # fmt: skip
-      question_id += 1  # Counted for missing covers too, so that numbers never depend on them.
+      question_id += 1  # Missing covers count too, so that numbers do not depend on them.
   if books and len(missing) == len(books):
-    raw.file(f"images/{missing[0]}.jpg")  # Raises the error that names it.
+    raw.file(f"images/{missing[0]}.jpg")  # Raises the error with its name.
   if missing:
     print(
       f"ocrvqa: {len(missing)} of {len(books)} covers are not in {raw.folder} and are left out:"

@@ -1,4 +1,4 @@
-"""OK-VQA: questions about COCO images that need knowledge from outside, ten answers each.
+"""OK-VQA: questions about COCO images that need outside knowledge, ten answers each.
 
 The annotations have each answer twice: as it was typed, and its stem, which the official tool and
 the published scores use.
@@ -17,7 +17,7 @@ from . import raw as raw_lib
 
 
 def features() -> dict[str, Any]:
-  """The columns: `answers` are stems, `raw_answers` what people typed."""
+  """The columns: `answers` are stems, `raw_answers` the original answers."""
   return {
     "image": tfds.features.Image(),
     "image_id": tfds.features.Scalar(np.int64),
@@ -31,7 +31,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train and val, as the site cuts them."""
+  """train and val: the site's splits."""
   return {"train": _records(raw, "train"), "val": _records(raw, "val")}
 
 
@@ -69,6 +69,6 @@ DATASETS = (
     ),
     features=features,
     splits=splits,
-    version="1.1.0",  # 1.0.0 had the typed answers in `answers`.
+    version="1.1.0",  # 1.0.0 had the original answers in `answers`.
   ),
 )

@@ -1,8 +1,8 @@
-"""Pickle files of plain data, read without unpickling: as a list of instructions, none of them run.
+"""Pickle files of plain data, read without unpickling, which could execute code.
 
-Some official downloads are pickles (RefCOCO's refs). Unpickling a file runs what it says. Here the
-standard library's disassembler lists its instructions, and those that build lists, dicts, tuples,
-texts and numbers are followed; at any other, as those that name or call something, reading ends.
+Some official downloads are pickles (RefCOCO's refs). Here the standard library's disassembler lists
+the instructions; those that build lists, dicts, tuples, texts and numbers are followed, and any
+other, such as one that imports or calls something, is an error.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from paligemma_jax.core import errors
 
-_MARK = object()  # On the stack: where the entries of a list or dict begin.
+_MARK = object()  # On the stack: the start of the entries of a list or dict.
 
 # Instructions whose argument is the value.
 _VALUES = frozenset(
@@ -32,11 +32,8 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 def loads(data: bytes, where: str) -> Any:
   """The value in a pickle of lists, dicts, tuples, texts and numbers.
 
-  Args:
-    where: what to call the file in a message.
-
   Raises:
-    DataError: the pickle holds anything else, or is damaged.
+    DataError: the pickle, `where` in the message, holds anything else or is damaged.
   """
   stack: list[Any] = []
   memo: dict[int, Any] = {}
@@ -48,9 +45,9 @@ def loads(data: bytes, where: str) -> Any:
       _follow(instruction.name, argument, stack, memo, f"{where}: byte {position}")
   except errors.DataError:
     raise
-  except Exception as e:  # Of pickletools or of a stack that is not as it should be: many types.
+  except Exception as e:  # Of pickletools, or of an unexpected stack: many types.
     raise errors.DataError(f"{where} is no intact pickle: {type(e).__name__}: {e}.") from None
-  raise errors.DataError(f"{where} is no intact pickle: it ends without an end.")
+  raise errors.DataError(f"{where} is no intact pickle: it ends without STOP.")
 
 
 def _follow(name: str, argument: Any, stack: list[Any], memo: dict[int, Any], where: str) -> None:
@@ -88,13 +85,13 @@ def _follow(name: str, argument: Any, stack: list[Any], memo: dict[int, Any], wh
     stack.append(tuple(reversed(values)))
   elif name not in ("PROTO", "FRAME"):
     raise errors.DataError(
-      f"{where}: the instruction {name}. This is no plain data; it is not read, as it could run"
-      " anything."
+      f"{where}: the instruction {name} is not of plain data, and is not followed, as it could run"
+      " any code."
     )
 
 
 def _since_mark(stack: list[Any]) -> list[Any]:
-  """What was put on the stack since the last mark, both taken off."""
+  """Pops the values above the last mark, and the mark."""
   values: list[Any] = []
   while (value := stack.pop()) is not _MARK:
     values.append(value)

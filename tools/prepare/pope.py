@@ -1,4 +1,4 @@
-"""POPE: is there such a thing in the image? Three sets of 3 000 questions about COCO images."""
+"""POPE: is the object in the image? Three sets of 3 000 questions about COCO images."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw, name: str) -> dict[str, list[build.Record]]:
-  """test, which is all there is."""
-  file = f"coco_pope_{name}.json"  # Despite its name, a line for each question.
+  """test, the only split."""
+  file = f"coco_pope_{name}.json"  # JSON lines, despite its name.
   lines = raw.jsonl(file, f"output/coco/{file}", f"coco/{file}")
   return {"test": [_record(raw, line) for line in lines]}
 

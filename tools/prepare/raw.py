@@ -18,7 +18,7 @@ class Raw:
   """The files of a download.
 
   A file 'train2014/a.jpg' is found as such, or in `train2014.zip`, with or without the folder's
-  name in front of the members; nothing needs to be unpacked.
+  name in front of the members; zip files need not be unpacked.
   """
 
   def __init__(self, folder: pathlib.Path, homepage: str):
@@ -27,33 +27,29 @@ class Raw:
     self._found: dict[str, RawFile] = {}
 
   def file(self, *names: str) -> RawFile:
-    """The first of the names that is there.
-
-    Raises:
-      ConfigError: none is there; says what was looked for and the page that has it.
-    """
+    """The first existing file of these names; ConfigError with the download's page without one."""
     for name in names:
       found = self.find(name)
       if found is not None:
         return found
     raise errors.ConfigError(
       f"{' or '.join(repr(n) for n in names)} is missing in {self.folder}. It is part of the"
-      f" download at {self._homepage}; put it there as it comes (zip files need not be unpacked)."
+      f" download at {self._homepage}; put it there as it is (zip files need not be unpacked)."
     )
 
   def find(self, name: str) -> RawFile | None:
     """The file, the same object each time, or None."""
     if name not in self._found:
-      found = self._looked_for(name)
+      found = self._locate(name)
       if found is None:
         return None
       self._found[name] = found
     return self._found[name]
 
-  def _looked_for(self, name: str) -> RawFile | None:
+  def _locate(self, name: str) -> RawFile | None:
     path = self.folder / name
     if not path.resolve().is_relative_to(self.folder.resolve()):
-      raise errors.DataError(f"{name!r} points outside of {self.folder}.")
+      raise errors.DataError(f"{name!r} points outside {self.folder}.")
     if path.is_file():
       return RawFile(name, path)
     parts = pathlib.PurePosixPath(name).parts
@@ -66,7 +62,7 @@ class Raw:
     return None
 
   def names(self, folder: str, suffix: str = "") -> list[str]:
-    """Sorted names 'folder/…' of all files below a folder (or in a zip) that end on `suffix`."""
+    """Sorted names 'folder/…' of all files below a folder (or in a zip) that end in `suffix`."""
     path = self.folder / folder
     if path.is_dir():
       found = [f.relative_to(self.folder).as_posix() for f in path.rglob("*") if f.is_file()]
@@ -75,12 +71,7 @@ class Raw:
     return sorted(name for name in found if name.endswith(suffix))
 
   def json(self, *names: str, without: Collection[str] = ()) -> Any:
-    """The content of a JSON file (see `file`).
-
-    Args:
-      without: keys that are left out of every object as soon as it is read, for files whose
-        content would not fit into memory.
-    """
+    """The content of a JSON file (see `file`), for large ones `without` some keys of objects."""
     file = self.file(*names)
     hook = (lambda pairs: {k: v for k, v in pairs if k not in without}) if without else None
     try:
@@ -101,7 +92,7 @@ class Raw:
     return rows
 
   def jsonl_lines(self, *names: str) -> Iterator[Any]:
-    """The objects of a file of JSON lines one by one, for files of gigabytes; .bz2 as they come."""
+    """The same one by one, for files of gigabytes, possibly .bz2."""
     file = self.file(*names)
     try:
       with file.open() as lines:
@@ -128,7 +119,7 @@ class Raw:
         raise errors.DataError(f"{file} is not UTF-8: {e}") from None
 
   def _zipped(self, folder: str) -> list[str]:
-    """Names of what a zip file has below a folder, relative to it; see `find` for the places."""
+    """The names, relative to a folder, of its files in a zip file."""
     parts = pathlib.PurePosixPath(folder).parts
     for depth in range(1, len(parts) + 1):
       archive = self.folder.joinpath(*parts[:depth]).with_name(parts[depth - 1] + ".zip")
@@ -156,14 +147,13 @@ class Raw:
 class RawFile:
   """A file of the download, read when its row is written."""
 
-  # One handle for each archive of the process.
+  # One handle per archive and process.
   _open: ClassVar[dict[pathlib.Path, zipfile.ZipFile]] = {}
 
   def __init__(self, name: str, path: pathlib.Path, member: str = ""):
     self.name, self._path, self._member = name, path, member
 
   def read(self) -> bytes:
-    """The content."""
     try:
       if not self._member:
         return self._path.read_bytes()
@@ -174,7 +164,7 @@ class RawFile:
       raise errors.DataError(f"Cannot read {self}: {e}") from None
 
   def open(self) -> IO[bytes]:
-    """The content as a stream; that of a .bz2 file unpacked."""
+    """The content as a stream; a .bz2 file is decompressed."""
     if self._member:
       stream = io.BytesIO(self.read())
     else:
@@ -189,7 +179,7 @@ class RawFile:
 
 
 def read_all(value: Any) -> Any:
-  """The record with the bytes of every RawFile in its place."""
+  """The record with every RawFile replaced by its bytes."""
   if isinstance(value, RawFile):
     return value.read()
   if isinstance(value, Mapping):

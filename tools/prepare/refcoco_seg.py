@@ -1,11 +1,11 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg: phrases that mean one object of a COCO image, and its mask.
+"""RefCOCO, RefCOCO+ and RefCOCOg: phrases that refer to an object of a COCO image, and its mask.
 
-The download has its references as pickles. They are read as plain data and never unpickled
+The download has its references as pickles, which are read as plain data and never unpickled
 (`plain_pickle`). Sentences are the `sent` of the references, splits are unc, unc and umd.
 
-`refcoco_seg/combined` is what PaliGemma is trained on: a row for each image that is in a train
-split of any of the three and in no val or test split of any, with all objects that the train splits
-refer to and all sentences for each. The others have a row for each sentence.
+`refcoco_seg/combined` is PaliGemma's training set: a row for each image that is in a train split of
+any of the three and in no val or test split, with all objects of the train splits and all sentences
+for each. The others have a row for each sentence.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Mask(raw_lib.RawFile):
 
 
 class _Download:
-  """One of the three: its references and what its instances.json has for them."""
+  """One of the three: its references, and its images and annotations."""
 
   def __init__(self, raw: raw_lib.Raw, name: str):
     self.folder, refs, self.eval_splits = _SETS[name]
@@ -84,7 +84,7 @@ class _Download:
     return self._raw.file(f"train2014/{self.images[image_id]['file_name']}")
 
   def object(self, ref: Mapping[str, Any]) -> dict[str, Any]:
-    """The mask and the box (y_min, x_min, y_max, x_max as shares) of what a reference means."""
+    """The mask and the box (y_min, x_min, y_max, x_max as fractions) of a reference's object."""
     image, annotation = self.images[ref["image_id"]], self.annotations[ref["ann_id"]]
     height, width = image["height"], image["width"]
     x, y, w, h = annotation["bbox"]
@@ -126,9 +126,9 @@ def flat_splits(raw: raw_lib.Raw, name: str) -> dict[str, list[build.Record]]:
 
 
 def combined_features() -> dict[str, Any]:
-  """The columns of a row for each image: as many masks, boxes and texts of sentences, one a line.
+  """The columns of a row for each image: masks, boxes and texts, each with a sentence a line.
 
-  (Lists of lists take TensorFlow to write.)
+  (Writing lists of lists needs TensorFlow.)
   """
   return {
     "image": tfds.features.Image(),
@@ -142,7 +142,7 @@ def combined_features() -> dict[str, Any]:
 
 
 def combined_splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train, in the order in which the images come up."""
+  """train, in the order of the first references."""
   downloads = [_checked(raw, name) for name in _SETS]
   held_out = {r["image_id"] for d in downloads for r in d.refs if r["split"] != "train"}
   rows: dict[int, dict[str, Any]] = {}
@@ -173,7 +173,7 @@ def combined_splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
 
 
 def _checked(raw: raw_lib.Raw, name: str) -> _Download:
-  """The download, after what is read of it was looked at once."""
+  """The download, after its references were checked."""
   download = _Download(raw, name)
   for n, ref in enumerate(download.refs):
     try:

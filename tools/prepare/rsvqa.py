@@ -1,4 +1,4 @@
-"""What the two RSVQA benchmarks have in common: their files, and images that TFDS does not take."""
+"""The files of the two RSVQA benchmarks, and their images, whose format TFDS lacks."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from paligemma_jax.core import errors
 from . import build
 from . import raw as raw_lib
 
-# Each image has about a hundred questions. These are all of the low-resolution ones, 100 MB; of the
-# high-resolution ones they take half a gigabyte.
+# Each image has about a hundred questions. This holds all low-resolution images, in 100 MB; of
+# high-resolution ones it takes half a gigabyte.
 _KEPT_IMAGES = 800
 
 
@@ -60,7 +60,7 @@ def _kept(file: Png) -> bytes:
 
 
 def features() -> dict[str, Any]:
-  """The columns; `raw_answer` is the answer before numbers were put into ranges."""
+  """The columns; `raw_answer` is the answer before numbers become ranges."""
   return {
     "image": tfds.features.Image(),
     "image_id": tfds.features.Scalar(np.int64),
@@ -84,14 +84,14 @@ def records(
 
   Args:
     folder: that of the images.
-    leave_out: types of questions that are left out.
-    in_range: (question's type, answer) → the answer, numbers as ranges.
+    leave_out: question types to leave out.
+    in_range: (question type, answer) → the answer, numbers as ranges.
   """
   questions = raw.json(f"{stem}_questions.json")["questions"]
   answers = {a["id"]: a for a in raw.json(f"{stem}_answers.json")["answers"] if a["active"]}
   rows = []
   for q in questions:
-    # Questions that were dropped are still in the files, without text or type.
+    # Dropped questions are in the files without text or type.
     if not q["active"] or q["type"] in leave_out:
       continue
     answer_id = q["answers_ids"][0]
@@ -113,7 +113,7 @@ def records(
 
 
 def range_of(number: int, unit: str = "") -> str:
-  """A count or an area as one of the five ranges that the benchmark's authors use."""
+  """A count or an area as one of the authors' five ranges."""
   if number == 0:
     return f"0{unit}"
   for low, high in ((1, 10), (11, 100), (101, 1000)):

@@ -1,8 +1,8 @@
 """RSVQA, high resolution: questions about aerial images of the US, 15 cm a pixel.
 
 'rsvqa_hr/nonum' leaves out the questions answered by a count or an area, as PaliGemma's transfer
-does. An image comes with each of its questions, about sixty of them (a hundred in 'rsvqa_hr/all'),
-so the dataset takes that many times the space of the download, 14 GB; build only the one you need:
+does. Each question, about sixty per image (a hundred in 'rsvqa_hr/all'), has its own copy of the
+image, so that a dataset is that many times the download of 14 GB; build only the one you need:
 python -m paligemma_jax.prepare rsvqa_hr/nonum --raw DIR
 """
 
@@ -19,7 +19,7 @@ _STEMS = {"train": "train", "val": "val", "test": "test", "test_2": "test_phili"
 
 
 def splits(raw: raw_lib.Raw, leave_out: tuple[str, ...]) -> dict[str, list[build.Record]]:
-  """train, val, test and test_2, as the authors cut them."""
+  """train, val, test and test_2: the authors' splits."""
   return {
     split: rsvqa.records(
       raw, f"USGS_split_{stem}", folder="Data", leave_out=leave_out, in_range=_in_range

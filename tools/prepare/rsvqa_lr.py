@@ -13,7 +13,7 @@ from . import rsvqa
 
 
 def splits(raw: raw_lib.Raw, leave_out: tuple[str, ...]) -> dict[str, list[build.Record]]:
-  """train, val and test, as the authors cut them."""
+  """train, val and test: the authors' splits."""
   return {
     split: rsvqa.records(
       raw, f"LR_split_{split}", folder="Images_LR", leave_out=leave_out, in_range=_in_range

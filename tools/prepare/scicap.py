@@ -1,7 +1,7 @@
 """SciCap: figures of arXiv papers with their captions; first sentences, figures without subfigures.
 
-The download has one JSON for each figure, and lists of figures for each of its experiments. Of
-those this is 'First-Sentence/No-Subfig', which everybody scores.
+The download has one JSON for each figure, and a list of figures for each experiment. This is the
+experiment 'First-Sentence/No-Subfig', which papers report.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def features() -> dict[str, Any]:
     "image": tfds.features.Image(),
     "image_id": tfds.features.Text(),
     "paper_id": tfds.features.Text(),
-    # Lower case, without 'figure 1:'; what is learned and scored.
+    # Lower case, without 'figure 1:'; the target.
     "caption": tfds.features.Text(),
     "caption_original": tfds.features.Text(),
   }
@@ -62,7 +62,7 @@ def _json(raw: raw_lib.Raw, name: str) -> Any:
 
 
 def _places(name: str) -> tuple[str, str]:
-  """In the folder that the zip file makes (or in the zip file), and without it."""
+  """The path in the zip file's folder, or without it."""
   return f"scicap_data/{name}", name
 
 

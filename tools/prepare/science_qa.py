@@ -21,14 +21,14 @@ def features() -> dict[str, Any]:
     "image": tfds.features.Image(),
     "question_id": tfds.features.Text(),
     "choices": tfds.features.Sequence(tfds.features.Text()),
-    "answer": tfds.features.Scalar(np.int64),  # Which of the choices, from 0.
-    "hint": tfds.features.Text(),  # 'N/A' where there is none, as the authors have it.
+    "answer": tfds.features.Scalar(np.int64),  # The index of the choice, from 0.
+    "hint": tfds.features.Text(),  # 'N/A' without one, as in the download.
     **{name: tfds.features.Text() for name in _TEXTS},
   }
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train, val and test, as the site cuts them."""
+  """train, val and test: the site's splits."""
   problems = raw.json("problems.json", "data/scienceqa/problems.json", "scienceqa/problems.json")
   made: dict[str, list[build.Record]] = {"train": [], "val": [], "test": []}
   for question_id, problem in problems.items():

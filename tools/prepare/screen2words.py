@@ -23,7 +23,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train, dev and test, as the site cuts them."""
+  """train, dev and test: the site's splits."""
   captions: dict[int, list[str]] = {}
   for row in raw.csv("screen_summaries.csv", "screen2words/screen_summaries.csv"):
     captions.setdefault(int(row["screenId"]), []).append(row["summary"])

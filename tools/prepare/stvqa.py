@@ -1,9 +1,8 @@
 """ST-VQA: questions on text in images of seven other datasets (task 3, the open dictionary).
 
-The official download has no validation part. The papers' scores on val are of 1 893 images of
-train, listed nowhere in it; a file val_images.txt in the raw folder, one `file_path` a line, says
-which those are. Without it a tenth of the images, chosen by their names, is val here, and scores on
-it can be compared with the papers' only roughly.
+The official download has no validation split. Papers use 1 893 images of train that it does not
+list; a file val_images.txt in the raw folder may list them, one `file_path` a line. Without it val
+is a tenth of the images, chosen by their names, and its scores are only roughly comparable.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ def _record(raw: raw_lib.Raw, split: str, row: dict[str, Any]) -> build.Record:
 
 
 def _image(raw: raw_lib.Raw, folder: str, path: str) -> raw_lib.RawFile:
-  """COCO's own file where it is there: ST-VQA's copies of those are 256 pixels wide."""
+  """COCO's own file if present: ST-VQA's copies are 256 pixels wide."""
   if path.startswith(_COCO):
     full = raw.find(f"train2014/{path.removeprefix(_COCO)}")
     if full is not None:

@@ -12,7 +12,7 @@ from paligemma_jax.core import errors
 from . import build
 from . import raw as raw_lib
 
-# Visual Genome's two zip files are called otherwise than the folders that they hold.
+# The names of Visual Genome's two zip files differ from those of their folders.
 _PLACES = {
   "VG_100K": ("images/VG_100K",),
   "VG_100K_2": ("images2/VG_100K_2", "images/VG_100K_2"),
@@ -22,7 +22,7 @@ _PLACES = {
 
 
 def features() -> dict[str, Any]:
-  """The columns; `issimple` is 1, 0, or -1 in train, which does not say."""
+  """The columns; `issimple` is 1 or 0, and -1 in train, where it is unknown."""
   return {
     "image": tfds.features.Image(),
     "image_id": tfds.features.Scalar(np.int64),
@@ -35,7 +35,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train and test, as the authors cut them."""
+  """train and test: the authors' splits."""
   return {split: _records(raw, split) for split in ("train", "test")}
 
 
@@ -57,7 +57,7 @@ def _record(raw: raw_lib.Raw, split: str, row: dict[str, Any]) -> build.Record:
 
 
 def _image(raw: raw_lib.Raw, name: str) -> raw_lib.RawFile:
-  """'train2014/x.jpg' or 'VG_100K_2/x.jpg', wherever it lies."""
+  """The file 'train2014/x.jpg' or 'VG_100K_2/x.jpg'."""
   folder, _, file = name.rpartition("/")
   if folder not in _PLACES:
     raise errors.DataError(

@@ -1,4 +1,4 @@
-"""TextCaps: images with writing in them, five captions each that must read it."""
+"""TextCaps: images with text, and five captions each that refer to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from . import build
 from . import raw as raw_lib
 
 _FOLDERS = {"train": "train_images", "val": "train_images", "test": "test_images"}
-# Read by nobody; there are lists of words for each caption.
+# Not needed: lists of words for each caption.
 _UNREAD = ("caption_tokens", "reference_strs", "reference_tokens", "image_classes")
 
 
@@ -24,7 +24,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train, val and test, as the site cuts them; the file has an entry for each caption."""
+  """train, val and test: the site's splits; the file has an entry for each caption."""
   return {split: _records(raw, split) for split in _FOLDERS}
 
 
@@ -36,7 +36,7 @@ def _records(raw: raw_lib.Raw, split: str) -> list[build.Record]:
       found.append(entry["caption_str"])
   folder = _FOLDERS[split]
   return [
-      # The zip of the images for train and val calls their folder train_images.
+      # The folder of train and val is train_images.
       {"image": raw.file(f"{folder}/{i}.jpg", f"train_val_images/{folder}/{i}.jpg"),
        "image_id": i, "captions": texts}
       for i, texts in captions.items()

@@ -1,7 +1,7 @@
 """TextVQA: questions that need reading, on OpenImages images, ten answers each.
 
-Some images lie on their side: OpenImages' own lists say by how much, and they are turned upright
-here. A turned one is encoded anew; all others keep their bytes.
+Some images are rotated: OpenImages' lists give the angle, and they are turned upright here. Only
+those are encoded again.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _TURNS = {0: None, 90: PIL.Image.Transpose.ROTATE_90, 180: PIL.Image.Transpose.R
 
 
 class Turned(raw_lib.RawFile):
-  """A JPEG file that is turned by some degrees, counterclockwise, when its row is written."""
+  """A JPEG file that is rotated counterclockwise when its row is written."""
 
   def __init__(self, file: raw_lib.RawFile, degrees: int):
     super().__init__(file.name, file._path, file._member)
@@ -67,7 +67,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train, val and test, as the site cuts them; the answers of test are not public."""
+  """train, val and test: the site's splits; the answers of test are not public."""
   data = {split: raw.json(f"TextVQA_0.5.1_{split}.json")["data"] for split in _FOLDERS}
   wanted: dict[str, set[str]] = {folder: set() for folder in _ROTATIONS}
   for split, folder in _FOLDERS.items():
@@ -82,11 +82,11 @@ def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
 
 
 def _degrees(raw: raw_lib.Raw, name: str, wanted: Collection[str]) -> dict[str, int]:
-  """{image id: degrees}: by which the images have to be turned; the list has many others."""
+  """{image id: degrees} of rotation for these images; the list has many others."""
   found = {}
   for line in raw.csv_lines(name):
     if line["ImageID"] in wanted:
-      # '90.0', or nothing where the photographer's page was gone already.
+      # '90.0', or nothing where the original page was gone.
       degrees = float(line["Rotation"] or 0)
       if degrees not in _TURNS:
         raise errors.DataError(f"{name}: {line['ImageID']} has Rotation {line['Rotation']!r}.")

@@ -1,7 +1,7 @@
 """Frames of a download's videos, as JPEGs in the rows: training then needs no video library.
 
-Which frames is told in `sources.frames`. (In training the reference lets the first frame be any for
-which the clip is long enough; a row here has the same frames in every epoch.)
+`sources.frames` has the rule for frames. (In training the reference starts at a random frame; a row
+here has the same frames in every epoch.)
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from paligemma_jax.sources import frames
 
 from . import raw as raw_lib
 
-# Videos come at 240 to 1080 lines; more than this is of no use for images of 448 px.
+# Videos have 240 to 1080 lines; images of 448 px need no more than this.
 _MAX_SHORTER_SIDE = 480
 _JPEG_QUALITY = 92
 _ENDINGS = (".mp4", ".avi", ".mkv", ".webm")
@@ -34,9 +34,9 @@ class Clip(raw_lib.RawFile):
   """The frames of a video, or of a part of it, decoded when its row is written.
 
   Attributes:
-    num, stride: how many frames, and how far apart, in frames of the video.
+    num, stride: the number of frames, and their distance in frames of the video.
     start, end: seconds; an end of 0 is the video's.
-    shared: several rows have this clip: keep its frames in memory once decoded.
+    shared: several rows have this clip, so its decoded frames are kept in memory.
   """
 
   def __init__(
@@ -58,7 +58,7 @@ class Clip(raw_lib.RawFile):
 
     Raises:
       ConfigError: the video library is not installed.
-      DataError: not a video that can be decoded.
+      DataError: the video cannot be decoded.
     """
     return list(_kept(self) if self._shared else self._decoded())
 
@@ -68,7 +68,7 @@ class Clip(raw_lib.RawFile):
     found = frames.decode(
       data, str(self), num=num, stride=stride, start=start, end=end, limits=_LIMITS
     )
-    jpegs = {id(pixels): _jpeg(pixels) for pixels in found}  # A short clip has frames twice.
+    jpegs = {id(pixels): _jpeg(pixels) for pixels in found}  # A short clip repeats frames.
     return [jpegs[id(pixels)] for pixels in found]
 
   def __eq__(self, other: object) -> bool:
@@ -104,16 +104,16 @@ def find(raw: raw_lib.Raw, name: str, folders: tuple[str, ...]) -> raw_lib.RawFi
 def with_video(
   raw: raw_lib.Raw, rows: list[tuple[str, dict[str, Any]]], *, what: str, folders: tuple[str, ...]
 ) -> Iterator[tuple[raw_lib.RawFile, dict[str, Any]]]:
-  """(video, row) of the (video's name, row) whose video is there; says how many are not.
+  """(video, row) of each (video's name, row) whose video exists; logs how many do not.
 
-  Videos that were public once are gone, and every copy of such a benchmark lacks others; so what is
-  missing is left out, as the reference does, instead of being an error.
+  Copies of such a benchmark lack different videos, as some are no longer public; missing ones are
+  left out, as in the reference.
   """
   names = dict.fromkeys(name for name, _ in rows)
   files = {name: find(raw, name, folders) for name in names}
   missing = [name for name, file in files.items() if file is None]
   if names and len(missing) == len(names):
-    raw.file(f"{folders[0]}/{missing[0]}{_ENDINGS[0]}")  # Raises the error that names it.
+    raw.file(f"{folders[0]}/{missing[0]}{_ENDINGS[0]}")  # Raises the error with its name.
   if missing:
     print(
       f"{what}: {len(missing)} of {len(names)} videos are not in {raw.folder} and are left out:"

@@ -29,7 +29,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train, val and test, as the site cuts them; the answers of test are not public."""
+  """train, val and test: the site's splits; the answers of test are not public."""
   return {split: _records(raw, split) for split in ("train", "val", "test")}
 
 
@@ -45,7 +45,7 @@ def _record(raw: raw_lib.Raw, split: str, row: Mapping[str, Any]) -> build.Recor
     "image_id": image,
     "question_id": _number(image),
     "question": row["question"],
-    # A few are empty: no answer that one could train on.
+    # A few are empty.
     "answers": [a["answer"] for a in row.get("answers", []) if a["answer"]],
     "answer_type": row.get("answer_type", ""),
     "answerable": row.get("answerable", -1),

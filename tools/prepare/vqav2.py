@@ -18,7 +18,7 @@ _SPLITS = {
   "train": ("train2014", ("train2014",), "v2_Questions_Train_mscoco"),
   "validation": ("val2014", ("val2014",), "v2_Questions_Val_mscoco"),
   "test": ("test2015", ("test2015", "test2014"), "v2_Questions_Test_mscoco"),
-  # A part of test, with a server of its own.
+  # A part of test with its own server.
   "test-dev": ("test-dev2015", ("test2015", "test2014"), "v2_Questions_Test_mscoco"),
 }
 _ANNOTATIONS = {
@@ -27,7 +27,7 @@ _ANNOTATIONS = {
 }
 
 
-# Millions of these would only take memory.
+# Not needed; millions of these would take memory.
 _UNREAD = ("answer_id", "answer_confidence", "multiple_choice_answer")
 
 
@@ -45,7 +45,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train, validation, test and test-dev, as the site cuts them."""
+  """train, validation, test and test-dev: the site's splits."""
   return {split: _records(raw, split) for split in _SPLITS}
 
 
@@ -66,7 +66,7 @@ def _json(raw: raw_lib.Raw, archive: str, name: str) -> Any:
 def _annotation(
   split: str, answers: Mapping[int, Mapping[str, Any]], question: Mapping[str, Any]
 ) -> Mapping[str, Any]:
-  """What people answered; {} of a test question."""
+  """The annotation with the answers; {} of a test question."""
   if split not in _ANNOTATIONS:
     return {}
   if question["question_id"] not in answers:

@@ -1,6 +1,6 @@
-"""Widget Captioning: parts of Android screens (RICO), each with what people call it.
+"""Widget Captioning: widgets of Android screens (RICO) with descriptions by people.
 
-A row has the whole screen and the box of the part, which `pp.DrawBox` draws after the resize.
+A row has the whole screen and the box of the widget, which `pp.DrawBox` draws after the resize.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from paligemma_jax.core import errors
 from . import build
 from . import raw as raw_lib
 
-# RICO gives bounds on a canvas of this height, whatever the image's; x has the same scale.
+# RICO's bounds are on a canvas of this height, for any image; x has the same scale.
 _CANVAS_HEIGHT = 2560
 
 
@@ -28,7 +28,7 @@ class Box(raw_lib.RawFile):
   Attributes:
     file: the hierarchy.
     image: the screen.
-    node_id: the way from the root: '0.2.1' is its child 2's child 1.
+    node_id: the path from the root: '0.2.1' is child 1 of its child 2.
   """
 
   def __init__(self, file: raw_lib.RawFile, image: raw_lib.RawFile, node_id: str):
@@ -36,10 +36,10 @@ class Box(raw_lib.RawFile):
     self._image, self._node_id = image, node_id
 
   def read(self) -> np.ndarray:  # type: ignore[override]
-    """float32[4]: y_min, x_min, y_max, x_max as shares of the image.
+    """float32[4]: y_min, x_min, y_max, x_max as fractions of the image.
 
     Raises:
-      DataError: no such node, or a file that is broken.
+      DataError: no such node, or a damaged file.
     """
     try:
       node = json.loads(super().read())["activity"]["root"]
@@ -73,7 +73,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """train, dev and test, as the site cuts them: by screens."""
+  """train, dev and test: the site's splits, by screens."""
   rows = raw.csv("widget_captions.csv", "widget-caption/widget_captions.csv")
   made = {}
   for split in ("train", "dev", "test"):

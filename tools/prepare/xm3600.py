@@ -1,4 +1,4 @@
-"""Crossmodal-3600: images from where 36 languages are spoken; captions of native speakers."""
+"""Crossmodal-3600: images from where 36 languages are spoken; captions by native speakers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LANGUAGES = (
 
 
 def features() -> dict[str, Any]:
-  """The columns: captions with blanks between words, as in COCO-35L, and as they were written."""
+  """The columns: captions with blanks between words, as in COCO-35L, and the originals."""
   return {
     "image": tfds.features.Image(),
     "image_id": tfds.features.Text(),
@@ -30,7 +30,7 @@ def features() -> dict[str, Any]:
 
 
 def splits(raw: raw_lib.Raw) -> dict[str, list[build.Record]]:
-  """test, all there is."""
+  """test, the only split."""
   records = []
   for line in raw.jsonl_lines("captions.jsonl", "captions/captions.jsonl"):
     key = line["image/key"]

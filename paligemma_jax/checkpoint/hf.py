@@ -38,7 +38,7 @@ def open_hf(path: str | os.PathLike, fresh: Collection[str] = ()) -> reader.Weig
     path, lambda tensors: _check(tensors, sizes, fresh, _stored(dims, tensors), str(path))
   )
   if param_table.INPUT_EMBEDDING in table:
-    llm["vocab_size"] = num_words(path, config, found[param_table.EMBEDDING])
+    llm["vocab_size"] = vocab_size(path, config, found[param_table.EMBEDDING])
   layouts = {name: _Layout(row, dims, found) for name, row in table.items()}
   shapes = param_table.shapes(sizes)
   return reader.Weights(
@@ -54,7 +54,7 @@ def open_hf(path: str | os.PathLike, fresh: Collection[str] = ()) -> reader.Weig
 
 
 def _stored(dims: Mapping[str, int], found: Tensors) -> dict[str, int]:
-  """The dims that the stored tensors should have; config.json is not always told of padding."""
+  """The dims that the stored tensors should have; config.json may leave out padding."""
   told, words = dims["V"], RELEASED
   embedding = found.get(param_table.EMBEDDING)
   rows = embedding.entry.shape[0] if embedding is not None and embedding.entry.shape else told
@@ -255,13 +255,13 @@ _MAX_SAMPLE = 4096  # Rows.
 _MAX_DIGITS = 19  # Of an id.
 
 
-def num_rows(num_words: int, image_token: int) -> int:
+def num_rows(vocab_size: int, image_token: int) -> int:
   """How many rows an export has: at least one for the image's id, which is looked up, then even."""
-  needed = max(num_words, image_token + 1)
-  return needed if image_token < num_words else -(-needed // MULTIPLE) * MULTIPLE
+  needed = max(vocab_size, image_token + 1)
+  return needed if image_token < vocab_size else -(-needed // MULTIPLE) * MULTIPLE
 
 
-def num_words(path: pathlib.Path, config: Mapping[str, Any], table: safetensors.Tensor) -> int:
+def vocab_size(path: pathlib.Path, config: Mapping[str, Any], table: safetensors.Tensor) -> int:
   """How many rows of the stored `table` are vocabulary; a log line says when spare ones are not."""
   rows = table.entry.shape[0]
   words = _without_padding(config, rows)
@@ -300,12 +300,12 @@ def added_tokens(path: pathlib.Path) -> dict[int, str]:
     config = reader.read_json(path / "tokenizer_config.json")
     decoder = config.get("added_tokens_decoder") or {}
     for i, token in decoder.items() if isinstance(decoder, dict) else ():
-      text = token.get("content") if isinstance(token, dict) else token
+      content = token.get("content") if isinstance(token, dict) else token
       number = int(i) if i.isdecimal() and len(i) < _MAX_DIGITS else i
-      _add(found, number, text, path / "tokenizer_config.json")
+      _add(found, number, content, path / "tokenizer_config.json")
   if not found and (path / "tokenizer.json").is_file():
-    tokens = reader.read_json(path / "tokenizer.json", max_bytes=_MAX_JSON_BYTES)
-    tokens = tokens.get("added_tokens") or []
+    content = reader.read_json(path / "tokenizer.json", max_bytes=_MAX_JSON_BYTES)
+    tokens = content.get("added_tokens") or []
     for token in tokens if isinstance(tokens, list) else ():
       token = token if isinstance(token, dict) else {}
       _add(found, token.get("id"), token.get("content"), path / "tokenizer.json")
@@ -319,7 +319,7 @@ def _without_padding(config: Mapping[str, Any], rows: int) -> int:
 
 
 def alike(table: safetensors.Tensor, words: int) -> bool:
-  """Whether the rows from `words` on are as alike as rows that nobody trained."""
+  """Whether the rows from `words` on are as alike as untrained ones."""
   rows = table.entry.shape[0]
   spare = safetensors.rows(table, words, rows).astype(np.float32)
   sample = safetensors.rows(table, 0, min(words, _MAX_SAMPLE)).astype(np.float32)

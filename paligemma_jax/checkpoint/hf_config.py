@@ -47,11 +47,11 @@ _GEMMA2 = {
   "query_pre_attn_scalar": 256,
   "sliding_window": 4096,
 }
-# Far above any model; they bound what is made before the weights themselves are looked at.
+# Far above any model; they bound what is allocated before the weights are read.
 _MAX_LAYERS = 1000
 _MAX_SIZE = 1 << 26
 _MAX_SOFTCAP = 1e6
-_TEXT = {"gemma": _GEMMA, "gemma2": _GEMMA2}
+_TEXT: dict[str, Mapping[str, Any]] = {"gemma": _GEMMA, "gemma2": _GEMMA2}
 _ONE_WAY = {  # What our model computes; anything else would be wrong numbers, silently.
   "hidden_act": ("gelu_pytorch_tanh",),
   "layer_norm_eps": (1e-6,),

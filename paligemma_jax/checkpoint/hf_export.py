@@ -82,9 +82,9 @@ def save_hf(
   return path
 
 
-def default_image_token(num_words: int) -> int:
+def default_image_token(vocab_size: int) -> int:
   """The id of image tokens where nothing says it: the released one, or the one behind the last."""
-  return min(num_words, hf.RELEASED)
+  return min(vocab_size, hf.RELEASED)
 
 
 class _Tensor:
@@ -135,7 +135,8 @@ def _tensors(params, sizes, dtype, rows) -> dict[str, _Tensor]:
 
 
 def _shards(tensors: Mapping[str, _Tensor], shard_bytes: int) -> list[list[str]]:
-  shards, used = [[]], 0
+  shards: list[list[str]] = [[]]
+  used = 0
   for name, tensor in tensors.items():
     if shards[-1] and used + tensor.entry.num_bytes > shard_bytes:
       shards.append([])
@@ -172,8 +173,8 @@ def make(
     tokenizer: of the model; None where none is known: then there are no files of it.
     source: what the weights were read from, if it is known.
   """
-  num_words = sizes["llm"]["vocab_size"]
-  image_token = _image_token(num_words, tokenizer, source)
+  vocab_size = sizes["llm"]["vocab_size"]
+  image_token = _image_token(vocab_size, tokenizer, source)
   files = _carried(source.folder) if source and source.folder else {}
   own = source is not None and tokenizer is not None and str(source.tokenizer) == tokenizer.path
   if tokenizer is not None and not own:
@@ -193,7 +194,7 @@ def make(
     "README.md": _card(sizes).encode(),
   }
   if tokenizer is not None:
-    made |= _of_tokenizer(tokenizer, num_words, image_token)
+    made |= _of_tokenizer(tokenizer, vocab_size, image_token)
   files = {**made, **files}
   for name in _SIZES:
     if name in files:
@@ -202,13 +203,15 @@ def make(
 
 
 def _image_token(
-  num_words: int, tokenizer: tokenizers.Tokenizer | None, source: reader.Weights | None
+  vocab_size: int, tokenizer: tokenizers.Tokenizer | None, source: reader.Weights | None
 ) -> int:
   if source is not None and source.image_token:
     return source.image_token
-  pieces = [] if tokenizer is None else range(tokenizer.vocab_size - 1, -1, -1)
-  behind = (i for i in pieces if tokenizer.piece(i) == hf.IMAGE)
-  return next(behind, 0) or default_image_token(num_words)
+  if tokenizer is not None:
+    for i in reversed(range(tokenizer.vocab_size)):
+      if i and tokenizer.piece(i) == hf.IMAGE:
+        return i
+  return default_image_token(vocab_size)
 
 
 def _carried(folder: pathlib.Path) -> dict[str, bytes]:
@@ -257,12 +260,12 @@ def _resized(content: bytes, res: int, num_tokens: int) -> bytes:
 
 
 def _of_tokenizer(
-  tokenizer: tokenizers.Tokenizer, num_words: int, image_token: int
+  tokenizer: tokenizers.Tokenizer, vocab_size: int, image_token: int
 ) -> dict[str, bytes]:
   files = {"tokenizer.model": tokenizer.whole_bytes}
   try:
     text = tokenizer_files.from_model(
-      tokenizer.whole_bytes, num_ids=min(num_words, image_token), image_token=image_token
+      tokenizer.whole_bytes, num_ids=min(vocab_size, image_token), image_token=image_token
     )
     files["tokenizer.json"] = text.encode()
   except errors.ConfigError as e:

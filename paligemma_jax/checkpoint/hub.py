@@ -72,6 +72,7 @@ def cache() -> pathlib.Path:
 def _parts(name: str) -> tuple[str, str]:
   """(repository, revision)."""
   match = _ID.fullmatch(name)
+  assert match, name
   return match["repo"], match["revision"] or "main"
 
 
@@ -318,10 +319,10 @@ def hub_id(path: str | os.PathLike) -> str:
 def find_tokenizer(weights: pathlib.Path) -> pathlib.Path | None:
   """The tokenizer's file that lies with the weights, or None: SentencePiece, or tokenizer.json."""
   folder = weights if weights.is_dir() else weights.parent
-  stems = (folder / "tokenizer.model", folder / TOKENIZER, weights.with_suffix(".model"))
+  places = [folder / "tokenizer.model", folder / TOKENIZER, weights.with_suffix(".model")]
   if weights.is_dir():
-    stems += (folder / "tokenizer.json",)
-  return next((path for path in stems if path.is_file()), None)
+    places.append(folder / "tokenizer.json")
+  return next((path for path in places if path.is_file()), None)
 
 
 _PREFIXES = {

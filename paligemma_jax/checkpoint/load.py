@@ -69,7 +69,7 @@ def load_params(
   Args:
     weights: opened weights, or what `open_weights` takes.
     shapes: {name: shape or anything with .shape} that the model needs. Only the position embedding
-      may differ in the file: it is then resampled, and `log` told so.
+      may differ in the file: it is then resampled, and that is logged.
     dtype: of the result; a callable name -> dtype; or None for the stored one.
     shardings: {name: Sharding}; None puts everything on the first device.
     log: is called with one sentence per thing that was not simply copied.
@@ -175,7 +175,7 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
   return raw[start : start + num_bytes].view(dtype).reshape(shape)
 
 
-_PIECE = 1 << 18  # Elements looked at together: they are still in the processor's cache.
+_PIECE = 1 << 18  # Elements checked together: they are still in the processor's cache.
 _SHOWN = 3
 # Of 16-bit floats: the least bits, the sign left out, that are infinity; more are NaN.
 _INFINITY = {"bfloat16": 0x7F80, "float16": 0x7C00}

@@ -6,6 +6,7 @@ of another step; the seal holds the size and CRC-32 of every file, and of itself
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import os
@@ -46,7 +47,7 @@ def write(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
 
 
 def read(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, list]]:
-  """(facts, {file: [size, crc32]}) of a seal whose own bytes are intact; files are not looked at.
+  """(facts, {file: [size, crc32]}) of a seal whose own bytes are intact; files are not read.
 
   Raises:
     Broken: no seal, or not the bytes that were written.
@@ -183,7 +184,7 @@ def _check_tables(folder: pathlib.Path) -> None:
 
 
 def read_facts(folder: pathlib.Path) -> dict[str, Any]:
-  """The facts in the seal of a step or of frozen parameters; the files are not looked at.
+  """The facts in the seal of a step or of frozen parameters; the files are not read.
 
   Raises:
     seal.Broken: no seal, or none that says what ours say.
@@ -284,7 +285,7 @@ def start(writer: ocp.AsyncCheckpointer, path: pathlib.Path, flat: Mapping[str, 
 
 
 def restore(
-  path: pathlib.Path, targets: Mapping[str, jax.ShapeDtypeStruct]
+  path: pathlib.Path, targets: Mapping[str, jax.Array | jax.ShapeDtypeStruct]
 ) -> dict[str, jax.Array]:
   """The arrays that `targets` names, in its dtypes and on its shardings; others are not read.
 
@@ -326,7 +327,8 @@ def described(path: pathlib.Path) -> dict[str, tuple[Any, tuple[int, ...], tuple
 def names(tree: Any, prefix: str = "") -> dict[str, Any]:
   """name -> leaf of a tree of dicts and named tuples, as 'prefix/rule/mu/llm/...'."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-  return {"/".join([prefix, *map(_key, path)]).strip("/"): leaf for path, leaf in leaves}
+  keystr = functools.partial(jax.tree_util.keystr, simple=True, separator="/")
+  return {f"{prefix}/{keystr(path)}".strip("/"): leaf for path, leaf in leaves}
 
 
 def rebuild(like: Any, flat: Mapping[str, Any], prefix: str = "") -> Any:
@@ -339,7 +341,7 @@ def table(flat: Mapping[str, Any]) -> dict[str, list]:
   return {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in flat.items()}
 
 
-def _restore(path, tree, restore_args):
+def _restore(path: pathlib.Path, tree: Any, restore_args: Any) -> dict[str, Any]:
   import orbax.checkpoint as ocp
 
   reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
@@ -348,10 +350,3 @@ def _restore(path, tree, restore_args):
     return trees.flatten(reader.restore(path, args=args))
   finally:
     reader.close()
-
-
-def _key(key: Any) -> str:
-  for attr in ("key", "name", "idx"):
-    if hasattr(key, attr):
-      return str(getattr(key, attr))
-  raise TypeError(f"no name for {key!r} in a tree path")

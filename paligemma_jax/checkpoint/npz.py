@@ -53,6 +53,9 @@ _BAD_ZIP = (
 )
 
 
+_UNREAD = reader.Entry((), np.dtype(np.float32))
+
+
 @dataclasses.dataclass(frozen=True)
 class _Member:
   """One array of the zip file."""
@@ -64,7 +67,7 @@ class _Member:
   deflated: bool
   crc: int
   header_bytes: int = 0
-  entry: reader.Entry | None = None
+  entry: reader.Entry = _UNREAD
   fortran: bool = False
 
 
@@ -84,12 +87,12 @@ def open_npz(
   members = param_table.strip_prefix(_members(path), str(path))
   entries = {name: member.entry for name, member in members.items()}
   shapes = {name: entry.shape for name, entry in entries.items()}
-  told = param_table.sizes_of(shapes, str(path), fresh)
+  inferred = param_table.sizes_of(shapes, str(path), fresh)
   return reader.Weights(
     path=path,
     kind="npz",
     entries=entries,
-    sizes=read_sizes(path, told) if alone and told else told,
+    sizes=read_sizes(path, inferred) if alone and inferred else inferred,
     tokenizer=hub.find_tokenizer(path),
     blocks=lambda name: _blocks(path, members[name]),
   )
@@ -218,7 +221,7 @@ def _blocks(path: pathlib.Path, member: _Member) -> Iterator[np.ndarray]:
     stream.fill(memoryview(bytearray(member.header_bytes)))
     if member.fortran:  # Its rows are not contiguous: the whole array is one block.
       whole = np.empty(shape[::-1], entry.dtype)
-      stream.fill(memoryview(whole.reshape(-1).view(np.uint8)))
+      stream.fill(whole.reshape(-1).view(np.uint8).data)
       stream.finish()
       yield whole.T.reshape(entry.shape)
       return
@@ -226,7 +229,7 @@ def _blocks(path: pathlib.Path, member: _Member) -> Iterator[np.ndarray]:
     block = np.empty((min(num_rows, shape[0]), *shape[1:]), entry.dtype)
     for row in range(0, shape[0], num_rows):
       part = block[: min(num_rows, shape[0] - row)]
-      stream.fill(memoryview(part.reshape(-1).view(np.uint8)))
+      stream.fill(part.reshape(-1).view(np.uint8).data)
       yield part
     stream.finish()
 
@@ -324,14 +327,14 @@ def beside(path: pathlib.Path) -> pathlib.Path:
   return path.with_name(path.name + _SUFFIX)
 
 
-def write_sizes(path: pathlib.Path, sizes: Mapping[str, Any], told: Mapping[str, Any]) -> None:
+def write_sizes(path: pathlib.Path, sizes: Mapping[str, Any], inferred: Mapping[str, Any]) -> None:
   """Writes the file of the npz `path` where one is needed, and removes one that is not.
 
   Args:
     sizes: of the model.
-    told: what readers make of names and shapes.
+    inferred: what readers make of names and shapes.
   """
-  differ = {k: sizes["llm"][k] for k in _WORDS if sizes["llm"][k] != told["llm"][k]}
+  differ = {k: sizes["llm"][k] for k in _WORDS if sizes["llm"][k] != inferred["llm"][k]}
   if not differ:
     beside(path).unlink(missing_ok=True)
     return
@@ -345,13 +348,13 @@ def write_sizes(path: pathlib.Path, sizes: Mapping[str, Any], told: Mapping[str,
   )
 
 
-def read_sizes(path: pathlib.Path, told: Mapping[str, Any]) -> dict[str, Any]:
+def read_sizes(path: pathlib.Path, inferred: Mapping[str, Any]) -> dict[str, Any]:
   """The sizes of the npz `path`: those of names and shapes, and of the file beside it.
 
   Raises:
     CheckpointError: the file is damaged.
   """
-  llm = dict(told["llm"])
+  llm = dict(inferred["llm"])
   if not beside(path).exists():
     if llm["post_norms"]:
       values = {k: llm[k] for k in ("attn_softcap", "final_softcap", "sliding_window")}
@@ -362,14 +365,17 @@ def read_sizes(path: pathlib.Path, told: Mapping[str, Any]) -> dict[str, Any]:
         path,
         _in_words(values),
       )
-    return {**told, "llm": llm}
+    return {**inferred, "llm": llm}
   found = reader.read_json(beside(path)).get("llm")
-  known = isinstance(found, dict) and found.keys() <= _WORDS.keys()
-  if not known or not all(_fits(llm[key], value) for key, value in found.items()):
+  if (
+    not isinstance(found, dict)
+    or not found.keys() <= _WORDS.keys()
+    or not all(_fits(llm[key], value) for key, value in found.items())
+  ):
     raise errors.CheckpointError(
       f"{beside(path)}: is damaged: expected 'llm' with some of {', '.join(_WORDS)}."
     )
-  return {**told, "llm": {**llm, **found}}
+  return {**inferred, "llm": {**llm, **found}}
 
 
 def _in_words(values: Mapping[str, Any]) -> str:

@@ -47,7 +47,7 @@ def save_npz(
   """
   path = pathlib.Path(path)
   param_table.only_published(params, str(path))
-  told = param_table.sizes_of(
+  inferred = param_table.sizes_of(
     {name: tuple(array.shape) for name, array in params.items()}, str(path)
   )
   for name, array in params.items():
@@ -60,7 +60,7 @@ def save_npz(
       for name in sorted(params):
         _write(archive, name, params[name], dtype)
     if sizes is not None:
-      npz.write_sizes(path, sizes, told)
+      npz.write_sizes(path, sizes, inferred)
   return path
 
 
@@ -150,7 +150,7 @@ def _write(archive: zipfile.ZipFile, name: str, array: Any, dtype: Any) -> None:
     for row in range(0, array.shape[0], step):
       part = array[row : row + step] if whole is None else whole[row : row + step]
       block = np.ascontiguousarray(as_stored(part, target, name))
-      file.write(memoryview(block.reshape(-1).view(np.uint8)))
+      file.write(block.reshape(-1).view(np.uint8).data)
 
 
 def _on_host(array: Any) -> bool:

@@ -121,7 +121,7 @@ def save_peft(
   Args:
     base: the directory of transformers, or the hub's id, that they are adapters of; '': the one
       that the run began with.
-    log: is called with each sentence that whoever uses the adapters should know.
+    log: is called with each sentence that users of the adapters should know.
 
   Raises:
     CheckpointError: `path` is no run or has no adapters, or `to` exists.
@@ -392,13 +392,15 @@ def _check(found: tuple[Any, Any, Any] | None, entry: reader.Entry, what: str) -
   Without this, before it is read, a few bytes could ask for more memory than there is, which ends
   the process.
   """
-  dtype, shape, parts = found or (None, None, None)
+  dtype, shape, parts = found or (None, None, ())
   if (dtype, shape) != (entry.dtype, entry.shape):
     raise errors.StateError(
       f"{what} is {dtype} {str(shape)[:100]}, but sealed as {entry.dtype} {entry.shape}."
     )
-  if len(parts) != len(shape) or any(np.array(parts) > np.maximum(shape, 1)):
-    raise errors.StateError(f"{what} has parts of {str(parts)[:100]}, more than all of {shape}.")
+  if len(parts) != len(entry.shape) or any(np.array(parts) > np.maximum(entry.shape, 1)):
+    raise errors.StateError(
+      f"{what} has parts of {str(parts)[:100]}, more than all of {entry.shape}."
+    )
 
 
 def _dtype(name: str, folder: pathlib.Path, parameter: str) -> np.dtype:

@@ -213,8 +213,11 @@ def _changes(
   head = changes.pop(param_table.LM_HEAD, None)
   if head is not None:
     table = changes.get(param_table.EMBEDDING)
-    tied = table and set(table.parts) == set(head.parts) <= {"whole", "rows"}
-    if not (tied and all(_same(table.parts[part], head.parts[part]) for part in head.parts)):
+    if (
+      table is None
+      or not set(table.parts) == set(head.parts) <= {"whole", "rows"}
+      or not all(_same(table.parts[part], head.parts[part]) for part in head.parts)
+    ):
       raise errors.CheckpointError(
         f"{path}: adapts lm_head in another way than the embedding; PaliGemma ties the two, so"
         " this cannot be merged."

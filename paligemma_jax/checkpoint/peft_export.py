@@ -91,8 +91,8 @@ def save_peft(
         f"{path}: {name} trained although its module {min(twice)} has an adapter; PEFT's format"
         " cannot hold both. Export the merged model, with --format hf."
       )
-    for their, part in _whole(name, array, sizes):
-      tensors[their] = part
+    for their, piece in _whole(name, array, sizes):
+      tensors[their] = piece
       saved.add(their.rpartition(".")[0])
   config = {
     "peft_type": "LORA",

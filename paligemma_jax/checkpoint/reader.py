@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import pathlib
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, BinaryIO
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -88,7 +89,7 @@ def read_json(path: pathlib.Path, *, max_bytes: int = strict_json.MAX_BYTES) -> 
     ) from None
 
 
-def open_file(path: pathlib.Path) -> BinaryIO:
+def open_file(path: pathlib.Path) -> io.BufferedReader:
   """The regular file `path`, open for reading; CheckpointError when it is something else."""
   try:
     file = atomic_io.open_regular(path)

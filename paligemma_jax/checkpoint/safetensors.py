@@ -93,7 +93,7 @@ def rows(tensor: Tensor, start: int, stop: int) -> np.ndarray:
   shape = tensor.entry.shape
   block = np.empty((stop - start, *shape[1:]), tensor.entry.dtype)
   row_bytes = math.prod(shape[1:]) * tensor.entry.dtype.itemsize
-  view = memoryview(block.reshape(-1).view(np.uint8))
+  view = block.reshape(-1).view(np.uint8).data
   with reader.open_file(tensor.path) as file:
     file.seek(tensor.start + start * row_bytes)
     at = 0
@@ -121,7 +121,8 @@ def write(
     tensors: {name: what it is, its rows in blocks of that dtype}.
   """
   kinds = {dtype: kind for kind, dtype in DTYPES.items()}
-  header, at = {_METADATA: {"format": "pt"}}, 0
+  header: dict[str, dict[str, Any]] = {_METADATA: {"format": "pt"}}
+  at = 0
   for name, (entry, _) in tensors.items():
     end = at + entry.num_bytes
     header[name] = {
@@ -136,7 +137,7 @@ def write(
     file.write(len(raw).to_bytes(8, "little") + raw)
     for _, blocks in tensors.values():
       for block in blocks:
-        file.write(memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8)))
+        file.write(np.ascontiguousarray(block).reshape(-1).view(np.uint8).data)
   atomic_io.sync(path)
 
 

@@ -31,8 +31,7 @@ class Checkpoints:
   Args:
     folder: made when absent; leftovers of unfinished saves in it are removed.
     keep: how many of the newest steps stay; 0 keeps all.
-    best_mode: 'max' or 'min': which of the scores that `score` is told of is best. The best step
-      stays too.
+    best_mode: 'max' or 'min': which value passed to `score` is the best; that step stays too.
     async_save: write and seal in a background thread.
     files: name -> bytes, copied into every step (config.json, tokenizer.model).
     gather: the values of all hosts of (what, value); None for one host alone. Devices take no part
@@ -54,7 +53,7 @@ class Checkpoints:
     self._sign = errors.pick({"max": 1.0, "min": -1.0}, best_mode, "ckpt.best_mode")
     self._async_save = async_save
     self._files = dict(files)
-    self._gather = gather
+    self._gather = gather or (lambda what, value: [value])
     self._leads = jax.process_index() == 0
     self._writer = manifest.checkpointer()
     self._thread: threading.Thread | None = None
@@ -90,7 +89,7 @@ class Checkpoints:
     self.check()
     step = int(state.step)
     # Host 0 decides: the others do not know which steps were verified or deleted.
-    if self._of_all("whether the step is saved", step in self._sealed)[0]:
+    if self._gather("whether the step is saved", step in self._sealed)[0]:
       return
     if name := states.first_non_finite(state):
       raise errors.NumericsError(f"Not saving step {step}: {name} holds a non-finite number.")
@@ -174,7 +173,7 @@ class Checkpoints:
     self._writer.close()
 
   def steps(self) -> list[int]:
-    """Steps that have a folder, oldest first; whether they are intact is not looked at."""
+    """Steps that have a folder, intact or not, oldest first."""
     return sorted(manifest.steps_in(self._folder))
 
   def verify(self, step: int) -> None:
@@ -200,7 +199,7 @@ class Checkpoints:
       ConfigError: the state is of other parameters or of another optimizer.
     """
     step = self._newest_intact() if self._leads else 0
-    step = self._of_all("the newest intact step", step)[0]
+    step = self._gather("the newest intact step", step)[0]
     if step == _NOTHING:
       return None
     if step == _NONE_INTACT:
@@ -258,7 +257,7 @@ class Checkpoints:
         self._write_base(tmp, final, frozen)
       except Exception as e:  # The other hosts must hear of it.
         failure = e
-      failures = self._of_all("how the frozen parameters were saved", str(failure or ""))
+      failures = self._gather("how the frozen parameters were saved", str(failure or ""))
       if failure or any(failures):
         raise failure or OSError(next(text for text in failures if text))
     return manifest.seal_crc(final)
@@ -368,15 +367,11 @@ class Checkpoints:
       return
     self._is_settled = True
     step, failure = self._last
-    failures = self._of_all(f"how the save of step {step} went", failure)
+    failures = self._gather(f"how the save of step {step} went", failure)
     if any(failures) and not failure:
       host = next(i for i, text in enumerate(failures) if text)
       self._failures.append(f"{failures[host]} (on host {host})")
       self._sealed.discard(step)
-
-  def _of_all(self, what: str, value: Any) -> list[Any]:
-    """The values of all hosts; without effect when there is one."""
-    return self._gather(what, value) if self._gather else [value]
 
   def _join(self) -> None:
     if self._thread is not None:

@@ -90,13 +90,16 @@ def open_native(path: str | os.PathLike, fresh: Collection[str] = ()) -> reader.
     raise errors.CheckpointError(f"{path}: has no {_SEAL}: not written or copied to the end.")
   content = reader.read_json(path / _SEAL)
   files = content.get("files")
-  whole = isinstance(files, dict) and {_CONFIG, _PARAMS} <= set(files)
-  if not whole or content.get("crc32") != _crc(files):
+  if (
+    not isinstance(files, dict)
+    or not {_CONFIG, _PARAMS} <= set(files)
+    or content.get("crc32") != _crc(files)
+  ):
     raise errors.CheckpointError(f"{path / _SEAL}: fails its own checksum: damaged.")
   for name in sorted({_CONFIG, _PARAMS, _TOKENIZER} & set(files)):
-    found, sealed = reader.regular_file(path / name), files[name]
-    if not isinstance(sealed, dict) or sealed.get("bytes") != found:
-      raise errors.CheckpointError(f"{path / name}: {found} bytes, but sealed as {sealed}.")
+    size, sealed = reader.regular_file(path / name), files[name]
+    if not isinstance(sealed, dict) or sealed.get("bytes") != size:
+      raise errors.CheckpointError(f"{path / name}: {size} bytes, but sealed as {sealed}.")
     if name != _PARAMS and zlib.crc32(_small(path / name)) != sealed.get("crc32"):
       raise errors.CheckpointError(f"{path / name}: differs from what was sealed: damaged.")
   config = reader.read_json(path / _CONFIG)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import errno
+import io
 import json
 import os
 import pathlib
@@ -118,7 +119,7 @@ def remove(path: Path) -> None:
     shutil.rmtree(path)  # It follows no link.
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> io.BufferedReader:
   """A regular file, also through links, open for reading.
 
   A pipe, a device, a socket or a folder is not opened: OSError with the reason as `strerror`.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import bisect
 import collections
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -100,7 +100,7 @@ class TrainLoader:
     self._reading = reading.Options(num_threads, num_workers, prefetch, stall_secs)
     self.counts = self._policy.counts
 
-  def batches(self, start_step: int = 0) -> Iterator[Batch]:
+  def batches(self, start_step: int = 0) -> Generator[Batch, None, None]:
     """The batches of steps `start_step`, `start_step + 1`, … without end. Close it when done.
 
     Yields:

@@ -1,6 +1,6 @@
-"""What became of rows besides being learned: left out, cut, turned, clipped; counted and listed.
+"""Rows that were left out, cut, turned or clipped: counts in metrics.jsonl, and bad_rows.jsonl.
 
-Validation rows are looked at before the first step, so that a run does not end with what is bad.
+Validation rows are checked before the first step, so that no run fails at its end for a bad one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class RowCounts:
   """Counts over all steps and hosts.
 
   Args:
-    before: the counts at the step that the run goes on from.
+    before: the counts at the step from which the run resumes.
     note: writes a line into the log.
     team: the hosts of the run; None for one alone.
   """
@@ -58,33 +58,31 @@ class RowCounts:
     self._team = team
     self._before = collections.Counter(before)
     self._note = note
-    self._told = set(before)
+    self._noted = set(before)
 
-  def upto(self, counts: Mapping[str, int]) -> dict[str, int]:
-    """{name: rows} from the first step on, names sorted.
+  def upto(self, step: int, counts: Mapping[str, int]) -> dict[str, int]:
+    """{name: rows} from the first step on, names sorted; of a new name it is noted what it means.
 
     Args:
-      counts: of this process since the run went on, as `TrainLoader.counts` was at that step.
+      counts: of this process since the run was resumed, as `TrainLoader.counts` was at `step`.
     """
     total = self._before.copy()
     mine = dict(counts)
     for part in self._team.gather("its counts of rows", mine) if self._team else [mine]:
       total.update(part)
-    return {name: total[name] for name in sorted(total) if total[name] and name != "rows"}
-
-  def tell(self, step: int, counts: Mapping[str, int]) -> None:
-    """Says once of each kind in `counts` (from `upto`) that there are such rows."""
-    for name in counts.keys() - self._told:
-      self._told.add(name)
+    found = {name: total[name] for name in sorted(total) if total[name] and name != "rows"}
+    for name in found.keys() - self._noted:
+      self._noted.add(name)
       self._note(
-        f"  rows: {counts[name]} {_meaning(name)} (up to step {step}; metrics.jsonl counts them"
+        f"  rows: {found[name]} {_meaning(name)} (up to step {step}; metrics.jsonl counts them"
         f" on as {PREFIX}{name})"
       )
+    return found
 
 
 def table(lines: list[dict[str, Any]]) -> report.Table | None:
   """The counts of the last line of metrics.jsonl that has a step's numbers; None without any."""
-  last = next((line for line in reversed(lines) if "loss" in line), {})
+  last: dict[str, Any] = next((line for line in reversed(lines) if "loss" in line), {})
   rows = tuple(
     (_meaning(key.removeprefix(PREFIX)), float(value))
     for key, value in last.items()
@@ -107,9 +105,9 @@ class BadRows:
   Args:
     workdir: of the run.
     team: the hosts of the run, None for one alone; host 0 writes what all of them reject.
-    anew: forget what stands there: it is of a start that came to nothing.
+    anew: empty the file: it is of a start that saved nothing.
 
-  A row of an evaluator stands there under its name, as "evaluator".
+  Rows of evaluators have a field "evaluator" with its name.
   """
 
   def __init__(
@@ -132,11 +130,11 @@ class BadRows:
       team.take_bad_rows(self._take)
 
   def of(self, evaluator: str) -> set[int]:
-    """The numbers of the rows that stand in the file: of an evaluator, or with '' of training."""
+    """The rows in the file: those of an evaluator, or with '' of training."""
     return {row for name, row in self._known if name == evaluator}
 
   def add(self, row: int, where: str, reason: str, *, evaluator: str = "") -> None:
-    """Notes a row, unless it stands there already.
+    """Adds a row, unless it is in the file already.
 
     Args:
       row: its number in the source.
@@ -154,7 +152,8 @@ class BadRows:
     whose = {"evaluator": evaluator} if evaluator else {}
     record = dict(row=row, where=where, reason=reason, **whose)
     if self._file is None:
-      self._team.send_bad_row(record)
+      if self._team is not None:  # Always: a host alone has the file.
+        self._team.send_bad_row(record)
       return
     try:
       with self._lock:
@@ -182,21 +181,21 @@ BadRow = tuple[int, str, str]  # Number, file and line, reason.
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """What was seen of the rows of evaluators with the same source, ops and limits.
+  """Bad rows of the evaluators with the same source, ops and limits.
 
   names: of the evaluators.
-  num_looked, num_rows: rows looked at, of those that are evaluated.
+  num_checked, num_rows: rows that were checked, of those that are evaluated.
   bad: in the order of the source.
   """
 
   names: tuple[str, ...]
-  num_looked: int
+  num_checked: int
   num_rows: int
   bad: tuple[BadRow, ...]
 
 
-def look(runner: evaluation.Runner, *, secs: float = SECS) -> list[Found]:
-  """Looks at the rows of all evaluators of a run, for not much longer than `secs` in all.
+def check(runner: evaluation.Runner, *, secs: float = SECS) -> list[Found]:
+  """Checks rows of all evaluators of a run, for not much longer than `secs` in all.
 
   Raises:
     ConfigError: a source cannot be opened.
@@ -223,18 +222,18 @@ def look(runner: evaluation.Runner, *, secs: float = SECS) -> list[Found]:
   found = []
   for i, (make_example, num_rows) in enumerate(kinds):
     share_secs = (end - time.monotonic()) / (len(kinds) - i)
-    num_looked, bad = _look(make_example, num_rows, share_secs)
-    found.append(Found(tuple(groups[i]), num_looked, num_rows, tuple(sorted(bad))))
+    num_checked, bad = _check(make_example, num_rows, share_secs)
+    found.append(Found(tuple(groups[i]), num_checked, num_rows, tuple(sorted(bad))))
   return found
 
 
-def judge(
+def refuse(
   found: Sequence[Found],
   budget: int,
   on_bad_row: Callable[[str, int, str, str], None],
   note: Callable[[str], None],
 ) -> None:
-  """Says what was looked at, and reports bad rows.
+  """Reports how many rows were checked, and the bad ones.
 
   Args:
     on_bad_row: called for each, with the evaluator's name before it.
@@ -253,9 +252,8 @@ def judge(
 
 
 def _summary(found: Sequence[Found]) -> str:
-  """One line on what was looked at."""
-  said = (f"{', '.join(f.names)}: {f.num_looked} of {f.num_rows}" for f in found)
-  return f"rows looked at before the first step: {'; '.join(said)}"
+  parts = (f"{', '.join(f.names)}: {f.num_checked} of {f.num_rows}" for f in found)
+  return f"rows checked before the first step: {'; '.join(parts)}"
 
 
 def _check_budget(name: str, bad: Sequence[BadRow], budget: int) -> None:
@@ -268,18 +266,18 @@ def _check_budget(name: str, bad: Sequence[BadRow], budget: int) -> None:
     )
 
 
-def _look(
+def _check(
   make_example: examples.ExampleMaker, num_rows: int, secs: float
 ) -> tuple[int, list[BadRow]]:
   end = time.monotonic() + secs
-  bad, num_looked = [], 0
+  bad, num_checked = [], 0
   for row in _spread(num_rows):
-    if num_looked and time.monotonic() > end:
+    if num_checked and time.monotonic() > end:
       break
-    num_looked += 1
+    num_checked += 1
     if reason := make_example.glance(row):
       bad.append((row, protocols.where(make_example.rows, row), reason))
-  return num_looked, bad
+  return num_checked, bad
 
 
 def _spread(num_rows: int) -> Iterator[int]:

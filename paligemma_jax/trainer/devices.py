@@ -72,7 +72,7 @@ def start(
 
 @functools.cache
 def _once() -> None:
-  """What a process needs one time, however many runs it has."""
+  """What a process needs once, however many runs it has."""
   _quiet_libraries()
   jax.monitoring.register_event_duration_secs_listener(_give_back_memory)
 
@@ -86,9 +86,9 @@ def check() -> None:
   try:
     jax.devices()
   except (RuntimeError, AssertionError) as e:
-    asked = os.environ.get(_PLATFORMS_VARIABLE, "") or str(jax.config.jax_platforms or "")
-    said = str(e).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0]
-    reason = said[:200].removesuffix(".") or "no such device or plug-in"
+    asked = os.environ.get(_PLATFORMS_VARIABLE, "") or str(jax.config.read("jax_platforms") or "")
+    text = str(e).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0]
+    reason = text[:200].removesuffix(".") or "no such device or plug-in"
     if not asked:
       raise errors.ConfigError(f"JAX cannot bring up a device: {reason}.") from e
     names = [name for name in asked.split(",") if name not in _INSTALLS]
@@ -103,25 +103,24 @@ def check() -> None:
     ) from e
 
 
-def _give_back_memory(event: str, secs: float, **_: Any) -> None:
-  """Hands what a compilation took back to the system: half a GB after that of a training step.
+def _give_back_memory(event: str, duration_secs: float, **_: str | int) -> None:
+  """Returns the memory of a compilation to the system: half a GB after a training step's.
 
-  The C library would keep it, beside all that the step itself takes.
+  The C library would keep it, in addition to what the step needs.
   """
-  if "compil" in event and secs > _LONG_COMPILE_SECS:
+  if "compil" in event and duration_secs > _LONG_COMPILE_SECS:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
       trim(0)
 
 
 def _choose_threads(*, several_hosts: bool) -> None:
-  """Sets the threads of XLA:CPU where CPU devices talk to each other.
+  """Sets the threads of XLA:CPU where CPU devices communicate.
 
-  A device runs independent collectives of a program at once, as far as there are threads. Those of
-  one process know each other by name, but each holds a thread until all devices have come: with a
-  thread per core the pool can fill up with devices that wait for one that finds no thread, and a
-  run on 8 virtual devices and 2 cores stands still for ever. Between processes (gloo) collectives
-  are matched by the order they come in, which only one thread keeps the same everywhere.
+  A device runs independent collectives of a program at once, a thread for each. Within a process
+  they are matched by name, but each holds its thread until all devices have arrived: with a thread
+  per core, a run on 8 virtual devices and 2 cores deadlocks. Between processes (gloo) they are
+  matched by their order, which is the same everywhere only with one thread.
   """
   if "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", ""):
     several = "xla_force_host_platform_device_count=1 " not in os.environ["XLA_FLAGS"] + " "
@@ -153,10 +152,10 @@ def _quiet_libraries() -> None:
 
 
 def _but_for_late_writes(show: Callable[[Any], None], unraisable: Any) -> None:
-  """Shows errors that nobody can be told of, but for those of a save that failed.
+  """Shows unraisable errors, except for those of a save that failed.
 
-  Tensorstore's threads come to report the rest of its arrays, each with a traceback of its own, to
-  an event loop that is gone by then.
+  Tensorstore's threads report each remaining array, with a traceback, to an event loop that is
+  closed by then.
   """
   if str(unraisable.exc_value) != "Event loop is closed":
     show(unraisable)
@@ -172,19 +171,19 @@ _HOW = f"set {_VARIABLE} to a folder that can be written"
 
 
 def use() -> None:
-  """Turns the cache on where there is a folder for it; what is wrong with it is said once."""
+  """Turns the compilation cache on where there is a folder for it; problems are logged once."""
   # Programs that compile in less are not worth a file.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 1.0)
   show = warnings.showwarning
-  said = False
+  logged = False
 
   def show_once(message: Any, *args: Any, **kwargs: Any) -> None:
     """JAX warns of every program that it cannot read or write; we of the first."""
-    nonlocal said
+    nonlocal logged
     if "persistent compilation cache" not in str(message):
       show(message, *args, **kwargs)
-    elif not said:
-      said = True
+    elif not logged:
+      logged = True
       logging.warning("%s", _shortened(str(message)))
 
   warnings.showwarning = show_once
@@ -207,7 +206,7 @@ def use() -> None:
       os.close(descriptor)
       os.unlink(name)
   except OSError as e:
-    said = True
+    logged = True
     logging.warning("compiled programs are not kept in %s: %s; %s", folder, e.strerror or e, _HOW)
     if not path.is_dir():
       jax.config.update("jax_enable_compilation_cache", False)
@@ -222,12 +221,12 @@ def _default() -> str:
   return str(home / "paligemma_jax" / "jax")
 
 
-def _shortened(said: str) -> str:
-  return f"compiled programs are not kept, or not found again: {' '.join(said.split())[:300]}"
+def _shortened(text: str) -> str:
+  return f"compiled programs are not kept, or not found again: {' '.join(text.split())[:300]}"
 
 
 def of_device(device: jax.Device) -> int:
-  """Bytes that a program can have there; 0 is unknown. CPU devices share out the machine's."""
+  """Bytes that a program can have there; 0 is unknown. CPU devices share the machine's."""
   if device.platform != "cpu":
     return int((device.memory_stats() or {}).get("bytes_limit", 0))
   ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -252,5 +251,5 @@ def explained(remedies: Callable[[], Sequence[str]]) -> Iterator[None]:
   except Exception as e:
     if errors.translated(e) is None:
       raise
-    ours = errors.translated(e, remedies=remedies(), memory_bytes=of_device(jax.local_devices()[0]))
-    raise ours from e
+    memory_bytes = of_device(jax.local_devices()[0])
+    raise errors.translated(e, remedies=remedies(), memory_bytes=memory_bytes) or e from e

@@ -116,7 +116,7 @@ def _is_exported(workdir: workdirs.Workdir) -> bool:
 def _examples(
   setup: setups.Setup, workdir: workdirs.Workdir, step: int
 ) -> list[gallery.GalleryItem]:
-  """Some rows of each evaluator that wrote predictions at `step`, with what was said at step 0."""
+  """Some rows of each evaluator with their predictions at `step` and at step 0."""
   writers = [e for e in setup.config.evals if isinstance(e, evals.WritePredictions)]
   items = []
   for evaluator in writers:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -43,13 +44,13 @@ class Result:
 
 
 class Runner:
-  """Runs a config's evaluators; what was compiled or opened once serves all later runs.
+  """Runs a config's evaluators; compiled programs and opened sources are kept for later runs.
 
   Args:
     setup: model, tokenizer, mesh and the config whose `evals` are run.
     folder: of the prediction files; None writes nothing.
-    on_bad_row: told of each row that cannot be read, as in `data.loader`, with the evaluator's name
-      before it.
+    on_bad_row: called for each row that cannot be read, as in `data.loader`, with the evaluator's
+      name first.
     alone: no other process writes to the folder.
 
   Raises:
@@ -64,7 +65,7 @@ class Runner:
     on_bad_row: Callable[[str, int, str, str], None] | None = None,
     alone: bool = True,
   ):
-    self._setup = setup
+    self.setup = setup
     self._folder, self._alone = folder, alone
     self._on_bad_row = on_bad_row
     self._evaluators: dict[str, evals.Evaluator] = {}
@@ -74,7 +75,6 @@ class Runner:
       self._evaluators[evaluator.name] = evaluator
     self._generate = programs(list(self._evaluators.values()), setup)
     self._opened: list[tuple[Any, Any]] = []
-    self._compiled: dict[tuple[Any, ...], Any] = {}
     self._with_baseline: set[str] = set()
 
   def note_baselines(self, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -146,13 +146,12 @@ class Runner:
       remedies.append(f"{flag}.batch_size={evaluator.batch_size // 2}")
     if evaluator.encoding == "decode":
       remedies.append(f"a smaller {flag}.max_len")
-    device = self._setup.mesh.local_devices[0]
+    device = self.setup.mesh.local_devices[0]
     return {"remedies": remedies, "memory_bytes": devices.of_device(device)}
 
-  @property
-  def setup(self) -> setups.Setup:
-    """What it was made with."""
-    return self._setup
+  @functools.cached_property
+  def _eval_step(self) -> Any:
+    return steps.make_eval_step(self.setup.model_config, self.setup.mesh)
 
   def rows(self, source: Any) -> Any:
     """The rows of a source, which is opened once."""
@@ -176,27 +175,26 @@ class Runner:
         self._on_bad_row(evaluator.name, row, where, reason)
 
     for batch, kept in self._batches(evaluator, limit, on_bad_row):
-      outputs = self._outputs(evaluator, params, batch)
-      images = batch["image"][batch["_mask"]]
-      for row, image in zip(kept, images, strict=True):
+      by_row = self._outputs(evaluator, params, batch)
+      for row, image in zip(kept, batch["image"][batch["_mask"]], strict=True):
         # Rows come in order, so the first to keep are among the lowest row numbers.
         keep = row["_row"] < keep_images
-        records.append((row, outputs[row["_row"]], image.copy() if keep else None))
+        records.append((row, by_row[row["_row"]], image.copy() if keep else None))
     records, num_rejected = _gathered(records, num_rejected)
     rows = [row for row, _, _ in records]
     outputs = [output for _, output, _ in records]
     metrics = _checked(evaluator.score(rows, outputs))
-    metrics |= evals.intervals(evaluator, rows, outputs, seed=self._setup.config.seed)
+    metrics |= evals.intervals(evaluator, rows, outputs, seed=self.setup.config.seed)
     if num_rejected:
       metrics["num_rejected"] = float(num_rejected)
     num_truncated = sum("_truncated" in row for row in rows)
     if num_truncated:
       metrics["num_truncated"] = float(num_truncated)
-    writes = isinstance(evaluator, protocols.CanWriteFiles)
-    if self._folder and jax.process_index() == 0 and writes:
+    folder = self._folder if jax.process_index() == 0 else None
+    if folder is not None and isinstance(evaluator, protocols.CanWriteFiles):
       for name, text in evaluator.files(rows, outputs).items():
-        path = _placed(self._folder, name, step)
-        atomic_io.make_folder(path.parent, below=self._folder.parent)
+        path = _placed(folder, name, step)
+        atomic_io.make_folder(path.parent, below=folder.parent)
         # A run that is under way may write the same file as an evaluation of it.
         atomic_io.write_atomically(path, text, alone=self._alone)
     images = [image for _, _, image in records if image is not None]
@@ -205,12 +203,12 @@ class Runner:
   def _batches(
     self, evaluator: evals.Evaluator, limit: int, on_bad_row: Callable[[int, str, str], None]
   ) -> Iterator[tuple[loader.Batch, list[dict[str, Any]]]]:
-    train = self._setup.config.train
-    num_devices = sharding.num_row_shards(self._setup.mesh)
+    train = self.setup.config.train
+    num_devices = sharding.num_row_shards(self.setup.mesh)
     return loader.eval_batches(
       self.rows(evaluator.source),
       evaluator.pp,
-      self._setup.tokenizer,
+      self.setup.tokenizer,
       encoding=evaluator.encoding,
       # Filled up with rows that are masked out, so that any size works on any mesh.
       batch_size=-(-evaluator.batch_size // num_devices) * num_devices,
@@ -219,7 +217,7 @@ class Runner:
       keep=evaluator.columns(),
       limit=limit,
       buckets=train.buckets,
-      seed=self._setup.config.seed,
+      seed=self.setup.config.seed,
       bad_rows=train.bad_rows,
       on_bad_row=on_bad_row,
       num_threads=train.num_threads,
@@ -243,33 +241,25 @@ class Runner:
     self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
   ) -> list[evals.Output]:
     del evaluator
-    eval_step = self._program(("losses",), lambda: steps.make_eval_step(*self._model()))
     num_supervised = loss.num_supervised(batch["mask_loss"], num_processes=jax.process_count())
-    sums = eval_step(params, sharding.put(batch, self._setup.mesh), num_supervised)
-    sums = (sums.loss_sum, sums.num_tokens, sums.num_correct)
-    sums = [agreement.local_rows(x) for x in sums]
+    sums = self._eval_step(params, sharding.put(batch, self.setup.mesh), num_supervised)
+    columns = [
+      agreement.local_rows(x).tolist() for x in (sums.loss_sum, sums.num_tokens, sums.num_correct)
+    ]
     return [
       evals.Output(
         int(row), loss_sum=float(nll), num_tokens=round(count), num_correct=round(correct)
       )
-      for row, nll, count, correct in zip(batch["_row"], *(x.tolist() for x in sums), strict=True)
+      for row, nll, count, correct in zip(batch["_row"], *columns, strict=True)
     ]
 
   def _texts(
     self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
   ) -> list[evals.Output]:
-    on_device = sharding.put(batch, self._setup.mesh)
-    key = jax.random.key(self._setup.config.seed)
+    on_device = sharding.put(batch, self.setup.mesh)
+    key = jax.random.key(self.setup.config.seed)
     result = self._generate[evaluator.name](params, on_device, key)
-    return outputs(self._setup.tokenizer, batch, result, evaluator.stop)
-
-  def _model(self) -> tuple[Any, Any]:
-    return self._setup.model_config, self._setup.mesh
-
-  def _program(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-    if key not in self._compiled:
-      self._compiled[key] = make()
-    return self._compiled[key]
+    return outputs(self.setup.tokenizer, batch, result, evaluator.stop)
 
 
 def merged(results: Mapping[str, Result]) -> dict[str, float]:

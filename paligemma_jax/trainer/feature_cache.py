@@ -1,8 +1,8 @@
-"""A vision tower that does not train sees each image once: what it makes of it is kept.
+"""Image features of a frozen vision tower, computed once per image and kept.
 
-What is kept is the tower's output before its head, which may go on training. It is found again by
-the image's own pixels, as they come out of the row ops, so nothing can go stale: an image that has
-changed is another image. A folder also tells apart towers, sizes, dtypes and kinds of device.
+The features are the tower's output before its head, which may train. Their key is a hash of the
+image's pixels after the row ops, so they cannot be stale. A folder's name also depends on the
+tower, sizes, dtype and kind of device.
 
   B rows of this process, R side in pixels, I image tokens, D the tower's width.
 """
@@ -33,7 +33,7 @@ _HEAD = "img/head/"
 
 
 class FeatureCache:
-  """Replaces the images of a batch by what the tower makes of them.
+  """Replaces the images of a batch by their features.
 
   Args:
     setup: of the run; `train.cache_image_features` is "memory" or a folder.
@@ -71,22 +71,23 @@ class FeatureCache:
     tower = {name: x for name, x in params.items() if name.startswith("img/")}
     if self._store is None:
       self._store = self._open(tower, images.shape)
-    keys = [hashlib.blake2b(np.ascontiguousarray(i), digest_size=16).hexdigest() for i in images]
-    found = [self._store.get(key) for key in keys]
-    missing = [i for i, array in enumerate(found) if array is None]
+    store = self._store
+    keys = [hashlib.blake2b(i.tobytes(), digest_size=16).hexdigest() for i in images]
+    known = {i: array for i, key in enumerate(keys) if (array := store.get(key)) is not None}
+    missing = [i for i in range(len(keys)) if i not in known]
     # The tower is one program over all processes: all of them run it, or none.
     if any(agreement.gather(bool(missing))):
       computed = self._compute(tower, images)
       for i in missing:
-        found[i] = computed[i]
-        self._keep(keys[i], computed[i])
-    self._num_found += len(found) - len(missing)
+        known[i] = computed[i]
+        self._keep(store, keys[i], computed[i])
+    self._num_found += len(keys) - len(missing)
     self._num_computed += len(missing)
     rest = {name: value for name, value in batch.items() if name != "image"}
-    return {**rest, "encoded": np.stack(found)}
+    return {**rest, "encoded": np.stack([known[i] for i in range(len(keys))])}
 
   def summary(self) -> str:
-    """What it was good for, in a line."""
+    """How many images were computed, found and left out, in a line."""
     num_bytes = self._store.num_bytes if self._store else 0
     parts = [
       f"vision tower: {self._num_computed} images computed, {self._num_found} found in"
@@ -99,7 +100,7 @@ class FeatureCache:
     return "; ".join(parts)
 
   def _compute(self, tower, images):
-    # As many at once as the step has: whoever cuts batches for memory's sake is short of it.
+    # As many at once as the step has: with gradient accumulation, memory is short.
     num = len(images) // self._train.grad_accum_steps
     parts = []
     for start in range(0, len(images), num):
@@ -108,12 +109,12 @@ class FeatureCache:
       parts.append(agreement.local_rows(encoded))
     return np.concatenate(parts)
 
-  def _keep(self, key, array):
-    if self._store.put(key, array):
+  def _keep(self, store: Memory | Folder, key: str, array: np.ndarray) -> None:
+    if store.put(key, array):
       return
     if not self._num_left_out:
       self._note(
-        f"train.cache_image_features: no room for more than {self._store.num_bytes / 1e9:.2f} GB;"
+        f"train.cache_image_features: no room for more than {store.num_bytes / 1e9:.2f} GB;"
         " other images are computed every time (train.feature_cache_gb)"
       )
     self._num_left_out += 1
@@ -124,6 +125,7 @@ class FeatureCache:
       return Memory(max_bytes)
     model_config = self._setup.model_config
     num_images = shape[1] if len(shape) == 5 else 1
+    dtype = str(jnp.dtype(self._setup.dtype))
     facts = {
       "weights": {
         name: [str(x.dtype), x.shape, np.asarray(_checksum(x)).tolist()]
@@ -131,14 +133,14 @@ class FeatureCache:
         if not name.startswith(_HEAD)
       },
       "res": model_config.res,
-      "dtype": str(jnp.dtype(self._setup.dtype)),
+      "dtype": dtype,
       "device": jax.default_backend(),
       "tower": str(model_config.img),
     }
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     tokens = (num_images * model_config.num_image_tokens, model_config.img.width)
     folder = pathlib.Path(self._train.cache_image_features) / f"{digest}_{tokens[0]}x{tokens[1]}"
-    return Folder(folder, tokens, facts["dtype"], max_bytes)
+    return Folder(folder, tokens, dtype, max_bytes)
 
 
 @jax.jit

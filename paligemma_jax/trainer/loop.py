@@ -2,15 +2,15 @@
 
 The order of events at a step is a contract that exact resume rests on:
 
-1. The state is updated. Its numbers are looked at when the next step is under way.
-2. At a step whose save is due the state is saved, and with it what its line in metrics.jsonl will
-   say of the step and what has been counted so far. Nothing that can fail comes before.
+1. The state is updated. The step's numbers are read when the next step is running.
+2. At a step whose save is due the state is saved, with the step's line of metrics.jsonl and all
+   counts so far. Nothing that can fail comes before.
 3. Evaluations run on the state; then the step's numbers and theirs are written as one line.
 4. Where they find the best value of `ckpt.best` yet, the state is saved if it was not.
 
-A run goes on from its newest intact state. Lines of later steps are cut away. Where the line of
-that very step is due and missing, its evaluations run first and the line is written: so a run may
-end between 2 and 3 as anywhere else. When a stop is asked, or something fails, while a finished
+A run resumes from its newest intact state. Lines of later steps are cut. Where the line of that
+very step is due and missing, its evaluations run first and the line is written: so a run may end
+between 2 and 3 as anywhere else. When a stop is requested, or something fails, while a finished
 state is not on disk, it is saved (2) before the run ends; what is due of 3 is left for later.
 """
 
@@ -56,7 +56,7 @@ _SHOWN = ("loss", "lr")  # In the progress line; everything is in metrics.jsonl.
 
 def train(
   config: ml_collections.ConfigDict,
-  path: str | os.PathLike,
+  path: str | os.PathLike[str],
   *,
   team: hosts.Team | None = None,
   allow_data_change: bool = False,
@@ -68,7 +68,7 @@ def train(
     config: valid for training (`config.load.validate`).
     path: the workdir.
     team: the hosts of the run; None when this is the only one.
-    allow_data_change: go on although the rows are not those that the run was started with.
+    allow_data_change: resume although the rows are not those that the run was started with.
     resume_step: go back to this saved step first, once; see `resume.go_back`. 0: do not.
 
   Raises:
@@ -77,7 +77,7 @@ def train(
   """
   main = jax.process_index() == 0
   with signals.StopRequest(team) as stop, workdirs.opened(path, main=main) as workdir:
-    run = None
+    run: _Run | None = None
     make = functools.partial(_Run, config, workdir, team, stop, allow_data_change, resume_step)
     try:
       run = stop.leaving(make)
@@ -92,21 +92,8 @@ def train(
         run.close()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Finished:
-  """A step whose numbers were looked at.
-
-  values: of its line, but for what evaluations find.
-  counts: of the loader, up to its batch.
-  """
-
-  step: int
-  values: dict[str, Any]
-  counts: dict[str, int]
-
-
 class _Pending(NamedTuple):
-  """A step that was started and whose numbers were not looked at; see `stepper.Ready`."""
+  """A step that was started and whose numbers were not read; see `stepper.Ready`."""
 
   step: int
   sums: Mapping[str, jax.Array]
@@ -114,8 +101,29 @@ class _Pending(NamedTuple):
   counts: dict[str, int]
 
 
+@dataclasses.dataclass
+class _Finished:
+  """A step whose numbers were read.
+
+  values: of its line, but for those of evaluations.
+  counts: of this host's loader, up to its batch.
+  rows: the counts of all hosts, from the first step of the run; {} until `_count`.
+  """
+
+  step: int
+  values: dict[str, Any]
+  counts: dict[str, int]
+  rows: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
 class _Run:
   """One run in one process: its parts, and where it stands."""
+
+  # Made by `_start`, when the step is known from which the run resumes.
+  _start_step: int
+  _metrics: metrics.MetricsLog
+  _progress: progress_lib.Progress
+  _row_counts: bad_rows.RowCounts
 
   def __init__(
     self,
@@ -132,6 +140,7 @@ class _Run:
     self._stop = stop
     self._resume_step = resume_step
     self._main = jax.process_index() == 0
+    self._open = contextlib.ExitStack()
     agreement.check_folder(team, workdir.path)
     metrics.check_best_name(config)
     allowed = resume.check_config(config, workdir, allow_data_change=allow_data_change)
@@ -161,6 +170,7 @@ class _Run:
     self._calendar = progress_lib.Calendar(config, self._total, len(self._rows))
     self._policy = stepper_lib.Policy(config.optim, self._total, self._advice)
     self._config_json = json.dumps(specs.to_json(config.to_dict()), indent=2)
+    begun = resume.is_begun(workdir)
     self._checkpoints = store.Checkpoints(
       workdir.checkpoints,
       keep=config.ckpt.keep,
@@ -172,32 +182,28 @@ class _Run:
         "tokenizer.model": self._setup.tokenizer.model_bytes,
       },
     )
-    anew = not resume.is_begun(workdir)
-    self._bad_rows = bad_rows.BadRows(workdir, team, anew=anew)
+    self._open.callback(self._checkpoints.close)
+    self._bad_rows = bad_rows.BadRows(workdir, team, anew=not begun)
+    self._open.callback(self._bad_rows.close)
     self._evaluation = evaluation.Runner(
       self._setup, workdir.predictions, on_bad_row=self._bad_eval_row
     )
-    # These are made when it is known which step the run goes on from.
-    self._start_step = 0
-    self._metrics: metrics.MetricsLog | None = None
-    self._progress: progress_lib.Progress | None = None
-    self._row_counts: bad_rows.RowCounts | None = None
     self._feature_cache: feature_cache.FeatureCache | None = None
 
   def go(self) -> None:
     """From where the run stands to its end.
 
     Raises:
-      signals.Left: a stop was asked; what was finished is on disk.
+      signals.Left: a stop was requested; what was finished is on disk.
     """
-    look = self._begin_look()
+    checking = self._begin_checking_rows()
     state = self._stop.leaving(self._start)
     start = self._start_step
     if start >= self._total:
       self._progress.note(f"the run is complete: {start} of {self._total} steps are done")
     else:
       if not start:
-        self._judge(look)
+        self._refuse_bad_rows(checking)
       with contextlib.closing(self._make_stepper(state)) as stepper:
         if not start:
           self._evaluate_start(state, stepper)
@@ -205,10 +211,10 @@ class _Run:
     self._end(state)
 
   def _do_steps(self, state: states.TrainState, steps: stepper_lib.Stepper) -> states.TrainState:
-    """All steps that are left; the order of events at each is that of the file's first lines.
+    """All steps that are left; the order of events at each is that of the module's docstring.
 
     Raises:
-      signals.Left: a stop is asked; the state is saved.
+      signals.Left: a stop is requested; the state is saved.
     """
     finished: _Finished | None = None
     pending: _Pending | None = None
@@ -217,38 +223,37 @@ class _Run:
         batch = steps.next(state)
         self._stop.check()
       except (signals.Left, Exception) as e:
-        self._rescue(state, self._look_at(pending) if pending else finished, e)
+        self._rescue(state, self._read(pending) if pending else finished, e)
         raise
-      state, sums = self._step(state, batch, steps)
-      # The step before is looked at only now that this one is under way: no gap on the device.
+      state, sums = steps.run(state, batch)
+      if batch.is_new:
+        self._checkpoints.get_ready(state)
+      # The step before is read only now that this one is running: no gap on the device.
       if pending:
-        self._look_at(pending)
+        self._read(pending)
       pending = _Pending(step, sums, batch.rows, batch.counts)
       if self._calendar.is_line(step):
-        finished, pending = self._look_at(pending), None
-        self._tell(finished)
-        self._save_if_due(state, finished)
-        results = self._evaluate_if_due(state, finished)
-        self._report(step, finished.values, results)
-        if self._score(step, results):
+        finished, pending = self._read(pending), None
+        self._show(finished)
+        due = self._calendar.evals(step)
+        # Several hosts wait for each other in an evaluation: who leaves it then cannot save.
+        if self._calendar.is_save(step) or (self._team and due):
+          self._save(state, finished)
+        results = self._evaluate_after(finished, state, due) if due else {}
+        if self._report(step, finished.values, results):
           self._save(state, finished)
         self._checkpoints.check()
     return state
 
   def close(self) -> None:
-    """Lets go of files and threads; safe at any point."""
-    self._checkpoints.close()
-    self._bad_rows.close()
-    if self._metrics is not None:
-      self._metrics.close()
-    if self._progress is not None:
-      self._progress.close()
+    """Closes files and ends threads; safe at any point."""
+    self._open.close()
 
-  def _begin_look(self) -> futures.Future[list[bad_rows.Found]] | None:
-    """Starts a look at validation rows, in a thread, where nothing was trained yet."""
+  def _begin_checking_rows(self) -> futures.Future[list[bad_rows.Found]] | None:
+    """Reads some validation rows, in a thread, if nothing was trained yet."""
     if self._checkpoints.steps() or not self._main:
       return None
-    return process.started(functools.partial(bad_rows.look, self._evaluation))
+    return process.started(functools.partial(bad_rows.check, self._evaluation))
 
   def _start(self) -> states.TrainState:
     """The state to go on from; opens what depends on its step, and does what that step lacks."""
@@ -265,6 +270,7 @@ class _Run:
       main=self._main,
       on_part=self._team.doing if self._team else None,
     )
+    self._open.callback(self._progress.close)
     agreement.check(self._team, "state", {"step to go on from": start})
     note = self._progress.note
     if went_back:
@@ -297,29 +303,28 @@ class _Run:
       trackers=self._config.log.trackers,
       main=self._main,
     )
+    self._open.callback(self._metrics.close)
     self._metrics.text(start, {"config": self._config_json})
     if "line" in facts and self._calendar.is_line(start) and last < start:
       results = self._evaluate(state, start, self._calendar.evals(start))
       self._report(start, metrics.parsed(facts["line"]), results)
-      self._score(start, results)
     return state
 
-  def _judge(self, look: futures.Future[list[bad_rows.Found]] | None) -> None:
-    """Says what a first look at validation rows found; ends the run when too many are bad."""
+  def _refuse_bad_rows(self, checking: futures.Future[list[bad_rows.Found]] | None) -> None:
+    """Reports the bad validation rows that were found; ends the run when they are too many."""
     found: list[bad_rows.Found] = []
-    if look:
-      self._stop.leaving(functools.partial(futures.wait, [look], bad_rows.SECS))
-      found = look.result() if look.done() else []
-    bad_rows.judge(found, self._config.train.bad_rows, self._bad_eval_row, self._progress.note)
+    if checking:
+      self._stop.leaving(functools.partial(futures.wait, [checking], bad_rows.SECS))
+      found = checking.result() if checking.done() else []
+    bad_rows.refuse(found, self._config.train.bad_rows, self._bad_eval_row, self._progress.note)
 
   def _make_stepper(self, state: states.TrainState) -> stepper_lib.Stepper:
-    train_step = setups.train_step(self._setup, self._optimizer, state)
     train_loader = setups.train_loader(
       self._setup, self._rows, self._bad_rows.add, known_bad=self._bad_rows.of("")
     )
     return stepper_lib.Stepper(
       self._setup,
-      train_step,
+      setups.train_step(self._setup, self._optimizer, state),
       train_loader,
       self._start_step,
       cache=self._feature_cache,
@@ -328,55 +333,44 @@ class _Run:
     )
 
   def _evaluate_start(self, state: states.TrainState, steps: stepper_lib.Stepper) -> None:
-    """The evaluations before the first step, beside which it is compiled; writes their line."""
+    """The evaluations before the first step, while it is compiled; writes their line."""
     names = self._calendar.evals(0)
     if not names:
       return
     steps.begin(state)
-    results = self._stop.leaving(functools.partial(self._evaluate, state, 0, names))
+    results = self._stop.leaving(lambda: self._evaluate(state, 0, names))
     if not any(e.start_limit for e in self._config.evals):
       metrics.check_best_found(self._config, results)
     self._report(0, {}, results)
 
-  def _step(
-    self, state: states.TrainState, batch: stepper_lib.Ready, steps: stepper_lib.Stepper
-  ) -> tuple[states.TrainState, dict[str, jax.Array]]:
-    with self._progress.part("compile" if batch.is_new else "step"):
-      state, sums = steps.run(state, batch)
-      if batch.is_new:
-        self._checkpoints.get_ready(state)
-    return state, sums
-
-  def _look_at(self, pending: _Pending) -> _Finished:
-    """Waits for a step's numbers and judges them."""
+  def _read(self, pending: _Pending) -> _Finished:
+    """Waits for a step's numbers; ends the run when too many steps were not finite."""
     step, sums, rows, counts = pending
     numbers = {name: np.asarray(value) for name, value in sums.items()}
     self._policy.take(step, bool(numbers["nonfinite"]), rows)
-    more = {"nonfinite_steps": self._policy.count, **self._data.metrics()}
+    more = {"nonfinite_steps": self._policy.count}
+    if self._data.changes:
+      more["data_changes"] = len(self._data.changes)
     return _Finished(step, metrics.of_step(numbers, rows, more), counts)
 
-  def _tell(self, finished: _Finished) -> None:
-    """Shows a step's numbers, and adds to its line what is counted up to here."""
-    counts = self._row_counts.upto(finished.counts)
-    self._row_counts.tell(finished.step, counts)
+  def _count(self, finished: _Finished) -> None:
+    """Adds the counts of all hosts' rows to a step's line."""
+    finished.rows = self._row_counts.upto(finished.step, finished.counts)
+    finished.values.update({bad_rows.PREFIX + name: n for name, n in finished.rows.items()})
+
+  def _show(self, finished: _Finished) -> None:
+    """Shows a step's numbers; adds to its line what is counted and timed."""
+    self._count(finished)
     shown = {name: float(finished.values[name]) for name in _SHOWN}
     rates = self._progress.log(finished.step, shown)
     finished.values["examples_per_second"] = round(rates["examples_per_second"], 2)
-    finished.values.update({bad_rows.PREFIX + name: n for name, n in counts.items()})
 
-  def _save_if_due(self, state: states.TrainState, finished: _Finished) -> None:
-    # Several hosts that leave an evaluation, in which they wait for each other, cannot save then.
-    waits = self._team and self._calendar.evals(finished.step)
-    if self._calendar.is_save(finished.step) or waits:
-      self._save(state, finished)
-
-  def _evaluate_if_due(self, state: states.TrainState, finished: _Finished) -> dict[str, float]:
-    """What evaluations find; saves the state first where they come to nothing."""
-    names = self._calendar.evals(finished.step)
-    if not names:
-      return {}
+  def _evaluate_after(
+    self, finished: _Finished, state: states.TrainState, names: list[str]
+  ) -> dict[str, float]:
+    """The metrics of evaluations; saves the state if they fail or are left."""
     try:
-      return self._stop.leaving(functools.partial(self._evaluate, state, finished.step, names))
+      return self._stop.leaving(lambda: self._evaluate(state, finished.step, names))
     except (signals.Left, Exception) as e:
       self._rescue(state, finished, e)
       raise
@@ -387,53 +381,49 @@ class _Run:
     alone = self._team is None or isinstance(error, signals.Left)
     if finished is None or finished.step <= self._start_step or not alone:
       return
-    counts = self._row_counts.upto(finished.counts)
-    finished.values.update({bad_rows.PREFIX + name: n for name, n in counts.items()})
+    self._count(finished)
     try:
       self._save(state, finished)
       self._checkpoints.wait()
     except errors.PaligemmaError as e:
       if isinstance(error, signals.Left):
         raise
-      logging.error("%s", e)  # What it ends with is the first error.
+      logging.error("%s", e)  # The run ends with the first error.
     else:
       self._progress.note(f"step {finished.step} is saved; a run can go on from there")
 
   def _save(self, state: states.TrainState, finished: _Finished) -> None:
     facts = {
       "line": metrics.plain(finished.values),
-      "rows": self._row_counts.upto(finished.counts),
+      "rows": finished.rows,
       "nonfinite": self._policy.facts,
     }
     with self._progress.part("save"):
       self._checkpoints.save(state, facts)
 
-  def _score(self, step: int, results: Mapping[str, float]) -> bool:
-    """Whether evaluations found the step to be the best one yet."""
-    name = self._config.ckpt.best
-    return bool(name in results and self._checkpoints.score(step, results[name]))
-
   def _end(self, state: states.TrainState) -> None:
-    """What a finished run leaves for people; its state is on disk."""
+    """Writes what a finished run leaves for people; its state is on disk."""
     self._checkpoints.wait()
-    note, main = self._progress.note, self._main
+    note = self._progress.note
     if self._feature_cache is not None:
       note(self._feature_cache.summary())
     if self._config.ckpt.best:
       note(metrics.best_summary(self._config.ckpt, self._workdir, self._checkpoints.best_step()))
     work = functools.partial(ending.write, self._setup, state.result, self._workdir)
-    self._stop.leaving(functools.partial(work, main=main, note=note, log=self._metrics))
+    self._stop.leaving(functools.partial(work, main=self._main, note=note, log=self._metrics))
 
   def _advice(self, first: int) -> str:
     lines = metrics.read(self._workdir.metrics)
     return stepper_lib.advice(lines, self._checkpoints.steps(), first)
 
-  def _report(self, step: int, values: Mapping[str, Any], results: Mapping[str, float]) -> None:
-    """Writes the step's line, on disk when this returns, and shows what evaluations found."""
-    for line in evaluation.listed(self._config.evals, step, results):
+  def _report(self, step: int, values: Mapping[str, Any], results: Mapping[str, float]) -> bool:
+    """Writes a step's line, on disk when this returns; whether the step is the best one yet."""
+    for line in evaluation.listed(self._config.evals, step, results) if results else ():
       self._progress.note(line)
-    self._metrics.add(step, {**values, **results})
-    self._metrics.flush()
+    self._metrics.write(step, {**values, **results})
+    best = self._config.ckpt.best
+    # The initial weights are not saved, so they are not the best step.
+    return bool(step and best in results and self._checkpoints.score(step, results[best]))
 
   def _evaluate(self, state: states.TrainState, step: int, names: list[str]) -> dict[str, float]:
     with self._progress.part("eval"):

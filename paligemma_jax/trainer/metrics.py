@@ -1,6 +1,6 @@
 """What a run reports: one line per step in metrics.jsonl, the same numbers for its trackers.
 
-Each step stands in metrics.jsonl exactly once, also after a crash, and a run that was killed and
+Each step is in metrics.jsonl exactly once, also after a crash, and a run that was killed and
 started again leaves the same bytes as one that was not, but for the values of TIMING_KEYS. The
 order that makes it so is the caller's: all that belongs to steps before s is added and flushed
 *before* the checkpoint of s is saved; on a restart from s later lines are cut, and what belongs to
@@ -35,7 +35,7 @@ _NON_FINITE = ("NaN", "Infinity", "-Infinity")  # As `files.to_line` spells them
 
 
 class MetricsLog:
-  """Gathers the numbers of each step and writes them in order.
+  """Writes the numbers of each step.
 
   Args:
     workdir: of the run.
@@ -60,7 +60,6 @@ class MetricsLog:
     main: bool,
   ):
     self.num_cut = self.num_torn = 0
-    self._pending: dict[int, dict[str, float]] = {}
     self._last_step = resume_step
     self._file: atomic_io.LineFile | None = None
     self._trackers: list[tuple[str, Any]] = []
@@ -77,41 +76,29 @@ class MetricsLog:
     for tracker in trackers:
       self._begin(type(tracker).__name__, functools.partial(tracker.make, workdir.path))
 
-  def add(self, step: int, values: Mapping[str, Any]) -> None:
-    """Notes numbers of a step that was not flushed yet; several calls add up to one line.
+  def write(self, step: int, values: Mapping[str, Any]) -> None:
+    """Writes the line of a step, which is on disk when this returns; steps rise.
 
     Args:
-      values: scalars of Python, numpy or JAX (which are waited for); evaluations come as
+      values: scalars of Python, NumPy or JAX (which are waited for); those of evaluations are named
         '<eval name>/<metric>'.
-    """
-    assert step > self._last_step, f"step {step} was flushed already"
-    line = self._pending.setdefault(step, {})
-    for name, value in values.items():
-      assert name != "step" and name not in line, f"{name!r} of step {step} came twice"
-      line[name] = number(value)
-
-  def flush(self) -> None:
-    """Writes all noted steps, in order, and waits until they are on disk.
 
     Raises:
       StateError: the file cannot be written.
     """
-    records = []
-    for step in sorted(self._pending):
-      line = self._pending[step]
-      timing = {k: line[k] for k in TIMING_KEYS if k in line}
-      records.append({"step": step, **{k: v for k, v in line.items() if k not in timing}, **timing})
-      self._last_step = step
-    self._pending.clear()
+    assert step > self._last_step, f"step {step} was written already"
+    self._last_step = step
+    line = {name: number(value) for name, value in values.items()}
+    for key in TIMING_KEYS:
+      if key in line:
+        line[key] = line.pop(key)  # The last ones.
     if self._file is None:
       return
     try:
-      self._file.append(records)
+      self._file.append([{"step": step, **line}])
     except OSError as e:
       raise errors.StateError(f"{self._file.path} cannot be written: {e.strerror or e}.") from e
-    for record in records:
-      step = record.pop("step")
-      self._track("log", step, record)
+    self._track("log", step, line)
 
   def text(self, step: int, texts: Mapping[str, str]) -> None:
     """Shows texts, by name, in the trackers that can."""
@@ -122,8 +109,7 @@ class MetricsLog:
     self._track("images", step, images)
 
   def close(self) -> None:
-    """Writes what is left and closes the files."""
-    self.flush()
+    """Closes the files and trackers."""
     if self._file is not None:
       self._file.close()
     self._track("close")
@@ -162,7 +148,7 @@ def _log_failure(name: str, error: Exception) -> None:
   )
 
 
-def read(path: str | os.PathLike[str]) -> list[dict[str, float]]:
+def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
   """The lines of a jsonl, also of a run that is under way or was killed, steps rising.
 
   Non-finite numbers come back as floats. A line with anything else than numbers is none of ours.
@@ -292,7 +278,7 @@ class EventFile:
 
 
 def _check_links(folder: pathlib.Path) -> None:
-  """Event files have names that can be foretold, and another library opens them."""
+  """Event files have predictable names, and another library opens them."""
   for path in sorted(folder.glob("*")):
     if path.is_symlink():
       raise errors.WorkdirError(

@@ -1,4 +1,4 @@
-"""Answers to many rows, line by line into a JSONL file that an interrupted run goes on with."""
+"""Predictions for many rows, written line by line to a JSONL file; an interrupted run resumes."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def run(
 
   Args:
     generate: `PaliGemma.generate` without its images, prompts and `first`.
-    note: told of each bad row.
+    note: called with a sentence about each bad row.
 
   Raises:
     DataError: more bad rows than allowed.

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 import ml_collections
 
@@ -20,7 +20,7 @@ PARTS = ("step", "compile", "data", "eval", "save")
 class Progress:
   """One updating line on a terminal, one line per report in a plain log.
 
-  A run's time is shared out among PARTS: it counts as "step" except inside `part(name)`.
+  Every second counts to one of PARTS: to "step" except inside `part(name)`.
 
   Args:
     total: steps of the run.
@@ -29,7 +29,7 @@ class Progress:
     stream: where to write; stderr by default.
     main: whether this process writes; the others only measure.
     clock: seconds, monotonic.
-    on_part: told of each part that begins.
+    on_part: called with the name of each part that begins.
   """
 
   def __init__(
@@ -95,26 +95,30 @@ class Progress:
       "data_wait_share": spent["data"] / working if working > 0 else 0.0,
     }
     self._reported_step, self._reported_secs = step, secs
-    self._show(" | ".join(self._pieces(step, values, rates)))
+    line = " | ".join(self._pieces(step, values, rates))
+    if self._is_terminal:
+      self._shown = _cut(line, _terminal_width(self._stream))
+      line = "\r\x1b[K" + self._shown
+    else:
+      line += "\n"
+    self._write(line)
     return rates
 
   def note(self, text: str) -> None:
     """Writes a line of its own, without spoiling the updating one."""
-    if self._stream is None:
-      return
-    if self._is_terminal and self._shown:
-      self._stream.write("\r\x1b[K")
-    self._stream.write(text + "\n")
-    if self._is_terminal and self._shown:
-      self._stream.write(self._shown)
-    self._stream.flush()
+    erase = "\r\x1b[K" if self._shown else ""
+    self._write(f"{erase}{text}\n{self._shown}")
 
   def close(self) -> None:
     """Ends the updating line."""
-    if self._is_terminal and self._shown:
-      self._stream.write("\n")
-      self._stream.flush()
+    if self._shown:
+      self._write("\n")
     self._shown = ""
+
+  def _write(self, text: str) -> None:
+    if self._stream is not None:
+      self._stream.write(text)
+      self._stream.flush()
 
   def _settle(self) -> None:
     now = self._clock()
@@ -126,30 +130,14 @@ class Progress:
     for name, value in values.items():
       yield f"{name} {_short(value)}"
     yield f"{_short(rates['examples_per_second'])} examples/s"
-    left = self._secs_left(step)
-    if left is not None:
-      yield f"{duration(left)} left"
+    done = step - self._start_step
+    if done >= 2:  # The first step stands for nothing: evaluations of the start count to it.
+      # At the pace so far, evaluations and saves included, compilation not.
+      spent = sum(secs for part, secs in self._secs.items() if part != "compile")
+      yield f"{duration(spent / done * (self._total - step))} left"
     # Below this the accelerator, not the input, sets the pace and the figure is noise.
     if rates["data_wait_share"] >= 0.05:
       yield f"waiting for data {100 * rates['data_wait_share']:.0f} %"
-
-  def _secs_left(self, step: int) -> float | None:
-    """From the pace so far, evaluations and saves included, compilation not."""
-    done = step - self._start_step
-    if done < 2:  # The first step stands for nothing: evaluations of the start count to it.
-      return None
-    spent = sum(secs for part, secs in self._secs.items() if part != "compile")
-    return spent / done * (self._total - step)
-
-  def _show(self, line: str) -> None:
-    if self._stream is None:
-      return
-    if self._is_terminal:
-      self._shown = _cut(line, _terminal_width(self._stream))
-      self._stream.write("\r\x1b[K" + self._shown)
-    else:
-      self._stream.write(line + "\n")
-    self._stream.flush()
 
 
 def duration(secs: float) -> str:
@@ -176,7 +164,7 @@ def _short(value: float) -> str:
   return f"{value:.2e}"
 
 
-def _terminal_width(stream: TextIO) -> int:
+def _terminal_width(stream: Any) -> int:
   try:
     return os.get_terminal_size(stream.fileno()).columns or 80
   except (OSError, ValueError):

@@ -56,10 +56,6 @@ class Data:
   old: Data | None = None
   news: tuple[str, ...] = ()
 
-  def metrics(self) -> dict[str, int]:
-    """How often the rows were changed under the run; {} for never."""
-    return {"data_changes": len(self.changes)} if self.changes else {}
-
 
 def is_begun(workdir: workdirs.Workdir) -> bool:
   """Whether the folder holds a run: a saved step, or what a run leaves at its end."""
@@ -229,18 +225,20 @@ def _read(workdir: workdirs.Workdir) -> Data | None:
   try:
     found = strict_json.read_object(workdir.data)
     facts = {name: found.pop(name, 0) for name in ("num_rows", "total")}
-    changes = tuple(found.pop("changes", ()))
+    changes = found.pop("changes", [])
     good = all(isinstance(v, str) for v in found.values())
     if not good or not all(type(v) is int and v >= 0 for v in facts.values()):
       raise ValueError("a value is of another type, or negative")
-    if not all(isinstance(change, dict) for change in changes):
+    if not isinstance(changes, list) or not all(isinstance(change, dict) for change in changes):
       raise ValueError("a change is no object")
-  except (OSError, ValueError, TypeError) as e:
+  except (OSError, ValueError) as e:
     raise errors.ConfigError(
       f"{workdir.data} is damaged ({strict_json.reason(e)}), so it cannot be said whether the"
       " rows are the same. If they are, delete the file."
     ) from None
-  return Data(found, **facts, changes=changes, digests=_read_digests(workdir, facts["num_rows"]))
+  return Data(
+    found, **facts, changes=tuple(changes), digests=_read_digests(workdir, facts["num_rows"])
+  )
 
 
 def _read_digests(workdir: workdirs.Workdir, num_rows: int) -> np.ndarray | None:

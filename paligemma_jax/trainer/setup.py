@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 from absl import logging
 from jax.sharding import Mesh
@@ -41,7 +42,7 @@ class Setup:
   """What stays the same during a run.
 
   shapes: {name: ShapeDtypeStruct} of all parameters.
-  trainable, frozen: their names, which share out all of `shapes`.
+  trainable, frozen: their names; each of `shapes` is in one of them.
   """
 
   config: ml_collections.ConfigDict
@@ -116,7 +117,7 @@ def lay_out(
   if plain:
     model_config = model_config.plain()
   else:
-    fresh(config)  # Its regexes are looked at before a file is.
+    fresh(config)  # Its regexes are checked before a file is read.
   mesh = sharding.make_mesh(config.mesh, devices)
   shapes = paligemma.param_shapes(model_config)
   trainable, frozen = ((), tuple(shapes)) if plain else optimizers.split(shapes, config.optim)
@@ -157,8 +158,8 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
   )
   if new:
     log(f"initial weights: new, from the seed: {', '.join(new)}")
-    made = functools.partial(make, setup.model_config.plain(), new)
-    params |= jax.jit(made, out_shardings={name: places[name] for name in new})(key)
+    make_new = functools.partial(make, setup.model_config.plain(), new)
+    params |= jax.jit(make_new, out_shardings={name: places[name] for name in new})(key)
   if setup.model_config.lora.rank:
     adapters = functools.partial(paligemma.fresh_adapters, setup.model_config)
     names = setup.shapes.keys() - params.keys()
@@ -289,15 +290,10 @@ def train_loader(
   )
 
 
-def compiled(train_step: Any, state: Any, on_device: Any, num_supervised: int) -> Any:
-  """The program of the step; called, it takes all but `num_supervised`."""
-  return train_step.lower(state, on_device, num_supervised).compile()
-
-
 def without_recomputation(setup: Setup) -> Setup:
   """The same run, working nothing out twice for the backward pass: to be counted, not to be run."""
   return dataclasses.replace(
-    setup, model_config=setup.model_config.replace(remat="none", attention="plain")
+    setup, model_config=dataclasses.replace(setup.model_config, remat="none", attention="plain")
   )
 
 
@@ -318,7 +314,7 @@ def warn_of_warmup(setup: Setup, optimizer: optimizers.Optimizer, total: int) ->
   """Logs that a run of one or two steps has a learning rate of 0 at half of them or more."""
   if total > 2:
     return
-  idle = sum(float(optimizer.schedule(step)) == 0 for step in range(total))
+  idle = sum(float(optimizer.schedule(jnp.int32(step))) == 0 for step in range(total))
   if 2 * idle >= total:
     logging.warning(
       "the learning rate is 0 at %d of the %d steps, where warm-up (optim.warmup=%r) begins: they"

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM or Ctrl-C ends the run as soon as a finished step is saved."""
+"""Stop requests: SIGTERM or Ctrl-C ends the run as soon as a finished step is saved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent import futures
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from absl import logging
 
@@ -23,17 +23,16 @@ _POLL_SECS = 0.1
 
 
 class Left(Exception):
-  """A stop was asked for while something was waited for, which is left to itself."""
+  """A stop was requested; what was waited for is left running."""
 
 
 class StopRequest:
-  """While it is entered, the first SIGTERM or Ctrl-C only asks; a second one ends the process.
+  """While it is entered, the first SIGTERM or Ctrl-C requests a stop; a second ends the process.
 
-  Signals are taken by a thread, so that they are heard while the main thread is in a library: in
-  the compiler, or waiting for a device. Outside the main thread, where Python lets nobody listen
-  to signals, there is nothing to be heard.
+  A thread handles signals, so that they work while the main thread is in the compiler or waits for
+  a device. Entered outside the main thread, it handles none: Python does not allow it.
 
-  Several hosts stop at the same place in the order of events, whichever of them was asked.
+  Several hosts stop at the same place in the order of events, whichever of them got the signal.
 
   Args:
     team: the hosts of the run; None for one alone.
@@ -42,21 +41,22 @@ class StopRequest:
   def __init__(self, team: hosts.Team | None = None):
     self._team = team
     self._asked = ""
-    self._before: dict[int, object] = {}
+    self._before: dict[int, Any] = {}
     self._ends: tuple[socket.socket, socket.socket] | None = None
-    self._listener: threading.Thread | None = None
     self._fd_before = -1
 
   def __enter__(self) -> StopRequest:
     if threading.current_thread() is not threading.main_thread():
       return self
-    self._ends = socket.socketpair()
-    self._ends[1].setblocking(False)
-    self._fd_before = signal.set_wakeup_fd(self._ends[1].fileno(), warn_on_full_buffer=False)
-    self._listener = threading.Thread(target=self._listen, name="signals", daemon=True)
+    self._ends = received, wakeup = socket.socketpair()
+    wakeup.setblocking(False)
+    self._fd_before = signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
+    self._listener = threading.Thread(
+      target=self._listen, args=(received,), name="signals", daemon=True
+    )
     self._listener.start()
     for number in (signal.SIGTERM, signal.SIGINT):
-      self._before[number] = signal.signal(number, _heard_elsewhere)
+      self._before[number] = signal.signal(number, _handled_by_thread)
     return self
 
   def __exit__(self, *_) -> None:
@@ -71,28 +71,26 @@ class StopRequest:
 
   @property
   def asked(self) -> str:
-    """The name of the signal, '' as long as there was none; can be looked at at any moment."""
+    """The name of the signal, '' as long as there was none."""
     return self._asked or (self._team.asked if self._team else "")
 
   def check(self) -> None:
-    """A place at which a run may end: all finished steps can be saved, and nothing is under way.
-
-    All hosts come to such places in the same order.
+    """Called where a run may end; all hosts call it in the same order.
 
     Raises:
-      Left: a stop is asked.
+      Left: a stop was requested.
     """
     if self._team.stop_here() if self._team else self._asked:
       raise Left
 
   def result(self, future: futures.Future[T]) -> T:
-    """Waits for the result, but not longer than until a stop is asked.
+    """Waits for the result, or until a stop is requested.
 
-    With several hosts, which may need each other for what they do, it is waited for unless all of
-    them stop at the next place at which they may.
+    Several hosts may need each other for the result: they leave only if all of them will stop at
+    the next place where they may.
 
     Raises:
-      Left: a stop is asked, and the result is not there.
+      Left: a stop was requested before the result was there.
     """
     while not future.done():
       if self._team.stops_next() if self._team else self._asked:
@@ -101,15 +99,15 @@ class StopRequest:
     return future.result()
 
   def leaving(self, work: Callable[[], T]) -> T:
-    """What `work` returns. It runs in a thread, which is left to itself when a stop is asked.
+    """What `work` returns; it runs in a thread, which is left running when a stop is requested.
 
     Raises:
-      Left: a stop is asked, and `work` is not done.
+      Left: a stop was requested before `work` was done.
     """
     return self.result(process.started(work))
 
-  def _listen(self) -> None:
-    while data := self._ends[0].recv(64):
+  def _listen(self, received: socket.socket) -> None:
+    while data := received.recv(64):
       for number in data:
         if number in (signal.SIGTERM, signal.SIGINT):
           self._take(number)
@@ -131,5 +129,5 @@ class StopRequest:
     os._exit(128 + number)
 
 
-def _heard_elsewhere(number: int, frame: object) -> None:
-  """The handler of signals that a thread hears: without one, they would end the process."""
+def _handled_by_thread(number: int, frame: object) -> None:
+  """The handler of signals that a thread reads: without one, they would end the process."""

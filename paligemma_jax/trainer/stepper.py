@@ -78,7 +78,13 @@ class Stepper:
     Raises:
       signals.Left: a stop was asked for.
     """
-    batch, program = self._read()
+    program, first = None, self._first
+    self._first = None
+    with self._progress.part("data" if first is None else "compile"):
+      if first is None:
+        batch = self._stop.leaving(lambda: next(self._batches))
+      else:
+        batch, program = self._stop.result(first)
     counts = dict(self._loader.counts)
     if self._cache is not None:
       batch = self._cache.fill(batch, state.params)
@@ -90,7 +96,7 @@ class Stepper:
     if is_new:
       with self._progress.part("compile"):
         self._programs[key] = program or self._stop.leaving(
-          functools.partial(setups.compiled, self._train_step, state, on_device, num_supervised)
+          lambda: self._train_step.lower(state, on_device, num_supervised).compile()
         )
     return Ready(on_device, self._programs[key], batch["_row"], counts, is_new)
 
@@ -98,24 +104,17 @@ class Stepper:
     self, state: states.TrainState, batch: Ready
   ) -> tuple[states.TrainState, dict[str, jax.Array]]:
     """Starts the step; the state handed in is gone. The step's numbers come when it is done."""
-    state, sums = batch.program(state, batch.on_device)
-    if batch.is_new:
-      # Loading a program from the cache ends with its first step, not before.
-      jax.block_until_ready(sums)
+    with self._progress.part("compile" if batch.is_new else "step"):
+      state, sums = batch.program(state, batch.on_device)
+      if batch.is_new:
+        # Loading a program from the cache ends with its first step, not before.
+        jax.block_until_ready(sums)
     return state, sums
 
   def close(self) -> None:
     """Ends the reading."""
     with contextlib.suppress(ValueError):  # A thread that was left may be at work in it.
       self._batches.close()
-
-  def _read(self) -> tuple[loader.Batch, Any]:
-    """The next batch and, of the first one, its program if it was compiled."""
-    first, self._first = self._first, None
-    with self._progress.part("data" if first is None else "compile"):
-      if first is not None:
-        return self._stop.result(first)
-      return self._stop.leaving(functools.partial(next, self._batches)), None
 
   def _make_first(self, state: states.TrainState) -> tuple[loader.Batch, Any]:
     batch = next(self._batches)
@@ -125,7 +124,7 @@ class Stepper:
       return batch, None
     on_device = sharding.put(batch, self._setup.mesh)
     num_supervised = loss.num_supervised(batch["mask_loss"])
-    return batch, setups.compiled(self._train_step, state, on_device, num_supervised)
+    return batch, self._train_step.lower(state, on_device, num_supervised).compile()
 
 
 # A loss above so many times the median of those before it is taken for damage. Losses of batches
@@ -160,7 +159,7 @@ class Policy:
     return {"count": self.count, "streak": self._streak, "forgiven": self._forgiven}
 
   def restore(self, facts: Mapping[str, int], *, anew: bool) -> None:
-    """Goes on from what `facts` was at a saved step; `anew` forgives what was before it."""
+    """Resumes from the `facts` of a saved step; `anew` does not count skipped steps before it."""
     self.count = facts["count"]
     self._streak = 0 if anew else facts["streak"]
     self._forgiven = self.count if anew else facts["forgiven"]

@@ -1,9 +1,8 @@
-"""A run's folder: where things are in it, whether it can be written, and who has it."""
+"""A run's folder: its layout, whether it can be written, and which process holds its lock."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime
 import fcntl
 import json
@@ -25,81 +24,36 @@ _WAIT_SECS = 2.0  # A killed process with much memory takes a moment to be gone.
 _POLL_SECS = 0.1
 
 
-@dataclasses.dataclass(frozen=True)
 class Workdir:
   """The layout of a run's folder; the paths need not exist yet."""
 
-  path: pathlib.Path
-
-  @property
-  def config(self) -> pathlib.Path:
-    """The run's configuration as JSON."""
-    return self.path / "config.json"
-
-  @property
-  def metrics(self) -> pathlib.Path:
-    """One JSON object per logged step."""
-    return self.path / "metrics.jsonl"
-
-  @property
-  def checkpoints(self) -> pathlib.Path:
-    """The folder of `<step>/` folders."""
-    return self.path / "checkpoints"
-
-  @property
-  def tensorboard(self) -> pathlib.Path:
-    """The folder of event files."""
-    return self.path / "tensorboard"
-
-  @property
-  def predictions(self) -> pathlib.Path:
-    """The folder of what evaluators write."""
-    return self.path / "predictions"
-
-  @property
-  def bad_rows(self) -> pathlib.Path:
-    """One JSON object per rejected row."""
-    return self.path / "bad_rows.jsonl"
-
-  @property
-  def gallery(self) -> pathlib.Path:
-    """Images with what was asked, what is true and what the model said."""
-    return self.path / "gallery.html"
-
-  @property
-  def data(self) -> pathlib.Path:
-    """What the training rows looked like when the run was started."""
-    return self.path / "data.json"
-
-  @property
-  def rows(self) -> pathlib.Path:
-    """Two bytes for each training row, by which a row that was changed is found."""
-    return self.path / "data_rows.bin"
-
-  @property
-  def export(self) -> pathlib.Path:
-    """The final weights in the published format, when they are asked for."""
-    return self.path / "params.npz"
-
-  @property
-  def report(self) -> pathlib.Path:
-    """The scores and the course of the run."""
-    return self.path / "report.html"
+  def __init__(self, path: pathlib.Path):
+    self.path = path
+    self.config = path / "config.json"  # The run's configuration.
+    self.metrics = path / "metrics.jsonl"  # One JSON object per logged step.
+    self.checkpoints = path / "checkpoints"  # A folder per saved step.
+    self.tensorboard = path / "tensorboard"  # Event files.
+    self.predictions = path / "predictions"  # What evaluators write.
+    self.bad_rows = path / "bad_rows.jsonl"  # One JSON object per rejected row.
+    self.gallery = path / "gallery.html"  # Images with prompt, target and prediction.
+    self.data = path / "data.json"  # Fingerprints of the training rows when the run was started.
+    self.rows = path / "data_rows.bin"  # Two bytes for each training row, to find changed ones.
+    self.export = path / "params.npz"  # The final weights, if `ckpt.export` asks for them.
+    self.report = path / "report.html"  # Scores and curves of the run.
 
 
 @contextlib.contextmanager
 def opened(path: str | os.PathLike[str], *, main: bool) -> Iterator[Workdir]:
   """The workdir, made if it is missing and locked until the block ends.
 
-  The lock belongs to the process: when that dies, in whatever way, the folder is free again. The
-  file `lock` says who has, or last had, the folder.
+  The kernel releases the lock when the process dies. The file `lock` names its last holder.
 
   Args:
     path: a local folder.
     main: whether this is the process that writes; the others of a run neither write nor lock.
 
   Raises:
-    WorkdirError: it cannot be made or written, or another run has it; that run is named.
+    WorkdirError: it cannot be made or written, or another run, which is named, uses it.
   """
   workdir = Workdir(_local(path))
   if not main:
@@ -124,11 +78,11 @@ def _local(path: str | os.PathLike[str]) -> pathlib.Path:
 
 
 def make_writable(path: pathlib.Path, what: str, flag: str) -> None:
-  """Makes the folder if it is missing, and writes to it.
+  """Makes the folder if it is missing, and tries to write to it.
 
   Args:
-    what: the folder is, in a word.
-    flag: of the command line that names it.
+    what: what the folder is, in a word.
+    flag: the command-line flag that names it.
 
   Raises:
     WorkdirError: it cannot be made or written.
@@ -155,7 +109,7 @@ def make_writable(path: pathlib.Path, what: str, flag: str) -> None:
 
 
 def _check_renames(path: pathlib.Path) -> None:
-  """A save is written under another name and renamed; mounted buckets cannot do that to folders."""
+  """Saves are written under another name and renamed; mounted buckets cannot rename folders."""
   made = pathlib.Path(tempfile.mkdtemp(dir=path, prefix=".renamed."))
   try:
     (made / "before" / "folder").mkdir(parents=True)
@@ -172,14 +126,14 @@ def _check_renames(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path, what: str, flag: str) -> Iterator[None]:
-  """Holds the lock file until the block ends; the kernel lets go of it when the process dies.
+  """Holds the lock file until the block ends, or the process dies.
 
   Args:
-    what: is locked, the subject of a sentence.
-    flag: of the command line that names it.
+    what: what is locked, as the subject of a sentence.
+    flag: the command-line flag that names it.
 
   Raises:
-    WorkdirError: another process has it, which is named; or there are no locks there.
+    WorkdirError: another process, which is named, holds it; or the file system has no locks.
   """
   try:
     lock = _Lock(atomic_io.open_own(path, os.O_RDWR | os.O_CREAT))
@@ -196,7 +150,7 @@ def locked(path: pathlib.Path, what: str, flag: str) -> Iterator[None]:
 
 
 class _Lock:
-  """An open lock file; closing it gives the lock back."""
+  """An open lock file; closing it releases the lock."""
 
   def __init__(self, descriptor: int):
     self.descriptor = descriptor

@@ -51,7 +51,7 @@ class Moment:
 MOMENTS = {
   "import": Moment(secs=0.5),
   "start": Moment(after="initial weights"),
-  "evaluation at step 0": Moment(after="rows looked at", secs=1.0, slow="eval"),
+  "evaluation at step 0": Moment(after="rows checked", secs=1.0, slow="eval"),
   "compiling": Moment(after="device\\(s\\)", secs=0.7, arguments="evaluate=0"),
   "step": Moment(after="step 2/"),
   "data stall": Moment(after="step 3/", secs=2.0, slow="train", arguments="evaluate=0"),

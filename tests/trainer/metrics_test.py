@@ -35,10 +35,7 @@ def _write(path, resume_step, stop):
   """The steps after `resume_step` up to `stop`, with an evaluation at each fourth."""
   log = _log(path, resume_step=resume_step)
   for step in range(max(resume_step, 0) + 1, stop + 1):
-    log.add(step, _values(step))
-    if step % 4 == 0:
-      log.add(step, {"val/acc": step / 100})
-    log.flush()
+    log.write(step, _values(step) | ({"val/acc": step / 100} if step % 4 == 0 else {}))
   log.close()
   return log
 
@@ -88,8 +85,7 @@ log = metrics.MetricsLog(
     workdir.Workdir(__import__("pathlib").Path(sys.argv[1])), resume_step=-1, tensorboard=False,
     main=True)
 for step in range(1, 9):
-  log.add(step, {"loss": step / 7})
-  log.flush()
+  log.write(step, {"loss": step / 7})
 """
 
 
@@ -106,10 +102,9 @@ def test_a_process_that_dies_around_an_append_leaves_whole_lines(tmp_path, when,
 
 def test_a_full_disk_is_a_state_error(tmp_path, monkeypatch):
   log = _log(tmp_path, resume_step=-1)
-  log.add(1, {"loss": 1.0})
   monkeypatch.setenv("PJ_FAULT", "metrics.before_append:enospc")
   with pytest.raises(errors.StateError, match=r"metrics\.jsonl cannot be written: no space left"):
-    log.flush()
+    log.write(1, {"loss": 1.0})
 
 
 def test_numbers_of_every_library_are_written_the_short_way(tmp_path):
@@ -121,7 +116,7 @@ def test_numbers_of_every_library_are_written_the_short_way(tmp_path):
     "d": 0.1,
     "e": jnp.bfloat16(1.5),
   }
-  log.add(1, {**values, "f": float("nan"), "g": -np.float32(np.inf)})
+  log.write(1, {**values, "f": float("nan"), "g": -np.float32(np.inf)})
   log.close()
   text = (tmp_path / "metrics.jsonl").read_text()
   assert text == (
@@ -144,7 +139,7 @@ def test_a_metric_that_is_no_number_is_refused():
 
 def test_the_other_processes_write_nothing(tmp_path):
   log = _log(tmp_path, resume_step=-1, tensorboard=True, main=False)
-  log.add(1, {"loss": 1.0})
+  log.write(1, {"loss": 1.0})
   log.close()
   assert not os.listdir(tmp_path)
 
@@ -153,8 +148,7 @@ def test_tensorboard_has_the_numbers_and_hides_what_is_written_again(tmp_path):
   for resume, steps in ((-1, (1, 2, 3)), (1, (2, 3))):
     log = _log(tmp_path, resume_step=resume, tensorboard=True)
     for step in steps:
-      log.add(step, {"loss": step / 2})
-      log.flush()
+      log.write(step, {"loss": step / 2})
     log.close()
   events = []
   for name in sorted(os.listdir(tmp_path / "tensorboard")):

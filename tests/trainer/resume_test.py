@@ -68,7 +68,7 @@ def test_a_start_that_saved_nothing_refuses_nothing(workdir):
   _start(workdir, _config(batch_size=8), ROWS)
   other = _config(batch_size=16)
   data = _start(workdir, other, _rows("x"))
-  assert data.metrics() == {}
+  assert data.changes == ()
   assert configs.read(workdir.config).train.batch_size == 16
   _save_a_step(workdir)
   with pytest.raises(errors.ConfigError, match=r"train\.batch_size: 16 -> 8"):
@@ -113,9 +113,9 @@ def test_a_changed_op_is_refused_field_by_field_unless_allowed(workdir):
   named = r"(?s)train\.pp\[1\]\.size: 224 -> 448.*--allow_data_change"
   with pytest.raises(errors.ConfigError, match=named):
     _start(workdir, changed, ROWS)
-  assert _start(workdir, changed, ROWS, allow=True, step=10).metrics() == {"data_changes": 1}
+  assert len(_start(workdir, changed, ROWS, allow=True, step=10).changes) == 1
   # What was allowed is from now on the data of the run, and stays recorded.
-  assert _start(workdir, changed, ROWS, step=12).metrics() == {"data_changes": 1}
+  assert len(_start(workdir, changed, ROWS, step=12).changes) == 1
   (change,) = json.loads(workdir.data.read_text())["changes"]
   assert change == {"step": 10, "what": ["train.pp[1].size: 224 -> 448"]}
 
@@ -157,8 +157,8 @@ def test_changed_rows_are_refused_and_the_first_is_named(workdir, names, named):
   with pytest.raises(errors.ConfigError, match=rf"(?s){named}.*--allow_data_change"):
     _start(workdir, _config(), _rows(*names), 25)
   data = _start(workdir, _config(), _rows(*names), 25, allow=True, step=10)
-  assert data.metrics() == {"data_changes": 1}
-  assert _start(workdir, _config(), _rows(*names), 25).metrics() == {"data_changes": 1}
+  assert len(data.changes) == 1
+  assert len(_start(workdir, _config(), _rows(*names), 25).changes) == 1
 
 
 def test_a_run_can_be_made_longer_and_says_what_becomes_of_its_schedule(workdir):

@@ -26,8 +26,7 @@ def test_a_full_disk_is_said_once_and_metrics_go_on(tmp_path, caplog):
     log = _log(place)
     small_disk.fill(disk)
     for step in range(1, 200):
-      log.add(step, {f"metric/{i}": 1.0 for i in range(20)})
-      log.flush()
+      log.write(step, {f"metric/{i}": 1.0 for i in range(20)})
     log.close()
   assert [line["step"] for line in metrics.read(place.metrics)] == list(range(1, 200))
   logged = [r.getMessage() for r in caplog.records if "TensorBoard" in r.getMessage()]
@@ -39,7 +38,7 @@ def test_a_folder_that_cannot_be_made_is_said_once_and_metrics_go_on(tmp_path, c
   place.tensorboard.write_text("a file")
   with caplog.at_level(logging.ERROR):
     log = _log(place)
-    log.add(1, {"loss": 1.0})
+    log.write(1, {"loss": 1.0})
     log.close()
   assert [line["step"] for line in metrics.read(place.metrics)] == [1]
   assert sum("TensorBoard" in r.getMessage() for r in caplog.records) == 1
@@ -103,8 +102,7 @@ def _track(folder, *trackers, main=True):
   image = {"example/0": (np.zeros((2, 2, 3), np.uint8), "what? -> a cat")}
   log.text(0, {"config": "{}"})
   for step in (1, 2):
-    log.add(step, {"loss": np.float32(0.1), "lr": 1})
-    log.flush()
+    log.write(step, {"loss": np.float32(0.1), "lr": 1})
   log.images(2, image)
   log.close()
   return image

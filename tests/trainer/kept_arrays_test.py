@@ -82,5 +82,5 @@ def test_memory_does_not_see_later_changes():
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path):
   (tmp_path / "file").write_text("")
-  with pytest.raises(errors.WorkdirError, match=r"img_cache.*file"):
+  with pytest.raises(errors.WorkdirError, match=r"cache_image_features.*file"):
     _folder(tmp_path / "file" / "kept")

@@ -342,7 +342,7 @@ def outputs(
   tokenizer: tokenizers.Tokenizer,
   batch: loader.Batch,
   result: Mapping[str, jax.Array],
-  stop: str | Sequence[str],
+  stop: str | tuple[str, ...],
 ) -> list[evals.Output]:
   """What `generate` gave for this process's rows of the batch."""
   columns = [agreement.local_rows(result[name]) for name in _NAMES]

@@ -9,6 +9,7 @@ import paligemma_jax as pj
 from paligemma_jax.checkpoint import hf
 from paligemma_jax.checkpoint import hf_export
 from paligemma_jax.data import tokenizer as tokenizers
+from paligemma_jax.data import tokenizer_files
 from paligemma_jax.trainer import setup
 from tests.checkpoint import makers
 
@@ -58,7 +59,7 @@ def test_released_and_added_tokens_say_where_the_image_token_is(tokenizer):
   data = tokenizer.whole_bytes
   for text in parts:
     kind = 3 if text == "<image>" else 4
-    data += tokenizers.sentencepiece_file.piece_field(text, kind=kind)
+    data += tokenizer_files.piece_field(text, kind=kind)
   more = tokenizers.Tokenizer.from_bytes(data)
   assert hf_export.make(_sizes(2240), more)[0] == parts["<image>"]
 

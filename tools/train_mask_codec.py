@@ -21,7 +21,6 @@ from paligemma_jax.config import config_file  # noqa: E402
 from paligemma_jax.core import errors  # noqa: E402
 from paligemma_jax.core import prng  # noqa: E402
 from paligemma_jax.regions import mask_codec  # noqa: E402
-from paligemma_jax.regions import mask_codec_file  # noqa: E402
 from paligemma_jax.regions import seg  # noqa: E402
 
 
@@ -53,7 +52,7 @@ def main() -> None:
     )
 
   weights = jax_codec.train(recipe, batches(recipe, masks), report)
-  mask_codec_file.write(args.out, weights)
+  mask_codec.write(args.out, weights)
   iou, num_bytes = held_out_iou(recipe.held_out, args.out), args.out.stat().st_size
   print(f"mean IoU on held-out masks {iou:.4f}, {num_bytes} bytes")
   print(f"wrote {args.out}, {time.process_time():.0f} s of CPU time")

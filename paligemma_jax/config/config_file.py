@@ -373,8 +373,8 @@ def _changed(value: Any, path: str, text: str, what: str) -> Any:
       return ()
     if value is None or specs.is_spec(value) or _holds_specs(value):
       raise errors.ConfigError(
-        f"{what} holds specs; they are written in the config file, one field of them can be set"
-        " as in 'train.source.path=…' or 'evals.0.limit=…'; 'evals=none' takes all of them out."
+        f"{what} holds specs, which are set in the config file. A field of one can be set as in"
+        " 'train.source.path=…' or 'evals.0.limit=…', and 'evals=none' removes all evaluators."
       )
     kind = dict if isinstance(value, Mapping | ml_collections.ConfigDict) else type(value)
     return parse(text, kind, what)

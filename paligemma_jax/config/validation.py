@@ -99,7 +99,7 @@ def _relations(config: ml_collections.ConfigDict, variants: tuple[str, ...]) -> 
         " cap."
       )
   if config.lora.rank and not config.lora.targets:
-    yield "lora.rank is set but lora.targets is empty: say which matrices get an adapter."
+    yield "lora.rank is set but lora.targets is empty: name the matrices that get an adapter."
   if config.lora.rank and not config.lora.alpha:
     yield "lora.alpha is 0: the adapters would add nothing."
   if not config.lora.rank:
@@ -117,7 +117,7 @@ def _relations(config: ml_collections.ConfigDict, variants: tuple[str, ...]) -> 
     yield f"train.buckets={train.buckets} go beyond train.text_len={train.text_len}."
   for name in ("b1", "b2", "momentum", "ema"):
     if optim[name] == 1:
-      yield f"optim.{name} must be less than 1, or nothing is ever forgotten."
+      yield f"optim.{name} must be less than 1, or the mean never changes."
   if optim.custom is None:
     yield from _optimizer_options(optim)
   elif optim.name != schema.flat()["optim.name"].default:
@@ -158,11 +158,7 @@ def _training(config: ml_collections.ConfigDict) -> Iterator[str]:
   for path in schema.code():
     section, _, name = path.rpartition(".")
     if isinstance(config[section][name], str):  # `load` imports what may be imported.
-      yield (
-        f"{path}={config[section][name]!r} is code outside of paligemma_jax, and a saved"
-        " configuration does not make code run. Give --config with the config file that it was"
-        " made by; or, if you trust that module, --allow_code (allow_code=True in Python)."
-      )
+      yield f"{path}={config[section][name]!r} {specs.CODE_REFUSED}"
   drawing = [
     type(op).__name__
     for op in train.pp
@@ -212,7 +208,7 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
       yield f"evals[{i}]: its name must be a text such as 'val/acc', not {name!r}."
       continue
     if name in seen:
-      yield f"Two evaluators are called {name!r}; their metrics could not be told apart."
+      yield f"Two evaluators are called {name!r}; each needs a name of its own, for its metrics."
     seen.add(name)
     what = f"evaluator {name!r}"
     try:

@@ -17,6 +17,11 @@ from paligemma_jax.core import errors
 
 T = TypeVar("T", bound=type)
 
+CODE_REFUSED = (
+  "is code outside of paligemma_jax, and a saved configuration does not make code run. Give"
+  " --config with the config file that it was made by; or, if you trust that module, --allow_code"
+  " (allow_code=True in Python)."
+)
 _PLAIN = (str, int, float, bool, type(None))
 _KIND = "__spec__"
 # Fields of ours that older versions saved under another name.
@@ -200,11 +205,7 @@ def resolve(path: Any, *, allow_code: bool = False) -> type:
     if moved := _moved(module_name, name):
       return moved
     if not allow_code and not module_name.startswith(_OURS):
-      raise errors.ConfigError(
-        f"{path!r} is code outside of paligemma_jax, and a saved configuration does not make code"
-        " run. Give --config with the config file that it was made by; or, if you trust that"
-        " module, --allow_code (allow_code=True in Python)."
-      )
+      raise errors.ConfigError(f"{path!r} {CODE_REFUSED}")
     try:
       module = importlib.import_module(module_name)
     except Exception as e:  # Of the user's module: any.

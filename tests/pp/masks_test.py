@@ -6,7 +6,6 @@ import pytest
 from paligemma_jax import pp
 from paligemma_jax.core import errors
 from paligemma_jax.regions import mask_codec
-from paligemma_jax.regions import mask_codec_file
 from paligemma_jax.regions import seg
 from tests.regions import mask_codec_test
 
@@ -38,7 +37,7 @@ def test_several_objects_are_joined_with_their_labels():
 
 def test_a_codec_of_one_s_own_writes_other_codes(tmp_path):
   path = tmp_path / "own.npz"
-  mask_codec_file.write(path, mask_codec_test.weights(0, **mask_codec_test.SMALL))
+  mask_codec.write(path, mask_codec_test.weights(0, **mask_codec_test.SMALL))
   row = {"mask": MASK, "box": BOX}
   own = pp.MaskToText(codec=str(path))(row, RNG)["suffix"]
   assert own[:36] == pp.MaskToText()(row, RNG)["suffix"][:36]

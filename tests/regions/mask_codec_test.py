@@ -10,7 +10,6 @@ import pytest
 
 from paligemma_jax.core import errors
 from paligemma_jax.regions import mask_codec
-from paligemma_jax.regions import mask_codec_file
 from tests.checkpoint import hostile_npz
 from tests.checkpoint import makers
 
@@ -20,7 +19,7 @@ SMALL = dict(num_codes=9, code_dim=5, encoder=(2, 3, 2, 4), decoder=(4, 3, 2, 2,
 def weights(seed=0, **sizes):
   """Random weights in the published layout."""
   rng = np.random.default_rng(seed)
-  shapes = mask_codec_file.shapes(**sizes)
+  shapes = mask_codec.shapes(**sizes)
   return {
     name: rng.normal(0, 0.4 if len(shape) > 1 else 0.1, shape).astype(np.float32)
     for name, shape in shapes.items()
@@ -89,7 +88,7 @@ def reference_mask(w, codes):
 
 
 def test_the_default_shapes_are_the_published_ones():
-  shapes = mask_codec_file.shapes()
+  shapes = mask_codec.shapes()
   assert shapes["_vq_vae._embedding"] == (128, 512)
   assert shapes["decoder.0.weight"] == (128, 512, 1, 1)
   assert shapes["decoder.2.net.0.weight"] == shapes["decoder.3.net.2.weight"] == (128, 128, 3, 3)
@@ -97,7 +96,7 @@ def test_the_default_shapes_are_the_published_ones():
   ups = [shapes[f"decoder.{i}.weight"] for i in (4, 6, 8, 10)]  # (in, out, 4, 4)
   assert ups == [(128, 128, 4, 4), (128, 64, 4, 4), (64, 32, 4, 4), (32, 16, 4, 4)]
   assert shapes["decoder.12.weight"] == (1, 16, 1, 1)
-  assert set(shapes) == set(mask_codec_file.NAMES) and len(shapes) == 47
+  assert set(shapes) == set(mask_codec.NAMES) and len(shapes) == 47
 
 
 def test_encoding_and_decoding_equal_the_definition_in_loops():
@@ -130,7 +129,7 @@ def test_floats_and_bools_are_the_same_masks_and_batches_do_not_matter():
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_what_is_written_is_read(tmp_path, dtype):
   w = weights(**SMALL)
-  mask_codec_file.write(tmp_path / "c.npz", w, dtype)
+  mask_codec.write(tmp_path / "c.npz", w, dtype)
   read = mask_codec.open_codec(str(tmp_path / "c.npz")).weights
   assert set(read) == set(w)
   for name, value in w.items():
@@ -149,7 +148,7 @@ def test_a_file_of_the_published_sizes_with_what_training_left_in_it_is_read(tmp
 def test_a_file_written_anew_is_read_anew(tmp_path):
   path = tmp_path / "c.npz"
   for seed in (0, 1):
-    mask_codec_file.write(path, weights(seed, **SMALL))
+    mask_codec.write(path, weights(seed, **SMALL))
     os.utime(path, ns=(seed, seed))
     expected = weights(seed, **SMALL)["decoder.0.bias"].astype(np.float16)
     read = mask_codec.open_codec(str(path)).weights["decoder.0.bias"]

@@ -8,7 +8,6 @@ import pytest
 from paligemma_jax import sources
 from paligemma_jax.core import errors
 from paligemma_jax.regions import mask_codec
-from paligemma_jax.regions import mask_codec_file
 from tools import train_mask_codec
 
 
@@ -57,4 +56,4 @@ def test_the_shipped_config_makes_a_codec_of_the_shipped_shapes():
   recipe = config.get_config()
   codec = mask_codec.open_codec()
   assert {name: array.shape for name, array in codec.weights.items()} == recipe.shapes()
-  assert set(recipe.shapes()) == set(mask_codec_file.NAMES)
+  assert set(recipe.shapes()) == set(mask_codec.NAMES)

@@ -1,4 +1,4 @@
-"""The public face for weights in hand: load them, ask for logits or text, save them."""
+"""The Python API for trained weights: loads them, computes logits, generates text, saves them."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from paligemma_jax.sources import annotated_images
 from paligemma_jax.trainer import devices
 from paligemma_jax.training import sharding
 
-# A program is compiled per (rows, prompt length, new tokens). Prompts are padded to a power of two,
-# at least this, and so are fewer rows than a batch.
+# Prompts are padded to a power of two, at least this, and small batches too, since a program is
+# compiled for each (batch size, prompt length, new tokens).
 _MIN_PROMPT = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-  """What the model said to one image and prompt.
+  """The answer to one image and prompt.
 
   Attributes:
     text: the answer; '' when no tokenizer is known.
-    tokens: its ids, EOS included if the model got to it.
+    tokens: its ids, with EOS if the model produced it.
     logprob: log-probability of these tokens, natural logarithm.
-    token_logprobs: of each of them.
+    token_logprobs: the log-probability of each of them.
   """
 
   text: str
@@ -63,7 +63,7 @@ class PaliGemma:
     tokenizer: data.tokenizer.Tokenizer, or None.
 
   Args:
-    source: what the parameters were read from, whose own files an export carries over.
+    source: the weights that were read, whose own files an export copies.
   """
 
   def __init__(
@@ -87,10 +87,10 @@ class PaliGemma:
     self._programs: dict[generate_lib.Options, Callable] = {}
 
   def logits(self, image: Any, tokens: Any, mask_ar: Any, mask_input: Any = None) -> jax.Array:
-    """float32[B, T, V]: at each text position the logits of the token after it.
+    """float32[B, T, V]: the logits of the next token at each text position.
 
     Args:
-      image: uint8 or float in [-1, 1], [B, R, R, 3] or [B, F, R, R, 3] at the model's resolution;
+      image: uint8 or float in [-1, 1], [B, R, R, 3] or [B, F, R, R, 3] at the model's resolution,
         or None for text alone.
       tokens: int[B, T], BOS first.
       mask_ar: int[B, T]: 0 on the prompt, 1 on the answer and on padding.
@@ -132,31 +132,25 @@ class PaliGemma:
 
     Args:
       images: per prompt a path, encoded bytes, an open file, a PIL image, uint8[H, W, 3] of any
-        size, or float in [-1, 1] at the model's resolution; for a model of several images a list of
-        those; None for text alone. One image, or None, in place of the list goes with each prompt.
-      prompts: per image a text, or a list of token ids that is used as it is (BOS and separator are
-        then the caller's). One text in place of the list goes with each image.
-      max_new_tokens: after so many the answer is cut.
+        size, or float in [-1, 1] at the model's resolution; a list of those for a model of several
+        images; None for text alone. A single image, or None, is used for all prompts.
+      prompts: per image a text, or a list of token ids with BOS and separator. A single text is
+        used for all images.
+      max_new_tokens: the most tokens of an answer.
       sampler: see decoding.sampling.parse.
-      seed: of the samplers that draw; a prompt's draws depend on it and on its place in the list.
-      rows: the prompts' places, where the list is part of a longer one; () counts from 0.
-      batch_size: images that are on the device together.
-      best_of: answers drawn per prompt, of which the most probable one is kept.
-      beam_size: above 1 a beam search, see decoding.beam.
-      banned: tokens that no answer holds: texts of one token each ('<eos>' too), or ids.
-      constraint: what an answer may look like, as `constraints.OneOf(("yes", "no"))`; None: any.
-      temperature: draws from softmax(logits / temperature); 0 is greedy, None is 1 where top_k or
-        top_p is set. Together with `top_k` and `top_p` in place of `sampler`, which says the same.
-      top_k: only so many most likely tokens; 0: all.
-      top_p: only the fewest most likely tokens that have this probability; 1: all.
-      repetition_penalty: above 1 what the prompt or the answer holds becomes less likely, see
-        decoding.draw; log-probabilities are the model's own.
-      stop: texts before which an answer ends; `tokens` hold the one that was met.
-      exif: images are turned upright as their EXIF says; False leaves them as stored. See
-        image_input.read.
+      seed: of random sampling, which depends on it and on the index of the prompt.
+      rows: the indices of the prompts in a longer list; () counts from 0.
+      batch_size: prompts that are on the device together.
+      best_of: answers to sample per prompt, of which the most probable is returned.
+      beam_size: above 1: beam search, see decoding.beam.
+      banned: tokens that no answer may hold: texts of one token each ('<eos>' too), or ids.
+      constraint: the form of an answer, as `constraints.OneOf(("yes", "no"))`; None: any.
+      temperature, top_k, top_p, repetition_penalty, stop: see core.sampling_options. Returned
+        log-probabilities are without the penalty, and `tokens` include the stop text.
+      exif: whether to rotate images upright by EXIF; see image_input.read.
 
     Raises:
-      ConfigError: as many images as prompts are not there, text without a tokenizer, or options
+      ConfigError: different numbers of images and prompts, text without a tokenizer, or options
         that are wrong or exclude each other.
       DataError: an image cannot be read.
       OutOfMemoryError: the device has too little memory.
@@ -198,13 +192,13 @@ class PaliGemma:
   def save(
     self, path: str | os.PathLike, format: str = "native", dtype: str | None = None
   ) -> pathlib.Path:
-    """Writes the weights; nothing is at `path` until they are complete.
+    """Writes the weights to `path`, which appears only when they are complete.
 
     Args:
-      format: "native", a directory with sizes and tokenizer; "npz", the published format (sizes
-        that it cannot hold go into a small file beside it); or "hf", a directory that transformers
-        loads, with processor, tokenizer and a model card.
-      dtype: "float32", "bfloat16" or "float16"; None keeps what is loaded.
+      format: "native", a directory with sizes and tokenizer; "npz", the published format (with a
+        small file beside it for sizes that it cannot hold); or "hf", a directory for transformers,
+        with processor, tokenizer and a model card.
+      dtype: "float32", "bfloat16" or "float16"; None keeps the present one.
 
     Returns:
       `path`.
@@ -232,7 +226,7 @@ class PaliGemma:
     return self._programs[how]
 
   def _warn_of_markers(self, prompts: Sequence[str | Sequence[int]]) -> None:
-    """Says once that prompts hold what other programs take for markers."""
+    """Warns once of prompts with texts that other programs take for markers."""
     found = [w for p in prompts if isinstance(p, str) and (w := tokens_lib.warning(p))]
     if found and not self._warned:
       self._warned = True
@@ -267,11 +261,11 @@ class PaliGemma:
     text_len: int,
     exif: bool | str,
   ) -> dict[str, np.ndarray]:
-    rows: Any = [  # None of them None: with overflow="error" no prompt is dropped.
+    rows: Any = [  # No prompt is dropped with overflow="error".
       tokens_lib.lay_out_prompt(ids, [], text_len=text_len, overflow="error") for ids in prompts
     ]
     spare = num_rows - len(prompts)
-    # Spare rows repeat the last: a row without any token has no well-defined logits.
+    # Padding repeats the last row, since a row without tokens has no well-defined logits.
     batch = {name: np.stack([r[name] for r in rows + rows[-1:] * spare]) for name in rows[0]}
     if images[0] is not None:
       pixels = [image_input.read(image, self.config.res, exif=exif) for image in images]
@@ -298,22 +292,21 @@ def load(
   overrides: Mapping[str, Any] | None = None,
   base: str | os.PathLike = "",
 ) -> PaliGemma:
-  """The model in a checkpoint, its sizes inferred.
+  """Loads the model of a checkpoint and infers its sizes.
 
   Args:
     path: one of our run, checkpoint or weight directories, a big_vision npz, a Hugging Face
       directory, a directory of PEFT adapters (merged into their base), a published name ('pt_224';
       see checkpoint.hub), or an id on the Hugging Face hub ('google/paligemma2-3b-pt-224').
     dtype: "bfloat16" or "float32", of parameters and matmuls.
-    tokenizer: a SentencePiece file, a tokenizer.json, or a Tokenizer; None takes the one that lies
-      with the weights.
-    mesh: parameters are sharded over its "fsdp" axis; None puts all on the first device.
-    res: pixels; another than the weights' resamples the position embedding; 0 keeps theirs.
-    overrides: sizes that the file cannot tell, as {"llm.final_softcap": 30.0}.
-    base: of PEFT adapters; "" takes the one that they name.
+    tokenizer: a SentencePiece file, a tokenizer.json, or a Tokenizer; None: that of the weights.
+    mesh: its "fsdp" axis shards the parameters; None puts all on the first device.
+    res: pixels, to which the position embedding is resampled; 0 keeps the weights' own.
+    overrides: sizes that the file does not have, as {"llm.final_softcap": 30.0}.
+    base: of PEFT adapters; "": the one that they name.
 
   Raises:
-    CheckpointError: nothing at `path`, damaged or hostile files, or weights of another model.
+    CheckpointError: no weights at `path`, damaged or hostile files, or weights of another model.
     OutOfMemoryError: the device has too little memory.
   """
 
@@ -335,7 +328,7 @@ def load(
 
 
 def _paired(images: Any, prompts: Any) -> tuple[Sequence[Any], Sequence[Any]]:
-  """Lists of both; one image or one text in place of a list goes with each of the others."""
+  """Lists of both, where a single image or text is repeated."""
   one_image = images is None or image_input.is_one(images)
   if isinstance(prompts, str):
     prompts = [prompts] * (1 if one_image else len(images))
@@ -345,7 +338,7 @@ def _paired(images: Any, prompts: Any) -> tuple[Sequence[Any], Sequence[Any]]:
 
 
 def _alike(images: Sequence[Any]) -> list[list[int]]:
-  """The places of images that can be in one batch: as many per prompt, in the same form."""
+  """Indices of images that can be in one batch: as many per prompt, in the same form."""
   groups: dict[tuple, list[int]] = {}
   for i, image in enumerate(images):
     groups.setdefault(image_input.form(image), []).append(i)
@@ -353,13 +346,13 @@ def _alike(images: Sequence[Any]) -> list[list[int]]:
 
 
 def _to_load_in_less(dtype: str, mesh: jax.sharding.Mesh | None) -> list[str]:
-  """What helps when the parameters do not fit."""
+  """Remedies when the parameters do not fit."""
   narrow = ["dtype=bfloat16"] if dtype != "bfloat16" else []
   return [*narrow, "a device with more memory" if mesh else "a mesh of several devices"]
 
 
 def _smaller(num_rows: int, max_new_tokens: int, num_answers: int) -> list[str]:
-  """What helps when answering does not fit, the cheapest first: options of `generate`."""
+  """Options of `generate` that take less memory, the cheapest first."""
   words = [f"batch_size={num_rows // 2}"] if num_rows > 1 else []
   if num_answers > 1:
     words.append("a smaller beam_size or best_of")

@@ -111,10 +111,10 @@ class CanDrawImage(Protocol):
   draws_image: bool
 
 
-class CanGlance(Protocol):
+class CanPrecheck(Protocol):
   """An op on images that can reject some without decoding them."""
 
-  def glance(self, row: Mapping[str, Any]) -> None:
+  def precheck(self, row: Mapping[str, Any]) -> None:
     """DataError when the row is seen to be bad."""
 
 

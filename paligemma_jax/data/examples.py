@@ -101,7 +101,7 @@ class ExampleMaker:
       doing = doing if isinstance(doing, str) else f"op {doing!r}"
       return Example(row, failed=f"{where}: {doing} failed: {type(e).__name__}: {e}", where=where)
 
-  def glance(self, row: int) -> str:
+  def precheck(self, row: int) -> str:
     """Why the row is bad as far as that can be told with no image decoded; '' if it is not seen.
 
     Ops that work on pixels are left out, and what they would make is not looked at.
@@ -117,8 +117,8 @@ class ExampleMaker:
         if pictured.isdisjoint(op.needs()):
           columns = op(columns, rng)
           continue
-        if hasattr(op, "glance"):
-          op.glance(columns)
+        if hasattr(op, "precheck"):
+          op.precheck(columns)
         pictured.update(op.makes())
       texts = ("prefix",) if self.encoding == "decode" else ("prefix", "suffix")
       if pictured.isdisjoint(texts) and all(name in columns for name in texts):

@@ -88,7 +88,7 @@ class Decode(columns.Op):
       raise self._located(row, e) from None
     return {**row, self.key: pixels, **columns.noted(row, notes)}
 
-  def glance(self, row: Mapping[str, Any]) -> None:
+  def precheck(self, row: Mapping[str, Any]) -> None:
     """Raises a DataError for a file whose header shows that it cannot be decoded."""
     value = columns.get(row, self.key)
     for item in value if isinstance(value, (list, tuple)) else [value]:

@@ -275,7 +275,7 @@ def _check(
     if num_checked and time.monotonic() > end:
       break
     num_checked += 1
-    if reason := make_example.glance(row):
+    if reason := make_example.precheck(row):
       bad.append((row, protocols.where(make_example.rows, row), reason))
   return num_checked, bad
 

@@ -66,10 +66,6 @@ def main(argv: Sequence[str]) -> None:
     _evaluate(config, args.workdir, args.ckpt, folder)
 
 
-def _note(text: str) -> None:
-  print(text, file=sys.stderr, flush=True)
-
-
 def _folder_of_files(evaluators: Sequence[Any], workdir: str, out: str) -> pathlib.Path | None:
   """The folder of evaluators' files; None, with a note, where none is writable."""
   from paligemma_jax.core import atomic_io
@@ -87,7 +83,7 @@ def _folder_of_files(evaluators: Sequence[Any], workdir: str, out: str) -> pathl
     atomic_io.make_folder(folder, below=folder.parent)
     workdirs.make_writable(folder, "folder", "--out")
   except errors.WorkdirError as e:
-    _note(f"evaluators write no files: {e}")
+    command_line.note(f"evaluators write no files: {e}")
     return None
   return folder
 
@@ -122,18 +118,18 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
       setup.shapes,
       dtype=paligemma.compute_dtype(setup.model_config),
       shardings=sharding.param_shardings(setup.shapes, setup.mesh),
-      log=_note,
+      log=command_line.note,
     )
     return weights, setup, params
 
   with devices.explained(lambda: ["more devices, over which the parameters are sharded"]):
     weights, setup, params = opening.read_steadily(ckpt, read)
   step = int(weights.path.name) if weights.kind == "run" else 0
-  _note(f"evaluating {weights.path}")
+  command_line.note(f"evaluating {weights.path}")
   results = evaluation.Runner(setup, folder, alone=False).run(params, step)
   metrics = evaluation.merged(results)
   if jax.process_index() == 0:
-    _note(report.text(report.scores_table("Scores", {"value": metrics})))
+    command_line.note(report.text(report.scores_table("Scores", {"value": metrics})))
     print(json.dumps({"ckpt": str(weights.path), "step": step, **metrics}))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 import threading
@@ -74,11 +73,14 @@ def main(argv: Sequence[str]) -> None:
   found = ask([start], True)[0]
   if "refused" in found:
     raise errors.ConfigError(found["refused"])
-  note = functools.partial(print, file=sys.stderr, flush=True)
-  suggestions = []
+  suggestions, note = [], command_line.note
   if not found["fits"] and args.suggest:
-    note(f"{args.config} does not fit {args.on}; looking for the cheapest change that makes it")
-    suggestions = search.search(start, found, ask, want=args.suggest, tries=args.tries, note=note)
+    command_line.note(
+      f"{args.config} does not fit {args.on}; looking for the cheapest change that makes it"
+    )
+    suggestions = search.search(
+      start, found, ask, want=args.suggest, tries=args.tries, note=command_line.note
+    )
   answer = answers.answer(
     found, target, suggestions, batch_size=config.train.batch_size, num_rows=num_rows
   )

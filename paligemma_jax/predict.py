@@ -71,10 +71,10 @@ def _answer(
 
   start, num_rows = answers.num_done, len(rows if args.rows else args.images)
   if start >= num_rows:
-    _note(f"all {num_rows} answers are in {args.out}")
+    command_line.note(f"all {num_rows} answers are in {args.out}")
     return
   if start:
-    _note(f"going on after {start} answers in {args.out}")
+    command_line.note(f"going on after {start} answers in {args.out}")
   if args.rows:
     questions = predicting.from_rows(rows, args.prompt, start=start)
   else:
@@ -91,9 +91,9 @@ def _answer(
     answers,
     batch_size=args.batch_size,
     bad_rows=args.bad_rows,
-    note=_note,
+    note=command_line.note,
   )
-  _note(f"{num_rows - start} answers, {num_bad} of them errors, in {args.out}")
+  command_line.note(f"{num_rows - start} answers, {num_bad} of them errors, in {args.out}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -129,10 +129,6 @@ def parser() -> argparse.ArgumentParser:
   add("--exif", default="true", choices=tuple(_EXIF), help="false: images as they are stored")
   add("--bad_rows", type=int, default=0, help="rows that may be unreadable; the next one ends it")
   return found
-
-
-def _note(text: str) -> None:
-  print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
   from paligemma_jax.multihost import hosts
 
-_JOIN_SECS, _STALL_SECS = 300.0, 1800.0
 # Remedies against too little memory for a configuration without a command line.
 _REMEDIES = (
   "model.remat='full'",
@@ -42,8 +41,8 @@ def train(
   allow_code: bool = False,
   allow_data_change: bool = False,
   resume_step: int = 0,
-  hosts_join_secs: float = _JOIN_SECS,
-  hosts_stall_secs: float = _STALL_SECS,
+  hosts_join_secs: float = command_line.JOIN_SECS,
+  hosts_stall_secs: float = command_line.STALL_SECS,
 ) -> pathlib.Path:
   """Trains as the command does, or resumes the run in the workdir.
 

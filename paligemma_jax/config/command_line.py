@@ -18,6 +18,7 @@ from paligemma_jax.core import errors
 
 SCRIPT = "paligemma-jax"  # The console script of an installed package.
 _PREFIX = "--config."
+JOIN_SECS, STALL_SECS = 300.0, 1800.0  # Defaults of --hosts_join_secs and --hosts_stall_secs.
 
 _EXIT_CODES = """exit codes:
   0 done · 2 usage · 65 data worse than its budget · 66 input stopped coming · 69 another host is
@@ -32,6 +33,11 @@ def called(command: str) -> str:
   if os.path.basename(sys.argv[0]) == SCRIPT:
     return f"{SCRIPT} {command}"
   return f"python -m paligemma_jax.{command}"
+
+
+def note(text: str) -> None:
+  """Prints a line on stderr; stdout is for results."""
+  print(text, file=sys.stderr, flush=True)
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,14 +74,14 @@ class Parser(argparse.ArgumentParser):
     several.add_argument(
       "--hosts_join_secs",
       type=float,
-      default=300.0,
+      default=JOIN_SECS,
       metavar="SECS",
       help="how long to wait for the other hosts at the start (default 300)",
     )
     several.add_argument(
       "--hosts_stall_secs",
       type=float,
-      default=1800.0,
+      default=STALL_SECS,
       metavar="SECS",
       help="end all hosts when none makes progress for so long (default 1800)",
     )

@@ -68,10 +68,7 @@ def _structure(config: ml_collections.ConfigDict) -> Iterator[str]:
 def _problems(path: str, key: schema.Key, value: Any) -> Iterator[str]:
   """Problems of one value by itself."""
   if key.form:
-    try:
-      check(key.form, path, value)
-    except errors.ConfigError as e:
-      yield str(e)
+    yield from _form_problems(key.form, path, value)
     return
   kind = type(key.default)
   number = int if kind is float and type(value) is int else kind
@@ -211,10 +208,7 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
       yield f"Two evaluators are called {name!r}; each needs a name of its own, for its metrics."
     seen.add(name)
     what = f"evaluator {name!r}"
-    try:
-      check("duration", f"{what}: every", evaluator.every)
-    except errors.ConfigError as e:
-      yield str(e)
+    yield from _form_problems("duration", f"{what}: every", evaluator.every)
     for field, low in _LEAST.items():
       value = getattr(evaluator, field)
       if type(value) is not int or value < low:
@@ -235,10 +229,8 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
     if not specs.is_spec(evaluator.source):
       yield f"{what}: its source must be a spec of paligemma_jax.sources, not {evaluator.source!r}."
       continue
-    try:
-      check("specs", f"{what}: pp", evaluator.pp)
-    except errors.ConfigError as e:
-      yield str(e)
+    if wrong := _form_problems("specs", f"{what}: pp", evaluator.pp):
+      yield from wrong
       continue
     wanted = dict.fromkeys(_EVAL_COLUMNS[evaluator.encoding], f"the {evaluator.encoding} encoding")
     wanted |= {c: type(evaluator).__name__ for c in evaluator.columns() if c not in wanted}
@@ -294,6 +286,14 @@ AXES = ("data", "fsdp", "tensor")
 def check(form: str, path: str, value: Any) -> None:
   """Raises a ConfigError that names `path` when a value is not of a `schema.Key.form`."""
   _FORMS[form](path, value)
+
+
+def _form_problems(form: str, path: str, value: Any) -> list[str]:
+  try:
+    check(form, path, value)
+  except errors.ConfigError as e:
+    return [str(e)]
+  return []
 
 
 def _check(legal: bool, path: str, value: Any, expected: str) -> None:

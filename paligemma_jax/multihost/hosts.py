@@ -19,11 +19,11 @@ from typing import Any, NoReturn
 
 from absl import logging
 
+from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
 from paligemma_jax.multihost import channel
 
-JOIN_SECS = 300.0
-STALL_SECS = 1800.0
+JOIN_SECS, STALL_SECS = command_line.JOIN_SECS, command_line.STALL_SECS
 _NOTICE_SECS = 10.0
 _CAUSE_SECS = 3.0  # How long to wait for another host to report the cause of an error.
 _LEAVE_SECS = 5.0

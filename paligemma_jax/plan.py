@@ -73,10 +73,10 @@ def main(argv: Sequence[str]) -> None:
   found = ask([start], True)[0]
   if "refused" in found:
     raise errors.ConfigError(found["refused"])
-  suggestions, note = [], command_line.note
+  suggestions = []
   if not found["fits"] and args.suggest:
     command_line.note(
-      f"{args.config} does not fit {args.on}; looking for the cheapest change that makes it"
+      f"{args.config} does not fit {args.on}; searching for the cheapest change that does"
     )
     suggestions = search.search(
       start, found, ask, want=args.suggest, tries=args.tries, note=command_line.note

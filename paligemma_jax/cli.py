@@ -48,7 +48,7 @@ def run(command: str, argv: Sequence[str]) -> NoReturn:
   if command == "train":
     process.hold_signals()  # Until the restart with huge pages.
   if command in _HUGE_PAGES:
-    process.use()
+    process.use_huge_pages()
   if command == "train":
     process.listen_for_signals()
   errors.run_main(importlib.import_module(f"paligemma_jax.{command}").main, argv)

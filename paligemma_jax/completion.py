@@ -62,7 +62,7 @@ def _bash(found: Mapping[str, Sequence[str]]) -> str:
   if [ "$COMP_CWORD" -eq 1 ]; then
     words="{" ".join(found)}"
   elif [ "$before" = --config ] || [ "$before" = --page ]; then
-    words="{" ".join(config_file.names())}"
+    words="{" ".join(config_file.page_names())}"
   elif [[ "$word" != -* && "$before" == -* ]]; then
     words=
   fi
@@ -89,7 +89,7 @@ def _zsh(found: Mapping[str, Sequence[str]]) -> str:
     return
   fi
   case ${{words[CURRENT-1]}} in
-    --config|--page) compadd -- {" ".join(config_file.names())}; _files; return ;;
+    --config|--page) compadd -- {" ".join(config_file.page_names())}; _files; return ;;
     --*) _files; return ;;
   esac
   case $words[2] in
@@ -110,7 +110,9 @@ def _fish(found: Mapping[str, Sequence[str]]) -> str:
     of = f"{to} -n '__fish_seen_subcommand_from {name}'"
     for word in its:
       given = f"-l {word[2:]} -r" if word in ("--config", "--page") else f"-a {_quoted(word)}"
-      given += f" -a {_quoted(' '.join(config_file.names()))}" if given.startswith("-l") else ""
+      given += (
+        f" -a {_quoted(' '.join(config_file.page_names()))}" if given.startswith("-l") else ""
+      )
       lines.append(f"{of} {given}")
   return "\n".join(lines)
 

@@ -36,10 +36,10 @@ def main(argv: Sequence[str]) -> None:
     ConfigError: the file exists, its folder does not, it is no .py, or there is no such page.
   """
   args = parser().parse_args(argv)
-  page = errors.pick({name: name for name in config_file.names()}, args.page, "page")
+  page = errors.pick({name: name for name in config_file.page_names()}, args.page, "page")
   if args.file.suffix != ".py":
     raise errors.ConfigError(f"A page is a Python file; name it {str(args.file) + '.py'!r}.")
-  text = (config_file.folder() / f"{page}.py").read_text(encoding="utf-8")
+  text = (config_file.pages_folder() / f"{page}.py").read_text(encoding="utf-8")
   for old in (f"transfers/{page}.py", "mine.py"):
     text = text.replace(old, args.file.as_posix())
   for old in (f"runs/{page}", "runs/mine"):

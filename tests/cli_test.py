@@ -206,4 +206,4 @@ words=(paligemma-jax train --config ok); CURRENT=4; _paligemma_jax
   lines = done.stdout.splitlines()
   assert [line.partition(":")[0] for line in lines[: len(cli.COMMANDS)]] == list(cli.COMMANDS)
   assert "--resume_step" in lines[-3] and "--config.optim.lr=" in lines[-2]
-  assert lines[-1].split()[1:] == config_file.names()
+  assert lines[-1].split()[1:] == config_file.page_names()

@@ -71,12 +71,12 @@ def find_again(files: Mapping[str, str]) -> None:
 def _existing(path: str) -> pathlib.Path:
   """The file of that name, with or without its '.py', else the page of ours."""
   file = pathlib.Path(path)
-  for found in (file, pathlib.Path(f"{path}.py"), find(path)):
+  for found in (file, pathlib.Path(f"{path}.py"), find_page(path)):
     if found is not None and found.is_file():
       return found.resolve()
   around = sorted(str(p) for p in _python_files(file.parent if file.parent.is_dir() else "."))
   around += sorted(str(p) for folder in ("transfers", "configs") for p in _python_files(folder))
-  around += [*names(), *(f"{_FOLDER}/{name}.py" for name in names())]
+  around += [*page_names(), *(f"{_FOLDER}/{name}.py" for name in page_names())]
   hint = errors.did_you_mean(path, dict.fromkeys(around)) if around else ""
   raise errors.ConfigError(f"There is no config file {path!r}.{hint}")
 
@@ -227,24 +227,24 @@ _PACKAGE = pathlib.Path(__file__).resolve().parent.parent
 _FOLDER = "transfers"
 
 
-def folder() -> pathlib.Path:
+def pages_folder() -> pathlib.Path:
   """The folder of our pages."""
   inside = _PACKAGE / _FOLDER
   return inside if inside.is_dir() else _PACKAGE.parent / _FOLDER
 
 
-def names() -> list[str]:
+def page_names() -> list[str]:
   """The names of our pages, as 'okvqa'; [] in a package without them."""
-  return sorted(file.stem for file in folder().glob("*.py") if file.stem != "__init__")
+  return sorted(file.stem for file in pages_folder().glob("*.py") if file.stem != "__init__")
 
 
-def find(path: str) -> pathlib.Path | None:
+def find_page(path: str) -> pathlib.Path | None:
   """The file of 'transfers/okvqa.py', 'okvqa.py' or 'okvqa'; None when there is no such page."""
   asked = pathlib.PurePosixPath(path)
   stem = asked.name.removesuffix(".py")
-  if str(asked.parent) not in (".", _FOLDER) or stem not in names():
+  if str(asked.parent) not in (".", _FOLDER) or stem not in page_names():
     return None
-  return folder() / f"{stem}.py"
+  return pages_folder() / f"{stem}.py"
 
 
 _TRUE = ("true", "1", "yes", "on")

@@ -351,7 +351,7 @@ def not_downloaded(data: bytes) -> tuple[str, str]:
   return "", ""
 
 
-def image(data: bytes) -> tuple[str, str]:
+def unread_format(data: bytes) -> tuple[str, str]:
   """As `not_downloaded`, and for images of formats that are not read."""
   found = not_downloaded(data)
   text = _text(data)

@@ -120,7 +120,7 @@ def unknown(data: bytes) -> str:
   found, remedy = file_checks.not_downloaded(data)
   if found:
     return f"no image but {found}. {remedy}."
-  found, remedy = file_checks.image(data)
+  found, remedy = file_checks.unread_format(data)
   if found:
     return f"{found}; expected {known}. {remedy}."
   return f"no image of {known}: starts with {data[:12]!r}."
@@ -133,7 +133,9 @@ _RADIUS = {"bilinear": 1.0, "bicubic": 2.0}
 
 
 @functools.lru_cache(maxsize=512)
-def matrix(in_len: int, out_len: int, method: str, antialias: bool) -> scipy.sparse.csr_matrix:
+def resize_matrix(
+  in_len: int, out_len: int, method: str, antialias: bool
+) -> scipy.sparse.csr_matrix:
   """float32[out_len, in_len] that resizes one axis; shared between callers, not to be changed."""
   import scipy.sparse  # Here, so that configs load fast: it takes 0.1 s.
 

@@ -73,7 +73,7 @@ _TUNABLE = "glibc.malloc.hugetlb"
 _KERNEL = "/sys/kernel/mm/transparent_hugepage/enabled"
 
 
-def use() -> None:
+def use_huge_pages() -> None:
   """Restarts this program in the same process, with an allocator that asks for huge pages.
 
   The C library reads GLIBC_TUNABLES only when a process starts. Nothing happens where huge pages

@@ -118,12 +118,12 @@ def resize(image: np.ndarray, size: tuple[int, int], *, method: str, antialias: 
   (in_h, in_w), (out_h, out_w) = image.shape[:2], size
   # Rows first, as in TensorFlow. Each product sums over the leading axis of a flat array; the first
   # is computed in strips whose results stay in the processor's cache.
-  rows = image_files.matrix(in_h, out_h, method, antialias)
+  rows = image_files.resize_matrix(in_h, out_h, method, antialias)
   x = np.empty((in_w, out_h, 3), np.float32)
   for left in range(0, in_w, _STRIP):
     strip = image[:, left : left + _STRIP].astype(np.float32).reshape(in_h, -1)
     _transpose((rows @ strip).reshape(out_h, -1, 3), x[left : left + _STRIP])
-  x = image_files.matrix(in_w, out_w, method, antialias) @ x.reshape(in_w, out_h * 3)
+  x = image_files.resize_matrix(in_w, out_w, method, antialias) @ x.reshape(in_w, out_h * 3)
   if method != "bilinear":  # Bilinear weights are positive and cannot leave the range.
     x = x.clip(0, 255)
   out = np.empty((out_h, out_w, 3), np.uint8)

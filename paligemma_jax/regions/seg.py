@@ -268,5 +268,5 @@ def _resized(x: np.ndarray, height: int, width: int) -> np.ndarray:
 
   The reference's evaluator resizes with Pillow, whose bilinear filter has the same kernel.
   """
-  x = image_files.matrix(x.shape[0], height, "bilinear", True) @ x
-  return (image_files.matrix(x.shape[1], width, "bilinear", True) @ x.T).T
+  x = image_files.resize_matrix(x.shape[0], height, "bilinear", True) @ x
+  return (image_files.resize_matrix(x.shape[1], width, "bilinear", True) @ x.T).T

@@ -232,7 +232,7 @@ def check(head: bytes, path: str, wanted: Sequence[str]) -> None:
   elif text.startswith(b"{"):
     _check_object(text, _parsed(line), path, wanted)
   elif text:
-    found, remedy = file_checks.image(text)
+    found, remedy = file_checks.unread_format(text)
     if found:
       raise errors.DataError(f"{path} is {found}; expected one JSON object a line. {remedy}.")
     if b"," in line and b"," in rest.partition(b"\n")[0] and b'":' not in line:

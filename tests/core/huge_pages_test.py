@@ -19,7 +19,7 @@ import os, sys
 from paligemma_jax.core import process
 print("begins", flush=True)
 process._KERNEL = sys.argv[1]
-process.use()
+process.use_huge_pages()
 print(os.getpid(), os.environ.get("GLIBC_TUNABLES"), *sys.argv[2:])
 """
 
@@ -73,4 +73,4 @@ def test_it_does_not_on_a_system_without_them(monkeypatch):
   monkeypatch.setattr(process, "_KERNEL", "/nowhere/enabled")
   monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
   monkeypatch.setattr(os, "execve", lambda *_: pytest.fail("it was started again"))
-  process.use()
+  process.use_huge_pages()

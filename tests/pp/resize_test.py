@@ -53,7 +53,7 @@ def test_hf_bicubic_is_pillow_s():
 @pytest.mark.parametrize("sizes", [(7, 3), (3, 7), (480, 224), (1, 5), (5, 1), (13, 13)])
 @pytest.mark.parametrize("antialias", [True, False])
 def test_the_weights_of_a_pixel_sum_to_one(method, sizes, antialias):
-  matrix = image_files.matrix(*sizes, method, antialias)
+  matrix = image_files.resize_matrix(*sizes, method, antialias)
   assert matrix.shape == sizes[::-1]
   assert matrix.dtype == np.float32
   # Places of up to 480 in float32 are known to 3e-5, and "area" takes differences of them.
@@ -63,7 +63,7 @@ def test_the_weights_of_a_pixel_sum_to_one(method, sizes, antialias):
 
 def test_shrinking_by_two_averages_with_the_triangle_kernel():
   # Output pixel 1 lies at 3.0: taps at 1.5, 2.5, 3.5, 4.5 with weights 1/8, 3/8, 3/8, 1/8.
-  row = image_files.matrix(6, 3, "bilinear", True).toarray()[1]
+  row = image_files.resize_matrix(6, 3, "bilinear", True).toarray()[1]
   np.testing.assert_allclose(row, [0, 1 / 8, 3 / 8, 3 / 8, 1 / 8, 0], rtol=0, atol=1e-7)
 
 
@@ -79,7 +79,7 @@ def test_shrinking_by_two_averages_with_the_triangle_kernel():
   ],
 )
 def test_by_area_pixels_count_by_the_share_they_cover(sizes, weights):
-  found = image_files.matrix(*sizes, "area", False).toarray()
+  found = image_files.resize_matrix(*sizes, "area", False).toarray()
   np.testing.assert_allclose(found, weights, rtol=0, atol=1e-6)
 
 

@@ -41,5 +41,5 @@ def prepare():
 
 
 if __name__ == "__main__":
-  process.use()
+  process.use_huge_pages()
   side.serve(prepare)

@@ -242,7 +242,7 @@ class PaliGemma:
       return tokens_lib.prefix_ids(self.tokenizer, prompt)
     ids = [int(i) for i in prompt]
     if not ids:
-      raise errors.ConfigError("A prompt of no token ids; it needs at least BOS.")
+      raise errors.ConfigError("A prompt has no token ids; it needs at least BOS.")
     self._check_ids(np.array(ids))
     return ids
 
@@ -250,7 +250,7 @@ class PaliGemma:
     vocab_size = self.config.llm.vocab_size
     if ids.size and not (0 <= ids.min() and ids.max() < vocab_size):
       raise errors.ConfigError(
-        f"Token ids from {ids.min()} to {ids.max()}; the model knows 0 to {vocab_size - 1}."
+        f"Token ids from {ids.min()} to {ids.max()}; the model has 0 to {vocab_size - 1}."
       )
 
   def _batch(

@@ -174,8 +174,7 @@ def _refuse(path: Path, status: os.stat_result) -> None:
   else:
     return
   raise errors.WorkdirError(
-    f"{str(path)!r} is {what}; nothing is written through such a name. Remove it, or choose"
-    " another place."
+    f"{str(path)!r} is {what}; it is never written to. Remove it, or choose another place."
   )
 
 

@@ -211,7 +211,7 @@ def _jpeg(data: bytes) -> None:
   check_tags(exif)
   if scans and len(seen) < components:
     raise errors.DataError(
-      f"the JPEG ends before every one of its {components} components was sent: cut short."
+      f"the JPEG is cut short: it does not have all of its {components} components."
     )
 
 

@@ -57,7 +57,9 @@ def to_steps(
     return int(number)
   if unit == "%":
     if not total_steps:
-      raise errors.ConfigError(f"{what}: {text!r} is a share of the run, whose length is unknown.")
+      raise errors.ConfigError(
+        f"{what}: {text!r} is a share of the run, whose length is unknown here."
+      )
     return max(1, round(number / 100 * total_steps))
   if unit == "epochs" and not num_examples:
     raise errors.ConfigError(f"{what}: {text!r} needs a source with a known number of rows.")

@@ -375,7 +375,7 @@ def pack(value: Any) -> Any:
     data = base64.b64encode(np.ascontiguousarray(value).tobytes()).decode()
     return {"array": [value.dtype.str, list(value.shape), data]}
   raise errors.ConfigError(
-    f"A {type(value).__name__} cannot be handed from one process to another; evaluators may keep"
+    f"A {type(value).__name__} cannot be sent to another process; evaluators may keep"
     " columns of texts, numbers, bytes and numeric arrays."
   )
 

@@ -141,7 +141,7 @@ class Team:
         last = "; ".join(str(self._places[i]) for i in gone[:5])
         if waited > secs:
           raise errors.HostError(
-            f"{self._named(gone)} did not come to {what!r} within {secs:.0f} s; last {last}."
+            f"{self._named(gone)} did not reach {what!r} within {secs:.0f} s; last {last}."
             " Were all hosts started with the same command?"
           )
         if waited > _NOTICE_SECS and not told:

@@ -315,7 +315,9 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     with open(path, "rb") as file:
       infos = file_checks.members(file)
     if not all(map(file_checks.is_plain, infos)):
-      raise errors.CheckpointError(f"{path}: is encrypted, or packed by no deflate.")
+      raise errors.CheckpointError(
+        f"{path}: is encrypted, or compressed by another method than deflate."
+      )
     with zipfile.ZipFile(path) as archive:
       total = sum(info.file_size for info in infos)
       if total > 20 * file_bytes + (1 << 20) or total > _MAX_BYTES:
@@ -327,7 +329,7 @@ def _arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
         if name.startswith("_vq_vae.") and name != CODEBOOK:
           continue
         if name in found or name == info.filename:
-          raise errors.CheckpointError(f"{path}: {info.filename!r} is there twice or no array.")
+          raise errors.CheckpointError(f"{path}: {info.filename!r} is a duplicate or no array.")
         found[name] = _array(archive.read(info), f"{path}: {name!r}")
   except errors.CheckpointError:
     raise
@@ -407,13 +409,15 @@ class CodecRecipe:
       )
     if self.num_codes > NUM_CODES * self.batch_size:
       raise errors.ConfigError(
-        f"CodecRecipe.batch_size={self.batch_size!r} is too small: its 16 codes per mask must be"
-        f" as many as num_codes={self.num_codes}, or dead codes cannot start anew."
+        f"CodecRecipe.batch_size={self.batch_size!r} is too small: its masks, with 16 codes"
+        f" each, must have at least num_codes={self.num_codes} to replace unused codes."
       )
     if len(self.encoder) != 4 or len(self.decoder) != 5:
-      raise errors.ConfigError("CodecRecipe: encoder has four numbers of channels, decoder five.")
+      raise errors.ConfigError("CodecRecipe: encoder takes four numbers of channels, decoder five.")
     if min(self.steps, self.batch_size, self.report_every) < 1:
-      raise errors.ConfigError("CodecRecipe: steps, batch_size and report_every are at least 1.")
+      raise errors.ConfigError(
+        "CodecRecipe: steps, batch_size and report_every must be at least 1."
+      )
 
   def shapes(self) -> dict[str, tuple[int, ...]]:
     """{published name: shape} of the codec."""

@@ -34,7 +34,7 @@ class Budget:
     if self._left < 0:
       raise errors.DataError(
         "the outlines or run lengths of the row take far longer to draw than any image's:"
-        " damaged, or made to."
+        " damaged or hostile."
       )
 
 
@@ -169,7 +169,7 @@ def _from_runs(value: dict[str, Any], height: int, width: int, budget: Budget) -
     or sum(runs) != height * width
   ):
     raise errors.DataError(
-      f"run lengths that are no counts which add up to {height} x {width} pixels."
+      f"run lengths that are no counts, or do not add up to {height} x {width} pixels."
     )
   values = np.arange(len(runs)) % 2 == 1  # The first run is outside.
   return np.repeat(values, runs).reshape(width, height).T  # Column after column.
@@ -193,7 +193,7 @@ def _packed(text: str | bytes) -> list[int]:
       runs.append(value + (runs[-2] if len(runs) > 2 else 0))
       value = shift = 0
   if shift:
-    raise errors.DataError("run lengths that break off.")
+    raise errors.DataError("run lengths that are cut short.")
   return runs
 
 

@@ -108,7 +108,7 @@ def masks_to_text(
     squares.append(to_square(part))
   if masks and not used:
     raise errors.DataError(
-      f"all {len(masks)} masks are thinner than a pixel or than a loc token can say."
+      f"all {len(masks)} masks are thinner than a pixel or than a loc token can express."
     )
   if not used:
     return ""
@@ -135,7 +135,7 @@ def _boxed(
   part = _cut_out(mask, box)
   if not part.size or read_back.y_min >= read_back.y_max or read_back.x_min >= read_back.x_max:
     raise _TinyError(
-      f"The box {tuple(box)} is thinner than a pixel or than a loc token can say; no mask can"
+      f"The box {tuple(box)} is thinner than a pixel or than a loc token can express; no mask can"
       " be written for it. Leave the object out."
     )
   if not part.any():

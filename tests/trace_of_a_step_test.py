@@ -8,8 +8,8 @@ import pytest
 
 from tests import trace_of_a_step
 
-FUNCTIONS, FILES = 292, 57  # Of the steps; 287 in 56 were counted, and threads differ by a few.
-RUN_FUNCTIONS, RUN_FILES = 528, 81  # 521 in 80.
+FUNCTIONS, FILES = 275, 48  # Of the steps; 270 in 46 were counted, and threads differ by a few.
+RUN_FUNCTIONS, RUN_FILES = 507, 66  # 500 in 64.
 
 
 @pytest.mark.slow  # One run of two steps, traced.

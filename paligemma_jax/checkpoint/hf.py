@@ -55,11 +55,12 @@ def open_hf(path: str | os.PathLike, fresh: Collection[str] = ()) -> reader.Weig
 
 def _stored(dims: Mapping[str, int], found: Tensors) -> dict[str, int]:
   """The dims that the stored tensors should have; config.json may leave out padding."""
-  told, words = dims["V"], RELEASED
   embedding = found.get(param_table.EMBEDDING)
-  rows = embedding.entry.shape[0] if embedding is not None and embedding.entry.shape else told
-  both = {words, num_rows(words, words)}
-  return {**dims, "V": rows if {told, rows} == both else told}
+  if embedding is not None and embedding.entry.shape:
+    rows = embedding.entry.shape[0]
+    if {dims["V"], rows} == {RELEASED, num_rows(RELEASED, RELEASED)}:
+      return {**dims, "V": rows}
+  return dict(dims)
 
 
 def _image_token(config: Mapping[str, Any]) -> int:
@@ -219,7 +220,7 @@ def _sharded(path: pathlib.Path) -> Tensors:
 
 
 def _canonical(tensors: Mapping[str, safetensors.Tensor], path: pathlib.Path) -> Tensors:
-  """The tensors under the names of `hf_names`, a tied pair that is stored once as the embedding."""
+  """The tensors under the names of `models.params`; a tied pair stored once is the embedding."""
   found: Tensors = {}
   for name, tensor in _unwrapped(tensors).items():
     key = param_table.canonical(name)
@@ -256,7 +257,7 @@ _MAX_DIGITS = 19  # Of an id.
 
 
 def num_rows(vocab_size: int, image_token: int) -> int:
-  """How many rows an export has: at least one for the image's id, which is looked up, then even."""
+  """How many rows an export's embedding has: one for the image token too, padded to MULTIPLE."""
   needed = max(vocab_size, image_token + 1)
   return needed if image_token < vocab_size else -(-needed // MULTIPLE) * MULTIPLE
 

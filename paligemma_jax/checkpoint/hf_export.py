@@ -74,9 +74,9 @@ def save_hf(
     if len(shards) > 1:
       total = sum(t.entry.num_bytes for t in tensors.values())
       index = {"metadata": {"total_size": total}, "weight_map": weight_map}
-      _write_json(folder / "model.safetensors.index.json", index)
+      atomic_io.write_new(folder / "model.safetensors.index.json", _json(index))
     config = hf_config.config_of(sizes, str(stored), image_token, rows)
-    _write_json(folder / "config.json", config)
+    atomic_io.write_new(folder / "config.json", _json(config))
     for name, content in (files or {}).items():
       atomic_io.write_new(folder / name, content)
   return path
@@ -108,7 +108,7 @@ class _Tensor:
     yield npz_export.as_stored(theirs, self.entry.dtype, self._name)
 
   def _embedding(self) -> Iterator[np.ndarray]:
-    """The table in blocks, and then its mean as often as rows are to be filled up."""
+    """The embedding in blocks, then its mean for each row of padding."""
     ours, total = self._array, 0.0
     step = reader.rows_per_block(tuple(ours.shape), ours.dtype.itemsize)
     for row in range(0, ours.shape[0], step):
@@ -144,10 +144,6 @@ def _shards(tensors: Mapping[str, _Tensor], shard_bytes: int) -> list[list[str]]
     shards[-1].append(name)
     used += tensor.entry.num_bytes
   return shards
-
-
-def _write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-  atomic_io.write_new(path, json.dumps(content, indent=2, sort_keys=True) + "\n")
 
 
 _CARRIED = (".json", ".model", ".txt", ".md", ".jinja")
@@ -250,7 +246,7 @@ def _resized(content: bytes, res: int, num_tokens: int) -> bytes:
   try:
     settings = strict_json.parse_object(content)
   except strict_json.Malformed:
-    return content  # Of the source; whoever reads it will say so.
+    return content  # As the source has it; its readers will report it.
   for part in (settings, settings.get("image_processor")):
     if isinstance(part, dict):
       part.update({k: v for k, v in {"image_seq_length": num_tokens}.items() if k in part})
@@ -308,9 +304,8 @@ tags:
 ---
 # A {name} at {sizes["res"]} px
 
-Weights in the form of Hugging Face transformers, written by paligemma_jax. Whoever made them says
-here what they were trained on, and under which terms they may be used: those of the weights that
-training began with go on.
+Weights in the form of Hugging Face transformers, written by paligemma_jax. Add here what they were
+trained on and their terms of use: those of the initial weights still apply.
 
 ```python
 from PIL import Image

@@ -1,8 +1,8 @@
 """Published weights by name: released files, and ids on the Hugging Face hub with "@revision".
 
-What the hub's tools have downloaded before is taken from their cache, without a package and without
-a network. The rest is downloaded through the package `huggingface_hub`, where it is installed: it
-shows how far it is; a download that broke off goes on where it was, see `fetch`.
+Files in the cache of the hub's tools are read without a package or a network. Others are
+downloaded with the package `huggingface_hub`, if it is installed; an interrupted download resumes,
+see `fetch`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from paligemma_jax.core import errors
 _ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_REF_BYTES = 1000
-# All that lies with weights; no pickles, no code.
+# All that comes with weights; no pickles, no code.
 _WANTED = ("*.json", "*.safetensors", "*.npz", "*.model", "*.txt", "*.jinja", "*.md")
 _ENDPOINT = "https://huggingface.co"
 

@@ -34,7 +34,7 @@ def open_weights(path: str | os.PathLike, fresh: Collection[str] = ()) -> reader
 
   Args:
     path: a big_vision npz, a Hugging Face directory, one of our native directories, or the name of
-      a published file such as 'pt_224' (see `published.find`).
+      a published file such as 'pt_224' (see `hub.find_released`).
     fresh: names that are not read, and may be missing or of any shape.
 
   Raises:

@@ -1,7 +1,7 @@
 """Folders of arrays and their seal: a folder counts only once SEAL.json lists its every byte.
 
-Neither file systems nor array formats promise to notice a flipped bit, a file cut short or a file
-of another step; the seal holds the size and CRC-32 of every file, and of itself.
+File systems and array formats do not detect every flipped bit, truncated file or file of another
+step; the seal holds the size and CRC-32 of every file, and of itself.
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ def verify_step(folder: pathlib.Path) -> dict[str, Any]:
   """The facts of an intact step folder whose frozen parameters beside it are intact too.
 
   Raises:
-    seal.Broken: naming the first bad file.
+    Broken: naming the first bad file.
   """
   facts = _checked(verify(folder))
   _check_tables(folder)
@@ -187,7 +187,7 @@ def read_facts(folder: pathlib.Path) -> dict[str, Any]:
   """The facts in the seal of a step or of frozen parameters; the files are not read.
 
   Raises:
-    seal.Broken: no seal, or none that says what ours say.
+    Broken: no seal, or not one of a step or of frozen parameters.
   """
   return _checked(read(folder)[0])
 
@@ -227,12 +227,12 @@ def _checked(facts: dict[str, Any]) -> dict[str, Any]:
       and _is_of_run(facts.get("run", {}))  # Runs of earlier versions have none.
     )
   if not good:
-    raise Broken(f"{SEAL} does not say what the seal of a {kind or 'step'} says")
+    raise Broken(f"{SEAL} does not have the fields of the seal of a {kind or 'step'}")
   return facts
 
 
 def _is_leaf(value: Any) -> bool:
-  """[dtype, shape], as `arrays.table` makes it."""
+  """[dtype, shape], as `table` makes it."""
   if not isinstance(value, list) or list(map(type, value)) != [str, list]:
     return False
   return all(type(size) is int and 0 <= size < 1 << 48 for size in value[1])
@@ -287,7 +287,7 @@ def start(writer: ocp.AsyncCheckpointer, path: pathlib.Path, flat: Mapping[str, 
 def restore(
   path: pathlib.Path, targets: Mapping[str, jax.Array | jax.ShapeDtypeStruct]
 ) -> dict[str, jax.Array]:
-  """The arrays that `targets` names, in its dtypes and on its shardings; others are not read.
+  """The arrays named in `targets`, in its dtypes and on its shardings; others are not read.
 
   Args:
     targets: name -> shape, dtype and sharding; the shape must be the stored one.

@@ -26,8 +26,8 @@ def weights(model_config: variants.ModelConfig, tuned: reader.Weights) -> reader
   """The same weights under the published names; what is merged or unpacked is float32.
 
   Args:
-    cfg: of the run.
-    tuned: under the names of `paligemma.param_shapes(cfg)`.
+    model_config: of the run.
+    tuned: under the names of `paligemma.param_shapes(model_config)`.
   """
   if is_plain(tuned.entries):
     return tuned

@@ -120,7 +120,7 @@ class Checkpoints:
   def get_ready(self, state: states.TrainState) -> None:
     """Begins to compile what `save` runs: one that is asked for by a signal has no time for it.
 
-    That goes on in the background, while the state may be donated.
+    That goes on in the background; the state may be donated meanwhile.
     """
     if jax.process_count() == 1:
       process.started(functools.partial(states.compile_look, state))

@@ -139,7 +139,7 @@ class Runner:
     return results
 
   def _memory(self, evaluator: evals.Evaluator) -> dict[str, Any]:
-    """Of `system_errors.translated`: what the device has, and what helps this evaluator."""
+    """Arguments of `errors.translated`: the device's memory, and what helps this evaluator."""
     flag = f"--config.evals.{list(self._evaluators).index(evaluator.name)}"
     remedies = []
     if evaluator.batch_size > 1:

@@ -31,7 +31,7 @@ from paligemma_jax.trainer import workdir as workdirs
 
 # The keys whose values come from a clock; a comparison of two runs leaves them out.
 TIMING_KEYS = ("examples_per_second",)
-_NON_FINITE = ("NaN", "Infinity", "-Infinity")  # As `files.to_line` spells them.
+_NON_FINITE = ("NaN", "Infinity", "-Infinity")  # As `atomic_io.to_line` spells them.
 
 
 class MetricsLog:

@@ -64,7 +64,7 @@ def names(masks: bool) -> tuple[str, ...]:
   return (*COLUMNS, "masks") if masks else COLUMNS
 
 
-class Picture(NamedTuple):
+class ImageFile(NamedTuple):
   """The file of an image, and the size of the image that the annotations are of.
 
   exif: whether that is the upright image; None where the two do not differ.
@@ -80,9 +80,9 @@ class Picture(NamedTuple):
     return self.height, self.width
 
 
-def picture(
+def read_image(
   data: bytes, *, exif: bool | str, annotated: Sequence[Any] = (None, None), what: str = ""
-) -> Picture:
+) -> ImageFile:
   """The image in an image file.
 
   Args:
@@ -103,7 +103,7 @@ def picture(
   chosen = (fits(upright) or not fits(stored)) if exif == "auto" else bool(exif)
   size = upright if chosen else stored
   if fits(size):
-    return Picture(data, *size, chosen if found.orientation > 1 else None)
+    return ImageFile(data, *size, chosen if found.orientation > 1 else None)
   expected = f"{what} says {width} x {height} pixels (width x height)"
   if found.orientation >= 5:
     raise errors.DataError(
@@ -124,7 +124,7 @@ def _side(value: Any, what: str) -> int:
 
 
 def row(
-  picture: Picture,
+  image: ImageFile,
   path: str,
   image_id: Any,
   things: Sequence[Callable[[], Thing]],
@@ -142,7 +142,7 @@ def row(
     DataError: a box that is inverted or outside the image, a missing mask, or masks of more than
       MAX_MASK_PIXELS.
   """
-  size, masks = picture.size, source.masks
+  size, masks = image.size, source.masks
   if masks and len(things) * size[0] * size[1] > MAX_MASK_PIXELS:
     raise errors.DataError(
       f"{len(things)} masks of {size[1]} x {size[0]} pixels; a row may have"
@@ -172,7 +172,7 @@ def row(
     crowd.append(thing.crowd)
     found.append(mask)
   out = {
-    "image": picture.data,
+    "image": image.data,
     "image_path": path,
     "image_id": image_id,
     "height": size[0],
@@ -186,7 +186,7 @@ def row(
     out["masks"] = found
   if notes:
     out["_notes"] = tuple(dict.fromkeys(notes))
-  return out if picture.exif is None else {**out, EXIF: picture.exif}
+  return out if image.exif is None else {**out, EXIF: image.exif}
 
 
 _logged: list[str] = []  # By this process, so that it is not logged again in every epoch.

@@ -116,15 +116,15 @@ class CocoRows(files.Rows):
   def _row(self, i: int) -> dict[str, Any]:
     (image_id, name, *size), s = self._images[i], self._spec
     data = files.read_under(self._root, name)
-    picture = annotated_images.picture(
+    image = annotated_images.read_image(
       data, exif=s.exif, annotated=size, what="the annotation file"
     )
     annotations = json.loads(self._annotations[i])
     boxes = filter(None, (_written(a) for _, a in annotations))
-    annotated_images.check_unit(boxes, picture.size, "COCO has pixels")
+    annotated_images.check_unit(boxes, image.size, "COCO has pixels")
     budget = rle.Budget()
-    things = [functools.partial(self._thing, n, a, picture.size, budget) for n, a in annotations]
-    return annotated_images.row(picture, name, image_id, things, s, self.where(i))
+    things = [functools.partial(self._thing, n, a, image.size, budget) for n, a in annotations]
+    return annotated_images.row(image, name, image_id, things, s, self.where(i))
 
   def where(self, i: int) -> str:
     image_id, name, *_ = self._images[i]

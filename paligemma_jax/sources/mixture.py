@@ -8,7 +8,7 @@ import fractions
 import json
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -96,23 +96,25 @@ class MixtureRows:
   def __init__(self, parts: Sequence[Part]):
     self._rows: list[Any] = []
     self._ops: list[tuple[Any, ...]] = []
-    shares = []
+    weights = []
     for i, part in enumerate(parts):
       rows = part.source.open()
       if not len(rows):
         raise errors.DataError(f"Part {i} of the mixture has no rows: {part.source}.")
-      for inner_rows, inner_ops, share in _flat(rows):
+      weight = fractions.Fraction(part.weight or len(rows))
+      nested = rows._parts() if isinstance(rows, MixtureRows) else [(rows, (), 1)]
+      for inner_rows, inner_ops, share in nested:
         self._rows.append(inner_rows)
         self._ops.append((*inner_ops, *part.pp))
-        shares.append(share * (fractions.Fraction(part.weight) or len(rows)))
+        weights.append(weight * share)
     self._sizes = tuple(len(rows) for rows in self._rows)
     self._starts = [0, *np.cumsum(self._sizes).tolist()]
-    self._quotas = _apportioned(len(self), shares)
+    self._quotas = _apportioned(len(self), weights)
     for size, quota, rows in zip(self._sizes, self._quotas, self._rows, strict=True):
       if not quota:
         raise errors.ConfigError(
-          f"The weight of a part of {size} rows ({_where(rows, 0)}) is so small that it has not"
-          f" one of the {len(self)} rows of an epoch; raise it or leave the part out."
+          f"The weight of a part of {size} rows ({_where(rows, 0)}) is so small that it has none"
+          f" of the {len(self)} rows of an epoch; raise it or leave the part out."
         )
 
   def __len__(self) -> int:
@@ -137,7 +139,7 @@ class MixtureRows:
     return tuple(zip(self._sizes, self._quotas, strict=True))
 
   def fingerprint(self) -> str:
-    """Of the parts' content, ops and shares."""
+    """Of the parts' content, ops and numbers of rows in an epoch."""
     plain = load.nameless(spec_lib.to_json(tuple(self._ops)))
     ops = json.dumps(plain, sort_keys=True)
     each = " + ".join(
@@ -162,22 +164,15 @@ class MixtureRows:
     part = bisect.bisect_right(self._starts, i) - 1
     return self._rows[part], self._ops[part], i - self._starts[part]
 
-  def _flat(self) -> Iterator[tuple[Any, tuple[Any, ...], fractions.Fraction]]:
-    for rows, ops, quota in zip(self._rows, self._ops, self._quotas, strict=True):
-      yield rows, ops, fractions.Fraction(quota, len(self))
+  def _parts(self) -> list[tuple[Any, tuple[Any, ...], fractions.Fraction]]:
+    """The rows of each part, their ops, and their fraction of an epoch."""
+    of_epoch = [fractions.Fraction(quota, len(self)) for quota in self._quotas]
+    return list(zip(self._rows, self._ops, of_epoch, strict=True))
 
 
-def _flat(rows: Any) -> Iterator[tuple[Any, tuple[Any, ...], fractions.Fraction]]:
-  """(rows, ops, share) of the parts of a mixture, or of these rows themselves."""
-  if isinstance(rows, MixtureRows):
-    yield from rows._flat()
-  else:
-    yield rows, (), fractions.Fraction(1)
-
-
-def _apportioned(num: int, shares: Sequence[fractions.Fraction]) -> tuple[int, ...]:
-  """`num` in whole numbers in proportion to `shares`, by largest remainder, the first of a tie."""
-  exact = [num * share / sum(shares) for share in shares]
+def _apportioned(num: int, weights: Sequence[fractions.Fraction]) -> tuple[int, ...]:
+  """`num` divided into whole numbers by weight, by largest remainder, the first of a tie."""
+  exact = [num * weight / sum(weights) for weight in weights]
   whole = [math.floor(value) for value in exact]
   by_remainder = sorted(range(len(exact)), key=lambda i: (whole[i] - exact[i], i))
   for i in by_remainder[: num - sum(whole)]:

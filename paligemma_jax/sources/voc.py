@@ -99,17 +99,17 @@ class VocRows(files.Rows):
   def _row(self, i: int) -> dict[str, Any]:
     name, s = self._names[i], self._spec
     tree = parse(files.read_under(s.path, self._xmls[i], max_bytes=_MAX_XML_BYTES))
-    image = self._image(name, tree)
-    data = files.read_under(s.path, f"{s.images}/{image}")
+    path = self._image_path(name, tree)
+    data = files.read_under(s.path, f"{s.images}/{path}")
     size = _child(tree, "size")
     sides = [_text(size, side) if size else "" for side in ("height", "width")]
-    picture = annotated_images.picture(data, exif=s.exif, annotated=sides, what="<size>")
+    image = annotated_images.read_image(data, exif=s.exif, annotated=sides, what="<size>")
     objects = [child for child in tree.children if child.name == "object"]
     boxes = filter(None, map(_written, objects))
-    annotated_images.check_unit(boxes, picture.size, "VOC has pixels")
+    annotated_images.check_unit(boxes, image.size, "VOC has pixels")
     numbers = self._numbers(name) if s.masks else None
     things = [functools.partial(self._thing, n, o, numbers) for n, o in enumerate(objects, 1)]
-    return annotated_images.row(picture, image, name, things, s, self.where(i))
+    return annotated_images.row(image, path, name, things, s, self.where(i))
 
   def where(self, i: int) -> str:
     return os.path.join(self._spec.path, self._xmls[i])
@@ -122,7 +122,7 @@ class VocRows(files.Rows):
     """uint16[rows], of the images' names."""
     return files.row_digests(name.encode("utf-8", "surrogatepass") for name in self._names)
 
-  def _image(self, name: str, tree: Node) -> str:
+  def _image_path(self, name: str, tree: Node) -> str:
     """The image's path below the folder of images.
 
     Many tools write a path of their own machine in <filename>, or none; the XML file's name then

@@ -107,13 +107,13 @@ class YoloRows(files.Rows):
 
   def _row(self, i: int) -> dict[str, Any]:
     name, s = self._images[i], self._spec
-    picture = annotated_images.picture(files.read_under(self._root, name), exif=s.exif)
+    image = annotated_images.read_image(files.read_under(self._root, name), exif=s.exif)
     budget = rle.Budget()
     things = [
-      functools.partial(self._thing, words, picture.size, where, budget)
+      functools.partial(self._thing, words, image.size, where, budget)
       for words, where in self._lines(self._labels[i])
     ]
-    return annotated_images.row(picture, name, name, things, s, self.where(i))
+    return annotated_images.row(image, name, name, things, s, self.where(i))
 
   def where(self, i: int) -> str:
     return os.path.join(self._root, self._images[i])

@@ -231,7 +231,7 @@ def test_rows_survive_pickling_and_the_fingerprint_sees_every_change():
     (lambda: sources.Part("rows.jsonl"), "no source"),
     (lambda: sources.Part(numbered(2), pp.Lower("text")), "Part.pp must be a tuple"),
     (lambda: sources.Part(numbered(2), wieght=1), "Did you mean 'weight'"),
-    (lambda: mixture((5, 5), (1000, 1)).open(), "so small that it has not one of the 10 rows"),
+    (lambda: mixture((5, 5), (1000, 1)).open(), "so small that it has none of the 10 rows"),
   ],
 )
 def test_what_is_wrong_with_a_mixture_is_said(make, message):

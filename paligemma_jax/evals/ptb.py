@@ -106,9 +106,8 @@ def _kind(char: str) -> str:
   return "D" if re.match(f"[{DIGITS}]", char) else "O"
 
 
-# The rules: what is one word, and how it is written. A rule is (kinds of the first character, the
-# token, what must follow it, how it is written); the kinds are L for a letter, D for a digit, O for
-# all others.
+# A rule is (kinds of the first character, pattern of the token, pattern of the lookahead, function
+# from the token to the word); the kinds are L for a letter, D for a digit, O for all others.
 
 # Letters by themselves.
 _LETTER_RANGES = """
@@ -164,7 +163,7 @@ e50-e59 ed0-ed9 f20-f29 1040-1049 1090-1099 17e0-17e9 1810-1819 1946-194f 19d0-1
 aa50-aa59 abf0-abf9 ff10-ff19
 """
 
-# Each a token of its own, unless a rule says otherwise.
+# Symbols, each a token unless another rule matches.
 SYMBOLS = """
 80 91-94 96-97 a1-a9 ab-b4 b6-b9 bb-bf d7 f7 37e 387 589 5be 5c0 5c3 5c6 5f3-5f4 600-603 606-60c
 614 61b 61e-61f 66a 66d 6d4 700-70d 7f6-7f8 964-965 e3f e4f 1fbd 2013-2023 2026 2030-203b
@@ -175,7 +174,7 @@ SYMBOLS = """
 
 _Rule = tuple[str, str, str, Callable[[str], str]]
 
-# How tokens are written.
+# From tokens to words.
 
 ALWAYS_WRITTEN = {
   **{"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"},
@@ -259,7 +258,7 @@ _AND = "[A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+"
 _BLANK = "[ \\t\\u00a0\\u2000-\\u200a\\u3000\\n]"
 _PAUSE = "[,;:\\u3001]"
 
-# Abbreviations that keep their full stop. Those of the first kind look two characters ahead.
+# Abbreviations that keep their full stop. The rule of the first has a lookahead of two characters.
 _ABBREVIATIONS = (
   "al ala apr ariz assn aug bancorp bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq"
   " est etc ext feb fla fri ga inc ind intl jan jr jul jun kans? ky ltd mar md mich minn mo mon"

@@ -159,7 +159,7 @@ def decode_image(
       # Asked before decoding: Pillow turns a TIFF while it decodes it.
       found = image_files.orientation(im, data) if im.format == "TIFF" else None
       pixels = None
-      if im.format in ("JPEG", "MPO"):  # An MPO is a JPEG with more of them behind it.
+      if im.format in ("JPEG", "MPO"):  # An MPO is a JPEG followed by others.
         pixels = _jpeg(data, im.size, dct if im.format == "JPEG" else "accurate", im.mode)
       if pixels is None:
         im.load()  # First: asking a PNG for EXIF may load it too, and would hide damage.
@@ -229,7 +229,7 @@ def _jpeg(data: bytes, size: tuple[int, int], dct: str, mode: str = "RGB") -> np
     DataError: a part of the image is lost, which Pillow would silently paint grey.
   """
   cmyk = mode == "CMYK"
-  # No more memory than the header's size, which was checked.
+  # The size in the header was checked, so this bounds the memory.
   out = np.empty((size[1], size[0], 4 if cmyk else 3), np.uint8)
   try:
     pixels = simplejpeg.decode_jpeg(
@@ -322,7 +322,7 @@ def _from_lab(im: Image.Image) -> Image.Image:
 
   lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
   converted = ImageCms.applyTransform(im, ImageCms.buildTransform(lab, rgb, "LAB", "RGB"))
-  assert converted is not None  # It is only in place.
+  assert converted is not None  # It would be None in place.
   return converted
 
 

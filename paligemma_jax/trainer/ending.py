@@ -1,4 +1,4 @@
-"""What a finished run leaves for people: the scores, a gallery, a report, the exported weights."""
+"""Outputs of a finished run: scores, gallery, report and exported weights."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
 """What a run reports: one line per step in metrics.jsonl, the same numbers for its trackers.
 
 Each step is in metrics.jsonl exactly once, also after a crash, and a run that was killed and
-started again leaves the same bytes as one that was not, but for the values of TIMING_KEYS. The
-order that makes it so is the caller's: all that belongs to steps before s is added and flushed
-*before* the checkpoint of s is saved; on a restart from s later lines are cut, and what belongs to
-s is added if it was not.
+started again leaves the same bytes as one that was not, except for values of TIMING_KEYS. The
+caller keeps the order that makes it so: all lines of steps before s are written before the
+checkpoint of s is saved; on a restart from s later lines are cut, and the line of s is written if
+it is missing.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Going on with a run is refused when it would not be the run that was started.
+"""A run is not resumed with a configuration or rows that would make it another run.
 
-A run begins with its first saved state: what was started and failed before that holds nothing that
-another configuration or other rows could damage, so it refuses nothing.
+A run begins with its first saved state: before that there is nothing to damage, and nothing is
+refused.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NUM_SHOWN = 20
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """What the rows of a run look like, and what became of them.
+  """The training data of a run, and its changes.
 
   Attributes:
     parts: of the training rows, ops and tokenizer (`data.order.fingerprint`).
@@ -58,7 +58,7 @@ class Data:
 
 
 def is_begun(workdir: workdirs.Workdir) -> bool:
-  """Whether the folder holds a run: a saved step, or what a run leaves at its end."""
+  """Whether the folder holds a run: a saved step, or the outputs of a finished run."""
   if workdir.report.exists() or workdir.export.exists():
     return True
   return workdir.checkpoints.is_dir() and bool(manifest.steps_in(workdir.checkpoints))
@@ -113,9 +113,9 @@ def check_data(
     parts: of the training rows, ops and tokenizer (`data.order.fingerprint`).
     rows: the source's rows.
     total: steps of the run.
-    duration: how the configuration says that ('15 epochs').
+    duration: the same as the configuration has it ('15 epochs').
     allowed: what `check_config` returned.
-    allow_data_change: only tell of a difference.
+    allow_data_change: only log the differences.
 
   Raises:
     ConfigError: the batches would not be those that the run was started with; or the run would be
@@ -167,14 +167,14 @@ def claim(
   step: int,
   main: bool,
 ) -> Data:
-  """Writes configuration and data into the workdir: from now on they are those of its run.
+  """Writes configuration and data into the workdir; they are now those of its run.
 
   Args:
     data: what `check_data` returned.
     step: that the run goes on from; 0 of a new one.
 
   Returns:
-    The data with what was now changed under it.
+    The data with its new changes.
   """
   if data.news:
     change = {"step": step, "what": list(data.news)}
@@ -219,7 +219,7 @@ def _schedule(config: ml_collections.ConfigDict, total: int, num_rows: int) -> A
 
 
 def _read(workdir: workdirs.Workdir) -> Data | None:
-  """What the run's data.json says; None when there is none. One of an older version says less."""
+  """The content of data.json, some of which older versions lack; None when there is none."""
   if not workdir.data.exists():
     return None
   try:
@@ -242,7 +242,7 @@ def _read(workdir: workdirs.Workdir) -> Data | None:
 
 
 def _read_digests(workdir: workdirs.Workdir, num_rows: int) -> np.ndarray | None:
-  """They only serve to say which row differs; without them it is still known that one does."""
+  """The digests, which only tell which row differs; None when they cannot be read."""
   try:
     digests = np.frombuffer(atomic_io.read(workdir.rows, max_bytes=2 * order.MAX_DIGESTS), "<u2")
   except (OSError, ValueError):
@@ -273,8 +273,8 @@ def go_back(
 ) -> str:
   """Makes `step` the newest state of the workdir; what was done, in one sentence.
 
-  The same command is given again after a stop or a crash, so going back happens once: when this
-  step and this configuration were gone back to before, the run that came of it goes on.
+  The same command is given again after a stop or a crash, so it is done once for a step and a
+  configuration.
 
   Raises:
     ConfigError: there is no such saved step, or it is not intact.
@@ -300,7 +300,7 @@ def go_back(
 
 
 def _set_aside(workdir: workdirs.Workdir, step: int, later: list[int]) -> pathlib.Path | None:
-  """Moves what is of later steps to a folder of its own, metrics as a copy; None without any."""
+  """Moves the files of later steps to a folder of its own, metrics as a copy; None without any."""
   predictions = [
     path
     for path in (workdir.predictions.rglob("*") if workdir.predictions.is_dir() else ())
@@ -328,7 +328,7 @@ def _set_aside(workdir: workdirs.Workdir, step: int, later: list[int]) -> pathli
 
 
 def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  """What was gone back to; {} when nothing was, or when the file is none of ours."""
+  """The last `--resume_step`; {} when there was none, or the file is not ours."""
   try:
     return strict_json.read_object(path, max_bytes=4096)
   except (OSError, strict_json.Malformed):

@@ -1,4 +1,4 @@
-"""From a configuration to what a run needs: model, tokenizer, mesh, names, weights, length."""
+"""From a configuration to a run's model, tokenizer, mesh, parameters, loader and length."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ def train_loader(
 
 
 def without_recomputation(setup: Setup) -> Setup:
-  """The same run, working nothing out twice for the backward pass: to be counted, not to be run."""
+  """The same run without rematerialization: its operations are counted, it is not run."""
   return dataclasses.replace(
     setup, model_config=dataclasses.replace(setup.model_config, remat="none", attention="plain")
   )

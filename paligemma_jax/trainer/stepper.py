@@ -1,4 +1,4 @@
-"""Batches through the training step, one program per shape; and what ends a run of bad numbers."""
+"""Batches through the training step, one program per shape; the policy for non-finite steps."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ class Stepper:
     self._first: futures.Future | None = None
 
   def begin(self, state: states.TrainState) -> None:
-    """Reads the first batch and compiles its program in a thread, while something else is done."""
+    """Reads the first batch and compiles its program in a thread."""
     self._first = process.started(functools.partial(self._make_first, state))
 
   def next(self, state: states.TrainState) -> Ready:
     """The next batch.
 
     Raises:
-      signals.Left: a stop was asked for.
+      signals.Left: a stop was requested.
     """
     program, first = None, self._first
     self._first = None
@@ -103,7 +103,7 @@ class Stepper:
   def run(
     self, state: states.TrainState, batch: Ready
   ) -> tuple[states.TrainState, dict[str, jax.Array]]:
-    """Starts the step; the state handed in is gone. The step's numbers come when it is done."""
+    """Starts the step, which donates `state`; its numbers are there when it is done."""
     with self._progress.part("compile" if batch.is_new else "step"):
       state, sums = batch.program(state, batch.on_device)
       if batch.is_new:
@@ -113,13 +113,13 @@ class Stepper:
 
   def close(self) -> None:
     """Ends the reading."""
-    with contextlib.suppress(ValueError):  # A thread that was left may be at work in it.
+    with contextlib.suppress(ValueError):  # A thread that was left may be running it.
       self._batches.close()
 
   def _make_first(self, state: states.TrainState) -> tuple[loader.Batch, Any]:
     batch = next(self._batches)
-    # What the cache of features makes of a batch is not known here. Several processes compile
-    # when all of them have come to the step.
+    # With a feature cache the batch is not known here. Several processes compile together, when
+    # all of them have reached the step.
     if self._cache is not None or jax.process_count() > 1:
       return batch, None
     on_device = sharding.put(batch, self._setup.mesh)
@@ -148,7 +148,7 @@ class Policy:
   def __init__(self, optim: Any, total_steps: int, advise: Callable[[int], str]):
     self._advise = advise
     self._in_a_row = optim.nonfinite_in_a_row
-    # A share so small that it is less than one step still puts up with one.
+    # A share of less than one step still allows one.
     self._budget = max(1, int(optim.nonfinite_share * total_steps))
     self._streak = 0
     self._forgiven = 0
@@ -191,9 +191,9 @@ class Policy:
 
 
 def advice(lines: Sequence[Mapping[str, Any]], saved: Iterable[int], first: int) -> str:
-  """What to do when a run ended so: the last saved step before the loss went bad, or a new start.
+  """What to do after such an end: the last saved step before the loss went bad, or a new start.
 
-  A state shows what it is worth in the loss of the step after it.
+  A state is judged by the loss of the step after it.
 
   Args:
     lines: of metrics.jsonl.

@@ -57,7 +57,7 @@ def test_cut_at_any_byte_and_resumed_the_file_is_that_of_one_run(tmp_path, cut, 
   _write(tmp_path, -1, 10)
   whole = path.read_bytes()
   assert len(whole) <= 1000
-  # Lines up to the restored step are on disk, by the order of flush and save; later ones may be cut
+  # Lines up to the restored step are on disk, by the order of write and save; later ones may be cut
   # anywhere, with anything behind.
   lines = whole.splitlines(keepends=True)
   safe = sum(map(len, lines[: max(resume, 0)]))

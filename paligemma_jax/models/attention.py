@@ -1,4 +1,4 @@
-"""Attention from the structure of a prefix-LM mask; how it is computed is chosen by length.
+"""Attention with a prefix-LM mask; the implementation is chosen by length and device.
 
 B rows, Q query positions, S key positions, N query heads, K key heads, G = N / K, H head dim.
 """
@@ -19,7 +19,7 @@ _PLAIN_UP_TO = 512 * 1024
 _CHUNK = 512
 
 # From this many positions on "auto" takes the device's kernel. On an H200 cuDNN's took 0.95 of the
-# plain way's time at 1056 positions of the decoder, 0.39 at 1024 of the tower.
+# plain time at 1056 positions of the decoder, 0.39 at 1024 of the vision tower.
 _FLASH_FROM = 1024
 
 
@@ -38,13 +38,13 @@ def attend(
 
   Args:
     q_BQNH: queries, already scaled; head n reads key head n // (N / K).
-    see: who sees whom; absent: everyone everyone.
+    mask: None: every query attends to every key.
     softcap: logits become tanh(logits / softcap) * softcap before masking; 0 is off.
-    window: int32[], the sliding window; absent for none.
-    how: "plain": all logits at once; "chunked": those of `chunk` queries at a time; "rows": those
-      of one row, or of `chunk` of its queries, at a time; "flash": by the device's own kernel where
-      it has one for the case, else as "auto"; "auto": by device and length.
-    chunk: queries per pass; 0: as suits the way.
+    window: int32[], the sliding window; None for none.
+    implementation: "plain": all logits at once; "chunked": those of `chunk` queries at a time;
+      "rows": those of one row, or of `chunk` of its queries, at a time; "flash": the device's own
+      kernel where it has one for the case, else as "auto"; "auto": by device and length.
+    chunk: queries per pass; 0: the implementation's own.
   """
   if implementation in ("auto", "flash"):
     implementation = _chosen(q_BQNH, k_BSKH, mask, softcap, window, flash=implementation == "flash")
@@ -65,15 +65,15 @@ def attend(
 
 
 def _chosen(q_BQNH, k_BSKH, mask, softcap, window, *, flash):
-  """The way that suits device and length; a kernel of the device's if `flash`, where it can."""
+  """The implementation for device and length; with `flash` the device's kernel where it has one."""
   q_len, k_len = q_BQNH.shape[1], k_BSKH.shape[1]
   # Kernels want as many queries as keys, so that one token of decoding is not for them.
   whole = q_len == k_len and window is None and (mask is None or mask.extra_mask is None)
   if whole and (flash or q_len >= _FLASH_FROM):
-    whose = kernels.platform()
-    if whose == "tpu":
+    platform = kernels.platform()
+    if platform == "tpu":
       return "splash"
-    if whose == "gpu" and kernels.has_cudnn_kernel(q_BQNH, softcap=softcap):
+    if platform == "gpu" and kernels.has_cudnn_kernel(q_BQNH, softcap=softcap):
       return "cudnn"
   if cpu.goes_by_rows(q_BQNH, k_len):
     return "rows"

@@ -1,4 +1,4 @@
-"""Who sees whom in attention: the structure of a prefix-LM mask.
+"""Which positions attend to which: the structure of a prefix-LM mask.
 
 B rows, Q query positions, S key positions.
 """
@@ -10,21 +10,22 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-# Larger than any block number: a key that nobody sees (padding, an unused cache slot).
+# Larger than any block number: a key that no query attends to (padding, an unused cache slot).
 HIDDEN = 2**30
 
-# The logit of a key that a query does not see.
+# The logit of a masked key.
 MASKED_LOGIT = -2.3819763e38
 
 
 class AttentionMask(NamedTuple):
-  """Who sees whom: query q sees key k iff k_block[k] <= q_block[q].
+  """Query q attends to key k iff k_block[k] <= q_block[q].
 
-  The prefix is one block, each suffix token the next one. A sliding window of w hides keys of
-  earlier blocks that are w or more positions behind. `only`, where there is one, hides more: what
-  other answers to the same prompt said.
+  The prefix is one block, each suffix token the next one. A sliding window of w masks keys of
+  earlier blocks that are w or more positions behind. `extra_mask` masks more, where it is False:
+  the other answers to the same prompt.
 
-  Shapes: q_block, q_pos int32[B or 1, Q]; k_block, k_pos int32[B or 1, S]; only bool[B or 1, Q, S].
+  Shapes: q_block, q_pos int32[B or 1, Q]; k_block, k_pos int32[B or 1, S];
+  extra_mask bool[B or 1, Q, S].
   """
 
   q_block: jax.Array
@@ -43,7 +44,7 @@ class AttentionMask(NamedTuple):
     return seen if self.extra_mask is None else seen & self.extra_mask
 
   def of_last(self, num: int) -> AttentionMask:
-    """What the last queries see."""
+    """The mask of the last `num` queries."""
     extra_mask = None if self.extra_mask is None else self.extra_mask[:, -num:]
     return AttentionMask(
       self.q_block[:, -num:], self.k_block, self.q_pos[:, -num:], self.k_pos, extra_mask
@@ -55,7 +56,7 @@ def prefix_lm(mask_ar_BS: jax.Array, valid_BS: jax.Array | None = None) -> Atten
 
   Args:
     mask_ar_BS: int32[B, S]; 0: same block as the position before, 1: a new block.
-    valid_BS: bool[B, S]; False hides a position and does not count it. Absent: all are valid.
+    valid_BS: bool[B, S]; False masks a position and does not count it. None: all are valid.
   """
   block_BS = jnp.cumsum(mask_ar_BS, axis=1, dtype=jnp.int32)
   if valid_BS is None:

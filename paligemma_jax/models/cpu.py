@@ -1,7 +1,7 @@
-"""What only one CPU needs: other ways to the same numbers, chosen here and nowhere else.
+"""The code paths of a single CPU: other ways to the same numbers, chosen here and nowhere else.
 
 The model files are written for an accelerator and ask `in_use`, `has_room` or `goes_by_rows`, all
-of them False on any other device, on several CPU devices and inside `off`. What each brings, in
+of them False on any other device, on several CPU devices and inside `off`. What each saves, in
 processor time on two cores ("mid" is that of tools/bench/models.py, the demo's step that of
 transfers/demo.py):
 
@@ -34,16 +34,16 @@ from paligemma_jax.models import attention_mask
 from paligemma_jax.models import kernels
 from paligemma_jax.models import remat
 
-# Up to so many rows the head has its table on the left, where XLA:CPU reads it faster.
+# Up to so many rows the table stands on the left of the head's product: XLA:CPU is faster so.
 _FEW_ROWS = 32
 
-# What copies the weights of layers is done up to layers of this size.
+# Weights of layers are copied up to this size in bytes.
 _ROOM_FOR_LAYERS = 2**30
 
 # Attention goes by rows from so many logits a row on, and cuts them into pieces of at most so many.
 # Forward and backward that takes 0.5 of the plain way's time at 288 positions, and 0.3 to 0.6 of
-# that of chunks at a thousand (8 rows, 8 and 4 heads of 64). Shorter ones gain nothing that would
-# make up for a second more of tracing and compiling.
+# that of chunks at a thousand (8 rows, 8 and 4 heads of 64). Shorter ones gain less than the second
+# that tracing and compiling takes.
 _ROWS_FROM = 256 * 1024
 _ROWS_PIECE = 1024 * 1024
 
@@ -56,7 +56,7 @@ _OFF: contextvars.ContextVar[bool] = contextvars.ContextVar("off", default=False
 
 @contextlib.contextmanager
 def off() -> Iterator[None]:
-  """What is traced in here goes the ways of an accelerator; for tests, which compare the two."""
+  """What is traced in here takes an accelerator's code paths; tests compare the two."""
   token = _OFF.set(True)
   try:
     yield
@@ -83,9 +83,8 @@ def goes_by_rows(q_BQNH: jax.Array, k_len: int) -> bool:
 def compiler_options(mesh: Mesh, table: jax.Array | None) -> dict[str, str] | None:
   """Options of XLA for a step on this mesh in which the embedding table trains (None: does not).
 
-  Left to itself XLA:CPU computes the table's gradient as early as it can, to have more to do at
-  once, and holds it while the layers run backward. Where that gradient is large, the work within
-  one product keeps the threads busy anyway.
+  By default XLA:CPU computes the table's gradient as early as it can, for parallelism, and keeps it
+  while the layers run backward. Where it is large, one product keeps the threads busy anyway.
   """
   large = table is not None and table.size >= _LARGE_TABLE
   return _FOR_MEMORY if large and is_cpu(mesh) else None
@@ -101,7 +100,7 @@ def times_table(x: jax.Array, table_VD: jax.Array) -> jax.Array:
   if math.prod(x.shape[:-1]) > _FEW_ROWS:
     return jnp.einsum("...D,VD->...V", x, table_VD, preferred_element_type=jnp.float32)
   y = jnp.einsum("VD,...D->V...", table_VD, x, preferred_element_type=jnp.float32)
-  # Else the compiler turns the product itself around, to save turning its result.
+  # Else the compiler transposes the operands instead of the result.
   return jnp.moveaxis(lax.optimization_barrier(y), 0, -1)
 
 
@@ -115,9 +114,8 @@ def last_features(
 ) -> tuple[jax.Array, Any]:
   """As `model` on `x_BSD`, but features of the last positions alone: dtype[B, num_last, D].
 
-  In the last layer the others only give keys and values. So that they do no more there, it runs by
-  itself (scanned layers cannot differ in shapes); cutting it off the stack of weights copies the
-  rest, for which there must be room.
+  In the last layer the other positions only give keys and values. It therefore runs by itself
+  (scanned layers cannot differ in shapes); to split the stack of weights copies it (`has_room`).
 
   Args:
     gemma: models.gemma, which this file is below.
@@ -150,12 +148,12 @@ def in_pieces(x: jax.Array, num: int, length: int) -> jax.Array:
 
 
 class _Queries(NamedTuple):
-  """A piece of a row's queries. Who they are is absent where everyone sees everyone."""
+  """A piece of a row's queries; without a mask only `q_KXH`."""
 
   q_KXH: jax.Array
   block_c: jax.Array | None
   pos_c: jax.Array | None
-  only_cS: jax.Array | None
+  extra_mask_cS: jax.Array | None
 
 
 class _Keys(NamedTuple):
@@ -187,8 +185,8 @@ def attend_by_rows(
   """One row after the other, C pieces of c = `chunk` queries each (0: as fits); X = G * c.
 
   Logits stay in the cache, heads stand before positions so that products find their factors as they
-  lie, and the backward pass has its own rule: it works the logits out again, but no softmax, as
-  flash attention does (arXiv:2205.14135, algorithm 4).
+  lie, and the backward pass has its own rule: it recomputes the logits, but no softmax, as flash
+  attention does (arXiv:2205.14135, algorithm 4).
   """
   batch, q_len, num_heads, head_dim = q_BQNH.shape
   num_kv_heads = k_BSKH.shape[2]
@@ -248,11 +246,11 @@ def _rows_backward(softcap, kept, out_grad_BCKXH):
     logits_KXS, slope_KXS = _logits(queries, keys, window, softcap)
     probs_KXS = jnp.exp(logits_KXS - softmax.max_KX1) * (1 / softmax.sum_KX1)
     probs_grad_KXS = _times(out_grad_KXH, keys.v_KSH, 2, 2)
-    # What the gradients of a query's probabilities come to, each weighed by its probability.
-    weighed_KXH = softmax.out_KXH.astype(jnp.float32) * out_grad_KXH
-    mean_KX1 = weighed_KXH.sum(axis=-1, keepdims=True)
+    # The mean of the gradients of a query's probabilities, weighted by the probabilities.
+    weighted_KXH = softmax.out_KXH.astype(jnp.float32) * out_grad_KXH
+    mean_KX1 = weighted_KXH.sum(axis=-1, keepdims=True)
     logits_grad_KXS = probs_KXS * (probs_grad_KXS - mean_KX1) * slope_KXS
-    # Masked keys have no probability, but where a query sees nothing.
+    # Masked keys have probability 0, except where all keys are masked.
     logits_grad_KXS *= softmax.max_KX1 > attention_mask.MASKED_LOGIT
     probs_KXS, logits_grad_KXS = (
       x.astype(out_grad_KXH.dtype) for x in (probs_KXS, logits_grad_KXS)
@@ -284,7 +282,7 @@ def _logits(queries, keys, window, softcap):
     capped_KXS = jnp.tanh(logits_KXS / softcap)
     logits_KXS, slope_KXS = capped_KXS * softcap, 1 - jnp.square(capped_KXS)
   if queries.block_c is not None:
-    extra_mask = None if queries.only_cS is None else queries.only_cS[None]
+    extra_mask = None if queries.extra_mask_cS is None else queries.extra_mask_cS[None]
     mask = attention_mask.AttentionMask(
       queries.block_c[None], keys.block_S[None], queries.pos_c[None], keys.pos_S[None], extra_mask
     )

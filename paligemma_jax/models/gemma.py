@@ -31,8 +31,8 @@ _ROPE_BASE = 10_000
 class Cache(NamedTuple):
   """Keys and values of the slots so far, and where the next token of each row goes.
 
-  A row's padding keeps its slots and is hidden from everyone, so no row ever moves. Several answers
-  to a row's prompt share the prompt's slots and take turns in the slots after it.
+  A row's padding keeps its slots and is masked, so no row ever moves. Several answers to a row's
+  prompt share the prompt's slots and take turns in the slots after it.
 
   Shapes: k, v dtype[L, B, C, K, H]; k_block, k_pos int32[B, C]; next_pos, next_block int32[B];
   slot int32[].
@@ -56,7 +56,7 @@ class Gemma(nn.Module):
     remat: what the backward pass recomputes of each layer, see remat.py.
     dropout: rate on both residual branches; needs the rng "dropout" when above 0.
     cache_dtype: what keys and values are rounded to before use; None leaves them.
-    attend_by: see `implementation` in attention.attend.
+    implementation: as in attention.attend.
   """
 
   sizes: variants.Gemma
@@ -86,8 +86,7 @@ class Gemma(nn.Module):
     """Runs the layers on a whole sequence.
 
     Returns:
-      dtype[B, S, D] before the final norm, and the (k, v) of all layers, dtype[L, B, S, K, H];
-      what nobody uses is never computed under jit.
+      dtype[B, S, D] before the final norm, and the (k, v) of all layers, dtype[L, B, S, K, H].
     """
     rope = rotary_angles(mask.q_pos, self.sizes.head_dim)
     return self.layers(x_BSD, None, windows_L(self.sizes, x_BSD.shape[1]), mask, rope, None)
@@ -97,7 +96,8 @@ class Gemma(nn.Module):
   ) -> tuple[jax.Array, Cache]:
     """Runs the layers on the next token of each row's A answers, which take A slots.
 
-    All answers of a row are equally long. With several, `only_BAC` says which slots an answer sees.
+    All answers of a row are equally long. With several, `extra_mask_BAC` is True at the slots that
+    an answer attends to.
 
     Returns:
       dtype[B, A, D] before the final norm, and the new cache.
@@ -144,7 +144,7 @@ class Gemma(nn.Module):
     return jnp.tanh(logits / cap) * cap if cap else logits
 
   def init_all(self, tokens_BT: jax.Array) -> jax.Array:
-    """Touches every parameter; for initialisation."""
+    """Uses every parameter, for initialization."""
     x_BTD = self.embed(tokens_BT)
     x_BTD, _ = self(x_BTD, attention_mask.prefix_lm(jnp.ones_like(tokens_BT)))
     return self.head(self.norm(x_BTD))
@@ -186,7 +186,7 @@ class Layer(nn.Module):
 
   @nn.compact
   def __call__(self, x_BTD, cached, window, mask, rope, slot):
-    """Runs the layer; where `see` has fewer queries than there are tokens, on the last tokens.
+    """Runs the layer; where `mask` has fewer queries than there are tokens, on the last tokens.
 
     The others then only give keys and values.
 
@@ -222,7 +222,7 @@ class Attention(nn.Module):
 
   @nn.compact
   def __call__(self, x_BTD, cached, window, mask, rope, slot):
-    """Attends from the last tokens, as many as `see` has queries."""
+    """Attends from the last tokens, as many as `mask` has queries."""
     c = self.sizes
     n, k, h, d = c.num_heads, c.num_kv_heads, c.head_dim, c.width
     ws: Iterable[linear.Kernel]
@@ -307,7 +307,7 @@ class RMSNorm(nn.Module):
 
 
 def windows_L(sizes: variants.Gemma, num_keys: int) -> jax.Array | None:
-  """int32[L], how far back each layer sees; None where all see everything."""
+  """int32[L], the sliding window of each layer; None where none is shorter than the keys."""
   if not 0 < sizes.sliding_window < num_keys:
     return None
   return jnp.where(jnp.arange(sizes.depth) % 2 == 0, sizes.sliding_window, _NO_WINDOW)

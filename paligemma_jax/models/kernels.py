@@ -1,7 +1,7 @@
-"""Attention by the kernels that devices have of their own, which never write the logits down.
+"""Attention by the kernels of devices, which never write the logits to memory.
 
-On TPU that is "splash" attention, a Pallas kernel that JAX ships; on NVIDIA cards cuDNN's. Both
-take whole sequences only: as many queries as keys, blocks in rising order, no sliding window.
+On TPU that is splash attention, a Pallas kernel that JAX ships; on NVIDIA cards cuDNN's. Both take
+whole sequences only: as many queries as keys, blocks in rising order, no sliding window.
 
   B rows, S positions, N query heads, K key heads, H head dim.
 """
@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec
 
-# A kernel works on squares of logits with such a side, and all positions must divide into them.
+# Sides of the squares of logits that a kernel works on; positions are padded to a multiple.
 _BLOCKS = (512, 384, 256, 128)
-# As large as leaves room to subtract: a query that sees nothing must not come to inf - inf.
+# It leaves room to subtract: a query without any key must not give inf - inf.
 _MASKED_LOGIT = -0.7 * float(jnp.finfo(jnp.float32).max)
 
 _MESH: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", default=None)
@@ -30,7 +30,7 @@ _MESH: contextvars.ContextVar[Mesh | None] = contextvars.ContextVar("mesh", defa
 def on(mesh: Mesh) -> Iterator[None]:
   """A model traced in here is for this mesh; examples are sharded over all axes but "tensor".
 
-  A kernel is no operation that the compiler could cut by itself, so it must know.
+  The compiler cannot partition a kernel by itself, so its caller must know the mesh.
   """
   token = _MESH.set(mesh)
   try:
@@ -40,12 +40,12 @@ def on(mesh: Mesh) -> Iterator[None]:
 
 
 def platform() -> str:
-  """Whose kernels can be used where the model is traced: "tpu", "gpu", or "" for nobody's."""
+  """Whose kernels the traced model can use: "tpu", "gpu", or "" for none."""
   kind = _device_kind()
   if _MESH.get() is not None:
-    # cuDNN is asked through a card that is there; a plan for cards that are not does without.
+    # cuDNN needs a card that is there; a plan for cards that are not does without.
     return kind if kind == "tpu" or jax.default_backend() == "gpu" else ""
-  # Nobody said how arrays are cut, so they must be whole.
+  # Without a mesh arrays must be whole.
   return kind if kind == "gpu" or (kind == "tpu" and jax.device_count() == 1) else ""
 
 
@@ -92,14 +92,14 @@ def splash(
   softcap: float,
   interpret: bool = False,
 ) -> jax.Array:
-  """[B, S, N, H] by the TPU's kernel; what a query that sees no key gets is finite.
+  """[B, S, N, H] by the TPU's kernel; finite also for a query without any key.
 
   Args:
     q_BSNH: queries, already scaled.
-    q_block_BS: int32[B or 1, S]; a query sees the keys of its own and of earlier blocks. Absent:
-      everyone sees everyone.
+    q_block_BS: int32[B or 1, S]; a query attends to the keys of its own and of earlier blocks.
+      None: every query to every key.
     k_block_BS: int32[B or 1, S], rising along a row but for keys that are `hidden`.
-    hidden: the block of keys that nobody sees.
+    hidden: the block of masked keys.
     softcap: as in `attention.attend`.
     interpret: runs the kernel on any device, slowly.
   """
@@ -129,16 +129,16 @@ def splash(
 
 
 def _work(seq_len: int, side: int) -> float:
-  """What squares of that side cost: those that are padding too, and something for each square."""
+  """The cost of squares of that side: their logits, padding included, and a share for each."""
   return (-(-seq_len // side) * side) ** 2 * (1 + 64 / side)
 
 
 def _last_seen(q_block_BS, k_block_BS, hidden):
-  """int32[B, S], the last key that a query sees, -1 for none: it also sees all before, but hidden.
+  """int32[B, S], the last key that a query attends to, -1 for none.
 
-  This is what a mask comes down to where blocks rise, and what the kernel is told of it.
+  Where blocks rise this is the whole mask but for hidden keys: a query attends to all keys before.
   """
-  # A hidden key stands in the block of the one before, where it changes nothing.
+  # A hidden key counts to the block of the key before it, where it changes nothing.
   k_block_BS = jax.lax.cummax(jnp.where(k_block_BS == hidden, -1, k_block_BS), axis=1)
   seen_BSS = k_block_BS[:, None, :] <= q_block_BS[:, :, None]
   return seen_BSS.sum(axis=2, dtype=jnp.int32) - 1
@@ -170,8 +170,8 @@ def _kernel(block, softcap, interpret):
     if mask is not None:
       last_S, hidden_S = mask
       segments = lib.SegmentIds(q=jnp.zeros_like(hidden_S), kv=hidden_S)
-    # The library's own constructors make a mask of all pairs; ours is computed in the kernel,
-    # from the numbers that would be those of the queries.
+    # The library's own constructors make a mask of all pairs; ours is computed in the kernel from
+    # `last_S`, which takes the place of the query numbers.
     info = infos.MaskInfo(None, None, None, None, q_sequence=last_S)
     kernel = lib.SplashAttentionKernel(
       info,
@@ -183,7 +183,7 @@ def _kernel(block, softcap, interpret):
       mask_value=_MASKED_LOGIT,
       attn_logits_soft_cap=softcap or None,
       residual_checkpoint_name=None,
-      mask_function=None if mask is None else _is_seen,
+      mask_function=None if mask is None else lambda last_seen, key: key <= last_seen,
       interpret=interpret,
     )
     return kernel(q_NSH, k_KSH, v_KSH, segments)
@@ -191,27 +191,23 @@ def _kernel(block, softcap, interpret):
   return run
 
 
-def _is_seen(last_seen: jax.Array, key: jax.Array) -> jax.Array:
-  return key <= last_seen
-
-
 def _cut(local: Any, mesh: Mesh, num_heads: int, num_kv_heads: int, *, masked: bool) -> Any:
   """`local` on each device's rows, and on its heads where the "tensor" axis divides them."""
   rows = tuple(name for name in mesh.axis_names if name != "tensor") or None
   parts = mesh.shape.get("tensor", 1)
-  # All query heads may share one key head; else a device's heads must find theirs with it.
+  # All query heads may share one key head; else a device needs the key heads of its query heads.
   whole = parts == 1 or num_heads % parts or (num_kv_heads > 1 and num_kv_heads % parts)
   q_heads = None if whole else "tensor"
   kv_heads = q_heads if num_kv_heads % parts == 0 else None
   q_spec = PartitionSpec(rows, None, q_heads)
   kv_spec = PartitionSpec(rows, None, kv_heads)
-  see_spec = (PartitionSpec(rows),) * 2 if masked else None
+  mask_spec = (PartitionSpec(rows),) * 2 if masked else None
   return jax.shard_map(
     local,
     mesh=mesh,
-    in_specs=(q_spec, kv_spec, kv_spec, see_spec),
+    in_specs=(q_spec, kv_spec, kv_spec, mask_spec),
     out_specs=q_spec,
-    # Kernels do not say what they vary over.
+    # Kernels do not declare which axes they vary over.
     check_vma=False,
   )
 

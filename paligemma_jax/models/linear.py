@@ -1,19 +1,16 @@
-"""The parameters that are matrices, and the products with them: as they are, packed, or adapted.
+"""Products with the parameters that are matrices: as they are, quantized, or with an adapter.
 
-A module asks for its `weight` and multiplies by it with `product`. What lies beside the published
-leaf in the parameters decides the rest, so no module knows of adapters or packed storage:
+A module asks for its `kernel` and multiplies by it with `matmul`. What lies beside the published
+leaf in the parameters decides the rest, so no module knows of adapters or quantization:
 
     q_einsum/w                          the matrix itself
-    q_einsum/w_nf4, w_nf4_scale         packed, in place of it (quantize.py)
+    q_einsum/w_nf4, w_nf4_scale         quantized, in place of it (quantize.py)
     q_einsum/lora_a, lora_b             a low-rank addition (lora.py)
-    q_einsum/w:offset                   zeros in the compute dtype, to take the gradient by
+    q_einsum/w:offset                   zeros in the compute dtype, to differentiate by
 
 A leaf that is not called `w` or `kernel` lends its name: mlp/linear, mlp/linear_lora_a.
 
-A weight is kept in float32 and multiplied in bfloat16, so its gradient comes out of the product in
-bfloat16; the gradient of the weight itself is that number written with twice the bits, for all
-layers at once. The gradient of a bfloat16 zero added to the rounded weight is the number as it is.
-The compiler finds out that the zeros are zeros, and never makes them.
+XLA folds the zeros of an offset away; training/gradient_memory.py says what they are for.
 
   X rows, I inputs, O outputs, r rank; "…" any stack in front (layers; keys and values).
 """
@@ -48,7 +45,7 @@ def beside(name: str, part: str) -> str:
 
 
 def quantized_names(name: str, kind: str) -> tuple[str, str]:
-  """The names of the codes and scales that a matrix packed as `kind` is kept under."""
+  """The names of the codes and scales of a matrix quantized as `kind`."""
   return f"{name}_{kind}", f"{name}_{kind}_scale"
 
 
@@ -58,7 +55,7 @@ def num_stacked(name: str) -> int:
 
 
 def with_offsets(names: Iterable[str]) -> list[str]:
-  """Those of the parameters whose gradient may be taken by an offset alone: layers' matrices."""
+  """The parameters that an offset may stand in for in differentiation: matrices of layers."""
   return [name for name in names if name in param_table.MATRICES and num_stacked(name)]
 
 
@@ -134,14 +131,14 @@ def kernel(module: nn.Module, leaf: str, init: Any, shape: tuple[int, ...], dtyp
 class Table:
   """The embedding table [V, D] as the parameters hold it.
 
-  Where text begins its rows are read as they are kept, so an offset moves it at the head alone.
+  At the input its rows are read as they are kept, so an offset acts at the head alone.
   """
 
   width: int
   parts: Mapping[str, jax.Array]
 
   def rows(self, ids: jax.Array) -> jax.Array:
-    """[..., D] in the dtype that it is kept in, float32 when packed; unknown ids give nan."""
+    """[..., D] in the dtype that it is kept in, float32 when quantized; unknown ids give nan."""
     if "w" in self.parts:
       return jnp.take(self.parts["w"], ids, axis=0)
     kind = _kind(self.parts)
@@ -153,7 +150,7 @@ class Table:
     if "w" in self.parts:
       table_VD = _rounded(self.parts, x.dtype)
       if "offset" in self.parts:
-        x, table_VD = _pulled_back_together(x, table_VD)
+        x, table_VD = _table_gradient_first(x, table_VD)
       return _times_table(x, table_VD)
     kind = _kind(self.parts)
 
@@ -278,14 +275,14 @@ def _times_table(x, table_VD):
 
 
 def _rounded(parts, dtype):
-  """The matrix itself as products take it, moved by its offset alone if it has one."""
+  """The matrix in the compute dtype; with an offset, differentiated by the offset alone."""
   w = parts["w"].astype(dtype)
   return jax.lax.stop_gradient(w) + parts["offset"] if "offset" in parts else w
 
 
 @jax.custom_vjp
-def _pulled_back_together(x, w):
-  """x and w; nothing is pulled back further along x before the gradient of w is there.
+def _table_gradient_first(x, w):
+  """x and w; the backward pass goes on along x only when the gradient of w is computed.
 
   Else the compiler may put off the gradient of the embedding table to the end, and keep that of the
   logits, which is larger, through the backward pass of all layers.
@@ -293,7 +290,7 @@ def _pulled_back_together(x, w):
   return x, w
 
 
-_pulled_back_together.defvjp(
+_table_gradient_first.defvjp(
   lambda x, w: ((x, w), None), lambda _, gradients: jax.lax.optimization_barrier(gradients)
 )
 
@@ -305,7 +302,7 @@ def _kind(parts: Mapping[str, jax.Array]) -> str:
 def _quantized_matmul(x_XI, parts, dtype):
   kind = _kind(parts)
 
-  # What is unpacked for the forward pass is unpacked again for the backward one, and never kept.
+  # The backward pass dequantizes again, so the matrix is never kept.
   @jax.checkpoint
   def multiply(x_XI, codes, scale):
     return x_XI @ quantize.dequantize(codes, scale, kind, size=x_XI.shape[1], dtype=dtype)

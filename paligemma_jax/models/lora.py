@@ -3,7 +3,7 @@
 An adapter adds scale * A B to a matrix: A has its inputs and the rank, B the rank and its outputs,
 each with the matrix's stack in front; keys and values, gate and up have their own. They stand
 beside the matrix under names made from its own (`linear.beside`) and are parameters like any
-other: what is trainable, at which rate, and where it lies is said by regexes.
+other: regexes decide what is trainable, at which rate, and where it lies.
 
   "…" the stack, I inputs, O outputs, r rank.
 """

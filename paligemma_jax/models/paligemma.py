@@ -2,7 +2,7 @@
 
 Parameters are {"img/...": array, "llm/...": array} under the published names; each function needs
 only those of the towers it uses, in any float dtype, and casts them to the compute dtype as used.
-Adapters and quantized matrices, where the config has them, are parameters too (matrices.py).
+Adapters and quantized matrices, where the config has them, are parameters too (linear.py).
 
   B rows, F images per row, R side in pixels, I image tokens, T text tokens, S = I + T positions,
   A answers per row, C cache slots, D the decoder's width, V vocabulary.
@@ -79,7 +79,7 @@ def stays_float32(name: str, *, beside_quantized: bool) -> bool:
   """True for what is kept in float32 while it is frozen: adapters and the scales of codes.
 
   Args:
-    beside_quantized: the model is packed; then its norms too.
+    beside_quantized: the model has quantized matrices; then its norms too.
   """
   norm = beside_quantized and "norm" in name.lower()
   return lora.is_adapter(name) or is_quantized(name) or norm
@@ -114,7 +114,7 @@ def image_tokens(
 def encode_images(
   model_config: variants.ModelConfig, params: Params, image: jax.Array
 ) -> jax.Array:
-  """What the vision tower's head is applied to: dtype[B, I, the tower's width].
+  """The input of the vision tower's head, dtype[B, I, the tower's width].
 
   `project_images` of it is `image_tokens` of the image. The head's parameters must be there.
 
@@ -136,7 +136,7 @@ def project_images(
   *,
   dropout_key: jax.Array | None = None,
 ) -> jax.Array:
-  """The vision tower's tokens, dtype[B, I, D], of what `encode_images` gave."""
+  """The vision tower's tokens, dtype[B, I, D], from the output of `encode_images`."""
   variables = {"params": _tower(model_config, params, "img", dropout_key)}
   return _vit(model_config).apply(variables, None, encoded)
 
@@ -171,10 +171,10 @@ def text_features(
     image: as in `image_tokens`; not needed with `img_tokens`. With neither there is only text.
     text_BT: int32[B, T].
     mask_ar_BT: int32[B, T]; 0: same block as the token before, 1: a new one.
-    mask_input_BT: int32[B, T]; 0 hides a token and does not count its position. Absent: every
-      position counts, as in training, where padding has mask_ar 1 and so nobody before sees it.
+    mask_input_BT: int32[B, T]; 0 masks a token and does not count its position. None: every
+      position counts, as in training, where padding has mask_ar 1: no token before attends to it.
     dropout_key: turns dropout on where the config has a rate.
-    img_tokens: [B, I, D], what `image_tokens` gave.
+    img_tokens: [B, I, D], of `image_tokens`.
   """
   dropout = model_config.dropout if dropout_key is not None else 0.0
   rngs = {"dropout": dropout_key} if dropout else None
@@ -208,8 +208,8 @@ def prefill(
   Args:
     mask_input_BT: int32[B, T], 1 on the prompt's tokens, 0 on padding; each row has at least one.
     cache_len: slots in all, C >= I + T; each `extend` takes as many more as it has answers.
-    cache_dtype: of cached keys and values; None is the compute dtype. The prompt's own attention
-      sees them so rounded too.
+    cache_dtype: of cached keys and values, also in the prompt's own attention; None is the compute
+      dtype.
 
   Returns:
     float32[B, V], the logits after each row's last token, and the cache.
@@ -257,8 +257,8 @@ def extend(
 
   Args:
     token_BA: int32[B, A].
-    only_BAC: bool[B or 1, A, C], the slots that an answer sees: the prompt's and its own. Needed
-      with several answers.
+    extra_mask_BAC: bool[B or 1, A, C], the slots that an answer attends to: the prompt's and its
+      own. Needed with several answers.
 
   Returns:
     float32[B, A, V], the logits after these tokens, and the cache.
@@ -281,7 +281,7 @@ def _last_features(model, variables, x_BSD, mask, num_last, rngs=None):
 
 
 def _sequence(model_config, variables, text_BT, mask_ar_BT, mask_input_BT, img_tokens):
-  """The inputs of the decoder, dtype[B, S, D], and who sees whom."""
+  """The inputs of the decoder, dtype[B, S, D], and their mask."""
   x_BTD = _llm(model_config).apply(variables, text_BT, method="embed")
   mask_ar_BS = mask_ar_BT.astype(jnp.int32)
   valid_BS = None if mask_input_BT is None else mask_input_BT.astype(bool)

@@ -1,4 +1,4 @@
-"""The one table of parameters: a row for each, with all that the rest of the package knows of it.
+"""The one table of parameters: a row for each, with all that the package knows of it.
 
 Weights in and out, adapters, quantization and sharding read this table and no other. A parameter
 that a fork of the model adds takes one row here and one `self.param` there; without a row it lives
@@ -124,7 +124,7 @@ _POST_NORMS = ("post_attention_norm", "post_ffw_norm")  # Gemma 2 has them.
 MATRICES = {row.name: row.matmul for row in ROWS if row.matmul}
 
 
-# What shapes cannot tell. Gemma 2 (it has post norms) caps attention logits at 50; its 27B scales
+# What does not follow from shapes. Gemma 2 (it has post norms) caps attention logits at 50; its 27B scales
 # queries by (width / heads)^-0.5 (arXiv 2408.00118, table 1). Published transfers run without the
 # final softcap.
 _GEMMA2_ATTN_SOFTCAP = 50.0
@@ -177,7 +177,7 @@ def sizes_of(
 
   Returns:
     {"img": fields of the image tower, "llm": fields of the language model, "res": pixels}; {} where
-    some are told by nothing but `fresh` parameters that are missing.
+    a size follows only from `fresh` parameters that are missing.
 
   Raises:
     CheckpointError: names or shapes that are no PaliGemma's; lists every difference.
@@ -244,7 +244,7 @@ def check(
 
   Args:
     found: {name: shape} of the file.
-    expected: {name: shape} of the model; a '?' stands for a size that nothing in the file tells.
+    expected: {name: shape} of the model; '?' stands for a size that no array of the file gives.
     where: the file, for the error.
     fresh: names that are left out on both sides.
   """

@@ -1,4 +1,4 @@
-"""What the backward pass recomputes of a layer instead of keeping it.
+"""Rematerialization: what the backward pass recomputes of a layer instead of keeping it.
 
 none  nothing: most memory.
 dots  all but products with parameters and what has the name KEPT: less than half the memory for
@@ -17,7 +17,7 @@ import jax
 from paligemma_jax.core import errors
 from paligemma_jax.models import variants
 
-# The name (`checkpoint_name`) of what attention by rows would compute again.
+# The `checkpoint_name` of what attention by rows would otherwise recompute.
 KEPT = "attention"
 
 # "auto" is "full" from this decoder width on.

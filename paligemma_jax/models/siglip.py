@@ -1,7 +1,7 @@
 """The SigLIP vision tower, with the parameter names of the published checkpoints.
 
 B images, R side in pixels, P patch side, M tokens, D width, N heads, H head dim, E output width;
-X = B * M (why products run on [X, D] is said in gemma.py).
+X = B * M (gemma.py explains why products run on [X, D]).
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ from paligemma_jax.models import variants
 class Siglip(nn.Module):
   """float[B, R, R, 3] in [-1, 1] -> dtype[B, M, E], one token per patch, in row-major order.
 
-  `encoded` in place of an image is what the layers made of it, dtype[B, M, D]: of a tower that does
-  not train, the head may yet (paligemma.encode_images).
+  `encoded_BMD`, in place of an image, is the output of the layers, dtype[B, M, D]: the head may
+  train where the layers are frozen (paligemma.encode_images).
 
   Attributes:
     sizes: the tower's sizes.
     num_outputs: E, the decoder's width.
     dtype: of matmuls; norms and softmax are float32.
     remat: what the backward pass recomputes of each layer, see remat.py.
-    attend_by: see `implementation` in attention.attend.
+    implementation: as in attention.attend.
   """
 
   sizes: variants.Vit
@@ -118,7 +118,7 @@ class Layer(nn.Module):
 
 
 class SelfAttention(nn.Module):
-  """Every token sees every token of its image."""
+  """Every token attends to every token of its image."""
 
   sizes: variants.Vit
   dtype: Any

@@ -13,7 +13,7 @@ from typing import Any
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 
-# A few times the largest that anybody has trained; more would fill the memory before it failed.
+# A few times the largest model in use; more would fill the memory before it failed.
 _LARGEST = {
   "width": 1 << 17,
   "depth": 1 << 10,
@@ -74,10 +74,10 @@ class Vit:
 class Gemma:
   """A Gemma decoder of either generation.
 
-  `query_scale` says what the attention logits are scaled by: head_dim^-0.5 ("head_dim") or
+  `query_scale`: attention logits are scaled by head_dim^-0.5 ("head_dim") or
   (width / num_heads)^-0.5 ("width_per_head"). Softcaps and the window are off at 0. With
-  `sliding_window` w, every second layer (0, 2, ...) sees earlier blocks only w - 1 positions back,
-  as transformers does; the reference has no window.
+  `sliding_window` w, every second layer (0, 2, ...) attends to earlier blocks only w - 1 positions
+  back, as transformers does; the reference has no window.
   """
 
   width: int
@@ -134,8 +134,8 @@ class ModelConfig:
   """Everything that shapes the model's program.
 
   `dtype` is the dtype of matmuls ("auto": bfloat16 on TPU and GPU, float32 on CPU);
-  `remat` says what the backward pass recomputes: nothing ("none"), all but matmuls
-  ("dots"), whole layers ("full"), or "dots" for small and "full" for big models ("auto");
+  `remat` is what the backward pass recomputes: nothing ("none"), all but matmuls ("dots"), whole
+  layers ("full"), or "dots" for small and "full" for big models ("auto");
   `dropout` is the rate on the decoder's two residual branches; `attention` is
   `implementation` in attention.attend; `lora` holds the adapters; `quantize` is what the matrices
   that `quantize_targets` (regexes) match are stored as, "" for as they are.
@@ -293,18 +293,5 @@ def get(
 
 def of_run(model: Mapping[str, Any], lora: Mapping[str, Any]) -> ModelConfig:
   """The ModelConfig of the sections `model` and `lora` of a configuration."""
-  return get(
-    model["variant"],
-    res=model["res"],
-    vocab_size=model["vocab_size"],
-    final_softcap=model["final_logits_softcap"],
-    attn_softcap=model["attn_logits_softcap"],
-    dropout=model["dropout"],
-    dtype=model["dtype"],
-    remat=model["remat"],
-    attention=model["attention"],
-    overrides=model["overrides"],
-    lora=Lora(**lora),
-    quantize=model["quantize"],
-    quantize_targets=tuple(model["quantize_targets"]),
-  )
+  caps = {"final_logits_softcap": "final_softcap", "attn_logits_softcap": "attn_softcap"}
+  return get(lora=Lora(**lora), **{caps.get(key, key): value for key, value in model.items()})

@@ -123,7 +123,7 @@ class Checkpoints:
     That goes on in the background; the state may be donated meanwhile.
     """
     if jax.process_count() == 1:
-      process.started(functools.partial(states.compile_look, state))
+      process.started(functools.partial(states.compile_finite_check, state))
 
   def take_scores(self, scores: Mapping[int, float]) -> None:
     """Notes what steps were worth before a restart, by step."""

@@ -2,8 +2,8 @@
 
 Blocks of at most 256 numbers along a leaf's last dim share a float32 scale, the largest of them;
 each number is a code for a share of it. The 256 shares are those of the paper: seven decades, the
-decade below 1 cut the finest, with 0 and 1. The first moment has signed codes. Of the second moment
-the root is coded, which halves its range, and never as 0 unless it is 0: Adam divides by it.
+decade below 1 divided the finest, with 0 and 1. The first moment has signed codes. Of the second
+moment the root is coded, which halves its range, and never as 0 unless it is 0: Adam divides by it.
 
 Leaves below 4096 numbers keep float32 moments, as in the published implementation.
 """
@@ -55,7 +55,7 @@ class Adam8bit(NamedTuple):
   init: (params) -> State.
   update: (gradients, state, params=None) -> (directions, State), as optax has it.
   part: (gradient, kept, count) -> (direction, kept). `kept` is what `State.kept` has of a leaf, or
-    any part of it that whole blocks make; count is that of the update, from 1 on.
+    any part of it of whole blocks; count is that of the update, from 1 on.
   """
 
   init: Callable[..., State]

@@ -22,8 +22,8 @@ def optimizer(
 ) -> optax.GradientTransformation:
   """The rule that `optim.custom(optim)` returns, in place of the one of `optim.name`.
 
-  It is told of the trainable parameters alone, as a flat dict {published name: float32 array}, and
-  gives directions, as `optax.scale_by_lion` does: the trainer clips gradients before it, and after
+  It sees the trainable parameters alone, as a flat dict {published name: float32 array}, and gives
+  directions, as `optax.scale_by_lion` does: the trainer clips gradients before it, and after
   it multiplies by `lr`, `lr_mults` and the schedule, adds weight decay and subtracts. State is any
   tree of arrays whose shapes and dtypes do not change. A leaf under a parameter's name is sharded
   as that parameter when it has its shape, the others are on every device; all are saved with the

@@ -1,7 +1,7 @@
-"""What keeps the gradients of a step small; the numbers are those of a step without it.
+"""Less memory for the gradients of a step, at equal numbers.
 
 For 159 M parameters in float32 the gradients of all layers are as large as the parameters. Three
-things keep what lies beside them small:
+things save memory beside them:
 
 Offsets. A weight is kept in float32 and multiplied in bfloat16, so its gradient comes out of the
 product in bfloat16; the gradient of the float32 weight is that same number in twice the bits, for
@@ -10,10 +10,10 @@ weights instead, and the optimizer reads the numbers in float32 leaf by leaf. XL
 away (models/linear.py). The embedding table is read twice: in float32 where text begins, which
 gives one part of its gradient, and in bfloat16 at the head, which gives the other.
 
-One budget of logits. Where the table trains, its gradient is the largest array of the step. Logits
-and the gradients of the layers never exist together, so logits may take as much memory as the
-table's gradient; chunks of positions would only add up that gradient chunk by chunk, beside one
-chunk's own.
+One budget of logits. Where the embedding table is trainable, its gradient is the largest array of
+the step. Logits and the gradients of the layers never exist together, so logits may take as much
+memory as that gradient; chunks of positions would only sum it chunk by chunk, beside each chunk's
+own.
 
 The update is recomputed: once for its norm and once to be applied. Whether a step counts is
 known only with the last norm, and to keep the updates until then would cost as much memory as the
@@ -47,11 +47,11 @@ def to_differentiate(
 ) -> tuple[Params, Params]:
   """(what gradients are taken with respect to, all other parameters), both by name.
 
-  Where products run in bfloat16, an offset stands in for each matrix of the layers.
+  Where matmuls run in bfloat16, an offset stands in for each matrix of the layers.
 
   Args:
-    table: an offset for the embedding table too, beside the table itself; not where chunks of
-      positions would add up in bfloat16.
+    table: an offset for the embedding table too, beside the table itself; not where gradients of
+      chunks of positions would be summed in bfloat16.
   """
   dtype = paligemma.compute_dtype(model_config)
   if dtype == jnp.float32:
@@ -78,7 +78,7 @@ def by_weight(gradients: Params, places: Params) -> dict[str, tuple[jax.Array, .
 
 
 def logits_budget(state: states.TrainState) -> int:
-  """Bytes of logits on a device: where the embedding table trains, up to those of its gradient."""
+  """Bytes of logits per device: up to those of the embedding table's gradient, if it trains."""
   table = state.trainable.get(param_table.INPUT_EMBEDDING)
   if table is None:
     return loss.BUDGET_BYTES

@@ -89,7 +89,7 @@ def token_losses(
     logits_fn: [B, c, D] -> float32[B, c, V].
     x_BTD: features; position t predicts `targets_BT[:, t]`.
     targets_BT: int32[B, T].
-    mask_BT: float32[B, T], 0 where there is nothing to learn.
+    mask_BT: float32[B, T], 0 at unsupervised positions.
     vocab_size: V.
     token_loss: from `cross_entropy` or `own`.
     num_devices: that the rows are sharded over.
@@ -120,7 +120,7 @@ def chunk_len(num_rows: int, vocab_size: int, num_devices: int, budget_bytes: in
 
 def row_sums(losses: TokenLosses) -> RowSums:
   """Sums over each row's supervised tokens."""
-  # Unused slots read whatever stands there; only a select keeps a NaN of theirs out of the sum.
+  # Unused slots hold other positions' losses; only a select keeps their NaNs out of the sum.
   used_BM = losses.weight_BM != 0
   nll_BM = jnp.where(used_BM, losses.nll_BM * losses.weight_BM, 0.0)
   correct_BM = jnp.where(losses.correct_BM, losses.weight_BM, 0.0)

@@ -1,4 +1,4 @@
-"""What is trainable, how fast, and how: freezing, schedules and update rules by parameter name."""
+"""Trainable parameters, schedules and update rules, by parameter name."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ Schedule = Callable[[jax.Array], jax.Array]  # step int32[] -> multiplier float3
 class Optimizer(NamedTuple):
   """An update rule over flat dicts of trainable parameters.
 
-  A gradient is a tuple of arrays of the leaf's shape, whose sum in float32 it is: what comes in 16
-  bits stays so until the rule reads it.
+  A gradient is a tuple of arrays of the leaf's shape, to be summed in float32: parts in 16 bits
+  stay so until the rule reads them.
 
-  init: (trainable) -> state, with leaves for the trainable alone.
+  init: (trainable) -> state.
   norm: (gradients, state, trainable, step) -> float32[], of all that `apply` would add.
   apply: (gradients, state, trainable, step, counts) -> (trainable, state) after the update; where
     `counts` (bool[]) is False they are as they were.
   schedule: (step) -> float32[] learning rate of that step, before any `lr_mults`.
-  ema: decay of the averages that are kept of the trainable; 0: none are.
+  ema: decay of the moving averages of the trainable; 0: none are kept.
   """
 
   init: Callable[..., Any]
@@ -48,7 +48,7 @@ def split(names: Iterable[str], optim: Any) -> tuple[tuple[str, ...], tuple[str,
   `optim.train_only` (if any) selects what may train, `optim.freeze` then takes away from it.
 
   Raises:
-    ConfigError: a regex matches no parameter, nothing is left to train, or what is packed would.
+    ConfigError: a regex matches no parameter, no trainable one is left, or one is quantized.
   """
   names = sorted(names)
   trainable = set(names)
@@ -61,9 +61,9 @@ def split(names: Iterable[str], optim: Any) -> tuple[tuple[str, ...], tuple[str,
       f"optim.freeze={tuple(optim.freeze)} and optim.train_only={tuple(optim.train_only)} leave"
       " no parameter to train."
     )
-  if packed := sorted(n for n in trainable if paligemma.is_quantized(n)):
+  if codes := sorted(n for n in trainable if paligemma.is_quantized(n)):
     raise errors.ConfigError(
-      f"{packed[0]} and {len(packed) - 1} more are packed (model.quantize) and cannot train; leave"
+      f"{codes[0]} and {len(codes) - 1} more are quantized (model.quantize) and cannot train; leave"
       " them out with optim.freeze or optim.train_only, or out of model.quantize_targets."
     )
   return tuple(n for n in names if n in trainable), tuple(n for n in names if n not in trainable)
@@ -86,8 +86,8 @@ def make(
     optim: the config section.
     shapes: of the trainable parameters, by name; with shardings, where devices share leaves.
     total_steps: of the run.
-    names: of all parameters. Regexes are checked against these, so that a rule for a part that
-      is frozen in this run stays legal.
+    names: of all parameters. Regexes are checked against these, so a rule for a frozen parameter
+      stays legal.
     batch_size: rows per step, for a warm-up given in examples or epochs.
     num_examples: rows of an epoch, for a warm-up given in epochs.
   """
@@ -119,16 +119,16 @@ def transform(
 
   In this order: clip by the global norm of the trainable leaves; the rule's direction; times the
   leaf's learning rate; plus the leaf's decay times the parameter; times the leaf's schedule.
-  The schedule goes by the step it is handed and not by a counter of its own: a skipped update
-  (non-finite gradients) does not shift the schedule of the rest of the run.
+  The schedule depends on the step it is given and has no counter of its own: a skipped update
+  (non-finite gradients) does not shift it.
 
-  A `mu_dtype` of bfloat16 also rounds b1 in b1 * mu (optax does so, and so did the reference).
+  A `mu_dtype` of bfloat16 also rounds b1 in b1 * mu, as in optax and the reference.
 
   Args:
-    optim: of which name, b1, b2, eps, mu_dtype, momentum, rms_clip and clip are read.
+    optim: name, b1, b2, eps, mu_dtype, momentum, rms_clip and grad_clip_norm are read.
     rule: gives the direction in place of the rule that `optim` names.
     schedules, lrs, wds: for each trainable name.
-    specs: partition specs by trainable name, of those that are cut.
+    specs: partition specs by trainable name, of sharded leaves.
   """
   rule = rule or errors.pick(_RULES, optim.name, "optim.name")(optim)
   direction = optax.named_chain(
@@ -164,8 +164,8 @@ def averaged(
 ) -> dict[str, jax.Array]:
   """The moving averages after one more step; {} when none are kept.
 
-  The decay of step t is min(decay, (1 + t) / (10 + t)), so that a short run's average is not mostly
-  what it started from.
+  The decay of step t is min(decay, (1 + t) / (10 + t)), so that the average of a short run is not
+  mostly its initial weights.
 
   Args:
     ema: of the step before; at step 0 the parameters themselves.
@@ -226,7 +226,7 @@ def _sum(gradient):
 
 
 def _all_at_once(direction, scaled):
-  """(norm, apply) of rules that the compiler can compute number by number, in one pass."""
+  """(norm, apply) of rules that the compiler can fuse into one elementwise pass."""
 
   def update(gradients, state, params, step):
     directions, state = direction.update(whole(gradients), state, params)
@@ -245,15 +245,15 @@ def _all_at_once(direction, scaled):
 
 
 def _part_by_part(rule, clip, scaled, specs):
-  """(norm, apply) of Adam in 8 bits: only one part of a leaf is there in float32 at a time.
+  """(norm, apply) of Adam in 8 bits: only one part of a leaf is in float32 at a time.
 
-  A block's scale is known only when all its new moments are, so a leaf cannot be computed number
-  by number: its moments, direction and gradient would be written out in float32, and be more than
-  the bytes saved. The loops write over what they have read.
+  A block's scale needs all its new moments, so the update is not elementwise: the moments, direction
+  and gradient of a whole leaf would be written out in float32, more than the bytes saved. The loops
+  overwrite what they have read.
   """
 
   def update(gradients, state, step):
-    """(name, gradient, parameter, kept) -> (what is added, kept), for parts; and the count."""
+    """(name, gradient, parameter, kept) -> (update, kept), for parts; and the count."""
     count = state["rule"].count + 1
     factor = _clip_factor(whole(gradients), clip) if clip else 1.0
     of = scaled(step)
@@ -300,18 +300,18 @@ def _part_by_part(rule, clip, scaled, specs):
 def _parts(shape, spec):
   """(number of parts, (arrays, i) -> their i-th parts, (arrays, parts, i) -> arrays with them).
 
-  Parts go along a dim that no devices share: layers, or rows of a matrix, or blocks of its rows.
-  Arrays are leaves of that shape, and scales, which have a block where those have 256 numbers.
+  Parts go along a dim that is not sharded: layers, or rows of a matrix, or blocks of its rows.
+  Arrays are leaves of that shape, and scales, which have one number for a block of 256.
   """
-  cut = [dim for dim, axes in enumerate(spec) if axes]
+  sharded = [dim for dim, axes in enumerate(spec) if axes]
   size = math.prod(shape)
   num = dim = 0
-  if size >= _WHOLE_BELOW and len(shape) > 2 and 0 not in cut:
+  if size >= _WHOLE_BELOW and len(shape) > 2 and 0 not in sharded:
     num = shape[0]
   elif size >= _WHOLE_BELOW and len(shape) == 2:
-    if 0 not in cut:
+    if 0 not in sharded:
       num = next((n for n in range(-(-size // _PART), shape[0]) if shape[0] % n == 0), 0)
-    if not num and 1 not in cut and shape[1] % adam8bit.BLOCK == 0:
+    if not num and 1 not in sharded and shape[1] % adam8bit.BLOCK == 0:
       num, dim = shape[1] // adam8bit.BLOCK, 1
   if not num:
     return 1, lambda tree, i: tree, lambda tree, parts, i: parts
@@ -335,8 +335,8 @@ def _parts(shape, spec):
 def _clip(limit):
   """optax.clip_by_global_norm with a product in place of its quotient.
 
-  The compiler works products into all that reads them. Quotients it computes once and writes out: a
-  copy of all gradients, for each of the two times that the update is computed.
+  The compiler fuses products into what reads them. It writes quotients out: a copy of all gradients
+  for each of the two times that the update is computed.
   """
 
   def update(gradients, state, params=None):
@@ -384,12 +384,12 @@ def _adafactor(optim):
   )
 
 
-# A matrix whose lesser side is below it keeps its whole second moment. More than the layers there
-# are, so that the scales of norms are not averaged over them.
+# A matrix with a smaller side than this keeps its whole second moment. It is more than the number
+# of layers, so that the scales of norms are not averaged over layers.
 _FACTORED_FROM = 64
-# Leaves of fewer numbers are computed in one part: a loop would take longer and save nothing.
+# Smaller leaves are computed in one part: a loop would take longer and save nothing.
 _WHOLE_BELOW = 2**20
-_PART = 2**22  # Numbers of a part of a matrix, at most, where its rows can be cut so.
+_PART = 2**22  # Numbers of a part of a matrix, at most, where its rows divide so.
 _RULES = {"adam": _adam, "adam8bit": _adam8bit, "adafactor": _adafactor, "sgd": _sgd}
 _MU_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 

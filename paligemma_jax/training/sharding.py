@@ -1,6 +1,6 @@
 """Where arrays live: the device mesh, FSDP and tensor parallelism for parameters, rows of a batch.
 
-Legend: N query heads, K key heads, F hidden units, V words, D width, H head dim.
+Legend: B rows, c positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from paligemma_jax.models import gemma
 from paligemma_jax.models import kernels
 from paligemma_jax.models import params as param_table
 from paligemma_jax.models import siglip
-
-# Leaves whose first dim is the layer: it is scanned over, so it is never cut.
 
 # The parts of a batch that the device needs; the rest (`_row`) stays on the host.
 _DEVICE_KEYS = ("image", "encoded", "text", "mask_ar", "mask_loss", "mask_input", "_mask")
@@ -73,7 +71,7 @@ def row_axes(mesh: Mesh) -> tuple[str, ...]:
 
 
 def num_row_shards(mesh: Mesh) -> int:
-  """In how many parts the rows of a batch are cut."""
+  """How many shards the rows of a batch have."""
   return mesh.size // mesh.shape.get("tensor", 1)
 
 
@@ -88,9 +86,9 @@ def param_shardings(
   """For each name the sharding of its leaf.
 
   Heads, hidden units and the vocabulary are sharded over "tensor" where they divide; the largest
-  dim that is left and divides is sharded over "fsdp" (the vocabulary over both). The layer dim of
-  scanned leaves is never cut; leaves below `min_size` elements, and leaves none of whose dims
-  divide, are replicated.
+  dim that is left and divides is sharded over "fsdp" (the vocabulary over both). The layer dim,
+  which is scanned over, is never sharded; leaves below `min_size` elements, and leaves none of
+  whose dims divide, are replicated.
 
   Args:
     shapes: name -> anything with a `.shape`.
@@ -103,10 +101,10 @@ def param_shardings(
 
 @contextlib.contextmanager
 def rows_stay(mesh: Mesh) -> Iterator[None]:
-  """While a model is traced in here, each layer takes and gives rows cut as the batch is.
+  """While a model is traced in here, the rows of each layer's input and output stay sharded.
 
-  This is what makes it FSDP: weights come together one layer at a time inside the scan. Left to
-  itself XLA also finds a program that gathers all rows on every device and keeps weights apart.
+  This makes it FSDP: weights are gathered one layer at a time inside the scan. Without it XLA may
+  gather all rows on every device instead and keep weights sharded.
   """
   if mesh.size == 1:
     with kernels.on(mesh):
@@ -117,9 +115,8 @@ def rows_stay(mesh: Mesh) -> Iterator[None]:
     return jax.lax.with_sharding_constraint(x, batch_sharding(mesh))
 
   def layer(call, args, kwargs, context):
-    if not isinstance(context.module, (gemma.Layer, siglip.Layer)):
-      return call(*args, **kwargs)
-    if context.method_name != "__call__":
+    is_layer = isinstance(context.module, (gemma.Layer, siglip.Layer))
+    if not is_layer or context.method_name != "__call__":
       return call(*args, **kwargs)
     x, *others = call(pin(args[0]), *args[1:], **kwargs)
     return (pin(x), *others)
@@ -129,19 +126,19 @@ def rows_stay(mesh: Mesh) -> Iterator[None]:
 
 
 def logits_sharding(vocab_size: int, width: int, mesh: Mesh) -> NamedSharding:
-  """Of float32[B, c, V]: V is cut where the table is, so that the table stays apart; else rows."""
-  words = tuple(_spec(param_table.INPUT_EMBEDDING, (vocab_size, width), mesh, 1)[:1])
-  cut = words[0] if words and words[0] else ()
-  cut = (cut,) if isinstance(cut, str) else tuple(cut)
-  rows = tuple(name for name in row_axes(mesh) if name not in cut)
-  return NamedSharding(mesh, PartitionSpec(rows or None, None, cut or None))
+  """Of float32[B, c, V]: V is sharded as in the embedding table, B over the other row axes."""
+  spec = tuple(_spec(param_table.INPUT_EMBEDDING, (vocab_size, width), mesh, 1))
+  axes = spec[0] if spec else None
+  axes = (axes,) if isinstance(axes, str) else tuple(axes or ())
+  rows = tuple(name for name in row_axes(mesh) if name not in axes)
+  return NamedSharding(mesh, PartitionSpec(rows or None, None, axes or None))
 
 
 def like_params(tree: Any, params: Mapping[str, Any], mesh: Mesh) -> Any:
   """Shardings for a tree (an optimizer state) that holds parameter-like leaves by name.
 
-  A leaf that stands under a parameter's name in a dict lies as that parameter when it has its
-  shape, and else (factored moments, scales) by the rule for parameters; the rest is replicated.
+  A leaf under a parameter's name in a dict is sharded as that parameter when it has its shape, and
+  else (factored moments, scales) by the rule for parameters; other leaves are replicated.
 
   Args:
     tree: arrays or ShapeDtypeStructs.
@@ -164,7 +161,7 @@ def check_batch(batch_size: int, mesh: Mesh, *, grad_accum_steps: int, what: str
 
   Args:
     batch_size: rows over all hosts.
-    accum: micro-batches that one step is made of.
+    grad_accum_steps: micro-batches of one step.
     what: the config key, named in the error.
   """
   shards = num_row_shards(mesh)

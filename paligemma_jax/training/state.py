@@ -20,7 +20,7 @@ from paligemma_jax.training import sharding
 class TrainState:
   """All that changes in training, and the frozen parameters: arrays, or their ShapeDtypeStructs.
 
-  step: int32[], steps done so far (skipped ones count).
+  step: int32[], steps so far, skipped ones included.
   trainable: name -> float32 master parameter.
   frozen: name -> parameter in the compute dtype; no gradients and no optimizer state.
   opt_state: the optimizer's, with leaves for the trainable alone.
@@ -47,9 +47,9 @@ class TrainState:
 def param_dtypes(
   shapes: Mapping[str, Any], trainable: Iterable[str], dtype: Any
 ) -> Callable[[str], Any]:
-  """name -> dtype that a parameter is kept in: float32 where it trains, else `dtype`.
+  """name -> dtype that a parameter is kept in: float32 where it is trainable, else `dtype`.
 
-  Packed codes keep theirs; beside them, norms stay in float32, as small as they are.
+  Quantized codes keep theirs; beside them norms, which are small, stay in float32.
   """
   trainable = frozenset(trainable)
   is_quantized = any(paligemma.is_quantized(name) for name in shapes)
@@ -75,8 +75,8 @@ def make(
 
   Args:
     params: all parameters by name.
-    trainable: names that train.
-    dtype: that the frozen are kept in (paligemma.compute_dtype(cfg)).
+    trainable: names of the trainable parameters.
+    dtype: of the frozen parameters (`paligemma.compute_dtype`).
   """
   shapes = {n: jax.ShapeDtypeStruct(p.shape, p.dtype) for n, p in params.items()}
   target = abstract(shapes, trainable, optimizer, mesh, dtype=dtype)
@@ -97,10 +97,10 @@ def make(
 
 
 def owned(tree: Any) -> Any:
-  """The tree's arrays in memory that a step can take over; those given are then gone.
+  """The tree's arrays in memory that a step can reuse; the arrays given are deleted.
 
-  On a CPU arrays that come from files lie in NumPy's memory. The first step could not write over
-  them, and for its time all that trains would be there twice.
+  On a CPU arrays that come from files lie in NumPy's memory, which the first step could not reuse:
+  all trainable parameters would be there twice.
   """
   leaves, structure = jax.tree.flatten(tree)
   for i, leaf in enumerate(leaves):
@@ -122,8 +122,7 @@ def abstract(
 
   Args:
     shapes: of all parameters by name.
-    trainable: names that train.
-    dtype: that the frozen are kept in (paligemma.compute_dtype(cfg)).
+    trainable, dtype: as in `make`.
   """
   trainable = frozenset(trainable)
   places = sharding.param_shardings(shapes, mesh)
@@ -155,19 +154,19 @@ def shardings(state: TrainState) -> TrainState:
 
 def first_non_finite(state: TrainState) -> str:
   """The name of a trainable parameter or optimizer leaf that holds a NaN or infinity, or ''."""
-  flags, _ = jax.tree_util.tree_flatten_with_path(_all_finite(_looked_at(state)))
+  flags, _ = jax.tree_util.tree_flatten_with_path(_all_finite(_checked(state)))
   for path, flag in flags:
     if not flag:
       return "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
   return ""
 
 
-def compile_look(state: TrainState) -> None:
-  """Compiles what `first_non_finite` runs, which takes seconds; the state may be gone by then."""
-  _all_finite.lower(_looked_at(state)).compile()
+def compile_finite_check(state: TrainState) -> None:
+  """Compiles what `first_non_finite` runs, in seconds; the state may be donated meanwhile."""
+  _all_finite.lower(_checked(state)).compile()
 
 
-def _looked_at(state: TrainState) -> dict[str, Any]:
+def _checked(state: TrainState) -> dict[str, Any]:
   return {"trainable": state.trainable, "opt_state": state.opt_state, "ema": state.ema}
 
 

@@ -40,8 +40,8 @@ def make_train_step(
   """The jitted (state, batch, num_supervised) -> (state, sums). The state handed in is donated.
 
   The rows of a batch are sharded over the mesh; `num_supervised` (static, from
-  `loss.num_supervised`) is passed by position. With `accum` micro-batches the result is that of the
-  whole batch up to rounding.
+  `loss.num_supervised`) is passed by position. With `grad_accum_steps` micro-batches the result is
+  that of the whole batch up to rounding.
 
   A step whose loss, gradient norm or update norm is not finite leaves parameters and optimizer
   state bitwise unchanged; the step still counts.
@@ -50,7 +50,7 @@ def make_train_step(
   clipping), update_norm, lr, num_tokens, num_correct, num_rows, nonfinite (1 when skipped).
 
   Args:
-    cfg: models.variants.ModelConfig.
+    model_config: models.variants.ModelConfig.
     state: of arrays or abstract; its shapes and shardings are kept.
     token_loss: that is trained on.
     seed: of dropout; the key of a step is a function of (seed, step).
@@ -61,7 +61,8 @@ def make_train_step(
 
   def step_fn(state, batch, num_supervised):
     num_rows = batch["_mask"].astype(jnp.float32).sum()
-    key = _dropout_key(model_config, seed, state.step)
+    drops = model_config.dropout or model_config.lora.dropout
+    key = jax.random.fold_in(jax.random.key(seed), state.step) if drops else None
     chunk = loss.chunk_len(
       batch["text"].shape[0] // grad_accum_steps,
       model_config.llm.vocab_size,
@@ -74,10 +75,16 @@ def make_train_step(
 
     def loss_fn(trained, part, key):
       sums = row_sums({**constant, **trained}, part, num_supervised, key)
-      counts = _token_counts(sums, part["_mask"])
+      counts = {
+        name: jnp.where(part["_mask"], getattr(sums, name), 0.0).sum()
+        for name in ("num_tokens", "num_correct")
+      }
       return loss.batch_loss(sums, part["_mask"], num_rows), counts
 
-    (value, counts), gradients = _gradients(loss_fn, trained, batch, key, grad_accum_steps, mesh)
+    grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+    if grad_accum_steps > 1:
+      grad_fn = functools.partial(_accumulate, grad_fn, grad_accum_steps, mesh)
+    (value, counts), gradients = grad_fn(trained, batch, key)
     gradients = gradient_memory.by_weight(gradients, places.trainable)
     grad_norm = optax.global_norm(optimizers.whole(gradients))
     new_state, update_norm, finite = gradient_memory.update_if_finite(
@@ -127,14 +134,14 @@ def make_eval_step(
 
 
 def _row_sums(model_config, mesh, token_loss, budget_bytes, params, batch, num_supervised, key):
-  """RowSums float32[B] of a batch, or of a part of it; `key` is of dropout, None for none."""
+  """RowSums float32[B] of a batch or micro-batch; `key` is of dropout, None for none."""
   if batch["text"].shape != batch["mask_loss"].shape:
     raise errors.ConfigError(
       f"text {batch['text'].shape} and mask_loss {batch['mask_loss'].shape} differ in shape; the"
       " loss needs the train encoding."
     )
   with sharding.rows_stay(mesh):
-    # A batch has the images, or what a frozen vision tower made of them.
+    # A batch has the images, or their cached features from a frozen vision tower.
     encoded, img_tokens = batch.get("encoded"), None
     if encoded is not None:
       img_tokens = paligemma.project_images(model_config, params, encoded, dropout_key=key)
@@ -166,35 +173,13 @@ def _row_sums(model_config, mesh, token_loss, budget_bytes, params, batch, num_s
   return loss.row_sums(losses)
 
 
-def _token_counts(sums, mask_B):
-  """How many tokens of real rows were supervised, and for how many the model's choice is right."""
-  return {
-    name: jnp.where(mask_B, getattr(sums, name), 0.0).sum()
-    for name in ("num_tokens", "num_correct")
-  }
-
-
-def _dropout_key(model_config, seed, step):
-  """A function of (seed, step); None where nothing is dropped."""
-  drops = model_config.dropout or model_config.lora.dropout
-  return jax.random.fold_in(jax.random.key(seed), step) if drops else None
-
-
-def _gradients(loss_fn, trained, batch, key, grad_accum_steps, mesh):
-  """((loss, counts), gradients) of the batch; with `accum` > 1 one micro-batch after the other."""
-  grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
-  if grad_accum_steps == 1:
-    return grad_fn(trained, batch, key)
-  return _accumulate(grad_fn, trained, batch, key, grad_accum_steps, mesh)
-
-
-def _accumulate(grad_fn, trained, batch, key, grad_accum_steps, mesh):
-  """Sums of loss, counts and gradients over `accum` micro-batches, in float32."""
+def _accumulate(grad_fn, grad_accum_steps, mesh, trained, batch, key):
+  """The sums of what `grad_fn` gives over the micro-batches, in float32."""
   rows = batch["text"].shape[0]
   sharding.check_batch(rows, mesh, grad_accum_steps=grad_accum_steps, what="train.batch_size")
 
-  # Rows a, a + accum, ... make micro-batch a: so every row stays on the device that holds it.
-  def cut(x):
+  # With A micro-batches rows a, a + A, ... make micro-batch a: every row stays on its device.
+  def split(x):
     x = x.reshape(rows // grad_accum_steps, grad_accum_steps, *x.shape[1:]).swapaxes(0, 1)
     spec = jax.sharding.PartitionSpec(None, sharding.row_axes(mesh))
     return jax.lax.with_sharding_constraint(x, jax.sharding.NamedSharding(mesh, spec))
@@ -204,7 +189,7 @@ def _accumulate(grad_fn, trained, batch, key, grad_accum_steps, mesh):
     part_key = None if key is None else jax.random.fold_in(key, index)
     return jax.tree.map(jnp.add, carry, grad_fn(trained, part, part_key)), None
 
-  parts = jax.tree.map(cut, batch)
+  parts = jax.tree.map(split, batch)
   shapes = jax.eval_shape(grad_fn, trained, jax.tree.map(lambda x: x[0], parts), key)
   zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, jnp.float32), shapes)
   total, _ = jax.lax.scan(body, zeros, (parts, jnp.arange(grad_accum_steps)))

@@ -192,7 +192,7 @@ def test_a_transfer_takes_the_presets(tune):
 def test_a_packed_matrix_that_would_train_is_named():
   c = _config("qlora")
   c.optim.train_only = (".*lora_.*", "llm/layers/mlp/.*")
-  with pytest.raises(errors.ConfigError, match=r"are packed .*and cannot train"):
+  with pytest.raises(errors.ConfigError, match=r"are quantized .*and cannot train"):
     setups.lay_out(c)
 
 

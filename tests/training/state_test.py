@@ -57,7 +57,7 @@ def test_the_look_at_a_state_is_not_compiled_again_when_it_was_before():
   donated, kept, compiled = make(), make(), []
   jax.tree.map(lambda leaf: leaf.delete(), donated)
   jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
-  states.compile_look(donated)
+  states.compile_finite_check(donated)
   assert any("backend_compile" in name for name in compiled)
   compiled.clear()
   assert states.first_non_finite(kept) == ""

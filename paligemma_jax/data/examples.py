@@ -1,7 +1,7 @@
-"""One slot of a batch: the row is read, the ops are applied, the text is laid out.
+"""One example of a batch: the row is read, the ops are applied, the text is laid out.
 
-A row that cannot be used does not raise here, where it may happen in a thread or another process
-and out of turn: the slot carries the reason, and the loader acts on it when the slot's turn comes.
+A row that cannot be used does not raise here, in a thread or another process and out of order: the
+example carries the reason, and the loader acts on it in the order of the batches.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from paligemma_jax.data import tokenizer as tokenizer_lib
 from paligemma_jax.data import tokens
 from paligemma_jax.sources import jsonl
 
-NOTES = "_notes"  # The column in which ops tell what they had to decide ("alpha_dropped").
+NOTES = "_notes"  # The column in which ops report what they decided ("alpha_dropped").
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """What became of one slot of the global batch.
+  """One place of the global batch.
 
   Attributes:
-    row: row number, -1 for a slot past the last row.
+    row: row number, -1 past the last row.
     arrays: image and the encoding's arrays; None for a row that is not used.
     rejected: why the row is bad; '' when it is not.
-    dropped: True when the text was too long and is not to be used for it.
+    dropped: True when the row is not used because its text is too long.
     failed: why the run cannot go on (an op is broken, the config is wrong); '' when it can.
     where: file and line, or row number, for messages.
-    notes: what was decided about the row: 'truncated', 'alpha_dropped', ….
-    kept: the columns asked for.
+    notes: 'truncated', 'alpha_dropped', ….
+    kept: the columns of `ExampleMaker.keep`.
   """
 
   row: int
@@ -49,7 +49,7 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class ExampleMaker:
-  """Makes slots from row numbers. Picklable; has no state, so threads and processes can share it.
+  """Makes examples from row numbers. Picklable and stateless: threads and processes can share it.
 
   Attributes:
     rows: the source's rows.
@@ -59,7 +59,7 @@ class ExampleMaker:
     text_len: L, the text length without the extra token of training.
     overflow: what to do with longer text, see `tokens`.
     seed: the run's seed, from which the ops' random numbers are drawn.
-    keep: columns to hand on beside the arrays.
+    keep: columns to keep beside the arrays.
   """
 
   rows: protocols.Rows
@@ -72,9 +72,9 @@ class ExampleMaker:
   keep: tuple[str, ...] = ()
 
   def __call__(self, epoch: int, row: int) -> Example:
-    """The slot of this row in this epoch."""
+    """The example of this row in this epoch."""
     where = protocols.where(self.rows, row)
-    doing: Any = "reading the row"  # Or the op that is at work.
+    doing: Any = "reading the row"  # Or the op that runs.
     ops = (*protocols.own_ops(self.rows, row), *self.ops)
     try:
       columns = dict(self.rows[row])
@@ -97,35 +97,35 @@ class ExampleMaker:
       return Example(row, rejected=str(e).removeprefix(f"{where}: "), where=where)
     except errors.ConfigError as e:
       return Example(row, failed=f"{where}: {e}", where=where)
-    except Exception as e:  # An op of the user's can raise anything; it is named on the way up.
+    except Exception as e:  # An op of the user's can raise anything.
       doing = doing if isinstance(doing, str) else f"op {doing!r}"
       return Example(row, failed=f"{where}: {doing} failed: {type(e).__name__}: {e}", where=where)
 
   def precheck(self, row: int) -> str:
-    """Why the row is bad as far as that can be told with no image decoded; '' if it is not seen.
+    """Why the row is bad, as far as that is known without decoding images; '' if it seems good.
 
-    Ops that work on pixels are left out, and what they would make is not looked at.
+    Ops that read or make images are left out, and what they would make is not checked.
     """
     where = protocols.where(self.rows, row)
     ops = (*protocols.own_ops(self.rows, row), *self.ops)
     try:
       columns = dict(self.rows[row])
       columns.update(_seed=self.seed, _epoch=0, _row=row)
-      pictured = {name for name, value in columns.items() if _is_picture(value)}
+      images = {name for name, value in columns.items() if _is_image(value)}
       rng = order.row_rng(self.seed, 0, row)
       for op in ops:
-        if pictured.isdisjoint(op.needs()):
+        if images.isdisjoint(op.needs()):
           columns = op(columns, rng)
           continue
         if hasattr(op, "precheck"):
           op.precheck(columns)
-        pictured.update(op.makes())
+        images.update(op.makes())
       texts = ("prefix",) if self.encoding == "decode" else ("prefix", "suffix")
-      if pictured.isdisjoint(texts) and all(name in columns for name in texts):
+      if images.isdisjoint(texts) and all(name in columns for name in texts):
         self._lay_out(columns, ops)
     except errors.DataError as e:
       return str(e).removeprefix(f"{where}: ")
-    except Exception:  # An op of the user's, or the config, is at fault: told when the row is used.
+    except Exception:  # A broken op or config is reported when the row is used.
       return ""
     return ""
 
@@ -144,15 +144,15 @@ class ExampleMaker:
     return laid_out, len(question) + len(answer) > text_len + 1
 
 
-# Without a repr of its own: Grain asks for it often, and all rows are in it.
+# No repr: Grain asks for it often, and all rows are in it.
 @dataclasses.dataclass(frozen=True, repr=False)
 class ExampleStream:
-  """The slots of one process in the order in which they are read, by a running index.
+  """The examples of one process in the order in which they are read, by a running index.
 
   Attributes:
-    maker: makes a slot from a row.
-    rows_of_step: step -> the (epoch, row) of each slot of the global batch; row -1: none.
-    share: the slots of the global batch that this process reads.
+    make_example: makes an example from a row.
+    rows_of_step: step -> the (epoch, row) at each place of the global batch; row -1: none.
+    share: the places of the global batch that this process reads.
   """
 
   make_example: ExampleMaker
@@ -160,7 +160,7 @@ class ExampleStream:
   share: range
 
   def __call__(self, index: int) -> Example:
-    """The slot at `index` = step * len(share) + position in the share."""
+    """The example at `index` = step * len(share) + position in the share."""
     epoch, row = self._row_at(index)
     return Example(-1) if row < 0 else self.make_example(epoch, row)
 
@@ -175,23 +175,29 @@ class ExampleStream:
 
 
 def name_of(rows: protocols.Rows, row: int) -> str:
-  """'row 22 (train.jsonl:23)', for messages that tell of one row."""
+  """'row 22 (train.jsonl:23)', for messages."""
   where, number = protocols.where(rows, row), f"row {row}"
   return where if where.startswith(number) else f"{number} ({where})"
 
 
-def _is_picture(value: Any) -> bool:
+def _is_image(value: Any) -> bool:
   """Whether a column of a source holds images: files, pixels, or lists of them."""
   first = value[0] if isinstance(value, (list, tuple)) and value else value
   return isinstance(first, (bytes, np.ndarray))
 
 
 def _text_notes(columns: Mapping[str, Any], encoding: str) -> tuple[str, ...]:
-  """What is odd about the texts of a row."""
-  texts = [columns.get("prefix"), columns.get("suffix") if encoding == "train" else ""]
-  if isinstance(texts[1], (list, tuple)):
-    texts[1] = "".join(str(piece[0]) for piece in texts[1] if piece)
-  return tokens.notes(*(text if isinstance(text, str) else "" for text in texts))
+  """What is odd about the texts of a row, as `trainer.bad_rows` explains it."""
+  suffix = columns.get("suffix") if encoding == "train" else ""
+  if isinstance(suffix, (list, tuple)):
+    suffix = "".join(str(piece[0]) for piece in suffix if piece)
+  texts = [text for text in (columns.get("prefix"), suffix) if isinstance(text, str)]
+  notes: tuple[str, ...] = ()
+  if any(marker in text for text in texts if "<" in text for marker in tokens.MARKERS):
+    notes += ("marker_in_text",)
+  if any(text.endswith("\n") for text in texts):
+    notes += ("newline_at_end",)
+  return notes
 
 
 def _column(columns: dict[str, Any], name: str, ops: Sequence[Any]) -> Any:
@@ -243,7 +249,7 @@ def _checked_image(image: Any) -> np.ndarray:
 
 
 _READ_AT_END = ("image", "prefix", "suffix")
-# Columns that Coco, Yolo and Voc give to whoever wants them.
+# Optional columns of Coco, Yolo and Voc.
 _USUAL = {"image_path", "image_id", "height", "width", "boxes", "labels", "areas", "crowd", "masks"}
 _NUM_SHOWN = 8
 
@@ -254,15 +260,15 @@ def warnings(
   """One sentence each on columns of the first row that are replaced unread, or never read.
 
   Args:
-    rows: of the training source; those that a source of ours generates are not looked at.
+    rows: of the training source; generated ones are not checked.
     ops: the row ops of training.
-    evaluators: what they and their ops read counts as read.
+    evaluators: columns that they or their ops read count as read.
   """
   if isinstance(rows, protocols.CanBeGenerated) and rows.generated:
     return
   try:
     row = rows[0]
-  except errors.DataError:  # Told of when the row's turn comes.
+  except errors.DataError:  # Reported when the row is used.
     return
   ops = (*protocols.own_ops(rows, 0), *ops)
   replaced, unread = _unread(row, ops)
@@ -279,8 +285,8 @@ def warnings(
 
 
 def _unread(row: Mapping[str, Any], ops: Sequence[Any]) -> tuple[dict[str, Any], set[str]]:
-  """{column: the op that replaces it unread}, and the columns that nobody reads or replaces."""
-  left = {name for name in row if not name.startswith("_")}  # Those that are the source's still.
+  """{column: the op that replaces it unread}, and the columns that are never read or replaced."""
+  left = {name for name in row if not name.startswith("_")}  # Not replaced so far.
   replaced, read = {}, set()
   for op in ops:
     read |= left & set(op.needs())
@@ -289,11 +295,11 @@ def _unread(row: Mapping[str, Any], ops: Sequence[Any]) -> tuple[dict[str, Any],
       if name not in read:
         replaced[name] = op
   read |= left & set(_READ_AT_END)
-  own = {name for name in left - read if name not in _USUAL and not _is_told_twice(name, row)}
+  own = {name for name in left - read if name not in _USUAL and not _is_repeated(name, row)}
   return replaced, own - {outer for name in read for outer in [name.partition("/")[0]]}
 
 
-def _is_told_twice(name: str, row: Mapping[str, Any]) -> bool:
+def _is_repeated(name: str, row: Mapping[str, Any]) -> bool:
   """Whether a column only repeats another: 'image_path', and 'objects/bbox' beside 'objects'."""
   return name.removesuffix("_path") in row.keys() - {name} or name.partition("/")[0] in (
     row.keys() - {name}

@@ -1,7 +1,7 @@
-"""Slots to batches: reading ahead in threads or processes, rejected rows, the budget, buckets.
+"""Examples to batches: reading ahead in threads or processes, bad rows and their limit, buckets.
 
-A batch depends on the configuration and the step alone. Grain reads the slots, in order, with as
-many threads and processes as asked for; nothing that happens there can change what a batch holds.
+A batch depends on the configuration and the step alone, whatever the threads and processes that
+read its examples.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class TrainLoader:
     text_len: L; arrays are one longer, see `tokens`.
     overflow: 'error', 'truncate', 'cut' or 'drop', for text that does not fit.
     buckets: text lengths to cut a batch down to, the smallest that holds all its rows; () is off.
-      With several processes, who would have to agree on it, every batch is `text_len` long.
-    seed: decides the order and what random ops do.
+      With several processes, which would have to agree, every batch is `text_len` long.
+    seed: of the order and of random ops.
     shuffle: False is the order of the source.
-    bad_rows: how many different rows may be rejected before the run ends.
+    bad_rows: how many different rows may be rejected; one more ends the run.
     on_bad_row: called once for each rejected row with (row, where, reason), in the order of the
       batches, before the batch that holds the row is handed out.
     num_threads: threads that read and decode (in each worker, if there are workers); 0 is none.
@@ -51,11 +51,11 @@ class TrainLoader:
     prefetch: batches read ahead.
     process_index, process_count: this process gets its contiguous share of each global batch.
     known_bad: rows that were reported before a restart: they count, but are not reported again.
-    stall_secs: without a row for so long the run ends with an error that names the row.
+    stall_secs: seconds without a row that end the run with an error that names the row.
 
   Attributes:
-    counts: what the handed-out batches hold: 'rows', 'rejected', 'dropped', 'truncated', and what
-      the ops noted ('exif_rotated', 'alpha_dropped', …).
+    counts: of the yielded batches: 'rows', 'rejected', 'dropped', 'truncated', and the notes of ops
+      ('exif_rotated', 'alpha_dropped', …).
   """
 
   def __init__(
@@ -106,10 +106,10 @@ class TrainLoader:
     Yields:
       image uint8[b, R, R, 3] or [b, F, R, R, 3], text int32[b, L+1], mask_ar int32[b, L+1],
       mask_loss float32[b, L+1], _mask bool[b], _row int64[b], where b is this process's share of
-      the batch. A rejected or dropped row keeps its slot: _mask False, image and masks 0.
+      the batch. A rejected or dropped row keeps its place: _mask False, image and masks 0.
 
     Raises:
-      DataError: more bad rows than the budget.
+      DataError: more bad rows than `bad_rows`.
       StallError: nothing came for `stall_secs`, or a worker process died.
       ConfigError: an op is broken or the ops do not make what a batch needs.
     """
@@ -146,11 +146,11 @@ def eval_batches(
 
   Args:
     encoding: 'train' (text int32[b, L+1], mask_loss) or 'decode' (text int32[b, L], mask_input).
-    keep: columns to hand on for the evaluator.
+    keep: columns for the evaluator.
     limit: only the first so many rows; 0 is all.
 
   Yields:
-    (batch, kept): `kept` has one dict for each slot of this process's share with _mask True, in
+    (batch, kept): `kept` has one dict for each example of this process's share with _mask True, in
     order: the columns of `keep`, `_row`, and `_truncated` where the text was cut.
   """
   num_rows = min(len(rows), limit) if limit else len(rows)
@@ -175,7 +175,7 @@ def _kept(example: examples.Example) -> dict[str, Any]:
 
 
 def _share(batch_size: int, process_index: int, process_count: int) -> range:
-  """The slots of the global batch that belong to this process."""
+  """The places of the global batch that this process fills."""
   if batch_size < 1 or batch_size % process_count:
     raise errors.ConfigError(
       f"batch_size is {batch_size}; it must be a positive multiple of the number of processes,"
@@ -186,7 +186,7 @@ def _share(batch_size: int, process_index: int, process_count: int) -> range:
 
 
 class _BadRowPolicy:
-  """Counts what is handed out, reports bad rows once, ends the run when the budget is spent."""
+  """Counts rows, reports each bad row once, ends the run when there are more than allowed."""
 
   def __init__(
     self, budget: int, on_bad_row: OnBadRow | None, known: set[int], report_dropped: bool = False
@@ -231,7 +231,7 @@ class _BadRowPolicy:
 
 
 class _Collate:
-  """Slots to the arrays of a batch; every row has the same image shape."""
+  """Examples to the arrays of a batch; every row has the same image shape."""
 
   def __init__(self, make_example: examples.ExampleMaker, buckets: Sequence[int]):
     self._make_example = make_example

@@ -1,7 +1,7 @@
-"""Which rows make up a step, the same on every host and restart; and what those rows were.
+"""Which rows make up a step, the same on every host and restart; and fingerprints of the rows.
 
-The rows of all epochs stand in one line; step t takes slots t·B to (t+1)·B - 1, so a batch may hold
-the end of one epoch and the start of the next and no row is ever left out.
+The rows of all epochs stand in one line; step t takes places t·B to (t+1)·B - 1, so a batch may
+hold the end of one epoch and the start of the next, and no row is left out.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def rows_of_step(
   shuffle: bool,
   mix: tuple[tuple[int, int], ...] = (),
 ) -> list[tuple[int, int]]:
-  """The (epoch, row) of each slot of the global batch of step `step` (the first step is 0).
+  """The (epoch, row) at each place of the global batch of step `step` (the first step is 0).
 
   Every epoch visits each row exactly once, in its own order when `shuffle`, else in file order.
   The list is shared between callers: do not change it.
@@ -55,8 +55,8 @@ def rows_of_step(
   """
   if num_rows < 1:
     raise errors.DataError("The training source has no rows.")
-  slots = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
-  epochs, rows = np.divmod(slots, num_rows)
+  places = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
+  epochs, rows = np.divmod(places, num_rows)
   if shuffle:
     rows = prng.permute(rows, num_rows, prng.key(_ORDER, seed, epochs))
   if mix:
@@ -66,9 +66,9 @@ def rows_of_step(
 
 @functools.lru_cache(maxsize=64)
 def rows_in_turn(step: int, *, num_rows: int, batch_size: int) -> list[tuple[int, int]]:
-  """The (epoch, row) of each slot of step `step` when each row is read once, in order.
+  """The (epoch, row) at each place of step `step` when each row is read once, in order.
 
-  The epoch is 0; slots past the last row have row -1. The list is shared between callers.
+  The epoch is 0; places past the last row have row -1. The list is shared between callers.
   """
   rows = range(step * batch_size, (step + 1) * batch_size)
   return [(0, row if row < num_rows else -1) for row in rows]
@@ -99,7 +99,7 @@ def _mixed(
 
 
 def row_rng(seed: int, epoch: int, row: int) -> np.random.Generator:
-  """The generator that the row ops draw from when they see this row in this epoch."""
+  """The random generator of the row ops for this row in this epoch."""
   return prng.generator(_ROW, seed, epoch, row)
 
 
@@ -113,7 +113,7 @@ def fingerprint(
 
   Args:
     rows: the source's rows; their `fingerprint()` is of the content.
-    settings: whatever else decides, as batch_size, seed, text_len.
+    settings: all else that decides, as batch_size, seed, text_len.
   """
   parts = {
     "rows": rows.fingerprint(),
@@ -125,7 +125,7 @@ def fingerprint(
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, list[str]]:
-  """{what: sentences on how it differs from `before`}, of what does."""
+  """{what: sentences on how it differs from `before`}; only what differs."""
   found: dict[str, list[str]] = {}
   for name in sorted({*before, *now}):
     old, new = (_value(side.get(name, "(absent)"), name) for side in (before, now))
@@ -155,7 +155,7 @@ def digests(rows: protocols.Rows) -> np.ndarray | None:
 
 
 def rows_each(num_rows: int) -> int:
-  """How many rows a digest is of."""
+  """How many rows one digest covers."""
   return max(-(-num_rows // MAX_DIGESTS), 1)
 
 

@@ -153,7 +153,7 @@ IMAGE = "<image>"
 _CONTROL = ("<pad>", "<eos>", "<bos>", "<unk>")  # In the order of their ids.
 _BLANK = "▁"
 _FILLER = "<no token {}>"  # Of ids that the model has and the tokenizer has not.
-_UNMERGED = -1e9  # The score of pieces that no merge makes; it is never looked at.
+_UNMERGED = -1e9  # The score of pieces that no merge makes; it is never used.
 _NORMAL, _USER = NORMAL, USER_DEFINED
 
 

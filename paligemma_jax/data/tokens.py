@@ -1,15 +1,15 @@
-"""Prefix and suffix to what the model is fed: token ids and masks of fixed length.
+"""Prefix and suffix to the inputs of the model: token ids and masks of fixed length.
 
     train    bos prefix sep | suffix eos | pad      L + 1 long: the loss is on the next token
     decode   bos prefix sep | pad                   L long: the model goes on from the separator
 
-Prefix, separator (a newline) and suffix are tokenized one by one, as the reference does it, so a
-prompt has the same ids in training and in decoding. Where the text does not fit, `overflow` says
-what happens: "error" raises, "truncate" cuts the text and keeps EOS (decoding: the separator),
-"drop" leaves the row out, and "cut" does as the reference: the end goes, EOS with it.
+Prefix, separator (a newline) and suffix are tokenized one by one, as in the reference, so a prompt
+has the same ids in training and in decoding. Where the text does not fit, `overflow` decides:
+"error" raises, "truncate" cuts the text and keeps EOS (decoding: the separator), "drop" leaves the
+row out, and "cut" cuts the end, EOS included, as in the reference.
 
-A suffix is a text, or pieces (text, supervised) of one: the model reads all of them and learns to
-write those that are supervised.
+A suffix is a text, or pieces (text, supervised) of one; all of them are input, and those that are
+supervised are targets.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OVERFLOW = ("error", "truncate", "cut", "drop")
 
 Suffix = str | Sequence[tuple[str, bool]]
 
-# What stands in the slots after the text.
+# The value after the end of the text, and the dtype.
 PADDING = {
   "text": (0, np.int32),
   "mask_ar": (1, np.int32),
@@ -40,9 +40,7 @@ def prefix_ids(tokenizer: tokenizer_lib.Tokenizer, prefix: str) -> list[int]:
 
 
 def answer_of(tokenizer: tokenizer_lib.Tokenizer, suffix: Suffix) -> tuple[list[int], list[int]]:
-  """The ids of an answer (the suffix, its pieces tokenized one by one, EOS), and 1 for each that is
-  supervised. EOS always is.
-  """
+  """The ids of an answer, EOS included, and 1 for each that is supervised, as EOS always is."""
   ids, supervised = [], []
   for text, learned in [(suffix, True)] if isinstance(suffix, str) else suffix:
     piece = tokenizer.encode(text)
@@ -126,9 +124,9 @@ def lay_out_prompt(
 
 
 def num_tokens(example: dict[str, np.ndarray]) -> int:
-  """How many leading slots of an encoded example hold tokens (both encodings)."""
+  """The length of the text in an encoded example, without padding (both encodings)."""
   # A training text ends in EOS, which is supervised, or was cut: to full length, or in the prompt,
-  # of which nothing is learned.
+  # which is not supervised.
   mask = example["mask_input" if "mask_input" in example else "mask_loss"]
   used = np.flatnonzero(mask)
   return int(used[-1]) + 1 if used.size else 0
@@ -151,7 +149,7 @@ def _padded(name: str, values: list[int], length: int) -> np.ndarray:
 
 
 def _drops(overflow: str, found: int, room: int) -> bool:
-  """What to do with a text that is too long: True to drop it, False to cut it."""
+  """Whether to drop a text that is too long; it is cut otherwise."""
   if overflow not in OVERFLOW:
     hint = errors.did_you_mean(overflow, OVERFLOW)
     raise errors.ConfigError(f"Unknown overflow {overflow!r}.{hint}")
@@ -164,16 +162,6 @@ def _drops(overflow: str, found: int, room: int) -> bool:
 
 
 MARKERS = ("<image>", "<bos>", "<eos>", "<pad>")
-
-
-def notes(prefix: str, suffix: str = "") -> tuple[str, ...]:
-  """What is to be noted of a row with these texts, as `trainer.bad_rows` explains it."""
-  found = []
-  if any(marker in text for text in (prefix, suffix) if "<" in text for marker in MARKERS):
-    found.append("marker_in_text")
-  if prefix.endswith("\n") or suffix.endswith("\n"):
-    found.append("newline_at_end")
-  return tuple(found)
 
 
 def warning(prompt: str) -> str:

@@ -1,1 +1,1 @@
-"""Text from a model: one compiled program per prompt shape, wholly on the device."""
+"""Text from a model: one compiled program per prompt shape, on the device."""

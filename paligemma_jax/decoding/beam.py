@@ -1,15 +1,15 @@
-"""Beam search: the most probable complete answer among those that the beams come by.
+"""Beam search: the most probable complete answer that the beams find.
 
   B rows, A beams per row, S = N - 1 new tokens that are fed back, N new tokens, V vocabulary.
 
 As in the published transfers: an answer's score is the sum of its log-probabilities, without a
 length penalty; at each step every beam is also tried as an answer that ends here, the best such
 answer is kept, and the beams go on with the most probable tokens that are not EOS. Since a score
-only falls, a row is done when no beam is above its best answer. An answer that is cut because it
-did not end is returned only where none ended.
+only falls, a row is done when no beam is above its best answer. An answer without EOS is returned
+only where none ended.
 
 No keys or values are ever copied: the beams of a row share the prompt's slots, each token keeps the
-slot that it was written to, and what a beam sees are the slots of its own past. Choosing beams
+slot that it was written to, and a beam attends to the slots of its own past. Choosing beams
 therefore permutes a mask.
 """
 
@@ -29,7 +29,7 @@ class _Beams(NamedTuple):
   """Answers that have not ended, the most probable first; all are equally long.
 
   Shapes: tokens int32[B, A, N]; logprob float32[B, A, N]; score float32[B, A], -inf in a beam that
-  holds nothing; state int32[B, A, 3], of the rules; own bool[B, A, S, A], the slots of its past.
+  is empty; state int32[B, A, 3], of the rules; own bool[B, A, S, A], the slots of its past.
   """
 
   tokens: jax.Array
@@ -53,7 +53,7 @@ def make(
   """`search(prompt, extend, max_new_tokens)` -> int32[B, N] tokens, float32[B, N] logprobs."""
 
   def grow(step, beams, best, logits_BAV):
-    """Beams and best answer with one more token. There may be less than A beams to begin with."""
+    """Beams and best answer with one more token. There may be fewer than A beams at first."""
     num_rows, _, vocab_size = logits_BAV.shape
     total_BA = jax.nn.logsumexp(logits_BAV, axis=-1)
     state_R3 = beams.state.reshape(-1, beams.state.shape[-1])

@@ -1,4 +1,4 @@
-"""From what an answer may look like to the automaton that decoding follows. No device here."""
+"""Constraints on answers, compiled to a finite automaton whose rules mask the logits."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def automaton(
 
 @dataclasses.dataclass
 class _Graph:
-  """An automaton that is being built; tokens that no class was made for are in none."""
+  """An automaton under construction; a token without a class passes no edge."""
 
   classes: dict[int, int] = dataclasses.field(default_factory=dict)
   num_classes: int = 0
@@ -59,20 +59,20 @@ class _Graph:
     return self.num_states - 1
 
   def new_class(self, tokens: Iterable[int]) -> int:
-    """One class for all these tokens, which have none yet."""
+    """A new class of these tokens, which have none yet."""
     self.num_classes += 1
     self.classes.update(dict.fromkeys(tokens, self.num_classes - 1))
     return self.num_classes - 1
 
   def class_of(self, token: int) -> int:
-    """The token's class, a new one if need be."""
+    """The token's class; a new one if it has none."""
     return self.classes[token] if token in self.classes else self.new_class([token])
 
   def edge(
-    self, source: int, low: int, target: int, *, high=-1, policy=-1, gap=0, store=-1
+    self, source: int, low: int, target: int, *, high=-1, register=-1, gap=0, store=-1
   ) -> None:
-    """See rules.Automaton; `high` is `low` when not given."""
-    self.edges.append((source, low, low if high < 0 else high, target, policy, gap, store))
+    """See Automaton; `high` is `low` when not given."""
+    self.edges.append((source, low, low if high < 0 else high, target, register, gap, store))
 
   def automaton(self, vocab_size: int) -> Automaton:
     """The arrays."""
@@ -110,10 +110,10 @@ def _one_of(constraint, tokenizer, max_new_tokens, banned):
 
 
 def _objects(constraint, tokenizer, max_new_tokens, banned):
-  """Boxes and segments: each object has states of its own as long as their number matters."""
+  """Boxes and segments: each object has its own states up to the limits on their number."""
   segments = isinstance(constraint, answer_forms.Segments)
   first, last = constraint.min_objects, constraint.max_objects
-  num_tokens = 4 + segments * _NUM_SEG_TOKENS + 1  # And EOS; the label comes on top.
+  num_tokens = 4 + segments * _NUM_SEG_TOKENS + 1  # EOS included, the label not.
   if first and first * num_tokens > max_new_tokens:
     raise errors.ConfigError(
       f"{first} objects of constraints.{type(constraint).__name__} need more than the"
@@ -125,7 +125,7 @@ def _objects(constraint, tokenizer, max_new_tokens, banned):
   # Registers hold classes, so the class of a location must be its number.
   for token in locs + segs:
     graph.new_class([token])
-  # Without EOS and without a greatest number, boxes just go on.
+  # Without EOS and without a limit, boxes go on.
   structure = [*locs, *(segs if segments else ()), *([] if not last else [_EOS])]
   _refuse_banned(constraint, tokenizer, banned, structure)
   ends = () if _EOS in banned else (graph.class_of(_EOS), graph.state())
@@ -150,13 +150,13 @@ def _box(graph, start, *, gap):
   # A minimum leaves room for the gap to its maximum.
   graph.edge(start, 0, y_min, high=top - gap, store=0)
   graph.edge(y_min, 0, x_min, high=top - gap, store=1)
-  graph.edge(x_min, 0, y_max, high=top, policy=0, gap=gap)
-  graph.edge(y_max, 0, x_max, high=top, policy=1, gap=gap)
+  graph.edge(x_min, 0, y_max, high=top, register=0, gap=gap)
+  graph.edge(y_max, 0, x_max, high=top, register=1, gap=gap)
   return x_max
 
 
 def _closed_label(graph, constraint, tokenizer, banned, start, following, ends):
-  """The labels, spelled as the tokenizer spells them behind a box."""
+  """The labels, tokenized as behind a box."""
   tries: dict[tuple[int, int], int] = {}
   for text in constraint.labels:
     ids = tokenizer.encode(f"{_LOC} {text}")[1:]
@@ -175,7 +175,7 @@ def _closed_label(graph, constraint, tokenizer, banned, start, following, ends):
 
 def _open_label(graph, constraint, tokenizer, banned, start, following, ends):
   """A space and text; then EOS, or ' ; ' and the next object."""
-  del constraint, banned  # Whatever text is banned is masked anyway.
+  del constraint, banned  # Banned text is masked anyway.
   space, spaced, text, semicolon = _text_classes(graph, tokenizer)
   behind_space, inside = graph.state(), graph.state()
   graph.edge(start, space, behind_space)
@@ -227,10 +227,10 @@ NUM_REGISTERS = 2
 class Automaton(NamedTuple):
   """A finite automaton over classes of tokens, with two registers for the corners of boxes.
 
-  An edge lets every token of class `low` to `high` pass from `source` to `target`. Where
-  `register` is not -1, the class must also be at least that register's number plus `gap`; where
-  `store` is not -1, the class goes into that register. Edges of one source never overlap. State 0
-  is the start; an answer that ended needs no edges.
+  An edge lets every token of class `low` to `high` pass from `source` to `target`. Where `register`
+  is not -1, the class must also be at least the number in that register plus `gap`; where `store`
+  is not -1, the class goes into that register. Edges of one source never overlap. State 0 is the
+  start; an answer that ended needs no edges.
 
   Shapes: class_of int32[V], from 0 to C - 1; all others int32[E].
   """
@@ -240,21 +240,21 @@ class Automaton(NamedTuple):
   low: np.ndarray
   high: np.ndarray
   target: np.ndarray
-  policy: np.ndarray
+  register: np.ndarray
   gap: np.ndarray
   store: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-  """What tokens may be chosen, given the state of each answer.
+  """Which tokens may come next, given the state of each answer.
 
-  A state is int32[R, 3], the automaton's state and its registers; without an automaton nothing
-  changes it.
+  A state is int32[R, 3], the automaton's state and its registers; without an automaton it is
+  constant.
 
   Attributes:
     banned: ids that never come.
-    automaton: absent: whatever is not banned may come.
+    automaton: None: all that is not banned may come.
   """
 
   banned: Sequence[int] = ()
@@ -275,7 +275,7 @@ class Rules:
     return logits_RV
 
   def advance(self, state_R3: jax.Array, token_R: jax.Array) -> jax.Array:
-    """The state after one more token; as it was where the token may not come."""
+    """The state after one more token; unchanged where the token may not come."""
     a = self.automaton
     if a is None:
       return state_R3
@@ -294,15 +294,15 @@ def _allowed(a: Automaton, vocab_size: int, state_R3: jax.Array) -> jax.Array:
   low_RE = _low(a, state_R3)
   open_RE = (_passable(a, state_R3) & (low_RE <= a.high)).astype(jnp.int32)
   num_classes = int(a.class_of.max()) + 1
-  # Each open edge begins at its lowest class and ends behind its highest; the sum so far tells
-  # whether a class lies in one. It costs E + C, however many classes an edge spans.
+  # Each open edge begins at its lowest class and ends behind its highest; the running sum is above
+  # 0 inside of one. It costs E + C, however many classes an edge spans.
   rows = jnp.arange(state_R3.shape[0])[:, None]
   steps_RC = jnp.zeros((state_R3.shape[0], num_classes + 1), jnp.int32)
   steps_RC = steps_RC.at[rows, jnp.minimum(low_RE, num_classes)].add(open_RE)
   steps_RC = steps_RC.at[rows, a.high[None] + 1].add(-open_RE)
   inside_RC = jnp.cumsum(steps_RC, axis=1)[:, :-1] > 0
   allowed_RV = inside_RC[:, a.class_of]
-  # Rows of the model's table that no token has.
+  # The embedding table may have more rows than the tokenizer has tokens.
   return jnp.pad(allowed_RV, [(0, 0), (0, vocab_size - allowed_RV.shape[1])])
 
 
@@ -312,22 +312,22 @@ def _passable(a: Automaton, state_R3: jax.Array) -> jax.Array:
 
 def _low(a: Automaton, state_R3: jax.Array) -> jax.Array:
   """int32[R, E], the lowest class that passes each edge."""
-  bound_RE = state_R3[:, 1 + np.maximum(a.policy, 0)] + a.gap
-  return jnp.where(a.policy >= 0, jnp.maximum(a.low, bound_RE), a.low)
+  bound_RE = state_R3[:, 1 + np.maximum(a.register, 0)] + a.gap
+  return jnp.where(a.register >= 0, jnp.maximum(a.low, bound_RE), a.low)
 
 
 PAD_ID = 0
 
 
 class Prompt(NamedTuple):
-  """A batch of prompts, already read by the model.
+  """A batch of prompts after prefill.
 
   Attributes:
     logits_BV: float32[B, V], of the first new token.
     cache: the keys and values of the prompts, with room for the answers.
-    real_B: bool[B]; False marks rows that only fill up the batch.
+    real_B: bool[B]; False marks padding rows.
     keys_B: one random key per row.
-    seen_BV: bool[B, V]: tokens that the prompts hold; None where nobody asks.
+    seen_BV: bool[B, V], the tokens of the prompts; None without a repetition penalty.
   """
 
   logits_BV: jax.Array

@@ -44,9 +44,9 @@ def make_generate(
 ) -> Generate:
   """`generate(params, batch, key=None)`, one compiled program per batch shape.
 
-  The batch is a decode batch: image, text, mask_ar, mask_input; rows where `_mask` is False are
-  left empty and do not hold up the stop. Other entries are ignored. Prompts may be padded on the
-  right, and may end in a part of the answer (mask_ar 1). Without images, leave out `image`.
+  The batch is a decode batch: image, text, mask_ar, mask_input; rows where `_mask` is False stay
+  empty and do not delay the stop. Other entries are ignored. Prompts may be padded on the right,
+  and may end in a part of the answer (mask_ar 1). Without images, leave out `image`.
 
   `key` seeds sampling; a row's draws depend on the key and its `_row` number (its place in the
   batch when absent) alone, not on the batch's other rows. Greedy decoding needs none.
@@ -64,9 +64,9 @@ def make_generate(
       draws.
     beam_size: above 1 a beam search, see `beam`; needs the greedy sampler.
     banned: ids that never come.
-    automaton: what the answer may look like, see `decoding.constraints`.
-    ends: further tokens that end an answer as EOS does; a beam search knows only of EOS.
-    repetition_penalty: see `sampling.make`; a beam search knows none.
+    automaton: the form of the answer, see `decoding.constraints`.
+    ends: further tokens that end an answer as EOS does; not in a beam search.
+    repetition_penalty: see `sampling.make`; not in a beam search.
     cache_dtype: of cached keys and values; None is the compute dtype.
 
   Raises:
@@ -112,7 +112,7 @@ def make_generate(
     )
 
     def extend(token_BA, cache, own_BAS):
-      """`own_BAS`: which of the slots behind the prompt an answer sees; absent: all."""
+      """`own_BAS`: the slots behind the prompt that an answer attends to; None: all."""
       if own_BAS is not None:
         own_BAS = jnp.pad(own_BAS, [(0, 0), (0, 0), (prompt_len, 0)], constant_values=True)
       return paligemma.extend(model_config, params, token_BA, cache, own_BAS)
@@ -153,7 +153,7 @@ def _check(sampler: str, best_of: int, beam_size: int, repetition_penalty: float
 
 
 def _seen(text_BT: jax.Array, mask_input_BT: jax.Array, logits_BV: jax.Array) -> jax.Array:
-  """bool[B, V]: the tokens that the prompts hold."""
+  """bool[B, V]: the tokens of the prompts."""
   rows_B1 = jnp.arange(len(text_BT))[:, None]
   empty_BV = jnp.zeros(logits_BV.shape, bool)
   return empty_BV.at[rows_B1, text_BT].max(mask_input_BT.astype(bool))
@@ -169,7 +169,7 @@ def _lengths(tokens_BN: jax.Array, ends: Sequence[int], real_B: jax.Array) -> ja
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """What evaluators and `PaliGemma.generate` are asked for; see there.
+  """The decoding options of evaluators and `PaliGemma.generate`; see there.
 
   Raises:
     ConfigError: `core.sampling_options` finds something wrong.
@@ -204,7 +204,7 @@ class Answer(NamedTuple):
 def make_with_options(
   model_config: variants.ModelConfig, options: Options, tokenizer: tokenizers.Tokenizer | None
 ) -> Generate:
-  """`generate.make_generate`, with what the options say about texts looked up in the tokenizer.
+  """`make_generate` with the texts of the options as tokens.
 
   Raises:
     ConfigError: options that are unknown, exclude each other, or need a tokenizer where none is.
@@ -247,7 +247,7 @@ def answer(
 
   Args:
     tokenizer: None where none is known; the text is then ''.
-    logprob: the sum of `token_logprobs`, kept where nothing is cut.
+    logprob: the sum of `token_logprobs`, unchanged where nothing is cut.
   """
   if tokenizer is None:
     return Answer("", tuple(tokens), logprob, tuple(token_logprobs))
@@ -265,7 +265,7 @@ def answer(
 
 
 def _ending(stop: Sequence[str], tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:
-  """The tokens that hold one of these texts whole, so that the device may stop at them."""
+  """The tokens that contain one of these texts, so that the device may stop at them."""
   texts = ((i, tokenizer.text_of(i)) for i in range(tokenizer.vocab_size))
   return tuple(i for i, text in texts if any(word in text for word in stop))
 

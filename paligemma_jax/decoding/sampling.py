@@ -108,7 +108,7 @@ def _check_k(text: str, k: float, *, least: int) -> None:
 
 
 def _without_unlikely(logits_BV: jax.Array, k: int) -> jax.Array:
-  # By place, not by value: of equal logits the first ones stay, and no more than k.
+  # By index, not by value: of equal logits the first ones stay, and no more than k.
   places_BK = jax.lax.top_k(logits_BV, min(k, logits_BV.shape[-1]))[1]
   rows_B1 = jnp.arange(len(logits_BV))[:, None]
   stays_BV = jnp.zeros(logits_BV.shape, bool).at[rows_B1, places_BK].set(True)
@@ -141,8 +141,8 @@ def make(
 
   Args:
     ends: tokens that end an answer, as its last one.
-    repetition_penalty: logits of tokens that the prompt or the answer holds are divided by it where
-      they are positive, else multiplied; 1 does nothing. Log-probabilities do not know of it.
+    repetition_penalty: logits of tokens in the prompt or the answer are divided by it where they
+      are positive, else multiplied; 1 is off. Reported log-probabilities are without it.
   """
   end_ids = np.asarray(ends, np.int32)
   penalized = repetition_penalty != 1.0

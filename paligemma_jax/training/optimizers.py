@@ -247,9 +247,9 @@ def _all_at_once(direction, scaled):
 def _part_by_part(rule, clip, scaled, specs):
   """(norm, apply) of Adam in 8 bits: only one part of a leaf is in float32 at a time.
 
-  A block's scale needs all its new moments, so the update is not elementwise: the moments, direction
-  and gradient of a whole leaf would be written out in float32, more than the bytes saved. The loops
-  overwrite what they have read.
+  A block's scale needs all its new moments, so the update is not elementwise: the moments,
+  direction and gradient of a whole leaf would be written out in float32, more than the bytes saved.
+  The loops overwrite what they have read.
   """
 
   def update(gradients, state, step):

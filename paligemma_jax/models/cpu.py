@@ -97,7 +97,7 @@ def is_cpu(mesh: Mesh) -> bool:
 
 def times_table(x: jax.Array, table_VD: jax.Array) -> jax.Array:
   """float32[..., V] of x [..., D]."""
-  if math.prod(x.shape[:-1]) > _FEW_ROWS:
+  if not in_use() or math.prod(x.shape[:-1]) > _FEW_ROWS:
     return jnp.einsum("...D,VD->...V", x, table_VD, preferred_element_type=jnp.float32)
   y = jnp.einsum("VD,...D->V...", table_VD, x, preferred_element_type=jnp.float32)
   # Else the compiler transposes the operands instead of the result.

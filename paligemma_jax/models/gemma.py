@@ -79,8 +79,10 @@ class Gemma(nn.Module):
     self.final_norm = RMSNorm(self.dtype)
 
   def embed(self, tokens_BT: jax.Array) -> jax.Array:
-    """int32[B, T] -> dtype[B, T, D], scaled by sqrt(D)."""
-    return self.embedder.encode(tokens_BT).astype(self.dtype)
+    """int32[B, T] -> dtype[B, T, D], scaled by sqrt(D); unknown ids give nan."""
+    x_BTD = self.embedder().rows(tokens_BT)
+    # sqrt(D) is rounded to the table's dtype.
+    return (x_BTD * jnp.sqrt(self.sizes.width).astype(x_BTD.dtype)).astype(self.dtype)
 
   def __call__(self, x_BSD: jax.Array, mask: attention_mask.AttentionMask) -> tuple[jax.Array, Any]:
     """Runs the layers on a whole sequence.
@@ -139,7 +141,7 @@ class Gemma(nn.Module):
 
     This is the one place where the cap is applied: training, prefill and decoding all end here.
     """
-    logits = self.embedder.decode(x)
+    logits = self.embedder().dot(x)
     cap = self.sizes.final_softcap
     return jnp.tanh(logits / cap) * cap if cap else logits
 
@@ -156,23 +158,12 @@ class Embedder(nn.Module):
   vocab_size: int
   width: int
 
-  def setup(self):
-    self.table = linear.table(
-      self,
-      "input_embedding",
-      # Times sqrt(width) this gives tokens of unit variance.
-      nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0),
-      (self.vocab_size, self.width),
-    )
-
-  def encode(self, tokens_BT: jax.Array) -> jax.Array:
-    """[B, T, D] in the table's dtype, as is the rounding of sqrt(D); unknown ids give nan."""
-    x_BTD = self.table.rows(tokens_BT)
-    return x_BTD * jnp.sqrt(self.width).astype(x_BTD.dtype)
-
-  def decode(self, x: jax.Array) -> jax.Array:
-    """float32[..., V]."""
-    return self.table.dot(x)
+  @nn.compact
+  def __call__(self) -> linear.Table:
+    # Times sqrt(width) this gives tokens of unit variance.
+    init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
+    shape = (self.vocab_size, self.width)
+    return linear.Table(self.width, linear.kernel(self, "input_embedding", init, shape, None).parts)
 
 
 class Layer(nn.Module):

@@ -151,24 +151,19 @@ class Table:
       table_VD = _rounded(self.parts, x.dtype)
       if "offset" in self.parts:
         x, table_VD = _table_gradient_first(x, table_VD)
-      return _times_table(x, table_VD)
+      return cpu.times_table(x, table_VD)
     kind = _kind(self.parts)
 
     @jax.checkpoint
     def multiply(x, codes, scale):
       table_VD = quantize.dequantize(codes, scale, kind, size=self.width, dtype=x.dtype, axis=-1)
-      return _times_table(x, table_VD)
+      return cpu.times_table(x, table_VD)
 
     return multiply(x, self.parts[kind], self._scale)
 
   @property
   def _scale(self) -> jax.Array:
     return self.parts[f"{_kind(self.parts)}_scale"]
-
-
-def table(module: nn.Module, leaf: str, init: Any, shape: tuple[int, int]) -> Table:
-  """The module's table `leaf`."""
-  return Table(shape[1], kernel(module, leaf, init, shape, None).parts)
 
 
 def matmul(equation: str, x: jax.Array, w: Kernel) -> jax.Array:
@@ -266,12 +261,6 @@ def published_name(name: str) -> tuple[str, str]:
     if stem.endswith(f"_{kind}"):
       return stem.removesuffix(f"_{kind}"), kind
   return name, ""
-
-
-def _times_table(x, table_VD):
-  if cpu.in_use():
-    return cpu.times_table(x, table_VD)
-  return jnp.einsum("...D,VD->...V", x, table_VD, preferred_element_type=jnp.float32)
 
 
 def _rounded(parts, dtype):

@@ -192,9 +192,9 @@ def test_pages_and_builders_are_found_where_they_are_installed(site, tmp_path):
   code = """
 import paligemma_jax
 from paligemma_jax.builders import okvqa
-from paligemma_jax.config import load, pages
+from paligemma_jax.config import config_file, load
 assert load.load("transfers/okvqa.py:res=448").model.res == 448
-print(paligemma_jax.__file__, okvqa.__file__, pages.folder())
+print(paligemma_jax.__file__, okvqa.__file__, config_file.pages_folder())
 """
   done = subprocess.run(
     [sys.executable, "-c", code],

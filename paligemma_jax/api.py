@@ -7,7 +7,7 @@ import functools
 import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -171,7 +171,7 @@ class PaliGemma:
     text_len = _bucket(max(map(len, ids)), _MIN_PROMPT)
     how = generate_lib.Options(
         max_new_tokens, sampler, best_of, beam_size, tuple(banned), constraint, temperature, top_k,
-        top_p, repetition_penalty, stop if isinstance(stop, str) else tuple(stop),
+        top_p, repetition_penalty, cast(Any, stop),
     )  # fmt: skip
     run = self._program(how)
     predictions: dict[int, Prediction] = {}

@@ -45,19 +45,20 @@ def optimizer(
     )
   params = {name: jax.ShapeDtypeStruct(s.shape, jnp.float32) for name, s in shapes.items()}
   state = _called(key, optim.custom, lambda: jax.eval_shape(rule.init, params))
-  if odd := [leaf for leaf in jax.tree.leaves(state) if not _is_plain(leaf.dtype)]:
+  dtypes = [leaf.dtype for leaf in jax.tree.leaves(state)]
+  if keys := [dtype for dtype in dtypes if jnp.issubdtype(dtype, jax.dtypes.extended)]:
     raise errors.ConfigError(
-      f"{_name(key, optim.custom)} has {odd[0].dtype} in its state; it must hold numbers only, such"
+      f"{_name(key, optim.custom)} has {keys[0]} in its state; it must hold numbers only, such"
       " as jax.random.key_data of a key."
     )
-  found = _called(
-    key, optim.custom, lambda: jax.eval_shape(rule.update, params, state, params)
-  )  # fmt: skip
+  found = _called(key, optim.custom, lambda: jax.eval_shape(rule.update, params, state, params))
   for what, given, wanted in (("directions", found[0], params), ("state", found[1], state)):
-    if _shapes(given) != _shapes(wanted):
+    left, right = _shapes(given), _shapes(wanted)
+    if differing := [path for path in (*right, *left) if left.get(path) != right.get(path)]:
+      path = differing[0]
       raise errors.ConfigError(
         f"{_name(key, optim.custom)}: update returns {what} of other names, shapes or dtypes than"
-        f" it was given: {_difference(given, wanted)}."
+        f" it was given: {path or 'all'} is {left.get(path, 'absent')}, not {right.get(path, 'absent')}."
       )
   return rule
 
@@ -71,7 +72,8 @@ def schedule(fn: Callable[..., Any], total: int) -> Callable[[jax.Array], jax.Ar
     ConfigError: it gives no number, or cannot be traced.
   """
   key = "optim.custom_schedule"
-  found = _called(key, fn, lambda: jax.eval_shape(lambda s: fn(s, total), _struct((), "float32")))
+  step = jax.ShapeDtypeStruct((), jnp.float32)
+  found = _called(key, fn, lambda: jax.eval_shape(lambda step: fn(step, total), step))
   _check(key, fn, found, ())
   return lambda step: fn(step, total)
 
@@ -88,7 +90,8 @@ def token_loss(fn: Callable[..., Any], vocab_size: int) -> Callable[..., Any]:
     ConfigError: it gives another shape, or cannot be traced.
   """
   key, shape = "train.loss", (2, 3)
-  logits, targets = _struct((*shape, vocab_size), "float32"), _struct(shape, "int32")
+  logits = jax.ShapeDtypeStruct((*shape, vocab_size), jnp.float32)
+  targets = jax.ShapeDtypeStruct(shape, jnp.int32)
   _check(key, fn, _called(key, fn, lambda: jax.eval_shape(fn, logits, targets)), shape)
   return fn
 
@@ -119,24 +122,10 @@ def _name(key: str, fn: Any) -> str:
   return f"{key}={specs.function_path(fn) or repr(fn)}"
 
 
-def _struct(shape: tuple[int, ...], dtype: str) -> jax.ShapeDtypeStruct:
-  return jax.ShapeDtypeStruct(shape, dtype)
-
-
-def _is_plain(dtype: Any) -> bool:
-  return not jnp.issubdtype(dtype, jax.dtypes.extended)
-
-
 def _shapes(tree: Any) -> dict[str, str]:
   """{path: dtype and shape} of a tree's leaves."""
   leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
   return {jax.tree_util.keystr(path): _text(leaf) for path, leaf in leaves}
-
-
-def _difference(given: Any, wanted: Any) -> str:
-  left, right = _shapes(given), _shapes(wanted)
-  path = next(p for p in (*right, *left) if left.get(p) != right.get(p))
-  return f"{path} is {left.get(path, 'absent')}, not {right.get(path, 'absent')}"
 
 
 def _text(found: Any) -> str:

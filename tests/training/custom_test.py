@@ -100,6 +100,7 @@ _SCALAR = optax.GradientTransformation(lambda p: (), lambda g, s, p: ({"img/w": 
 _GROWS = optax.GradientTransformation(
   lambda p: {"count": jnp.int32(0)}, lambda g, s, p: (g, {"count": s["count"] + 0.5})
 )
+_ONE_LEAF = optax.GradientTransformation(lambda p: jnp.int32(0), lambda g, s, p: (g, s + 0.5))
 _FAILS = optax.GradientTransformation(lambda p: (), lambda g, s, p: g["img/w"] @ g["img/w"])
 
 
@@ -112,6 +113,7 @@ _FAILS = optax.GradientTransformation(lambda p: (), lambda g, s, p: g["img/w"] @
     (_returns(_KEY), r"key<fry> in its state; it must hold numbers only"),
     (_returns(_SCALAR), r"update returns directions of other .*\['img/w'\] is .*float32\[3, 4\]"),
     (_returns(_GROWS), r"update returns state of other .*count'\] is float32\[\], not int32\[\]"),
+    (_returns(_ONE_LEAF), r"update returns state of other .* all is float32\[\], not int32\[\]"),
     (_returns(_FAILS), "failed: TypeError: dot_general requires"),
   ],
 )

@@ -58,7 +58,8 @@ def optimizer(
       path = differing[0]
       raise errors.ConfigError(
         f"{_name(key, optim.custom)}: update returns {what} of other names, shapes or dtypes than"
-        f" it was given: {path or 'all'} is {left.get(path, 'absent')}, not {right.get(path, 'absent')}."
+        f" it was given: {path or 'all'} is {left.get(path, 'absent')}, not"
+        f" {right.get(path, 'absent')}."
       )
   return rule
 

@@ -113,7 +113,7 @@ _FAILS = optax.GradientTransformation(lambda p: (), lambda g, s, p: g["img/w"] @
     (_returns(_KEY), r"key<fry> in its state; it must hold numbers only"),
     (_returns(_SCALAR), r"update returns directions of other .*\['img/w'\] is .*float32\[3, 4\]"),
     (_returns(_GROWS), r"update returns state of other .*count'\] is float32\[\], not int32\[\]"),
-    (_returns(_ONE_LEAF), r"update returns state of other .* all is float32\[\], not int32\[\]"),
+    (_returns(_ONE_LEAF), r"returns state of other .* all is float32\[\], not int32\[\]"),
     (_returns(_FAILS), "failed: TypeError: dot_general requires"),
   ],
 )

@@ -183,7 +183,8 @@ def find(path: pathlib.Path, check: Callable[[Tensors], None]) -> Tensors:
     )
   taken = next(iter(good))
   for name, why in wrong.items():
-    logging.warning("%s: takes %s; %s does not fit: %s", path, taken, name, _first_line(why))
+    reason = str(why).splitlines()[0]
+    logging.warning("%s: takes %s; %s does not fit: %s", path, taken, name, reason)
   return good[taken]
 
 
@@ -240,10 +241,6 @@ def _unwrapped(tensors: Mapping[str, safetensors.Tensor]) -> dict[str, safetenso
       break
     found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
   return found
-
-
-def _first_line(error: Exception) -> str:
-  return str(error).splitlines()[0]
 
 
 IMAGE = "<image>"

@@ -243,27 +243,20 @@ def refuse(
     DataError: an evaluator has more of them than `budget`.
   """
   if found:
-    note(_summary(found))
+    parts = (f"{', '.join(f.names)}: {f.num_checked} of {f.num_rows}" for f in found)
+    note(f"rows checked before the first step: {'; '.join(parts)}")
   for one in found:
     for name in one.names if one.bad else ():
       for row in one.bad:
         on_bad_row(name, *row)
-      _check_budget(name, one.bad, budget)
-
-
-def _summary(found: Sequence[Found]) -> str:
-  parts = (f"{', '.join(f.names)}: {f.num_checked} of {f.num_rows}" for f in found)
-  return f"rows checked before the first step: {'; '.join(parts)}"
-
-
-def _check_budget(name: str, bad: Sequence[BadRow], budget: int) -> None:
-  if len(bad) > budget:
-    listed = "".join(f"\n  {where}: {reason}" for _, where, reason in bad[:_NUM_SHOWN])
-    more = f"\n  and {len(bad) - _NUM_SHOWN} more" if len(bad) > _NUM_SHOWN else ""
-    raise errors.DataError(
-      f"evaluator {name!r} would find {len(bad)} bad rows, bad_rows allows {budget}; mend or"
-      f" remove them, or raise bad_rows to go on without them:{listed}{more}"
-    )
+      if len(one.bad) > budget:
+        listed = "".join(f"\n  {where}: {reason}" for _, where, reason in one.bad[:_NUM_SHOWN])
+        rest = len(one.bad) - _NUM_SHOWN
+        more = f"\n  and {rest} more" if rest > 0 else ""
+        raise errors.DataError(
+          f"evaluator {name!r} would find {len(one.bad)} bad rows, bad_rows allows {budget}; mend"
+          f" or remove them, or raise bad_rows to go on without them:{listed}{more}"
+        )
 
 
 def _check(

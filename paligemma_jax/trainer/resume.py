@@ -195,10 +195,12 @@ def new_length(config: ml_collections.ConfigDict, data: Data, *, step: int, path
   old = data.old
   if old is None or not old.total or old.total == data.total:
     return ""
-  lrs = [
-    config.optim.lr * float(_schedule(config, total, num_rows)(min(step, total)))
-    for total, num_rows in ((old.total, old.num_rows), (data.total, data.num_rows))
-  ]
+  lrs = []
+  for total, num_rows in ((old.total, old.num_rows), (data.total, data.num_rows)):
+    schedule: Any = optimizers.make_schedule(
+      config.optim, total, batch_size=config.train.batch_size, num_examples=num_rows
+    )
+    lrs.append(config.optim.lr * float(schedule(min(step, total))))
   text = (
     f"the run now has {data.total} steps instead of {old.total}; its schedule"
     f" ({config.optim.schedule}) ends there, and after step {step} the learning rate is"
@@ -210,12 +212,6 @@ def new_length(config: ml_collections.ConfigDict, data: Data, *, step: int, path
       f" another --workdir with init={path}"
     )
   return text
-
-
-def _schedule(config: ml_collections.ConfigDict, total: int, num_rows: int) -> Any:
-  return optimizers.make_schedule(
-    config.optim, total, batch_size=config.train.batch_size, num_examples=num_rows
-  )
 
 
 def _read(workdir: workdirs.Workdir) -> Data | None:

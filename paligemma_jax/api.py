@@ -18,12 +18,12 @@ from paligemma_jax.checkpoint import hf_export
 from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import load as load_lib
 from paligemma_jax.checkpoint import npz_export
-from paligemma_jax.checkpoint import open as opening
+from paligemma_jax.checkpoint import opening
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.checkpoint import weights_dir
 from paligemma_jax.core import errors
+from paligemma_jax.data import text_encoding
 from paligemma_jax.data import tokenizer as tokenizer_lib
-from paligemma_jax.data import tokens as tokens_lib
 from paligemma_jax.decoding import generate as generate_lib
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
@@ -227,7 +227,7 @@ class PaliGemma:
 
   def _warn_of_markers(self, prompts: Sequence[str | Sequence[int]]) -> None:
     """Warns once of prompts with texts that other programs take for markers."""
-    found = [w for p in prompts if isinstance(p, str) and (w := tokens_lib.warning(p))]
+    found = [w for p in prompts if isinstance(p, str) and (w := text_encoding.warning(p))]
     if found and not self._warned:
       self._warned = True
       logging.warning("%s (%d of %d prompts)", found[0], len(found), len(prompts))
@@ -239,7 +239,7 @@ class PaliGemma:
           "No tokenizer was found with the weights, so prompts cannot be text: put"
           f" tokenizer.model (or {hub.TOKENIZER}) beside them, or load(…, tokenizer=PATH)."
         )
-      return tokens_lib.prefix_ids(self.tokenizer, prompt)
+      return text_encoding.prefix_ids(self.tokenizer, prompt)
     ids = [int(i) for i in prompt]
     if not ids:
       raise errors.ConfigError("A prompt has no token ids; it needs at least BOS.")
@@ -262,7 +262,7 @@ class PaliGemma:
     exif: bool | str,
   ) -> dict[str, np.ndarray]:
     rows: Any = [  # No prompt is dropped with overflow="error".
-      tokens_lib.lay_out_prompt(ids, [], text_len=text_len, overflow="error") for ids in prompts
+      text_encoding.lay_out_prompt(ids, [], text_len=text_len, overflow="error") for ids in prompts
     ]
     spare = num_rows - len(prompts)
     # Padding repeats the last row, since a row without tokens has no well-defined logits.

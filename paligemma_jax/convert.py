@@ -55,7 +55,7 @@ def main(argv: Sequence[str]) -> None:
   from paligemma_jax.checkpoint import hf_export
   from paligemma_jax.checkpoint import load
   from paligemma_jax.checkpoint import npz_export
-  from paligemma_jax.checkpoint import open as opening
+  from paligemma_jax.checkpoint import opening
   from paligemma_jax.checkpoint import weights_dir
   from paligemma_jax.data import tokenizer as tokenizers
 

@@ -92,7 +92,7 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
   import jax
 
   from paligemma_jax.checkpoint import load
-  from paligemma_jax.checkpoint import open as opening
+  from paligemma_jax.checkpoint import opening
   from paligemma_jax.models import paligemma
   from paligemma_jax.report import report
   from paligemma_jax.trainer import devices

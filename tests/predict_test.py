@@ -10,7 +10,7 @@ from PIL import Image
 
 from paligemma_jax.checkpoint import weights_dir
 from paligemma_jax.core import sampling_options
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from paligemma_jax.trainer import setup
 from tests import run_train
 

@@ -27,7 +27,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from paligemma_jax.checkpoint import npz_export
 from paligemma_jax.checkpoint import reader
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from paligemma_jax.models import variants
 
 _SHARD_BYTES = 5 << 30  # The size of transformers' shards.
@@ -98,7 +98,7 @@ def main() -> None:
 
 
 def sizes(variant: str, res: int) -> dict:
-  """The sizes of a variant, as `models.params` has them."""
+  """The sizes of a variant, as `models.param_table` has them."""
   model_config = variants.get(variant, res=res)
   return {
     "img": dataclasses.asdict(model_config.img),

@@ -121,11 +121,11 @@ def _read_back(saved: pathlib.Path, model: pathlib.Path) -> str:
 def _make(folder: pathlib.Path, generation: int) -> None:
   """Exports a model and adapters for transformers; our own outputs with each."""
   from paligemma_jax import api
-  from paligemma_jax.checkpoint import open as opening
+  from paligemma_jax.checkpoint import opening
   from paligemma_jax.checkpoint import peft_export
+  from paligemma_jax.data import text_encoding
   from paligemma_jax.data import tokenizer as tokenizers
-  from paligemma_jax.data import tokens
-  from paligemma_jax.models import params as param_table
+  from paligemma_jax.models import param_table
   from paligemma_jax.models import variants
   from paligemma_jax.pp import image_input
   from paligemma_jax.trainer import setup
@@ -143,7 +143,7 @@ def _make(folder: pathlib.Path, generation: int) -> None:
   pg.save(folder / "model", format="hf")
   image = rng.integers(0, 256, (56, 56, 3), np.uint8)
   pixels = image_input.read(image, 56).astype(np.float32).transpose(2, 0, 1) / 127.5 - 1
-  prompts = [tokens.prefix_ids(tokenizer, p) for p in _PROMPTS]
+  prompts = [text_encoding.prefix_ids(tokenizer, p) for p in _PROMPTS]
   length = min(map(len, prompts))
   prompts = [[*p[: length - 1], p[-1]] for p in prompts]
   image_token = config.llm.vocab_size

@@ -16,7 +16,7 @@ from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.checkpoint import safetensors
 from paligemma_jax.core import errors
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 
 
 def open_hf(path: str | os.PathLike, fresh: Collection[str] = ()) -> reader.Weights:
@@ -221,7 +221,7 @@ def _sharded(path: pathlib.Path) -> Tensors:
 
 
 def _canonical(tensors: Mapping[str, safetensors.Tensor], path: pathlib.Path) -> Tensors:
-  """The tensors under the names of `models.params`; a tied pair stored once is the embedding."""
+  """The tensors by the names of `param_table`; a tied pair stored once is the embedding."""
   found: Tensors = {}
   for name, tensor in _unwrapped(tensors).items():
     key = param_table.canonical(name)

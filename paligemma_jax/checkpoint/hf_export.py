@@ -21,7 +21,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import strict_json
 from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.data import tokenizer_files
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 
 _SHARD_BYTES = 5 << 30
 

@@ -23,7 +23,7 @@ from paligemma_jax.checkpoint import weights_dir
 from paligemma_jax.core import errors
 from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from paligemma_jax.models import variants
 
 _ALIGNMENT = 64  # Bytes; a host buffer so aligned becomes a CPU array without a copy.

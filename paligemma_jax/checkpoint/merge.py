@@ -13,7 +13,7 @@ from paligemma_jax.checkpoint import reader
 from paligemma_jax.models import linear
 from paligemma_jax.models import lora
 from paligemma_jax.models import paligemma
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from paligemma_jax.models import variants
 
 

@@ -25,7 +25,7 @@ from paligemma_jax.checkpoint import reader
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import file_checks
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 
 # bfloat16 has no numpy name of its own: it is stored as two raw bytes.
 DTYPES = {

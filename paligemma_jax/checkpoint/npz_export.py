@@ -17,7 +17,7 @@ from paligemma_jax.checkpoint import npz
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 
 _DESCR = {np.dtype(np.float32): "<f4", np.dtype(np.float16): "<f2", reader.BFLOAT16: "|V2"}
 _DATE = (1980, 1, 1, 0, 0, 0)  # No time in the file: equal weights make equal bytes.

@@ -22,7 +22,7 @@ from paligemma_jax.checkpoint import peft_export
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.checkpoint import safetensors
 from paligemma_jax.core import errors
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 
 # Settings that change no merged number, or that are read here.
 _KNOWN = {
@@ -291,7 +291,10 @@ def _same(a: safetensors.Tensor, b: safetensors.Tensor) -> bool:
 
 def _sizes(sizes: Mapping[str, Any], changes: dict[str, _Change]) -> dict[str, Any]:
   """Of the base, with the vocabulary and the resolution of embeddings that were saved whole."""
-  table, positions = _whole(changes, param_table.EMBEDDING), _whole(changes, param_table.POSITIONS)
+  table, positions = (
+    _whole(changes, param_table.EMBEDDING),
+    _whole(changes, param_table.POSITIONS),
+  )
   res, words = sizes["res"], sizes["llm"]["vocab_size"]
   if positions is not None:
     side = math.isqrt(positions.entry.shape[0])

@@ -23,7 +23,7 @@ from paligemma_jax.checkpoint import reader
 from paligemma_jax.checkpoint import safetensors
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

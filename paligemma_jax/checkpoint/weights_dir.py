@@ -23,7 +23,7 @@ from paligemma_jax.checkpoint import npz_export
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 
 _FORMAT = "paligemma_jax weights 1"
 _CONFIG = "config.json"

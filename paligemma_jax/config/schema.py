@@ -171,7 +171,7 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
     "custom": Key(
       None,
       "An optimizer of your own in place of name, 'module:function': (optim) ->"
-      " optax.GradientTransformation.",
+      " optax.GradientTransformation of directions, as optax.scale_by_…; lr, decay, sign follow.",
       form="code",
     ),
     "lr": Key(0.0, "Learning rate at the peak of the schedule.", low=0, resume="warn"),

@@ -15,8 +15,8 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.core import protocols
 from paligemma_jax.data import order
+from paligemma_jax.data import text_encoding
 from paligemma_jax.data import tokenizer as tokenizer_lib
-from paligemma_jax.data import tokens
 from paligemma_jax.sources import jsonl
 
 NOTES = "_notes"  # The column in which ops report what they decided ("alpha_dropped").
@@ -57,7 +57,7 @@ class ExampleMaker:
     tokenizer: turns prefix and suffix into ids.
     encoding: 'train' or 'decode'.
     text_len: L, the text length without the extra token of training.
-    overflow: what to do with longer text, see `tokens`.
+    overflow: what to do with longer text, see `text_encoding`.
     seed: the run's seed, from which the ops' random numbers are drawn.
     keep: columns to keep beside the arrays.
   """
@@ -132,13 +132,13 @@ class ExampleMaker:
   def _lay_out(
     self, columns: dict[str, Any], ops: Sequence[Any]
   ) -> tuple[dict[str, np.ndarray] | None, bool]:
-    question = tokens.prefix_ids(self.tokenizer, _text(columns, "prefix", ops))
+    question = text_encoding.prefix_ids(self.tokenizer, _text(columns, "prefix", ops))
     text_len, overflow = self.text_len, self.overflow
     if self.encoding == "decode":  # The answer is never in the prompt, whatever the row holds.
-      prompt = tokens.lay_out_prompt(question, [], text_len=text_len, overflow=overflow)
+      prompt = text_encoding.lay_out_prompt(question, [], text_len=text_len, overflow=overflow)
       return prompt, len(question) > text_len
-    answer, supervised = tokens.answer_of(self.tokenizer, _suffix(columns, ops))
-    laid_out = tokens.lay_out_train(
+    answer, supervised = text_encoding.answer_of(self.tokenizer, _suffix(columns, ops))
+    laid_out = text_encoding.lay_out_train(
       question, answer, supervised, text_len=text_len, overflow=overflow
     )
     return laid_out, len(question) + len(answer) > text_len + 1
@@ -193,7 +193,7 @@ def _text_notes(columns: Mapping[str, Any], encoding: str) -> tuple[str, ...]:
     suffix = "".join(str(piece[0]) for piece in suffix if piece)
   texts = [text for text in (columns.get("prefix"), suffix) if isinstance(text, str)]
   notes: tuple[str, ...] = ()
-  if any(marker in text for text in texts if "<" in text for marker in tokens.MARKERS):
+  if any(marker in text for text in texts if "<" in text for marker in text_encoding.MARKERS):
     notes += ("marker_in_text",)
   if any(text.endswith("\n") for text in texts):
     notes += ("newline_at_end",)
@@ -221,7 +221,7 @@ def _text(columns: dict[str, Any], name: str, ops: Sequence[Any]) -> str:
   return value
 
 
-def _suffix(columns: dict[str, Any], ops: Sequence[Any]) -> tokens.Suffix:
+def _suffix(columns: dict[str, Any], ops: Sequence[Any]) -> text_encoding.Suffix:
   """A text, or pieces (text, supervised) of one."""
   value = _column(columns, "suffix", ops)
   if not isinstance(value, (list, tuple)):

@@ -19,8 +19,8 @@ from paligemma_jax.core import protocols
 from paligemma_jax.data import examples
 from paligemma_jax.data import order
 from paligemma_jax.data import reading
+from paligemma_jax.data import text_encoding
 from paligemma_jax.data import tokenizer as tokenizer_lib
-from paligemma_jax.data import tokens
 
 Batch = dict[str, np.ndarray]
 OnBadRow = Callable[[int, str, str], None]
@@ -37,7 +37,7 @@ class TrainLoader:
     ops: row ops, applied in order.
     tokenizer: for prefix and suffix.
     batch_size: rows of the global batch; divisible by `process_count`.
-    text_len: L; arrays are one longer, see `tokens`.
+    text_len: L; arrays are one longer, see `text_encoding`.
     overflow: 'error', 'truncate', 'cut' or 'drop', for text that does not fit.
     buckets: text lengths to cut a batch down to, the smallest that holds all its rows; () is off.
       With several processes, which would have to agree, every batch is `text_len` long.
@@ -251,13 +251,13 @@ class _Collate:
         )
     if not self._image_shape:
       self._image_shape = self._probe()
-    names, full_len = tokens.shapes(self._make_example.encoding, self._make_example.text_len)
+    names, full_len = text_encoding.shapes(self._make_example.encoding, self._make_example.text_len)
     extra = full_len - self._make_example.text_len
-    most = max((tokens.num_tokens(arrays) for _, arrays in used), default=0)
+    most = max((text_encoding.num_tokens(arrays) for _, arrays in used), default=0)
     length = self._lengths[bisect.bisect_left(self._lengths, max(most - extra, 1))] + extra
     batch = {"image": np.zeros((len(group), *self._image_shape), np.uint8)}
     for name in names:
-      batch[name] = np.zeros((len(group), length), tokens.PADDING[name][1])
+      batch[name] = np.zeros((len(group), length), text_encoding.PADDING[name][1])
     for i, arrays in used:
       batch["image"][i] = arrays["image"]
       for name in names:

@@ -1,8 +1,8 @@
 """Metrics as pure functions of texts and rows, and the evaluators of configs. No JAX.
 
-`METRICS` has the built-in metrics: the name for `score`, and the class for configs. A metric of
-your own is any class declared with `@spec` that derives from `Metric` and has `score_row`;
-docs/metrics.md shows one.
+`METRICS` has the built-in metrics: the name for `score`, and the class for configs. A new one
+needs its import and its line there, and no more. A metric of your own is any class declared with
+`@spec` that derives from `Metric` and has `score_row`; docs/metrics.md shows one.
 """
 
 from __future__ import annotations

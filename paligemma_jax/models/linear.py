@@ -29,7 +29,7 @@ import jax.numpy as jnp
 from paligemma_jax.core import errors
 from paligemma_jax.core import trees
 from paligemma_jax.models import cpu
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from paligemma_jax.models import quantize
 from paligemma_jax.models import variants
 

@@ -21,7 +21,7 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.core import trees
 from paligemma_jax.models import linear
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from paligemma_jax.models import variants
 
 

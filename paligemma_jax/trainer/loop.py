@@ -38,10 +38,11 @@ from paligemma_jax.data import order
 from paligemma_jax.multihost import agreement
 from paligemma_jax.multihost import hosts
 from paligemma_jax.trainer import bad_rows
-from paligemma_jax.trainer import ending
 from paligemma_jax.trainer import evaluation
 from paligemma_jax.trainer import feature_cache
 from paligemma_jax.trainer import metrics
+from paligemma_jax.trainer import nonfinite
+from paligemma_jax.trainer import outputs
 from paligemma_jax.trainer import progress as progress_lib
 from paligemma_jax.trainer import resume
 from paligemma_jax.trainer import setup as setups
@@ -168,7 +169,7 @@ class _Run:
     )
     self._optimizer = setups.optimizer(self._setup, self._total, len(self._rows))
     self._calendar = progress_lib.Calendar(config, self._total, len(self._rows))
-    self._policy = stepper_lib.Policy(config.optim, self._total, self._advice)
+    self._policy = nonfinite.Policy(config.optim, self._total, self._advice)
     self._config_json = json.dumps(specs.to_json(config.to_dict()), indent=2)
     begun = resume.is_begun(workdir)
     self._checkpoints = store.Checkpoints(
@@ -409,12 +410,12 @@ class _Run:
       note(self._feature_cache.summary())
     if self._config.ckpt.best:
       note(metrics.best_summary(self._config.ckpt, self._workdir, self._checkpoints.best_step()))
-    work = functools.partial(ending.write, self._setup, state.result, self._workdir)
+    work = functools.partial(outputs.write, self._setup, state.result, self._workdir)
     self._stop.leaving(functools.partial(work, main=self._main, note=note, log=self._metrics))
 
   def _advice(self, first: int) -> str:
     lines = metrics.read(self._workdir.metrics)
-    return stepper_lib.advice(lines, self._checkpoints.steps(), first)
+    return nonfinite.advice(lines, self._checkpoints.steps(), first)
 
   def _report(self, step: int, values: Mapping[str, Any], results: Mapping[str, float]) -> bool:
     """Writes a step's line, on disk when this returns; whether the step is the best one yet."""

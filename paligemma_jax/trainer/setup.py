@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import load
-from paligemma_jax.checkpoint import open as opening
+from paligemma_jax.checkpoint import opening
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.core import errors
 from paligemma_jax.core import trees
@@ -27,12 +27,12 @@ from paligemma_jax.data import loader
 from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
-from paligemma_jax.training import custom
 from paligemma_jax.training import loss
 from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
 from paligemma_jax.training import step as steps
+from paligemma_jax.training import user_functions
 
 DEMO_TOKENIZER = pathlib.Path(__file__).parent.parent / "assets" / "demo" / "tokenizer.model"
 
@@ -157,7 +157,7 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
     repack=functools.partial(load.repack, setup.model_config),
   )
   if new:
-    log(f"initial weights: new, from the seed: {', '.join(new)}")
+    log(f"initial weights: fresh (init_fresh, init_only): {', '.join(new)}")
     make_new = functools.partial(make, setup.model_config.plain(), new)
     params |= jax.jit(make_new, out_shardings={name: places[name] for name in new})(key)
   if setup.model_config.lora.rank:
@@ -252,7 +252,7 @@ def token_loss(setup: Setup) -> loss.TokenLoss:
   fn = setup.config.train.loss
   if fn is None:
     return loss.cross_entropy(setup.config.optim.label_smoothing)
-  return loss.own(custom.token_loss(fn, setup.model_config.llm.vocab_size))
+  return loss.own(user_functions.token_loss(fn, setup.model_config.llm.vocab_size))
 
 
 def train_loader(

@@ -34,7 +34,7 @@ from jax.sharding import Mesh
 from paligemma_jax.models import cpu
 from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from paligemma_jax.training import loss
 from paligemma_jax.training import optimizers
 from paligemma_jax.training import state as states

@@ -16,7 +16,7 @@ from paligemma_jax.core import trees
 from paligemma_jax.core import units
 from paligemma_jax.models import paligemma
 from paligemma_jax.training import adam8bit
-from paligemma_jax.training import custom
+from paligemma_jax.training import user_functions
 
 Schedule = Callable[[jax.Array], jax.Array]  # step int32[] -> multiplier float32[]
 
@@ -97,7 +97,7 @@ def make(
   schedule = make_schedule(optim, total_steps, batch_size=batch_size, num_examples=num_examples)
   rule = transform(
     optim,
-    rule=custom.optimizer(optim, shapes) if optim.custom is not None else None,
+    rule=user_functions.optimizer(optim, shapes) if optim.custom is not None else None,
     schedules=dict.fromkeys(shapes, schedule),
     lrs={name: optim.lr * mults[name] if name in mults else optim.lr for name in shapes},
     wds={name: optim.wd if name in decayed else 0.0 for name in shapes},
@@ -192,7 +192,7 @@ def make_schedule(
   total = total_steps + optim.schedule_start
   own = None
   if optim.custom_schedule is not None:
-    own = custom.schedule(optim.custom_schedule, total)
+    own = user_functions.schedule(optim.custom_schedule, total)
   sizes = dict(batch_size=batch_size, num_examples=num_examples, total_steps=total)
   warmup = units.to_steps(optim.warmup, "optim.warmup", **sizes)
   cooldown = units.to_steps(optim.cooldown, "optim.cooldown", **sizes)

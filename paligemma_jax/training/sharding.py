@@ -21,7 +21,7 @@ from paligemma_jax.config import validation
 from paligemma_jax.core import errors
 from paligemma_jax.models import gemma
 from paligemma_jax.models import kernels
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from paligemma_jax.models import siglip
 
 # The parts of a batch that the device needs; the rest (`_row`) stays on the host.

@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from paligemma_jax.core import errors
 from paligemma_jax.models import cpu
 from paligemma_jax.models import paligemma
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from paligemma_jax.training import gradient_memory
 from paligemma_jax.training import loss
 from paligemma_jax.training import optimizers

@@ -7,7 +7,7 @@ import pytest
 
 from paligemma_jax.checkpoint import hf
 from paligemma_jax.core import errors
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from tests.checkpoint import makers
 
 

@@ -10,7 +10,7 @@ from paligemma_jax.checkpoint import hf
 from paligemma_jax.checkpoint import hf_config
 from paligemma_jax.checkpoint import safetensors
 from paligemma_jax.core import errors
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from tests import golden_files
 from tests.checkpoint import makers
 

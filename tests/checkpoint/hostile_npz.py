@@ -10,7 +10,7 @@ import zipfile
 
 import numpy as np
 
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from tests.checkpoint import makers
 
 LEAF = "llm/layers/mlp/linear"

@@ -16,7 +16,7 @@ from paligemma_jax.checkpoint import npz_export
 from paligemma_jax.checkpoint import weights_dir
 from paligemma_jax.core import errors
 from paligemma_jax.models import paligemma
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from paligemma_jax.models import variants
 from tests import golden_files
 from tests import virtual_devices
@@ -148,7 +148,10 @@ def test_position_embeddings_are_resampled_as_the_reference_does_and_it_says_so(
   weights = load.open_weights(golden_files.path("bv/tiny.npz"))
   logged = []
   params = load.load_params(
-    weights, param_table.shapes({**weights.sizes, "res": 84}), dtype=np.float32, log=logged.append
+    weights,
+    param_table.shapes({**weights.sizes, "res": 84}),
+    dtype=np.float32,
+    log=logged.append,
   )
   with np.load(golden_files.path("bv/tiny_res84.npz")) as golden:
     # The same scipy routine on the same float32 numbers.

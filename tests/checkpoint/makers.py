@@ -8,7 +8,7 @@ import zipfile
 import ml_dtypes
 import numpy as np
 
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _SAFE_DTYPES = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", BFLOAT16: "BF16"}

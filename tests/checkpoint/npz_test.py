@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from paligemma_jax.checkpoint import npz
 from paligemma_jax.core import errors
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from tests import golden_files
 from tests.checkpoint import hostile_npz
 from tests.checkpoint import makers

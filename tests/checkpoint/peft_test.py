@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import paligemma_jax as pj
-from paligemma_jax.checkpoint import open as opening
+from paligemma_jax.checkpoint import opening
 from paligemma_jax.checkpoint import peft_export
 from paligemma_jax.checkpoint import safetensors
 from paligemma_jax.core import errors

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.checkpoint import manifest
-from paligemma_jax.checkpoint import open as opening
+from paligemma_jax.checkpoint import opening
 from paligemma_jax.checkpoint import store
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors

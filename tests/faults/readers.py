@@ -192,8 +192,8 @@ def _make_video(folder):
   images.write(folder / "clip.mp4", clips.mp4(6, size=(32, 24)))
   for kind, codec in (("avi", "mjpeg"), ("matroska", "mpeg4")):
     images.write(folder / f"clip.{kind}", _video(kind, codec))
-  param_table = [p.name for p in sorted(folder.iterdir())]
-  _lines(folder / "rows.jsonl", [{"video": name, "start": 0.1, "end": 0.5} for name in param_table])
+  names = [p.name for p in sorted(folder.iterdir())]
+  _lines(folder / "rows.jsonl", [{"video": name, "start": 0.1, "end": 0.5} for name in names])
 
 
 def _video(kind, codec):
@@ -333,9 +333,9 @@ def _read_hf_config(folder, changed):
   import math
 
   from paligemma_jax.checkpoint import hf_config
-  from paligemma_jax.checkpoint import open as opening
+  from paligemma_jax.checkpoint import opening
   from paligemma_jax.checkpoint import reader
-  from paligemma_jax.models import params as param_table
+  from paligemma_jax.models import param_table
 
   for name in changed:
     sizes = hf_config.sizes_of(reader.read_json(folder / name), name)

@@ -62,7 +62,7 @@ def _make_native(folder):
 def _read_native(folder, changed):
   from paligemma_jax.checkpoint import load
   from paligemma_jax.checkpoint import manifest
-  from paligemma_jax.checkpoint import open as opening
+  from paligemma_jax.checkpoint import opening
 
   if any(name.startswith("weights/") for name in changed):
     weights = load.open_weights(folder / "weights")
@@ -174,8 +174,8 @@ def _make_lines(folder):
 
 def _read_lines(folder, changed):
   from paligemma_jax.trainer import bad_rows
-  from paligemma_jax.trainer import ending
   from paligemma_jax.trainer import metrics
+  from paligemma_jax.trainer import outputs
   from paligemma_jax.trainer import predicting
   from paligemma_jax.trainer import resume
   from paligemma_jax.trainer import workdir as workdirs
@@ -183,7 +183,7 @@ def _read_lines(folder, changed):
   with workdirs.opened(folder, main=True) as workdir:
     for line in metrics.read(workdir.metrics):
       assert all(isinstance(value, (int, float)) for value in line.values()), line
-    ending._predictions(workdir, "val/pred", 2)
+    outputs._predictions(workdir, "val/pred", 2)
     metrics.MetricsLog(workdir, resume_step=2, tensorboard=False, main=True).close()
     rejected = bad_rows.BadRows(workdir)
     rejected.add(4, "a:4", "bad")

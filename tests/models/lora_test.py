@@ -11,7 +11,7 @@ from paligemma_jax.checkpoint import merge
 from paligemma_jax.core import errors
 from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from paligemma_jax.models import variants
 from tests.models import random_params
 

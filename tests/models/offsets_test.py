@@ -8,7 +8,7 @@ import numpy as np
 
 from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from paligemma_jax.models import variants
 
 

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from paligemma_jax.checkpoint import open as opening
+from paligemma_jax.checkpoint import opening
 from tests import golden_files
 from tests import run_train
 

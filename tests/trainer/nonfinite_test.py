@@ -5,12 +5,12 @@ import types
 import pytest
 
 from paligemma_jax.core import errors
-from paligemma_jax.trainer import stepper
+from paligemma_jax.trainer import nonfinite
 
 
 def policy(*, in_a_row=3, share=0.0, total=100):
   optim = types.SimpleNamespace(nonfinite_in_a_row=in_a_row, nonfinite_share=share)
-  return stepper.Policy(optim, total, lambda first: f"Skipped from step {first} on.")
+  return nonfinite.Policy(optim, total, lambda first: f"Skipped from step {first} on.")
 
 
 def test_a_single_skipped_step_is_put_up_with_and_counted():
@@ -67,15 +67,15 @@ def lines(*losses):
 
 
 def test_the_last_saved_step_before_the_loss_went_bad_is_named():
-  found = stepper.advice(lines(5.0, 4.8, 4.9, 4.5, 300.0, 1e5, 1e6), [2, 4, 6], 8)
+  found = nonfinite.advice(lines(5.0, 4.8, 4.9, 4.5, 300.0, 1e5, 1e6), [2, 4, 6], 8)
   # The update of step 4 made the loss of step 5: the state of step 4 is damaged already.
   assert "--resume_step 2" in found and "sane loss (4.8)" in found
 
 
 def test_a_state_right_before_the_skipped_steps_is_not_trusted():
-  assert "--resume_step 2" in stepper.advice(lines(5.0, 4.8, 4.9, 4.5), [2, 4], 5)
+  assert "--resume_step 2" in nonfinite.advice(lines(5.0, 4.8, 4.9, 4.5), [2, 4], 5)
 
 
 def test_where_no_saved_state_is_sane_a_new_workdir_is_advised():
-  found = stepper.advice(lines(5.0, 1e4, 1e6, 1e6), [2, 4], 5)
+  found = nonfinite.advice(lines(5.0, 1e4, 1e6, 1e6), [2, 4], 5)
   assert "another --workdir" in found and "--resume_step" not in found

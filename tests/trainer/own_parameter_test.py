@@ -12,7 +12,7 @@ import pytest
 
 import paligemma_jax as pj
 from paligemma_jax.checkpoint import load
-from paligemma_jax.checkpoint import open as opening
+from paligemma_jax.checkpoint import opening
 from paligemma_jax.config import load as configs
 from paligemma_jax.core import errors
 from paligemma_jax.trainer import setup as setups
@@ -55,7 +55,7 @@ def test_a_named_parameter_starts_new_whether_it_is_missing_or_of_another_shape(
   with pytest.raises(errors.CheckpointError, match=r"init_fresh=.*img/head/bias"):
     _initial(_config(path))
   found, logged = _initial(_config(path, init_fresh=("img/head/b.*",)))
-  assert "new, from the seed: img/head/bias" in logged
+  assert "fresh (init_fresh, init_only): img/head/bias" in logged
   assert found.keys() == params.keys()
   same = [n for n in params if np.array_equal(found[n], params[n])]
   assert sorted(params.keys() - set(same)) == ["img/head/bias"]

@@ -12,7 +12,7 @@ import paligemma_jax
 from configs import tiny
 from paligemma_jax import presets
 from paligemma_jax.checkpoint import hf_export
-from paligemma_jax.checkpoint import open as opening
+from paligemma_jax.checkpoint import opening
 from paligemma_jax.checkpoint import safetensors
 from paligemma_jax.config import load as configs
 from paligemma_jax.core import errors

@@ -22,7 +22,7 @@ from paligemma_jax.checkpoint import merge
 from paligemma_jax.config import load as configs
 from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from paligemma_jax.models import variants
 from paligemma_jax.training import loss
 from paligemma_jax.training import optimizers

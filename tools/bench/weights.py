@@ -9,7 +9,7 @@ import pathlib
 import numpy as np
 
 from paligemma_jax.checkpoint import hf_export
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from paligemma_jax.models import variants
 from tools.bench import models
 
@@ -29,7 +29,7 @@ def write(
 
 
 def sizes_of(model_config: variants.ModelConfig) -> dict:
-  """The sizes as `models.params` has them."""
+  """The sizes as `models.param_table` has them."""
   return {
     "img": dataclasses.asdict(model_config.img),
     "llm": dataclasses.asdict(model_config.llm),

@@ -10,7 +10,7 @@ import pytest
 
 import paligemma_jax as pj
 from paligemma_jax.checkpoint import manifest
-from paligemma_jax.checkpoint import open as opening
+from paligemma_jax.checkpoint import opening
 from paligemma_jax.checkpoint import store
 from paligemma_jax.config import load as config_lib
 from paligemma_jax.core import errors

@@ -1,7 +1,7 @@
 """The table at the end of a run: baseline, before, after."""
 
 from paligemma_jax.report import report
-from paligemma_jax.trainer import ending
+from paligemma_jax.trainer import outputs
 
 LINES = [
   {"step": 0, "val/a/acc": 0.1, "val/a/num": 8, "val/a/baseline/acc": 0.25},
@@ -11,13 +11,13 @@ LINES = [
 
 
 def test_the_table_has_baseline_first_and_last_value_and_no_counts():
-  table = ending.scores(LINES, ["val/a", "val/b"])
+  table = outputs.scores(LINES, ["val/a", "val/b"])
   assert table.columns == ("metric", "baseline", "before", "after")
   assert table.rows == (("val/a/acc", 0.25, 0.1, 0.75), ("val/b/loss", None, None, 0.5))
   assert "0.750" in report.text(table)
 
 
 def test_columns_without_any_value_are_left_out():
-  table = ending.scores(LINES[2:], ["val/b"])
+  table = outputs.scores(LINES[2:], ["val/b"])
   assert table.columns == ("metric", "after")
-  assert ending.scores(LINES[:1], ["val/b"]) is None
+  assert outputs.scores(LINES[:1], ["val/b"]) is None

@@ -1,8 +1,11 @@
 """The one table of parameters: a row for each, with all that the package knows of it.
 
-Weights in and out, adapters, quantization and sharding read this table and no other. A parameter
-that a fork of the model adds takes one row here and one `self.param` there; without a row it lives
-in the run's own checkpoints alone.
+Hugging Face's names among it. Weights in and out, adapters, quantization and sharding read this
+table and no other.
+
+A parameter that a fork adds takes one `self.param` in its module, and `init_fresh` in the config,
+so that it starts fresh while the published weights are read. It then lives in the run's own
+checkpoints, and published formats refuse it by name. A row here makes it a part of those formats.
 
 Letters of shapes: image tower d width, l depth, f mlp, n heads, h head dim, p (and q in layouts)
 patch side, s tokens; language model D width, L depth, F mlp, N heads, K key heads, H head dim,

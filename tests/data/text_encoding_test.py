@@ -8,8 +8,8 @@ import pytest
 from hypothesis import strategies as st
 
 from paligemma_jax.core import errors
+from paligemma_jax.data import text_encoding
 from paligemma_jax.data import tokenizer as tokenizer_lib
-from paligemma_jax.data import tokens
 from tests import golden_files
 from tests.data import encoding
 
@@ -25,7 +25,7 @@ def cases():
 
 
 def fits(case, tokenizer):
-  ids = tokens.prefix_ids(tokenizer, case["prefix"]) + encoding.suffix_ids(
+  ids = text_encoding.prefix_ids(tokenizer, case["prefix"]) + encoding.suffix_ids(
     tokenizer, case["suffix"]
   )
   return len(ids) <= case["text_len"] + 1
@@ -79,12 +79,12 @@ def test_texts_can_be_cut_as_in_the_reference(cases, tokenizer):
     assert_equal(example, case["train"])
     prompt = encoding.prompt(tokenizer, case["prefix"], **limits)
     assert_equal(prompt, case["eval_nosuffix"])
-    assert tokens.num_tokens(example) in (0, case["text_len"] + 1)
+    assert text_encoding.num_tokens(example) in (0, case["text_len"] + 1)
 
 
 def test_a_prompt_that_is_cut_loses_its_separator_and_teaches_nothing(tokenizer):
   limits = {"text_len": 4, "overflow": "cut"}
-  question = tokens.prefix_ids(tokenizer, "caption en a cat")
+  question = text_encoding.prefix_ids(tokenizer, "caption en a cat")
   prompt = encoding.prompt(tokenizer, "caption en a cat", **limits)
   assert prompt["text"].tolist() == question[:4]
   example = encoding.train(tokenizer, "caption en a cat", "yes", **limits)
@@ -117,7 +117,7 @@ def test_a_text_too_long_is_an_error_that_says_how_long(tokenizer):
 
 def test_a_text_that_just_fits_is_left_whole(tokenizer):
   whole = encoding.train(tokenizer, "caption en", "a cat", text_len=40, overflow="error")
-  size = tokens.num_tokens(whole)
+  size = text_encoding.num_tokens(whole)
   tight = encoding.train(tokenizer, "caption en", "a cat", text_len=size - 1, overflow="error")
   assert tight["text"].tolist() == whole["text"][:size].tolist()
   with pytest.raises(errors.DataError, match="by 1,"):
@@ -136,7 +136,7 @@ TEXT = st.text(st.characters(blacklist_categories=["Cs"]), max_size=30)
 @hypothesis.given(prefix=TEXT, suffix=TEXT, text_len=st.integers(2, 40))
 def test_masks_are_as_defined_for_any_text(prefix, suffix, text_len, tokenizer):
   example = encoding.train(tokenizer, prefix, suffix, text_len=text_len, overflow="truncate")
-  size = tokens.num_tokens(example)
+  size = text_encoding.num_tokens(example)
   supervised = np.flatnonzero(example["mask_loss"])
   assert example["text"].shape == (text_len + 1,)
   assert example["text"][0] == tokenizer.bos_id
@@ -146,7 +146,7 @@ def test_masks_are_as_defined_for_any_text(prefix, suffix, text_len, tokenizer):
   assert (example["mask_ar"] == (np.arange(text_len + 1) >= supervised[0])).all()
   assert (example["text"][size:] == 0).all()
   if size < text_len + 1:
-    assert example["text"][: supervised[0]].tolist() == tokens.prefix_ids(tokenizer, prefix)
+    assert example["text"][: supervised[0]].tolist() == text_encoding.prefix_ids(tokenizer, prefix)
     assert example["text"][supervised].tolist() == encoding.suffix_ids(tokenizer, suffix)
 
 
@@ -154,7 +154,7 @@ def test_masks_are_as_defined_for_any_text(prefix, suffix, text_len, tokenizer):
 @hypothesis.given(prefix=TEXT, text_len=st.integers(2, 40))
 def test_a_prompt_is_the_start_of_its_training_example(prefix, text_len, tokenizer):
   prompt = encoding.prompt(tokenizer, prefix, text_len=text_len, overflow="truncate")
-  size = tokens.num_tokens(prompt)
+  size = text_encoding.num_tokens(prompt)
   assert prompt["text"].shape == (text_len,)
   assert prompt["text"][size - 1] == tokenizer.separator_ids[-1]
   assert prompt["mask_input"].tolist() == [1] * size + [0] * (text_len - size)
@@ -177,7 +177,7 @@ def test_pieces_of_a_suffix_are_read_whole_and_learned_in_part(tokenizer):
   unlearned = np.flatnonzero(plain["mask_loss"] != example["mask_loss"])
   at = [i for i, token in enumerate(plain["text"]) if token == tokenizer.loc_id(1)]
   assert unlearned.tolist() == list(range(at[1], at[1] + 4))
-  assert tokens.num_tokens(example) == tokens.num_tokens(plain)
+  assert text_encoding.num_tokens(example) == text_encoding.num_tokens(plain)
 
 
 def test_a_cut_keeps_eos_and_its_supervision_where_pieces_are_not_learned(tokenizer):

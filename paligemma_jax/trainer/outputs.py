@@ -12,7 +12,7 @@ from paligemma_jax import evals
 from paligemma_jax.checkpoint import manifest
 from paligemma_jax.checkpoint import merge
 from paligemma_jax.checkpoint import npz_export as exports
-from paligemma_jax.checkpoint import open as opening
+from paligemma_jax.checkpoint import opening
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import protocols
 from paligemma_jax.data import loader

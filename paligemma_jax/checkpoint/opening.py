@@ -24,7 +24,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import strict_json
 from paligemma_jax.models import linear
 from paligemma_jax.models import lora
-from paligemma_jax.models import params as param_table
+from paligemma_jax.models import param_table
 from paligemma_jax.models import variants
 
 T = TypeVar("T")

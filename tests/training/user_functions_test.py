@@ -7,10 +7,10 @@ import optax
 import pytest
 
 from paligemma_jax.core import errors
-from paligemma_jax.training import custom
 from paligemma_jax.training import loss
 from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
+from paligemma_jax.training import user_functions
 from tests.training.optim_section import optim
 
 _SHAPES = {
@@ -149,7 +149,7 @@ def test_what_is_no_schedule_is_refused_with_one_sentence(fn, message):
 )
 def test_what_is_no_loss_is_refused_with_one_sentence(fn, message):
   with pytest.raises(errors.ConfigError, match=f"train.loss=.*{message}"):
-    custom.token_loss(fn, 50)
+    user_functions.token_loss(fn, 50)
 
 
 def nll(logits, targets):
@@ -181,6 +181,6 @@ def test_the_cross_entropy_given_as_ones_own_is_the_cross_entropy_also_in_chunks
 
   grad = jax.value_and_grad(sums, has_aux=True)
   ours = grad(x, loss.cross_entropy(0.0))
-  own = grad(x, loss.own(custom.token_loss(nll, 50)))
+  own = grad(x, loss.own(user_functions.token_loss(nll, 50)))
   for got, want in zip(jax.tree.leaves(own), jax.tree.leaves(ours), strict=True):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)

@@ -5,7 +5,7 @@ import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from paligemma_jax import convert
+from paligemma_jax import cli
 
 if __name__ == "__main__":
-  convert.run(sys.argv[1:])
+  cli.run("convert", sys.argv[1:])

@@ -90,6 +90,8 @@ def open_data(path: str) -> BinaryIO:
 def read_data(path: str, *, max_bytes: int) -> bytes:
   """The content of the file that a config names; ConfigError of an unreadable or larger one."""
   try:
+    if not is_remote(path):  # Its size is known: a limit of gigabytes allocates none.
+      return atomic_io.read(path, max_bytes=max_bytes)
     with open_data(path) as f:
       data = f.read(max_bytes + 1)
   except OSError as e:

@@ -48,7 +48,7 @@ def test_what_killed_processes_left_does_not_pile_up(tmp_path):
 @pytest.mark.parametrize("target", ["mine", "new", "."])
 def test_a_file_of_ours_is_not_opened_through_a_link(target, outside, tmp_path):
   (tmp_path / "lock").symlink_to(outside / target)
-  with pytest.raises(errors.WorkdirError, match="lock' is a link; nothing is written"):
+  with pytest.raises(errors.WorkdirError, match="lock' is a link; it is never written to"):
     atomic_io.open_own(tmp_path / "lock", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
 
 

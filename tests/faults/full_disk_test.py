@@ -33,7 +33,7 @@ def _check(done, workdir, *, code):
 
 def _remarks(done):
   """Lines that are no progress and no score."""
-  usual = re.compile(r"step \d|  val/|initial|tiny at|rows looked")
+  usual = re.compile(r"step \d|  val/|initial|tiny at|rows checked")
   return [line for line in done.stderr.splitlines() if not usual.match(line)]
 
 

@@ -233,14 +233,14 @@ NATIVE = {
         "value",
     ),
     "step of another number": _facts(lambda f: f.update(step=5), "of another folder"),
-    "step a text": _facts(lambda f: f.update(step="0"), "does not say"),
-    "step without leaves": _facts(lambda f: f.update(leaves=[]), "does not say"),
+    "step a text": _facts(lambda f: f.update(step="0"), "does not have"),
+    "step without leaves": _facts(lambda f: f.update(leaves=[]), "does not have"),
     "leaves of no kind": _facts(_leaves(lambda n, leaf: ["sent", leaf[1]]), "dtype"),
     "leaves of objects": _facts(_leaves(lambda n, leaf: ["O", leaf[1]]), "dtype"),
     "leaves of texts": _facts(_leaves(lambda n, leaf: ["U4", leaf[1]]), ""),
     "leaves of fields": _facts(_leaves(lambda n, leaf: ["f4,f4", leaf[1]]), "dtype"),
     "leaves of another dtype": _facts(_leaves(lambda n, leaf: ["float64", leaf[1]]), "sealed as"),
-    "leaves of negative sides": _facts(_leaves(lambda n, leaf: [leaf[0], [-1]]), "does not say"),
+    "leaves of negative sides": _facts(_leaves(lambda n, leaf: [leaf[0], [-1]]), "does not have"),
     "a vocabulary of 2 ** 40": _facts(_leaves(
         lambda n, leaf: ["float32", [2**40, 8]] if n == _EMBEDDING else leaf), "sealed as"),
     "a vocabulary of 2 ** 30": _facts(_leaves(
@@ -248,7 +248,7 @@ NATIVE = {
     "a vocabulary of 7": _facts(_leaves(
         lambda n, leaf: ["float32", [7, 8]] if n == _EMBEDDING else leaf), "sealed as"),
     "base of another run": _facts(lambda f: f.update(base="00000000"), "another run"),
-    "run a list": _facts(lambda f: f.update(run=[1]), "does not say"),
+    "run a list": _facts(lambda f: f.update(run=[1]), "does not have"),
     "arrays: the same": _zarr("value"),
     "arrays: 2 ** 40 rows": _zarr("StateError", shape=[2**40, 8]),
     "arrays: 2 ** 25 rows, not stored": _zarr("StateError", shape=[2**25, 8]),

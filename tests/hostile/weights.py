@@ -212,7 +212,7 @@ NPZ = {
         _CODEC, _codec(lambda a: a.update({_BOOK: np.ones((5000, 8), "f4")})), f"{_REFUSED} codes"
     ),
     "codec packed by LZMA": Case(
-        _CODEC, _zip([(f"{_BOOK}.npy", bytes(9999))], zipfile.ZIP_LZMA), f"{_REFUSED} packed"
+        _CODEC, _zip([(f"{_BOOK}.npy", bytes(9999))], zipfile.ZIP_LZMA), f"{_REFUSED} compressed"
     ),
     "codec of a million members": Case(_CODEC, _directory(1_000_000), f"{_REFUSED} directory"),
     "codec, a bomb": Case(

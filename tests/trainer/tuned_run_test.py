@@ -137,8 +137,8 @@ def test_adapters_over_the_base_as_the_run_saw_it_are_the_run(workdir, tmp_path)
   settings = json.loads((adapters / "adapter_config.json").read_text())
   assert settings["base_model_name_or_path"] == str(base) and not settings["modules_to_save"]
   assert settings["auto_mapping"]["base_model_class"] == "PaliGemmaForConditionalGeneration"
-  assert any("packed as nf4" in sentence for sentence in logged)
-  assert "packed as nf4" in (adapters / "README.md").read_text()
+  assert any("quantized to nf4" in sentence for sentence in logged)
+  assert "quantized to nf4" in (adapters / "README.md").read_text()
   _assert_is_the_run(adapters, workdir)
   unnamed = opening.save_peft(workdir, tmp_path / "unnamed", log=logged.append)
   with pytest.raises(errors.CheckpointError, match="names no base"):

@@ -12,6 +12,7 @@ from paligemma_jax import sources
 from paligemma_jax.config import load as configs
 from paligemma_jax.evals import predictions
 from paligemma_jax.models import variants
+from tools import check_submission
 from tools import try_transfers
 from tools.prepare import __main__ as prepare
 from tools.prepare import build
@@ -113,9 +114,9 @@ def test_a_server_takes_the_file_of_all_its_questions(name, evaluator, tmp_path,
   (text,) = evaluator.files(rows, outputs).values()
   form = predictions.FORMATS[evaluator.format]
   questions = json.loads((tmp_path / "raw" / questions_of(evaluator)).read_text())
-  wanted = predictions.official(form, questions)
+  wanted = check_submission.official(form, questions)
   assert len(wanted) == len(rows)
-  assert list(predictions.problems(form, json.loads(text), wanted)) == []
+  assert list(check_submission.problems_of(form, json.loads(text), wanted)) == []
 
 
 @pytest.mark.parametrize("name", try_transfers.names())

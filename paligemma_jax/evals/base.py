@@ -111,8 +111,10 @@ class Metric(Evaluator):
     """The scores of all rows; names that are not in `gives` are last, in alphabetical order."""
     scores = {name: [NONE] * len(rows) for name in self.gives}
     for i, (row, output) in enumerate(zip(rows, outputs, strict=True)):
-      with of_row(i):
+      try:  # What `of_row` does, at a third of its time.
         found = self.score_row(output.text, row)
+      except errors.DataError as e:
+        raise _in_row(i, e) from None
       for name, value in found.items():
         if name not in scores:
           scores[name] = [NONE] * len(rows)
@@ -178,7 +180,11 @@ def of_row(i: int) -> Iterator[None]:
   try:
     yield
   except errors.DataError as e:
-    raise errors.DataError(f"Row {i} of those to score: {e}") from None
+    raise _in_row(i, e) from None
+
+
+def _in_row(i: int, error: errors.DataError) -> errors.DataError:
+  return errors.DataError(f"Row {i} of those to score: {error}")
 
 
 def column(row: Row, name: str) -> Any:

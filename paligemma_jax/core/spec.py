@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import importlib
 import sys
+import types
 from collections.abc import Callable, Mapping
 from typing import Any, TypeGuard, TypeVar, dataclass_transform
 
@@ -139,15 +140,9 @@ def function(path: str, key: str) -> Callable[..., Any]:
     ConfigError: there is no such module or function, or the module cannot be imported.
   """
   module_name, _, name = path.partition(":")
-  module = sys.modules.get(module_name)
-  if module is None:
-    try:
-      module = importlib.import_module(module_name)
-    except Exception as e:  # Of the user's module: any.
-      raise errors.ConfigError(
-        f"{key}: cannot import the module of {path!r}: {type(e).__name__}: {e}. It must lie beside"
-        " the config file, or be installed."
-      ) from None
+  failed = f"{key}: cannot import the module of {path!r}"
+  remedy = "It must lie beside the config file, or be installed."
+  module = sys.modules.get(module_name) or _imported(module_name, failed, remedy)
   found = vars(module).get(name)
   if found is None:
     raise errors.ConfigError(
@@ -206,17 +201,20 @@ def resolve(path: Any, *, allow_code: bool = False) -> type:
       return moved
     if not allow_code and not module_name.startswith(_OURS):
       raise errors.ConfigError(f"{path!r} {CODE_REFUSED}")
-    try:
-      module = importlib.import_module(module_name)
-    except Exception as e:  # Of the user's module: any.
-      raise errors.ConfigError(
-        f"Cannot import the module of {path!r}: {type(e).__name__}: {e}. If it is of a config"
-        " file that has moved, give that with --config."
-      ) from None
+    remedy = "If it is of a config file that has moved, give that with --config."
+    module = _imported(module_name, f"Cannot import the module of {path!r}", remedy)
   cls = vars(module).get(name) or _moved(module_name, name)
   if _is_spec_class(cls):
     return cls
   raise errors.ConfigError(f"{path!r} is not a spec: declare the class with @spec.")
+
+
+def _imported(name: str, failed: str, remedy: str) -> types.ModuleType:
+  """The user's module; ConfigError with these words around the reason where it fails."""
+  try:
+    return importlib.import_module(name)
+  except Exception as e:  # Of the user's module: any.
+    raise errors.ConfigError(f"{failed}: {type(e).__name__}: {e}. {remedy}") from None
 
 
 def _moved(module_name: str, name: str) -> type | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -111,10 +110,8 @@ class Metric(Evaluator):
     """The scores of all rows; names that are not in `gives` are last, in alphabetical order."""
     scores = {name: [NONE] * len(rows) for name in self.gives}
     for i, (row, output) in enumerate(zip(rows, outputs, strict=True)):
-      try:  # What `of_row` does, at a third of its time.
+      with of_row(i):
         found = self.score_row(output.text, row)
-      except errors.DataError as e:
-        raise _in_row(i, e) from None
       for name, value in found.items():
         if name not in scores:
           scores[name] = [NONE] * len(rows)
@@ -174,17 +171,21 @@ def parts(table: Table, metric: str) -> dict[str, float]:
   return found
 
 
-@contextlib.contextmanager
-def of_row(i: int) -> Iterator[None]:
-  """Adds the row's number to a DataError raised within."""
-  try:
-    yield
-  except errors.DataError as e:
-    raise _in_row(i, e) from None
+class of_row:
+  """Context manager that adds the row's number to a DataError raised within.
 
+  A class, since it is entered for every row and a generator takes three times as long.
+  """
 
-def _in_row(i: int, error: errors.DataError) -> errors.DataError:
-  return errors.DataError(f"Row {i} of those to score: {error}")
+  def __init__(self, i: int):
+    self._i = i
+
+  def __enter__(self) -> None:
+    pass
+
+  def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+    if isinstance(error, errors.DataError):
+      raise errors.DataError(f"Row {self._i} of those to score: {error}") from None
 
 
 def column(row: Row, name: str) -> Any:

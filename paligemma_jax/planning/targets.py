@@ -40,10 +40,14 @@ class Target:
 class _Tpu:
   """A TPU generation, per chip: memory of a program; FLOPs, memory and link bytes a second.
 
+  kind: as JAX names the device.
+  source: of the FLOPs.
   cores: how many "cores" its names count per chip: v5p-8 has 4 chips.
   dims: of its topology.
   """
 
+  kind: str
+  source: str
   memory_gib: float
   flops: float
   memory_rate: float
@@ -54,7 +58,11 @@ class _Tpu:
 
 @dataclasses.dataclass(frozen=True)
 class _Gpu:
-  """An NVIDIA card: what the compiler asks of it, and its speeds."""
+  """An NVIDIA card: what the compiler asks of it, and its speeds.
+
+  label: as JAX names the device.
+  source: of the FLOPs, which are dense: half of the figure with sparsity.
+  """
 
   label: str
   capability: tuple[int, int]
@@ -67,36 +75,43 @@ class _Gpu:
   shared_bytes: int  # Per multiprocessor.
   threads: int  # Per multiprocessor.
   clock_ghz: float
+  source: str
   notes: str = ""
 
 
+_CLOUD = "https://cloud.google.com/tpu/docs"
+_NVIDIA = "https://www.nvidia.com/en-us/data-center"
+
 _TPUS = {
-  "v5e": _Tpu(15.75, 197e12, 819e9, 200e9),
-  "v5p": _Tpu(95.74, 459e12, 2765e9, 600e9, cores=2, dims=3),
-  "v6e": _Tpu(31.25, 918e12, 1640e9, 400e9),
+  "v5e": _Tpu("TPU v5 lite", f"{_CLOUD}/v5e", 15.75, 197e12, 819e9, 200e9),
+  "v5p": _Tpu("TPU v5", f"{_CLOUD}/v5p", 95.74, 459e12, 2765e9, 600e9, cores=2, dims=3),
+  "v6e": _Tpu("TPU v6 lite", f"{_CLOUD}/v6e", 31.25, 918e12, 1640e9, 400e9),
 }
 
 _GPUS = {
   "h100": _Gpu(
       "NVIDIA H100 80GB HBM3", (9, 0), 132, 84942979072, 989e12, 3352e9, 450e9, 52428800, 233472,
-      2048, 1.98,
+      2048, 1.98, f"{_NVIDIA}/h100",
   ),
   "h200": _Gpu(
-      "NVIDIA H200", (9, 0), 132, 150109880320, 989e12, 4800e9, 450e9, 52428800, 233472, 2048, 1.98
+      "NVIDIA H200", (9, 0), 132, 150109880320, 989e12, 4800e9, 450e9, 52428800, 233472, 2048, 1.98,
+      f"{_NVIDIA}/h200",
   ),
   "a100": _Gpu(
       "NVIDIA A100-SXM4-80GB", (8, 0), 108, 85097971712, 312e12, 2039e9, 300e9, 41943040, 167936,
-      2048, 1.41,
+      2048, 1.41, f"{_NVIDIA}/a100",
   ),
   "a100-40": _Gpu(
       "NVIDIA A100-SXM4-40GB", (8, 0), 108, 42298834944, 312e12, 1555e9, 300e9, 41943040, 167936,
-      2048, 1.41,
+      2048, 1.41, f"{_NVIDIA}/a100",
   ),
   "l4": _Gpu(
-      "NVIDIA L4", (8, 9), 58, 23580639232, 121e12, 300e9, 32e9, 50331648, 102400, 1536, 2.04
+      "NVIDIA L4", (8, 9), 58, 23580639232, 121e12, 300e9, 32e9, 50331648, 102400, 1536, 2.04,
+      f"{_NVIDIA}/l4",
   ),
   "t4": _Gpu(
       "Tesla T4", (7, 5), 40, 15655829504, 8.1e12, 320e9, 16e9, 4194304, 65536, 1024, 1.59,
+      f"{_NVIDIA}/tesla-t4",
       notes="A T4 has no bfloat16 units: matmuls run in float32, at 8.1 TFLOP/s.",
   ),
 }  # fmt: skip
@@ -125,6 +140,18 @@ def get(name: str) -> Target:
     f"Unknown device {name!r} for --on.{errors.did_you_mean(name, EXAMPLES)} TPU slices are"
     f" written as in v5e-8 ({', '.join(_TPUS)}), cards as in h100 or h100x8 ({', '.join(_GPUS)})."
   )
+
+
+def bfloat16_peak(device_kind: str) -> float | None:
+  """Dense bfloat16 FLOP/s of a device by its maker's data sheet; None where none gives it.
+
+  Args:
+    device_kind: as JAX names it.
+  """
+  peaks = {tpu.kind: tpu.flops for tpu in _TPUS.values()}
+  # A T4, of capability 7.5, has no bfloat16 units.
+  peaks |= {gpu.label: gpu.flops for gpu in _GPUS.values() if gpu.capability >= (8, 0)}
+  return peaks.get(device_kind)
 
 
 def _tpu(name: str, generation: str, count: int) -> Target:

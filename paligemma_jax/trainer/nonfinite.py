@@ -11,6 +11,8 @@ from absl import logging
 
 from paligemma_jax.core import errors
 
+# A loss above so many times the median of those before it is taken for damage. Losses of batches
+# differ by less; a learning rate that destroys weights makes it tens of times as high.
 _SANE_FACTOR = 2.0
 
 

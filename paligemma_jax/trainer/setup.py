@@ -141,9 +141,8 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
 
   if not setup.config.init:
     log(f"initial weights: random, seed {setup.config.seed}")
-    return jax.jit(functools.partial(make, setup.model_config, setup.shapes), out_shardings=places)(
-      key
-    )
+    make_all = functools.partial(make, setup.model_config, setup.shapes)
+    return jax.jit(make_all, out_shardings=places)(key)
   shapes = paligemma.param_shapes(setup.model_config.plain())
   new = fresh(setup.config)
   _check_new(setup, new)

@@ -120,7 +120,3 @@ class Stepper:
     on_device = sharding.put(batch, self._setup.mesh)
     num_supervised = loss.num_supervised(batch["mask_loss"])
     return batch, self._train_step.lower(state, on_device, num_supervised).compile()
-
-
-# A loss above so many times the median of those before it is taken for damage. Losses of batches
-# differ by less; a learning rate that destroys weights makes it tens of times as high.

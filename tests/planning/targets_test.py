@@ -47,3 +47,23 @@ def test_a_card_is_described_to_the_compiler_by_its_facts():
   text = targets.gpu_description("l4")
   assert "major: 8 minor: 9" in text and "core_count: 58" in text
   assert text.count("{") == text.count("}")
+
+
+@pytest.mark.parametrize(
+  "name, kind",
+  [
+    ("h200", "NVIDIA H200"),
+    ("h100", "NVIDIA H100 80GB HBM3"),
+    ("l4", "NVIDIA L4"),
+    ("v5e-8", "TPU v5 lite"),
+    ("v5p-8", "TPU v5"),
+    ("v6e-8", "TPU v6 lite"),
+  ],
+)
+def test_the_peak_of_a_device_is_found_by_the_name_that_jax_has_for_it(name, kind):
+  assert targets.bfloat16_peak(kind) == targets.get(name).flops_per_sec
+
+
+@pytest.mark.parametrize("kind", ["cpu", "Tesla T4", "NVIDIA Z9"])
+def test_a_device_without_bfloat16_units_or_data_sheet_has_no_peak(kind):
+  assert targets.bfloat16_peak(kind) is None

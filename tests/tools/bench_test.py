@@ -9,12 +9,10 @@ import sys
 import pytest
 
 from paligemma_jax.core import errors
-from paligemma_jax.planning import targets
 from paligemma_jax.pp import decode
 from tests import run_train
 from tools.bench import attention
 from tools.bench import compare
-from tools.bench import peaks
 from tools.bench import photos
 from tools.bench import step
 
@@ -171,15 +169,3 @@ def test_starting_is_measured():
   found = measured("start", config, against=())
   assert 0 < found["help_seconds"] < found["ours_seconds"] < 600
   assert 0 <= found["ours_evals_seconds"] < found["ours_seconds"]
-
-
-def test_peaks_are_those_that_plan_knows():
-  for name, kind in {
-    "h200": "NVIDIA H200",
-    "h100": "NVIDIA H100 80GB HBM3",
-    "l4": "NVIDIA L4",
-  }.items():
-    assert peaks.peak(kind, "bfloat16") == targets.get(name).flops_per_sec
-  for name, kind in {"v5e-8": "TPU v5 lite", "v5p-8": "TPU v5", "v6e-8": "TPU v6 lite"}.items():
-    assert peaks.peak(kind, "bfloat16") == targets.get(name).flops_per_sec
-  assert peaks.peak("cpu", "float32") is peaks.peak("NVIDIA H200", "float32") is None

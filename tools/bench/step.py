@@ -10,7 +10,7 @@ norm, or adapters of one rank on the decoder's matrices (transformers' are PEFT'
 compiling are not counted. With bfloat16, trainable parameters stay float32 on both sides
 (transformers' under autocast), frozen ones are bfloat16. The losses of both sides, from the same
 weights on, must agree. `mfu` is needed matrix operations (none that are recomputed) per second over
-the device's peak by its data sheet (peaks.py; null for a CPU, which has none); `matmul_share` is
+the device's peak by its data sheet (null for a CPU, which has none); `matmul_share` is
 the same over what large matmuls reach in that dtype, measured in the same run.
 """
 
@@ -23,9 +23,9 @@ import numpy as np
 
 from paligemma_jax.core import errors
 from paligemma_jax.models import variants
+from paligemma_jax.planning import targets
 from tools.bench import compare
 from tools.bench import models
-from tools.bench import peaks
 
 # Relative. Adam's first steps go by the signs of gradients, also of those that are mere rounding.
 # Adapters begin with other random numbers on each side, though with no effect.
@@ -105,7 +105,7 @@ def speed(ours: compare.Side, matmul: compare.Side, dtype: str) -> dict[str, Any
   product = matmul.facts["flops"]
   needed = ours.facts["flops_needed"]
   best, best_cpu = (product / min(seconds) for seconds in (matmul.seconds, matmul.cpu_seconds))
-  peak = peaks.peak(ours.facts["device"], dtype)
+  peak = targets.bfloat16_peak(ours.facts["device"]) if dtype == "bfloat16" else None
   return {
     "mfu": round(needed / ours.median_seconds / peak, 4) if peak else None,
     "matmul_share": round(needed / ours.median_seconds / best, 4),

@@ -167,7 +167,7 @@ def test_a_hundred_thousand_answers_would_take_less_than_ten_seconds():
   # A fifth of them, at the worst: no text comes twice. Seconds of one core, whatever else runs.
   rows = [row([f"the {i}, red-{k}." for k in range(10)]) for i in range(20_000)]
   predictions = [f"{i} red {i % 10}" for i in range(20_000)]
-  start = time.process_time()
+  start = time.thread_time()  # not the seconds of threads that earlier tests left
   result = evals.score("vqav2", predictions, rows)
-  assert time.process_time() - start < 2
+  assert time.thread_time() - start < 2
   assert result["acc"] == pytest.approx(0.3, rel=1e-12)

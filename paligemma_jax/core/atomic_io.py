@@ -12,6 +12,7 @@ import contextlib
 import errno
 import io
 import json
+import math
 import os
 import pathlib
 import re
@@ -19,7 +20,7 @@ import shutil
 import signal
 import stat
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO
 
 from paligemma_jax.core import errors
@@ -31,10 +32,8 @@ Path = str | os.PathLike[str]
 def write_atomically(path: Path, data: str | bytes, *, alone: bool = True) -> None:
   """Writes the file so that a crash leaves the old content or the new one.
 
-  Text is UTF-8. Missing parent folders are made. A link at `path` is replaced.
-
-  Args:
-    alone: no other process writes this file, so a killed one's partial file is removed.
+  Text is UTF-8. Missing parent folders are made. A link at `path` is replaced. `alone` says that no
+  other process writes this file, so that a killed one's partial file is removed.
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,19 +77,11 @@ def open_new(path: Path) -> BinaryIO:
 def open_own(path: Path, flags: int) -> int:
   """A descriptor to write one of our files in a run's folder; arguments and OSErrors of `os.open`.
 
-  Raises:
-    WorkdirError: a link, a file with several names, or no regular file; it is not touched.
+  A link, a file with several names and what is no regular file are a WorkdirError, and not touched.
   """
-  safe = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
   with contextlib.suppress(FileNotFoundError):
     _refuse(path, os.lstat(path))
-  descriptor = os.open(path, flags | safe, 0o644)  # It fails if a link was put there since.
-  try:
-    _refuse(path, os.fstat(descriptor))
-  except BaseException:
-    os.close(descriptor)
-    raise
-  return descriptor
+  return _opened(path, flags | os.O_NOFOLLOW, _refuse)  # It fails if a link was put there since.
 
 
 def make_folder(path: Path, *, below: Path) -> None:
@@ -125,21 +116,11 @@ def open_regular(path: Path) -> io.BufferedReader:
   A pipe, a device, a socket or a folder is not opened: OSError with the reason as `strerror`.
   """
   _check_regular(path, os.stat(path))
-  descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-  try:
-    _check_regular(path, os.fstat(descriptor))  # It may have changed since.
-    return os.fdopen(descriptor, "rb")
-  except BaseException:
-    os.close(descriptor)
-    raise
+  return os.fdopen(_opened(path, os.O_RDONLY, _check_regular), "rb")
 
 
 def read(path: Path, *, max_bytes: int) -> bytes:
-  """The content of a regular file of at most `max_bytes`.
-
-  Raises:
-    OSError: with the reason as `strerror`.
-  """
+  """The content of a regular file of at most `max_bytes`; OSError with the reason as `strerror`."""
   with open_regular(path) as f:
     num_bytes = os.fstat(f.fileno()).st_size
     if num_bytes > max_bytes:
@@ -155,6 +136,17 @@ def sync(path: Path) -> None:
     os.fsync(descriptor)
   finally:
     os.close(descriptor)
+
+
+def _opened(path: Path, flags: int, check: Callable[[Path, os.stat_result], None]) -> int:
+  """A descriptor of what has this name, which may have changed since an earlier `check`."""
+  descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+  try:
+    check(path, os.fstat(descriptor))
+  except BaseException:
+    os.close(descriptor)
+    raise
+  return descriptor
 
 
 def _check_regular(path: Path, status: os.stat_result) -> None:
@@ -185,17 +177,18 @@ _PIECE_BYTES = 1 << 22
 
 def to_line(record: Mapping[str, Any]) -> bytes:
   """One line of strict JSON; floats that JSON lacks become 'NaN', 'Infinity', '-Infinity'."""
-  plain = {key: _json_float(value) for key, value in record.items()}
+  plain = dict(record)
+  for key, value in record.items():
+    if isinstance(value, float) and not math.isfinite(value):
+      plain[key] = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}[str(value)]
   return to_bytes(json.dumps(plain, ensure_ascii=False, allow_nan=False)) + b"\n"
 
 
 def read_lines(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], int]:
   """The intact lines of a file of JSON objects, and the number of other lines.
 
-  A line is intact when it is a JSON object and ends in a newline. A missing file has no lines.
-
-  Raises:
-    WorkdirError: it is no regular file, or cannot be read.
+  A line is intact when it is a JSON object and ends in a newline. A missing file has no lines; one
+  that is not regular, or cannot be read, is a WorkdirError.
   """
   records, num_torn, is_long = [], 0, False
   try:
@@ -266,12 +259,6 @@ def _holds(path: pathlib.Path, content: bytes) -> bool:
       return all(f.read(len(piece)) == piece for piece in pieces) and not f.read(1)
   except (FileNotFoundError, errors.WorkdirError):
     return False
-
-
-def _json_float(value: Any) -> Any:
-  if isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
-  return value
 
 
 POINTS = (

@@ -35,71 +35,53 @@ class PaligemmaError(Exception):
 
   exit_code = 1
 
+  def __init_subclass__(cls, exit_code: int = 0, **options: Any):
+    super().__init_subclass__(**options)
+    cls.exit_code = exit_code or cls.exit_code
 
-class ConfigError(PaligemmaError):
+
+class ConfigError(PaligemmaError, exit_code=os.EX_CONFIG):  # 78
   """A key, value, regex, file or combination of settings that cannot be run."""
 
-  exit_code = os.EX_CONFIG  # 78
 
-
-class DataError(PaligemmaError):
+class DataError(PaligemmaError, exit_code=os.EX_DATAERR):  # 65
   """Rows or a data file that are worse than the configured budget allows."""
 
-  exit_code = os.EX_DATAERR  # 65
 
-
-class CheckpointError(PaligemmaError):
+class CheckpointError(PaligemmaError, exit_code=os.EX_CONFIG):  # 78
   """Weights that are missing or damaged, or that do not fit the model."""
 
-  exit_code = os.EX_CONFIG  # 78
 
-
-class StateError(PaligemmaError):
+class StateError(PaligemmaError, exit_code=os.EX_IOERR):  # 74
   """Training state that cannot be written, or has no intact copy left."""
 
-  exit_code = os.EX_IOERR  # 74
 
-
-class WorkdirError(PaligemmaError):
+class WorkdirError(PaligemmaError, exit_code=os.EX_CANTCREAT):  # 73
   """A workdir that is locked by another run or cannot be written."""
 
-  exit_code = os.EX_CANTCREAT  # 73
 
-
-class NumericsError(PaligemmaError):
+class NumericsError(PaligemmaError, exit_code=os.EX_SOFTWARE):  # 70
   """Loss or gradients stayed non-finite for longer than the policy allows."""
 
-  exit_code = os.EX_SOFTWARE  # 70
 
-
-class StallError(PaligemmaError):
+class StallError(PaligemmaError, exit_code=os.EX_NOINPUT):  # 66
   """No more input: a worker or a thread died, or does not answer."""
 
-  exit_code = os.EX_NOINPUT  # 66
 
-
-class HostError(PaligemmaError):
+class HostError(PaligemmaError, exit_code=os.EX_UNAVAILABLE):  # 69
   """Another host of the run is missing, died, or stopped answering."""
 
-  exit_code = os.EX_UNAVAILABLE  # 69
 
-
-class OutOfMemoryError(PaligemmaError):
+class OutOfMemoryError(PaligemmaError, exit_code=os.EX_OSERR):  # 71
   """The device or the host has less memory than the program needs."""
 
-  exit_code = os.EX_OSERR  # 71
 
-
-class CompilerError(PaligemmaError):
+class CompilerError(PaligemmaError, exit_code=os.EX_SOFTWARE):  # 70
   """The compiler crashed or took too long."""
 
-  exit_code = os.EX_SOFTWARE  # 70
 
-
-class Interrupted(PaligemmaError):
+class Interrupted(PaligemmaError, exit_code=os.EX_TEMPFAIL):  # 75
   """A signal stopped the run and its state is saved; the same command resumes it."""
-
-  exit_code = os.EX_TEMPFAIL  # 75
 
 
 def near(key: str, options: Iterable[str], n: int = 3) -> list[str]:
@@ -232,24 +214,15 @@ class _Tidy:
 
 _FULL = {errno.ENOSPC: "no space left on the disk", errno.EDQUOT: "the disk quota is used up"}
 _DENIED = {
-  errno.EROFS,
-  errno.EACCES,
-  errno.EPERM,
-  errno.EFBIG,
-  errno.EIO,
-  errno.ENAMETOOLONG,
-  errno.ELOOP,
-  errno.ESTALE,
-  errno.EISDIR,
-  errno.ENOTDIR,
-}
-_FULL_TEXT = re.compile(r"No space left on device|Disk quota exceeded")
+    errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EIO, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.ESTALE, errno.EISDIR, errno.ENOTDIR,
+}  # fmt: skip
 _OUT_OF_MEMORY = re.compile(r"RESOURCE_EXHAUSTED|OUT_OF_MEMORY|[Oo]ut of memory|bad_alloc")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _SIZE = r"([\d.]+) ?([KMGT]?)i?(?:B|bytes?|\b)"
-_ASKED = re.compile(rf"[Aa]llocat\w*\D{{0,60}}?{_SIZE}")
-_NEEDED = re.compile(rf"[Uu]sed {_SIZE}")
-_LIMIT = re.compile(rf"[Uu]sed [\d.]+[KMGT]? of {_SIZE}")
+_ASKED = rf"[Aa]llocat\w*\D{{0,60}}?{_SIZE}"
+_NEEDED = rf"[Uu]sed {_SIZE}"
+_LIMIT = rf"[Uu]sed [\d.]+[KMGT]? of {_SIZE}"
 _MESSAGE_LEN = 240
 
 
@@ -258,9 +231,8 @@ def translated(
 ) -> PaligemmaError | None:
   """The error, or its cause, as one of ours: a full disk, too little memory; None for others.
 
-  Args:
-    remedies: against too little memory on the device, the cheapest first.
-    memory_bytes: of the device; 0 is unknown.
+  `remedies` are against too little memory on the device, the cheapest first; it has `memory_bytes`,
+  0 is unknown.
   """
   if isinstance(error, PaligemmaError):
     return error
@@ -288,10 +260,8 @@ def full_disk(error: BaseException) -> str:
   """'no space left on the disk' or the like, also from a library's message; '' for others."""
   if isinstance(error, OSError) and error.errno in _FULL:
     return _FULL[error.errno]
-  found = _FULL_TEXT.search(str(error))
-  if not found:
-    return ""
-  return _FULL[errno.EDQUOT if "quota" in found[0] else errno.ENOSPC]
+  texts = {"No space left on device": errno.ENOSPC, "Disk quota exceeded": errno.EDQUOT}
+  return next((_FULL[number] for text, number in texts.items() if text in str(error)), "")
 
 
 def gib(num_bytes: float) -> str:
@@ -299,12 +269,11 @@ def gib(num_bytes: float) -> str:
 
 
 def _out_of_memory(message: str, remedies: Sequence[str], memory_bytes: int) -> PaligemmaError:
-  needed, asked = _bytes(_NEEDED, message), _bytes(_ASKED, message)
   limit = _bytes(_LIMIT, message) or memory_bytes
   facts = [f"it has {gib(limit)}"] if limit else []
-  if needed:
+  if needed := _bytes(_NEEDED, message):
     facts.append(f"the program needs {gib(needed)}")
-  elif asked:
+  elif asked := _bytes(_ASKED, message):
     facts.append(f"{gib(asked)} more were asked for")
   found = f": {', '.join(facts)}" if facts else ""
   helps = f" What helps, the cheapest first: {'; '.join(remedies)}." if remedies else ""
@@ -312,8 +281,8 @@ def _out_of_memory(message: str, remedies: Sequence[str], memory_bytes: int) -> 
   return OutOfMemoryError(f"The device ran out of memory{found}.{helps} JAX said: {first!r}")
 
 
-def _bytes(pattern: re.Pattern[str], message: str) -> int:
-  found = pattern.search(message)
+def _bytes(pattern: str, message: str) -> int:
+  found = re.search(pattern, message)
   return round(float(found[1].strip(".") or 0) * _UNITS[found[2]]) if found else 0
 
 

@@ -46,11 +46,8 @@ _COMPRESSIONS = (_PLAIN, 2, 3, 4, 5, 8, 32773, 32946)
 def check(data: bytes) -> None:
   """Passes complete files, and files of other formats, which the decoder rejects.
 
-  Bytes after the end of the image are ignored.
-
-  Raises:
-    DataError: the file ends early, a PNG chunk has a wrong checksum, or decoding would take more
-      time or memory than its pixels explain.
+  Bytes after the end of the image are ignored. A DataError for a file that ends early, a PNG chunk
+  of a wrong checksum, and what would take more time or memory than its pixels explain.
   """
   if not data:
     raise errors.DataError("the image file is empty.")
@@ -64,7 +61,9 @@ def check(data: bytes) -> None:
     elif data.startswith(b"RIFF"):
       _riff(data)
     elif data.startswith(b"BM"):
-      _bmp(data)
+      (size,) = struct.unpack_from("<I", data, 2)  # Some writers leave it 0.
+      if len(data) < size:
+        raise IndexError
     elif data.startswith((b"II*\0", b"MM\0*")):
       _tiff(data)
   except (IndexError, struct.error):
@@ -74,8 +73,7 @@ def check(data: bytes) -> None:
 def check_tags(block: bytes) -> None:
   """Passes EXIF blocks of a plausible size, and damaged ones, which the decoder handles.
 
-  Raises:
-    DataError: the entries claim more bytes than any camera writes; they would all be copied.
+  A DataError where entries claim more bytes than any camera writes; they would all be copied.
   """
   block = block.removeprefix(_EXIF)
   order = {b"II": "<", b"MM": ">"}.get(block[:2], "")
@@ -133,23 +131,22 @@ def without_texts(data: bytes) -> bytes:
   if not data.startswith(_PNG):
     return data
   chunks = list(_chunks(data))
-  if not any(_is_text(data, *chunk) for chunk in chunks):
+  kept = [
+    (start, end)
+    for kind, start, end in chunks
+    if kind != b"iCCP" and (kind not in _TEXTS or data.startswith(_ORIENTING, start))
+  ]
+  if len(kept) == len(chunks):
     return data
-  kept = [chunk for chunk in chunks if not _is_text(data, *chunk)]
-  return b"".join((_PNG, *(data[start - 8 : end + 4] for _, start, end in kept)))
+  return b"".join((_PNG, *(data[start - 8 : end + 4] for start, end in kept)))
 
 
 def png_says_orientation(data: bytes) -> bool:
   """Whether an intact PNG file has a chunk that may hold an EXIF orientation."""
-  return any(kind == b"eXIf" or _may_orient(data, kind, start) for kind, start, _ in _chunks(data))
-
-
-def _is_text(data: bytes, kind: bytes, start: int, end: int) -> bool:
-  return kind == b"iCCP" or (kind in _TEXTS and not _may_orient(data, kind, start))
-
-
-def _may_orient(data: bytes, kind: bytes, start: int) -> bool:
-  return kind in _TEXTS and data.startswith(_ORIENTING, start)
+  return any(
+    kind == b"eXIf" or (kind in _TEXTS and data.startswith(_ORIENTING, start))
+    for kind, start, _ in _chunks(data)
+  )
 
 
 def _png(data: bytes) -> None:
@@ -251,13 +248,6 @@ def _riff(data: bytes) -> None:
   raise errors.DataError(f"a WebP of more than {MAX_PARTS} chunks.")
 
 
-def _bmp(data: bytes) -> None:
-  """Checks the size in the file header, which some writers leave 0."""
-  (size,) = struct.unpack_from("<I", data, 2)
-  if len(data) < size:
-    raise IndexError
-
-
 def _tiff(data: bytes) -> None:
   """Checks that the file holds the data of the first page, and as many as its pixels need."""
   check_tags(data)
@@ -319,33 +309,23 @@ _AVIF = (b"avif", b"avis")
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 _CONVERT = "Convert it before: image.convert('RGB').save('….png') with Pillow does"
 _AGAIN = "Download the file again"
-_STARTS = (
-  (b"8BPS", "a Photoshop file"),
-  (b"%PDF", "a PDF document"),
-  (b"\xff\x0a", "a JPEG XL file"),
-  (b"\0\0\0\x0cJXL ", "a JPEG XL file"),
-  (b"\0\0\0\x0cjP  ", "a JPEG 2000 file"),
-  (b"\xff\x4f\xff\x51", "a JPEG 2000 file"),
-  (b"\0\0\1\0", "an icon (ICO)"),
-  (b"v/1\x01", "an OpenEXR file"),
-  (b"II+\0", "a BigTIFF file"),
-  (b"MM\0+", "a BigTIFF file"),
-)
+_STARTS = {
+    b"8BPS": "a Photoshop file", b"%PDF": "a PDF document", b"\xff\x0a": "a JPEG XL file",
+    b"\0\0\0\x0cJXL ": "a JPEG XL file", b"\0\0\0\x0cjP  ": "a JPEG 2000 file",
+    b"\xff\x4f\xff\x51": "a JPEG 2000 file", b"\0\0\1\0": "an icon (ICO)",
+    b"v/1\x01": "an OpenEXR file", b"II+\0": "a BigTIFF file", b"MM\0+": "a BigTIFF file",
+}  # fmt: skip
 
 
 def not_downloaded(data: bytes) -> tuple[str, str]:
   """(what the file is, the remedy) where a download gave another file; else ('', '')."""
   text = _text(data)
   if data.startswith(_LFS):
-    return (
-      "a git-lfs pointer, not the file itself",
-      "Run 'git lfs pull' where it was cloned, or download the file",
-    )
+    remedy = "Run 'git lfs pull' where it was cloned, or download the file"
+    return "a git-lfs pointer, not the file itself", remedy
   if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-    return (
-      "an HTML page: a web site answered a download with it",
-      f"{_AGAIN}; it may need a login, or be gone",
-    )
+    remedy = f"{_AGAIN}; it may need a login, or be gone"
+    return "an HTML page: a web site answered a download with it", remedy
   if text.startswith(b"<?xml") and b"<svg" not in text:
     return "XML text", f"{_AGAIN}; it may be the error message of a server"
   return "", ""
@@ -353,15 +333,14 @@ def not_downloaded(data: bytes) -> tuple[str, str]:
 
 def unread_format(data: bytes) -> tuple[str, str]:
   """As `not_downloaded`, and for images of formats that are not read."""
-  found = not_downloaded(data)
-  text = _text(data)
+  found, text = not_downloaded(data), _text(data)
   if found[0]:
     return found
   if b"<svg" in text and text.startswith(b"<"):
     return "an SVG drawing, which has no pixels", "Convert it to PNG before"
   if text.startswith((b'{"', b"{\n", b"{ ")):
     return "JSON text", f"{_AGAIN}; it may be the error message of a server"
-  if data.startswith(b"PK\x03\x04") or data.startswith(b"\x1f\x8b"):
+  if data.startswith((b"PK\x03\x04", b"\x1f\x8b")):
     return "an archive (ZIP or gzip)", "Unpack it before"
   if data[4:8] == b"ftyp":
     brands = (data[8:12], *(data[i : i + 4] for i in range(16, 64, 4)))
@@ -370,7 +349,8 @@ def unread_format(data: bytes) -> tuple[str, str]:
     if any(brand in _HEIC for brand in brands):
       return "a HEIC file", f"{_CONVERT}, after 'pip install pillow-heif'"
     return "a video", "Read it with sources.Video"
-  return next(((what, _CONVERT) for start, what in _STARTS if data.startswith(start)), ("", ""))
+  kinds = (what for start, what in _STARTS.items() if data.startswith(start))
+  return next(((what, _CONVERT) for what in kinds), ("", ""))
 
 
 def _text(data: bytes) -> bytes:
@@ -396,8 +376,7 @@ _PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 def members(file: BinaryIO) -> list[zipfile.ZipInfo]:
   """The members of a zip file, in the order of its directory.
 
-  Raises:
-    zipfile.BadZipFile, and zipfile's other errors: a damaged directory, or more than _MAX_BYTES.
+  Errors of zipfile for a damaged directory, and for one of more than _MAX_BYTES.
   """
   with zipfile.ZipFile(_Bounded(file)) as archive:
     return archive.infolist()

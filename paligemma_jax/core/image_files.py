@@ -5,8 +5,10 @@ Sources read the size of an image and row ops its pixels, both with these functi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -15,6 +17,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import file_checks
 
 if TYPE_CHECKING:
+  import scipy.sparse
   from PIL import Image
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -28,7 +31,6 @@ OTHER_ENDINGS = (
 )  # fmt: skip
 
 _ORIENTATION = 0x0112
-_INVERSE = {6: 8, 8: 6}  # The other six are their own.
 
 
 class Header(NamedTuple):
@@ -48,42 +50,36 @@ class Header(NamedTuple):
     return self.height, self.width
 
 
-def opened(data: bytes) -> Image.Image:
-  """The image of a file, not decoded yet; the caller closes it.
+@contextlib.contextmanager
+def opened(data: bytes) -> Iterator[Image.Image]:
+  """The image of a file, not decoded yet.
 
-  Texts and color profiles of a PNG, which may be of any size, are left out.
-
-  Raises:
-    DataError: no complete file of a format in FORMATS.
-    Exception: whatever Pillow's readers raise on damaged files.
+  Texts and color profiles of a PNG, which may be of any size, are left out. A DataError for no
+  complete file of a format in FORMATS, and where the block finds damage.
   """
   from PIL import Image  # Here, so that configs load fast.
 
-  file_checks.check(data)
   try:
-    return Image.open(io.BytesIO(file_checks.without_texts(data)), formats=FORMATS)
+    file_checks.check(data)
+    with Image.open(io.BytesIO(file_checks.without_texts(data)), formats=FORMATS) as im:
+      yield im
   except Image.UnidentifiedImageError:
     raise errors.DataError(unknown(data)) from None
+  except Image.DecompressionBombError as e:
+    raise errors.DataError(f"the image is too large: {e}.") from None
+  except (errors.DataError, MemoryError):
+    raise
+  except Exception as e:  # Pillow's readers raise many types.
+    raise errors.DataError(f"the image is damaged: {type(e).__name__}: {e}.") from None
 
 
 def header(data: bytes) -> Header:
   """The header of an image file; DataError for a damaged one and for formats not in FORMATS."""
-  try:
-    with opened(data) as im:
-      turned = orientation(im, data) or 1
-      height, width = stored_size(im, turned)
-      return Header(height, width, turned)
-  except (errors.DataError, MemoryError):
-    raise
-  except Exception as e:  # Pillow's readers raise many types.
-    raise errors.DataError(f"the image cannot be read: {type(e).__name__}: {e}.") from None
-
-
-def stored_size(im: Image.Image, orientation: int) -> tuple[int, int]:
-  """(height, width) as stored, of an image not decoded yet; Pillow rotates TIFFs itself."""
-  if im.format == "TIFF" and orientation >= 5:
-    return im.width, im.height
-  return im.height, im.width
+  with opened(data) as im:
+    turned = orientation(im, data) or 1
+    if im.format == "TIFF" and turned >= 5:  # Pillow gives its upright size.
+      return Header(im.width, im.height, turned)
+    return Header(im.height, im.width, turned)
 
 
 def orientation(im: Image.Image, data: bytes) -> int | None:
@@ -109,25 +105,14 @@ def turned(pixels: Any, orientation: int) -> Any:
   return pixels.swapaxes(0, 1) if orientation >= 5 else pixels
 
 
-def turned_back(pixels: Any, orientation: int) -> Any:
-  """The inverse of `turned`."""
-  return turned(pixels, _INVERSE.get(orientation, orientation))
-
-
 def unknown(data: bytes) -> str:
   """Why a file is of no format in FORMATS, and the remedy."""
   known = ", ".join(FORMATS)
-  found, remedy = file_checks.not_downloaded(data)
-  if found:
-    return f"no image but {found}. {remedy}."
   found, remedy = file_checks.unread_format(data)
   if found:
-    return f"{found}; expected {known}. {remedy}."
+    return f"no image of {known} but {found}. {remedy}."
   return f"no image of {known}: starts with {data[:12]!r}."
 
-
-if TYPE_CHECKING:
-  import scipy.sparse
 
 _RADIUS = {"bilinear": 1.0, "bicubic": 2.0}
 

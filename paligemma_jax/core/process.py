@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import sys
@@ -46,26 +45,21 @@ def hold_signals() -> None:
 def listen_for_signals(end: Callable[[str], None] | None = None) -> None:
   """Lets both signals end the process with the exit code of an interrupted run.
 
-  Args:
-    end: called with the message, ends the process; None prints it and exits.
+  `end` is called with the message and ends the process; None prints the message and exits.
   """
-  handler = functools.partial(_end, end or _exit)
+
+  def handler(number: int, _: object) -> None:
+    why = "ended while no step was under way. The same command goes on from what is saved."
+    text = f"{signal.Signals(number).name}: {why}"
+    if end:
+      end(text)
+    else:
+      print(f"error: {text}", file=sys.stderr, flush=True)
+      os._exit(os.EX_TEMPFAIL)
+
   for number in _NUMBERS:
     signal.signal(number, handler)
   signal.pthread_sigmask(signal.SIG_UNBLOCK, _NUMBERS)
-
-
-def _end(end: Callable[[str], None], number: int, frame: object) -> None:
-  del frame
-  end(
-    f"{signal.Signals(number).name}: ended while no step was under way. The same command goes on"
-    " from what is saved."
-  )
-
-
-def _exit(text: str) -> None:
-  print(f"error: {text}", file=sys.stderr, flush=True)
-  os._exit(os.EX_TEMPFAIL)
 
 
 _VARIABLE = "GLIBC_TUNABLES"

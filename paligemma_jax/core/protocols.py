@@ -15,7 +15,11 @@ if TYPE_CHECKING:  # Configs load without NumPy.
 
 
 class Rows(Protocol):
-  """The rows of an open source; picklable."""
+  """The rows of an open source; picklable. They may have, too:
+
+  where(row: int) -> str: the name of a row in messages, as 'train.jsonl:13'; see `where`.
+  ops(row: int) -> tuple[Op, ...]: its own ops, which run before those for all rows; see `own_ops`.
+  """
 
   def __len__(self) -> int: ...
 
@@ -24,20 +28,6 @@ class Rows(Protocol):
 
   def fingerprint(self) -> str:
     """A text that changes with the content."""
-
-
-class CanNameRows(Protocol):
-  """Rows that have names for messages, see `where`."""
-
-  def where(self, row: int) -> str:
-    """As in 'train.jsonl:13'."""
-
-
-class CanHaveOps(Protocol):
-  """Rows that have ops of their own, see `own_ops`."""
-
-  def ops(self, row: int) -> tuple[Op, ...]:
-    """The ops of this row, which run before those for all rows."""
 
 
 @runtime_checkable
@@ -82,7 +72,10 @@ class CanHaveParts(Protocol):
 
 @runtime_checkable
 class Op(Protocol):
-  """An operation on a row."""
+  """An operation on a row. One on images may have, too:
+
+  precheck(row: Mapping) -> None: a DataError when the row is seen to be bad without decoding it.
+  """
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     """A new row; a DataError rejects it. `rng` depends only on (seed, epoch, row).
@@ -109,13 +102,6 @@ class CanDrawImage(Protocol):
   """An op that may change the image of a row every epoch."""
 
   draws_image: bool
-
-
-class CanPrecheck(Protocol):
-  """An op on images that can reject some without decoding them."""
-
-  def precheck(self, row: Mapping[str, Any]) -> None:
-    """DataError when the row is seen to be bad."""
 
 
 @runtime_checkable
@@ -189,32 +175,15 @@ class TrackerSpec(Protocol):
 class Tracker(Protocol):
   """Where the metrics of a run go besides metrics.jsonl; an error ends the tracker, not the run.
 
-  Calls do not overlap, but come from several threads. Training waits for each.
+  Calls do not overlap, but come from several threads. Training waits for each. A tracker may have:
+
+  images(step, {name: (uint8[H, W, 3], or [F, H, W, 3] of a video, caption)}): examples, at the end.
+  text(step, {name: text}): the run's configuration, as JSON, is the text "config".
+  close(): called at the end of the run, after the last log.
   """
 
   def log(self, step: int, metrics: Mapping[str, float]) -> None:
     """The metrics of a step; a resumed run repeats the steps after its checkpoint."""
-
-
-class CanLogImages(Protocol):
-  """A tracker that shows examples, at the end of the run."""
-
-  def images(self, step: int, images: Mapping[str, tuple[np.ndarray, str]]) -> None:
-    """{name: (uint8[H, W, 3], or [F, H, W, 3] of a video, caption)}."""
-
-
-class CanLogText(Protocol):
-  """A tracker that shows texts; the run's configuration, as JSON, is the text "config"."""
-
-  def text(self, step: int, texts: Mapping[str, str]) -> None:
-    """{name: text}."""
-
-
-class CanClose(Protocol):
-  """A tracker that must be closed."""
-
-  def close(self) -> None:
-    """Called at the end of the run, after the last log."""
 
 
 # `hasattr`, since these two are called for each row and `isinstance` of a protocol takes 20 µs.

@@ -18,7 +18,14 @@ from typing import Any
 
 from paligemma_jax.core import errors
 
-FIELDS = ("temperature", "top_k", "top_p", "repetition_penalty", "stop")
+_EXPECTED = {
+  "temperature": "a number from 0 on; 0 is greedy",
+  "top_k": "a whole number from 0 on; 0 is all tokens",
+  "top_p": "a number above 0 and at most 1; 1 is all tokens",
+  "repetition_penalty": "a number above 0; 1 is none",
+  "stop": "a text, or several, that are not empty",
+}
+FIELDS = tuple(_EXPECTED)
 
 
 def check(asked: Any) -> None:
@@ -29,23 +36,17 @@ def check(asked: Any) -> None:
 
 def problems(asked: Any) -> Iterator[str]:
   """What is wrong with the options of `asked`, whose attributes are FIELDS, sampler, beam_size."""
-  temperature, top_k, top_p = asked.temperature, asked.top_k, asked.top_p
-  wrong = []
-  if temperature is not None and not (_is_number(temperature) and temperature >= 0):
-    wrong.append(f"temperature={temperature!r} must be a number from 0 on; 0 is greedy.")
-  if not (_is_number(top_k) and top_k >= 0 and top_k == int(top_k)):
-    wrong.append(f"top_k={top_k!r} must be a whole number from 0 on; 0 is all tokens.")
-  if not (_is_number(top_p) and 0 < top_p <= 1):
-    wrong.append(f"top_p={top_p!r} must be a number above 0 and at most 1; 1 is all tokens.")
-  penalty = asked.repetition_penalty
-  if not (_is_number(penalty) and penalty > 0):
-    yield f"repetition_penalty={penalty!r} must be a number above 0; 1 is none."
-  stop = asked.stop
-  if not isinstance(stop, (str, tuple, list)) or not all(
-    isinstance(text, str) and text for text in texts(stop)
-  ):
-    yield f"stop={stop!r} must be a text, or several, that are not empty."
-  yield from wrong
+  temperature, top_k, top_p, penalty, stop = (getattr(asked, name) for name in FIELDS)
+  several = texts(stop) if isinstance(stop, (str, tuple, list)) else ("",)
+  legal = {
+    "temperature": temperature is None or (_is_number(temperature) and temperature >= 0),
+    "top_k": _is_number(top_k) and top_k >= 0 and top_k == int(top_k),
+    "top_p": _is_number(top_p) and 0 < top_p <= 1,
+    "repetition_penalty": _is_number(penalty) and penalty > 0,
+    "stop": all(isinstance(text, str) and text for text in several),
+  }
+  wrong = [name for name, is_legal in legal.items() if not is_legal]
+  yield from (f"{name}={getattr(asked, name)!r} must be {_EXPECTED[name]}." for name in wrong)
   if wrong or not _says_numbers(asked) or not isinstance(asked.sampler, str):
     return
   numbers = f"{temperature=}, {top_k=}, {top_p=}"

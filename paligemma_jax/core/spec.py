@@ -84,13 +84,8 @@ def spec(cls: T) -> T:
       reason = str(e).replace(f"{cls.__name__}.__init__()", what)
       raise errors.ConfigError(f"{reason}. Fields: {', '.join(names)}.") from None
 
-  def replace(self, **changes):
-    """A copy with these fields changed."""
-    values = {name: getattr(self, name) for name in names}
-    return type(self)(**{**values, **changes})
-
   made.__init__ = __init__
-  made.replace = replace
+  made.replace = dataclasses.replace
   made.__is_spec__ = cls
   return cls
 
@@ -120,6 +115,25 @@ def to_json(value: Any) -> Any:
   raise errors.ConfigError(f"{value!r} is a {type(value).__name__}; configs hold plain values.")
 
 
+def completed(data: Mapping[str, Any]) -> dict[str, Any]:
+  """The data of a spec, as of `to_json`, in a form that versions can be compared in.
+
+  One of ours gets the fields that it lacks, with their defaults, and the place where its class is
+  now; the name of a user's class loses its module, which depends on the path of the file.
+  """
+  path = str(data.get(_KIND, ""))
+  if not path.startswith("paligemma_jax."):
+    return {**data, _KIND: path.rpartition(":")[2]} if path else dict(data)
+  try:
+    cls = resolve(path)
+  except errors.ConfigError:  # Of another version.
+    return dict(data)
+  new = [f for f in dataclasses.fields(cls) if f.name not in data]
+  new = [f for f in new if f.default is not dataclasses.MISSING]
+  lacking = {f.name: to_json(f.default) for f in new}
+  return {**data, **lacking, _KIND: f"{cls.__module__}:{cls.__qualname__}"}
+
+
 def function_path(value: Any) -> str:
   """'my_package.module:name' of a function that an import finds again under that name; else ''."""
   module, name = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
@@ -132,12 +146,8 @@ def function_path(value: Any) -> str:
 def function(path: str, key: str) -> Callable[..., Any]:
   """The function that the text 'my_package.module:name' names; its module is imported.
 
-  Args:
-    path: of a caller who may make code run; a text out of a saved configuration needs consent.
-    key: where the text stands, named in errors.
-
-  Raises:
-    ConfigError: there is no such module or function, or the module cannot be imported.
+  The caller may make code run; a text out of a saved configuration needs consent. A ConfigError
+  names the `key` where the text stands if there is no such function.
   """
   module_name, _, name = path.partition(":")
   failed = f"{key}: cannot import the module of {path!r}"
@@ -159,11 +169,8 @@ def from_json(value: Any, *, allow_code: bool = False, keep_unknown: bool = Fals
   """The inverse of `to_json`; lists come back as tuples.
 
   Args:
-    allow_code: import the modules of specs that are not ours.
+    allow_code: import the modules of specs that are not ours, which are else a ConfigError.
     keep_unknown: keep specs that are not found as dicts, to be compared or shown.
-
-  Raises:
-    ConfigError: the data name no class declared with `@spec`, or code that is not allowed.
   """
   options = {"allow_code": allow_code, "keep_unknown": keep_unknown}
   if isinstance(value, Mapping):
@@ -184,13 +191,10 @@ def from_json(value: Any, *, allow_code: bool = False, keep_unknown: bool = Fals
 
 
 def resolve(path: Any, *, allow_code: bool = False) -> type:
-  """The spec class named `my_package.module:MySpec`.
+  """The spec class named `my_package.module:MySpec`; a ConfigError when there is none.
 
   Only modules that are loaded already and ours are used, unless `allow_code`. A class of ours that
   has moved to another file since the configuration was saved is found by its name.
-
-  Raises:
-    ConfigError: no such spec, or code that is not allowed.
   """
   module_name, _, name = path.partition(":") if isinstance(path, str) else ("", "", "")
   if not all(part.isidentifier() for part in (*module_name.split("."), name)):

@@ -10,7 +10,6 @@ import collections
 import json
 import math
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from paligemma_jax.core import atomic_io
@@ -32,11 +31,8 @@ def parse(data: bytes | str, *, max_depth: int = MAX_DEPTH) -> Any:
   A text of more than MAX_BYTES may have MAX_VALUES values.
   """
   if len(data) > MAX_BYTES:
-    if isinstance(data, bytes):
-      num_values = sum(map(data.count, (b",", b"[", b"{")))
-    else:
-      num_values = sum(map(data.count, (",", "[", "{")))
-    if num_values > MAX_VALUES:
+    signs: Any = (b",", b"[", b"{") if isinstance(data, bytes) else ",[{"
+    if sum(map(data.count, signs)) > MAX_VALUES:
       raise Malformed(f"more than {MAX_VALUES} values in {len(data)} bytes")
   try:
     value = _loads(data, object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_int)
@@ -52,7 +48,7 @@ def parse_large(data: bytes | str) -> Any:
   Keys may repeat (the last one counts); numbers may be NaN, infinite or of thousands of digits.
   """
   try:
-    return _loads(_whole(data) if isinstance(data, bytes) else data)
+    return _loads(data.removeprefix(codecs.BOM_UTF8) if isinstance(data, bytes) else data)
   except RecursionError:
     raise Malformed("nested too deeply") from None
 
@@ -69,17 +65,13 @@ def read_object(
   path: str | os.PathLike[str], *, max_bytes: int = MAX_BYTES, max_depth: int = MAX_DEPTH
 ) -> dict[str, Any]:
   """The JSON object in a regular file of at most `max_bytes`; OSError or Malformed when not."""
-  return parse_object(_whole(atomic_io.read(path, max_bytes=max_bytes)), max_depth=max_depth)
+  data = atomic_io.read(path, max_bytes=max_bytes).removeprefix(codecs.BOM_UTF8)
+  return parse_object(data, max_depth=max_depth)
 
 
 def reason(error: OSError | ValueError) -> str:
   """Why reading failed, without the path and the full stop."""
   return (getattr(error, "strerror", None) or str(error)).rstrip(".")
-
-
-def _whole(file: bytes) -> bytes:
-  """The content of a file without a byte order mark."""
-  return file.removeprefix(codecs.BOM_UTF8)
 
 
 def _loads(data: bytes | str, **hooks: Any) -> Any:
@@ -147,18 +139,13 @@ def check_text(text: str) -> None:
       raise Malformed(f"text with half a surrogate pair: {text[:40]!r}") from None
 
 
-_WORDS: Mapping[bool, tuple[Any, ...]] = {
-  True: (1, "1", "true", "yes"),  # 1 is True and 1.0, too.
-  False: (0, "0", "", "false", "no"),
-}
+_YES = (1, "1", "true", "yes")  # 1 is True and 1.0, too.
+_NO = (0, "0", "false", "no", "", None)
 
 
 def yes_no(value: Any, what: str) -> bool:
   """True or False for the usual spellings, False for None; else a DataError that names `what`."""
   found = value.strip().lower() if isinstance(value, str) else value
-  for answer, words in _WORDS.items():
-    if any(isinstance(found, str) == isinstance(word, str) and found == word for word in words):
-      return answer
-  if value is None:
-    return False
+  if found in _YES or found in _NO:
+    return found in _YES
   raise errors.DataError(f"{what} is {str(value)[:60]!r}; expected 0 or 1.")

@@ -42,11 +42,7 @@ def compile_regex(pattern: str, what: str) -> re.Pattern[str]:
 
 
 def matches(patterns: Sequence[str], names: Iterable[str], what: str) -> set[str]:
-  """The names that a pattern matches in full.
-
-  Raises:
-    ConfigError: a pattern matches no name; `what` is the config key to name.
-  """
+  """The names that a pattern matches in full; a ConfigError names `what` where one has no match."""
   names = list(names)
   found: set[str] = set()
   for pattern in patterns:
@@ -66,16 +62,14 @@ def first_match(
 ) -> dict[str, Any]:
   """{name: the value of the first rule that matches it in full}, without names of no rule.
 
-  Raises:
-    ConfigError: the regex of a rule matches no name, whatever the earlier rules match.
+  A ConfigError when a regex matches no name, whatever the earlier rules match.
   """
   names = list(names)
-  matches([pattern for pattern, _ in rules], names, what)
-  compiled = [(re.compile(pattern), value) for pattern, value in rules]
+  found = [(matches([pattern], names, what), value) for pattern, value in rules]
   chosen = {}
   for name in names:
-    for regex, value in compiled:
-      if regex.fullmatch(name):
+    for hits, value in found:
+      if name in hits:
         chosen[name] = value
         break
   return chosen
@@ -83,7 +77,6 @@ def first_match(
 
 def _name_hint(pattern: str, names: list[str]) -> str:
   plain = re.sub(r"[\\^$.*+?()\[\]{}|]+", "", pattern)
-  close = errors.near(plain, names)
-  partial = [n for n in names if plain.strip("/") and plain.strip("/") in n][:3]
-  shown = close or partial or names[:3]
+  part = plain.strip("/")
+  shown = errors.near(plain, names) or [n for n in names if part and part in n][:3] or names[:3]
   return f" Names look like {', '.join(repr(n) for n in shown)}." if shown else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,9 +16,6 @@ from paligemma_jax.regions import loc
 from paligemma_jax.regions import mask_codec
 from paligemma_jax.regions import seg
 
-_ORDERS = ("yxyx", "xyxy", "xywh")
-_OUTSIDE = ("error", "cut")
-_TINY_MASKS = ("drop", "error")
 _FRACTION_SLACK = 1e-3  # Fractions are often rounded to three digits.
 _LEAST_SIDE = 8  # In smaller images, boxes of a pixel do not suggest a wrong unit.
 
@@ -40,7 +38,6 @@ class Boxes(columns.Op):
     shuffle: True lists the boxes in a new order in every epoch.
     outside: for a box that exceeds the image by more than rounding (a pixel): "error", or "cut" to
       clip it, which is noted. A box entirely outside is always an error.
-    out: the column of the result.
 
   Notes: boxes_clipped.
   """
@@ -55,10 +52,11 @@ class Boxes(columns.Op):
   outside: str = "error"
   out: str = "suffix"
 
+  choices = (("outside", ("error", "cut")), ("order", ("yxyx", "xyxy", "xywh")))
+
   def __post_init__(self):
-    errors.pick(dict.fromkeys(_OUTSIDE), self.outside, "outside of Boxes")
+    super().__post_init__()
     loc.check_bins(self.bins)
-    errors.pick(dict.fromkeys(_ORDERS), self.order, "order of Boxes")
 
   def needs(self) -> tuple[str, ...]:
     return (self.key, self.labels, *((self.image,) if self.pixels else ()))
@@ -76,20 +74,11 @@ class Boxes(columns.Op):
     text = loc.format_boxes(fractions, labels, bins=self.bins)
     return {**row, self.out: text, **columns.noted(row, notes)}
 
-  def _numbers(self, box: Any) -> tuple[float, ...]:
-    try:
-      numbers = tuple(float(v) for v in columns.listed(box))
-    except (TypeError, ValueError):
-      numbers = ()
-    if len(numbers) != 4:
-      raise columns.wrong(self.key, "boxes of four numbers", box)
-    return numbers
-
   def _check_unit(self, boxes: Sequence[Any], height: int, width: int) -> None:
     """DataError where boxes that should be in pixels look like fractions of the image."""
     if not (self.pixels and boxes and min(height, width) > _LEAST_SIDE):
       return
-    numbers = [v for box in boxes for v in self._numbers(box)]
+    numbers = [v for box in boxes for v in columns.box(box, self.key)]
     if all(0 <= v <= 1 for v in numbers) and any(v != int(v) for v in numbers):
       raise errors.DataError(
         f"column {self.key!r}: all boxes, as {tuple(boxes[0])!r}, have numbers from 0 to 1, like"
@@ -98,7 +87,7 @@ class Boxes(columns.Op):
 
   def _fractions(self, box: Any, height: int, width: int, notes: list[str]) -> tuple[float, ...]:
     """(y_min, x_min, y_max, x_max), clipped to the image as far as `outside` allows."""
-    a, b, c, d = self._numbers(box)
+    a, b, c, d = columns.box(box, self.key)
     if self.order == "xywh":
       a, b, c, d = b, a, b + d, a + c
     elif self.order == "xyxy":
@@ -186,20 +175,11 @@ class KeepClasses(columns.Op):
       )
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    labels = columns.entries(columns.get(row, self.labels), self.labels)
-    kept = [i for i, label in enumerate(labels) if label in self.classes]
-    out = {**row, self.labels: [labels[i] for i in kept]}
-    for name in self.along:
-      if row.get(name) is None:
-        continue
-      values = columns.entries(row[name], name)
-      if len(values) != len(labels):
-        raise errors.DataError(
-          f"column {name!r} has {len(values)} values, but there are {len(labels)} labels in"
-          f" {self.labels!r}."
-        )
-      out[name] = [values[i] for i in kept]
-    return out
+    names = [self.labels, *(name for name in self.along if row.get(name) is not None)]
+    lists = columns.alike(row, names)
+    kept = [i for i, label in enumerate(lists[0]) if label in self.classes]
+    filtered = {name: [values[i] for i in kept] for name, values in zip(names, lists, strict=True)}
+    return {**row, **filtered}
 
 
 _FAR = 1e4  # No coordinate of a box is this large.
@@ -235,7 +215,12 @@ class DrawBox(columns.Op):
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     image = columns.image(row, self.image).copy()
     height, width = image.shape[-3:-1]
-    top, left, bottom, right = self._corners(row, height, width)
+    value = columns.get(row, self.key)
+    box = np.array(columns.box(value, self.key), np.float32)
+    if not (np.abs(box) < _FAR).all():
+      raise columns.wrong(self.key, "a box in fractions of height and width", value)
+    scale = np.array([height - 1, width - 1] * 2, np.float32)
+    top, left, bottom, right = (box * scale).astype(np.int64).tolist()
     if top > bottom or left > right:
       return {**row, **columns.noted(row, ["box_inverted"])}
     if bottom < 0 or right < 0 or top >= height or left >= width:
@@ -247,18 +232,6 @@ class DrawBox(columns.Op):
     for x in {left, right} & set(range(width)):
       image[..., ys, x, :] = self.color
     return {**row, self.image: image}
-
-  def _corners(self, row: dict[str, Any], height: int, width: int) -> list[int]:
-    value = columns.get(row, self.key)
-    try:
-      y_min, x_min, y_max, x_max = (float(v) for v in value)
-    except (TypeError, ValueError):
-      raise columns.wrong(self.key, "a box of four numbers", value) from None
-    box = np.array([y_min, x_min, y_max, x_max], np.float32)
-    if not (np.abs(box) < _FAR).all():
-      raise columns.wrong(self.key, "a box in fractions of height and width", value)
-    scale = np.array([height - 1, width - 1] * 2, np.float32)
-    return (box * scale).astype(np.int64).tolist()
 
 
 # A single token of every PaliGemma tokenizer that detection does not use otherwise. A text such as
@@ -302,16 +275,10 @@ class NoiseBoxes(columns.Op):
       raise errors.ConfigError(f"NoiseBoxes.total is {self.total!r}; expected 0 or more.")
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    boxes = columns.entries(columns.get(row, self.key), self.key)
-    labels = columns.entries(columns.get(row, self.labels), self.labels)
+    boxes, labels, *crowd = columns.alike(row, self.needs())
     labels = [columns.as_text(label, self.labels) for label in labels]
-    if len(labels) != len(boxes):
-      raise errors.DataError(f"{len(boxes)} boxes but {len(labels)} labels; each box needs one.")
-    if self.crowd:
-      crowd = columns.entries(columns.get(row, self.crowd), self.crowd)
-      if len(crowd) != len(boxes):
-        raise errors.DataError(f"{len(boxes)} boxes but {len(crowd)} marks of crowds.")
-      kept = [i for i, skip in enumerate(crowd) if not strict_json.yes_no(skip, self.crowd)]
+    if crowd:
+      kept = [i for i, flag in enumerate(crowd[0]) if not strict_json.yes_no(flag, self.crowd)]
       boxes, labels = [boxes[i] for i in kept], [labels[i] for i in kept]
     order = rng.permutation(len(boxes))
     texts = [loc.format_boxes([boxes[i]], [labels[i]], bins=self.bins) for i in order]
@@ -321,7 +288,10 @@ class NoiseBoxes(columns.Op):
       pieces.append((loc.SEPARATOR if n else "", True))
       pieces.append((loc.format_boxes([box], [""], bins=self.bins), False))
       pieces.append((f" {self.noise}", True))
-    return {**row, self.out: tuple(_joined(pieces))}
+    # The same text in as few pieces as possible.
+    groups = itertools.groupby(pieces, key=lambda piece: piece[1])
+    joined = (("".join(text for text, _ in group), supervised) for supervised, group in groups)
+    return {**row, self.out: tuple(piece for piece in joined if piece[0])}
 
 
 def _moved(box: Sequence[float], rng: np.random.Generator) -> tuple[float, ...]:
@@ -336,17 +306,6 @@ def _moved(box: Sequence[float], rng: np.random.Generator) -> tuple[float, ...]:
 def _random(rng: np.random.Generator) -> tuple[float, ...]:
   corners = np.sort(rng.random((2, 2)), axis=0)
   return (*corners[0].tolist(), *corners[1].tolist())
-
-
-def _joined(pieces: Sequence[tuple[str, bool]]) -> list[tuple[str, bool]]:
-  """The same text in as few pieces as possible."""
-  out: list[tuple[str, bool]] = []
-  for text, supervised in pieces:
-    if out and out[-1][1] == supervised:
-      out[-1] = (out[-1][0] + text, supervised)
-    elif text:
-      out.append((text, supervised))
-  return out
 
 
 @spec_lib.spec
@@ -370,7 +329,6 @@ class MaskToText(columns.Op):
     bins: 1023 (the reference) or 1024: how a coordinate becomes a loc token, see `regions.loc`.
     tiny: for an object thinner than a pixel or a loc token: "drop" leaves it out of a text of
       several, "error" rejects the row. A row with tiny objects only is rejected.
-    out: the column of the result.
 
   Notes: tiny_masks_dropped.
   """
@@ -384,9 +342,10 @@ class MaskToText(columns.Op):
   out: str = "suffix"
 
   reads = ("mask", "box", "labels")
+  choices = (("tiny", ("drop", "error")),)
 
   def __post_init__(self):
-    errors.pick(dict.fromkeys(_TINY_MASKS), self.tiny, "tiny of MaskToText")
+    super().__post_init__()
     loc.check_bins(self.bins)
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
@@ -400,9 +359,7 @@ class MaskToText(columns.Op):
     if self.box:
       found = columns.get(row, self.box)
       boxes = columns.entries(found, self.box) if several else [found]
-    labels = [""] * len(masks)
-    if self.labels:
-      labels = columns.labels(row, self.labels, len(masks))
+    labels = columns.labels(row, self.labels, len(masks)) if self.labels else [""] * len(masks)
     codec = mask_codec.open_codec(self.codec)
     tiny: list[int] | None = [] if self.tiny == "drop" else None
     text = seg.masks_to_text(masks, boxes, labels, codec=codec, bins=self.bins, tiny=tiny)

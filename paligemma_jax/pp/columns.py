@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,16 +20,24 @@ _WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 class Op:
-  """An op of ours, whose columns are what its fields hold: a name, several, or '' for none."""
+  """An op of ours, whose columns are what its fields hold: a name, several, or '' for none.
+
+  `key` is the column that is read and `out` the one that is written, where an op does not say more.
+  """
 
   reads: ClassVar[tuple[str, ...]] = ("key",)  # Fields that name the columns it needs.
   writes: ClassVar[tuple[str, ...]] = ("out",)  # Fields that name the columns it makes.
+  choices: ClassVar[tuple[tuple[str, tuple[str, ...]], ...]] = ()  # Fields and their legal values.
+
+  def __post_init__(self):
+    for field, legal in self.choices:
+      errors.pick(dict.fromkeys(legal), getattr(self, field), f"{field} of {type(self).__name__}")
 
   def needs(self) -> tuple[str, ...]:
     return self._columns(self.reads)
 
   def makes(self) -> tuple[str, ...]:
-    return self._columns(self.writes)
+    return self._columns(self.writes) or self.needs()  # An `out` of '' is `key`.
 
   def _columns(self, fields: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(name for field in fields for name in names(getattr(self, field)) if name)
@@ -68,6 +76,11 @@ def as_text(value: Any, name: str) -> str:
   raise wrong(name, "text", value)
 
 
+def texts(row: Mapping[str, Any], name: str) -> list[str]:
+  """The texts in the column's list; DataError when it is no list of them, or empty."""
+  return [as_text(value, name) for value in options(row, name)]
+
+
 def listed(value: Any) -> Any:
   """The value; a JSON text of a list, as in CSV files, is parsed."""
   if isinstance(value, str) and value.lstrip().startswith("[") and len(value) < _MAX_LIST_TEXT:
@@ -97,11 +110,31 @@ def entries(value: Any, name: str) -> list[Any]:
   raise wrong(name, "a list", value)
 
 
+def alike(row: Mapping[str, Any], columns: Sequence[str]) -> list[list[Any]]:
+  """The lists in these columns; DataError when their lengths differ."""
+  lists = [entries(get(row, name), name) for name in columns]
+  if len({len(values) for values in lists}) > 1:
+    lengths = (f"{name!r} {len(values)}" for name, values in zip(columns, lists, strict=True))
+    raise errors.DataError(f"lists of different lengths: {', '.join(lengths)}.")
+  return lists
+
+
 def labels(row: Mapping[str, Any], name: str, num: int) -> list[str]:
   """The labels of `num` objects: one for each, or one text for all of them."""
   value = listed(get(row, name))
   values = [value] * num if isinstance(value, (str, bytes)) else entries(value, name)
   return [as_text(v, name) for v in values]
+
+
+def box(value: Any, name: str) -> tuple[float, ...]:
+  """The four numbers of a box in column `name`."""
+  try:
+    numbers = tuple(float(v) for v in listed(value))
+  except (TypeError, ValueError):
+    numbers = ()
+  if len(numbers) != 4:
+    raise wrong(name, "a box of four numbers", value)
+  return numbers
 
 
 def whole(value: Any, name: str) -> int:

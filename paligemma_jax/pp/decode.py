@@ -33,9 +33,8 @@ _HALF = 2
 _STRIP_PIXELS = 4_000_000  # Converted at a time, so that no second copy of all pixels is made.
 _LOST = ("premature end", "bad huffman", "bad arithmetic", "instead of rst")  # Of libjpeg's errors.
 
+_INVERSE = {6: 8, 8: 6}  # EXIF orientations that turn back; the other six are their own.
 EXIF = "_exif"  # The column by which a source says that boxes and masks are of the upright image.
-_ALPHA = ("drop", "white", "black")
-_DCT = ("fast", "accurate")
 
 
 @spec_lib.spec
@@ -68,10 +67,7 @@ class Decode(columns.Op):
   dct: str = "fast"
 
   writes = ("key",)
-
-  def __post_init__(self):
-    errors.pick(dict.fromkeys(_ALPHA), self.alpha, "alpha of Decode")
-    errors.pick(dict.fromkeys(_DCT), self.dct, "dct of Decode")
+  choices = (("alpha", ("drop", "white", "black")), ("dct", ("fast", "accurate")))
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     value = columns.get(row, self.key)
@@ -79,8 +75,6 @@ class Decode(columns.Op):
     notes: list[str] = []
     try:
       if isinstance(value, (list, tuple)):
-        if not value:
-          raise errors.DataError("an empty list of images.")
         pixels: Any = self._decode_all(value, exif, notes)
       else:
         pixels = self._decode(value, exif, notes)
@@ -104,6 +98,8 @@ class Decode(columns.Op):
     return errors.DataError(f"column {self.key!r}{f', {path!r}' if path else ''}: {error}")
 
   def _decode_all(self, values: Sequence[Any], exif: bool, notes: list[str]) -> list[np.ndarray]:
+    if not values:
+      raise errors.DataError("an empty list of images.")
     if len(values) > columns.MAX_ROW_ITEMS:
       raise errors.DataError(f"{len(values)} images; a row may have {columns.MAX_ROW_ITEMS}.")
     left = max(self.max_row_pixels, self.max_pixels)
@@ -145,57 +141,39 @@ def decode_image(
 
   Args:
     notes: the remarks of `Decode` are appended to it.
-    left: how many pixels the row may still have.
-
-  Raises:
-    DataError: no complete image of a known format, or one that is too large.
+    left: how many pixels the row may still have; a DataError for more, and for no complete image.
   """
   notes = [] if notes is None else notes
-  try:
-    with image_files.opened(data) as im:
-      _check_size(im, len(data), max_pixels, left)
-      if im.format in ("GIF", "WEBP", "PNG") and getattr(im, "is_animated", False):
-        notes.append("animation_first_frame")
-      # Asked before decoding: Pillow turns a TIFF while it decodes it.
-      found = image_files.orientation(im, data) if im.format == "TIFF" else None
-      pixels = None
-      if im.format in ("JPEG", "MPO"):  # An MPO is a JPEG followed by others.
-        pixels = _jpeg(data, im.size, dct if im.format == "JPEG" else "accurate", im.mode)
-      if pixels is None:
-        im.load()  # First: asking a PNG for EXIF may load it too, and would hide damage.
-        _check_rows(im, data)
-      if im.format != "TIFF":
-        found = image_files.orientation(im, data) if exif else 1
-      if found is None:
-        notes.append("exif_unreadable")
-      elif exif and found > 1:
-        notes.append("exif_rotated")
-      if pixels is None:
-        pixels = _rgb_pixels(im, alpha, notes)
-      if im.format == "TIFF":
-        turned = pixels if exif else image_files.turned_back(pixels, found or 1)
-      else:
-        turned = image_files.turned(pixels, found or 1)
-    return np.ascontiguousarray(turned)
-  except errors.DataError:
-    raise
-  except Image.DecompressionBombError:
-    raise errors.DataError(f"the image has more than {max_pixels} pixels.") from None
-  except MemoryError:
-    raise
-  except Exception as e:  # Whatever Pillow's readers raise on damaged files: many types.
-    raise errors.DataError(f"the image is damaged: {type(e).__name__}: {e}.") from None
+  with image_files.opened(data) as im:
+    _check_size(im, len(data), max_pixels, left)
+    if im.format in ("GIF", "WEBP", "PNG") and getattr(im, "is_animated", False):
+      notes.append("animation_first_frame")
+    # Asked before decoding: Pillow turns a TIFF while it decodes it.
+    found = image_files.orientation(im, data) if im.format == "TIFF" else None
+    pixels = None
+    if im.format in ("JPEG", "MPO"):  # An MPO is a JPEG followed by others.
+      pixels = _jpeg(data, im.size, dct if im.format == "JPEG" else "accurate", im.mode)
+    if pixels is None:
+      im.load()  # First: asking a PNG for EXIF may load it too, and would hide damage.
+      _check_rows(im, data)
+    if im.format != "TIFF":
+      found = image_files.orientation(im, data) if exif else 1
+    if found is None:
+      notes.append("exif_unreadable")
+    elif exif and found > 1:
+      notes.append("exif_rotated")
+    if pixels is None:
+      pixels = _rgb_pixels(im, alpha, notes)
+    found = found or 1
+    if im.format == "TIFF":
+      found = 1 if exif else _INVERSE.get(found, found)
+    return np.ascontiguousarray(image_files.turned(pixels, found))
 
 
 def check_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> None:
   """Raises a DataError for a file that is no image or too large; no pixel is decoded."""
-  try:
-    with image_files.opened(data) as im:
-      _check_size(im, len(data), max_pixels, max_pixels)
-  except (errors.DataError, MemoryError):
-    raise
-  except Exception as e:  # Of Pillow's readers: many types.
-    raise errors.DataError(f"the image is damaged: {type(e).__name__}: {e}.") from None
+  with image_files.opened(data) as im:
+    _check_size(im, len(data), max_pixels, max_pixels)
 
 
 def from_pixels(
@@ -222,11 +200,10 @@ def from_pixels(
   return _over(pixels, alpha)
 
 
-def _jpeg(data: bytes, size: tuple[int, int], dct: str, mode: str = "RGB") -> np.ndarray | None:
+def _jpeg(data: bytes, size: tuple[int, int], dct: str, mode: str) -> np.ndarray | None:
   """uint8[H, W, 3] of a JPEG without the copies that Pillow makes; None where Pillow must decode.
 
-  Raises:
-    DataError: a part of the image is lost, which Pillow would silently paint grey.
+  A DataError where a part of the image is lost, which Pillow would silently paint grey.
   """
   cmyk = mode == "CMYK"
   # The size in the header was checked, so this bounds the memory.
@@ -308,22 +285,18 @@ def _to_rgb(im: Image.Image, alpha: str, notes: list[str]) -> Image.Image:
       " before, as in Image.fromarray(levels.astype('uint8'))."
     )
   if im.mode == "LAB":
-    return _from_lab(im)
+    from PIL import ImageCms  # Not every build of Pillow has it.
+
+    lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+    converted = ImageCms.applyTransform(im, ImageCms.buildTransform(lab, rgb, "LAB", "RGB"))
+    assert converted is not None  # It would be None in place.
+    return converted
   has_alpha = im.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in im.info
   if has_alpha and alpha != "drop":
     return Image.fromarray(_over(np.asarray(im.convert("RGBA")), alpha))
   if has_alpha:
     notes.append("alpha_dropped")
   return im.convert("RGB")
-
-
-def _from_lab(im: Image.Image) -> Image.Image:
-  from PIL import ImageCms  # Not every build of Pillow has it.
-
-  lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-  converted = ImageCms.applyTransform(im, ImageCms.buildTransform(lab, rgb, "LAB", "RGB"))
-  assert converted is not None  # It would be None in place.
-  return converted
 
 
 def _over(pixels: np.ndarray, background: str) -> np.ndarray:

@@ -14,6 +14,7 @@ from PIL import ImageOps
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import image_files
+from paligemma_jax.core import strict_json
 from paligemma_jax.pp import decode
 from paligemma_jax.pp import resize
 
@@ -36,8 +37,7 @@ def read(value: Any, res: int, *, exif: bool | str = True) -> np.ndarray:
     exif: turn images upright as their EXIF says; False leaves them as stored, except a TIFF whose
       pixels Pillow has already read. "auto" is True here.
 
-  Raises:
-    DataError: the image cannot be read, or is float and of another size or range.
+  A DataError for what cannot be read, and for floats of another size or range.
   """
   if isinstance(value, (list, tuple)):
     if not value:
@@ -58,7 +58,12 @@ def read(value: Any, res: int, *, exif: bool | str = True) -> np.ndarray:
   else:
     array = np.asarray(value)
     if np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16":
-      return _floats(array, res)
+      if array.ndim not in (3, 4) or array.shape[-3:] != (res, res, 3):
+        raise errors.DataError(
+          f"A float image must be [{res}, {res}, 3] already; found {list(array.shape)}. Pass uint8"
+          " to have it resized."
+        )
+      return check_range(array.astype(np.float32))
     pixels = decode.from_pixels(array)
   return resize.resize(pixels, (res, res), method="bilinear", antialias=True)
 
@@ -101,12 +106,11 @@ def check_range(image: np.ndarray) -> np.ndarray:
 
 def _file(path: pathlib.Path, upright: bool) -> np.ndarray:
   try:
-    if not path.is_file():
-      raise errors.DataError(f"{path}: no such image file.")
     data = atomic_io.read(path, max_bytes=_MAX_FILE_BYTES)
+  except FileNotFoundError:
+    raise errors.DataError(f"{path}: no such image file.") from None
   except (OSError, ValueError) as e:
-    why = getattr(e, "strerror", None) or e
-    raise errors.DataError(f"{path}: cannot be read: {why}.") from None
+    raise errors.DataError(f"{path}: cannot be read: {strict_json.reason(e)}.") from None
   try:
     return decode.decode_image(data, exif=upright)
   except errors.DataError as e:
@@ -176,12 +180,3 @@ def _unread(image: Image.Image) -> bytes | None:
   except (OSError, ValueError, AttributeError):
     return None
   return data if len(data) <= _MAX_FILE_BYTES else None
-
-
-def _floats(array: np.ndarray, res: int) -> np.ndarray:
-  if array.ndim not in (3, 4) or array.shape[-3:] != (res, res, 3):
-    raise errors.DataError(
-      f"A float image must be [{res}, {res}, 3] already; found {list(array.shape)}. Pass uint8 to"
-      " have it resized."
-    )
-  return check_range(array.astype(np.float32))

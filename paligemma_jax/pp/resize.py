@@ -41,9 +41,10 @@ class Resize(columns.Op):
   key: str = "image"
 
   writes = ("key",)
+  choices = (("method", METHODS),)
 
   def __post_init__(self):
-    errors.pick(dict.fromkeys(METHODS), self.method, "method of Resize")
+    super().__post_init__()
     for side in _pair(self.size):
       if not isinstance(side, int) or side < 1:
         raise errors.ConfigError(f"size of Resize is {self.size!r}: expected pixels.")
@@ -68,9 +69,7 @@ class ResizeSmall(columns.Op):
   key: str = "image"
 
   writes = ("key",)
-
-  def __post_init__(self):
-    errors.pick(dict.fromkeys(METHODS), self.method, "method of ResizeSmall")
+  choices = (("method", METHODS),)
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     image = columns.image(row, self.key)
@@ -81,8 +80,7 @@ class ResizeSmall(columns.Op):
     new_height, new_width = (int(np.round(np.float32(v) * factor)) for v in (height, width))
     size = new_height, new_width
     _check_size(size, image.shape[0] if image.ndim == 4 else 1)
-    out = resize(image, size, method=self.method, antialias=self.antialias)
-    return {**row, self.key: out}
+    return {**row, self.key: resize(image, size, method=self.method, antialias=self.antialias)}
 
 
 @spec_lib.spec
@@ -103,11 +101,7 @@ class StackImages(columns.Op):
 
 
 def resize(image: np.ndarray, size: tuple[int, int], *, method: str, antialias: bool) -> np.ndarray:
-  """uint8[..., height, width, 3]: `image` (uint8[..., H, W, 3]) resized; see `Resize`.
-
-  Args:
-    size: (height, width).
-  """
+  """uint8[..., height, width, 3]: uint8[..., H, W, 3] resized to `size`, (height, width)."""
   if image.ndim == 4:
     return np.stack([resize(i, size, method=method, antialias=antialias) for i in image])
   if image.shape[:2] == tuple(size):
@@ -162,7 +156,6 @@ class RandomCrop(columns.Op):
   key: str = "image"
 
   writes = ("key",)
-
   draws_image = True
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
@@ -199,11 +192,11 @@ class InceptionCrop(columns.Op):
   key: str = "image"
 
   writes = ("key",)
-
+  choices = (("method", METHODS),)
   draws_image = True
 
   def __post_init__(self):
-    errors.pick(dict.fromkeys(METHODS), self.method, "method of InceptionCrop")
+    super().__post_init__()
     low, high = self.area
     if not 0 < low <= high <= 100 or not 0 < self.ratio[0] <= self.ratio[1]:
       raise errors.ConfigError(

@@ -23,10 +23,6 @@ class Format(columns.Op):
 
   A field is the name of a column: no attributes, indices, conversions or format specs, so that
   neither a template nor a row can reach into objects. A literal brace is doubled: {{.
-
-  Attributes:
-    template: the text with {column} in it.
-    out: the column of the result.
   """
 
   template: str
@@ -91,13 +87,9 @@ class Choice(columns.Op):
       raise errors.ConfigError(f"Choice: {self.key!r} and {self.out!r} are not equally many.")
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    lists = [columns.options(row, key) for key in columns.names(self.key)]
-    n = len(lists[0])
-    if any(len(values) != n for values in lists):
-      lengths = ", ".join(
-        f"{k!r} {len(v)}" for k, v in zip(columns.names(self.key), lists, strict=True)
-      )
-      raise errors.DataError(f"lists of different lengths: {lengths}.")
+    keys = columns.names(self.key)
+    lists = columns.alike(row, keys)
+    n = len(columns.options(row, keys[0]))
     if self.each_once:
       i = prng.choice_index(row["_seed"], row["_row"], row["_epoch"], n)
     else:
@@ -108,35 +100,19 @@ class Choice(columns.Op):
 
 @spec_lib.spec
 class Join(columns.Op):
-  """The texts of a list as one text.
-
-  Attributes:
-    key: the column with the list.
-    glue: the separator.
-    out: the column of the result; '' is `key`.
-  """
+  """The texts of a list as one text, with `glue` between them; an `out` of '' is `key`."""
 
   key: str
   glue: str = ", "
   out: str = ""
 
-  def makes(self) -> tuple[str, ...]:
-    return (self.out or self.key,)
-
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    texts = [columns.as_text(v, self.key) for v in columns.options(row, self.key)]
-    return {**row, self.out or self.key: self.glue.join(texts)}
+    return {**row, self.out or self.key: self.glue.join(columns.texts(row, self.key))}
 
 
 @spec_lib.spec
 class Split(columns.Op):
-  """The non-empty parts of a text as a list.
-
-  Attributes:
-    key: the column with the text.
-    glue: the separator.
-    out: the column of the result; '' is `key`.
-  """
+  """The non-empty parts of a text between `glue`, as a list; an `out` of '' is `key`."""
 
   key: str
   glue: str = "\n"
@@ -146,9 +122,6 @@ class Split(columns.Op):
     if not self.glue:
       raise errors.ConfigError("Split.glue is empty; give the separator.")
 
-  def makes(self) -> tuple[str, ...]:
-    return (self.out or self.key,)
-
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     parts = columns.text(row, self.key).split(self.glue)
     return {**row, self.out or self.key: [part for part in parts if part]}
@@ -156,13 +129,7 @@ class Split(columns.Op):
 
 @spec_lib.spec
 class GetIndex(columns.Op):
-  """The value of a list at the index in another column.
-
-  Attributes:
-    key: the column with the list.
-    index_key: the column with the index, from 0.
-    out: the column of the result.
-  """
+  """The value of a list at the index, from 0, in the column `index_key`."""
 
   key: str
   index_key: str
@@ -182,26 +149,20 @@ class GetIndex(columns.Op):
 
 @spec_lib.spec
 class Majority(columns.Op):
-  """The most frequent text of a list; the first one of a tie.
-
-  Attributes:
-    key: the column with the list.
-    out: the column of the result.
-  """
+  """The most frequent text of a list; the first one of a tie."""
 
   key: str
   out: str = "suffix"
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    texts = [columns.as_text(v, self.key) for v in columns.options(row, self.key)]
-    return {**row, self.out: collections.Counter(texts).most_common(1)[0][0]}
+    counts = collections.Counter(columns.texts(row, self.key))
+    return {**row, self.out: counts.most_common(1)[0][0]}
 
 
 def parse_template(template: str) -> list[tuple[str, str]]:
   """(literal text, column name or '') pairs of a template.
 
-  Raises:
-    ConfigError: a field is not the name of a column, or braces do not match.
+  A ConfigError for a field that is not the name of a column, and for braces that do not match.
   """
   try:
     fields = list(string.Formatter().parse(template))
@@ -218,9 +179,6 @@ def parse_template(template: str) -> list[tuple[str, str]]:
       )
     parts.append((literal, name or ""))
   return parts
-
-
-_ORDERS = ("given", "shuffled")
 
 
 @spec_lib.spec
@@ -242,14 +200,15 @@ class LetterChoices(columns.Op):
   out: tuple = ("indexed_choices", "indexed_answer")
 
   reads = ("key", "index_key")
+  choices = (("order", ("given", "shuffled")),)
 
   def __post_init__(self):
-    errors.pick(dict.fromkeys(_ORDERS), self.order, "order of LetterChoices")
+    super().__post_init__()
     if len(self.out) != 2:
       raise errors.ConfigError(f"LetterChoices: out is {self.out!r}: expected two columns.")
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-    choices = [columns.as_text(v, self.key) for v in columns.options(row, self.key)]
+    choices = columns.texts(row, self.key)
     right = columns.get(row, self.index_key)
     if isinstance(right, bool) or not isinstance(right, (int, np.integer)):
       raise columns.wrong(self.index_key, "a whole number", right)

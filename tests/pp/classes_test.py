@@ -20,7 +20,7 @@ def test_objects_of_other_classes_are_left_out_of_all_columns():
 
 
 def test_columns_of_another_length_and_no_classes_are_errors():
-  with pytest.raises(errors.DataError, match="'boxes' has 1 values, but there are 3 labels"):
+  with pytest.raises(errors.DataError, match="different lengths: 'labels' 3, 'boxes' 1"):
     pp.KeepClasses(("cat",))({**ROW, "boxes": [1]}, RNG)
   for classes in ((), (3,)):
     with pytest.raises(errors.ConfigError, match="expected labels"):

@@ -83,9 +83,9 @@ def test_what_the_short_way_refuses_is_pillow_s_to_decide():
   data = images.rgb("JPEG")
   between = data[:2] + b"\x00\x00" + data[2:]  # Odd bytes between segments.
   size = (images.WIDTH, images.HEIGHT)
-  assert decode._jpeg(between, size, "fast") is None
-  assert decode._jpeg(data, (images.WIDTH - 1, images.HEIGHT), "fast") is None
-  assert decode._jpeg(data, size, "fast") is not None
+  assert decode._jpeg(between, size, "fast", "RGB") is None
+  assert decode._jpeg(data, (images.WIDTH - 1, images.HEIGHT), "fast", "RGB") is None
+  assert decode._jpeg(data, size, "fast", "RGB") is not None
 
 
 def test_16_bits_keep_the_high_byte_and_are_not_clipped():
@@ -150,8 +150,8 @@ def test_tiffs_as_hugging_face_s_library_writes_them_are_the_same_pixels():
 @pytest.mark.parametrize(
     ("data", "hint"),
     [
-        (b"\0\0\0 ftypavif\0\0\0\0avifmif1" + b"\0" * 99, "an AVIF file; .*Convert"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 99, "a HEIC file; .*pillow-heif"),
+        (b"\0\0\0 ftypavif\0\0\0\0avifmif1" + b"\0" * 99, "an AVIF file. .*Convert"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 99, "a HEIC file. .*pillow-heif"),
         (images.SVG, "an SVG drawing.*Convert"),
         (images.HTML, "an HTML page.*Download"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "git-lfs pointer.*git lfs pull"),

@@ -78,8 +78,8 @@ def test_there_may_be_no_noise_or_nothing_else(total, boxes, expected):
 @pytest.mark.parametrize(
   ("change", "hint"),
   [
-    ({"labels": ["cat"]}, "3 boxes but 1 labels"),
-    ({"crowd": [0]}, "3 boxes but 1 marks"),
+    ({"labels": ["cat"]}, "'boxes' 3, 'labels' 1"),
+    ({"crowd": [0]}, "'labels' 3, 'crowd' 1"),
     ({"boxes": "x"}, "'boxes'"),
     ({"boxes": [(0, 0, 1)] * 3}, "four numbers"),
     ({"labels": ["a;b", "c", "d"], "crowd": [0] * 3}, "without ';'"),

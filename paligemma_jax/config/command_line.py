@@ -20,6 +20,23 @@ SCRIPT = "paligemma-jax"  # The console script of an installed package.
 _PREFIX = "--config."
 JOIN_SECS, STALL_SECS = 300.0, 1800.0  # Defaults of --hosts_join_secs and --hosts_stall_secs.
 
+_CONFIG = (
+  "a file with get_config, and its arguments: transfers/forkme.py:res=448. Pages of this package"
+  " are also found by name, from any folder: okvqa:res=448"
+)
+_KEY = "set one key of the configuration: --config.optim.lr=3e-5 (any number of times)"
+_JOIN = "how long to wait for the other hosts at the start (default 300)"
+_STALL = "end all hosts when none makes progress for so long (default 1800)"
+_ALLOW_CODE = (
+  "import modules of your own that a saved configuration (a config.json) names: row ops, sources,"
+  " evaluators. Without it a run's folder runs no code"
+)
+_HELP_CONFIG = "list every key of the configuration with its default and meaning, and exit"
+_SEVERAL_HOSTS = """\
+Start the same command on every host, with a --workdir that all of them share. The hosts
+are found on Cloud TPU VMs, GKE, Slurm, Open MPI and Kubernetes, or named by
+JAX_COORDINATOR_ADDRESS (name:port of host 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+JAX_NUM_PROCESSES=1 runs on this host alone. docs/several_hosts.md says more."""
 _EXIT_CODES = """exit codes:
   0 done · 2 usage · 65 data worse than its budget · 66 input stopped coming · 69 another host is
   missing or died · 70 numbers broken · 71 out of memory · 73 workdir locked or not writable · 74
@@ -40,6 +57,17 @@ def note(text: str) -> None:
   print(text, file=sys.stderr, flush=True)
 
 
+def plain_parser(command: str, description: str, epilog: str = "") -> argparse.ArgumentParser:
+  """A parser for a command without a configuration."""
+  return argparse.ArgumentParser(
+    prog=called(command),
+    description=description,
+    epilog=epilog,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+
+
 class Parser(argparse.ArgumentParser):
   """An argument parser that reads overrides and suggests the near match of an unknown flag."""
 
@@ -51,53 +79,15 @@ class Parser(argparse.ArgumentParser):
       formatter_class=argparse.RawDescriptionHelpFormatter,
       allow_abbrev=False,
     )
-    self.add_argument(
-      "--config",
-      metavar="FILE[:NAME=VALUE,…]",
-      help="a file with get_config, and its arguments: transfers/forkme.py:res=448. Pages of this"
-      " package are also found by name, from any folder: okvqa:res=448",
-    )
-    self.add_argument(
-      "--config.KEY",
-      dest="overrides",
-      metavar="VALUE",
-      help="set one key of the configuration: --config.optim.lr=3e-5 (any number of times)",
-    )
-    self.add_argument("--workdir", metavar="DIR", help="the folder of all outputs of the run")
-    several = self.add_argument_group(
-      "several hosts",
-      "Start the same command on every host, with a --workdir that all of them share. The hosts\n"
-      "are found on Cloud TPU VMs, GKE, Slurm, Open MPI and Kubernetes, or named by\n"
-      "JAX_COORDINATOR_ADDRESS (name:port of host 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.\n"
-      "JAX_NUM_PROCESSES=1 runs on this host alone. docs/several_hosts.md says more.",
-    )
-    several.add_argument(
-      "--hosts_join_secs",
-      type=float,
-      default=JOIN_SECS,
-      metavar="SECS",
-      help="how long to wait for the other hosts at the start (default 300)",
-    )
-    several.add_argument(
-      "--hosts_stall_secs",
-      type=float,
-      default=STALL_SECS,
-      metavar="SECS",
-      help="end all hosts when none makes progress for so long (default 1800)",
-    )
-    self.add_argument(
-      "--allow_code",
-      action="store_true",
-      help="import modules of your own that a saved configuration (a config.json) names: row ops,"
-      " sources, evaluators. Without it a run's folder runs no code",
-    )
-    self.add_argument(
-      "--help-config",
-      action=_HelpConfig,
-      nargs="?",
-      metavar="SECTION",
-      help="list every key of the configuration with its default and meaning, and exit",
-    )
+    add = self.add_argument
+    add("--config", metavar="FILE[:NAME=VALUE,…]", help=_CONFIG)
+    add("--config.KEY", dest="overrides", metavar="VALUE", help=_KEY)
+    add("--workdir", metavar="DIR", help="the folder of all outputs of the run")
+    several = self.add_argument_group("several hosts", _SEVERAL_HOSTS).add_argument
+    several("--hosts_join_secs", type=float, default=JOIN_SECS, metavar="SECS", help=_JOIN)
+    several("--hosts_stall_secs", type=float, default=STALL_SECS, metavar="SECS", help=_STALL)
+    add("--allow_code", action="store_true", help=_ALLOW_CODE)
+    add("--help-config", action=_HelpConfig, nargs="?", metavar="SECTION", help=_HELP_CONFIG)
 
   def parse(self, args: Sequence[str]) -> argparse.Namespace:
     """The flags, with `config` and `workdir` (str or None) and `overrides`: ((key, value), …).
@@ -132,9 +122,10 @@ class Parser(argparse.ArgumentParser):
         plain.append(arg)
         continue
       key, equals, value = arg.removeprefix(_PREFIX).partition("=")
+      known = schema.flat().get(key)
       if not equals and rest and not rest[0].startswith("--"):
         value = rest.pop(0)
-      elif not equals and _is_switch(key):
+      elif not equals and known is not None and isinstance(known.default, bool):
         value = "true"
       elif not equals:
         self.error(f"{arg} needs a value, as in '{arg}=…'.")
@@ -165,22 +156,9 @@ class _HelpConfig(argparse.Action):
     names = [name for name in schema.SCHEMA if not section or name == section.partition(".")[0]]
     if not names:
       parser.error(f"There is no section {section!r}.{errors.did_you_mean(section, schema.SCHEMA)}")
-    print(listing(names), end="")
+    for path, key in schema.flat().items():
+      if path.partition(".")[0] in names:
+        choices = f" One of {', '.join(map(repr, key.choices))}." if key.choices else ""
+        lines = textwrap.wrap(key.text + choices, 92)
+        print(f"{_PREFIX}{path}={key.default!r}", *lines, sep="\n      ")
     parser.exit(0)
-
-
-def listing(names: Sequence[str]) -> str:
-  """The keys of these sections as text: flag, default, meaning, choices."""
-  lines = []
-  for path, key in schema.flat().items():
-    if path.partition(".")[0] not in names:
-      continue
-    lines.append(f"{_PREFIX}{path}={key.default!r}")
-    choices = f" One of {', '.join(repr(c) for c in key.choices)}." if key.choices else ""
-    lines += [f"      {line}" for line in textwrap.wrap(key.text + choices, 92)]
-  return "\n".join(lines) + "\n"
-
-
-def _is_switch(key: str) -> bool:
-  known = schema.flat().get(key)
-  return known is not None and isinstance(known.default, bool)

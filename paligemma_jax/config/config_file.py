@@ -19,7 +19,7 @@ import re
 import sys
 import traceback
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import ml_collections
@@ -32,8 +32,7 @@ from paligemma_jax.core import spec as specs
 def run(path: str, text: str) -> Any:
   """The result of the file's `get_config` with the arguments in `text`.
 
-  Raises:
-    ConfigError: no such file, no get_config in it, or any error while it runs.
+  A ConfigError for no such file, no get_config in it, and any error while it runs.
   """
   file = _existing(path)
   try:
@@ -77,7 +76,7 @@ def _existing(path: str) -> pathlib.Path:
   around = sorted(str(p) for p in _python_files(file.parent if file.parent.is_dir() else "."))
   around += sorted(str(p) for folder in ("transfers", "configs") for p in _python_files(folder))
   around += [*page_names(), *(f"{_FOLDER}/{name}.py" for name in page_names())]
-  hint = errors.did_you_mean(path, dict.fromkeys(around)) if around else ""
+  hint = errors.did_you_mean(path, dict.fromkeys(around))
   raise errors.ConfigError(f"There is no config file {path!r}.{hint}")
 
 
@@ -108,17 +107,14 @@ def _module_name(file: pathlib.Path) -> str:
     if file.is_relative_to(root):
       parts = file.relative_to(root).with_suffix("").parts
       name = ".".join(parts)
-      if all(part.isidentifier() for part in parts) and not _is_another(name, file):
+      # Not the name of another module, as 'json' for a config file json.py.
+      there = sys.modules.get(name)
+      is_another = there is not None and getattr(there, "__file__", None) != str(file)
+      is_taken = is_another or name in sys.stdlib_module_names
+      if not is_taken and all(part.isidentifier() for part in parts):
         return name
   # Without its folder, so that the run stays the same when the file has moved.
   return "config_file_" + re.sub(r"\W", "_", file.stem)
-
-
-def _is_another(name: str, file: pathlib.Path) -> bool:
-  """Whether the name is that of another module, as 'json' for a config file json.py."""
-  there = sys.modules.get(name)
-  is_loaded = there is not None and getattr(there, "__file__", None) != str(file)
-  return is_loaded or name in sys.stdlib_module_names
 
 
 def _module_spec(name: str, file: str | pathlib.Path) -> importlib.machinery.ModuleSpec:
@@ -141,10 +137,7 @@ class _Finder(importlib.abc.MetaPathFinder):
   def __init__(self, files: Mapping[str, str]):
     self._files = files
 
-  def find_spec(
-    self, name: str, path: Sequence[str] | None = None, target: types.ModuleType | None = None
-  ) -> importlib.machinery.ModuleSpec | None:
-    del path, target
+  def find_spec(self, name, path=None, target=None):
     file = self._files.get(name, "")
     return _module_spec(name, file) if pathlib.Path(file).is_file() else None
 
@@ -194,18 +187,17 @@ def _reason(error: Exception) -> str:
 
 def _missing(error: Exception) -> tuple[str, list[str]]:
   """The name that does not exist and the existing ones; ('', []) for other errors."""
-  text = str(error)
-  of_module = re.match(r"module '([\w.]+)' has no attribute '(\w+)'", text)
-  if of_import := re.match(r"cannot import name '(\w+)' from '([\w.]+)'", text):
-    name, module = of_import.groups()
-  elif of_module:
-    module, name = of_module.groups()
-  elif isinstance(error, NameError) and error.name:
+  if isinstance(error, NameError) and error.name:
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     return error.name, [*frames[-1].f_locals, *frames[-1].f_globals]
-  else:
-    return "", []
-  return name, [known for known in dir(sys.modules.get(module)) if not known.startswith("_")]
+  for pattern in (
+    r"module '(?P<module>[\w.]+)' has no attribute '(?P<name>\w+)'",
+    r"cannot import name '(?P<name>\w+)' from '(?P<module>[\w.]+)'",
+  ):
+    if found := re.match(pattern, str(error)):
+      known = dir(sys.modules.get(found["module"]))
+      return found["name"], [name for name in known if not name.startswith("_")]
+  return "", []
 
 
 def _section(error: Exception) -> str | None:
@@ -248,16 +240,11 @@ def find_page(path: str) -> pathlib.Path | None:
 
 
 _TRUE = ("true", "1", "yes", "on")
-_NOTHING = ("()", "[]", "none", "")  # Empties a tuple of specs.
 _FALSE = ("false", "0", "no", "off")
 
 
 def parse(text: str, kind: type, what: str) -> Any:
-  """`text` as a bool, int, float, str, tuple or dict.
-
-  Raises:
-    ConfigError: the text is not of that type; `what` is the argument or dotted key to name.
-  """
+  """`text` as a bool, int, float, str, tuple or dict; else a ConfigError that names `what`."""
   if kind is str:
     return text
   if kind is bool:
@@ -295,8 +282,7 @@ def _literal(text: str, kind: type, what: str) -> Any:
 def parameters(fn: Callable[..., Any]) -> dict[str, type]:
   """{'res': int, …}: the arguments of a get_config function and their types.
 
-  Raises:
-    ConfigError: an argument has no default, or a type other than bool, int, float and str.
+  A ConfigError for one without a default, or of a type other than bool, int, float and str.
   """
   where = f"{fn.__code__.co_filename}:{fn.__code__.co_firstlineno}"
   try:
@@ -318,19 +304,19 @@ def parameters(fn: Callable[..., Any]) -> dict[str, type]:
   return kinds
 
 
-def arguments(text: str, kinds: Mapping[str, type], what: str) -> dict[str, Any]:
-  """'res=448,final' -> {'res': 448, 'final': True}.
+def check_argument(name: str, kinds: Mapping[str, type], what: str) -> None:
+  """Raises a ConfigError with the near matches where there is no such argument."""
+  if name not in kinds:
+    known = errors.did_you_mean(name, kinds) if kinds else " It takes none."
+    raise errors.ConfigError(f"{what} has no argument {name!r}.{known}")
 
-  Args:
-    kinds: from `parameters`.
-    what: the config file, named in errors.
-  """
+
+def arguments(text: str, kinds: Mapping[str, type], what: str) -> dict[str, Any]:
+  """'res=448,final' -> {'res': 448, 'final': True}, of these `parameters`; errors name `what`."""
   values: dict[str, Any] = {}
   for part in filter(None, (p.strip() for p in text.split(","))):
     name, equals, value = (p.strip() for p in part.partition("="))
-    if name not in kinds:
-      known = errors.did_you_mean(name, kinds) if kinds else " It takes none."
-      raise errors.ConfigError(f"{what} has no argument {name!r}.{known}")
+    check_argument(name, kinds, what)
     if name in values:
       raise errors.ConfigError(f"{what}: argument {name!r} is given twice.")
     if not equals and kinds[name] is not bool:
@@ -340,38 +326,36 @@ def arguments(text: str, kinds: Mapping[str, type], what: str) -> dict[str, Any]
 
 
 def override(config: ml_collections.ConfigDict, path: str, text: str) -> None:
-  """Sets `config.<path>` to `text`, read as the type of the present value.
+  """Sets `config.<path>` to `text`, read as the type of the present value, else a ConfigError.
 
   The path may continue into specs and tuples: 'train.source.path', 'evals.0.limit'.
-
-  Raises:
-    ConfigError: no such key or field, or a text of another type.
   """
-  first, _, rest = path.partition(".")
   names = schema.sections()
-  if first in names and first:
-    child, _, deeper = rest.partition(".")
-    if not child:
-      shown = ", ".join(f"{first}.{name}" for name in names[first])
-      raise errors.ConfigError(f"{path!r} is a section, not a key; its keys are {shown}.")
-    if child not in names[first]:
-      raise errors.ConfigError(schema.unknown_key(child, first))
-    config[first][child] = _changed(config[first][child], deeper, text, f"{first}.{child}")
-  elif first in names[""]:
-    config[first] = _changed(config[first], rest, text, first)
-  else:
-    raise errors.ConfigError(schema.unknown_key(first))
+  section, _, rest = path.partition(".")
+  if not section or section not in names:
+    section, rest = "", path
+  name, _, deeper = rest.partition(".")
+  if section and not name:
+    shown = ", ".join(f"{section}.{name}" for name in names[section])
+    raise errors.ConfigError(f"{path!r} is a section, not a key; its keys are {shown}.")
+  if name not in names[section]:
+    raise errors.ConfigError(schema.unknown_key(name, section))
+  place = config[section] if section else config
+  what = f"{section}.{name}" if section else name
+  place[name] = _changed(place[name], deeper, text, what)
 
 
 def _changed(value: Any, path: str, text: str, what: str) -> Any:
   """`value` with the part at `path` replaced by the parsed text."""
   first, _, rest = path.partition(".")
-  if not first and what in schema.code():
-    return None if text.strip().lower() in _NOTHING else text
   if not first:
-    if text.strip().lower() in _NOTHING and (_holds_specs(value) or what == "evals"):
+    is_nothing = text.strip().lower() in ("()", "[]", "none", "")
+    holds_specs = isinstance(value, tuple) and any(specs.is_spec(v) for v in value)
+    if what in schema.code():
+      return None if is_nothing else text
+    if is_nothing and (holds_specs or what == "evals"):
       return ()
-    if value is None or specs.is_spec(value) or _holds_specs(value):
+    if value is None or specs.is_spec(value) or holds_specs:
       raise errors.ConfigError(
         f"{what} holds specs, which are set in the config file. A field of one can be set as in"
         " 'train.source.path=…' or 'evals.0.limit=…', and 'evals=none' removes all evaluators."
@@ -395,17 +379,8 @@ def _changed(value: Any, path: str, text: str, what: str) -> Any:
     free = value.to_dict() if isinstance(value, ml_collections.ConfigDict) else dict(value)
     if rest or first in free:
       return {**free, first: _changed(free.get(first, {}), rest, text, deeper)}
-    return {**free, first: _guess(text)}
+    new: Any = text  # Without a present value, its type is that of the text.
+    with contextlib.suppress(ValueError, SyntaxError):
+      new = ast.literal_eval(text)
+    return {**free, first: new}
   raise errors.ConfigError(f"{what} is {value!r}; it has no parts.")
-
-
-def _holds_specs(value: Any) -> bool:
-  return isinstance(value, tuple) and any(specs.is_spec(v) for v in value)
-
-
-def _guess(text: str) -> Any:
-  """The Python value of a text, or the text itself, for keys without a present value."""
-  try:
-    return ast.literal_eval(text)
-  except (ValueError, SyntaxError):
-    return text

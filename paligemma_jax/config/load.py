@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import dataclasses
 import difflib
 import functools
-import hashlib
 import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ml_collections
 
@@ -33,9 +32,7 @@ def default_config() -> ml_collections.ConfigDict:
     if isinstance(entry, schema.Key):
       config[name] = _default(entry)
     else:
-      config[name] = ml_collections.ConfigDict()
-      for child, key in entry.items():
-        config[name][child] = _default(key)
+      config[name] = {child: _default(key) for child, key in entry.items()}
   config.lock()
   for path, key in schema.flat().items():
     if key.form == "free":
@@ -55,9 +52,7 @@ def sweepable(fn: Callable[..., Any]) -> Callable[..., Any]:
   @functools.wraps(fn)
   def get_config(*args, **kwargs):
     for name in kwargs:
-      if name not in kinds:
-        known = errors.did_you_mean(name, kinds) if kinds else " It takes none."
-        raise errors.ConfigError(f"{fn.__name__} has no argument {name!r}.{known}")
+      config_file.check_argument(name, kinds, fn.__name__)
     return fn(*args, **kwargs)
 
   return get_config
@@ -79,9 +74,9 @@ def load(
     ConfigError: no such file, an error in it (with its line), an unknown argument or key.
   """
   path, _, text = spec.partition(":")
+  if path.endswith(".json") and text:
+    raise errors.ConfigError(f"{path} is a saved configuration; it takes no arguments.")
   if path.endswith(".json"):
-    if text:
-      raise errors.ConfigError(f"{path} is a saved configuration; it takes no arguments.")
     config = read(path, allow_code=allow_code)
   else:
     config = config_file.run(path, text)
@@ -117,13 +112,10 @@ def overridden(
   *,
   allow_code: bool = False,
 ) -> ml_collections.ConfigDict:
-  """A copy of a configuration from Python, overridden but not yet validated.
+  """A copy of a configuration from Python, overridden (as by `load`) but not yet validated.
 
-  Args:
-    allow_code: import the functions that the configuration names.
-
-  Raises:
-    ConfigError: it is no ConfigDict of `default_config`, or a wrong override as of `load`.
+  The functions that it names are imported if `allow_code`. A ConfigError for what is no ConfigDict
+  of `default_config`, and for wrong overrides.
   """
   if not isinstance(config, ml_collections.ConfigDict):
     raise errors.ConfigError(
@@ -164,8 +156,7 @@ def read(
 ) -> ml_collections.ConfigDict:
   """The configuration that `save` wrote; `allow_code` and `keep_unknown` as of `spec.from_json`.
 
-  Raises:
-    ConfigError: no such file, no JSON, an unknown key, or code that is not allowed.
+  A ConfigError for no such file, no JSON, an unknown key, or code that is not allowed.
   """
   try:
     data = strict_json.read_object(path)
@@ -176,7 +167,10 @@ def read(
   except strict_json.Malformed as e:
     raise errors.ConfigError(f"{path} is not a saved configuration: {e}.") from None
   if allow_code:
-    config_file.find_again(_read_files(_files_beside(path)))
+    files: dict[str, Any] = {}
+    with contextlib.suppress(OSError, strict_json.Malformed):  # There may be none.
+      files = strict_json.read_object(_files_beside(path))
+    config_file.find_again({name: file for name, file in files.items() if isinstance(file, str)})
   try:
     plain = specs.from_json(data, allow_code=allow_code, keep_unknown=keep_unknown)
   except errors.ConfigError as e:
@@ -197,46 +191,31 @@ def _with_new_names(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def from_plain(data: Mapping[str, Any], what: str) -> ml_collections.ConfigDict:
-  """A configuration from nested plain data, with defaults for absent keys.
-
-  Args:
-    what: the origin of the data, named in errors.
-  """
+  """A configuration from nested plain data, with defaults for absent keys; errors name `what`."""
   config = default_config()
   names = schema.sections()
   for name, value in data.items():
-    if name not in names[""]:
-      raise errors.ConfigError(f"{what}: {schema.unknown_key(name)}")
-    if name not in names:
-      _assign(config, name, value, f"{what}: {name}")
-      continue
-    if not isinstance(value, Mapping):
+    section = name if name in names else ""
+    if section and not isinstance(value, Mapping):
       raise errors.ConfigError(f"{what}: {name!r} is a section, not {value!r}.")
-    for child, child_value in value.items():
-      if child not in names[name]:
-        raise errors.ConfigError(f"{what}: {schema.unknown_key(child, name)}")
-      _assign(config[name], child, child_value, f"{what}: {name}.{child}")
+    for key, key_value in value.items() if section else ((name, value),):
+      if key not in names[section]:
+        raise errors.ConfigError(f"{what}: {schema.unknown_key(key, section)}")
+      try:
+        (config[section] if section else config)[key] = key_value
+      except (TypeError, ValueError, KeyError, AttributeError) as e:  # Of ml_collections.
+        path = f"{section}.{key}" if section else key
+        raise errors.ConfigError(f"{what}: {path}: {e}.") from None
   return config
-
-
-def fingerprint(value: Any) -> str:
-  """16 hex digits of a digest of a section, a spec or a plain value."""
-  if isinstance(value, ml_collections.ConfigDict):
-    value = value.to_dict()
-  text = json.dumps(specs.to_json(value), sort_keys=True, allow_nan=False)
-  return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def changes(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> dict[str, list[str]]:
   """The differences between the configuration of a run and the one that it is resumed with.
 
-  Returns:
-    {policy of the key (`Key.resume`): texts such as "train.pp[1].size: 224 -> 448"}. The paths
-    among "data" come under "moved", since only a change of the content there matters.
+  {policy of the key (`Key.resume`): texts such as "train.pp[1].size: 224 -> 448"}. The paths among
+  "data" come under "moved", since only a change of the content there matters.
   """
-  found: dict[str, list[str]] = {
-    policy: [] for policy in ("refuse", "data", "moved", "warn", "allow")
-  }
+  found: dict[str, list[str]] = {name: [] for name in ("refuse", "data", "moved", "warn", "allow")}
   for path, key in schema.flat().items():
     section, _, name = path.rpartition(".")
     before = (old[section] if section else old)[name]
@@ -251,15 +230,6 @@ def changes(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> d
 
 def _files_beside(path: str | os.PathLike[str]) -> str:
   return os.path.join(os.path.dirname(path), "config_files.json")
-
-
-def _read_files(path: str) -> dict[str, str]:
-  """{module: config file}; {} when there are none, or the file is unreadable."""
-  try:
-    files = strict_json.read_object(path)
-  except (OSError, strict_json.Malformed):
-    return {}
-  return {name: file for name, file in files.items() if isinstance(file, str)}
 
 
 def _plain(value: Any) -> Any:
@@ -284,21 +254,12 @@ def _default(key: schema.Key) -> Any:
   return copy.copy(key.default)
 
 
-def _assign(section: ml_collections.ConfigDict, name: str, value: Any, what: str) -> None:
-  try:
-    section[name] = value
-  except (TypeError, ValueError, KeyError, AttributeError) as e:  # Of ml_collections.
-    raise errors.ConfigError(f"{what}: {e}.") from None
-
-
 _KIND = "__spec__"
-_OURS = "paligemma_jax."
 _SHOWN_CHARS = 100
 _ABSENT = object()
 
 
-@dataclasses.dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
   """One value that differs: its path 'train.pp[1].size' and 'train.pp[1].size: 224 -> 448'."""
 
   path: str
@@ -306,34 +267,36 @@ class Difference:
 
 
 def between(before: Any, after: Any, path: str) -> list[Difference]:
-  """The smallest parts that differ between two results of `spec.to_json`, in order.
+  """The smallest parts that differ between two results of `spec.to_json` at `path`, in order.
 
-  Specs of the user are compared by class name, since their module's name depends on its path.
-
-  Args:
-    path: of the whole.
+  Specs of the user are compared by class name, since their module's name depends on its path. A
+  field that an older version of one of ours did not have counts as its default.
   """
-  if isinstance(before, Mapping) and isinstance(after, Mapping):
-    if _kind(before) != _kind(after):
-      return [_changed(path, before, after)]
-    names = [name for name in dict.fromkeys((*before, *after)) if name != _KIND]
-    return [
-      found
-      for name in names
-      for found in between(before.get(name, _ABSENT), after.get(name, _ABSENT), f"{path}.{name}")
-    ]
-  if _is_list(before) and _is_list(after):
-    return _of_lists(list(before), list(after), path)
-  is_same = before == after and isinstance(before, bool) == isinstance(after, bool)
-  return [] if is_same else [_changed(path, before, after)]
+  return _between(nameless(before), nameless(after), path)
 
 
 def nameless(value: Any) -> Any:
-  """The data without the module names of the user's specs, which depend on their paths."""
+  """The data with all fields of our specs, and without the module names of the user's."""
   if isinstance(value, Mapping):
-    inside = {name: nameless(v) for name, v in value.items()}
-    return {**inside, _KIND: _kind(value)} if _KIND in value else inside
-  return [nameless(v) for v in value] if _is_list(value) else value
+    return specs.completed({name: nameless(v) for name, v in value.items()})
+  return [nameless(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
+def _between(before: Any, after: Any, path: str) -> list[Difference]:
+  if isinstance(before, dict) and isinstance(after, dict):
+    if before.get(_KIND) == after.get(_KIND):
+      return [
+        found
+        for name in dict.fromkeys((*before, *after))
+        for found in _between(before.get(name, _ABSENT), after.get(name, _ABSENT), f"{path}.{name}")
+      ]
+  elif isinstance(before, list) and isinstance(after, list):
+    # A list of different lengths is shown as a whole where it would take long to align.
+    if len(before) == len(after) or len(before) + len(after) <= 1000:
+      return _of_lists(before, after, path)
+  elif before == after and isinstance(before, bool) == isinstance(after, bool):
+    return []
+  return [_difference(path, f"{shown(before)} -> {shown(after)}")]
 
 
 def shown(value: Any) -> str:
@@ -344,39 +307,20 @@ def shown(value: Any) -> str:
 
 def _of_lists(before: list[Any], after: list[Any], path: str) -> list[Difference]:
   if len(before) == len(after):
-    return [
-      found
-      for i, (old, new) in enumerate(zip(before, after, strict=True))
-      for found in between(old, new, f"{path}[{i}]")
-    ]
-  if len(before) + len(after) > 1000:  # Too many to list.
-    return [_changed(path, before, after)]
-  old, new = ([json.dumps(nameless(v), sort_keys=True) for v in s] for s in (before, after))
+    pairs = enumerate(zip(before, after, strict=True))
+    return [found for i, pair in pairs for found in _between(*pair, f"{path}[{i}]")]
+  old, new = ([json.dumps(v, sort_keys=True) for v in side] for side in (before, after))
   found = []
   matcher = difflib.SequenceMatcher(None, old, new, autojunk=False)
   for what, i, i_end, j, j_end in matcher.get_opcodes():
-    if what == "equal":
-      continue
-    found += [_difference(f"{path}[{k}]", f"{shown(before[k])} is gone") for k in range(i, i_end)]
-    found += [_difference(f"{path}[{k}]", f"{shown(after[k])} is new") for k in range(j, j_end)]
+    if what != "equal":
+      found += [_difference(f"{path}[{k}]", f"{shown(before[k])} is gone") for k in range(i, i_end)]
+      found += [_difference(f"{path}[{k}]", f"{shown(after[k])} is new") for k in range(j, j_end)]
   return found
-
-
-def _changed(path: str, before: Any, after: Any) -> Difference:
-  return _difference(path, f"{shown(before)} -> {shown(after)}")
 
 
 def _difference(path: str, text: str) -> Difference:
   return Difference(path, f"{path}: {text}")
-
-
-def _kind(value: Mapping[str, Any]) -> str:
-  kind = str(value.get(_KIND, ""))
-  return kind if kind.startswith(_OURS) else kind.rpartition(":")[2]
-
-
-def _is_list(value: Any) -> bool:
-  return isinstance(value, (list, tuple))
 
 
 def _text(value: Any) -> str:
@@ -387,7 +331,7 @@ def _text(value: Any) -> str:
     return f"{str(value[_KIND]).rpartition(':')[2]}({fields})"
   if isinstance(value, Mapping):
     return "{" + ", ".join(f"{k!r}: {_text(v)}" for k, v in value.items()) + "}"
-  if _is_list(value):
+  if isinstance(value, (list, tuple)):
     inside = ", ".join(map(_text, value))
     return f"({inside},)" if len(value) == 1 else f"({inside})"
   return repr(value)

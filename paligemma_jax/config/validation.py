@@ -14,7 +14,6 @@ from paligemma_jax.core import protocols
 from paligemma_jax.core import sampling_options
 from paligemma_jax.core import spec as specs
 from paligemma_jax.core import trees
-from paligemma_jax.core import units
 from paligemma_jax.regions import answer_forms
 
 
@@ -48,25 +47,22 @@ _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: 
 
 def _structure(config: ml_collections.ConfigDict) -> Iterator[str]:
   """Problems of keys, and of values by themselves."""
+  keys = schema.flat()
   for section, names in schema.sections().items():
     values = config.get(section) if section else config
     if not isinstance(values, ml_collections.ConfigDict):
       yield f"{section!r} is {values!r}; it must be a section. Set its keys, not the section."
       continue
     yield from (schema.unknown_key(key, section) for key in values if key not in names)
-    missing = [f"{section}.{name}" if section else name for name in names if name not in values]
-    if missing:
+    paths = {name: f"{section}.{name}" if section else name for name in names}
+    if missing := [path for name, path in paths.items() if name not in values]:
       yield f"{', '.join(missing)} missing. Change a section with .update(…); do not replace it."
-      continue
-  for path, key in schema.flat().items():
-    section, _, name = path.rpartition(".")
-    values = config.get(section) if section else config
-    if isinstance(values, ml_collections.ConfigDict) and name in values:
-      yield from _problems(path, key, values[name])
+    for name, path in paths.items():
+      if name in values and path in keys:
+        yield from _problems(path, keys[path], values[name])
 
 
 def _problems(path: str, key: schema.Key, value: Any) -> Iterator[str]:
-  """Problems of one value by itself."""
   if key.form:
     yield from _form_problems(key.form, path, value)
     return
@@ -90,35 +86,22 @@ def _relations(config: ml_collections.ConfigDict, variants: tuple[str, ...]) -> 
   if variants and model.variant not in variants:
     yield f"Unknown model.variant {model.variant!r}.{errors.did_you_mean(model.variant, variants)}"
   for key in ("final_logits_softcap", "attn_logits_softcap"):
-    if model[key] < 0 and model[key] != -1:
-      yield (
-        f"model.{key}={model[key]!r}: write 0 for none, -1 for the variant's own, or a positive"
-        " cap."
-      )
+    if -1 < model[key] < 0:
+      yield f"model.{key}={model[key]!r}: write 0 for none, -1 for the variant's own, or a cap > 0."
   if config.lora.rank and not config.lora.targets:
     yield "lora.rank is set but lora.targets is empty: name the matrices that get an adapter."
   if config.lora.rank and not config.lora.alpha:
     yield "lora.alpha is 0: the adapters would add nothing."
-  if not config.lora.rank:
-    yield from (
-      f"lora.{name} is set but lora.rank is 0: there are no adapters."
-      for name in ("rslora", "dora", "dropout")
-      if config.lora[name]
-    )
-  if train.batch_size % train.grad_accum_steps:
-    yield (
-      f"train.grad_accum_steps={train.grad_accum_steps} does not divide"
-      f" train.batch_size={train.batch_size}."
-    )
+  for name in ("rslora", "dora", "dropout"):
+    if config.lora[name] and not config.lora.rank:
+      yield f"lora.{name} is set but lora.rank is 0: there are no adapters."
+  if train.batch_size % (steps := train.grad_accum_steps):
+    yield f"train.grad_accum_steps={steps} does not divide train.batch_size={train.batch_size}."
   if train.buckets and train.buckets[-1] > train.text_len:
     yield f"train.buckets={train.buckets} go beyond train.text_len={train.text_len}."
   for name in ("b1", "b2", "momentum", "ema"):
     if optim[name] == 1:
       yield f"optim.{name} must be less than 1, or the mean never changes."
-  if optim.custom is None:
-    yield from _optimizer_options(optim)
-  elif optim.name != schema.flat()["optim.name"].default:
-    yield f"optim.custom takes the place of optim.name={optim.name!r}; leave one of them out."
   if optim.schedule != "linear" and optim.schedule_end:
     yield f"optim.schedule_end={optim.schedule_end} is for optim.schedule='linear' only."
   for i, tracker in enumerate(config.log.trackers):
@@ -129,10 +112,10 @@ def _relations(config: ml_collections.ConfigDict, variants: tuple[str, ...]) -> 
       f"optim.label_smoothing={optim.label_smoothing} is of the loss that train.loss replaces; set"
       " it to 0 and smooth in train.loss."
     )
-
-
-def _optimizer_options(optim: ml_collections.ConfigDict) -> Iterator[str]:
-  """Options that the optimizer of that name does not have."""
+  if optim.custom is not None:  # The next options are free for it.
+    if optim.name != schema.flat()["optim.name"].default:
+      yield f"optim.custom takes the place of optim.name={optim.name!r}; leave one of them out."
+    return
   if optim.name != "sgd" and optim.momentum:
     yield f"optim.momentum={optim.momentum} is for optim.name='sgd'; {optim.name} has optim.b1."
   if optim.name != "sgd" and not optim.eps:
@@ -142,13 +125,13 @@ def _optimizer_options(optim: ml_collections.ConfigDict) -> Iterator[str]:
 
 
 def _training(config: ml_collections.ConfigDict) -> Iterator[str]:
-  """Problems of a training run."""
   train = config.train
   if train.source is None:
     yield "train.source is not set: give it the training rows, as in sources.Jsonl('train.jsonl')."
-  if units.parse(train.total, "train.total")[0] == 0:
+  number, unit = schema.parse_duration(train.total, "train.total")
+  if number == 0:
     yield "train.total is not set: say how long to train, as in '15 epochs' or '2000 steps'."
-  elif units.parse(train.total, "train.total")[1] == "%":
+  elif unit == "%":
     yield f"train.total={train.total!r} is a share of itself; write epochs, steps or examples."
   if not config.optim.lr:
     yield "optim.lr is 0: nothing would be learned."
@@ -156,15 +139,11 @@ def _training(config: ml_collections.ConfigDict) -> Iterator[str]:
     section, _, name = path.rpartition(".")
     if isinstance(config[section][name], str):  # `load` imports what may be imported.
       yield f"{path}={config[section][name]!r} {specs.CODE_REFUSED}"
-  drawing = [
-    type(op).__name__
-    for op in train.pp
-    if isinstance(op, protocols.CanDrawImage) and op.draws_image
-  ]
+  drawing = [op for op in train.pp if isinstance(op, protocols.CanDrawImage) and op.draws_image]
   if train.cache_image_features and drawing:
     yield (
-      f"train.cache_image_features={train.cache_image_features!r}: {drawing[0]} makes"
-      " another image of a row every epoch, so nothing could be reused. Leave one of them out."
+      f"train.cache_image_features={train.cache_image_features!r}: {type(drawing[0]).__name__}"
+      " makes another image of a row every epoch, so nothing could be reused. Leave one out."
     )
   if train.source is not None:
     wanted = dict.fromkeys(_EVAL_COLUMNS["train"], "training")
@@ -174,18 +153,18 @@ def _training(config: ml_collections.ConfigDict) -> Iterator[str]:
 
 def _best(config: ml_collections.ConfigDict) -> Iterator[str]:
   best = config.ckpt.best
-  evaluators = [e for e in config.evals if isinstance(e, protocols.Evaluator)]
-  evaluators = [e for e in evaluators if isinstance(e.name, str)]  # `evaluators` reports others.
-  names = [e.name for e in evaluators]
-  if best and not any(best.startswith(f"{name}/") and best != f"{name}/" for name in names):
-    known = (
-      errors.did_you_mean(best.rpartition("/")[0], names) if config.evals else " evals is empty."
-    )
-    yield f"ckpt.best={best!r} is no metric '<evaluator>/<metric>' of evals.{known}"
+  known = [e for e in config.evals if isinstance(e, protocols.Evaluator)]
+  known = [e for e in known if isinstance(e.name, str)]  # `evaluators` reports others.
+  found = [e for e in known if best.startswith(f"{e.name}/") and best != f"{e.name}/"]
+  if best and not found:
+    hint = errors.did_you_mean(best.rpartition("/")[0], [e.name for e in known])
+    hint = hint if config.evals else " evals is empty."
+    yield f"ckpt.best={best!r} is no metric '<evaluator>/<metric>' of evals.{hint}"
   elif best:
-    of = next(e for e in evaluators if best.startswith(f"{e.name}/"))
-    if units.parse(of.every, f"evaluator {of.name!r}: every")[0] == 0:
-      yield f"ckpt.best={best!r}: evaluator {of.name!r} never runs during training; set its every."
+    name = found[0].name
+    number, _ = schema.parse_duration(found[0].every, f"evaluator {name!r}: every")
+    if number == 0:
+      yield f"ckpt.best={best!r}: evaluator {name!r} never runs during training; set its every."
 
 
 _EVAL_COLUMNS = {"train": ("image", "prefix", "suffix"), "decode": ("image", "prefix")}
@@ -221,8 +200,7 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
       yield f"{what}: overflow must be one of {legal}, not {evaluator.overflow!r}."
     if not isinstance(evaluator.sampler, str):
       yield f"{what}: sampler must be a text such as 'greedy', not {evaluator.sampler!r}."
-    for problem in sampling_options.problems(evaluator):
-      yield f"{what}: {problem}"
+    yield from (f"{what}: {problem}" for problem in sampling_options.problems(evaluator))
     if not isinstance(evaluator.constraint, (type(None), *answer_forms.CONSTRAINTS.values())):
       legal = ", ".join(f"constraints.{name}" for name in answer_forms.CONSTRAINTS)
       yield f"{what}: constraint must be None or one of {legal}, not {evaluator.constraint!r}."
@@ -240,11 +218,7 @@ def evaluators(config: ml_collections.ConfigDict) -> Iterator[str]:
 def _flow(
   what: str, res: int, source: Any, ops: tuple[Any, ...], wanted: Mapping[str, str]
 ) -> Iterator[str]:
-  """Problems of columns, followed from the source through the ops to their readers.
-
-  Args:
-    wanted: {column: what reads it at the end}.
-  """
+  """Problems of columns, from the source through the ops to the readers, the values of `wanted`."""
   if not isinstance(source, protocols.Source):
     yield f"{what}: its source {source!r} is no source of paligemma_jax.sources."
     return
@@ -285,7 +259,9 @@ AXES = ("data", "fsdp", "tensor")
 
 def check(form: str, path: str, value: Any) -> None:
   """Raises a ConfigError that names `path` when a value is not of a `schema.Key.form`."""
-  _FORMS[form](path, value)
+  expected, is_legal = _FORMS[form]
+  if not is_legal(value, path):
+    raise errors.ConfigError(f"{path} must be {expected}, not {value!r}.")
 
 
 def _form_problems(form: str, path: str, value: Any) -> list[str]:
@@ -296,98 +272,75 @@ def _form_problems(form: str, path: str, value: Any) -> list[str]:
   return []
 
 
-def _check(legal: bool, path: str, value: Any, expected: str) -> None:
-  if not legal:
-    raise errors.ConfigError(f"{path} must be {expected}, not {value!r}.")
+def _each(value: Any, is_legal: Callable[[Any], bool]) -> bool:
+  return isinstance(value, tuple) and all(map(is_legal, value))
 
 
-def _is_number(value: Any) -> bool:
-  return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+def _is_pair(value: Any) -> bool:
+  return isinstance(value, tuple) and len(value) == 2
 
 
-def _check_duration(path: str, value: Any) -> None:
-  number, unit = units.parse(value, path)
-  _check(unit != "%" or number <= 100, path, value, "at most '100%'")
+def _are_axes(value: Any, path: str) -> bool:
+  if not _each(value, _is_pair):
+    return False
+  for name, _ in value:
+    errors.pick(dict.fromkeys(AXES), name, f"axis of {path}")
+  sizes = [size for _, size in value]
+  legal = all(type(size) is int and (size > 0 or size == -1) for size in sizes)
+  return legal and sizes.count(-1) <= 1 and len(dict(value)) == len(value)
 
 
-def _check_regexes(path: str, value: Any) -> None:
-  _check(isinstance(value, tuple), path, value, "a tuple of regexes, as in ('img/.*',)")
-  for pattern in value:
-    trees.compile_regex(pattern, path)
+def _are_lengths(value: Any, _: str) -> bool:
+  return _each(value, lambda v: type(v) is int and v >= 2) and list(value) == sorted(set(value))
 
 
-def _check_rules(path: str, value: Any) -> None:
-  expected = "a tuple of pairs (regex, number), as in (('img/.*', 0.1),)"
-  _check(isinstance(value, tuple), path, value, expected)
-  for pair in value:
-    _check(isinstance(pair, tuple) and len(pair) == 2, path, value, expected)
-    _check(_is_number(pair[1]) and pair[1] >= 0, path, value, f"{expected}, the number at least 0")
-    trees.compile_regex(pair[0], path)
+def _are_regexes(value: Any, path: str) -> bool:
+  return _each(value, lambda v: bool(trees.compile_regex(v, path)))
 
 
-def _check_axes(path: str, value: Any) -> None:
-  expected = "a tuple of pairs (axis, size), as in (('data', 2), ('fsdp', -1))"
-  _check(isinstance(value, tuple), path, value, expected)
-  for pair in value:
-    _check(isinstance(pair, tuple) and len(pair) == 2, path, value, expected)
-    name, size = pair
-    if name not in AXES:
-      raise errors.ConfigError(f"{path}: unknown axis {name!r}.{errors.did_you_mean(name, AXES)}")
-    _check(type(size) is int and (size > 0 or size == -1), path, value, f"{expected}, no size 0")
-  names = [name for name, _ in value]
-  _check(len(set(names)) == len(names), path, value, f"{expected}, each axis once")
-  open_sizes = [size for _, size in value if size == -1]
-  _check(len(open_sizes) <= 1, path, value, f"{expected}, one size at most -1")
+def _are_rules(value: Any, path: str) -> bool:
+  def is_rule(v: Any) -> bool:
+    is_number = _is_pair(v) and isinstance(v[1], (int, float)) and not isinstance(v[1], bool)
+    return is_number and 0 <= v[1] < math.inf
+
+  return _each(value, is_rule) and _are_regexes(tuple(pattern for pattern, _ in value), path)
 
 
-def _check_lengths(path: str, value: Any) -> None:
-  expected = "a tuple of rising text lengths, as in (32, 64)"
-  _check(isinstance(value, tuple), path, value, expected)
-  _check(all(type(v) is int and v >= 2 for v in value), path, value, f"{expected}, each at least 2")
-  _check(list(value) == sorted(set(value)), path, value, expected)
-
-
-def _check_spec(path: str, value: Any) -> None:
-  expected = "a spec, such as sources.Jsonl('train.jsonl')"
-  _check(value is None or specs.is_spec(value), path, value, expected)
-
-
-def _check_specs(path: str, value: Any) -> None:
-  _check(isinstance(value, tuple), path, value, "a tuple of specs; one spec needs a comma: (x,)")
-  for i, item in enumerate(value):
+def _are_specs(value: Any, path: str) -> bool:
+  for i, item in enumerate(value if isinstance(value, tuple) else ()):
     hint = "; it is a class, write it with brackets" if isinstance(item, type) else ""
-    _check(specs.is_spec(item), f"{path}[{i}]", item, f"a spec{hint}")
+    if not specs.is_spec(item):
+      raise errors.ConfigError(f"{path}[{i}] must be a spec{hint}, not {item!r}.")
+  return isinstance(value, tuple)
 
 
-def _check_code(path: str, value: Any) -> None:
-  if value is None or specs.function_path(value) or (specs.is_spec(value) and callable(value)):
-    return
+def _is_code(value: Any, _: str) -> bool:
   if isinstance(value, str):
     module, _, name = value.partition(":")
-    named = all(part.isidentifier() for part in (*module.split("."), name))
-    _check(named, path, value, "a text 'my_package.module:function'")
-    return
-  hint = " at the top level of a module, so that a saved configuration can name it"
-  _check(False, path, value, f"a function{hint if callable(value) else ''}, or 'module:function'")
+    return all(part.isidentifier() for part in (*module.split("."), name))
+  is_called = specs.is_spec(value) and callable(value)
+  return value is None or is_called or bool(specs.function_path(value))
 
 
-def _check_free(path: str, value: Any) -> None:
-  _check(
-    isinstance(value, Mapping | ml_collections.ConfigDict),
-    path,
-    value,
-    "a dict, as in {'llm': {'depth': 2}}",
-  )
+def _is_duration(value: Any, path: str) -> bool:
+  number, unit = schema.parse_duration(value, path)
+  return unit != "%" or number <= 100
 
 
-_FORMS: Mapping[str, Callable[[str, Any], None]] = {
-  "axes": _check_axes,
-  "code": _check_code,
-  "duration": _check_duration,
-  "free": _check_free,
-  "lengths": _check_lengths,
-  "regex": _check_regexes,
-  "rules": _check_rules,
-  "spec": _check_spec,
-  "specs": _check_specs,
-}
+# {form: (what a value must be, whether it is)}; some raise a ConfigError that names the wrong part.
+_FORMS: Mapping[str, tuple[str, Callable[[Any, str], bool]]] = {
+    "axes": ("a tuple of pairs (axis, size), as in (('data', 2), ('fsdp', -1)), each axis once, no"
+        " size 0, one size at most -1", _are_axes),
+    "code": ("a function at the top level of a module (so that a saved configuration can name it),"
+        " or its name 'my_package.module:function'", _is_code),
+    "duration": ("at most '100%'", _is_duration),
+    "free": ("a dict, as in {'llm': {'depth': 2}}",
+        lambda value, _: isinstance(value, Mapping | ml_collections.ConfigDict)),
+    "lengths": ("a tuple of rising text lengths, each at least 2, as in (32, 64)", _are_lengths),
+    "regex": ("a tuple of regexes, as in ('img/.*',)", _are_regexes),
+    "rules": ("a tuple of pairs (regex, number), as in (('img/.*', 0.1),), the number at least 0",
+        _are_rules),
+    "spec": ("a spec, such as sources.Jsonl('train.jsonl')",
+        lambda value, _: value is None or specs.is_spec(value)),
+    "specs": ("a tuple of specs; one spec needs a comma: (x,)", _are_specs),
+}  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 import ml_collections
 
-from paligemma_jax.core import units
+from paligemma_jax.config import schema
 
 # What a run spends its time on; every second counts to exactly one of these.
 PARTS = ("step", "compile", "data", "eval", "save")
@@ -192,7 +192,7 @@ class Calendar:
     self._total = total
 
     def steps(duration: str, what: str) -> int:
-      return units.to_steps(
+      return schema.to_steps(
         duration,
         what,
         batch_size=config.train.batch_size,

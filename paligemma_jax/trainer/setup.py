@@ -19,9 +19,9 @@ from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import load
 from paligemma_jax.checkpoint import opening
 from paligemma_jax.checkpoint import reader
+from paligemma_jax.config import schema
 from paligemma_jax.core import errors
 from paligemma_jax.core import trees
-from paligemma_jax.core import units
 from paligemma_jax.data import examples
 from paligemma_jax.data import loader
 from paligemma_jax.data import tokenizer as tokenizers
@@ -332,7 +332,7 @@ def num_params(setup: Setup) -> int:
 
 def total_steps(config: ml_collections.ConfigDict, num_rows: int) -> int:
   """The run's length in steps."""
-  return units.to_steps(
+  return schema.to_steps(
     config.train.total,
     "train.total",
     batch_size=config.train.batch_size,

@@ -11,9 +11,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from paligemma_jax.config import schema
 from paligemma_jax.core import errors
 from paligemma_jax.core import trees
-from paligemma_jax.core import units
 from paligemma_jax.models import paligemma
 from paligemma_jax.training import adam8bit
 from paligemma_jax.training import user_functions
@@ -194,8 +194,8 @@ def make_schedule(
   if optim.custom_schedule is not None:
     own = user_functions.schedule(optim.custom_schedule, total)
   sizes = dict(batch_size=batch_size, num_examples=num_examples, total_steps=total)
-  warmup = units.to_steps(optim.warmup, "optim.warmup", **sizes)
-  cooldown = units.to_steps(optim.cooldown, "optim.cooldown", **sizes)
+  warmup = schema.to_steps(optim.warmup, "optim.warmup", **sizes)
+  cooldown = schema.to_steps(optim.cooldown, "optim.cooldown", **sizes)
   # A run of one step (a smoke test) keeps its one step of warm-up.
   if warmup + cooldown > total or (warmup == total and total > 1):
     raise errors.ConfigError(

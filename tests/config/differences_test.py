@@ -62,6 +62,27 @@ def test_another_class_is_one_difference_and_the_users_module_is_none():
   assert "Others(" in one.text
 
 
+@pytest.mark.parametrize("field, default", [("outside", "error"), ("shuffle", False)])
+def test_a_field_that_an_older_version_lacked_counts_as_its_default(field, default):
+  now = specs.to_json((pp.Decode(), pp.Boxes(bins=1023)))
+  assert now[1][field] == default
+  before = [now[0], {name: value for name, value in now[1].items() if name != field}]
+  assert load.between(before, now, "ops") == load.between(now, before, "ops") == []
+  changed = [now[0], {**now[1], field: "other"}]
+  (one,) = load.between(before, changed, "ops")
+  assert one.text == f"ops[1].{field}: {default!r} -> 'other'"
+  # Beside a change that moves the ops, too.
+  (added,) = load.between(before, [specs.to_json(pp.Lower()), *now], "ops")
+  assert added.text.startswith("ops[0]: Lower(")
+
+
+def test_the_file_in_which_a_spec_of_ours_stands_is_no_difference():
+  now = specs.to_json(pp.DrawBox())
+  assert load.between({**now, "__spec__": "paligemma_jax.pp.drawing:DrawBox"}, now, "x") == []
+  (one,) = load.between({**now, "__spec__": "paligemma_jax.pp.drawing:DrewBox"}, now, "x")
+  assert one.text.startswith("x: DrewBox(")
+
+
 def test_a_long_value_is_cut():
   (text,) = _texts("a" * 5000, "b")
   assert len(text) < 150

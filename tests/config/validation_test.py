@@ -101,7 +101,7 @@ def test_numbers_below_the_least_legal_one_are_refused(path):
     ("train.buckets", (64, 32), "train.buckets must be a tuple of rising text lengths"),
     ("train.buckets", (32, 128), "train.buckets=(32, 128) go beyond train.text_len=64"),
     ("mesh.shape", (("fsdp", 0),), "mesh.shape must be a tuple of pairs (axis, size)"),
-    ("mesh.shape", (("fspd", -1),), "mesh.shape: unknown axis 'fspd'. Did you mean 'fsdp'?"),
+    ("mesh.shape", (("fspd", -1),), "Unknown axis of mesh.shape 'fspd'. Did you mean 'fsdp'?"),
     ("mesh.shape", ("fsdp", -1), "mesh.shape must be a tuple of pairs"),
     ("mesh.shape", (("data", -1), ("fsdp", -1)), "one size at most -1"),
     ("mesh.shape", (("data", 1), ("data", 2)), "each axis once"),

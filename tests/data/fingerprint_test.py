@@ -38,6 +38,13 @@ def test_what_changed_is_named(rows, ops, settings, named, tokenizer):
   assert list(order.changes(before, now).values()) == [[named]]
 
 
+def test_the_ops_of_an_older_version_that_lacked_a_field_are_unchanged(tokenizer):
+  now = order.fingerprint(rows_and_ops.Rows(5), (pp.Boxes(bins=1024),), tokenizer)
+  before = {**now, "ops": now["ops"].replace('"outside": "error", ', "")}
+  assert before != now
+  assert order.changes(before, now) == {}
+
+
 @pytest.mark.parametrize("num", [1, 7, 8, 9, 100])
 def test_many_rows_have_few_digests_and_the_first_that_differs_is_among_them(num, monkeypatch):
   monkeypatch.setattr(order, "MAX_DIGESTS", 8)

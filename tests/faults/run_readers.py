@@ -232,7 +232,6 @@ def _read_answers(folder, changed):
     config = configs.load(str(path), ["seed=1"])
     configs.validate(config, training=True, variants=variants.VARIANTS)
     variants.of_run(config.model.to_dict(), config.lora.to_dict())
-    configs.fingerprint(config)
 
 
 READERS = {

@@ -155,8 +155,8 @@ def test_a_module_that_is_missing_is_one_sentence(config):
   [
     ("beside_own_training:squared", r"has no function 'squared'\. Did you mean 'squared_nll'"),
     ("beside_own_training:jax", "is a module; it must be a function of that module"),
-    ("squared_nll", "must be a text 'my_package.module:function', not 'squared_nll'"),
-    ("a b:c", "must be a text"),
+    ("squared_nll", "or its name 'my_package.module:function', not 'squared_nll'"),
+    ("a b:c", "must be a function"),
   ],
 )
 def test_a_name_of_nothing_is_one_sentence(config, value, message):
@@ -172,7 +172,7 @@ def _top_level(logits, targets):
   "changes, message",
   [
     ({"train.loss": lambda logits, targets: logits}, "a function at the top level of a module"),
-    ({"train.loss": 3}, "train.loss must be a function, or 'module:function', not 3"),
+    ({"train.loss": 3}, "train.loss must be a function at the top level of a module"),
     ({"train.loss": _top_level, "optim.label_smoothing": 0.1}, "smooth in train.loss"),
     ({"optim.custom": _top_level, "optim.name": "sgd"}, "takes the place of optim.name='sgd'"),
     ({"optim.custom": "some.module:make"}, "does not make code run"),

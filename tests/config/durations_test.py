@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from paligemma_jax.config import schema
 from paligemma_jax.core import errors
-from paligemma_jax.core import units
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from paligemma_jax.core import units
   ],
 )
 def test_durations_people_write(text, expected):
-  assert units.parse(text, "log.every") == expected
+  assert schema.parse_duration(text, "log.every") == expected
 
 
 @pytest.mark.parametrize(
@@ -49,13 +49,13 @@ def test_durations_people_write(text, expected):
 )
 def test_what_is_no_duration_is_refused_with_the_key_and_the_forms(text):
   with pytest.raises(errors.ConfigError, match=r"log\.every.*write '200 steps'"):
-    units.parse(text, "log.every")
+    schema.parse_duration(text, "log.every")
 
 
 @given(st.text(alphabet="0123456789.eE %-+stepochxaml\n", max_size=14))
 def test_any_text_is_a_duration_or_a_config_error_that_names_the_key(text):
   try:
-    number, unit = units.parse(text, "train.total")
+    number, unit = schema.parse_duration(text, "train.total")
   except errors.ConfigError as e:
     assert "train.total" in str(e)
     assert repr(text) in str(e)
@@ -66,9 +66,9 @@ def test_any_text_is_a_duration_or_a_config_error_that_names_the_key(text):
 
 @given(st.integers(1, 10**6), st.integers(1, 4096), st.integers(1, 10**6))
 def test_epochs_and_examples_are_at_most_half_a_step_off_but_never_none(n, batch_size, rows):
-  steps = units.to_steps(f"{n} examples", "k", batch_size=batch_size)
+  steps = schema.to_steps(f"{n} examples", "k", batch_size=batch_size)
   assert steps == 1 or abs(steps * batch_size - n) <= batch_size / 2
-  epochs = units.to_steps("2 epochs", "k", batch_size=batch_size, num_examples=rows)
+  epochs = schema.to_steps("2 epochs", "k", batch_size=batch_size, num_examples=rows)
   assert epochs == 1 or abs(epochs * batch_size - 2 * rows) <= batch_size / 2
 
 
@@ -86,17 +86,17 @@ def test_epochs_and_examples_are_at_most_half_a_step_off_but_never_none(n, batch
   ],
 )
 def test_lengths_of_published_runs_are_those_of_the_reference(text, batch_size, rows, expected):
-  assert units.to_steps(text, "k", batch_size=batch_size, num_examples=rows) == expected
+  assert schema.to_steps(text, "k", batch_size=batch_size, num_examples=rows) == expected
 
 
 def test_a_share_is_rounded_to_the_nearest_step_but_never_to_none():
-  assert units.to_steps("10%", "k", batch_size=1, total_steps=1004) == 100
-  assert units.to_steps("0.01%", "k", batch_size=1, total_steps=10) == 1
-  assert units.to_steps("end", "k", batch_size=1, total_steps=7) == 7
-  assert units.to_steps("0%", "k", batch_size=1, total_steps=7) == 0
+  assert schema.to_steps("10%", "k", batch_size=1, total_steps=1004) == 100
+  assert schema.to_steps("0.01%", "k", batch_size=1, total_steps=10) == 1
+  assert schema.to_steps("end", "k", batch_size=1, total_steps=7) == 7
+  assert schema.to_steps("0%", "k", batch_size=1, total_steps=7) == 0
 
 
 @pytest.mark.parametrize("text", ["10%", "1 epochs", "1.5 steps"])
 def test_a_unit_whose_base_is_unknown_is_a_config_error(text):
   with pytest.raises(errors.ConfigError, match=r"train\.total"):
-    units.to_steps(text, "train.total", batch_size=4)
+    schema.to_steps(text, "train.total", batch_size=4)

@@ -37,27 +37,18 @@ if TYPE_CHECKING:  # What `_PUBLIC` says, for those who read types.
 
 __version__ = "0.1.0"
 
-# name: (module, attribute), or (module, "") for the module itself. Imported when first asked for.
+# name: (module of ours, attribute), or (module, "") for itself. Imported when first asked for.
 # `train` is the module of the command, which can be called.
 _PUBLIC = {
-  "CheckpointError": ("paligemma_jax.core.errors", "CheckpointError"),
-  "ConfigError": ("paligemma_jax.core.errors", "ConfigError"),
-  "DataError": ("paligemma_jax.core.errors", "DataError"),
-  "PaliGemma": ("paligemma_jax.api", "PaliGemma"),
-  "PaligemmaError": ("paligemma_jax.core.errors", "PaligemmaError"),
-  "constraints": ("paligemma_jax.regions.answer_forms", ""),
-  "default_config": ("paligemma_jax.config.load", "default_config"),
-  "errors": ("paligemma_jax.core.errors", ""),
-  "evals": ("paligemma_jax.evals", ""),
-  "load": ("paligemma_jax.api", "load"),
-  "pp": ("paligemma_jax.pp", ""),
-  "pretrained": ("paligemma_jax.checkpoint.hub", "pretrained"),
-  "score": ("paligemma_jax.evals", "score"),
-  "sources": ("paligemma_jax.sources", ""),
-  "spec": ("paligemma_jax.core.spec", "spec"),
-  "sweepable": ("paligemma_jax.config.load", "sweepable"),
-  "train": ("paligemma_jax.train", ""),
-}
+    "CheckpointError": ("core.errors", "CheckpointError"),
+    "ConfigError": ("core.errors", "ConfigError"), "DataError": ("core.errors", "DataError"),
+    "PaliGemma": ("api", "PaliGemma"), "PaligemmaError": ("core.errors", "PaligemmaError"),
+    "constraints": ("regions.answer_forms", ""), "errors": ("core.errors", ""),
+    "default_config": ("config.load", "default_config"), "evals": ("evals", ""),
+    "load": ("api", "load"), "pp": ("pp", ""), "pretrained": ("checkpoint.hub", "pretrained"),
+    "score": ("evals", "score"), "sources": ("sources", ""), "spec": ("core.spec", "spec"),
+    "sweepable": ("config.load", "sweepable"), "train": ("train", ""),
+}  # fmt: skip
 
 __all__ = list(_PUBLIC)
 
@@ -66,7 +57,7 @@ def __getattr__(name: str) -> Any:
   if name not in _PUBLIC:
     raise AttributeError(f"module 'paligemma_jax' has no attribute {name!r}")
   module_name, attribute = _PUBLIC[name]
-  module = importlib.import_module(module_name)
+  module = importlib.import_module(f"paligemma_jax.{module_name}")
   value = getattr(module, attribute) if attribute else module
   globals()[name] = value
   return value

@@ -173,9 +173,13 @@ class PaliGemma:
         max_new_tokens, sampler, best_of, beam_size, tuple(banned), constraint, temperature, top_k,
         top_p, repetition_penalty, cast(Any, stop),
     )  # fmt: skip
-    run = self._program(how)
+    if how not in self._programs:
+      self._programs[how] = generate_lib.make_with_options(self.config, how, self.tokenizer)
     predictions: dict[int, Prediction] = {}
-    for alike in _alike(images):
+    groups: dict[tuple, list[int]] = {}  # Indices of images that can be in one batch.
+    for i, image in enumerate(images):
+      groups.setdefault(image_input.form(image), []).append(i)
+    for alike in groups.values():
       num_rows = min(batch_size, _bucket(len(alike), 1))
       for start in range(0, len(alike), num_rows):
         part = alike[start : start + num_rows]
@@ -185,45 +189,30 @@ class PaliGemma:
         batch["_row"] = np.resize(places[part], num_rows)
         smaller = functools.partial(_smaller, num_rows, max_new_tokens, max(best_of, beam_size))
         with devices.explained(smaller):
-          out = jax.device_get(run(self.params, batch, jax.random.key(seed)))
+          out = jax.device_get(self._programs[how](self.params, batch, jax.random.key(seed)))
         predictions |= {i: self._prediction(out, row, how.stop) for row, i in enumerate(part)}
     return [predictions[i] for i in range(len(ids))]
 
   def save(
     self, path: str | os.PathLike, format: str = "native", dtype: str | None = None
   ) -> pathlib.Path:
-    """Writes the weights to `path`, which appears only when they are complete.
+    """Writes the weights to `path`, which appears only when they are complete; returns it.
 
     Args:
       format: "native", a directory with sizes and tokenizer; "npz", the published format (with a
         small file beside it for sizes that it cannot hold); or "hf", a directory for transformers,
         with processor, tokenizer and a model card.
       dtype: "float32", "bfloat16" or "float16"; None keeps the present one.
-
-    Returns:
-      `path`.
     """
+    errors.pick(dict.fromkeys(("hf", "native", "npz")), format, "format")
     sizes = opening.sizes_of(self.config)
-
-    def hf() -> pathlib.Path:
-      token, files = hf_export.make(sizes, self.tokenizer, self._source)
-      return hf_export.save_hf(
-        path, self.params, sizes, dtype=dtype, image_token=token, files=files
-      )
-
-    def native() -> pathlib.Path:
+    if format == "npz":
+      return npz_export.save_npz(path, self.params, dtype=dtype, sizes=sizes)
+    if format == "native":
       content = self.tokenizer.model_bytes if self.tokenizer else b""
       return weights_dir.save_native(path, self.params, sizes, tokenizer=content, dtype=dtype)
-
-    def npz() -> pathlib.Path:
-      return npz_export.save_npz(path, self.params, dtype=dtype, sizes=sizes)
-
-    return errors.pick({"hf": hf, "native": native, "npz": npz}, format, "format")()
-
-  def _program(self, how: generate_lib.Options) -> Callable:
-    if how not in self._programs:
-      self._programs[how] = generate_lib.make_with_options(self.config, how, self.tokenizer)
-    return self._programs[how]
+    token, files = hf_export.make(sizes, self.tokenizer, self._source)
+    return hf_export.save_hf(path, self.params, sizes, dtype=dtype, image_token=token, files=files)
 
   def _warn_of_markers(self, prompts: Sequence[str | Sequence[int]]) -> None:
     """Warns once of prompts with texts that other programs take for markers."""
@@ -254,12 +243,7 @@ class PaliGemma:
       )
 
   def _batch(
-    self,
-    images: Sequence[Any],
-    prompts: list[list[int]],
-    num_rows: int,
-    text_len: int,
-    exif: bool | str,
+    self, images: list[Any], prompts: list[list[int]], num_rows: int, text_len: int, exif: Any
   ) -> dict[str, np.ndarray]:
     rows: Any = [  # No prompt is dropped with overflow="error".
       text_encoding.lay_out_prompt(ids, [], text_len=text_len, overflow="error") for ids in prompts
@@ -323,7 +307,9 @@ def load(
       found = tokenizer_lib.Tokenizer(os.fspath(found))
     return PaliGemma(config, params, found, weights)
 
-  with devices.explained(lambda: _to_load_in_less(dtype, mesh)):
+  remedies = ["dtype=bfloat16"] if dtype != "bfloat16" else []
+  remedies.append("a device with more memory" if mesh else "a mesh of several devices")
+  with devices.explained(lambda: remedies):
     return opening.read_steadily(path, read)
 
 
@@ -335,20 +321,6 @@ def _paired(images: Any, prompts: Any) -> tuple[Sequence[Any], Sequence[Any]]:
   if one_image:
     images = [images] * len(prompts)
   return images, prompts
-
-
-def _alike(images: Sequence[Any]) -> list[list[int]]:
-  """Indices of images that can be in one batch: as many per prompt, in the same form."""
-  groups: dict[tuple, list[int]] = {}
-  for i, image in enumerate(images):
-    groups.setdefault(image_input.form(image), []).append(i)
-  return list(groups.values())
-
-
-def _to_load_in_less(dtype: str, mesh: jax.sharding.Mesh | None) -> list[str]:
-  """Remedies when the parameters do not fit."""
-  narrow = ["dtype=bfloat16"] if dtype != "bfloat16" else []
-  return [*narrow, "a device with more memory" if mesh else "a mesh of several devices"]
 
 
 def _smaller(num_rows: int, max_new_tokens: int, num_answers: int) -> list[str]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shlex
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from paligemma_jax import cli
 from paligemma_jax.config import command_line
@@ -21,12 +22,8 @@ _FLAG = "--config.KEY"  # Stands for the flags of all keys.
 
 
 def parser() -> argparse.ArgumentParser:
-  found = argparse.ArgumentParser(
-    prog=command_line.called("completion"),
-    description="Prints a script that lets a shell complete commands, flags, keys and pages.",
-    epilog=_HOW,
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-  )
+  what = "Prints a script that lets a shell complete commands, flags, keys and pages."
+  found = command_line.plain_parser("completion", what, _HOW)
   found.add_argument("shell", choices=tuple(SHELLS))
   return found
 
@@ -73,7 +70,9 @@ complete -o default -F _paligemma_jax {command_line.SCRIPT}"""
 
 
 def _zsh(found: Mapping[str, Sequence[str]]) -> str:
-  commands = "\n".join(f"    {_quoted(f'{name}:{text}')}" for name, text in cli.COMMANDS.items())
+  commands = "\n".join(
+    f"    {shlex.quote(f'{name}:{text}')}" for name, text in cli.COMMANDS.items()
+  )
   cases = "\n".join(
     f"    {name}) compadd -- {' '.join(w for w in its if w[-1] != '=')}\n"
     f"      compadd -S '' -- {' '.join(w for w in its if w[-1] == '=')} ;;"
@@ -102,30 +101,20 @@ compdef _paligemma_jax {command_line.SCRIPT}"""
 
 def _fish(found: Mapping[str, Sequence[str]]) -> str:
   to = f"complete -c {command_line.SCRIPT}"
+  pages = shlex.quote(" ".join(config_file.page_names()))
   lines = [
-    f"{to} -f -n __fish_use_subcommand -a {name} -d {_quoted(text)}"
+    f"{to} -f -n __fish_use_subcommand -a {name} -d {shlex.quote(text)}"
     for name, text in cli.COMMANDS.items()
   ]
   for name, its in found.items():
-    of = f"{to} -n '__fish_seen_subcommand_from {name}'"
     for word in its:
-      given = f"-l {word[2:]} -r" if word in ("--config", "--page") else f"-a {_quoted(word)}"
-      given += (
-        f" -a {_quoted(' '.join(config_file.page_names()))}" if given.startswith("-l") else ""
-      )
-      lines.append(f"{of} {given}")
+      takes_page = word in ("--config", "--page")
+      given = f"-l {word[2:]} -r -a {pages}" if takes_page else f"-a {shlex.quote(word)}"
+      lines.append(f"{to} -n '__fish_seen_subcommand_from {name}' {given}")
   return "\n".join(lines)
 
 
-def _quoted(text: str) -> str:
-  return "'" + text.replace("'", "'\\''") + "'"
-
-
-SHELLS: dict[str, Callable[[Mapping[str, Sequence[str]]], str]] = {
-  "bash": _bash,
-  "zsh": _zsh,
-  "fish": _fish,
-}
+SHELLS = {"bash": _bash, "zsh": _zsh, "fish": _fish}
 
 
 if __name__ == "__main__":

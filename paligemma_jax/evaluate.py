@@ -14,6 +14,12 @@ from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
 from paligemma_jax.core import protocols
 
+_CKPT = (
+  "weights to evaluate: a run, one of its checkpoints/<step>, an npz, a Hugging Face directory or a"
+  " published name (default: those of --workdir, else the configuration's init)"
+)
+_OUT = "the folder of evaluators' files (default: WORKDIR/predictions, if it is writable)"
+
 
 def parser() -> command_line.Parser:
   found = command_line.Parser(
@@ -22,19 +28,8 @@ def parser() -> command_line.Parser:
     " on stdout. Evaluators write files to WORKDIR/predictions/, or to --out.",
     f"{command_line.called('evaluate')} --workdir runs/demo --config.evals.0.limit=100",
   )
-  found.add_argument(
-    "--ckpt",
-    metavar="PATH",
-    default="",
-    help="weights to evaluate: a run, one of its checkpoints/<step>, an npz, a Hugging Face"
-    " directory or a published name (default: those of --workdir, else the configuration's init)",
-  )
-  found.add_argument(
-    "--out",
-    metavar="DIR",
-    default="",
-    help="the folder of evaluators' files (default: WORKDIR/predictions, if it is writable)",
-  )
+  found.add_argument("--ckpt", metavar="PATH", default="", help=_CKPT)
+  found.add_argument("--out", metavar="DIR", default="", help=_OUT)
   return found
 
 
@@ -43,12 +38,12 @@ def main(argv: Sequence[str]) -> None:
   args = parser().parse(argv)
   if not args.config and not args.workdir:
     parser().error("Give --config, or --workdir of a run whose configuration is then used.")
-  saved = os.path.join(args.workdir, "config.json") if args.workdir else ""
 
   from paligemma_jax.config import load as configs
   from paligemma_jax.models import variants
 
-  config = configs.load(args.config or saved, args.overrides, allow_code=args.allow_code)
+  file = args.config or os.path.join(args.workdir, "config.json")
+  config = configs.load(file, args.overrides, allow_code=args.allow_code)
   configs.validate(config, training=False, variants=variants.VARIANTS)
   if not config.evals:
     raise errors.ConfigError("The configuration has no evaluators: `evals` is empty.")
@@ -72,9 +67,8 @@ def _folder_of_files(evaluators: Sequence[Any], workdir: str, out: str) -> pathl
   from paligemma_jax.trainer import workdir as workdirs
 
   if out:
-    folder = pathlib.Path(out).absolute()
-    workdirs.make_writable(folder, "folder", "--out")
-    return folder
+    workdirs.make_writable(pathlib.Path(out).absolute(), "folder", "--out")
+    return pathlib.Path(out).absolute()
   if not workdir or not any(isinstance(e, protocols.CanWriteFiles) for e in evaluators):
     return None
   folder = workdirs.Workdir(pathlib.Path(workdir).absolute()).predictions
@@ -100,8 +94,7 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
   from paligemma_jax.trainer import setup as setups
   from paligemma_jax.training import sharding
 
-  if not ckpt:
-    ckpt = run if run and opening.is_run(run) else config.init
+  ckpt = ckpt or (run if run and opening.is_run(run) else config.init)
   if not ckpt:
     raise errors.ConfigError(
       f"There are no weights to evaluate: {run or 'the configuration'} has no saved state and"

@@ -17,26 +17,19 @@ _TEMPLATE = "forkme"
 
 
 def parser() -> argparse.ArgumentParser:
-  found = argparse.ArgumentParser(
-    prog=command_line.called("new"),
-    description="Copies the template, or another page, to a new file. No file is overwritten.",
-    allow_abbrev=False,
-  )
+  what = "Copies the template, or another page, to a new file. No file is overwritten."
+  found = command_line.plain_parser("new", what)
   found.add_argument("file", metavar="FILE.py", type=pathlib.Path, help="the new file")
-  found.add_argument(
-    "--page", default=_TEMPLATE, help="the page to copy, as 'okvqa' (default: the template)"
-  )
+  page = "the page to copy, as 'okvqa' (default: the template)"
+  found.add_argument("--page", default=_TEMPLATE, help=page)
   return found
 
 
 def main(argv: Sequence[str]) -> None:
-  """Writes the copy and prints the command that runs it.
-
-  Raises:
-    ConfigError: the file exists, its folder does not, it is no .py, or there is no such page.
-  """
+  """Writes the copy and prints the command that runs it."""
   args = parser().parse_args(argv)
-  page = errors.pick({name: name for name in config_file.page_names()}, args.page, "page")
+  page = args.page
+  errors.pick(dict.fromkeys(config_file.page_names()), page, "page")
   if args.file.suffix != ".py":
     raise errors.ConfigError(f"A page is a Python file; name it {str(args.file) + '.py'!r}.")
   text = (config_file.pages_folder() / f"{page}.py").read_text(encoding="utf-8")

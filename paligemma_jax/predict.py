@@ -47,19 +47,11 @@ def main(argv: Sequence[str]) -> None:
   from paligemma_jax import sources
   from paligemma_jax.trainer import predicting
 
-  rows = None
-  if args.rows:
-    rows = sources.Jsonl(args.rows, images=args.image_folder).open()
+  rows = sources.Jsonl(args.rows, images=args.image_folder).open() if args.rows else None
   decoding = {name: getattr(args, name) for name in _DECODING}
   decoding |= {"banned": args.ban, "exif": _EXIF[args.exif]}
-  settings = {
-    "ckpt": args.ckpt,
-    "prompt": args.prompt,
-    "res": args.res,
-    "dtype": args.dtype,
-    **decoding,
-    "rows": args.images if rows is None else rows.fingerprint(),
-  }
+  settings = {name: getattr(args, name) for name in ("ckpt", "prompt", "res", "dtype")} | decoding
+  settings["rows"] = args.images if rows is None else rows.fingerprint()
   with predicting.opened(pathlib.Path(args.out), settings) as answers:
     _answer(args, rows, answers, decoding)
 
@@ -97,13 +89,8 @@ def _answer(
 
 
 def parser() -> argparse.ArgumentParser:
-  found = argparse.ArgumentParser(
-    prog=command_line.called("predict"),
-    description=_DESCRIPTION,
-    epilog=_EXAMPLES.format(command_line.called("predict")),
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
+  examples = _EXAMPLES.format(command_line.called("predict"))
+  found = command_line.plain_parser("predict", _DESCRIPTION, examples)
   add = found.add_argument
   add("images", nargs="*", metavar="IMAGE", help="image files")
   add("--ckpt", required=True, help="a run, weights, a Hugging Face directory, a published name")

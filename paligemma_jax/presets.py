@@ -19,10 +19,8 @@ ConfigDict: TypeAlias = Any  # Of ml_collections, which has no types.
 def apply(c: ConfigDict, tune: str) -> None:
   """Applies the presets of `tune`: first the one of an optimizer, then the others in order.
 
-  Call it after setting the task's lr and wd, which only `sgd_attention` changes.
-
-  Raises:
-    ConfigError: an unknown name, or two presets of an optimizer.
+  Call it after setting the task's lr and wd, which only `sgd_attention` changes. A ConfigError for
+  an unknown name, and for two presets of an optimizer.
   """
   names = tune.split("+")
   fns = [errors.pick(TUNES, name, "preset") for name in names]
@@ -40,24 +38,10 @@ def apply(c: ConfigDict, tune: str) -> None:
 def full_adam(c: ConfigDict) -> None:
   """Trains all parameters with Adam, as the paper's transfers do; lr and wd are the task's."""
   c.optim.update(
-    name="adam",
-    b1=0.9,
-    b2=0.999,
-    eps=1e-8,
-    mu_dtype="float32",
-    momentum=0.0,
-    grad_clip_norm=1.0,
-    rms_clip=0.0,
-    wd_names=(".*/kernel",),
-    schedule="cosine",
-    schedule_start=0,
-    schedule_end=0.0,
-    warmup="5%",
-    cooldown="",
-    freeze=(),
-    train_only=(),
-    lr_mults=(),
-  )
+      name="adam", b1=0.9, b2=0.999, eps=1e-8, mu_dtype="float32", momentum=0.0, grad_clip_norm=1.0,
+      rms_clip=0.0, wd_names=(".*/kernel",), schedule="cosine", schedule_start=0, schedule_end=0.0,
+      warmup="5%", cooldown="", freeze=(), train_only=(), lr_mults=(),
+  )  # fmt: skip
 
 
 def sgd_attention(c: ConfigDict) -> None:
@@ -67,21 +51,10 @@ def sgd_attention(c: ConfigDict) -> None:
   is at step 1 of a schedule that is one step longer than the run, so that no update has lr 0.
   """
   c.optim.update(
-    name="sgd",
-    lr=0.03,
-    momentum=0.0,
-    wd=0.0,
-    grad_clip_norm=0.0,
-    rms_clip=0.0,
-    schedule="cosine",
-    schedule_start=1,
-    schedule_end=0.0,
-    warmup="10%",
-    cooldown="",
-    freeze=(),
-    train_only=("llm/layers/attn/.*",),
-    lr_mults=(),
-  )
+      name="sgd", lr=0.03, momentum=0.0, wd=0.0, grad_clip_norm=0.0, rms_clip=0.0,
+      schedule="cosine", schedule_start=1, schedule_end=0.0, warmup="10%", cooldown="", freeze=(),
+      train_only=("llm/layers/attn/.*",), lr_mults=(),
+  )  # fmt: skip
 
 
 def adam8bit(c: ConfigDict) -> None:
@@ -165,21 +138,12 @@ _ADAPTERS = ".*lora_.*"
 OPTIMIZERS = ("full_adam", "sgd_attention", "adam8bit", "adafactor")
 
 TUNES: dict[str, Callable[[ConfigDict], None]] = {
-  "full_adam": full_adam,
-  "sgd_attention": sgd_attention,
-  "adam8bit": adam8bit,
-  "adafactor": adafactor,
-  "ema": ema,
-  "lora": lora,
-  "lora_img": lora_img,
-  "dora": dora,
-  "qlora": qlora,
-  "qlora_int8": qlora_int8,
-  "qlora_int4": qlora_int4,
-  "freeze_vit": freeze_vit,
-  "freeze_llm": freeze_llm,
-  "connector": connector,
-}
+  preset.__name__: preset
+  for preset in (
+      full_adam, sgd_attention, adam8bit, adafactor, ema, lora, lora_img, dora, qlora, qlora_int8,
+      qlora_int4, freeze_vit, freeze_llm, connector,
+  )
+}  # fmt: skip
 
 
 MESHES: dict[str, tuple[tuple[str, int], ...]] = {

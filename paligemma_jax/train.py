@@ -6,12 +6,13 @@ an import of the module of that name.
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 import sys
 import threading
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from paligemma_jax import cli
@@ -22,9 +23,11 @@ from paligemma_jax.core import process
 if TYPE_CHECKING:
   import ml_collections
 
-  from paligemma_jax.multihost import hosts
-
-# Remedies against too little memory for a configuration without a command line.
+_ALLOW_DATA_CHANGE = (
+  "resume although the training rows or the row ops have changed; metrics.jsonl counts the changes"
+)
+_RESUME_STEP = "go back to the saved step N; later outputs are set aside in the workdir"
+# Remedies for a configuration without a command line.
 _REMEDIES = (
   "model.remat='full'",
   "a larger train.grad_accum_steps",
@@ -62,23 +65,37 @@ def train(
     PaligemmaError: the error with the exit code that the command would have; Interrupted when a
       signal stopped the run and its state is saved.
   """
+  # Heavy modules only in here, so that --help and a misspelled flag are fast.
   from paligemma_jax.config import load as configs
 
   file = os.fspath(config) if isinstance(config, str | os.PathLike) else ""
+  flags: dict[str, Any] = {"allow_data_change": allow_data_change, "resume_step": resume_step}
   try:
     if file:
       found = configs.load(file, overrides, allow_code=allow_code)
     else:
       found = configs.overridden(config, overrides, allow_code=allow_code)
-    _train(
-      found,
-      workdir,
-      lambda: _remedies(file, overrides, allow_code) if file else list(_REMEDIES),
-      hosts_join_secs=hosts_join_secs,
-      hosts_stall_secs=hosts_stall_secs,
-      allow_data_change=allow_data_change,
-      resume_step=resume_step,
-    )
+
+    from paligemma_jax.models import variants
+
+    configs.validate(found, training=True, variants=variants.VARIANTS)
+
+    from paligemma_jax.multihost import agreement
+    from paligemma_jax.multihost import hosts
+    from paligemma_jax.trainer import devices
+
+    team = devices.start(join_secs=hosts_join_secs, stall_secs=hosts_stall_secs)
+    if team is not None and threading.current_thread() is threading.main_thread():
+      # A signal before the first step ends all hosts.
+      process.listen_for_signals(lambda text: team.fail(errors.Interrupted(text)))
+
+    from paligemma_jax.trainer import loop
+
+    remedies = functools.partial(_remedies, file, overrides, allow_code)
+    with hosts.ending_together(team), devices.explained(remedies):
+      agreement.check(team, "code", agreement.of_code())
+      agreement.check(team, "configuration", agreement.of_config(found) | flags)
+      loop.train(found, workdir, team=team, **flags)
   except errors.PaligemmaError:
     raise
   except Exception as e:
@@ -96,19 +113,9 @@ def parser() -> command_line.Parser:
     f"{command_line.called('train')} --config transfers/demo.py --workdir runs/demo"
     " --config.optim.lr=3e-4",
   )
-  found.add_argument(
-    "--allow_data_change",
-    action="store_true",
-    help="resume although the training rows or the row ops have changed; metrics.jsonl counts the"
-    " changes",
-  )
-  found.add_argument(
-    "--resume_step",
-    type=int,
-    default=0,
-    metavar="N",
-    help="go back to the saved step N; later outputs are set aside in the workdir",
-  )
+  add = found.add_argument
+  add("--allow_data_change", action="store_true", help=_ALLOW_DATA_CHANGE)
+  add("--resume_step", type=int, default=0, metavar="N", help=_RESUME_STEP)
   return found
 
 
@@ -117,64 +124,14 @@ def main(argv: Sequence[str]) -> None:
   flags = parser()
   args = flags.parse(argv)
   flags.require(args, "config", "workdir")
-
-  # Heavy modules only now, so that --help and a misspelled flag are fast.
-  from paligemma_jax.config import load as configs
-
-  _train(
-    configs.load(args.config, args.overrides, allow_code=args.allow_code),
-    args.workdir,
-    lambda: _remedies(args.config, args.overrides, args.allow_code),
-    hosts_join_secs=args.hosts_join_secs,
-    hosts_stall_secs=args.hosts_stall_secs,
-    allow_data_change=args.allow_data_change,
-    resume_step=args.resume_step,
-  )
-
-
-def _train(
-  config: ml_collections.ConfigDict,
-  workdir: str | os.PathLike[str],
-  remedies: Callable[[], list[str]],
-  *,
-  hosts_join_secs: float,
-  hosts_stall_secs: float,
-  **flags: Any,
-) -> None:
-  """Checks the configuration, starts the devices and trains.
-
-  Args:
-    remedies: against too little memory, the cheapest first.
-    flags: `allow_data_change` and `resume_step` of `loop.train`.
-  """
-  from paligemma_jax.config import load as configs
-  from paligemma_jax.models import variants
-
-  configs.validate(config, training=True, variants=variants.VARIANTS)
-
-  from paligemma_jax.multihost import agreement
-  from paligemma_jax.multihost import hosts
-  from paligemma_jax.trainer import devices
-
-  team = devices.start(join_secs=hosts_join_secs, stall_secs=hosts_stall_secs)
-  _listen(team)
-
-  from paligemma_jax.trainer import devices
-  from paligemma_jax.trainer import loop
-
-  with hosts.ending_together(team), devices.explained(remedies):
-    agreement.check(team, "code", agreement.of_code())
-    agreement.check(team, "configuration", agreement.of_config(config) | flags)
-    loop.train(config, workdir, team=team, **flags)
-
-
-def _listen(team: hosts.Team | None) -> None:
-  """Lets a signal before the first step end all hosts, in a main thread."""
-  if team is not None and threading.current_thread() is threading.main_thread():
-    process.listen_for_signals(lambda text: team.fail(errors.Interrupted(text)))
+  train(**vars(args))  # The flags are its arguments.
 
 
 def _remedies(file: str, overrides: Sequence[str | tuple[str, str]], allow_code: bool) -> list[str]:
+  """Remedies against too little memory, the cheapest first."""
+  if not file:
+    return list(_REMEDIES)
+
   import jax
 
   from paligemma_jax.planning import search

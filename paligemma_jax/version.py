@@ -17,10 +17,8 @@ _IF_THERE = ("libtpu", "jax-cuda12-plugin", "jax-cuda13-plugin", "jax-rocm7-plug
 
 
 def parser() -> argparse.ArgumentParser:
-  return argparse.ArgumentParser(
-    prog=command_line.called("version"),
-    description="Prints the versions of all packages that a run depends on. It uses no device.",
-  )
+  what = "Prints the versions of all packages that a run depends on. It uses no device."
+  return command_line.plain_parser("version", what)
 
 
 def main(argv: Sequence[str]) -> None:

@@ -87,7 +87,8 @@ class Parser(argparse.ArgumentParser):
     several("--hosts_join_secs", type=float, default=JOIN_SECS, metavar="SECS", help=_JOIN)
     several("--hosts_stall_secs", type=float, default=STALL_SECS, metavar="SECS", help=_STALL)
     add("--allow_code", action="store_true", help=_ALLOW_CODE)
-    add("--help-config", action=_HelpConfig, nargs="?", metavar="SECTION", help=_HELP_CONFIG)
+    add("--help-config", action=_HelpConfig, nargs="?", metavar="SECTION", help=_HELP_CONFIG,
+        default=argparse.SUPPRESS)  # fmt: skip
 
   def parse(self, args: Sequence[str]) -> argparse.Namespace:
     """The flags, with `config` and `workdir` (str or None) and `overrides`: ((key, value), …).

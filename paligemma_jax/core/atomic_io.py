@@ -110,13 +110,13 @@ def remove(path: Path) -> None:
     shutil.rmtree(path)  # It follows no link.
 
 
-def open_regular(path: Path) -> io.BufferedReader:
-  """A regular file, also through links, open for reading.
+def open_regular(path: Path, *, flags: int = 0) -> io.BufferedReader:
+  """A regular file, also through links, open for reading; `flags` are more of `os.open`.
 
   A pipe, a device, a socket or a folder is not opened: OSError with the reason as `strerror`.
   """
   _check_regular(path, os.stat(path))
-  return os.fdopen(_opened(path, os.O_RDONLY, _check_regular), "rb")
+  return os.fdopen(_opened(path, os.O_RDONLY | flags, _check_regular), "rb")
 
 
 def read(path: Path, *, max_bytes: int) -> bytes:

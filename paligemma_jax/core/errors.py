@@ -110,6 +110,15 @@ def pick(table: Mapping[str, T], key: str, what: str) -> T:
     raise ConfigError(f"Unknown {what} {key!r}.{did_you_mean(key, table)}") from None
 
 
+@contextlib.contextmanager
+def within(place: str) -> Iterator[None]:
+  """A DataError of the block gets the name of its place, such as a column."""
+  try:
+    yield
+  except DataError as e:
+    raise DataError(f"{place}: {e}") from None
+
+
 def code_and_text(error: BaseException) -> tuple[int, str]:
   """The exit code and the message of a command that `error` ends.
 

@@ -30,6 +30,8 @@ OTHER_ENDINGS = (
     ".dng", ".cr2", ".nef", ".arw", ".ppm", ".pgm", ".mpo",
 )  # fmt: skip
 
+EXIF = "_exif"  # The column by which a source says that boxes and masks are of the upright image.
+
 _ORIENTATION = 0x0112
 
 

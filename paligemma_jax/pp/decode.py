@@ -34,7 +34,6 @@ _STRIP_PIXELS = 4_000_000  # Converted at a time, so that no second copy of all 
 _LOST = ("premature end", "bad huffman", "bad arithmetic", "instead of rst")  # Of libjpeg's errors.
 
 _INVERSE = {6: 8, 8: 6}  # EXIF orientations that turn back; the other six are their own.
-EXIF = "_exif"  # The column by which a source says that boxes and masks are of the upright image.
 
 
 @spec_lib.spec
@@ -71,7 +70,7 @@ class Decode(columns.Op):
 
   def __call__(self, row: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
     value = columns.get(row, self.key)
-    exif = row.get(EXIF, self.exif)
+    exif = row.get(image_files.EXIF, self.exif)
     notes: list[str] = []
     try:
       if isinstance(value, (list, tuple)):

@@ -7,10 +7,10 @@ the methods of `core.protocols.Source`, and whose `open()` gives `core.protocols
 from paligemma_jax.sources.coco import Coco
 from paligemma_jax.sources.hf_dataset import HfDataset
 from paligemma_jax.sources.jsonl import Jsonl
-from paligemma_jax.sources.masks import Masks
 from paligemma_jax.sources.mixture import InMemory
 from paligemma_jax.sources.mixture import Mixture
 from paligemma_jax.sources.mixture import Part
+from paligemma_jax.sources.scenes import Masks
 from paligemma_jax.sources.scenes import Scenes
 from paligemma_jax.sources.tfds import Tfds
 from paligemma_jax.sources.video import Video

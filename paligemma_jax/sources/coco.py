@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 import functools
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +23,7 @@ _MAX_DIGITS = 19
 
 
 @spec_lib.spec
-class Coco:
+class Coco(annotated_images.Source):
   """One row for each image of an annotation file, in the file's order.
 
   Columns: see `sources.annotated_images`. Boxes are COCO's (x, y, width, height in pixels), masks
@@ -37,10 +36,8 @@ class Coco:
     images: the folder of the images' `file_name`s; '' is that of `path`.
     masks: True adds the masks.
     crowd: False leaves out crowds, which are regions and not objects.
-    exif: the annotations are of the upright images (True), of the stored ones (False), or of those
-      that have the file's width and height ("auto"); see `sources.annotated_images`.
-    bad_annotations: "error" rejects the row of a wrong annotation; "skip" leaves the annotation
-      out, counted and logged.
+    exif, bad_annotations: see `sources.annotated_images`; "auto" goes by the images' width and
+      height in the file.
   """
 
   path: str
@@ -50,81 +47,77 @@ class Coco:
   exif: bool | str = "auto"
   bad_annotations: str = "error"
 
-  def __post_init__(self):
-    annotated_images.check_exif("Coco", self.exif)
-    annotated_images.check_policy("Coco", self.bad_annotations)
-
   def open(self) -> CocoRows:
     """ConfigError for an unreadable file, DataError for one that is not in COCO's format."""
     return CocoRows(self)
-
-  def makes(self) -> tuple[str, ...]:
-    return annotated_images.names(self.masks)
 
 
 class CocoRows(files.Rows):
   """The rows of a `Coco`. Picklable; holds the annotations as one JSON text per image."""
 
   def __init__(self, source: Coco):
-    self._spec = source
-    self._root = source.images or os.path.dirname(source.path) or "."
-    files.is_remote(self._root)  # Rejects an address of another scheme.
-    data = files.read_data(source.path, max_bytes=_MAX_BYTES)
+    self._spec, path = source, source.path
+    self._root = files.folder(source.images, path)
+    data = files.read_data(path, max_bytes=_MAX_BYTES)
     self._crc = zlib.crc32(data)
-    content = _parsed(data, source.path)
-    self._names = _categories(content, source.path)
-    self._images, by_id = _images(content, source.path)
-    annotations: list[list[Any]] = [[] for _ in self._images]
+    try:
+      content = strict_json.parse_large(data)
+    except strict_json.Malformed as e:
+      raise errors.DataError(f"{path} is no JSON: {e}.") from None
+    if not isinstance(content, dict):
+      raise errors.DataError(f"{path}: expected an object with images, annotations and categories.")
+    categories = _by_id(content, "categories", "name", path)
+    self._classes = {key: name for key, (name, _) in categories.items()}
+    annotated_images.check_classes(self._classes.values(), path)
+    images = _by_id(content, "images", "file_name", path)
+    self._images = [
+      (entry["id"], name, entry.get("height"), entry.get("width"))
+      for name, entry in images.values()
+    ]
+    of_images: dict[Any, list[Any]] = {key: [] for key in images}
     orphans = []
-    listed = _list(content, "annotations", source.path)
+    listed = _list(content, "annotations", path)
     for n, annotation in enumerate(listed):
-      place = by_id.get(_id(annotation.get("image_id")))
-      if place is None:
+      found = of_images.get(_id(annotation.get("image_id")))
+      if found is None:
         orphans.append(n)
         continue
       kept = {k: annotation.get(k) for k in ("bbox", "category_id", "area", "iscrowd")}
       if source.masks:
         kept["segmentation"] = annotation.get("segmentation")
       if source.crowd or not _is_crowd(kept):
-        annotations[place].append((n, kept))
-    self._check_orphans(orphans, listed)
-    self._annotations = [json.dumps(found).encode() for found in annotations]
+        found.append((n, kept))
+    if orphans:
+      self._check_orphans(orphans, listed)
+    self._annotations = [json.dumps(found).encode() for found in of_images.values()]
 
   def _check_orphans(self, orphans: list[int], listed: list[dict[str, Any]]) -> None:
-    if not orphans:
-      return
-    path, first = self._spec.path, orphans[0]
+    path, first, num = self._spec.path, orphans[0], len(listed)
     what = f"annotations[{first}] is of image_id {listed[first].get('image_id')!r}"
     annotated_images.check_found(
-      len(listed) - len(orphans),
-      len(listed),
+      num - len(orphans),
+      num,
       f"annotations of {path} are of images in it ({what})",
       [f"{path}: images[…].id"],
       "Do images and annotations belong to one another?",
     )
     logging.warning(
       "%s: %d of %d annotations are left out: they are of images that are not in the file (%s)",
-      path,
-      len(orphans),
-      len(listed),
-      what,
+      *(path, len(orphans), num, what),
     )
 
   def __len__(self) -> int:
     return len(self._images)
 
   def _row(self, i: int) -> dict[str, Any]:
-    (image_id, name, *size), s = self._images[i], self._spec
+    image_id, name, *size = self._images[i]
     data = files.read_under(self._root, name)
-    image = annotated_images.read_image(
-      data, exif=s.exif, annotated=size, what="the annotation file"
-    )
-    annotations = json.loads(self._annotations[i])
-    boxes = filter(None, (_written(a) for _, a in annotations))
-    annotated_images.check_unit(boxes, image.size, "COCO has pixels")
-    budget = rle.Budget()
-    things = [functools.partial(self._thing, n, a, image.size, budget) for n, a in annotations]
-    return annotated_images.row(image, name, image_id, things, s, self.where(i))
+    things = [(f"annotations[{n}]", a) for n, a in json.loads(self._annotations[i])]
+    make = functools.partial(self._thing, rle.Budget())
+    return annotated_images.row(
+      data, name, image_id, things, make, self._spec, self.where(i),
+      annotated=size, what="the annotation file",
+    )  # fmt: skip
 
   def where(self, i: int) -> str:
     image_id, name, *_ = self._images[i]
@@ -142,28 +135,26 @@ class CocoRows(files.Rows):
     )
 
   def _thing(
-    self, n: int, annotation: Mapping[str, Any], size: tuple[int, int], budget: rle.Budget
+    self, budget: rle.Budget, annotation: Mapping[str, Any], size: annotated_images.Size
   ) -> annotated_images.Thing:
-    where = f"annotations[{n}]"
-    area = annotation["area"]
-    x, y, width, height = (
-      annotated_images.number(v, f"{where}: bbox") for v in _box(annotation["bbox"], where)
-    )
+    area, box = annotation["area"], _listed(annotation["bbox"], "bbox")
+    if not isinstance(box, list) or len(box) != 4:
+      raise errors.DataError(f"bbox is {str(box)[:60]!r}; expected [x, y, width, height].")
+    x, y, width, height = (annotated_images.number(v, "bbox") for v in box)
     category = _id(annotation["category_id"])
-    if category is None or category not in self._names:
-      raise errors.DataError(
-        f"{where}: category_id {annotation['category_id']!r} is no category's id."
-      )
+    if category is None or category not in self._classes:
+      raise errors.DataError(f"category_id {annotation['category_id']!r} is no category's id.")
     mask = None
     if annotation.get("segmentation"):
-      outline = _outline(annotation["segmentation"], where)
+      outline = _outline(annotation["segmentation"])
       mask = functools.partial(rle.decode, outline, *size, budget)
     return annotated_images.Thing(
-      self._names[category],
+      self._classes[category],
       (x, y, x + width, y + height),
-      0.0 if area is None else annotated_images.number(area, f"{where}: area"),
-      strict_json.yes_no(annotation["iscrowd"], f"{where}: iscrowd"),
+      0.0 if area is None else annotated_images.number(area, "area"),
+      strict_json.yes_no(annotation["iscrowd"], "iscrowd"),
       mask,
+      written=(x, y, width, height),
     )
 
 
@@ -185,27 +176,12 @@ def _is_crowd(annotation: Mapping[str, Any]) -> bool:
     return False
 
 
-def _box(value: Any, where: str) -> list[Any]:
-  value = _listed(value, f"{where}: bbox")
-  if not isinstance(value, list) or len(value) != 4:
-    raise errors.DataError(f"{where}: bbox is {str(value)[:60]!r}; expected [x, y, width, height].")
-  return value
-
-
-def _written(annotation: Mapping[str, Any]) -> tuple[float, ...] | None:
-  """The numbers of a box; None of a wrong one, which is an error when its object is made."""
-  try:
-    return tuple(annotated_images.number(v, "") for v in _box(annotation["bbox"], ""))
-  except errors.DataError:
-    return None
-
-
-def _outline(value: Any, where: str) -> Any:
+def _outline(value: Any) -> Any:
   """A segmentation as `regions.rle` reads it, also of run lengths in a list of one."""
-  value = _listed(value, f"{where}: segmentation")
+  value = _listed(value, "segmentation")
   if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
     if len(value) > 1:
-      raise errors.DataError(f"{where}: segmentation is a list of {len(value)} run lengths.")
+      raise errors.DataError(f"segmentation is a list of {len(value)} run lengths.")
     return value[0]
   if isinstance(value, list) and value and all(type(v) in (int, float) for v in value):
     return [value]  # One polygon that is no list of polygons.
@@ -222,16 +198,6 @@ def _listed(value: Any, what: str) -> Any:
   return value
 
 
-def _parsed(data: bytes, path: str) -> Mapping[str, Any]:
-  try:
-    content = strict_json.parse_large(data)
-  except strict_json.Malformed as e:
-    raise errors.DataError(f"{path} is no JSON: {e}.") from None
-  if not isinstance(content, dict):
-    raise errors.DataError(f"{path}: expected an object with images, annotations and categories.")
-  return content
-
-
 def _list(content: Mapping[str, Any], key: str, path: str) -> list[dict[str, Any]]:
   value = content.get(key)
   if not isinstance(value, list):
@@ -245,36 +211,19 @@ def _list(content: Mapping[str, Any], key: str, path: str) -> list[dict[str, Any
   return value
 
 
-def _categories(content: Mapping[str, Any], path: str) -> dict[Any, str]:
-  names = {}
-  for n, category in enumerate(_list(content, "categories", path)):
-    key, name = _id(category.get("id")), category.get("name")
-    if key is None or not isinstance(name, str) or key in names:
+def _by_id(
+  content: Mapping[str, Any], key: str, field: str, path: str
+) -> dict[Any, tuple[str, dict[str, Any]]]:
+  """{id: (name, entry)} of a list whose entries have an id of their own and a name in `field`."""
+  found: dict[Any, tuple[str, dict[str, Any]]] = {}
+  for n, entry in enumerate(_list(content, key, path)):
+    own, name = _id(entry.get("id")), entry.get(field)
+    if name is None and isinstance(entry.get("coco_url"), str):
+      name = entry["coco_url"].rpartition("/")[2]
+    if own is None or not isinstance(name, str) or own in found:
       raise errors.DataError(
-        f"{path}: categories[{n}] has id {category.get('id')!r} and name {name!r}; expected an id"
-        " of its own and a text."
+        f"{path}: {key}[{n}] has id {entry.get('id')!r} and {field} {name!r}; expected an id of its"
+        " own and a text (of an image a coco_url will do, as LVIS has it)."
       )
-    try:
-      strict_json.check_text(name)
-    except strict_json.Malformed as e:
-      raise errors.DataError(f"{path}: the name of categories[{n}] is a {e}.") from None
-    names[key] = name
-  return names
-
-
-def _images(content: Mapping[str, Any], path: str) -> tuple[list[tuple], dict[Any, int]]:
-  """(id, file name, height, width) of each image, and {id: place in that list}."""
-  images: list[tuple] = []
-  by_id: dict[Any, int] = {}
-  for n, image in enumerate(_list(content, "images", path)):
-    key, name = _id(image.get("id")), image.get("file_name")
-    if name is None and isinstance(image.get("coco_url"), str):
-      name = image["coco_url"].rpartition("/")[2]
-    if key is None or not isinstance(name, str) or key in by_id:
-      raise errors.DataError(
-        f"{path}: images[{n}] has id {image.get('id')!r} and file_name {name!r}; expected an id"
-        " of its own and a text (or a coco_url, as LVIS has it)."
-      )
-    by_id[key] = len(images)
-    images.append((image["id"], name, image.get("height"), image.get("width")))
-  return images, by_id
+    found[own] = name, entry
+  return found

@@ -14,7 +14,6 @@ import io
 import os
 import pathlib
 import re
-import stat
 import unicodedata
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,6 +27,8 @@ MAX_IMAGE_BYTES = 64 << 20
 MAX_ROW_BYTES = 96 << 20  # Of all files of a row.
 MAX_ROW_FILES = 1000
 
+_MAX_DEPTH = 16
+_NOT_OURS = ("__MACOSX",)  # Folders that archives bring along.
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")  # Of Windows.
 _PIP_PACKAGE = {"gs": "gcsfs", "s3": "s3fs"}
 
@@ -62,6 +63,13 @@ def is_remote(path: str) -> bool:
       f"{path!r}: data is read from local paths, gs:// and s3://; download it first."
     )
   return True
+
+
+def folder(path: str, file: str) -> str:
+  """The folder that a config names, '' for that of a file; an unread scheme is a ConfigError."""
+  path = path or os.path.dirname(file) or "."
+  is_remote(path)
+  return path
 
 
 def file_system(path: str) -> Any:
@@ -112,9 +120,8 @@ def read_json(path: pathlib.Path, *, max_depth: int = strict_json.MAX_DEPTH) -> 
 def read_under(root: str, name: Any, *, max_bytes: int = MAX_IMAGE_BYTES) -> bytes:
   """The content of the file that a row calls `name`, a path relative to `root`.
 
-  Raises:
-    DataError: the name leads out of the root (by '..', as an absolute path or by a symlink), or the
-      file is not regular or larger than `max_bytes`; it is then not opened.
+  DataError where the name leads out of the root (by '..', as an absolute path or by a symlink), or
+  the file is not regular or larger than `max_bytes`; it is then not opened.
   """
   with open_under(root, name, max_bytes=max_bytes) as f:
     data = f.read(max_bytes + 1)
@@ -126,8 +133,7 @@ def read_under(root: str, name: Any, *, max_bytes: int = MAX_IMAGE_BYTES) -> byt
 def read_all_under(root: str, names: Sequence[Any]) -> list[bytes]:
   """The contents of the files that a row calls `names`; a repeated one is read once.
 
-  Raises:
-    DataError: as `read_under`; or more than MAX_ROW_FILES files or MAX_ROW_BYTES bytes.
+  DataError as `read_under`, and of more than MAX_ROW_FILES files or MAX_ROW_BYTES bytes.
   """
   if len(names) > MAX_ROW_FILES:
     raise errors.DataError(f"the row names {len(names)} files; the limit is {MAX_ROW_FILES}.")
@@ -147,25 +153,33 @@ def open_under(root: str, name: Any, *, max_bytes: int) -> BinaryIO:
   """The file that a row calls `name`, opened for reading; see `read_under` and `same`."""
   name = _checked_name(root, name)
   if is_remote(root):
-    return io.BytesIO(_read_remote(f"{root.rstrip('/')}/{name}", max_bytes))
+    fs, path = _remote(root, name)
+    try:
+      with fs.open(path, "rb") as f:
+        data = f.read(max_bytes + 1)
+    except FileNotFoundError:
+      raise errors.DataError(f"file {path!r} does not exist.") from None
+    if len(data) > max_bytes:
+      raise errors.DataError(f"file {path!r} is over the limit of {max_bytes} bytes.")
+    return io.BytesIO(data)
   path = _real_path(root, name)
   if not os.path.lexists(path):
-    path = _real_path(root, _same(root, name))
+    found = same(root, name)
+    if found is None:
+      beside = by_stem(root, os.path.splitext(name)[0])[:3]
+      hint = f" There is {', '.join(map(repr, beside))}." if beside else ""
+      raise errors.DataError(f"file {name!r} is not in {root!r}.{hint}")
+    path = _real_path(root, found)
   try:
-    _check_status(os.stat(path, follow_symlinks=False), name, max_bytes)
-    # NONBLOCK and NOFOLLOW: the path may have been replaced since the check.
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    size = os.path.getsize(path)
+    if size > max_bytes:
+      raise errors.DataError(f"file {name!r} has {size} bytes, the limit is {max_bytes}.")
+    # The path may have been replaced since it was resolved: a link is not followed.
+    return atomic_io.open_regular(path, flags=os.O_NOFOLLOW)
   except FileNotFoundError:
     raise errors.DataError(f"file {name!r} is not in {root!r}.") from None
   except OSError as e:
     raise errors.DataError(f"file {name!r} cannot be read: {e.strerror}.") from None
-  file = os.fdopen(fd, "rb")
-  try:
-    _check_status(os.fstat(fd), name, max_bytes)
-  except errors.DataError:
-    file.close()
-    raise
-  return file
 
 
 def listed_under(root: str, name: Any) -> list[str]:
@@ -175,46 +189,47 @@ def listed_under(root: str, name: Any) -> list[str]:
   return [line.strip().replace("\\", "/") for line in lines if line.strip()]
 
 
-def names_under(root: str, name: Any) -> list[str] | None:
-  """The content, in natural order, of the folder that a row calls `name`; None of no folder.
-
-  Raises:
-    DataError: as `read_under`.
-  """
-  name = _checked_name(root, name)
-  if is_remote(root):
-    fs, path = file_system(root), f"{root.rstrip('/')}/{name}"
-    if not fs.isdir(path):
-      return None
-    found = [n.rstrip("/").rpartition("/")[2] for n in fs.ls(path, detail=False)]
-  else:
-    path = _real_path(root, name)
-    if not os.path.isdir(path):
-      return None
-    found = os.listdir(path)
-  return sorted(found, key=order)
-
-
 def paths_under(root: str, name: Any) -> tuple[str, list[str]] | None:
   """(path below `root`, paths of all files below that) of the folder that is called `name`.
 
-  None where there is no such folder; the path is '' for `root` itself. DataError as `read_under`.
+  In natural order, without hidden files. None where there is no such folder; the path is '' for
+  `root` itself. DataError where a link leads out of `root`, or folders nest too deeply.
   """
   name = _checked_name(root, name)
   if is_remote(root):
-    fs, path = file_system(root), f"{root.rstrip('/')}/{name}".rstrip("/")
+    fs, path = _remote(root, name)
     if not fs.isdir(path):
       return None
-    bare = path.partition("://")[2]
+    bare = path.partition("://")[2].rstrip("/")
     found = [n.partition("://")[2] or n for n in fs.find(path)]
     return name, sorted((n.removeprefix(f"{bare}/") for n in found), key=order)
   _real_path(root, name)
   there = same(root, name)
-  if there is None:
+  top = os.path.join(root, os.path.normpath(there or "."))
+  if there is None or not os.path.isdir(top):
     return None
+
+  def fail(error: OSError) -> None:
+    raise error
+
+  def shown(names: list[str]) -> list[str]:
+    return [name for name in names if not name.startswith(".") and name not in _NOT_OURS]
+
+  real_root, found, seen = os.path.realpath(root), [], set()
+  for folder, inside, names in os.walk(top, onerror=fail, followlinks=True):
+    path, real = os.path.relpath(folder, top), os.path.realpath(folder)
+    if os.path.commonpath([real_root, real]) != real_root:
+      raise errors.DataError(f"folder {path!r} of {name!r} leads out through a symlink.")
+    if path.count("/") >= _MAX_DEPTH:
+      raise errors.DataError(f"folder {path!r} of {name!r}: nested deeper than {_MAX_DEPTH}.")
+    if real in seen:  # A link to a folder above it.
+      inside.clear()
+      continue
+    seen.add(real)
+    inside[:] = shown(inside)
+    found += [os.path.normpath(os.path.join(path, n)) for n in shown(names)]
   there = os.path.normpath(there)
-  inside = below(root, there)
-  return None if inside is None else ("" if there == "." else there, inside)
+  return "" if there == "." else there, sorted(found, key=order)
 
 
 def find_under(root: str, name: str) -> str | None:
@@ -222,18 +237,14 @@ def find_under(root: str, name: str) -> str | None:
   if ".." in name.replace("\\", "/").split("/") or "\0" in name:
     return None
   if is_remote(root):
-    return name if file_system(root).exists(f"{root.rstrip('/')}/{name}") else None
+    fs, path = _remote(root, name)
+    return name if fs.exists(path) else None
   return same(root, name)
 
 
-def _same(root: str, name: str) -> str:
-  """As `same`; DataError without such a file, with those that have another ending."""
-  found = same(root, name)
-  if found is None:
-    beside = near(root, name)[:3]
-    hint = f" There is {', '.join(map(repr, beside))}." if beside else ""
-    raise errors.DataError(f"file {name!r} is not in {root!r}.{hint}")
-  return found
+def _remote(root: str, name: str) -> tuple[Any, str]:
+  """The file system and the address of `name` in a bucket."""
+  return file_system(root), f"{root.rstrip('/')}/{name}"
 
 
 def _real_path(root: str, name: str) -> str:
@@ -265,38 +276,15 @@ def _checked_name(root: str, name: Any) -> str:
   return name
 
 
-def _check_status(status: os.stat_result, name: str, max_bytes: int) -> None:
-  if not stat.S_ISREG(status.st_mode):
-    raise errors.DataError(f"file {name!r} is not a regular file.")
-  if status.st_size > max_bytes:
-    raise errors.DataError(f"file {name!r} has {status.st_size} bytes, the limit is {max_bytes}.")
-
-
-def _read_remote(path: str, max_bytes: int) -> bytes:
-  try:
-    with file_system(path).open(path, "rb") as f:
-      data = f.read(max_bytes + 1)
-  except FileNotFoundError:
-    raise errors.DataError(f"file {path!r} does not exist.") from None
-  if len(data) > max_bytes:
-    raise errors.DataError(f"file {path!r} is over the limit of {max_bytes} bytes.")
-  return data
-
-
 def row_digests(rows: Iterable[bytes]) -> array.array:
   """uint16[rows], of the text that each row is made from."""
   return array.array("H", (zlib.crc32(row) & 0xFFFF for row in rows))
 
 
-_MAX_DEPTH = 16
-_NOT_OURS = ("__MACOSX",)  # Folders that archives bring along.
-
-
 def same(root: str, name: str) -> str | None:
   """The path below the local folder `root` of `name`, whatever its case; None without one.
 
-  Raises:
-    DataError: several paths differ from it in case alone.
+  DataError where several paths differ from it in case alone.
   """
   if os.path.lexists(os.path.join(root, name)):
     return name
@@ -306,76 +294,36 @@ def same(root: str, name: str) -> str | None:
       continue
     folder = os.path.join(root, *found)
     if not os.path.lexists(os.path.join(folder, part)):
-      alike = _names(folder).get(key(part), ())
+      stem = key(os.path.splitext(part)[0])
+      alike = [n for n in _names(folder).get(stem, ()) if key(n) == key(part)]
       if len(alike) > 1:
         raise errors.DataError(
           f"file {name!r}: which of {', '.join(map(repr, alike))} is meant? None matches exactly."
         )
       if not alike:
         return None
-      (part,) = alike
+      part = alike[0]
     found.append(part)
   return "/".join(found)
 
 
-def by_stem(root: str, name: str, endings: Sequence[str]) -> list[str]:
-  """The paths below `root` that are `name` plus one of the endings."""
+def by_stem(root: str, name: str, endings: Sequence[str] = ()) -> list[str]:
+  """The paths below `root` that are `name` plus one of the endings, or plus any."""
   above, _, stem = name.replace("\\", "/").rpartition("/")
   folder = same(root, above) if above else ""
-  if folder is None:
-    return []
-  keys = [key(stem + ending) for ending in endings]
-  names = _names(os.path.join(root, folder))
-  return sorted(f"{folder}/{n}" if folder else n for k in keys for n in names.get(k, ()))
-
-
-def near(root: str, name: str) -> list[str]:
-  """Files in the folder of `name` that differ from it in their ending alone."""
-  above, _, last = name.replace("\\", "/").rpartition("/")
-  stem = key(os.path.splitext(last)[0])
-  names = _names(os.path.join(root, above))
-  return sorted(n for k, alike in names.items() if os.path.splitext(k)[0] == stem for n in alike)
-
-
-def below(root: str, name: str) -> list[str] | None:
-  """The paths of all files below a local folder, in natural order; None of no folder.
-
-  Hidden files are left out. DataError: a link leads out of `root`, or folders nest too deeply.
-  """
-  top = os.path.join(root, name)
-  if not os.path.isdir(top):
-    return None
-  real_root = os.path.realpath(root)
-  found, seen, todo = [], set(), [("", 0)]
-  while todo:
-    folder, depth = todo.pop()
-    real = os.path.realpath(os.path.join(top, folder))
-    if os.path.commonpath([real_root, real]) != real_root:
-      raise errors.DataError(f"folder {folder!r} of {name!r} leads out through a symlink.")
-    if depth > _MAX_DEPTH:
-      raise errors.DataError(f"folder {folder!r} of {name!r}: nested deeper than {_MAX_DEPTH}.")
-    if real in seen:  # A link to a folder above it.
-      continue
-    seen.add(real)
-    with os.scandir(os.path.join(top, folder)) as entries:
-      for entry in entries:
-        path = f"{folder}/{entry.name}" if folder else entry.name
-        if entry.name.startswith(".") or entry.name in _NOT_OURS:
-          continue
-        try:
-          is_folder = entry.is_dir()
-        except OSError:  # A link to itself: reading it as a file fails.
-          is_folder = False
-        if is_folder:
-          todo.append((path, depth + 1))
-        else:
-          found.append(path)
-  return sorted(found, key=order)
+  names = _names(os.path.join(root, folder)).get(key(stem), ()) if folder is not None else ()
+  found = [n for n in names if not endings or os.path.splitext(n)[1].lower() in endings]
+  return [f"{folder}/{n}" if folder else n for n in found]
 
 
 def order(path: str) -> tuple[list[tuple[list[tuple[int, str]], str]], str]:
   """The key of natural order: folder by folder, numbers by value: 'f2.jpg' before 'f10.jpg'."""
-  return [_by_number(part) for part in path.split("/")], path
+  parts = []
+  for name in path.split("/"):
+    pieces = re.split(r"([0-9]+)", name)
+    by_number = [(int(p), "") if i % 2 else (-1, p) for i, p in enumerate(pieces)]
+    parts.append((by_number, name))  # The name itself decides between 'f1' and 'f01'.
+  return parts, path
 
 
 def key(name: str) -> str:
@@ -386,14 +334,8 @@ def key(name: str) -> str:
   return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
-def _by_number(name: str) -> tuple[list[tuple[int, str]], str]:
-  """Digits by value, then the rest; the name itself decides between 'f1' and 'f01'."""
-  pieces = re.split(r"([0-9]+)", name)
-  return [(int(p), "") if i % 2 else (-1, p) for i, p in enumerate(pieces)], name
-
-
-def _names(folder: str) -> Mapping[str, tuple[str, ...]]:
-  """{key: names} of a folder's content; {} without a folder."""
+def _names(folder: str) -> Mapping[str, list[str]]:
+  """{key of a name without its ending: names} of a folder's content; {} without a folder."""
   try:
     return _listed(folder, os.stat(folder).st_mtime_ns)
   except OSError:
@@ -401,9 +343,9 @@ def _names(folder: str) -> Mapping[str, tuple[str, ...]]:
 
 
 @functools.lru_cache(maxsize=64)
-def _listed(folder: str, mtime_ns: int) -> Mapping[str, tuple[str, ...]]:
+def _listed(folder: str, mtime_ns: int) -> Mapping[str, list[str]]:
   del mtime_ns  # A changed folder is listed again.
   found: dict[str, list[str]] = {}
   for name in sorted(os.listdir(folder)):
-    found.setdefault(key(name), []).append(name)
-  return {k: tuple(names) for k, names in found.items()}
+    found.setdefault(key(os.path.splitext(name)[0]), []).append(name)
+  return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import os
 import pathlib
 import re
@@ -63,7 +64,7 @@ class HfDataset:
   def _folders(self) -> dict[str, pathlib.Path]:
     """{split: its folder} of the splits in `split`."""
     root = pathlib.Path(self.path)
-    asked = names(self.split)
+    asked = [name for name, _, _ in _parts(self.split)]
     if (root / "state.json").is_file():
       name = files.read_json(root / "state.json").get("_split")
       known = {"": root, name if isinstance(name, str) else "": root}
@@ -93,13 +94,18 @@ class HfRows(files.Rows):
     self._spec = source
     folders = source._folders()
     self._splits = {name: _Split(path) for name, path in folders.items()}
-    self._parts = ranges(source.split, {name: len(split) for name, split in self._splits.items()})
-    self._starts = [0]
-    for _, rows in self._parts:
-      self._starts.append(self._starts[-1] + len(rows))
+    self._parts: list[tuple[str, range]] = []
+    for name, start, stop in _parts(source.split):
+      size = len(self._splits[name])
+      self._parts.append((name, range(size)[_bound(start, size) : _bound(stop, size)]))
+    self._starts = [0, *itertools.accumulate(len(rows) for _, rows in self._parts)]
     features = _features(next(iter(folders.values())))
     self._fields = tuple(name for name in features if "/" in name)
-    classes = {name: feature["names"] for name, feature in features.items() if _is_class(feature)}
+    classes = {
+      name: names
+      for name, feature in features.items()
+      if isinstance(names := feature.get("names"), list) and all(isinstance(n, str) for n in names)
+    }
     what = f"column of class numbers in {source.path!r}"
     self._classes = {name: errors.pick(classes, name, what) for name in source.names}
 
@@ -149,10 +155,8 @@ class HfRows(files.Rows):
         f"column {column!r}: the image is stored as the path {value['path']!r} alone; set"
         " `images` to the folder it is relative to, or save the dataset with its images in it."
       )
-    try:
+    with errors.within(f"column {column!r}"):
       return files.read_under(self._spec.images, value["path"])
-    except errors.DataError as e:
-      raise errors.DataError(f"column {column!r}: {e}") from None
 
 
 def class_names(column: str, value: Any, names: Sequence[str]) -> Any:
@@ -325,11 +329,6 @@ def _features(folder: pathlib.Path) -> dict[str, Mapping[str, Any]]:
   return dict(_described(features)) if isinstance(features, Mapping) else {}
 
 
-def _is_class(feature: Mapping[str, Any]) -> bool:
-  names = feature.get("names")
-  return isinstance(names, list) and all(isinstance(name, str) for name in names)
-
-
 def _described(
   features: Mapping[str, Any], above: str = ""
 ) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -337,22 +336,16 @@ def _described(
     if isinstance(feature, list) and len(feature) == 1:  # A list of records, or of values.
       feature = {"_type": "List", "feature": feature[0]}
     feature = feature if isinstance(feature, Mapping) else {}
-    inner: Any = feature.get("feature")
-    if feature and "_type" not in feature:
-      yield from _described(feature, f"{above}{name}/")
-    elif feature.get("_type") == "Sequence" and _is_nest(inner):
-      yield from _described(inner, f"{above}{name}/")  # Stored as a list for each field.
-    elif feature.get("_type") in _LISTS and _is_nest(inner):
-      yield above + name, {}
-      yield from _described(inner, f"{above}{name}/")  # Stored as a list of records.
+    kind, inner = feature.get("_type"), feature.get("feature")
+    fields = feature if kind is None else inner
+    if isinstance(fields, Mapping) and fields and "_type" not in fields:  # A record, or of records.
+      if kind in _LISTS:  # Stored as a list of records; a Sequence as a list for each field.
+        yield above + name, {}
+      yield from _described(fields, f"{above}{name}/")
     else:
       while isinstance(feature.get("feature"), Mapping):
         feature = feature["feature"]
       yield above + name, feature
-
-
-def _is_nest(inner: Any) -> bool:
-  return isinstance(inner, Mapping) and bool(inner) and "_type" not in inner
 
 
 def _is_plain(name: Any) -> bool:
@@ -363,24 +356,8 @@ def _is_plain(name: Any) -> bool:
 _PART = re.compile(r"\s*([\w./-]*?)\s*(?:\[\s*(-?\d+%?)?\s*:\s*(-?\d+%?)?\s*\])?\s*")
 
 
-def names(text: str) -> list[str]:
-  """The splits in an expression, in order; '' is the one without a name."""
-  return [name for name, _, _ in _parts(text)]
-
-
-def ranges(text: str, sizes: Mapping[str, int]) -> list[tuple[str, range]]:
-  """(split, its rows) for each part of `text`, given the number of rows of each split.
-
-  Percentages are rounded to the nearest row, and bounds are clipped to the split.
-  """
-  found = []
-  for name, start, stop in _parts(text):
-    size = sizes[name]
-    found.append((name, range(size)[_bound(start, size) : _bound(stop, size)]))
-  return found
-
-
 def _parts(text: str) -> list[tuple[str, str | None, str | None]]:
+  """(split, start, stop) of each part of an expression; '' is the split without a name."""
   parts = []
   for part in text.split("+"):
     match = _PART.fullmatch(part)
@@ -394,6 +371,7 @@ def _parts(text: str) -> list[tuple[str, str | None, str | None]]:
 
 
 def _bound(text: str | None, size: int) -> int | None:
+  """The number of a row in a slice; percentages are rounded to the nearest row."""
   if text is None:
     return None
   return round(int(text[:-1]) * size / 100) if text.endswith("%") else int(text)

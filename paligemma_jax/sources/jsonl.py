@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 import codecs
 import json
-import os
 import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -45,14 +44,12 @@ class Jsonl:
 
   def open(self) -> JsonlRows:
     """ConfigError for an unreadable file, DataError for one that is not JSON lines."""
-    return JsonlRows(self.path, self._images(), tuple(self.columns), self._image_columns())
+    images = files.folder(self.images, self.path)
+    return JsonlRows(self.path, images, self.columns, self._image_columns())
 
   def makes(self) -> tuple[str, ...]:
     paths = tuple(f"{c}_path" for c in self._image_columns() if c in self.columns)
     return (*self.columns, *paths)
-
-  def _images(self) -> str:
-    return self.images or os.path.dirname(self.path) or "."
 
   def _image_columns(self) -> tuple[str, ...]:
     names = (self.image_column,) if isinstance(self.image_column, str) else self.image_column
@@ -65,10 +62,9 @@ class JsonlRows(files.Rows):
   def __init__(self, path: str, images: str, columns: Sequence[str], image_columns: Sequence[str]):
     self._path, self._images = path, images
     self._columns, self._image_columns = tuple(columns), tuple(image_columns)
-    files.is_remote(images)  # Rejects an address of another scheme.
     self._connect()
     try:
-      check(self._file.read(HEAD_BYTES), path, self._columns)
+      _check_head(self._file.read(_HEAD_BYTES), path, self._columns)
       self._file.seek(0)
       self._starts, self._sizes, self._lines, self._digests, self._crc = _index(self._file)
     except OSError as e:
@@ -78,7 +74,15 @@ class JsonlRows(files.Rows):
     return len(self._starts)
 
   def _row(self, i: int) -> dict[str, Any]:
-    row = parse_line(self._line(i))
+    start, size = int(self._starts[i]), int(self._sizes[i])
+    if size > MAX_LINE_BYTES:
+      raise errors.DataError(f"the line has {size} bytes, the limit is {MAX_LINE_BYTES}.")
+    with self._lock:
+      self._file.seek(start)
+      line = self._file.read(size)
+    if len(line) != size:
+      raise errors.DataError("the file was cut short while it was being read.")
+    row = parse_line(line)
     row = {**dict(flat(row)), **row}
     for column in self._columns:
       if row.get(column) is None:
@@ -86,9 +90,11 @@ class JsonlRows(files.Rows):
         hint = chat_hint(row, self._path)
         raise errors.DataError(f"column {column!r} is missing: found {found}.{hint}")
     for column in self._image_columns:
-      if row.get(column) is not None:
-        row[f"{column}_path"] = row[column]
-        row[column] = self._read_images(column, row[column])
+      name = row.get(column)
+      if name is not None:
+        read = files.read_all_under if isinstance(name, list) else files.read_under
+        with errors.within(f"column {column!r}"):
+          row |= {f"{column}_path": name, column: read(self._images, name)}
     return row
 
   def where(self, i: int) -> str:
@@ -114,30 +120,9 @@ class JsonlRows(files.Rows):
     self._file = files.open_data(self._path)
     self._lock = threading.Lock()
 
-  def _line(self, i: int) -> bytes:
-    start, size = int(self._starts[i]), int(self._sizes[i])
-    if size > MAX_LINE_BYTES:
-      raise errors.DataError(f"the line has {size} bytes, the limit is {MAX_LINE_BYTES}.")
-    with self._lock:
-      self._file.seek(start)
-      line = self._file.read(size)
-    if len(line) != size:
-      raise errors.DataError("the file was cut short while it was being read.")
-    return line
-
-  def _read_images(self, column: str, value: Any) -> bytes | list[bytes]:
-    try:
-      if isinstance(value, list):
-        return files.read_all_under(self._images, value)
-      return files.read_under(self._images, value)
-    except errors.DataError as e:
-      raise errors.DataError(f"column {column!r}: {e}") from None
-
 
 def parse_line(line: bytes) -> dict[str, Any]:
   """The object of one line; DataError for anything else."""
-  if len(line) > MAX_LINE_BYTES:
-    raise errors.DataError(f"the line has {len(line)} bytes, the limit is {MAX_LINE_BYTES}.")
   try:
     row = strict_json.parse(line.rstrip(b"\r\n"))
   except strict_json.Malformed as e:
@@ -160,20 +145,21 @@ def _index(file: BinaryIO) -> tuple[np.ndarray, np.ndarray, np.ndarray, array.ar
   start = len(codecs.BOM_UTF8) if bom == codecs.BOM_UTF8 else 0
   file.seek(start)
   crc, digest, position, number, blank = zlib.crc32(bom[:start]), 0, start, 1, True
-  while piece := file.readline(MAX_LINE_BYTES + 1):
+  while True:
+    piece = file.readline(MAX_LINE_BYTES + 1)
     crc = zlib.crc32(piece, crc)
     # Without its end, which the last line may lack until rows are appended.
     digest = zlib.crc32(piece.rstrip(b"\r\n"), digest)
     position += len(piece)
     blank = blank and not piece.strip()
-    if piece.endswith(b"\n"):
-      if not blank:
-        rows.extend((start, position - start, number))
-        digests.append(digest & 0xFFFF)
-      start, number, blank, digest = position, number + 1, True, 0
-  if not blank:
-    rows.extend((start, position - start, number))
-    digests.append(digest & 0xFFFF)
+    if piece and not piece.endswith(b"\n"):
+      continue
+    if not blank:
+      rows.extend((start, position - start, number))
+      digests.append(digest & 0xFFFF)
+    if not piece:
+      break
+    start, number, blank, digest = position, number + 1, True, 0
   starts, sizes, numbers = np.array(rows, np.int64).reshape(-1, 3).T.copy()
   return starts, sizes, numbers, digests, crc
 
@@ -182,61 +168,73 @@ _MAX_DEPTH = 8
 IMAGE = {"bytes", "path"}  # The fields of an image of Hugging Face, which is a single value.
 
 
-def is_record(value: Any) -> bool:
-  """Whether a value is a record with fields of its own."""
+def _is_record(value: Any) -> bool:
   return isinstance(value, Mapping) and bool(value) and value.keys() != IMAGE
-
-
-def is_records(value: Any) -> bool:
-  """Whether a value is a list of records with the same fields."""
-  if not isinstance(value, list) or not value or not all(map(is_record, value)):
-    return False
-  return all(part.keys() == value[0].keys() for part in value)
 
 
 def flat(row: Mapping[str, Any], above: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
   """(column, value) of a row; the fields of records are columns 'outer/inner'.
 
-  A list of records comes as it is, and then as a column for each of its fields.
+  A list of records with the same fields comes as it is, and then as a column for each of them.
   """
   for name, value in row.items():
-    if is_record(value) and depth < _MAX_DEPTH:
+    if _is_record(value) and depth < _MAX_DEPTH:
       yield from flat(value, f"{above}{name}/", depth + 1)
       continue
     yield above + name, value
-    if is_records(value) and depth < _MAX_DEPTH:
-      fields = {field: [part[field] for part in value] for field in value[0]}
+    parts = value if isinstance(value, list) and all(map(_is_record, value)) else []
+    if parts and depth < _MAX_DEPTH and all(part.keys() == parts[0].keys() for part in parts):
+      fields = {field: [part[field] for part in parts] for field in parts[0]}
       yield from flat(fields, f"{above}{name}/", depth + 1)
 
 
-HEAD_BYTES = 1 << 16  # Of a file, enough to recognize its format.
+_HEAD_BYTES = 1 << 16  # Of a file, enough to recognize its format.
 CHATS = ("messages", "conversations")  # Columns that hold a conversation.
 
 _CONVERT = "python -m tools.convert_data {kind} {path!r} --out rows.jsonl makes them of it"
 _COCO = {"images", "annotations", "categories", "info", "licenses"}
 
 
-def check(head: bytes, path: str, wanted: Sequence[str]) -> None:
-  """DataError for an array, objects over several lines, another format, or conversations.
-
-  Args:
-    head: the first HEAD_BYTES of the file.
-    wanted: columns that rows must have.
-  """
+def _check_head(head: bytes, path: str, wanted: Sequence[str]) -> None:
+  """DataError for an array, objects over several lines, another format, or conversations."""
   text = head.removeprefix(codecs.BOM_UTF8).lstrip()
   line, _, rest = text.partition(b"\n")
+  try:
+    first = strict_json.parse(line.rstrip(b"\r"))
+  except strict_json.Malformed:
+    first = None
+  what = kind = ""
   if text.startswith(b"["):
-    first = _parsed(line)
     if first is None or (not rest.strip() and first and isinstance(first[0], Mapping)):
-      raise _error(path, "one JSON array", "json")
+      what, kind = "one JSON array", "json"
+  elif text.startswith(b"{") and first is None:
+    try:
+      value, end = json.JSONDecoder().raw_decode(text.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):  # It is incomplete.
+      value, end = None, 0
+    start = text[:200].decode("utf-8", "replace")
+    keys = value.keys() if isinstance(value, Mapping) else {k for k in _COCO if f'"{k}"' in start}
+    if keys & _COCO and not keys & {"image", "prefix", "suffix"}:
+      raise errors.DataError(
+        f"{path} is one JSON object with {', '.join(sorted(keys & _COCO))}, as COCO has it;"
+        f" expected one object a line. Read it with sources.Coco, or"
+        f" {_CONVERT.format(kind='coco', path=path)}."
+      )
+    if b"\n" in text[:end].strip():
+      what, kind = "pretty-printed JSON, objects over several lines", "json"
   elif text.startswith(b"{"):
-    _check_object(text, _parsed(line), path, wanted)
+    missing = [name for name in wanted if name not in first]
+    if missing and (hint := chat_hint(first, path)):
+      raise errors.DataError(f"{path}: its rows have no column {missing[0]!r}.{hint}")
   elif text:
     found, remedy = file_checks.unread_format(text)
     if found:
       raise errors.DataError(f"{path} is {found}; expected one JSON object a line. {remedy}.")
     if b"," in line and b"," in rest.partition(b"\n")[0] and b'":' not in line:
-      raise _error(path, "a table (CSV)", "csv")
+      what, kind = "a table (CSV)", "csv"
+  if what:
+    convert = _CONVERT.format(kind=kind, path=path)
+    raise errors.DataError(f"{path} is {what}; expected one JSON object a line: {convert}.")
 
 
 def is_chat(row: Mapping[str, Any]) -> str:
@@ -246,47 +244,7 @@ def is_chat(row: Mapping[str, Any]) -> str:
 
 def chat_hint(row: Mapping[str, Any], path: str) -> str:
   """What to add to "there is no such column" for a row with a conversation; else ''."""
-  chat = is_chat(row)
-  convert = _CONVERT.format(kind="chat", path=path)
+  if not (chat := is_chat(row)):
+    return ""
   hint = f" The column {chat!r} is of a chat format; rows here have image, prefix and suffix:"
-  return f"{hint} {convert}." if chat else ""
-
-
-def _check_object(text: bytes, first: Any, path: str, wanted: Sequence[str]) -> None:
-  if first is None:
-    first, end = _leading(text)
-    start = text[:200].decode("utf-8", "replace")
-    keys = first.keys() if isinstance(first, Mapping) else {k for k in _COCO if f'"{k}"' in start}
-    if keys & _COCO and not keys & {"image", "prefix", "suffix"}:
-      raise errors.DataError(
-        f"{path} is one JSON object with {', '.join(sorted(keys & _COCO))}, as COCO has it;"
-        f" expected one object a line. Read it with sources.Coco, or"
-        f" {_CONVERT.format(kind='coco', path=path)}."
-      )
-    if b"\n" in text[:end].strip():
-      raise _error(path, "pretty-printed JSON, objects over several lines", "json")
-  elif isinstance(first, Mapping) and any(name not in first for name in wanted):
-    if hint := chat_hint(first, path):
-      missing = next(name for name in wanted if name not in first)
-      raise errors.DataError(f"{path}: its rows have no column {missing!r}.{hint}")
-
-
-def _error(path: str, what: str, kind: str) -> errors.DataError:
-  return errors.DataError(
-    f"{path} is {what}; expected one JSON object a line: {_CONVERT.format(kind=kind, path=path)}."
-  )
-
-
-def _parsed(line: bytes) -> Any:
-  try:
-    return strict_json.parse(line.rstrip(b"\r"))
-  except strict_json.Malformed:
-    return None
-
-
-def _leading(text: bytes) -> tuple[Any, int]:
-  """The JSON value that a text begins with and its end; (None, 0) of an incomplete one."""
-  try:
-    return json.JSONDecoder().raw_decode(text.decode("utf-8", "replace"))
-  except (ValueError, RecursionError):
-    return None, 0
+  return f"{hint} {_CONVERT.format(kind='chat', path=path)}."

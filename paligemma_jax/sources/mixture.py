@@ -134,29 +134,22 @@ class MixtureRows:
 
   def mix(self) -> tuple[tuple[int, int], ...]:
     """(rows, rows in an epoch) of each part; () when the two are equal in all."""
-    if self._sizes == self._quotas:
-      return ()
-    return tuple(zip(self._sizes, self._quotas, strict=True))
+    both = tuple(zip(self._sizes, self._quotas, strict=True))
+    return both if self._sizes != self._quotas else ()
 
   def fingerprint(self) -> str:
     """Of the parts' content, ops and numbers of rows in an epoch."""
-    plain = load.nameless(spec_lib.to_json(tuple(self._ops)))
-    ops = json.dumps(plain, sort_keys=True)
+    ops = json.dumps(load.nameless(spec_lib.to_json(tuple(self._ops))), sort_keys=True)
     each = " + ".join(
       f"{quota} of {rows.fingerprint()}"
       for rows, quota in zip(self._rows, self._quotas, strict=True)
     )
-    return f"mixture:{zlib.crc32(ops.encode('utf-8', 'surrogatepass')):08x}: {each}"
+    return f"mixture:{zlib.crc32(ops.encode()):08x}: {each}"
 
   def digests(self) -> np.ndarray | None:
     """uint16[rows], those of the parts; None when a part has none."""
-    each = []
-    for rows in self._rows:
-      digests = rows.digests() if isinstance(rows, protocols.CanDigest) else None
-      if digests is None:
-        return None
-      each.append(np.asarray(digests))
-    return np.concatenate(each)
+    each = [r.digests() if isinstance(r, protocols.CanDigest) else None for r in self._rows]
+    return None if any(d is None for d in each) else np.concatenate([np.asarray(d) for d in each])
 
   def _find(self, i: int) -> tuple[Any, tuple[Any, ...], int]:
     if not 0 <= i < len(self):
@@ -218,8 +211,8 @@ class InMemoryRows:
   def digests(self) -> array.array:
     """uint16[rows], of the content."""
     texts = (json.dumps(spec_lib.to_json(row), sort_keys=True) for row in self._rows)
-    return files.row_digests(text.encode("utf-8", "surrogatepass") for text in texts)
+    return files.row_digests(text.encode() for text in texts)
 
   def fingerprint(self) -> str:
     text = json.dumps(spec_lib.to_json(self._rows), sort_keys=True)
-    return f"memory:{len(self._rows)}:{zlib.crc32(text.encode('utf-8', 'surrogatepass')):08x}"
+    return f"memory:{len(self._rows)}:{zlib.crc32(text.encode()):08x}"

@@ -1,4 +1,4 @@
-"""Generated rows: scenes of emoji drawings with exact captions, counts, boxes and masks.
+"""Generated rows: scenes of emoji drawings with exact answers, and masks to train codecs.
 
 A row is a pure function of (spec, row number); only the drawings are stored. A scene of 112 pixels
 takes less than half a millisecond.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import math
 import pathlib
 import zlib
 from collections.abc import Mapping
@@ -42,10 +43,17 @@ PROMPTS: Mapping[str, Mapping[str, str]] = {
 TASKS = ("caption", "count", "detect", "segment")
 BINS = 1024  # The published demos' convention of loc tokens (see regions/loc.py).
 
+DEMO = pathlib.Path(__file__).resolve().parent.parent / "assets" / "demo"
+SPLITS = ("base", "heldout", "all")
+
+Box = tuple[slice, slice]  # Rows and columns of pixels.
+
 _NUM_CELLS = 8  # Drawings are placed on a grid of 8 x 8 cells; at 112 pixels a cell is a patch.
 _SIDES = (2, 3)  # Longer side of a drawing, in cells; of more than 3 drawings the lesser.
 _MIN_GAP = 0.6  # Cells between the centres of drawings that a caption orders from left to right.
 _NUMBERS = ("no", "a", "two", "three", "four", "five")
+_MASK_SIDES = (24, 73)  # Pixels of a mask's longer side before it is rotated and cut.
+_LEAST_SIDE = 8  # Pixels of both sides of a mask afterwards.
 
 
 @spec.spec
@@ -91,98 +99,128 @@ class Scenes:
       errors.pick(dict.fromkeys(TASKS), task, "task of Scenes.tasks")
     errors.pick(dict.fromkeys(SPLITS), self.classes, "Scenes.classes")
     errors.pick(PROMPTS, self.prompts, "Scenes.prompts")
-    for name in ("most", "kinds"):
-      if not 1 <= getattr(self, name) <= 5:
-        raise errors.ConfigError(f"Scenes.{name}={getattr(self, name)!r} must be 1 to 5.")
-    if min(self.num_rows, self.warmup) < 0 or not 56 <= self.size <= 2048:
-      raise errors.ConfigError(
-        f"Scenes.num_rows={self.num_rows!r} and Scenes.warmup={self.warmup!r} must not be"
-        f" negative, and Scenes.size={self.size!r} must be 56 to 2048 pixels."
-      )
+    _check_ranges(self, num_rows=(0, math.inf), warmup=(0, math.inf), size=(56, 2048))
+    _check_ranges(self, most=(1, 5), kinds=(1, 5))
 
-  def open(self) -> SceneRows:
-    return SceneRows(self)
+  def open(self) -> GeneratedRows:
+    return GeneratedRows(self, "scene")
 
   def makes(self) -> tuple[str, ...]:
     return ("image", "prefix", "suffix", "task", "label", "boxes", "labels", "mask", "objects")
 
+  def row(self, i: int, rng: np.random.Generator) -> dict[str, Any]:
+    simple = i < self.warmup
+    task = "caption" if simple else self.tasks[i % len(self.tasks)]
+    known = names(self.classes)
+    while True:  # Mostly once; some draws lack room, or a clear order from left to right.
+      cast = [known[c] for c in _cast(rng, task, len(known))][: 1 if simple else None]
+      if len(cast) > self.most or len(set(cast)) > self.kinds:
+        continue
+      places = _place(rng, cast, self.size)
+      answer = _answer(task, cast, places, self.size) if len(places) == len(cast) else None
+      if answer is not None:
+        break
+    label = "" if task == "caption" else cast[0]
+    boxes = tuple(_fractions(box, self.size) for _, box in places)
+    asked = task in ("detect", "segment")  # The first drawing is unique.
+    mask = np.zeros((self.size, self.size), bool)
+    if task == "segment":
+      sprite, box = places[0]
+      mask[box] = sprite.mask
+    return {
+      "image": _render(rng, places, self.size),
+      "prefix": PROMPTS[self.prompts][task].format(label),
+      "suffix": answer,
+      "task": task,
+      "label": label,
+      "boxes": boxes[:1] if asked else (),
+      "labels": (label,) if asked else (),
+      "mask": mask,
+      "objects": tuple(zip(cast, boxes, strict=True)),
+    }
 
-class SceneRows(files.Rows):
-  """The rows of a `Scenes`. Picklable."""
+
+@spec.spec
+class Masks:
+  """Masks of single objects, each cropped to its bounding box.
+
+  Columns: mask bool[H, W] and label: a drawing's name, "polygon" or "ellipse".
+
+  Attributes:
+    split, num_rows, classes, seed: as of `Scenes`.
+    simple: the fraction of polygons and ellipses, 0 to 1.
+    vary: mirrors, rotates by up to 20 degrees, and hides a part of every third mask; False gives
+      the drawings as they are, in order.
+  """
+
+  split: str = "train"
+  num_rows: int = 1000
+  classes: str = "base"
+  simple: float = 0.25
+  vary: bool = True
+  seed: int = 0
+
+  def __post_init__(self):
+    errors.pick(dict.fromkeys(SPLITS), self.classes, "Masks.classes")
+    _check_ranges(self, num_rows=(0, math.inf), simple=(0, 1))
+
+  def open(self) -> GeneratedRows:
+    return GeneratedRows(self, "mask")
+
+  def makes(self) -> tuple[str, ...]:
+    return ("mask", "label")
+
+  def row(self, i: int, rng: np.random.Generator) -> dict[str, Any]:
+    known = names(self.classes)
+    while True:  # Mostly once; a rotated or cut mask may be too small.
+      label = known[i % len(known)]
+      if rng.random() < self.simple:
+        label = "polygon" if rng.random() < 0.5 else "ellipse"
+        mask = _polygon(rng) if label == "polygon" else _ellipse(rng)
+      else:
+        side = int(rng.integers(*_MASK_SIDES))
+        mask = get(label, side=side, flip=bool(self.vary and rng.random() < 0.5)).mask
+      if self.vary:
+        mask = _varied(rng, mask)
+      mask = np.ascontiguousarray(mask[_bounding_box(mask)])
+      if min(mask.shape) >= _LEAST_SIDE:
+        return {"mask": mask, "label": label}
+
+
+class GeneratedRows(files.Rows):
+  """The rows of a `Scenes` or a `Masks`. Picklable."""
 
   generated = True  # They have columns for every use, some of which a config does not read.
 
-  def __init__(self, scenes: Scenes):
-    self._spec = scenes
+  def __init__(self, source: Scenes | Masks, kind: str):
+    self._spec, self._kind = source, kind
 
   def __len__(self) -> int:
     return self._spec.num_rows
 
   def _row(self, i: int) -> dict[str, Any]:
     s = self._spec
-    rng = prng.generator(s.seed, zlib.crc32(s.split.encode()), i)
-    simple = i < s.warmup
-    task = "caption" if simple else s.tasks[i % len(s.tasks)]
-    known = names(s.classes)
-    while True:  # Mostly once; some draws lack room, or a clear order from left to right.
-      cast = [known[c] for c in _cast(rng, task, len(known))][: 1 if simple else None]
-      if len(cast) > s.most or len(set(cast)) > s.kinds:
-        continue
-      places = _place(rng, cast, s.size)
-      boxes = [place.box for place in places]
-      answer = _answer(task, cast, places, s.size) if len(places) == len(cast) else None
-      if answer is not None:
-        break
-    label = "" if task == "caption" else cast[0]
-    asked = boxes[:1] if task in ("detect", "segment") else []  # The first drawing is unique.
-    mask = np.zeros((s.size, s.size), bool)
-    if task == "segment":
-      box = places[0].box
-      mask[box.y_min : box.y_max, box.x_min : box.x_max] = places[0].sprite.mask
-    return {
-      "image": _render(rng, places, s.size),
-      "prefix": PROMPTS[s.prompts][task].format(label),
-      "suffix": answer,
-      "task": task,
-      "label": label,
-      "boxes": tuple(_box(box, s.size) for box in asked),
-      "labels": (label,) * len(asked),
-      "mask": mask,
-      "objects": tuple((name, _box(box, s.size)) for name, box in zip(cast, boxes, strict=True)),
-    }
+    return s.row(i, prng.generator(s.seed, zlib.crc32(s.split.encode()), i))
 
   def where(self, i: int) -> str:
-    return f"scene {i} of {self._spec.split!r} (seed {self._spec.seed})"
+    return f"{self._kind} {i} of {self._spec.split!r} (seed {self._spec.seed})"
 
   def fingerprint(self) -> str:
     """Changes when the rows may change."""
-    content = repr(self._spec).encode() + fingerprint().encode()
-    if "segment" in self._spec.tasks:
+    drawings = (DEMO / "sprites.png").read_bytes() + (DEMO / "names.json").read_bytes()
+    content = f"{self._spec!r}{zlib.crc32(drawings):08x}".encode()
+    if isinstance(self._spec, Scenes) and "segment" in self._spec.tasks:
       content += mask_codec.EMBEDDED.read_bytes()
     return f"{zlib.crc32(content):08x}"
 
 
-class PixelBox(NamedTuple):
-  """The pixels y_min..y_max-1, x_min..x_max-1."""
-
-  y_min: int
-  x_min: int
-  y_max: int
-  x_max: int
-
-
-class Place(NamedTuple):
-  """A drawing and its top left corner in pixels."""
-
-  sprite: Sprite
-  y: int
-  x: int
-
-  @property
-  def box(self) -> PixelBox:
-    """The bounding box of the drawing's mask."""
-    height, width = self.sprite.mask.shape
-    return PixelBox(self.y, self.x, self.y + height, self.x + width)
+def _check_ranges(source: Any, **ranges: tuple[float, float]) -> None:
+  for name, (least, most) in ranges.items():
+    value = getattr(source, name)
+    if not least <= value <= most:
+      raise errors.ConfigError(
+        f"{type(source).__name__}.{name}={value!r} must be from {least} to {most}."
+      )
 
 
 def _cast(rng: np.random.Generator, task: str, num_classes: int) -> list[int]:
@@ -219,26 +257,28 @@ def _place(rng: np.random.Generator, names: list[str], size: int) -> list[Place]
     height, width = sprite.mask.shape
     corners_y, corners_x = ((size - length) // cell + 1 for length in (height, width))
     for chance_y, chance_x in chances[i]:
-      corner = round(int(chance_y * corners_y) * cell), round(int(chance_x * corners_x) * cell)
-      place = Place(sprite, *corner)
-      if not any(_overlap(place.box, other.box) for other in places):
-        places.append(place)
+      y, x = round(int(chance_y * corners_y) * cell), round(int(chance_x * corners_x) * cell)
+      box = slice(y, y + height), slice(x, x + width)
+      if not any(_overlap(box, other) for _, other in places):
+        places.append((sprite, box))
         break
   return places
 
 
-def _overlap(a: PixelBox, b: PixelBox) -> bool:
-  rows_meet = a.y_min < b.y_max and b.y_min < a.y_max
-  return rows_meet and a.x_min < b.x_max and b.x_min < a.x_max
+def _overlap(a: Box, b: Box) -> bool:
+  return all(i.start < j.stop and j.start < i.stop for i, j in zip(a, b, strict=True))
+
+
+def _fractions(box: Box, size: int) -> tuple[float, ...]:
+  rows, columns = box
+  return rows.start / size, columns.start / size, rows.stop / size, columns.stop / size
 
 
 def _render(rng: np.random.Generator, places: list[Place], size: int) -> np.ndarray:
   """The image, uint8[size, size, 3]."""
   image = _background(rng, size)
-  for place in places:
-    box = place.box
-    patch = image[box.y_min : box.y_max, box.x_min : box.x_max]
-    patch[...] = (patch * place.sprite.keep + place.sprite.paint) >> 8
+  for sprite, box in places:
+    image[box] = (image[box] * sprite.keep + sprite.paint) >> 8
   brightness = rng.uniform(0.7, 1.15)
   return np.minimum(np.arange(256) * brightness, 255).astype(np.uint8)[image]
 
@@ -258,22 +298,26 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def _answer(task: str, names: list[str], places: list[Place], size: int) -> str | None:
   """The suffix, or None where the scene is ambiguous."""
-  boxes = [place.box for place in places]
+  (_, _, mask), box = places[0]
   if task == "count":
     return str(names.count(names[0]))
   if task == "detect":
-    return loc.format_boxes([_box(boxes[0], size)], names[:1], bins=BINS)
+    return loc.format_boxes([_fractions(box, size)], names[:1], bins=BINS)
   if task == "segment":
-    mask = places[0].sprite.mask
     codes = _codes(mask.shape, np.packbits(mask).tobytes())
-    return seg.format_segment(_box(boxes[0], size), codes, names[0], bins=BINS)
-  drawings = list(zip(names, boxes, strict=True))
-  leftmost = {name: min(_center(b) for n, b in drawings if n == name) for name in names}
+    return seg.format_segment(_fractions(box, size), codes, names[0], bins=BINS)
+  leftmost: dict[str, float] = {}  # Of each name, the centre of the drawing furthest left.
+  for name, (_, (_, columns)) in zip(names, places, strict=True):
+    centre = (columns.start + columns.stop) / 2
+    leftmost[name] = min(centre, leftmost.get(name, centre))
   order = sorted(leftmost, key=leftmost.__getitem__)
   gaps = [leftmost[b] - leftmost[a] for a, b in itertools.pairwise(order)]
   if gaps and min(gaps) < _MIN_GAP * size / _NUM_CELLS:
     return None
-  phrases = [_phrase(name, names.count(name)) for name in order]
+  phrases = []
+  for name in order:
+    article, num = "an" if name[0] in "aeiou" else "a", names.count(name)
+    phrases.append(f"{article} {name}" if num == 1 else f"{_NUMBERS[num]} {name}s")
   return " and ".join([p for p in (", ".join(phrases[:-1]), phrases[-1]) if p])
 
 
@@ -283,24 +327,6 @@ def _codes(shape: tuple[int, int], packed: bytes) -> tuple[int, ...]:
   bits = np.unpackbits(np.frombuffer(packed, np.uint8), count=shape[0] * shape[1])
   square = seg.to_square(bits.reshape(shape).astype(bool))
   return tuple(mask_codec.open_codec().encode(square[None])[0].tolist())
-
-
-def _phrase(name: str, num: int) -> str:
-  if num == 1:
-    return ("an " if name[0] in "aeiou" else "a ") + name
-  return f"{_NUMBERS[num]} {name}s"
-
-
-def _center(box: PixelBox) -> float:
-  return (box.x_min + box.x_max) / 2
-
-
-def _box(box: PixelBox, size: int) -> tuple[float, ...]:
-  return tuple(v / size for v in box)
-
-
-DEMO = pathlib.Path(__file__).resolve().parent.parent / "assets" / "demo"
-SPLITS = ("base", "heldout", "all")
 
 
 class Sprite(NamedTuple):
@@ -314,6 +340,9 @@ class Sprite(NamedTuple):
   keep: np.ndarray
   paint: np.ndarray
   mask: np.ndarray
+
+
+Place = tuple[Sprite, Box]  # A drawing, and the bounding box of its mask.
 
 
 @functools.cache
@@ -335,8 +364,7 @@ def get(name: str, *, side: int, flip: bool) -> Sprite:
   image = Image.fromarray(rgba, "RGBA").convert("RGBa").resize(shape, Image.Resampling.BICUBIC)
   pixels = np.asarray(image)
   mask = pixels[..., 3] >= 128
-  rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-  inside = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+  inside = _bounding_box(mask)
   pixels, mask = pixels[inside], mask[inside]
   if flip:
     pixels, mask = pixels[:, ::-1], mask[:, ::-1]
@@ -347,11 +375,11 @@ def get(name: str, *, side: int, flip: bool) -> Sprite:
   return Sprite(keep, paint, np.ascontiguousarray(mask))
 
 
-@functools.cache
-def fingerprint() -> str:
-  """Changes when the drawings or the names do."""
-  content = (DEMO / "sprites.png").read_bytes() + (DEMO / "names.json").read_bytes()
-  return f"{zlib.crc32(content):08x}"
+def _bounding_box(mask: np.ndarray) -> Box:
+  rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+  if not len(rows):
+    return slice(0), slice(0)
+  return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 @functools.cache
@@ -366,3 +394,42 @@ def _atlas() -> np.ndarray:
 
   with Image.open(DEMO / "sprites.png") as image:
     return np.asarray(image.convert("RGBA"))
+
+
+def _polygon(rng: np.random.Generator) -> np.ndarray:
+  """bool[H, W]: 3 to 8 corners around a centre, at random distances."""
+  from PIL import Image  # Here, so that importing a source stays cheap.
+  from PIL import ImageDraw
+
+  side = int(rng.integers(*_MASK_SIDES))
+  angles = np.sort(rng.random(int(rng.integers(3, 9)))) * (2 * math.pi)
+  radii = rng.uniform(0.3, 1.0, len(angles)) * side / 2
+  corners = np.stack([np.cos(angles), np.sin(angles)], axis=1) * radii[:, None] + side / 2
+  image = Image.new("1", (side, side))
+  ImageDraw.Draw(image).polygon([tuple(corner) for corner in corners.tolist()], fill=1)
+  return np.asarray(image)
+
+
+def _ellipse(rng: np.random.Generator) -> np.ndarray:
+  """bool[H, W]: random axes and direction."""
+  side = int(rng.integers(*_MASK_SIDES))
+  angle = rng.random() * math.pi
+  radii = rng.uniform(0.25, 1.0, 2) * side / 2
+  y, x = np.indices((side, side)) + 0.5 - side / 2
+  along = (math.cos(angle) * x + math.sin(angle) * y) / radii[0]
+  across = (math.cos(angle) * y - math.sin(angle) * x) / radii[1]
+  return along**2 + across**2 <= 1
+
+
+def _varied(rng: np.random.Generator, mask: np.ndarray) -> np.ndarray:
+  """Every second mask is rotated; every third loses up to half of its height or width."""
+  from PIL import Image
+
+  angle = rng.uniform(-20, 20) * (rng.random() < 0.5)
+  mask = np.asarray(Image.fromarray(mask).rotate(angle, expand=True)) if angle else mask
+  if rng.random() >= 1 / 3:
+    return mask
+  axis, keep = int(rng.integers(2)), rng.uniform(0.5, 1.0)
+  length = max(1, round(mask.shape[axis] * keep))
+  start = int(rng.integers(mask.shape[axis] - length + 1))
+  return mask[start : start + length] if axis == 0 else mask[:, start : start + length]

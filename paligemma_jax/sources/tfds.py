@@ -15,6 +15,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.sources import files
 from paligemma_jax.sources import hf_dataset
+from paligemma_jax.sources import jsonl
 
 _MAX_DEPTH = 64  # A feature takes four levels of its own.
 _MAX_CLASSES = 1_000_000  # TFDS allocates a name for each.
@@ -55,30 +56,28 @@ class Tfds:
   def makes(self) -> tuple[str, ...]:
     """The columns in the dataset's description; () without one."""
     try:
-      return tuple(sorted(name for name, _ in _flat(_features(self._folder()))))
+      described = files.read_json(self._folder() / "features.json", max_depth=_MAX_DEPTH)
+      return tuple(sorted(dict(jsonl.flat(_nesting(described)))))
     except (errors.ConfigError, OSError):
       return ()
 
   def _folder(self) -> pathlib.Path:
+    how = f"python -m paligemma_jax.prepare {self.name.partition('/')[0]} says what to download"
     above = pathlib.Path(self.data_dir or default_data_dir()) / self.name
-    found = above.iterdir() if above.is_dir() else ()
-    there = [p.name for p in found if _VERSION.fullmatch(p.name)]
-    there = [v for v in there if (above / v / "dataset_info.json").is_file()]
+    there = [p.parent.name for p in above.glob("*/dataset_info.json") if p.is_file()]
+    there = [v for v in there if _VERSION.fullmatch(v)]
     versions = [v for v in there if v == self.version] if self.version else there
     if there and not versions:
       raise errors.ConfigError(
         f"{above} has {', '.join(sorted(there))} of the dataset {self.name!r}, but version"
-        f" {self.version} is needed: its rows changed. Build it again: {self._how()}."
+        f" {self.version} is needed: its rows changed. Build it again: {how}."
       )
     if not versions:
       raise errors.ConfigError(
         f"There is no dataset {self.name!r} in {above.parent if '/' not in self.name else above}."
-        f" Build it: {self._how()}; or name its place in $TFDS_DATA_DIR."
+        f" Build it: {how}; or name its place in $TFDS_DATA_DIR."
       )
     return above / max(versions, key=lambda v: tuple(map(int, v.split("."))))
-
-  def _how(self) -> str:
-    return f"python -m paligemma_jax.prepare {self.name.partition('/')[0]} says what to download"
 
 
 class TfdsRows(files.Rows):
@@ -125,8 +124,11 @@ class TfdsRows(files.Rows):
 
   def _row(self, i: int) -> dict[str, Any]:
     try:
-      row = _flat(self._rows[i])
-      found = {name: _images(v) if name in self._images else _plain(v) for name, v in row}
+      found = {}
+      for name, value in jsonl.flat(self._rows[i]):
+        found[name] = value if name in self._images else _plain(value)
+        if name in self._images and not isinstance(value, bytes):
+          found[name] = [bytes(image) for image in value]
       for name in self._spec.names:
         found[name] = hf_dataset.class_names(name, found[name], self._classes[name])
       return found
@@ -149,11 +151,6 @@ def default_data_dir() -> pathlib.Path:
   return pathlib.Path(os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
 
 
-def _features(folder: pathlib.Path) -> Mapping[str, Any]:
-  """The nesting of a dataset's features.json: {name: {} or more of the same}."""
-  return _nesting(files.read_json(folder / "features.json", max_depth=_MAX_DEPTH))
-
-
 def _nesting(content: Any) -> Mapping[str, Any]:
   """The nesting of a FeaturesDict, alone or in a Sequence, in the JSON of TFDS."""
   content = content if isinstance(content, Mapping) else {}
@@ -167,12 +164,8 @@ def _nesting(content: Any) -> Mapping[str, Any]:
 
 def _check_classes(content: Any, where: str) -> None:
   """Refuses a description that names classes outside TFDS, whose modules would be imported."""
-  if isinstance(content, list):
-    for value in content:
-      _check_classes(value, where)
-  if not isinstance(content, Mapping):
-    return
-  for key, value in content.items():
+  members = enumerate(content) if isinstance(content, list) else ()
+  for key, value in content.items() if isinstance(content, Mapping) else members:
     named = key in _CLASS_KEYS and isinstance(value, str)
     if key in ("numClasses", "num_classes") and not _is_count(value, _MAX_CLASSES):
       raise errors.ConfigError(
@@ -183,19 +176,6 @@ def _check_classes(content: Any, where: str) -> None:
         f"{where} names the class {value!r}; only those of tensorflow_datasets are loaded."
       )
     _check_classes(value, where)
-
-
-def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-  for name, value in tree.items():
-    if isinstance(value, Mapping) and value:
-      yield from _flat(value, f"{above}{name}/")
-    else:
-      yield above + name, value
-
-
-def _images(value: Any) -> Any:
-  """The bytes of an encoded image, or a list of those."""
-  return value if isinstance(value, bytes) else [bytes(v) for v in value]
 
 
 def _plain(value: Any) -> Any:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import array
 import functools
 import os
 import zlib
 from collections.abc import Iterator
 from typing import Any
+from xml.etree import ElementTree
 from xml.parsers import expat
 
 import numpy as np
@@ -29,7 +29,7 @@ _BORDER = 255  # In masks: pixels of no object.
 
 
 @spec_lib.spec
-class Voc:
+class Voc(annotated_images.Source):
   """One row for each image of a split.
 
   Columns: see `sources.annotated_images`; `crowd` marks the objects that are difficult, which VOC
@@ -44,10 +44,7 @@ class Voc:
     first_pixel: 1 where pixels are counted from 1 and a box includes its last one (VOC itself), 0
       for coordinates of edges, counted from 0.
     masks: True adds the masks from SegmentationObject.
-    exif: the annotations are of the upright images (True), of the stored ones (False), or of those
-      that have the <size> ("auto"); see `sources.annotated_images`.
-    bad_annotations: "error" rejects the row of a wrong object; "skip" leaves the object out,
-      counted and logged.
+    exif, bad_annotations: see `sources.annotated_images`; "auto" goes by the <size>.
   """
 
   path: str
@@ -60,8 +57,7 @@ class Voc:
   bad_annotations: str = "error"
 
   def __post_init__(self):
-    annotated_images.check_exif("Voc", self.exif)
-    annotated_images.check_policy("Voc", self.bad_annotations)
+    super().__post_init__()
     if self.first_pixel not in (0, 1):
       raise errors.ConfigError(f"Voc.first_pixel is {self.first_pixel!r}; expected 0 or 1.")
 
@@ -69,11 +65,8 @@ class Voc:
     """ConfigError without the folder or list, DataError where most annotations are missing."""
     return VocRows(self)
 
-  def makes(self) -> tuple[str, ...]:
-    return annotated_images.names(self.masks)
 
-
-class VocRows(files.Rows):
+class VocRows(annotated_images.Rows):
   """The rows of a `Voc`. Picklable; holds the names of the images."""
 
   def __init__(self, source: Voc):
@@ -93,23 +86,18 @@ class VocRows(files.Rows):
     self._names = [os.path.splitext(_rest(source.annotations, p))[0] for p in self._xmls]
     self._crc = zlib.crc32("\n".join(self._names).encode("utf-8", "surrogatepass"))
 
-  def __len__(self) -> int:
-    return len(self._names)
-
   def _row(self, i: int) -> dict[str, Any]:
     name, s = self._names[i], self._spec
-    tree = parse(files.read_under(s.path, self._xmls[i], max_bytes=_MAX_XML_BYTES))
+    tree = _parsed(files.read_under(s.path, self._xmls[i], max_bytes=_MAX_XML_BYTES))
     path = self._image_path(name, tree)
     data = files.read_under(s.path, f"{s.images}/{path}")
-    size = _child(tree, "size")
-    sides = [_text(size, side) if size else "" for side in ("height", "width")]
-    image = annotated_images.read_image(data, exif=s.exif, annotated=sides, what="<size>")
-    objects = [child for child in tree.children if child.name == "object"]
-    boxes = filter(None, map(_written, objects))
-    annotated_images.check_unit(boxes, image.size, "VOC has pixels")
-    numbers = self._numbers(name) if s.masks else None
-    things = [functools.partial(self._thing, n, o, numbers) for n, o in enumerate(objects, 1)]
-    return annotated_images.row(image, path, name, things, s, self.where(i))
+    objects = enumerate(tree.findall("object"), 1)
+    things = [(f"line {node.get('line')}: object {n}", (n, node)) for n, node in objects]
+    make = functools.partial(self._thing, self._numbers(name) if s.masks else None)
+    return annotated_images.row(
+      data, path, name, things, make, s, self.where(i),
+      annotated=[_text(tree, "size/height"), _text(tree, "size/width")], what="<size>",
+    )  # fmt: skip
 
   def where(self, i: int) -> str:
     return os.path.join(self._spec.path, self._xmls[i])
@@ -118,11 +106,7 @@ class VocRows(files.Rows):
     """Of the split's list, not of the rows' files."""
     return f"voc:{self._spec.masks:d}{self._spec.first_pixel}:{len(self)} rows:{self._crc:08x}"
 
-  def digests(self) -> array.array:
-    """uint16[rows], of the images' names."""
-    return files.row_digests(name.encode("utf-8", "surrogatepass") for name in self._names)
-
-  def _image_path(self, name: str, tree: Node) -> str:
+  def _image_path(self, name: str, tree: ElementTree.Element) -> str:
     """The image's path below the folder of images.
 
     Many tools write a path of their own machine in <filename>, or none; the XML file's name then
@@ -148,62 +132,45 @@ class VocRows(files.Rows):
       f"there is no image {looked} in {s.images!r}, nor {name!r} with another ending."
     )
 
-  def _thing(self, n: int, node: Node, numbers: np.ndarray | None) -> annotated_images.Thing:
-    where = f"line {node.line}: object {n}"
-    label, box = _text(node, "name"), _child(node, "bndbox")
+  def _thing(
+    self, numbers: np.ndarray | None, written: tuple[int, ElementTree.Element], _: Any
+  ) -> annotated_images.Thing:
+    n, node = written
+    label, box = _text(node, "name"), node.find("bndbox")
     if not label or box is None:
-      raise errors.DataError(f"{where} has no {'bndbox' if label else 'name'}.")
+      raise errors.DataError(f"it has no {'bndbox' if label else 'name'}.")
     x_min, y_min, x_max, y_max = (
-      annotated_images.number(_text(box, side), f"{where}: {side}") for side in _SIDES
+      annotated_images.number(_text(box, side), side) for side in _SIDES
     )
     first = self._spec.first_pixel
-    difficult = strict_json.yes_no(_text(node, "difficult"), f"{where}: difficult")
-    mask = None if numbers is None else functools.partial(np.equal, numbers, n)
     return annotated_images.Thing(
-      label.strip(), (x_min - first, y_min - first, x_max, y_max), crowd=difficult, mask=mask
+      label,
+      (x_min - first, y_min - first, x_max, y_max),
+      crowd=strict_json.yes_no(_text(node, "difficult"), "difficult"),
+      mask=None if numbers is None else functools.partial(np.equal, numbers, n),
+      written=(x_min, y_min, x_max, y_max),
     )
 
   def _numbers(self, name: str) -> np.ndarray:
     """uint8[H, W]: the number of each pixel's object, from 1; 0 is none."""
     path = f"{_MASKS}/{name}.png"
-    try:
+    with errors.within(path):
       numbers = rle.png_pixels(files.read_under(self._spec.path, path))
-    except errors.DataError as e:
-      raise errors.DataError(f"{path}: {e}") from None
     if numbers.ndim != 2 or numbers.dtype != np.uint8:
       raise errors.DataError(f"{path}: expected a PNG with a palette, a number at each pixel.")
     return np.where(numbers == _BORDER, 0, numbers)
 
 
-class Node:
-  """An element: its name, its text, its children and its first line."""
+def _parsed(data: bytes) -> ElementTree.Element:
+  """The root of an XML document; each element has its first line as the attribute "line".
 
-  __slots__ = ("children", "line", "name", "pieces")
-
-  def __init__(self, name: str, line: int):
-    self.name, self.line = name, line
-    self.pieces: list[str] = []
-    self.children: list[Node] = []
-
-  @property
-  def text(self) -> str:
-    """Its own text, without that of its children."""
-    return "".join(self.pieces)
-
-
-def parse(data: bytes) -> Node:
-  """The root of an XML document, parsed in linear time.
-
-  A document type is refused: it can declare entities that expand to gigabytes or to other files.
-
-  Raises:
-    DataError: no XML, a document type, too deep a nest or too many elements; names the line.
+  DataError, with the line, of no XML, too deep a nest, too many elements, or a document type, which
+  can declare entities that expand to gigabytes or to other files.
   """
   parser = expat.ParserCreate()
   parser.buffer_text = True
-  number = 0
-  top = Node("", 0)
-  stack = [top]
+  builder = ElementTree.TreeBuilder()
+  depth = number = 0
 
   def refuse(*_: Any) -> None:
     raise errors.DataError(
@@ -211,33 +178,31 @@ def parse(data: bytes) -> Node:
     )
 
   def start(name: str, _: Any) -> None:
-    nonlocal number
-    number += 1
-    node = Node(name, parser.CurrentLineNumber)
-    stack[-1].children.append(node)
-    stack.append(node)
-    if len(stack) > _MAX_DEPTH:
-      raise errors.DataError(f"line {node.line}: elements nested deeper than {_MAX_DEPTH}.")
+    nonlocal depth, number
+    depth, number = depth + 1, number + 1
+    line = parser.CurrentLineNumber
+    if depth >= _MAX_DEPTH:
+      raise errors.DataError(f"line {line}: elements nested deeper than {_MAX_DEPTH}.")
     if number > _MAX_ELEMENTS:
-      raise errors.DataError(f"line {node.line}: more than {_MAX_ELEMENTS} elements.")
+      raise errors.DataError(f"line {line}: more than {_MAX_ELEMENTS} elements.")
+    builder.start(name, {"line": str(line)})
 
-  def end(_: str) -> None:
-    stack.pop()
-
-  def text(data: str) -> None:
-    stack[-1].pieces.append(data)
+  def end(name: str) -> None:
+    nonlocal depth
+    depth -= 1
+    builder.end(name)
 
   parser.StartDoctypeDeclHandler = refuse
   parser.StartElementHandler = start
   parser.EndElementHandler = end
-  parser.CharacterDataHandler = text
+  parser.CharacterDataHandler = builder.data
   try:
     parser.Parse(data, True)
   except expat.ExpatError as e:
     raise errors.DataError(f"line {e.lineno}: no XML: {expat.ErrorString(e.code)}.") from None
   except (ValueError, LookupError) as e:  # An unknown encoding.
     raise errors.DataError(f"no XML: {e}.") from None
-  return top.children[0]
+  return builder.close()
 
 
 def _listed(source: Voc) -> Iterator[tuple[str, bool]]:
@@ -276,28 +241,12 @@ def _rest(folder: str, path: str) -> str:
 
 def _all(source: Voc) -> Iterator[tuple[str, bool]]:
   inside = files.paths_under(source.path, source.annotations)
-  if inside is None:
-    raise errors.DataError(f"there is no folder {source.annotations!r}.")
-  _, paths = inside
-  names = [name for name in paths if name.lower().endswith(".xml")]
+  names = [name for name in inside[1] if name.lower().endswith(".xml")] if inside else []
   if not names:
-    raise errors.DataError(f"the folder {source.annotations!r} holds no XML file.")
+    raise errors.DataError(f"there is no folder {source.annotations!r} with XML files.")
   return ((f"{source.annotations}/{name}", True) for name in names)
 
 
-def _written(node: Node) -> tuple[float, ...] | None:
-  """The numbers of an object's box; None of a wrong one, which is an error when it is made."""
-  box = _child(node, "bndbox")
-  try:
-    return tuple(float(_text(box, side)) for side in _SIDES) if box else None
-  except ValueError:
-    return None
-
-
-def _child(node: Node, name: str) -> Node | None:
-  return next((child for child in node.children if child.name == name), None)
-
-
-def _text(node: Node, name: str) -> str:
-  child = _child(node, name)
-  return child.text.strip() if child else ""
+def _text(node: ElementTree.Element, path: str) -> str:
+  """The text of the first element there; '' without one."""
+  return (node.findtext(path) or "").strip()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import array
 import codecs
 import functools
 import os
@@ -12,11 +11,9 @@ from typing import Any
 
 from absl import logging
 
-from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import image_files
 from paligemma_jax.core import spec as spec_lib
-from paligemma_jax.core import strict_json
 from paligemma_jax.regions import rle
 from paligemma_jax.sources import annotated_images
 from paligemma_jax.sources import files
@@ -29,7 +26,7 @@ _TAGS = ("!", "tag:yaml.org,2002:python/")
 
 
 @spec_lib.spec
-class Yolo:
+class Yolo(annotated_images.Source):
   """One row for each image of a split, in natural order of the names.
 
   Columns: see `sources.annotated_images`. A label is a box ("class x y width height", centre and
@@ -45,10 +42,7 @@ class Yolo:
     root: the folder that the file's paths are relative to; '' is the file's own folder, or the
       file's `path` below it, if that is relative. Nothing outside is read.
     masks: True adds the masks; every object must then have an outline.
-    exif: the labels are of the upright images, as tools show them; False: of the stored ones. See
-      `sources.annotated_images`.
-    bad_annotations: "error" rejects the row of a wrong label; "skip" leaves the label out, counted
-      and logged.
+    exif, bad_annotations: see `sources.annotated_images`; tools show images upright.
     unlabelled: images without a label file have no objects; "few": opening fails where they are
       more than half; "empty": they may be any number.
   """
@@ -62,73 +56,58 @@ class Yolo:
   unlabelled: str = "few"
 
   def __post_init__(self):
-    annotated_images.check_policy("Yolo", self.bad_annotations)
+    super().__post_init__()
     errors.pick(dict.fromkeys(_UNLABELLED), self.unlabelled, "Yolo.unlabelled")
 
   def open(self) -> YoloRows:
     """ConfigError without the file or split, DataError for a wrong file or missing labels."""
     return YoloRows(self)
 
-  def makes(self) -> tuple[str, ...]:
-    return annotated_images.names(self.masks)
 
-
-class YoloRows(files.Rows):
+class YoloRows(annotated_images.Rows):
   """The rows of a `Yolo`. Picklable; holds the names of the images."""
 
   def __init__(self, source: Yolo):
     self._spec = source
-    try:
-      data = atomic_io.read(source.path, max_bytes=_MAX_YAML_BYTES)
-    except OSError as e:
-      raise errors.ConfigError(f"Cannot read {source.path!r}: {e.strerror or e}.") from None
+    data = files.read_data(source.path, max_bytes=_MAX_YAML_BYTES)
     content = _yaml(data, source.path)
-    self._names = _class_names(content, source.path)
+    self._classes = _class_names(content, source.path)
     self._root, above = _root(source, content)
     splits = {k: v for k, v in content.items() if k not in ("names", "nc", "path")}
     places = errors.pick(splits, source.split, f"split of {source.path}")
     if not places:
       raise errors.ConfigError(f"{source.path}: the split {source.split!r} is empty.")
     self._points = _num_points(content, source.path)
-    self._images: list[str] = []
+    self._names = []
     for place in places if isinstance(places, list) else [places]:
-      try:
-        self._images += _images(self._root, place, above)
-      except errors.DataError as e:
-        raise errors.DataError(f"{source.path}: {source.split}: {e}") from None
-    self._labels = [_label_path(self._root, name) for name in self._images]
+      with errors.within(f"{source.path}: {source.split}"):
+        self._names += _images(self._root, place, above)
+    self._labels: list[str] = []
+    for name in self._names:
+      found = (files.find_under(self._root, path) for path in _label_paths(name))
+      self._labels.append(next(filter(None, found), ""))
     if source.unlabelled == "few":
       self._check_labels(places)
-    listed = "\n".join(self._images).encode("utf-8", "surrogatepass")
+    listed = "\n".join(self._names).encode("utf-8", "surrogatepass")
     self._crc = zlib.crc32(listed, zlib.crc32(data))
 
-  def __len__(self) -> int:
-    return len(self._images)
-
   def _row(self, i: int) -> dict[str, Any]:
-    name, s = self._images[i], self._spec
-    image = annotated_images.read_image(files.read_under(self._root, name), exif=s.exif)
-    budget = rle.Budget()
-    things = [
-      functools.partial(self._thing, words, image.size, where, budget)
-      for words, where in self._lines(self._labels[i])
-    ]
-    return annotated_images.row(image, name, name, things, s, self.where(i))
+    name = self._names[i]
+    data = files.read_under(self._root, name)
+    things = list(self._lines(self._labels[i]))
+    make = functools.partial(self._thing, rle.Budget())
+    return annotated_images.row(data, name, name, things, make, self._spec, self.where(i))
 
   def where(self, i: int) -> str:
-    return os.path.join(self._root, self._images[i])
+    return os.path.join(self._root, self._names[i])
 
   def fingerprint(self) -> str:
     """Of the data.yaml and the images' names, not of the label files."""
     return f"yolo:{self._spec.masks:d}:{self._spec.split}:{len(self)} rows:{self._crc:08x}"
 
-  def digests(self) -> array.array:
-    """uint16[rows], of the images' names."""
-    return files.row_digests(name.encode("utf-8", "surrogatepass") for name in self._images)
-
   def _check_labels(self, places: Any) -> None:
-    missing = [n for n, path in zip(self._images, self._labels, strict=True) if not path]
-    num = len(self._images)
+    missing = [n for n, path in zip(self._names, self._labels, strict=True) if not path]
+    num = len(self._names)
     annotated_images.check_found(
       num - len(missing),
       num,
@@ -138,17 +117,17 @@ class YoloRows(files.Rows):
       "If these images hold no object, set Yolo.unlabelled='empty'.",
     )
 
-  def _lines(self, path: str) -> Iterator[tuple[list[bytes], str]]:
-    """(words, 'labels/a.txt:3') of each line of a label file."""
+  def _lines(self, path: str) -> Iterator[tuple[str, list[bytes]]]:
+    """('labels/a.txt:3', words) of each line of a label file."""
     if not path:
       return
     data = files.read_under(self._root, path, max_bytes=_MAX_LABEL_BYTES)
     for n, line in enumerate(data.removeprefix(codecs.BOM_UTF8).split(b"\n"), 1):
       if line.strip():
-        yield line.split(), f"{path}:{n}"
+        yield f"{path}:{n}", line.split()
 
   def _thing(
-    self, words: Sequence[bytes], size: tuple[int, int], where: str, budget: rle.Budget
+    self, budget: rle.Budget, words: Sequence[bytes], size: annotated_images.Size
   ) -> annotated_images.Thing:
     height, width = size
     try:
@@ -157,41 +136,35 @@ class YoloRows(files.Rows):
       number, *values = (float(word) for word in words)
     except ValueError:
       line = b" ".join(words)[:60]
-      raise errors.DataError(f"{where}: {line!r}; expected numbers.") from None
-    if number not in self._names:
-      raise errors.DataError(f"{where}: class {number:g} is not among the names of the data.yaml.")
+      raise errors.DataError(f"{line!r}; expected numbers.") from None
+    if number not in self._classes:
+      raise errors.DataError(f"class {number:g} is not among the names of the data.yaml.")
     if self._points:
       if len(values) != 4 + self._points:
         raise errors.DataError(
-          f"{where}: {len(values)} numbers after the class; kpt_shape of the data.yaml asks for 4"
-          f" of a box and {self._points} of keypoints."
+          f"{len(values)} numbers after the class; kpt_shape of the data.yaml asks for 4 of a box"
+          f" and {self._points} of keypoints."
         )
       values = values[:4]
     if not all(-0.01 <= v <= 1.01 for v in values):  # NaN too.
       raise errors.DataError(
-        f"{where}: coordinates must be fractions of the image, 0 to 1 (those in pixels are divided"
-        " by its width and height)."
+        "coordinates must be fractions of the image, 0 to 1 (those in pixels are divided by its"
+        " width and height)."
       )
-    label = self._names[int(number)]
+    label = self._classes[int(number)]
     if len(values) == 4:
       x, y, w, h = values
       box = ((x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
       return annotated_images.Thing(label, box)
     if len(values) < 6 or len(values) % 2:
       raise errors.DataError(
-        f"{where}: {len(values)} numbers after the class; expected 4 of a box, or x y of three"
-        " points or more (of keypoints the data.yaml says kpt_shape)."
+        f"{len(values)} numbers after the class; expected 4 of a box, or x y of three points or"
+        " more (of keypoints the data.yaml says kpt_shape)."
       )
     sides = (width, height) * (len(values) // 2)
     points = [v * side for v, side in zip(values, sides, strict=True)]
     box = (min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2]))
     return annotated_images.Thing(label, box, mask=lambda: rle.fill_polygon(points, *size, budget))
-
-
-def _label_path(root: str, name: str) -> str:
-  """The path below `root` of an image's label file; '' without one."""
-  found = (files.find_under(root, path) for path in _label_paths(name))
-  return next((path for path in found if path), "")
 
 
 def _label_paths(name: str) -> list[str]:
@@ -220,12 +193,10 @@ def _images(root: str, place: Any, above: str) -> list[str]:
   folder, paths = inside
   other = [path for path in paths if path.lower().endswith(image_files.OTHER_ENDINGS)]
   if other:
+    some = ", ".join(other[:3]) + (", …" if len(other) > 3 else "")
     logging.warning(
-      "%s: %d images are left out, of unsupported formats: %s%s; convert them to PNG or JPEG",
-      os.path.join(root, folder),
-      len(other),
-      ", ".join(other[:3]),
-      ", …" if len(other) > 3 else "",
+      "%s: %d images are left out, of unsupported formats: %s; convert them to PNG or JPEG",
+      *(os.path.join(root, folder), len(other), some),
     )
   paths = [path for path in paths if path.lower().endswith(image_files.ENDINGS)]
   if not paths:
@@ -263,11 +234,7 @@ def _class_names(content: dict[str, Any], path: str) -> dict[int, str]:
   good = isinstance(names, dict) and names
   if not good or not all(_is_number(k) and isinstance(v, str) for k, v in names.items()):
     raise errors.DataError(f"{path}: names must be a list of class names, or numbers with names.")
-  try:
-    for name in names.values():
-      strict_json.check_text(name)
-  except strict_json.Malformed as e:
-    raise errors.DataError(f"{path}: among the names is a {e}.") from None
+  annotated_images.check_classes(names.values(), path)
   return {int(k): v for k, v in names.items()}
 
 

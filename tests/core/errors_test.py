@@ -20,6 +20,15 @@ def test_pick_lists_what_is_known_when_nothing_is_near():
     errors.pick({"sgd": 1, "adam": 2}, "zzzzzz", "optimizer")
 
 
+def test_the_place_of_bad_data_stands_before_its_reason():
+  with pytest.raises(errors.DataError, match=r"^column 'x': it is bad$"):
+    with errors.within("column 'x'"):
+      raise errors.DataError("it is bad")
+  with pytest.raises(errors.ConfigError, match=r"^as it was$"):
+    with errors.within("column 'x'"):
+      raise errors.ConfigError("as it was")
+
+
 def test_pick_of_an_unhashable_key_is_a_config_error():
   with pytest.raises(errors.ConfigError, match="Unknown preset"):
     errors.pick({"a": 1}, ["a"], "preset")

@@ -31,7 +31,7 @@ JSONL = {
         for name, (line, why) in lines.MALFORMED.items()
     },
     **traps("rows.jsonl", "ConfigError", empty="value", blank="value"),
-    **traps("a.png", "DataError", missing="not in", pipe="regular", folder="regular",
+    **traps("a.png", "DataError", missing="not in", pipe="regular", folder="directory",
             device="symlink", empty="value", blank="value"),
     "BOM": _lines(b"\xef\xbb\xbf" + _ROW, "value"),
     "CRLF": _lines(_ROW.replace(b"\n", b"\r\n") * 2, "value"),
@@ -56,7 +56,7 @@ JSONL = {
     "image a dict": _lines(_row(image={"path": "a.png"}), "DataError path of a file"),
     "image true": _lines(_row(image=True), "DataError path of a file"),
     "image ''": _lines(_row(image=""), "DataError path of a file"),
-    "image a folder": _lines(_row(image="."), "DataError regular"),
+    "image a folder": _lines(_row(image="."), "DataError directory"),
     "images, one a list": _lines(_row(image=["a.png", ["a.png"]]), "DataError path of a file"),
     "images, 1001": _lines(_row(image=["a.png"] * 1001), "DataError 1001 files"),
     "image above": _lines(_row(image="../outside/mine"), "DataError without '..'"),
@@ -228,7 +228,7 @@ def _label(data, expected):
 
 YOLO = {
     **traps("data.yaml", "ConfigError", empty="DataError names", blank="DataError"),
-    **traps(_TXT, "DataError", missing="label file", pipe="regular", folder="regular",
+    **traps(_TXT, "DataError", missing="label file", pipe="regular", folder="directory",
             device="symlink", empty="value", blank="value"),
     **traps("list.txt", "DataError", device="symlink", empty="value", blank="value"),
     "a list": _yaml(b"- a\n- b\n", "DataError names"),
@@ -327,7 +327,8 @@ def _encoded(name):
 
 
 VOC = {
-    **traps(_XML, "DataError", pipe="regular", folder="regular", device="symlink", empty="no XML"),
+    **traps(_XML, "DataError", pipe="regular", folder="directory", device="symlink",
+            empty="no XML"),
     **traps(_LIST, "ConfigError", empty="value", blank="value"),
     **traps(_MASK, "DataError", missing="not in", pipe="regular", device="symlink"),
     "a file of the system": _xml(

@@ -17,7 +17,7 @@ import numpy as np
 
 import paligemma_jax as pj
 from paligemma_jax import pp
-from paligemma_jax.sources import frames
+from paligemma_jax.sources import video
 
 
 def _status(key):
@@ -31,7 +31,7 @@ def _image(path):
 
 def _video(path):
   with open(path, "rb") as f:
-    frames.decode(f, path.name, num=4, stride=0)
+    video.decode(f, path.name, num=4, stride=0)
 
 
 def _row(path):

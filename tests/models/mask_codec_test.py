@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
+from paligemma_jax import sources
 from paligemma_jax.models import mask_codec as jax_codec
 from paligemma_jax.regions import mask_codec
 from paligemma_jax.regions import seg
-from paligemma_jax.sources import masks as mask_sources
 from tests.regions import mask_codec_test
 
 
@@ -39,8 +39,8 @@ def test_jax_equals_numpy_on_random_weights_in_the_published_layout(sizes):
 def test_training_learns_to_paint_what_it_is_shown():
   """A dozen steps on eight masks, with codes from the start; the shipped codec took 3 200."""
   recipe = mask_codec.CodecRecipe(
-    source=mask_sources.Masks(num_rows=8),
-    held_out=mask_sources.Masks("held_out", num_rows=4),
+    source=sources.Masks(num_rows=8),
+    held_out=sources.Masks("held_out", num_rows=4),
     num_codes=16,
     code_dim=8,
     encoder=(4, 4, 8, 8),

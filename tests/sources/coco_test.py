@@ -116,7 +116,7 @@ def _put(path, value):
     (_put(["images", 0, "width"], 21), "says 21 x 10 pixels .*file has 20 x 10"),
     (_put(["images", 0, "file_name"], "../ann.json"), "without '..'"),
     (_put(["images", 0, "file_name"], "/etc/passwd"), "must be relative"),
-    (_put(["images", 0, "file_name"], "sub"), "not a regular file"),
+    (_put(["images", 0, "file_name"], "sub"), "Is a directory"),
     (_put(["images", 0, "file_name"], "link.jpg"), "through a symlink"),
     (_put(["images", 0, "file_name"], "gone.jpg"), "is not in"),
   ],

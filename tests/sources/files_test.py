@@ -47,7 +47,7 @@ def test_the_exact_name_comes_first_and_a_choice_is_an_error(tmp_path):
 
 def test_a_file_with_another_ending_is_named_but_not_taken(tmp_path):
   _fill(tmp_path, "sub/a.png")
-  with pytest.raises(errors.DataError, match=r"'sub/a.jpg' is not in .*There is 'a\.png'\."):
+  with pytest.raises(errors.DataError, match=r"'sub/a.jpg' is not in .*There is 'sub/a\.png'\."):
     files.read_under(str(tmp_path), "sub/a.jpg")
   assert files.by_stem(str(tmp_path), "SUB/A", (".jpg", ".png")) == ["sub/a.png"]
   assert files.by_stem(str(tmp_path), "gone/a", (".png",)) == []
@@ -94,6 +94,6 @@ def test_a_link_that_leads_out_is_refused_also_under_another_name(tmp_path):
 def test_a_link_to_itself_is_listed_and_is_no_file(tmp_path):
   (tmp_path / "images").mkdir()
   (tmp_path / "images" / "a.png").symlink_to("a.png")
-  assert files.below(str(tmp_path), "images") == ["a.png"]
-  with pytest.raises(errors.DataError, match="not a regular file"):
+  assert files.paths_under(str(tmp_path), "images") == ("images", ["a.png"])
+  with pytest.raises(errors.DataError, match="symbolic links"):
     files.read_under(str(tmp_path), "images/a.png")

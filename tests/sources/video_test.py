@@ -10,7 +10,7 @@ from paligemma_jax import pp
 from paligemma_jax import sources
 from paligemma_jax.core import errors
 from paligemma_jax.sources import files
-from paligemma_jax.sources import frames
+from paligemma_jax.sources import video
 from tests.miniatures import clips
 from tests.miniatures import images
 
@@ -41,7 +41,7 @@ def number(pixels):
   ],
 )
 def test_positions_follow_the_rule(total, num, stride, expected):
-  assert frames.positions(total, num, stride) == expected
+  assert video.positions(total, num, stride) == expected
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def ten_frames():
   ],
 )
 def test_a_video_file_gives_the_frames_of_the_part(ten_frames, num, stride, start, end, expected):
-  got = frames.decode(ten_frames, "x", num=num, stride=stride, start=start, end=end)
+  got = video.decode(ten_frames, "x", num=num, stride=stride, start=start, end=end)
   assert [number(pixels) for pixels in got] == expected
   assert all(p.shape == (48, 64, 3) and p.dtype == np.uint8 for p in got)
 
@@ -75,7 +75,7 @@ def test_a_video_file_gives_the_frames_of_the_part(ten_frames, num, stride, star
 def test_a_cut_file_gives_what_is_there_or_an_error(ten_frames):
   for cut in (0, 20, len(ten_frames) // 2):
     with pytest.raises(errors.DataError, match="x is no video that can be decoded"):
-      frames.decode(ten_frames[:cut], "x", num=2, stride=1)
+      video.decode(ten_frames[:cut], "x", num=2, stride=1)
 
 
 def test_rows_name_videos_and_parts_of_them(ten_frames, tmp_path):
@@ -100,7 +100,8 @@ def test_rows_name_videos_and_parts_of_them(ten_frames, tmp_path):
 def test_a_folder_of_frames_needs_no_library(tmp_path):
   for i in range(12):
     images.write(tmp_path / f"frames/f{i}.png", images.png(i))
-  images.write(tmp_path / "frames/notes.txt", b"no frame")
+  for name in ("notes.txt", "._f0.png", "more/f0.png"):
+    images.write(tmp_path / "frames" / name, b"no frame")
   rows = sources.Video(write(tmp_path, [{"video": "frames"}]), num=4, stride=3).open()
   assert rows[0]["frames"] == [images.png(i) for i in (0, 3, 6, 9)]  # f9 is not after f11.
 
@@ -114,7 +115,7 @@ def test_a_folder_of_frames_needs_no_library(tmp_path):
     ({"video": "empty"}, "folder 'empty' has no images"),
     ({"video": "frames", "start": 1}, "has no seconds to cut it by"),
     ({"video": "frames", "start": "1"}, "'start' is '1': expected seconds"),
-    ({"video": "frames", "end": -1}, "expected 0 or more"),
+    ({"video": "frames", "end": -1}, "expected seconds, 0 or more"),
     ({"video": "frames", "start": 2, "end": 1}, "from 2.0 s to 1.0 s is empty"),
     ({"clip": "frames"}, "'video' is missing"),
   ],
@@ -132,7 +133,7 @@ def test_a_folder_outside_is_not_listed(tmp_path):
   (tmp_path / "root").mkdir()
   (tmp_path / "root/link").symlink_to(tmp_path / "outside")
   with pytest.raises(errors.DataError, match="leads out of"):
-    files.names_under(str(tmp_path / "root"), "link")
+    files.paths_under(str(tmp_path / "root"), "link")
 
 
 def test_without_the_library_the_error_names_it(tmp_path, monkeypatch):

@@ -91,7 +91,7 @@ _FILE = b'<!DOCTYPE a [<!ENTITY x SYSTEM "file:///etc/passwd">]><annotation>&x;<
     (b"\xff\xfe\x00", "no XML"),
     (b'<?xml version="1.0" encoding="nonsense"?><a/>', "no XML"),
     (b"<a>" * 40, "nested deeper"),
-    (_xml(("", 0, 1, 1, 2, 2)), "line 3: object 1 has no name"),
+    (_xml(("", 0, 1, 1, 2, 2)), "line 3: object 1: it has no name"),
     (b"<annotation><object><name>x</name></object></annotation>", "has no bndbox"),
     (_xml(("dog", 0, "one", 1, 2, 2)), "xmin is 'one'"),
     (_xml(("dog", 0, 1, "nan", 2, 2)), "ymin is 'nan'"),

@@ -1,4 +1,4 @@
-"""A download's videos become JPEGs in the rows; which frames is tested with `sources.frames`."""
+"""A download's videos become JPEGs in the rows; which frames is tested with `sources.video`."""
 
 import io
 

@@ -1,6 +1,6 @@
 """Frames of a download's videos, as JPEGs in the rows: training then needs no video library.
 
-`sources.frames` has the rule for frames. (In training the reference starts at a random frame; a row
+`sources.video` has the rule for frames. (In training the reference starts at a random frame; a row
 here has the same frames in every epoch.)
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 import tensorflow_datasets as tfds
 
-from paligemma_jax.sources import frames
+from paligemma_jax.sources import video as video_source
 
 from . import raw as raw_lib
 
@@ -25,7 +25,7 @@ _MAX_SHORTER_SIDE = 480
 _JPEG_QUALITY = 92
 _ENDINGS = (".mp4", ".avi", ".mkv", ".webm")
 # Each row is decoded once, so it may take long.
-_LIMITS = frames.Limits(decoded=100_000_000_000, secs=600)
+_MAX_DECODED, _MAX_SECS = 100_000_000_000, 600
 # All of MSR-VTT's videos; with 16 frames of 320 x 240 pixels that is 2 GB.
 _KEPT_CLIPS = 10_000
 
@@ -64,10 +64,10 @@ class Clip(raw_lib.RawFile):
 
   def _decoded(self) -> list[bytes]:
     num, stride, start, end = self._what
-    data = super().read()
-    found = frames.decode(
-      data, str(self), num=num, stride=stride, start=start, end=end, limits=_LIMITS
-    )
+    found = video_source.decode(
+      super().read(), str(self), num=num, stride=stride, start=start, end=end,
+      max_decoded=_MAX_DECODED, max_secs=_MAX_SECS,
+    )  # fmt: skip
     jpegs = {id(pixels): _jpeg(pixels) for pixels in found}  # A short clip repeats frames.
     return [jpegs[id(pixels)] for pixels in found]
 

@@ -71,18 +71,15 @@ def score(
   """The named metric of `predictions[i]` against `rows[i]`, as {key: value}; needs no model.
 
   Args:
-    metric: a name in METRICS.
-    predictions: the texts.
-    rows: the columns that the metric reads.
+    metric: a name in METRICS; rows have the columns that it reads.
     bootstrap: how often the rows are resampled, as in 1000, for `<key>/low` and `<key>/high`: 95 %
       confidence intervals; 0 is none.
     seed: of the resampling.
     **options: the fields of the metric's class, such as `target`, `lower` or `bins`, and sequences
       with a value per prediction, such as `scores` of 'coco_detection'.
 
-  Raises:
-    ConfigError: an unknown metric or option, with a near match.
-    DataError: predictions and rows differ in number, or a row lacks a column.
+  ConfigError of an unknown metric or option, DataError where predictions and rows differ in number,
+  or a row lacks a column.
   """
   cls = errors.pick(METRICS, metric, "metric")
   shared = {field.name for field in dataclasses.fields(Evaluator)}
@@ -96,13 +93,14 @@ def score(
   for i, prediction in enumerate(predictions):
     if not isinstance(prediction, str):
       raise errors.DataError(f"Prediction {i} is {prediction!r}; expected a text.")
-  outputs = [Output(i, prediction) for i, prediction in enumerate(predictions)]
-  for name in cls.per_output:
-    values = options.pop(name, None)
-    if values is not None and len(values) != len(outputs):
-      raise errors.DataError(f"There are {len(outputs)} predictions but {len(values)} {name}.")
-    if values is not None:
-      each = zip(outputs, values, strict=True)
-      outputs = [dataclasses.replace(output, **{name: value}) for output, value in each]
+  given = {name: options.pop(name) for name in cls.per_output if name in options}
+  given = {name: values for name, values in given.items() if values is not None}
+  for name, values in given.items():
+    if len(values) != len(rows):
+      raise errors.DataError(f"There are {len(rows)} predictions but {len(values)} {name}.")
+  outputs = [
+    Output(i, text, **{name: values[i] for name, values in given.items()})
+    for i, text in enumerate(predictions)
+  ]
   evaluator = cls(metric, None, bootstrap=bootstrap, **options)
   return evaluator.score(rows, outputs) | intervals(evaluator, rows, outputs, seed=seed)

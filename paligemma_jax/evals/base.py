@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from paligemma_jax.core import errors
 from paligemma_jax.core import prng
 from paligemma_jax.core import spec
 
+T = TypeVar("T")
 Row = Mapping[str, Any]
 # float64[rows] by name; NaN where a row does not count.
 Table = dict[str, np.ndarray]
@@ -44,11 +45,8 @@ class Evaluator:
     bootstrap: resamples of the scored rows for `<metric>/low` and `<metric>/high`, 95 % confidence
       intervals; 0 is none.
 
-  Options of decoding, see `core.sampling_options`:
+  Options of decoding are those of `core.sampling_options`, and:
     sampler: 'greedy', 'temperature(0.7)', 'top_k(40, 0.7)' or 'nucleus(0.9, 0.7)'.
-    temperature, top_k, top_p: numbers in place of `sampler`.
-    repetition_penalty: above 1, tokens of the prompt and the answer become less likely.
-    stop: one or several texts before which the answer ends.
     best_of: answers sampled per row; the most probable one is kept.
     beam_size: above 1, beam search.
     banned: texts of tokens that the answer must not contain, as '<eos>' or ' cat'.
@@ -101,6 +99,7 @@ class Metric(Evaluator):
   """
 
   gives: ClassVar[tuple[str, ...]] = ()  # Columns that every table has, in their order.
+  counts: ClassVar[tuple[tuple[str, str], ...]] = ()  # (name, the score whose rows are counted).
 
   def score_row(self, prediction: str, row: Row) -> dict[str, float]:
     """The row's scores by name, NONE or absent where it does not count; DataError of a bad row."""
@@ -108,22 +107,23 @@ class Metric(Evaluator):
 
   def table(self, rows: Sequence[Row], outputs: Sequence[Output]) -> Table:
     """The scores of all rows; names that are not in `gives` are last, in alphabetical order."""
-    scores = {name: [NONE] * len(rows) for name in self.gives}
-    for i, (row, output) in enumerate(zip(rows, outputs, strict=True)):
-      with of_row(i):
-        found = self.score_row(output.text, row)
-      for name, value in found.items():
-        if name not in scores:
-          scores[name] = [NONE] * len(rows)
-        scores[name][i] = value
-    names = (*self.gives, *sorted(scores.keys() - set(self.gives)))
-    return {name: np.array(scores[name], np.float64) for name in names}
+    found = each(lambda row, output: self.score_row(output.text, row), rows, outputs)
+    others = {name for scores in found for name in scores}.difference(self.gives)
+    return {
+      name: np.array([scores.get(name, NONE) for scores in found], np.float64)
+      for name in (*self.gives, *sorted(others))
+    }
 
   def summary(self, table: Table) -> dict[str, float]:
-    """Each score's mean, for `x/<kind>` also the number of rows of that kind, and `num`."""
-    found = {name: mean_of(values) for name, values in table.items() if "/" not in name}
-    for metric in dict.fromkeys(name.partition("/")[0] for name in table if "/" in name):
-      found |= parts(table, metric)
+    """Each score's mean, of `x/<kind>` where it has rows with their number; `counts`; `num`."""
+    found: dict[str, float] = {}
+    for name, values in table.items():
+      _, _, kind = name.partition("/")
+      if not kind:
+        found[name] = mean_of(values)
+      elif count(values):
+        found |= {name: mean_of(values), f"num/{kind}": count(values)}
+    found |= {name: count(table[score]) for name, score in self.counts}
     return {**found, "num": num_rows(table)}
 
   def score(self, rows: Sequence[Row], outputs: Sequence[Output]) -> dict[str, float]:
@@ -161,31 +161,15 @@ def num_rows(table: Table) -> float:
   return float(max((len(values) for values in table.values()), default=0))
 
 
-def parts(table: Table, metric: str) -> dict[str, float]:
-  """{'acc/x': mean, 'num/x': number of rows} of the columns 'acc/x' that have rows."""
-  found = {}
-  for name, values in table.items():
-    if name.startswith(f"{metric}/") and count(values):
-      found[name] = mean_of(values)
-      found[f"num/{name.removeprefix(f'{metric}/')}"] = count(values)
+def each(function: Callable[..., T], rows: Sequence[Row], *others: Sequence[Any]) -> list[T]:
+  """`function(row, …)` of each row and what belongs to it; a DataError gets the row's number."""
+  found: list[T] = []
+  try:
+    for arguments in zip(rows, *others, strict=True):
+      found.append(function(*arguments))
+  except errors.DataError as e:
+    raise errors.DataError(f"Row {len(found)} of those to score: {e}") from None
   return found
-
-
-class of_row:
-  """Context manager that adds the row's number to a DataError raised within.
-
-  A class, since it is entered for every row and a generator takes three times as long.
-  """
-
-  def __init__(self, i: int):
-    self._i = i
-
-  def __enter__(self) -> None:
-    pass
-
-  def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-    if isinstance(error, errors.DataError):
-      raise errors.DataError(f"Row {self._i} of those to score: {error}") from None
 
 
 def column(row: Row, name: str) -> Any:
@@ -234,20 +218,12 @@ def plain_id(row: Row, name: str) -> str | int | float:
   return value
 
 
-def wording(text: str, *, lower: bool, strip: bool) -> str:
-  """The text in the form that is compared."""
-  text = text.lower() if lower else text
-  return text.strip() if strip else text
-
-
-def compared(
-  prediction: str, row: Row, target: str, *, lower: bool, strip: bool
-) -> tuple[str, list[str]]:
-  """The prediction and the true answers of a row in the form that is compared."""
-  answer, *wanted = (
-    wording(text, lower=lower, strip=strip) for text in (prediction, *answers(row, target))
-  )
-  return answer, wanted
+def compared(metric: Any, prediction: str, row: Row) -> tuple[str, list[str]]:
+  """The prediction and the true answers as a metric's `target`, `lower` and `strip` have them."""
+  texts = [prediction, *answers(row, metric.target)]
+  texts = [text.lower() for text in texts] if metric.lower else texts
+  texts = [text.strip() for text in texts] if metric.strip else texts
+  return texts[0], texts[1:]
 
 
 def outputs_of(texts: Iterable[str]) -> list[Output]:
@@ -291,11 +267,7 @@ Values = dict[str, float]
 
 
 def of_evaluator(
-  evaluator: Evaluator,
-  rows: Sequence[Row],
-  outputs: Sequence[Output],
-  *,
-  seed: int = 0,
+  evaluator: Evaluator, rows: Sequence[Row], outputs: Sequence[Output], *, seed: int = 0
 ) -> Values:
   """`intervals` of an evaluator's metrics, from `evaluator.bootstrap` resamples of its rows."""
   if evaluator.bootstrap < 1:
@@ -322,11 +294,8 @@ def intervals(
   Counts of rows (`num`, `num_…`) have none. A metric that is the mean of its values on single rows
   is not computed again for each sample, which is slow.
 
-  Args:
-    value_of: the metrics of the rows with these numbers, which may repeat.
-    num_rows: how many rows there are; fewer than two have no intervals.
-    num_samples: how often as many rows are drawn, with replacement.
-    seed: of the draws.
+  `value_of` gives the metrics of the rows with these numbers, which may repeat. Of `num_rows`, of
+  which fewer than two have no intervals, as many are drawn, with replacement, `num_samples` times.
   """
   if num_rows < 2 or num_samples < 1:
     return {}
@@ -362,8 +331,8 @@ def _is_mean(key: str, whole: Values, singles: Sequence[Values]) -> bool:
   """Whether the metric is the mean over single rows."""
   if not all(key in single for single in singles):
     return False
-  mean = math.fsum(single[key] for single in singles) / len(singles)
-  return math.isclose(mean, whole[key], rel_tol=1e-9, abs_tol=1e-12)
+  of_singles = mean(single[key] for single in singles)
+  return math.isclose(of_singles, whole[key], rel_tol=1e-9, abs_tol=1e-12)
 
 
 def _draws(num_rows: int, num_samples: int, seed: int) -> Iterator[np.ndarray]:

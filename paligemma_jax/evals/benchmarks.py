@@ -34,12 +34,13 @@ class ChartQa(base.Metric):
   lower: bool = False
   part: str = ""
 
+  strip = True
   reads = ("target",)
   may_read = ("part",)
   gives = ("acc", "relaxed_acc")
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
-    predicted, wanted = base.compared(prediction, row, self.target, lower=self.lower, strip=True)
+    predicted, wanted = base.compared(self, prediction, row)
     relaxed = any(relaxed_match(predicted, answer) for answer in wanted)
     found = {"acc": float(predicted in wanted), "relaxed_acc": float(relaxed)}
     if self.part:
@@ -48,12 +49,11 @@ class ChartQa(base.Metric):
     return found
 
   def summary(self, table: base.Table) -> dict[str, float]:
-    found = {name: base.mean_of(table[name]) for name in self.gives}
+    found = super().summary(table)
     for name in self.gives:
-      of_parts = base.parts(table, name)
-      means = [value for key, value in of_parts.items() if key.startswith(f"{name}/")]
-      found |= of_parts | ({f"{name}_avg": base.mean(means)} if means else {})
-    return {**found, "num": base.num_rows(table)}
+      of_parts = [value for key, value in found.items() if key.startswith(f"{name}/")]
+      found |= {f"{name}_avg": base.mean(of_parts)} if of_parts else {}
+    return found
 
 
 def relaxed_match(prediction: str, target: str) -> bool:
@@ -190,7 +190,7 @@ _WORDS = (
   " sixteen seventeen eighteen nineteen twenty"
 ).split()
 _DIGITS = {"none": "0"} | {word: str(i) for i, word in enumerate(_WORDS)}
-_KINDS = {1: "acc/simple", 0: "acc/complex", -1: ""}
+_KINDS: dict[int, tuple[str, ...]] = {1: ("acc/simple",), 0: ("acc/complex",), -1: ()}
 _COUNTS = [*(f"acc/count_{i}" for i in range(_LARGEST + 1)), f"acc/count_over_{_LARGEST}"]
 
 
@@ -223,20 +223,16 @@ class TallyQa(base.Metric):
       raise base.unexpected(row, self.target, "a count, as a whole number or a text")
     wanted = in_digits(str(wanted))
     hit = float(in_digits(prediction) == wanted)
-    names = ["acc", self._kind(row)]
+    names = ["acc"]
+    if self.simple:
+      kind = base.column(row, self.simple)
+      if not isinstance(kind, (int, np.integer)) or kind not in _KINDS:
+        expected = "1 (simple), 0 (complex) or -1 (not known). Without such a column set simple=''"
+        raise base.unexpected(row, self.simple, expected)
+      names += _KINDS[int(kind)]
     if wanted.isdecimal():
       names.append(_COUNTS[min(int(wanted), _LARGEST + 1)])
-    return {name: hit for name in names if name}
-
-  def _kind(self, row: base.Row) -> str:
-    """The name of the score for the row's kind of question, or ''."""
-    if not self.simple:
-      return ""
-    kind = base.column(row, self.simple)
-    if not isinstance(kind, (int, np.integer)) or kind not in _KINDS:
-      expected = "1 (simple), 0 (complex) or -1 (not known). Without such a column set simple=''"
-      raise base.unexpected(row, self.simple, expected)
-    return _KINDS[int(kind)]
+    return dict.fromkeys(names, hit)
 
 
 def in_digits(text: str) -> str:

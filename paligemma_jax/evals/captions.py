@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import importlib
 import itertools
 import json
 import math
@@ -43,16 +44,11 @@ _UNSPACED = re.compile(
   "|[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
 )
 
-
-def _characters(text: str) -> str:
-  return ptb.tokenize(_UNSPACED.sub(r" \g<0> ", text))
-
-
 # From a text to its words with single blanks between.
 TOKENS: dict[str, Callable[[str], str]] = {
   "ptb": ptb.tokenize,
   "blanks": str,
-  "characters": _characters,
+  "characters": lambda text: ptb.tokenize(_UNSPACED.sub(r" \g<0> ", text)),
 }
 
 
@@ -116,17 +112,13 @@ class CocoCaption(base.Metric):
         " give one of them."
       )
 
-  def table(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> base.Table:
-    """The values of each row, computed together: CIDEr's weights depend on all rows."""
-    return self._table(rows, outputs, self.target, self.group)
-
   def score(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, float]:
     found = self.summary(self.table(rows, outputs))
     if self.beside:
-      others = self.summary(self._table(rows, outputs, self.beside, self.group))
+      others = self.summary(self.table(rows, outputs, target=self.beside))
       found |= {f"{self.beside}/{name}": value for name, value in others.items()}
     if self.parts:
-      by_part = self.summary(self._table(rows, outputs, self.target, self.parts))
+      by_part = self.summary(self.table(rows, outputs, by=self.parts))
       found |= {name: value for name, value in by_part.items() if "/" in name}
     return found
 
@@ -134,29 +126,31 @@ class CocoCaption(base.Metric):
     """{name below `predictions/`: JSON list of image_id and caption, as COCO's tools read it}."""
     if not self.image_id:
       return {}
-    results = []
-    for i, (row, out) in enumerate(zip(rows, outputs, strict=True)):
-      with base.of_row(i):
-        image_id = base.plain_id(row, self.image_id)
-      results.append({"image_id": image_id, "caption": out.text})
+    ids = base.each(lambda row: base.plain_id(row, self.image_id), rows)
+    results = [{"image_id": i, "caption": o.text} for i, o in zip(ids, outputs, strict=True)]
     return {f"{self.name}.json": json.dumps(results, ensure_ascii=False)}
 
-  def _table(
-    self, rows: Sequence[base.Row], outputs: Sequence[base.Output], target: str, group: str
+  def table(
+    self, rows: Sequence[base.Row], outputs: Sequence[base.Output], target: str = "", by: str = ""
   ) -> base.Table:
-    tokenize = TOKENS[self.tokens]
-    predicted, true = [], []
+    """The values of each row, computed together: CIDEr's weights depend on all rows.
+
+    `target` and `by` are columns in place of those of `self.target` and `self.group`.
+    """
+    target, group, tokenize = target or self.target, by or self.group, TOKENS[self.tokens]
     groups: dict[str, list[int]] = {}
-    for i, (row, out) in enumerate(zip(rows, outputs, strict=True)):
-      with base.of_row(i):
-        answers = base.answers(row, target)
-        name = base.column(row, group) if group else ""
-        if not isinstance(name, str):
-          raise base.unexpected(row, group, "a text")
-      predicted.append(tokenize(out.text))
-      true.append([tokenize(answer) for answer in answers])
+
+    def tokenized(row: base.Row, i: int) -> list[str]:
+      answers = base.answers(row, target)
+      name = base.column(row, group) if group else ""
+      if not isinstance(name, str):
+        raise base.unexpected(row, group, "a text")
       if answers:
         groups.setdefault(name, []).append(i)
+      return [tokenize(answer) for answer in answers]
+
+    true = base.each(tokenized, rows, range(len(rows)))
+    predicted = [tokenize(out.text) for out in outputs]
     # The columns that every table has.
     names = [column for name in self.metrics for column in COLUMNS[name]]
     names += [] if group else ["has_truth"]
@@ -211,7 +205,6 @@ def _scores(
 
 
 def _means(table: base.Table) -> dict[str, float]:
-  """The metrics of these rows together."""
   found: dict[str, float] = {
     name: base.mean_of(table[name]) for name in ("cider", "rouge", "spice") if name in table
   }
@@ -357,7 +350,7 @@ def meteor_counts(captions: Sequence[str], references: Sequence[Sequence[str]]) 
     line = tool._stat(_one_line(caption), [_one_line(text) for text in true])
     row[:] = [float(number) for number in line.split()]
     # The program's sums omit the single fragment of a caption that matches entirely.
-    if row[20] == 1 and (_matched(row) == row[:2]).all():
+    if row[20] == 1 and (row[4:20].reshape(4, 2, 2).sum(axis=(0, 1)) == row[:2]).all():
       row[20] = 0
   return counts
 
@@ -388,11 +381,6 @@ def spice(captions: Sequence[str], references: Sequence[Sequence[str]]) -> list[
   return [float(score["All"]["f"]) for score in scores]
 
 
-def _matched(counts: np.ndarray) -> np.ndarray:
-  """The matched words of caption and reference."""
-  return counts[4:20].reshape(4, 2, 2).sum(axis=(0, 1))
-
-
 def _one_line(text: str) -> str:
   """The text without '|||' and line breaks, which end fields and lines of the program."""
   return " ".join(text.replace("|||", " ").split())
@@ -401,10 +389,7 @@ def _one_line(text: str) -> str:
 def _module(name: str) -> Any:
   """The module of pycocoevalcap; ConfigError where it or Java is missing."""
   try:
-    if name == "meteor":
-      from pycocoevalcap.meteor import meteor as module
-    else:
-      from pycocoevalcap.spice import spice as module
+    module = importlib.import_module(f"pycocoevalcap.{name}.{name}")
   except ImportError:
     raise errors.ConfigError(
       f"{name.upper()} needs pycocoevalcap: pip install pycocoevalcap (and Java)."

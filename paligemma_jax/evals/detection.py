@@ -47,6 +47,7 @@ class CocoDetection(base.Evaluator):
     ap/<label>, ap50/<label>: with `by_class`; map is the mean of the ap/<label>.
     invalid: unreadable parts of texts.
     num, num_boxes, num_predicted: rows, true boxes (crowds too) and predicted boxes.
+    unknown: with `categories`, predicted boxes of none of them.
   """
 
   boxes: str = "boxes"
@@ -75,16 +76,11 @@ class CocoDetection(base.Evaluator):
         )
 
   def score(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, float]:
-    """The metrics above, and the number of boxes with an `unknown` label.
-
-    Raises:
-      DataError: a wrong true box, label, size or number of scores.
-    """
-    images, num_boxes, num_invalid = [], 0, 0
+    """The metrics above; DataError of a wrong true box, label, size or number of scores."""
+    images, num_invalid = [], 0
     predicted_labels: list[str] = []
-    for i, (row, out) in enumerate(zip(rows, outputs, strict=True)):
-      with base.of_row(i):
-        true_labels, target, size = self._target(row)
+    targets = base.each(self._target, rows)
+    for i, (out, (true_labels, target, size)) in enumerate(zip(outputs, targets, strict=True)):
       prediction = loc.parse_boxes(out.text, bins=self.bins)
       given = np.array(self._confidences(out, len(prediction.boxes)), float)
       if given.shape != (len(prediction.boxes),):
@@ -92,23 +88,21 @@ class CocoDetection(base.Evaluator):
           f"Prediction {i} has {len(prediction.boxes)} readable boxes but {given.size} scores."
         )
       detections = Detections(_pixels(prediction.boxes, size), given)
-      names = (*true_labels, *prediction.labels)
-      true_at, predicted_at = _places(true_labels, names), _places(prediction.labels, names)
+      true, predicted = (np.array(x, object) for x in (true_labels, prediction.labels))
       images.append({
           name: (
-              GroundTruth(*(x[true_at[name]] for x in target)),
-              Detections(*(x[predicted_at[name]] for x in detections)),
+              GroundTruth(*(x[true == name] for x in target)),
+              Detections(*(x[predicted == name] for x in detections)),
           )
-          for name in true_at
+          for name in dict.fromkeys((*true_labels, *prediction.labels))
       })  # fmt: skip
       num_invalid += prediction.num_invalid
-      num_boxes += len(true_labels)
       predicted_labels += prediction.labels
     found = {
       **mean_average_precision(images, by_class=self.by_class),
       "invalid": float(num_invalid),
       "num": float(len(images)),
-      "num_boxes": float(num_boxes),
+      "num_boxes": float(sum(len(true_labels) for true_labels, _, _ in targets)),
       "num_predicted": float(len(predicted_labels)),
     }
     if self.categories:
@@ -122,25 +116,20 @@ class CocoDetection(base.Evaluator):
       return {}
     ids = dict(self.categories)
     results = []
-    for i, (row, out) in enumerate(zip(rows, outputs, strict=True)):
-      with base.of_row(i):
-        image_id, size = base.plain_id(row, self.image_id), self._size(row)
+    images = base.each(lambda row: (base.plain_id(row, self.image_id), self._size(row)), rows)
+    for (image_id, size), out in zip(images, outputs, strict=True):
       prediction = loc.parse_boxes(out.text, bins=self.bins)
       scores = self._confidences(out, len(prediction.boxes))
       boxes = _pixels(prediction.boxes, size).tolist()
       for box, label, score in zip(boxes, prediction.labels, scores, strict=True):
-        if not ids:
-          category = {"category": label}
-        elif label in ids:
-          category = {"category_id": ids[label]}
-        else:
+        if ids and label not in ids:
           continue
+        category = {"category_id": ids[label]} if ids else {"category": label}
         bbox = [round(v, 3) for v in box]
         results.append({"image_id": image_id, **category, "bbox": bbox, "score": score})
     return {f"{self.name}.json": json.dumps(results, ensure_ascii=False)}
 
   def _confidences(self, out: base.Output, num_boxes: int) -> Sequence[float]:
-    """The confidence in each readable box of the text."""
     if out.scores is not None:
       return out.scores
     if not out.token_ends:  # Without probabilities.
@@ -152,11 +141,9 @@ class CocoDetection(base.Evaluator):
     size = self._size(row)
     names = [v.strip() for v in base.answers(row, self.labels)]
     corners = _numbers(row, self.boxes, (len(names), 4))
-    for box in corners.tolist():
-      try:
+    with errors.within(f"column {self.boxes!r}"):
+      for box in corners.tolist():
         loc.checked(box)
-      except errors.DataError as e:
-        raise errors.DataError(f"column {self.boxes!r}: {e}") from None
     pixels = _pixels(corners, size)
     crowd, areas = np.zeros(len(names), bool), pixels[:, 2] * pixels[:, 3]
     if self.crowd:
@@ -166,7 +153,6 @@ class CocoDetection(base.Evaluator):
     return names, GroundTruth(pixels, crowd, areas), size
 
   def _size(self, row: base.Row) -> tuple[float, float]:
-    """Height and width of the image."""
     height, width = (float(_numbers(row, name, ())) for name in (self.height, self.width))
     for name, number in ((self.height, height), (self.width, width)):
       if number <= 0:
@@ -192,23 +178,9 @@ def label_likelihoods(prediction: base.Output, *, bins: int) -> list[float]:
 
 def _likelihood(prediction: base.Output, begin: int, end: int) -> float:
   """The joint likelihood of the tokens that overlap `text[begin:end]`."""
-  starts = (0, *prediction.token_ends[:-1])
-  inside = [
-    logprob
-    for first, last, logprob in zip(
-      starts, prediction.token_ends, prediction.token_logprobs, strict=True
-    )
-    if first < end and begin < last
-  ]
-  return math.exp(math.fsum(inside))
-
-
-def _places(labels: Sequence[str], names: Sequence[str]) -> dict[str, np.ndarray]:
-  """{name: indices of the labels that equal it}."""
-  places: dict[str, list[int]] = {name: [] for name in names}
-  for i, label in enumerate(labels):
-    places[label].append(i)
-  return {name: np.array(found, np.int64) for name, found in places.items()}
+  ends = prediction.token_ends
+  tokens = zip((0, *ends[:-1]), ends, prediction.token_logprobs, strict=True)
+  return math.exp(math.fsum(p for first, last, p in tokens if first < end and begin < last))
 
 
 def _pixels(boxes: Any, size: tuple[float, float]) -> np.ndarray:
@@ -266,20 +238,6 @@ class Detections(NamedTuple):
   scores: np.ndarray
 
 
-class _Matched(NamedTuple):
-  """For one image and class, A areas, T IoUs, D detections in the order of their scores.
-
-  scores: float64[D].
-  hit, ignored: bool[A, T, D].
-  num_true: int[A], true boxes that count.
-  """
-
-  scores: np.ndarray
-  hit: np.ndarray
-  ignored: np.ndarray
-  num_true: np.ndarray
-
-
 def mean_average_precision(
   images: Sequence[Mapping[str, tuple[GroundTruth, Detections]]],
   *,
@@ -287,15 +245,10 @@ def mean_average_precision(
 ) -> dict[str, float]:
   """The twelve numbers of the COCO evaluation; -1 where there is nothing to measure.
 
-  Args:
-    images: the true and the predicted boxes of each class; the order of the images resolves ties
-      between scores.
-    by_class: add the average precision of each true class.
-
-  Returns:
-    map (mean over IoUs 0.5 to 0.95), map50, map75, map_small, map_medium, map_large, and the
-    recalls ar1, ar10, ar100 (by the number of detections per image and class), ar_small,
-    ar_medium, ar_large; by class ap/<class> and ap50/<class>, of all areas.
+  Of the true and the predicted boxes of each class of each image, whose order resolves ties between
+  scores: map (mean over IoUs 0.5 to 0.95), map50, map75, map_small, map_medium, map_large, and the
+  recalls ar1, ar10, ar100 (by the number of detections per image and class), ar_small, ar_medium,
+  ar_large; with `by_class` ap/<class> and ap50/<class> of each true class, of all areas.
   """
   classes = sorted({name for image in images for name in image})
   areas, num_t = list(AREAS), len(IOUS)
@@ -304,12 +257,14 @@ def mean_average_precision(
   recall = np.full((num_t, len(classes), len(areas), len(MOST)), -1.0)
   for k, name in enumerate(classes):
     matched = [_match(*image[name]) for image in images if name in image]
-    num_true = np.sum([m.num_true for m in matched], axis=0)
+    num_true = np.sum([counted for *_, counted in matched], axis=0)
     for m, most in enumerate(MOST):
-      scores = np.concatenate([x.scores[:most] for x in matched])
+      scores, hit, ignored = (
+        np.concatenate([x[..., :most] for x in column], axis=-1)
+        for column in list(zip(*matched, strict=True))[:3]
+      )
       order = np.argsort(-scores, kind="stable")
-      hit = np.concatenate([x.hit[..., :most] for x in matched], axis=2)[..., order]
-      ignored = np.concatenate([x.ignored[..., :most] for x in matched], axis=2)[..., order]
+      hit, ignored = hit[..., order], ignored[..., order]
       for a in np.flatnonzero(num_true):
         curve, recall[:, k, a, m] = _curve(hit[a], ignored[a], num_true[a])
         if most == MOST[-1]:
@@ -334,7 +289,13 @@ def mean_average_precision(
   }
 
 
-def _match(target: GroundTruth, found: Detections) -> _Matched:
+def _match(
+  target: GroundTruth, found: Detections
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+  """Of one image and class, for A areas, T IoUs, and D detections in the order of their scores.
+
+  The scores float64[D], hit and ignored bool[A, T, D], and int[A], the true boxes that count.
+  """
   order = np.argsort(-found.scores, kind="stable")[: MOST[-1]]
   boxes, scores = found.boxes[order], found.scores[order]
   low, high = (np.array(side)[:, None] for side in zip(*AREAS.values(), strict=True))
@@ -349,7 +310,7 @@ def _match(target: GroundTruth, found: Detections) -> _Matched:
       first = np.argsort(skip, kind="stable")
       hit[a], ignored[a] = _assign(overlaps[:, first], target.crowd[first], skip[first])
   ignored |= ~hit & ((areas < low) | (areas > high))[:, None]
-  return _Matched(scores, hit, ignored, (~outside).sum(axis=1))
+  return scores, hit, ignored, (~outside).sum(axis=1)
 
 
 def _assign(

@@ -46,7 +46,7 @@ class BoxAccuracy(base.Evaluator):
     """The metrics above; DataError for an unreadable true text."""
     overlaps: list[float] = []
     num_predicted = num_invalid = 0
-    for true_objects, output in zip(self._targets(rows), outputs, strict=True):
+    for true_objects, output in zip(base.each(self._target, rows), outputs, strict=True):
       prediction = loc.parse_boxes(output.text, bins=self.bins)
       overlaps += match(true_objects, prediction)
       num_predicted += len(prediction.boxes)
@@ -66,7 +66,7 @@ class BoxAccuracy(base.Evaluator):
 
   def baseline(self, rows: Sequence[base.Row]) -> dict[str, float]:
     """The metrics of the mean true box of these rows, with the true labels."""
-    targets = self._targets(rows)
+    targets = base.each(self._target, rows)
     boxes = [box for target in targets for box in target.boxes]
     mean_box = [base.mean(side) for side in zip(*boxes, strict=True)]
     texts = (
@@ -75,17 +75,13 @@ class BoxAccuracy(base.Evaluator):
     )
     return self.score(rows, base.outputs_of(texts))
 
-  def _targets(self, rows: Sequence[base.Row]) -> list[loc.Parsed]:
-    found = []
-    for i, row in enumerate(rows):
-      with base.of_row(i):
-        text = base.column(row, self.target)
-        parsed = loc.parse_boxes(text, bins=self.bins) if isinstance(text, str) else None
-        if parsed is None or parsed.num_invalid:
-          expected = "'<loc0012><loc0034><loc0056><loc0078> label', several joined by ' ; '"
-          raise base.unexpected(row, self.target, expected)
-      found.append(parsed)
-    return found
+  def _target(self, row: base.Row) -> loc.Parsed:
+    text = base.column(row, self.target)
+    parsed = loc.parse_boxes(text, bins=self.bins) if isinstance(text, str) else None
+    if parsed is None or parsed.num_invalid:
+      expected = "'<loc0012><loc0034><loc0056><loc0078> label', several joined by ' ; '"
+      raise base.unexpected(row, self.target, expected)
+    return parsed
 
 
 def iou(a: loc.Box, b: loc.Box) -> float:
@@ -97,7 +93,8 @@ def iou(a: loc.Box, b: loc.Box) -> float:
   if height <= 0 or width <= 0:
     return 0.0
   intersection = height * width
-  return intersection / (_area(a) + _area(b) - intersection)
+  area_a, area_b = ((box.y_max - box.y_min) * (box.x_max - box.x_min) for box in (a, b))
+  return intersection / (area_a + area_b - intersection)
 
 
 def match(target: loc.Parsed, prediction: loc.Parsed) -> list[float]:
@@ -118,10 +115,6 @@ def match(target: loc.Parsed, prediction: loc.Parsed) -> list[float]:
       free_target.remove(t)
       free_prediction.remove(p)
   return overlaps
-
-
-def _area(box: loc.Box) -> float:
-  return (box.y_max - box.y_min) * (box.x_max - box.x_min)
 
 
 @spec.spec
@@ -164,17 +157,14 @@ class Segmentation(base.Metric):
   def table(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> base.Table:
     """iou, box_iou, pixels of intersection and union, and invalid; masks are decoded together.
 
-    Raises:
-      DataError: a wrong true mask or box.
-      CheckpointError: the codec cannot be read.
+    DataError of a wrong true mask or box, CheckpointError of a codec that cannot be read.
     """
     model = mask_codec.open_codec(self.codec)
     segments = [seg.parse(o.text, codec=model, bins=self.bins) for o in outputs]
     squares = iter(_decoded([s.codes for s in segments if s is not None], model))
-    lines: list[tuple[float, ...]] = []
-    for i, (segment, row) in enumerate(zip(segments, rows, strict=True)):
-      with base.of_row(i):
-        true_mask, true_box = self._target(row)
+
+    def line(row: base.Row, segment: seg.Segment | None) -> tuple[float, ...]:
+      true_mask, true_box = self._target(row)
       box_iou, painted = 0.0, None
       common, either = 0, int(true_mask.sum())
       if segment is not None:
@@ -184,7 +174,9 @@ class Segmentation(base.Metric):
           y_min, x_min, y_max, x_max = seg.pixel_box(segment.box, *true_mask.shape)
           common = int((true_mask[y_min:y_max, x_min:x_max] & painted).sum())
           either += int(painted.sum()) - common
-      lines.append((common / either if either else 0.0, box_iou, common, either, painted is None))
+      return common / either if either else 0.0, box_iou, common, either, painted is None
+
+    lines = base.each(line, rows, segments)
     columns = np.array(lines, np.float64).reshape(-1, 5).T
     return dict(zip(("iou", "box_iou", "common", "either", "invalid"), columns, strict=True))
 
@@ -201,10 +193,7 @@ class Segmentation(base.Metric):
 
   def baseline(self, rows: Sequence[base.Row]) -> dict[str, float]:
     """The metrics of the mean true box of these rows, filled."""
-    boxes = []
-    for i, row in enumerate(rows):
-      with base.of_row(i):
-        boxes.append(self._target(row)[1])
+    boxes = base.each(lambda row: self._target(row)[1], rows)
     if not boxes:
       return self.score([], [])
     mean_box = loc.Box(*(base.mean(side) for side in zip(*boxes, strict=True)))
@@ -216,10 +205,8 @@ class Segmentation(base.Metric):
   def _target(self, row: base.Row) -> tuple[np.ndarray, loc.Box]:
     """The true mask, bool[H, W], and the true box."""
     value = base.column(row, self.mask)
-    try:
+    with errors.within(f"column {self.mask!r}"):
       true_mask = seg.as_mask(value)
-    except errors.DataError as e:
-      raise errors.DataError(f"column {self.mask!r}: {e}") from None
     if not self.box:
       return true_mask, seg.least_box(true_mask)
     value = base.column(row, self.box)

@@ -76,18 +76,17 @@ class WritePredictions(base.Evaluator):
 
   def files(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, str]:
     """{name below `predictions/`: JSON lines}; the runner puts `-<step>` before the suffix."""
-    lines = []
-    for i, (row, out) in enumerate(zip(rows, outputs, strict=True)):
-      with base.of_row(i):
-        kept = {name: _plain(row, name) for name in self.keep}
-        line = {"row": out.row, "prompt": base.column(row, "prefix"), **kept}
-      line |= {"text": out.text, "logprob": out.logprob}
-      lines.append(json.dumps(line, ensure_ascii=False) + "\n")
-    return {f"{self.name}.jsonl": "".join(lines)}
+
+    def line(row: base.Row, out: base.Output) -> str:
+      kept = {name: _plain(row, name) for name in self.keep}
+      written = {"row": out.row, "prompt": base.column(row, "prefix"), **kept}
+      written |= {"text": out.text, "logprob": out.logprob}
+      return json.dumps(written, ensure_ascii=False) + "\n"
+
+    return {f"{self.name}.jsonl": "".join(base.each(line, rows, outputs))}
 
 
 def _plain(row: base.Row, name: str) -> Any:
-  """A column as a value of JSON."""
   value = base.column(row, name)
   if isinstance(value, (np.generic, np.ndarray)):
     value = value.tolist()
@@ -128,49 +127,38 @@ class ServerFile(base.Evaluator):
 
   def score(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, float]:
     """`num` answers; how many are `empty`, `replaced`, or `duplicates` of an earlier row's id."""
-    ids, answers, num_replaced = self._answers(rows, outputs)
+    found = base.each(self._answer, rows, outputs)
+    replaced = [answer != out.text for (_, answer), out in zip(found, outputs, strict=True)]
     return {
-      "num": float(len(ids)),
-      "empty": float(sum(not answer for answer in answers)),
-      "replaced": float(num_replaced),
-      "duplicates": float(len(ids) - len(set(ids))),
+      "num": float(len(found)),
+      "empty": float(sum(not answer for _, answer in found)),
+      "replaced": float(sum(replaced)),
+      "duplicates": float(len(found) - len({id_ for id_, _ in found})),
     }
 
   def files(self, rows: Sequence[base.Row], outputs: Sequence[base.Output]) -> dict[str, str]:
     """{name below `predictions/`: JSON}; the runner puts `-<step>` before the suffix."""
-    ids, answers, _ = self._answers(rows, outputs)
-    content = server_content(FORMATS[self.format], ids, answers)
+    form, found = FORMATS[self.format], base.each(self._answer, rows, outputs)
+    content: Any = {id_: {form.answer_key: answer} for id_, answer in found}
+    if form.id_key:
+      content = [{form.id_key: id_, form.answer_key: answer} for id_, answer in found]
     return {f"{self.name}.json": json.dumps(content)}
 
   def _id_column(self) -> str:
     return self.question_id or self.image_id or FORMATS[self.format].column
 
-  def _answers(
-    self, rows: Sequence[base.Row], outputs: Sequence[base.Output]
-  ) -> tuple[list[Id], list[str], int]:
-    """(ids, answers, how many of them were replaced by a choice)."""
-    form, name = FORMATS[self.format], self._id_column()
-    ids, answers, num_replaced = [], [], 0
-    for i, (row, out) in enumerate(zip(rows, outputs, strict=True)):
-      answer = out.text
-      with base.of_row(i):
-        value = base.column(row, name)
-        try:
-          ids.append(as_id(form, value))
-        except errors.DataError as e:
-          raise errors.DataError(f"column {name!r}: {e}") from None
-        if self.choices:
-          answer = _nearest(out.text, base.answers(row, self.choices))
-      num_replaced += answer != out.text
-      answers.append(answer)
-    return ids, answers, num_replaced
-
-
-def _nearest(text: str, choices: Sequence[str]) -> str:
-  """The choice with the fewest edits, the first of a tie."""
-  if not choices or text in choices:
-    return text
-  return min(choices, key=lambda choice: vqa.levenshtein(text.lower(), choice.lower()))
+  def _answer(self, row: base.Row, out: base.Output) -> tuple[Id, str]:
+    """The row's id and its answer, or the choice that replaces it."""
+    name = self._id_column()
+    value = base.column(row, name)
+    with errors.within(f"column {name!r}"):
+      found = as_id(FORMATS[self.format], value)
+    choices = base.answers(row, self.choices) if self.choices else ()
+    if not choices or out.text in choices:
+      return found, out.text
+    # With the fewest edits, the first of a tie.
+    text = out.text.lower()
+    return found, min(choices, key=lambda choice: vqa.levenshtein(text, choice.lower()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,21 +203,11 @@ FORMATS = {
 Id = int | str
 
 
-def server_content(form: Format, ids: Sequence[Id], answers: Sequence[str]) -> Any:
-  """The file's content for JSON; `ids[i]` belongs to `answers[i]`."""
-  pairs = zip(ids, answers, strict=True)
-  if form.id_key:
-    return [{form.id_key: id_, form.answer_key: answer} for id_, answer in pairs]
-  return {id_: {form.answer_key: answer} for id_, answer in pairs}
-
-
 def as_id(form: Format, value: Any) -> Id:
   """A row's id in the server's type; DataError for anything else."""
   value = value.item() if isinstance(value, np.generic) else value
-  whole = isinstance(value, int) and not isinstance(value, bool)
-  if form.id_type is str and (whole or (isinstance(value, str) and value)):
-    return str(value)
-  if form.id_type is int and (whole or (isinstance(value, str) and value.isdecimal())):
-    return int(value)
+  is_whole = isinstance(value, int) and not isinstance(value, bool)
+  if is_whole or (isinstance(value, str) and value and (form.id_type is str or value.isdecimal())):
+    return form.id_type(value)
   kind = "a whole number" if form.id_type is int else "a text"
   raise errors.DataError(f"the id {value!r} is not {kind}, which the server wants.")

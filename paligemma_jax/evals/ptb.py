@@ -17,6 +17,7 @@ and a line break in it is a blank.
 from __future__ import annotations
 
 import functools
+import operator
 import re
 from collections.abc import Callable
 
@@ -86,14 +87,12 @@ def _words(text: str) -> list[str]:
 
 
 @functools.cache
-def _rules_at() -> dict[str, list[tuple[re.Pattern[str], Callable[[str], str]]]]:
+def _rules_at() -> dict[str, list[tuple[re.Pattern[str], Callable[[str], str] | None]]]:
   """The compiled rules by the kind of the first character."""
   compiled = [
-    (kinds, re.compile(f"({token}){ahead}"), write) for kinds, token, ahead, write in _rules()
+    (kinds, re.compile(f"({token}){ahead}"), write) for kinds, token, ahead, write in _RULES
   ]
-  return {k: [(p, w) for kinds, p, w in compiled if k in kinds] for k in ("L", "D", "O")} | {
-    "&": [(p, w) for _, p, w in compiled]
-  }
+  return {k: [(p, w) for kinds, p, w in compiled if k in kinds or k == "&"] for k in "LDO&"}
 
 
 @functools.lru_cache(maxsize=1 << 16)
@@ -107,7 +106,8 @@ def _kind(char: str) -> str:
 
 
 # A rule is (kinds of the first character, pattern of the token, pattern of the lookahead, function
-# from the token to the word); the kinds are L for a letter, D for a digit, O for all others.
+# from the token to the word, None for no word); the kinds are L for a letter, D for a digit, O for
+# all others.
 
 # Letters by themselves.
 _LETTER_RANGES = """
@@ -155,12 +155,10 @@ a81-a83 abc abe-acf b82 bbe-bc2 bc6-bc8 bca-bcd c01-c03 c3e-c56 d3e-d44 d46-d48 
 e47-e4e eb1 eb4-ebc ec8-ecd
 """
 
-# Decimal digits.
-_DIGIT_RANGES = """
-660-669 6f0-6f9 7c0-7c9 966-96f 9e6-9ef a66-a6f ae6-aef b66-b6f be6-bef c66-c6f ce6-cef d66-d6f
-e50-e59 ed0-ed9 f20-f29 1040-1049 1090-1099 17e0-17e9 1810-1819 1946-194f 19d0-19d9 1a80-1a89
-1a90-1a99 1b50-1b59 1bb0-1bb9 1c40-1c49 1c50-1c59 a620-a629 a8d0-a8d9 a900-a909 a9d0-a9d9
-aa50-aa59 abf0-abf9 ff10-ff19
+# The zeros before nine other decimal digits.
+_ZEROS = """
+660 6f0 7c0 966 9e6 a66 ae6 b66 be6 c66 ce6 d66 e50 ed0 f20 1040 1090 17e0 1810 1946 19d0 1a80 1a90
+1b50 1bb0 1c40 1c50 a620 a8d0 a900 a9d0 aa50 abf0 ff10
 """
 
 # Symbols, each a token unless another rule matches.
@@ -172,7 +170,7 @@ SYMBOLS = """
 3001-3002 3012 30fb ff01-ff0f ff1a-ff20 ff3b-ff40 ff5b-ff65 ffe0-ffe1 ffe5-ffe6
 """
 
-_Rule = tuple[str, str, str, Callable[[str], str]]
+_Rule = tuple[str, str, str, Callable[[str], str] | None]
 
 # From tokens to words.
 
@@ -193,34 +191,16 @@ _QUOTES = str.maketrans(
 )
 
 
-def _plain(token: str) -> str:
-  return token
-
-
-def _nothing(token: str) -> str:
-  del token
-  return ""
-
-
-def _ampersand(token: str) -> str:
-  return token.replace("&amp;", "&")
-
-
 def _apostrophe(token: str) -> str:
   return token.replace("&apos;", "'").translate(_APOSTROPHES)
 
 
-def _quotes(token: str) -> str:
-  return token.translate(_QUOTES)
-
-
-def _blanks(token: str) -> str:
-  return token.replace(" ", "\u00a0")
-
-
-def _round_brackets(token: str) -> str:
-  return _blanks(token).replace("(", "-lrb-").replace(")", "-rrb-")
-
+_ampersand = operator.methodcaller("replace", "&amp;", "&")
+_quotes = operator.methodcaller("translate", _QUOTES)
+_blanks = operator.methodcaller("translate", str.maketrans({" ": "\u00a0"}))
+_round_brackets = operator.methodcaller(
+  "translate", str.maketrans({" ": "\u00a0", "(": "-lrb-", ")": "-rrb-"})
+)
 
 # Parts of rules.
 
@@ -237,7 +217,7 @@ def _any_case(pattern: str) -> str:
 
 
 _A = "A-Za-z" + _ranges(_LETTER_RANGES)
-_N = "0-9" + _ranges(_DIGIT_RANGES)
+_N = "0-9" + _ranges(" ".join(f"{zero}-{int(zero, 16) + 9:x}" for zero in _ZEROS.split()))
 _MARKS = _ranges(MARKS) + "\\u00ad"
 LETTERS, DIGITS = f"{_A}{_MARKS}", _N
 _ENTITY = "&[aeiouAEIOU](?:acute|grave|uml);"
@@ -316,65 +296,64 @@ _ODD_APOSTROPHES = "|".join(
 )  # fmt: skip
 
 
-def _rules() -> list[_Rule]:
-  """All rules; the order decides between equally long matches."""
-  return [
-      ("L", _any_case("can"), _any_case("not"), _plain),
-      ("L", _any_case("gon wan"), _any_case("na"), _plain),
-      ("L", _any_case("got"), _any_case("ta"), _plain),
-      ("L", _any_case("lem gim"), _any_case("me"), _plain),
-      ("O", _TAG, "", _blanks),
-      ("O", "&(?:MD|mdash|ndash|nbsp|quot|apos);|[\\u0096\\u0097–—―]", "", _nothing),
-      ("O", "&amp;", "", _ampersand),
-      ("O", "&(?:HT|TL|UR|LR|QC|QL|QR|odq|cdq|#[0-9]+);", "", _plain),
-      ("LO", _WORD, f"{_APOS}{_SHORT_VERB}", _plain),
-      ("L", "[A-Za-z]*[A-MO-Za-mo-z]", f"[nN]{_APOS_LIKE}[tT]", _plain),
-      ("LO", _WORD, "", _plain),
-      ("LO", _ODD_APOSTROPHES, "", _plain),
-      ("L", f"[A-HJ-XZn]{_APOS_LIKE}[{_A}]{{2,}}|[oO]{_APOS_LIKE}[oO]", "", _plain),
-      ("L", f"[{_A}]+[aeiouyAEIOUY]{_APOS_LIKE}[aeiouA-Z][{_A}]*", "", _plain),
-      ("O", "'[nN]", _BLANK, _plain),
-      ("O", f"{_CURLY_APOS}[nN]", "", _plain),
-      ("O", "'[tT]", _any_case("is was"), _plain),
-      ("L", f"[yY]{_APOS}", f"[{_A}]", _plain),
-      ("L", f"(?ai:https?)://{_URL}+{_URL_END}", "", _plain),
-      ("L", f"{_WWW}{_URL_PATH}", "", _plain),
-      ("L", f"{_WWW_BEFORE_PATH}{_URL_PATH}", "", _plain),
-      ("LDO", f"{_HOST}{_URL_PATH}", "", _plain),
-      ("LDO", f"(?:&lt;|<)?{_MAIL_NAME}@(?:{_MAIL_PART}\\.)*{_MAIL_PART}(?:&gt;|>)?", "", _plain),
-      ("O", f"@[a-zA-Z_][a-zA-Z_0-9]*|#{_LETTER}+", "", _plain),
-      ("O", f"{_APOS}{_SHORT_VERB}", "[^A-Za-z]", _apostrophe),
-      ("O", f"{_CURLY_APOS}{_SHORT_VERB}", "", _apostrophe),
-      ("L", f"[nN]{_APOS_LIKE}[tT]", "", _apostrophe),
-      ("D", f"[{_N}]{{1,2}}[-/][{_N}]{{1,2}}[-/][{_N}]{{2,4}}", "", _plain),
-      ("DO", f"[-+]?{_NUMBER}", "", _plain),
-      ("O", "[⁺⁻₊₋]?(?:[⁰¹²³⁴-⁹]+|[₀-₉]+)", "", _plain),
-      ("D", f"(?:[{_N}]{{1,4}}[- \\u00a0])?[{_N}]{{1,4}}(?:\\\\?/|⁄)[{_N}]{{1,4}}", "", _blanks),
-      ("O", "[\\u00bc-\\u00be\\u2153-\\u215e]", "", _plain),
-      ("O", "-(?ai:[lr][rcs]b)-", "", _plain),
-      ("L", _any_case("c\\.d\\.s pro- anti- s(?:&|&amp;)p-500 s(?:&|&amp;)ls"), "", _ampersand),
-      ("O", f"{_APOS}[0-9][0-9]", _BLANK, _plain),
-      ("LD", "A(?:\\\\?/A){1,2}".replace("A", "[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"), "", _plain),
-      ("LO", "[A-Z]*\\$|#", "", _plain),
-      ("L", f"(?:{_any_case(_ABBREVIATIONS)}|{_CAPITAL_ABBREVIATIONS})\\.", "(?s:.{1,2})", _plain),
-      ("L", f"{_any_case(_TITLES)}\\.", "", _plain),
-      ("L", f"{_any_case(_BEFORE_NUMBERS)}\\.", f"{_BLANK}?[{_N}]", _plain),
-      ("L", "[A-Za-z]", f"\\.{_BLANK}+(?:{_STARTS}){_BLANK}", _plain),
-      ("L", f"(?:{_ACRONYM}|[A-Za-z])\\.", "", _plain),
-      ("LDO", f"(?:{_WORD}|{_HYPHENED}|{_DOTTED_HYPHENED}|{_AND})\\.", _PAUSE, _ampersand),
-      ("LDO", f"{_LETTER_OR_DIGIT}+(?:\\.{_LETTER_OR_DIGIT}+)*\\.{_FILE_END}",
-       f"(?:{_BLANK}|[.?!,])", _plain),
-      ("DO", _TELEPHONE, "", _round_brackets),
-      ("LD", _HYPHENED, "", _plain),
-      ("L", _AND, "", _ampersand),
-      ("LD", _DOTTED_HYPHENED, "", _plain),
-      ("L", "[cC]\\+\\+|[cCfF]#", "", _plain),
-      ("O", "[<>]?[:;=][-o*']?[()DPdpO\\\\{@|\\[\\]]", "[^A-Za-z0-9]", _round_brackets),
-      ("LO", "[-x^=~<>']_[-x^=~<>']|\\([-x^=~<>'][_.]?[-x^=~<>']\\)", "", _round_brackets),
-      ("O", "\\([x^=~<>']-[x^=~<>'`]\\)", "", _round_brackets),
-      ("O", "[`‘-‟\\u0091-\\u0094‹›«»]{1,2}|''", "", _quotes),
-      ("O", "\\.{3,5}|(?:\\.[ \\u00a0]){2,4}\\.|[\".,:;'…]|-{1,4}(?!-)", "", _nothing),
-      ("O", "[!?]+|-+|\\*+|(?:\\\\\\*){1,3}|@+|#+|_+", "", _plain),
-      ("O", "&lt;|&gt;|<<|>>", "", _plain),
-      ("O", f"[+%&~^|\\\\/()<>\\[\\]{{}}={_ranges(SYMBOLS)}]", "", _plain),
-  ]  # fmt: skip
+# The order decides between equally long matches.
+_RULES: list[_Rule] = [
+    ("L", _any_case("can"), _any_case("not"), str),
+    ("L", _any_case("gon wan"), _any_case("na"), str),
+    ("L", _any_case("got"), _any_case("ta"), str),
+    ("L", _any_case("lem gim"), _any_case("me"), str),
+    ("O", _TAG, "", _blanks),
+    ("O", "&(?:MD|mdash|ndash|nbsp|quot|apos);|[\\u0096\\u0097–—―]", "", None),
+    ("O", "&amp;", "", _ampersand),
+    ("O", "&(?:HT|TL|UR|LR|QC|QL|QR|odq|cdq|#[0-9]+);", "", str),
+    ("LO", _WORD, f"{_APOS}{_SHORT_VERB}", str),
+    ("L", "[A-Za-z]*[A-MO-Za-mo-z]", f"[nN]{_APOS_LIKE}[tT]", str),
+    ("LO", _WORD, "", str),
+    ("LO", _ODD_APOSTROPHES, "", str),
+    ("L", f"[A-HJ-XZn]{_APOS_LIKE}[{_A}]{{2,}}|[oO]{_APOS_LIKE}[oO]", "", str),
+    ("L", f"[{_A}]+[aeiouyAEIOUY]{_APOS_LIKE}[aeiouA-Z][{_A}]*", "", str),
+    ("O", "'[nN]", _BLANK, str),
+    ("O", f"{_CURLY_APOS}[nN]", "", str),
+    ("O", "'[tT]", _any_case("is was"), str),
+    ("L", f"[yY]{_APOS}", f"[{_A}]", str),
+    ("L", f"(?ai:https?)://{_URL}+{_URL_END}", "", str),
+    ("L", f"{_WWW}{_URL_PATH}", "", str),
+    ("L", f"{_WWW_BEFORE_PATH}{_URL_PATH}", "", str),
+    ("LDO", f"{_HOST}{_URL_PATH}", "", str),
+    ("LDO", f"(?:&lt;|<)?{_MAIL_NAME}@(?:{_MAIL_PART}\\.)*{_MAIL_PART}(?:&gt;|>)?", "", str),
+    ("O", f"@[a-zA-Z_][a-zA-Z_0-9]*|#{_LETTER}+", "", str),
+    ("O", f"{_APOS}{_SHORT_VERB}", "[^A-Za-z]", _apostrophe),
+    ("O", f"{_CURLY_APOS}{_SHORT_VERB}", "", _apostrophe),
+    ("L", f"[nN]{_APOS_LIKE}[tT]", "", _apostrophe),
+    ("D", f"[{_N}]{{1,2}}[-/][{_N}]{{1,2}}[-/][{_N}]{{2,4}}", "", str),
+    ("DO", f"[-+]?{_NUMBER}", "", str),
+    ("O", "[⁺⁻₊₋]?(?:[⁰¹²³⁴-⁹]+|[₀-₉]+)", "", str),
+    ("D", f"(?:[{_N}]{{1,4}}[- \\u00a0])?[{_N}]{{1,4}}(?:\\\\?/|⁄)[{_N}]{{1,4}}", "", _blanks),
+    ("O", "[\\u00bc-\\u00be\\u2153-\\u215e]", "", str),
+    ("O", "-(?ai:[lr][rcs]b)-", "", str),
+    ("L", _any_case("c\\.d\\.s pro- anti- s(?:&|&amp;)p-500 s(?:&|&amp;)ls"), "", _ampersand),
+    ("O", f"{_APOS}[0-9][0-9]", _BLANK, str),
+    ("LD", "A(?:\\\\?/A){1,2}".replace("A", "[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"), "", str),
+    ("LO", "[A-Z]*\\$|#", "", str),
+    ("L", f"(?:{_any_case(_ABBREVIATIONS)}|{_CAPITAL_ABBREVIATIONS})\\.", "(?s:.{1,2})", str),
+    ("L", f"{_any_case(_TITLES)}\\.", "", str),
+    ("L", f"{_any_case(_BEFORE_NUMBERS)}\\.", f"{_BLANK}?[{_N}]", str),
+    ("L", "[A-Za-z]", f"\\.{_BLANK}+(?:{_STARTS}){_BLANK}", str),
+    ("L", f"(?:{_ACRONYM}|[A-Za-z])\\.", "", str),
+    ("LDO", f"(?:{_WORD}|{_HYPHENED}|{_DOTTED_HYPHENED}|{_AND})\\.", _PAUSE, _ampersand),
+    ("LDO", f"{_LETTER_OR_DIGIT}+(?:\\.{_LETTER_OR_DIGIT}+)*\\.{_FILE_END}",
+     f"(?:{_BLANK}|[.?!,])", str),
+    ("DO", _TELEPHONE, "", _round_brackets),
+    ("LD", _HYPHENED, "", str),
+    ("L", _AND, "", _ampersand),
+    ("LD", _DOTTED_HYPHENED, "", str),
+    ("L", "[cC]\\+\\+|[cCfF]#", "", str),
+    ("O", "[<>]?[:;=][-o*']?[()DPdpO\\\\{@|\\[\\]]", "[^A-Za-z0-9]", _round_brackets),
+    ("LO", "[-x^=~<>']_[-x^=~<>']|\\([-x^=~<>'][_.]?[-x^=~<>']\\)", "", _round_brackets),
+    ("O", "\\([x^=~<>']-[x^=~<>'`]\\)", "", _round_brackets),
+    ("O", "[`‘-‟\\u0091-\\u0094‹›«»]{1,2}|''", "", _quotes),
+    ("O", "\\.{3,5}|(?:\\.[ \\u00a0]){2,4}\\.|[\".,:;'…]|-{1,4}(?!-)", "", None),
+    ("O", "[!?]+|-+|\\*+|(?:\\\\\\*){1,3}|@+|#+|_+", "", str),
+    ("O", "&lt;|&gt;|<<|>>", "", str),
+    ("O", f"[+%&~^|\\\\/()<>\\[\\]{{}}={_ranges(SYMBOLS)}]", "", str),
+]  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import itertools
 import re
 from collections.abc import Hashable, Sequence
 from typing import Any
@@ -36,17 +37,13 @@ class ExactMatch(base.Metric):
   gives = ("acc",)
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
-    predicted, wanted = base.compared(
-      prediction, row, self.target, lower=self.lower, strip=self.strip
-    )
+    predicted, wanted = base.compared(self, prediction, row)
     return {"acc": float(predicted in wanted)}
 
   def baseline(self, rows: Sequence[base.Row]) -> dict[str, float]:
     """The metrics of the majority answer of these rows."""
-    answers: collections.Counter[str] = collections.Counter()
-    for i, row in enumerate(rows):
-      with base.of_row(i):
-        answers.update(base.answers(row, self.target))
+    each = base.each(lambda row: base.answers(row, self.target), rows)
+    answers = collections.Counter(itertools.chain.from_iterable(each))
     best = max(answers, key=lambda a: (answers[a], a)) if answers else ""
     return self.score(rows, base.outputs_of([best] * len(rows)))
 
@@ -73,13 +70,10 @@ class VqaAccuracy(base.Metric):
 
   reads = ("target",)
   gives = ("acc", "acc_any", "anls")
+  counts = (("num_truth", "acc"),)
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
-    return _soft(prediction, row, self.target, lower=self.lower, strip=self.strip)
-
-  def summary(self, table: base.Table) -> dict[str, float]:
-    means = {name: base.mean_of(table[name]) for name in self.gives}
-    return {**means, "num_truth": base.count(table["acc"]), "num": base.num_rows(table)}
+    return _soft(self, prediction, row)
 
 
 # Questions about numbers, which some papers, PaliGemma's too, leave out.
@@ -109,27 +103,22 @@ class Rsvqa(base.Metric):
   question_type: str = "question_type"
   lower: bool = False
 
+  strip = False
   reads = ("target", "question_type")
   gives = ("acc", "acc_any")
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
     kind = base.text(row, self.question_type, "a type of question such as 'presence'")
-    found = _soft(prediction, row, self.target, lower=self.lower, strip=False)
+    found = _soft(self, prediction, row)
     if not found:
       return {}
     return {"acc": found["acc"], "acc_any": found["acc_any"], f"acc/{kind}": found["acc_any"]}
 
   def summary(self, table: base.Table) -> dict[str, float]:
-    of_kinds = base.parts(table, "acc")
-    kinds = {name: value for name, value in of_kinds.items() if name.startswith("acc/")}
+    found = super().summary(table)
+    kinds = {name: value for name, value in found.items() if name.startswith("acc/")}
     plain = [v for name, v in kinds.items() if name.removeprefix("acc/") not in _NUMERIC]
-    return {
-      **{name: base.mean_of(table[name]) for name in self.gives},
-      "acc_avg": base.mean(kinds.values()),
-      "acc_avg_nonum": base.mean(plain),
-      **of_kinds,
-      "num": base.num_rows(table),
-    }
+    return {**found, "acc_avg": base.mean(kinds.values()), "acc_avg_nonum": base.mean(plain)}
 
 
 @spec.spec
@@ -140,10 +129,8 @@ class ErrorRate(base.Metric):
   by white space.
 
   Attributes:
-    target: the column with a text, or with a list of texts of which the nearest counts; a row with
-      an empty list does not count.
-    lower: compare in lower case.
-    strip: ignore white space at the ends.
+    target, lower, strip: as of `ExactMatch`. The nearest text of a list counts; a row with an empty
+      list does not count.
 
   Metrics:
     cer, wer: the rates.
@@ -158,14 +145,14 @@ class ErrorRate(base.Metric):
   gives = ("cer/edits", "cer/length", "wer/edits", "wer/length")
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
-    predicted, wanted = base.compared(
-      prediction, row, self.target, lower=self.lower, strip=self.strip
-    )
+    predicted, wanted = base.compared(self, prediction, row)
     if not wanted:
       return {}
     found: dict[str, float] = {}
     for rate, cut in (("cer", str), ("wer", str.split)):
-      edits, length = _nearest(cut(predicted), [cut(answer) for answer in wanted])
+      texts = [cut(answer) for answer in wanted]
+      pairs = [(levenshtein(cut(predicted), text), len(text)) for text in texts]
+      edits, length = min(pairs, key=lambda pair: pair[0] / max(pair[1], 1))
       found |= {f"{rate}/edits": edits, f"{rate}/length": length}
     return found
 
@@ -215,23 +202,15 @@ def anls(prediction: str, target: str, threshold: float = 0.5) -> float:
   return 1 - distance if distance < threshold else 0.0
 
 
-def _soft(
-  prediction: str, row: base.Row, target: str, *, lower: bool, strip: bool
-) -> dict[str, float]:
+def _soft(metric: VqaAccuracy | Rsvqa, prediction: str, row: base.Row) -> dict[str, float]:
   """acc, acc_any and anls as of `VqaAccuracy`; {} for a row without answers."""
-  predicted, wanted = base.compared(prediction, row, target, lower=lower, strip=strip)
+  predicted, wanted = base.compared(metric, prediction, row)
   if not wanted:
     return {}
   matches = float(wanted.count(predicted))
-  soft = matches if isinstance(row[target], str) else min(1.0, matches / 3)
+  soft = matches if isinstance(row[metric.target], str) else min(1.0, matches / 3)
   similarity = max(anls(predicted, answer) for answer in wanted)
   return {"acc": soft, "acc_any": min(1.0, matches), "anls": similarity}
-
-
-def _nearest(predicted: Sequence[Any], wanted: Sequence[Sequence[Any]]) -> tuple[float, float]:
-  """(edits, length) of the true text with the least edits per length."""
-  found = [(levenshtein(predicted, text), len(text)) for text in wanted]
-  return min(found, key=lambda pair: pair[0] / max(pair[1], 1))
 
 
 _TYPES = {"yes/no": "acc/yesno", "number": "acc/number", "other": "acc/other"}
@@ -246,9 +225,7 @@ _MOST_PERIODS = int(re.UNICODE)
 _ARTICLES = frozenset(("a", "an", "the"))
 _NUMBERS = {"none": "0"} | {
   word: str(i)
-  for i, word in enumerate(
-    ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-  )
+  for i, word in enumerate("zero one two three four five six seven eight nine ten".split())
 }
 # Any of these without one of its apostrophes gets it back. The official list also has I'd've, I'm
 # and I've, which never match lower-case words.
@@ -263,14 +240,12 @@ _CONTRACTED = """
     why's won't would've wouldn't wouldn't've y'all y'all'll y'all'd've you'd you'd've you'll you're
     you've
 """.split()
-
-
-def _without_one(word: str) -> list[str]:
-  """The word with each of its apostrophes left out in turn."""
-  return [word[:i] + word[i + 1 :] for i, char in enumerate(word) if char == "'"]
-
-
-_CONTRACTIONS = {short: word for word in _CONTRACTED for short in _without_one(word)}
+_CONTRACTIONS = {  # From the word with one of its apostrophes left out.
+  word[:i] + word[i + 1 :]: word
+  for word in _CONTRACTED
+  for i, char in enumerate(word)
+  if char == "'"
+}
 _CONTRACTIONS["somebody'd"] = "somebodyd"  # Reversed, as in the official list.
 _WORDS = _NUMBERS | _CONTRACTIONS
 
@@ -279,7 +254,14 @@ _WORDS = _NUMBERS | _CONTRACTIONS
 def normalized(text: str) -> str:
   """The text in the form that VQAv2's server compares where people gave different answers."""
   if _PUNCTUATED.search(text):
-    text = _without_punctuation(text)
+    # A mark beside a space is removed, any other becomes a space; with a comma between two digits
+    # anywhere in the text all are removed, as in the official code.
+    all_go = _DIGIT_COMMA_DIGIT.search(text) is not None
+    cleaned = text
+    for mark in _PUNCTUATION.intersection(text):
+      goes = all_go or f"{mark} " in text or f" {mark}" in text
+      cleaned = cleaned.replace(mark, "" if goes else " ")
+    text = _PERIOD.sub("", cleaned, count=_MOST_PERIODS) if "." in cleaned else cleaned
   words = text.lower().split()
   return " ".join([_WORDS.get(word, word) for word in words if word not in _ARTICLES])
 
@@ -310,6 +292,7 @@ class VqaV2Accuracy(base.Metric):
   reads = ("target",)
   may_read = ("answer_type",)
   gives = ("acc", *_TYPES.values())
+  counts = (("num_truth", "acc"),)
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
     answers = [_one_line(answer) for answer in base.answers(row, self.target)]
@@ -334,14 +317,6 @@ class VqaV2Accuracy(base.Metric):
     score = accuracy_of(answers.count(predicted), len(answers))
     return {"acc": score, _TYPES[kind]: score}
 
-  def summary(self, table: base.Table) -> dict[str, float]:
-    return {
-      "acc": base.mean_of(table["acc"]),
-      **base.parts(table, "acc"),
-      "num_truth": base.count(table["acc"]),
-      "num": base.num_rows(table),
-    }
-
 
 @spec.spec
 class Mmvp(base.Metric):
@@ -365,6 +340,7 @@ class Mmvp(base.Metric):
 
   reads = ("target", "pair")
   gives = ("acc", "acc_single")
+  counts = (("num_pairs", "acc"),)
 
   def score_row(self, prediction: str, row: base.Row) -> dict[str, float]:
     if not isinstance(base.column(row, self.pair), (str, int, np.integer)):
@@ -383,10 +359,6 @@ class Mmvp(base.Metric):
         found["acc"][members[0]] = found["acc_single"][members].min()
     return found
 
-  def summary(self, table: base.Table) -> dict[str, float]:
-    means = {name: base.mean_of(table[name]) for name in self.gives}
-    return {**means, "num_pairs": base.count(table["acc"]), "num": base.num_rows(table)}
-
 
 def _bare(text: str) -> str:
   """Normalised, unless that is empty: '(a)' is an article in parentheses."""
@@ -395,14 +367,3 @@ def _bare(text: str) -> str:
 
 def _one_line(text: str) -> str:
   return text.replace("\n", " ").replace("\t", " ").strip()
-
-
-def _without_punctuation(text: str) -> str:
-  # A mark beside a space is removed, any other becomes a space; with a comma between two digits
-  # anywhere in the text all are removed, as in the official code.
-  all_go = _DIGIT_COMMA_DIGIT.search(text) is not None
-  cleaned = text
-  for mark in _PUNCTUATION.intersection(text):
-    goes = all_go or f"{mark} " in text or f" {mark}" in text
-    cleaned = cleaned.replace(mark, "" if goes else " ")
-  return _PERIOD.sub("", cleaned, count=_MOST_PERIODS) if "." in cleaned else cleaned

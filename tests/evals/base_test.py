@@ -96,7 +96,8 @@ def test_of_no_rows_there_is_a_summary_too(name):
 def test_rows_that_do_not_count_are_in_no_mean():
   table = {"acc": np.array([1.0, base.NONE, 0.0]), "acc/x": np.array([base.NONE] * 3)}
   assert base.mean_of(table["acc"]) == 0.5 and base.count(table["acc"]) == 2.0
-  assert base.parts(table, "acc") == {} and base.mean_of(table["acc/x"]) == 0.0
+  assert evals.Metric("x", None).summary(table) == {"acc": 0.5, "num": 3.0}
+  assert base.mean_of(table["acc/x"]) == 0.0
 
 
 @spec.spec

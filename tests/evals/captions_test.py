@@ -247,10 +247,7 @@ def check_meteor():
 
 def test_meteor_of_a_set_is_the_tools_own(monkeypatch):
   module = types.SimpleNamespace(Meteor=RecordedMeteor)
-  monkeypatch.setitem(sys.modules, "pycocoevalcap", types.ModuleType("pycocoevalcap"))
-  package = types.ModuleType("pycocoevalcap.meteor")
-  package.meteor = module
-  monkeypatch.setitem(sys.modules, "pycocoevalcap.meteor", package)
+  monkeypatch.setitem(sys.modules, "pycocoevalcap.meteor.meteor", module)
   monkeypatch.setattr(captions.shutil, "which", lambda name: "/usr/bin/java")
   check_meteor()
 

@@ -7,7 +7,7 @@ example carries the reason, and the loader acts on it in the order of the batche
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,52 +24,30 @@ NOTES = "_notes"  # The column in which ops report what they decided ("alpha_dro
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """One place of the global batch.
+  """One place of the global batch."""
 
-  Attributes:
-    row: row number, -1 past the last row.
-    arrays: image and the encoding's arrays; None for a row that is not used.
-    rejected: why the row is bad; '' when it is not.
-    dropped: True when the row is not used because its text is too long.
-    failed: why the run cannot go on (an op is broken, the config is wrong); '' when it can.
-    where: file and line, or row number, for messages.
-    notes: 'truncated', 'alpha_dropped', ….
-    kept: the columns of `ExampleMaker.keep`.
-  """
-
-  row: int
-  arrays: dict[str, np.ndarray] | None = None
-  rejected: str = ""
-  dropped: bool = False
-  failed: str = ""
-  where: str = ""
-  notes: tuple[str, ...] = ()
-  kept: dict[str, Any] = dataclasses.field(default_factory=dict)
+  row: int  # -1 past the last row.
+  arrays: dict[str, np.ndarray] | None = None  # Of image and encoding; None: the row is not used.
+  rejected: str = ""  # Why the row is bad; '' when it is not.
+  dropped: bool = False  # The row is not used because its text is too long.
+  failed: str = ""  # Why the run cannot go on: an op is broken, the config is wrong.
+  where: str = ""  # File and line, or row number, for messages.
+  notes: tuple[str, ...] = ()  # 'truncated', 'alpha_dropped', ….
+  kept: dict[str, Any] = dataclasses.field(default_factory=dict)  # The columns to keep.
 
 
 @dataclasses.dataclass(frozen=True)
 class ExampleMaker:
-  """Makes examples from row numbers. Picklable and stateless: threads and processes can share it.
-
-  Attributes:
-    rows: the source's rows.
-    ops: applied in order; see `pp`.
-    tokenizer: turns prefix and suffix into ids.
-    encoding: 'train' or 'decode'.
-    text_len: L, the text length without the extra token of training.
-    overflow: what to do with longer text, see `text_encoding`.
-    seed: the run's seed, from which the ops' random numbers are drawn.
-    keep: columns to keep beside the arrays.
-  """
+  """Makes examples from row numbers. Picklable and stateless, for threads and processes."""
 
   rows: protocols.Rows
-  ops: tuple[protocols.Op, ...]
+  ops: tuple[protocols.Op, ...]  # Applied in order, after those of the row.
   tokenizer: tokenizer_lib.Tokenizer
-  encoding: str
-  text_len: int
-  overflow: str
-  seed: int
-  keep: tuple[str, ...] = ()
+  encoding: str  # "train" or "decode".
+  text_len: int  # L, without the extra token of training.
+  overflow: str  # What to do with longer text, see text_encoding.
+  seed: int  # The run's, from which the ops' random numbers are drawn.
+  keep: tuple[str, ...] = ()  # Columns to keep beside the arrays.
 
   def __call__(self, epoch: int, row: int) -> Example:
     """The example of this row in this epoch."""
@@ -144,36 +122,6 @@ class ExampleMaker:
     return laid_out, len(question) + len(answer) > text_len + 1
 
 
-# No repr: Grain asks for it often, and all rows are in it.
-@dataclasses.dataclass(frozen=True, repr=False)
-class ExampleStream:
-  """The examples of one process in the order in which they are read, by a running index.
-
-  Attributes:
-    make_example: makes an example from a row.
-    rows_of_step: step -> the (epoch, row) at each place of the global batch; row -1: none.
-    share: the places of the global batch that this process reads.
-  """
-
-  make_example: ExampleMaker
-  rows_of_step: Callable[[int], list[tuple[int, int]]]
-  share: range
-
-  def __call__(self, index: int) -> Example:
-    """The example at `index` = step * len(share) + position in the share."""
-    epoch, row = self._row_at(index)
-    return Example(-1) if row < 0 else self.make_example(epoch, row)
-
-  def name_of(self, index: int) -> str:
-    """'row 22 (train.jsonl:23)', for messages."""
-    row = self._row_at(index)[1]
-    return "the end of the rows" if row < 0 else name_of(self.make_example.rows, row)
-
-  def _row_at(self, index: int) -> tuple[int, int]:
-    step, position = divmod(index, len(self.share))
-    return self.rows_of_step(step)[self.share[position]]
-
-
 def name_of(rows: protocols.Rows, row: int) -> str:
   """'row 22 (train.jsonl:23)', for messages."""
   where, number = protocols.where(rows, row), f"row {row}"
@@ -181,7 +129,7 @@ def name_of(rows: protocols.Rows, row: int) -> str:
 
 
 def _is_image(value: Any) -> bool:
-  """Whether a column of a source holds images: files, pixels, or lists of them."""
+  """Whether a column holds images: files, pixels, or lists of them."""
   first = value[0] if isinstance(value, (list, tuple)) and value else value
   return isinstance(first, (bytes, np.ndarray))
 
@@ -257,12 +205,9 @@ _NUM_SHOWN = 8
 def warnings(
   rows: protocols.Rows, ops: Sequence[protocols.Op], evaluators: Sequence[protocols.Evaluator]
 ) -> Iterator[str]:
-  """One sentence each on columns of the first row that are replaced unread, or never read.
+  """One sentence each on columns of the first row of training that are replaced unread or not read.
 
-  Args:
-    rows: of the training source; generated ones are not checked.
-    ops: the row ops of training.
-    evaluators: columns that they or their ops read count as read.
+  Generated rows are not checked. What the evaluators or their ops read counts as read.
   """
   if isinstance(rows, protocols.CanBeGenerated) and rows.generated:
     return
@@ -295,12 +240,7 @@ def _unread(row: Mapping[str, Any], ops: Sequence[Any]) -> tuple[dict[str, Any],
       if name not in read:
         replaced[name] = op
   read |= left & set(_READ_AT_END)
-  own = {name for name in left - read if name not in _USUAL and not _is_repeated(name, row)}
-  return replaced, own - {outer for name in read for outer in [name.partition("/")[0]]}
-
-
-def _is_repeated(name: str, row: Mapping[str, Any]) -> bool:
-  """Whether a column only repeats another: 'image_path', and 'objects/bbox' beside 'objects'."""
-  return name.removesuffix("_path") in row.keys() - {name} or name.partition("/")[0] in (
-    row.keys() - {name}
-  )
+  own = left - read - _USUAL - {name.partition("/")[0] for name in read}
+  # A column may only repeat another: 'image_path', and 'objects/bbox' beside 'objects'.
+  repeats = {name: {name.removesuffix("_path"), name.partition("/")[0]} - {name} for name in own}
+  return replaced, {name for name in own if repeats[name].isdisjoint(row)}

@@ -25,7 +25,6 @@ from paligemma_jax.data import tokenizer as tokenizer_lib
 Batch = dict[str, np.ndarray]
 OnBadRow = Callable[[int, str, str], None]
 
-_STALL_SECS = 60.0
 _NUM_SHOWN = 5  # Bad rows listed in the error that ends a run.
 
 
@@ -33,12 +32,10 @@ class TrainLoader:
   """The batches of a training run, from any step on.
 
   Args:
-    rows: the source's rows.
-    ops: row ops, applied in order.
-    tokenizer: for prefix and suffix.
+    rows, ops, tokenizer: as in `examples.ExampleMaker`.
     batch_size: rows of the global batch; divisible by `process_count`.
     text_len: L; arrays are one longer, see `text_encoding`.
-    overflow: 'error', 'truncate', 'cut' or 'drop', for text that does not fit.
+    overflow: what to do with text that does not fit, see `text_encoding`.
     buckets: text lengths to cut a batch down to, the smallest that holds all its rows; () is off.
       With several processes, which would have to agree, every batch is `text_len` long.
     seed: of the order and of random ops.
@@ -46,12 +43,9 @@ class TrainLoader:
     bad_rows: how many different rows may be rejected; one more ends the run.
     on_bad_row: called once for each rejected row with (row, where, reason), in the order of the
       batches, before the batch that holds the row is handed out.
-    num_threads: threads that read and decode (in each worker, if there are workers); 0 is none.
-    num_workers: processes that read and decode; 0, the default, starts fastest.
-    prefetch: batches read ahead.
     process_index, process_count: this process gets its contiguous share of each global batch.
     known_bad: rows that were reported before a restart: they count, but are not reported again.
-    stall_secs: seconds without a row that end the run with an error that names the row.
+    how: the fields of `reading.Options`.
 
   Attributes:
     counts: of the yielded batches: 'rows', 'rejected', 'dropped', 'truncated', and the notes of ops
@@ -72,16 +66,11 @@ class TrainLoader:
     shuffle: bool,
     bad_rows: int = 0,
     on_bad_row: OnBadRow | None = None,
-    num_threads: int = 2,
-    num_workers: int = 0,
-    prefetch: int = 4,
     process_index: int = 0,
     process_count: int = 1,
     known_bad: Sequence[int] = (),
-    stall_secs: float = _STALL_SECS,
+    **how: Any,
   ):
-    if len(rows) < 1:
-      raise errors.DataError("The training source has no rows.")
     make_example = examples.ExampleMaker(
       rows, tuple(ops), tokenizer, "train", text_len, overflow, seed
     )
@@ -94,10 +83,10 @@ class TrainLoader:
       shuffle=shuffle,
       mix=rows.mix() if isinstance(rows, protocols.CanMix) else (),
     )
-    self._stream = examples.ExampleStream(make_example, rows_of_step, share)
+    self._read = functools.partial(reading.read, make_example, rows_of_step, share)
     self._collate = _Collate(make_example, buckets if process_count == 1 else ())
     self._policy = _BadRowPolicy(bad_rows, on_bad_row, set(known_bad))
-    self._reading = reading.Options(num_threads, num_workers, prefetch, stall_secs)
+    self._how = reading.Options(**how)
     self.counts = self._policy.counts
 
   def batches(self, start_step: int = 0) -> Generator[Batch, None, None]:
@@ -113,7 +102,7 @@ class TrainLoader:
       StallError: nothing came for `stall_secs`, or a worker process died.
       ConfigError: an op is broken or the ops do not make what a batch needs.
     """
-    for group in reading.read(self._stream, start_step, None, self._reading):
+    for group in self._read(start_step, None, self._how):
       self._policy.take(group)
       yield self._collate(group)
 
@@ -133,12 +122,9 @@ def eval_batches(
   seed: int = 0,
   bad_rows: int = 0,
   on_bad_row: OnBadRow | None = None,
-  num_threads: int = 2,
-  num_workers: int = 0,
-  prefetch: int = 2,
   process_index: int = 0,
   process_count: int = 1,
-  stall_secs: float = _STALL_SECS,
+  **how: Any,
 ) -> Iterator[tuple[Batch, list[dict[str, Any]]]]:
   """Each row once, in the order of the source; the last batch is filled up with _mask False.
 
@@ -161,26 +147,21 @@ def eval_batches(
   rows_of_step = functools.partial(order.rows_in_turn, num_rows=num_rows, batch_size=batch_size)
   collate = _Collate(make_example, buckets if process_count == 1 else ())
   policy = _BadRowPolicy(bad_rows, on_bad_row, set(), report_dropped=True)
-  options = reading.Options(num_threads, num_workers, prefetch, stall_secs)
   num_steps = -(-num_rows // batch_size)
-  stream = examples.ExampleStream(make_example, rows_of_step, share)
-  for group in reading.read(stream, 0, num_steps, options):
+  options = reading.Options(**how)
+  for group in reading.read(make_example, rows_of_step, share, 0, num_steps, options):
     policy.take(group)
-    yield collate(group), [_kept(example) for example in group if example.arrays is not None]
-
-
-def _kept(example: examples.Example) -> dict[str, Any]:
-  cut = {"_truncated": True} if "truncated" in example.notes else {}
-  return {**example.kept, "_row": example.row, **cut}
+    kept = []
+    for example in group:
+      if example.arrays is not None:
+        cut = {"_truncated": True} if "truncated" in example.notes else {}
+        kept.append({**example.kept, "_row": example.row, **cut})
+    yield collate(group), kept
 
 
 def _share(batch_size: int, process_index: int, process_count: int) -> range:
   """The places of the global batch that this process fills."""
-  if batch_size < 1 or batch_size % process_count:
-    raise errors.ConfigError(
-      f"batch_size is {batch_size}; it must be a positive multiple of the number of processes,"
-      f" {process_count}."
-    )
+  assert batch_size % process_count == 0, (batch_size, process_count)
   size = batch_size // process_count
   return range(process_index * size, (process_index + 1) * size)
 
@@ -210,24 +191,22 @@ class _BadRowPolicy:
         self.counts["dropped"] += 1
         if self._report_dropped and self._on_bad_row:
           self._on_bad_row(example.row, example.where, "the text is too long: not evaluated")
-      if example.rejected:
-        self.counts["rejected"] += 1
-        self._reject(example)
-
-  def _reject(self, example: examples.Example) -> None:
-    if example.row in self._known:
-      return
-    self._known.add(example.row)
-    if self._on_bad_row:
-      self._on_bad_row(example.row, example.where, example.rejected)
-    self._shown.append(f"{example.where}: {example.rejected}")
-    if len(self._known) > self._budget:
-      more = len(self._known) - _NUM_SHOWN
-      listed = "\n  ".join(self._shown[-_NUM_SHOWN:]) + (f"\n  and {more} more" if more > 0 else "")
-      raise errors.DataError(
-        f"{len(self._known)} bad rows, bad_rows allows {self._budget}; mend or remove them, or"
-        f" raise bad_rows to go on without them:\n  {listed}"
-      )
+      if not example.rejected:
+        continue
+      self.counts["rejected"] += 1
+      if example.row in self._known:
+        continue
+      self._known.add(example.row)
+      if self._on_bad_row:
+        self._on_bad_row(example.row, example.where, example.rejected)
+      self._shown.append(f"{example.where}: {example.rejected}")
+      if len(self._known) > self._budget:
+        more = len(self._known) - _NUM_SHOWN
+        listed = [*self._shown[-_NUM_SHOWN:], *([f"and {more} more"] if more > 0 else [])]
+        raise errors.DataError(
+          f"{len(self._known)} bad rows, bad_rows allows {self._budget}; mend or remove them, or"
+          " raise bad_rows to go on without them:\n  " + "\n  ".join(listed)
+        )
 
 
 class _Collate:
@@ -251,8 +230,7 @@ class _Collate:
         )
     if not self._image_shape:
       self._image_shape = self._probe()
-    names, full_len = text_encoding.shapes(self._make_example.encoding, self._make_example.text_len)
-    extra = full_len - self._make_example.text_len
+    names, extra = text_encoding.arrays_of(self._make_example.encoding)
     most = max((text_encoding.num_tokens(arrays) for _, arrays in used), default=0)
     length = self._lengths[bisect.bisect_left(self._lengths, max(most - extra, 1))] + extra
     batch = {"image": np.zeros((len(group), *self._image_shape), np.uint8)}

@@ -6,6 +6,7 @@ hold the end of one epoch and the start of the next, and no row is left out.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from collections.abc import Mapping, Sequence
@@ -16,15 +17,12 @@ import PIL
 from PIL import features
 
 from paligemma_jax.config import load
-from paligemma_jax.core import errors
 from paligemma_jax.core import prng
 from paligemma_jax.core import protocols
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.core import strict_json
 from paligemma_jax.data import examples
 from paligemma_jax.data import tokenizer as tokenizer_lib
-
-choice_index = prng.choice_index
 
 _ORDER = 0x6F72646572  # "order", "row", "part": keep the draws of the purposes apart.
 _ROW = 0x726F77
@@ -49,12 +47,7 @@ def rows_of_step(
   Args:
     mix: of a weighted mixture, (rows, rows in an epoch) of each part; both sum to `num_rows`. The
       epochs are then each part's own, through all of whose rows it goes before it begins anew.
-
-  Raises:
-    DataError: there are no rows.
   """
-  if num_rows < 1:
-    raise errors.DataError("The training source has no rows.")
   places = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
   epochs, rows = np.divmod(places, num_rows)
   if shuffle:
@@ -66,21 +59,12 @@ def rows_of_step(
 
 @functools.lru_cache(maxsize=64)
 def rows_in_turn(step: int, *, num_rows: int, batch_size: int) -> list[tuple[int, int]]:
-  """The (epoch, row) at each place of step `step` when each row is read once, in order.
-
-  The epoch is 0; places past the last row have row -1. The list is shared between callers.
-  """
+  """As `rows_of_step` when each row is read once, in order; places past the last have row -1."""
   rows = range(step * batch_size, (step + 1) * batch_size)
   return [(0, row if row < num_rows else -1) for row in rows]
 
 
-def _mixed(
-  rounds: np.ndarray,
-  picks: np.ndarray,
-  mix: tuple[tuple[int, int], ...],
-  seed: int,
-  shuffle: bool,
-) -> tuple[np.ndarray, np.ndarray]:
+def _mixed(rounds, picks, mix, seed, shuffle):
   """(epochs of the parts, rows) for places 0..num_rows-1 of the mixture's epochs `rounds`.
 
   Of the places in an epoch the first belong to the first part, as many as it has rows in an epoch,
@@ -111,15 +95,15 @@ def fingerprint(
 ) -> dict[str, str]:
   """{what: short text}; equal texts give equal batches, image files aside, which are not read.
 
-  Args:
-    rows: the source's rows; their `fingerprint()` is of the content.
-    settings: all else that decides, as batch_size, seed, text_len.
+  `settings` is all else that decides, as batch_size, seed, text_len.
   """
+  turbo = features.version_feature("libjpeg_turbo")
+  jpeg = f"turbo {turbo}" if turbo else features.version_codec("jpg")
   parts = {
     "rows": rows.fingerprint(),
     "ops": json.dumps(load.nameless(spec_lib.to_json(tuple(ops))), sort_keys=True),
     "tokenizer": tokenizer.fingerprint,
-    "image decoder": f"Pillow {PIL.__version__}, jpeg {_jpeg_version()}",
+    "image decoder": f"Pillow {PIL.__version__}, jpeg {jpeg}",
   }
   return parts | {name: json.dumps(spec_lib.to_json(value)) for name, value in settings.items()}
 
@@ -128,18 +112,19 @@ def changes(before: Mapping[str, str], now: Mapping[str, str]) -> dict[str, list
   """{what: sentences on how it differs from `before`}; only what differs."""
   found: dict[str, list[str]] = {}
   for name in sorted({*before, *now}):
-    old, new = (_value(side.get(name, "(absent)"), name) for side in (before, now))
-    listed = load.between(old, new, name)
-    if listed:
+    old, new = (side.get(name, "(absent)") for side in (before, now))
+    if name == "ops":  # The specs are compared field by field.
+      with contextlib.suppress(strict_json.Malformed):
+        old, new = strict_json.parse(old), strict_json.parse(new)
+    if listed := load.between(old, new, name):
       found[name] = [one.text for one in listed]
   return found
 
 
 def digests(rows: protocols.Rows) -> np.ndarray | None:
-  """uint16[n], n at most MAX_DIGESTS: of each row, or of as many as `rows_each` says; None: none.
+  """uint16[n], n at most MAX_DIGESTS: of each row, or of as many as `rows_each` says.
 
-  The rows' own `digests()` gives uint16[rows]. Only sources that read all of their rows when they
-  are opened have it.
+  None for sources that do not read all of their rows when they are opened.
   """
   each = rows.digests() if isinstance(rows, protocols.CanDigest) else None
   if each is None:
@@ -160,13 +145,7 @@ def rows_each(num_rows: int) -> int:
 
 
 def row_changes(before: np.ndarray, now: np.ndarray, num_before: int, rows: Any) -> str:
-  """Which rows differ, the first by name: '2 rows were taken out: row 4 (train.jsonl:5) …'.
-
-  Args:
-    before, now: digests of the rows then and now.
-    num_before: how many rows there were.
-    rows: as they are now.
-  """
+  """Which rows differ by their digests, as '2 rows were taken out: row 4 (train.jsonl:5) …'."""
   size, num = rows_each(num_before), len(rows)
   if size != rows_each(num):
     return f"there were {num_before} rows, there are {num}"
@@ -175,9 +154,12 @@ def row_changes(before: np.ndarray, now: np.ndarray, num_before: int, rows: Any)
   first = int(different[0]) if len(different) else common
   if first * size >= num:
     return f"{_were(num_before - num)} taken out at the end: there were {num_before}"
-  name = _named(rows, first * size, size)
+  name = examples.name_of(rows, first * size)
   if size > 1:
-    return f"there were {num_before} rows, there are {num}; the first that differ are {name}"
+    return (
+      f"there were {num_before} rows, there are {num}; the first that differ are among {size} from"
+      f" {name} on"
+    )
   more = num - num_before
   if more > 0 and first == num_before:
     return f"{_were(more)} added at the end, from {name} on"
@@ -196,22 +178,3 @@ def row_changes(before: np.ndarray, now: np.ndarray, num_before: int, rows: Any)
 
 def _were(num: int) -> str:
   return f"{num} rows were" if num > 1 else "1 row was"
-
-
-def _named(rows: Any, row: int, size: int) -> str:
-  if size == 1:
-    return examples.name_of(rows, row)
-  return f"among {size} from {examples.name_of(rows, row)} on"
-
-
-def _value(text: str, name: str) -> Any:
-  """The specs of the ops, to be compared field by field; the text itself of all else."""
-  try:
-    return strict_json.parse(text) if name == "ops" else text
-  except strict_json.Malformed:
-    return text
-
-
-def _jpeg_version() -> str:
-  turbo = features.version_feature("libjpeg_turbo")
-  return f"turbo {turbo}" if turbo else str(features.version_codec("jpg"))

@@ -34,30 +34,41 @@ _FOREVER = sys.maxsize // 2
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How to read: see `loader.TrainLoader`."""
+  """How to read."""
 
-  num_threads: int
-  num_workers: int
-  prefetch: int
-  stall_secs: float
+  num_threads: int = 2  # That read and decode (in each worker, if there are workers); 0 is none.
+  num_workers: int = 0  # Processes that read and decode; 0 starts fastest.
+  prefetch: int = 2  # Batches read ahead.
+  stall_secs: float = 60.0  # Without a row; then an error that names the row ends the run.
 
 
 def read(
-  stream: examples.ExampleStream, start_step: int, stop_step: int | None, options: Options
+  make_example: examples.ExampleMaker,
+  rows_of_step: Callable[[int], list[tuple[int, int]]],
+  share: range,
+  start_step: int,
+  stop_step: int | None,
+  options: Options,
 ) -> Iterator[list[examples.Example]]:
   """This process's examples of each step from `start_step` to before `stop_step` (None: endless).
 
   A wait of 10 s is logged, with the row that is waited for.
 
+  Args:
+    rows_of_step: step -> the (epoch, row) at each place of the global batch; row -1: none.
+    share: the places of the global batch that this process reads.
+
   Raises:
     StallError: no example came for `stall_secs`, or a worker process died.
     DataError: a worker process could not start.
   """
-  num = len(stream.share)
-  start, stop = start_step * num, _FOREVER if stop_step is None else stop_step * num
+  start = start_step * len(share)
+  stop = _FOREVER if stop_step is None else stop_step * len(share)
   if stop <= start:
     return
-  reading = _Reading(stream, start, stop, options)
+  workers = _Workers(options.num_workers, start, stop) if options.num_workers else None
+  make = _Make(make_example, rows_of_step, share, workers.folder.name if workers else "")
+  reading = _Reading(make, workers, start, stop, options)
   try:
     while (group := reading.next_group()) is not None:
       yield group
@@ -68,18 +79,17 @@ def read(
 class _Reading:
   """A thread that gathers examples into groups of one step, and what its consumer waits for."""
 
-  def __init__(self, stream: examples.ExampleStream, start: int, stop: int, options: Options):
-    self._stream, self._options = stream, options
-    self._start, self._stop = start, stop
+  def __init__(
+    self, make: _Make, workers: _Workers | None, start: int, stop: int, options: Options
+  ):
+    self._make, self._workers, self._options = make, workers, options
     self._index = start  # Of the example that is waited for.
     self._stopped = threading.Event()
     self._stalled = False
     self._last_progress = time.monotonic()
-    self._workers = _Workers(options.num_workers) if options.num_workers else None
-    self._make = _Timed(stream, self._workers.folder if self._workers else "")
-    source = self._examples()
     # One group is being made while one waits here; earlier examples wait in Grain's buffer.
     self._groups: queue.Queue[Any] = queue.Queue(maxsize=1)
+    source = self._examples(start, stop)
     self._thread = threading.Thread(
       target=self._gather, args=(source,), name="batches", daemon=True
     )
@@ -127,28 +137,25 @@ class _Reading:
     if self._thread.is_alive():
       self._workers.kill()  # The thread waits for one that is stuck.
       self._thread.join(timeout=_POLL_SECS if self._stalled else _CLOSE_SECS)
-    self._workers.remove_folder()
+    self._workers.folder.cleanup()
 
   def _check_workers(self) -> None:
-    if self._workers is None:
-      return
-    dead = self._workers.dead(self._index - self._start, self._stop - self._start)
+    dead = self._workers.dead(self._index) if self._workers else ""
     if dead:
       self._stalled = True
       raise errors.StallError(
-        f"{dead} while {self._row()} was waited for. The kernel kills processes when memory"
-        " runs out: fewer train.num_workers or a smaller train.prefetch need less."
+        f"{dead} while {self._make.name_of(self._index)} was waited for. The kernel kills processes"
+        " when memory runs out: fewer train.num_workers or a smaller train.prefetch need less."
       )
 
   def _check_progress(self, now: float) -> None:
     """Ends the wait when nothing came for too long."""
     limit, started = self._options.stall_secs, 0.0
     since = self._make.since(self._index)
-    if self._workers is not None:
+    if self._workers:
       started = self._workers.started_at()
-      if not started:
-        limit = max(limit, _START_SECS)
-      since = self._workers.since(self._index - self._start, self._index)
+      limit = limit if started else max(limit, _START_SECS)
+      since = self._workers.since(self._index)
     # The row may have hung before it was waited for, while the first step was compiled.
     quiet_secs = max(now - max(self._last_progress, started), now - since if since else 0.0)
     if quiet_secs > limit:
@@ -161,30 +168,29 @@ class _Reading:
 
   def _awaited(self) -> str:
     """'row 22 (train.jsonl:23), which worker process 1 (pid 4711) makes'."""
-    if self._workers is None:
-      return self._row()
-    return f"{self._row()}, which {self._workers.name_of(self._index - self._start)} makes"
-
-  def _row(self) -> str:
-    return self._stream.name_of(self._index)
+    row = self._make.name_of(self._index)
+    return f"{row}, which {self._workers.name_of(self._index)} makes" if self._workers else row
 
   def _gather(self, source: Any) -> None:
     """Runs in the thread: examples to groups; an exception is handed on in their place."""
     try:
-      if self._workers is not None:
-        _block_interrupts()
+      if self._workers:
+        # Workers that this thread starts ignore Ctrl-C, which a terminal sends to all: this process
+        # ends them. A process starts with the blocked signals of the thread that starts it.
+        resource_tracker.ensure_running()  # When it starts it unblocks them.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
       group = []
       while not self._stopped.is_set():
-        try:
-          group.append(next(source))
-        except StopIteration:
+        example = next(source, None)
+        if example is None:
           self._put(None)
           return
+        group.append(example)
         self._index += 1
         self._last_progress = time.monotonic()
-        if self._workers is not None:
+        if self._workers:
           self._workers.find()
-        if len(group) == len(self._stream.share):
+        if len(group) == len(self._make.share):
           self._put(group)
           group = []
     except BaseException as e:
@@ -201,28 +207,21 @@ class _Reading:
       except queue.Full:
         self._last_progress = time.monotonic()  # It is the consumer that is slow.
 
-  def _examples(self) -> Iterator[examples.Example]:
+  def _examples(self, start: int, stop: int) -> Iterator[examples.Example]:
     import grain  # Takes 0.8 s to import, which is not needed to load a config or a tokenizer.
 
-    options = self._options
-    ahead = max(options.prefetch * len(self._stream.share), 1)
-    dataset = grain.MapDataset.range(self._start, self._stop).map(self._make)
+    num_threads, num_workers = self._options.num_threads, self._options.num_workers
+    ahead = max(self._options.prefetch * len(self._make.share), 1)
+    dataset = grain.MapDataset.range(start, stop).map(self._make)
     if self._workers is None:
-      buffer = max(ahead, options.num_threads)
-      return iter(dataset.to_iter_dataset(grain.ReadOptions(options.num_threads, buffer)))
+      threads = grain.ReadOptions(num_threads, max(ahead, num_threads))
+      return iter(dataset.to_iter_dataset(threads))
     if not flags.FLAGS.is_parsed():
       flags.FLAGS.mark_as_parsed()  # Grain hands absl's flags to its workers and insists on this.
-    threads = grain.ReadOptions(options.num_threads, options.num_threads)
-    processes = grain.MultiprocessingOptions(
-      num_workers=options.num_workers,
-      per_worker_buffer_size=-(-ahead // options.num_workers),
-    )
-    begin = functools.partial(_begin, self._workers.folder, config_file.ran())
+    threads = grain.ReadOptions(num_threads, num_threads)
+    processes = grain.MultiprocessingOptions(num_workers, -(-ahead // num_workers))
+    begin = functools.partial(_begin, self._workers.folder.name, config_file.ran())
     return iter(dataset.to_iter_dataset(threads).mp_prefetch(processes, begin))
-
-
-_WRITE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-_AT_BYTES = 4096
 
 
 class _Workers:
@@ -232,24 +231,18 @@ class _Workers:
     folder: where each leaves a file with its number and pid, and what it works on.
   """
 
-  def __init__(self, num: int):
-    self._num = num
-    self._temporary = tempfile.TemporaryDirectory(prefix="loader-")
-    self.folder = self._temporary.name
+  def __init__(self, num: int, start: int, stop: int):
+    self._num, self._start, self._stop = num, start, stop
+    self.folder = tempfile.TemporaryDirectory(prefix="loader-")
     self._pids: dict[int, int] = {}  # By the number of the worker.
     self._processes: dict[int, Any] = {}  # By pid. Those that ended can no longer be listed.
     self._started = 0.0
 
-  def since(self, position: int, index: int) -> float | None:
-    """When an example was begun (by `time.monotonic`); None when none works on it.
-
-    Args:
-      position: the example's place in this reading.
-      index: what the maker calls it.
-    """
-    pid = self._pids.get(position % self._num)
+  def since(self, index: int) -> float | None:
+    """When an example was begun (by `time.monotonic`); None when none works on it."""
+    pid = self._pids.get(self._number(index))
     try:
-      with open(os.path.join(self.folder, f"at-{pid}"), "rb") as f:
+      with open(os.path.join(self.folder.name, f"at-{pid}"), "rb") as f:
         return dict(json.loads(f.readline(_AT_BYTES))).get(index)
     except (OSError, ValueError):  # It is being written.
       return None
@@ -258,7 +251,7 @@ class _Workers:
     """Finds the processes that have started since the last time."""
     if len(self._pids) == self._num:
       return
-    for name in os.listdir(self.folder):
+    for name in os.listdir(self.folder.name):
       number, _, pid = name.partition("-")
       if number != "at":
         self._pids[int(number)] = int(pid)
@@ -272,23 +265,19 @@ class _Workers:
     self.find()
     return self._started
 
-  def dead(self, position: int, num_examples: int) -> str:
-    """'Worker process 1 (pid 4711) of the loader was killed by SIGKILL'; '' when all are well.
-
-    Args:
-      position: how many examples have been read.
-      num_examples: how many are to be read; a worker that has handed over its own ends by itself.
-    """
+  def dead(self, index: int) -> str:
+    """'Worker process 1 (pid 4711) of the loader was killed by SIGKILL'; '' when all are well."""
     self.find()
     for number, pid in sorted(self._pids.items()):
       code = self._exit_code(pid)
-      if code and position + (number - position) % self._num < num_examples:
+      # A worker that has handed over its own ends by itself.
+      if code and index + (number - self._number(index)) % self._num < self._stop:
         return f"Worker process {number} (pid {pid}) of the loader {_ending(code)}"
     return ""
 
-  def name_of(self, position: int) -> str:
-    """The worker that makes the example at this place in the reading."""
-    number = position % self._num  # Grain deals examples out in turn.
+  def name_of(self, index: int) -> str:
+    """The worker that makes this example."""
+    number = self._number(index)
     pid = self._pids.get(number)
     if pid is None:
       return f"worker process {number} (which has not started)"
@@ -302,60 +291,67 @@ class _Workers:
       if process.exitcode is None:
         process.kill()
 
-  def remove_folder(self) -> None:
-    self._temporary.cleanup()
+  def _number(self, index: int) -> int:
+    return (index - self._start) % self._num  # Grain deals examples out in turn.
 
   def _exit_code(self, pid: int) -> int | None:
     process = self._processes.get(pid)
     return None if process is None else process.exitcode
 
 
-class _Timed:
-  """`make` that records which examples are in the making, and since when. Picklable.
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+_AT_BYTES = 4096
+
+
+class _Make:
+  """Makes this process's examples, by a running index; records which, and since when. Picklable.
 
   Args:
-    make: index to example; picklable.
+    make_example, rows_of_step, share: as in `read`.
     folder: where a worker process writes the record; '' when none does.
   """
 
-  def __init__(self, make: Callable[[int], Any], folder: str):
-    self._make, self._folder = make, folder
+  def __init__(self, make_example, rows_of_step, share: range, folder: str):
+    self._arguments = make_example, rows_of_step, share, folder
+    self._make_example, self._rows_of_step, self.share, self._folder = self._arguments
     self._began: dict[int, tuple[int, float]] = {}  # By thread.
     self._descriptor = -1
 
-  def __call__(self, index: int) -> Any:
+  def __call__(self, index: int) -> examples.Example:
+    """The example at `index` = step * len(share) + position in the share."""
     thread = threading.get_ident()
     self._began[thread] = index, time.monotonic()
     if self._folder:
       self._write()
     try:
-      return self._make(index)
+      epoch, row = self._row_at(index)
+      return examples.Example(-1) if row < 0 else self._make_example(epoch, row)
     finally:
       del self._began[thread]
       if self._folder:
         self._write()
 
   def __reduce__(self) -> Any:
-    return _Timed, (self._make, self._folder)
+    return _Make, self._arguments
+
+  def name_of(self, index: int) -> str:
+    """'row 22 (train.jsonl:23)', for messages."""
+    _, row = self._row_at(index)
+    return "the end of the rows" if row < 0 else examples.name_of(self._make_example.rows, row)
 
   def since(self, index: int) -> float | None:
     """When this example was begun (by `time.monotonic`); None when it is not in the making here."""
     return dict(self._began.values()).get(index)
+
+  def _row_at(self, index: int) -> tuple[int, int]:
+    step, position = divmod(index, len(self.share))
+    return self._rows_of_step(step)[self.share[position]]
 
   def _write(self) -> None:
     if self._descriptor < 0:
       self._descriptor = os.open(os.path.join(self._folder, f"at-{os.getpid()}"), _WRITE, 0o600)
     text = json.dumps(list(self._began.values()))
     os.pwrite(self._descriptor, f"{text}\n".encode(), 0)  # What is left behind it is not read.
-
-
-def _block_interrupts() -> None:
-  """Workers that this thread starts from now on ignore Ctrl-C, which a terminal sends to all.
-
-  This process ends them. A process starts with the blocked signals of the thread that starts it.
-  """
-  resource_tracker.ensure_running()  # When it starts it unblocks them.
-  signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,))
 
 
 def _begin(folder: str, config_files: Mapping[str, str], worker: int, num_workers: int) -> None:
@@ -380,7 +376,5 @@ def _end_with_parent() -> None:
 def _ending(code: int) -> str:
   if code > 0:
     return f"ended with exit code {code}"
-  try:
-    return f"was killed by {signal.Signals(-code).name}"
-  except ValueError:
-    return f"was killed by signal {-code}"
+  names = {one.value: one.name for one in signal.Signals}
+  return f"was killed by {names.get(-code, f'signal {-code}')}"

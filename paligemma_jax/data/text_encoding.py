@@ -50,18 +50,11 @@ def answer_of(tokenizer: tokenizer_lib.Tokenizer, suffix: Suffix) -> tuple[list[
 
 
 def lay_out_train(
-  question: list[int],
-  answer: list[int],
-  supervised: list[int],
-  *,
-  text_len: int,
-  overflow: str,
+  question: list[int], answer: list[int], supervised: list[int], *, text_len: int, overflow: str
 ) -> dict[str, np.ndarray] | None:
-  """One training example; None when the text is too long and `overflow` is 'drop'.
+  """One training example, of `prefix_ids` and `answer_of`.
 
-  Args:
-    question: of `prefix_ids`.
-    answer, supervised: of `answer_of`.
+  None when the text is too long and `overflow` is 'drop'.
 
   Returns:
     text: int32[L+1], padded with 0.
@@ -83,11 +76,12 @@ def lay_out_train(
       room = text_len - len(question)
       answer, supervised = [*answer[:room], answer[-1]], [*supervised[:room], supervised[-1]]
   unlearned = [0] * len(question)
-  return {
-    "text": _padded("text", question + answer, text_len + 1),
-    "mask_ar": _padded("mask_ar", unlearned + [1] * len(answer), text_len + 1),
-    "mask_loss": _padded("mask_loss", unlearned + supervised, text_len + 1),
-  }
+  return _padded(
+    text_len + 1,
+    text=question + answer,
+    mask_ar=unlearned + [1] * len(answer),
+    mask_loss=unlearned + supervised,
+  )
 
 
 def lay_out_prompt(
@@ -115,12 +109,12 @@ def lay_out_prompt(
     else:
       question = [*question[:-1][: text_len - 1], question[-1]]
     begun = begun[: text_len - len(question)]
-  num_used = len(question) + len(begun)
-  return {
-    "text": _padded("text", question + begun, text_len),
-    "mask_ar": _padded("mask_ar", [0] * len(question) + [1] * len(begun), text_len),
-    "mask_input": _padded("mask_input", [1] * num_used, text_len),
-  }
+  return _padded(
+    text_len,
+    text=question + begun,
+    mask_ar=[0] * len(question) + [1] * len(begun),
+    mask_input=[1] * (len(question) + len(begun)),
+  )
 
 
 def num_tokens(example: dict[str, np.ndarray]) -> int:
@@ -132,19 +126,21 @@ def num_tokens(example: dict[str, np.ndarray]) -> int:
   return int(used[-1]) + 1 if used.size else 0
 
 
-def shapes(encoding: str, text_len: int) -> tuple[tuple[str, ...], int]:
-  """The names of an encoding's arrays and their length."""
-  if encoding == "train":
-    return ("text", "mask_ar", "mask_loss"), text_len + 1
-  if encoding == "decode":
-    return ("text", "mask_ar", "mask_input"), text_len
-  raise errors.ConfigError(f"Unknown encoding {encoding!r}: expected 'train' or 'decode'.")
+def arrays_of(encoding: str) -> tuple[tuple[str, ...], int]:
+  """The names of an encoding's arrays, and how much longer than `text_len` they are."""
+  return errors.pick(_ENCODINGS, encoding, "encoding")
 
 
-def _padded(name: str, values: list[int], length: int) -> np.ndarray:
-  pad, dtype = PADDING[name]
-  out = np.full(length, pad, dtype)
-  out[: len(values)] = values
+_ENCODINGS = {
+  "train": (("text", "mask_ar", "mask_loss"), 1),
+  "decode": (("text", "mask_ar", "mask_input"), 0),
+}
+
+
+def _padded(length: int, **arrays: list[int]) -> dict[str, np.ndarray]:
+  out = {name: np.full(length, *PADDING[name]) for name in arrays}
+  for name, values in arrays.items():
+    out[name][: len(values)] = values
   return out
 
 

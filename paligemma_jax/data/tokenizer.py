@@ -25,7 +25,6 @@ from paligemma_jax.core import strict_json
 from paligemma_jax.data import tokenizer_files
 
 PAD_ID, EOS_ID, BOS_ID, UNK_ID = 0, 1, 2, 3
-_CONTROL = ("<pad>", "<eos>", "<bos>", "<unk>")  # In the order of their ids.
 SEPARATOR = "\n"
 NUM_LOC = 1024
 NUM_SEG = 128
@@ -44,17 +43,15 @@ _WHERE_FROM = (
 
 
 class Tokenizer:
-  """Text to token ids and back. Picklable, safe to use from several threads.
+  """Text to token ids and back, of a sentencepiece model file or a tokenizer.json.
 
-  Args:
-    path: a sentencepiece model file, or a tokenizer.json.
+  Picklable, safe to use from several threads.
 
   Attributes:
     path: where it was read from, '' when made from bytes.
     model_bytes: the sentencepiece file's content, as it is on disk.
     whole_bytes: the same with all that was added on loading.
     vocab_size: number of ids, the location and segmentation tokens included.
-    pad_id, eos_id, bos_id, unk_id: 0, 1, 2, 3.
     separator_ids: the ids of the newline that stands between prefix and suffix.
 
   Raises:
@@ -127,8 +124,8 @@ class Tokenizer:
     Raises:
       ConfigError: the text is several tokens, or none.
     """
-    if text in _CONTROL:
-      return _CONTROL.index(text)
+    if text in tokenizer_files.SPECIAL:
+      return tokenizer_files.SPECIAL.index(text)
     ids = self.encode(text)
     if len(ids) != 1:
       pieces = [self.piece(i) for i in ids]
@@ -169,8 +166,6 @@ class Tokenizer:
     self.path, self.model_bytes = path, data
     try:
       self._check_and_extend(data, path)
-    except errors.ConfigError:
-      raise
     # What sentencepiece and a walk over the fields of a damaged file give: pieces that are no
     # UTF-8, a field of an unknown kind, the end of the file in the middle of one.
     except (RuntimeError, ValueError, LookupError, OSError) as e:
@@ -180,7 +175,7 @@ class Tokenizer:
 
   def _check_and_extend(self, data: bytes, path: str) -> None:
     plain = _processor(data, path)
-    found = tuple(plain.PieceToId(i) for i in _CONTROL)
+    found = tuple(plain.PieceToId(text) for text in tokenizer_files.SPECIAL)
     special = (plain.pad_id(), plain.eos_id(), plain.bos_id(), plain.unk_id())
     if special != (PAD_ID, EOS_ID, BOS_ID, UNK_ID):
       raise errors.ConfigError(
@@ -203,8 +198,15 @@ def _processor(data: bytes, path: str) -> sentencepiece.SentencePieceProcessor:
   try:
     return sentencepiece.SentencePieceProcessor(model_proto=data)
   except (RuntimeError, ValueError):  # Its own error may quote what is no UTF-8.
+    what, remedy = file_checks.not_downloaded(data)
+    if what:
+      found = f"it is {what}. {remedy}"
+    elif data.lstrip()[:1] == b"{":
+      found = "it looks like JSON"
+    else:
+      found = f"it starts with {data[:8]!r} and has {len(data)} bytes"
     raise errors.ConfigError(
-      f"{path!r} is not a sentencepiece model ({_looks_like(data)}). {_WHERE_FROM}"
+      f"{path!r} is not a sentencepiece model ({found}). {_WHERE_FROM}"
     ) from None
 
 
@@ -214,20 +216,10 @@ def _is_whole(processor: sentencepiece.SentencePieceProcessor, piece: str) -> bo
   return token != UNK_ID and processor.EncodeAsIds(f"a{piece}a").count(token) == 1
 
 
-def _looks_like(data: bytes) -> str:
-  what, remedy = file_checks.not_downloaded(data)
-  if what:
-    return f"it is {what}. {remedy}"
-  if data.lstrip()[:1] == b"{":
-    return "it looks like JSON"
-  return f"it starts with {data[:8]!r} and has {len(data)} bytes"
-
-
 def _extended(data: bytes, plain: sentencepiece.SentencePieceProcessor) -> bytes:
   """The model with every extra piece declared, those that `plain` has in some form in place."""
   known = {piece for piece in _EXTRA if plain.PieceToId(piece) != UNK_ID}
-  if known:
-    data = tokenizer_files.redeclared(data, known)
+  data = tokenizer_files.redeclared(data, known) if known else data
   return data + b"".join(tokenizer_files.piece_field(p) for p in _EXTRA if p not in known)
 
 
@@ -259,8 +251,8 @@ def _with_added(data: bytes, path: pathlib.Path) -> bytes:
       f"{str(beside)!r} adds tokens with the ids {[i for i, _ in added][:5]} to a tokenizer of"
       f" {size}; expected ids that follow without a gap."
     )
-  control, user = tokenizer_files.CONTROL, tokenizer_files.USER_DEFINED
-  return data + b"".join(
-    tokenizer_files.piece_field(text, kind=control if text == tokenizer_files.IMAGE else user)
-    for _, text in added
-  )
+  for _, text in added:
+    is_image = text == tokenizer_files.IMAGE
+    kind = tokenizer_files.CONTROL if is_image else tokenizer_files.USER_DEFINED
+    data += tokenizer_files.piece_field(text, kind=kind)
+  return data

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import struct
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import strict_json
@@ -20,8 +19,7 @@ _MODEL_TYPE = 3  # Of the trainer's settings.
 _CHARSMAP, _DUMMY_PREFIX, _EXTRA_BLANKS, _ESCAPE = 2, 3, 4, 5  # Of the normalizer's settings.
 
 
-@dataclasses.dataclass(frozen=True)
-class Piece:
+class Piece(NamedTuple):
   """One entry of the vocabulary."""
 
   text: str
@@ -29,14 +27,12 @@ class Piece:
   kind: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Model:
+class Model(NamedTuple):
   """What a model file says.
 
-  Attributes:
-    pieces: in the order of their ids.
-    algorithm: UNIGRAM, BPE, or another number.
-    is_identity: texts are read as they are, but for "▁" in place of blanks.
+  pieces: in the order of their ids.
+  algorithm: UNIGRAM, BPE, or another number.
+  is_identity: texts are read as they are, but for "▁" in place of blanks.
   """
 
   pieces: tuple[Piece, ...]
@@ -60,9 +56,8 @@ def parse(data: bytes) -> Model:
       algorithm = dict(_fields(value)).get(_MODEL_TYPE, algorithm)
     elif number == _NORMALIZER:
       normalizer |= dict(_fields(value))
-  plain = {_CHARSMAP: b"", _DUMMY_PREFIX: 0, _EXTRA_BLANKS: 0, _ESCAPE: 1}
-  is_identity = all(normalizer[key] == value for key, value in plain.items())
-  return Model(tuple(pieces), algorithm, is_identity)
+  identity = {_CHARSMAP: b"", _DUMMY_PREFIX: 0, _EXTRA_BLANKS: 0, _ESCAPE: 1}
+  return Model(tuple(pieces), algorithm, normalizer.items() >= identity.items())
 
 
 def build(pieces: Iterable[Piece]) -> bytes:
@@ -130,11 +125,7 @@ def _field(number: int, value: bytes | int) -> bytes:
 
 
 def _varint(n: int) -> bytes:
-  out = bytearray()
-  while n > 0x7F:
-    out.append(n & 0x7F | 0x80)
-    n >>= 7
-  return bytes(out) + bytes([n])
+  return bytes([n]) if n < 0x80 else bytes([n & 0x7F | 0x80]) + _varint(n >> 7)
 
 
 def _read_varint(data: bytes, pos: int) -> tuple[int, int]:
@@ -150,11 +141,10 @@ def _read_varint(data: bytes, pos: int) -> tuple[int, int]:
 
 
 IMAGE = "<image>"
-_CONTROL = ("<pad>", "<eos>", "<bos>", "<unk>")  # In the order of their ids.
+SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>")  # In the order of their ids.
 _BLANK = "▁"
 _FILLER = "<no token {}>"  # Of ids that the model has and the tokenizer has not.
 _UNMERGED = -1e9  # The score of pieces that no merge makes; it is never used.
-_NORMAL, _USER = NORMAL, USER_DEFINED
 
 
 def to_model(data: bytes, path: str) -> bytes:
@@ -217,6 +207,10 @@ def from_model(data: bytes, *, num_ids: int = 0, image_token: int = 0) -> str:
   vocab = {p.text: i for i, p in enumerate(model.pieces)}
   for i in range(len(vocab), max(num_ids, image_token)):
     vocab[_FILLER.format(i)] = i
+  first, second = (
+    [{"SpecialToken": {"id": "<bos>", "type_id": i}}, {"Sequence": {"id": name, "type_id": i}}]
+    for i, name in enumerate("AB")
+  )
   content = {
     "version": "1.0",
     "truncation": None,
@@ -231,16 +225,8 @@ def from_model(data: bytes, *, num_ids: int = 0, image_token: int = 0) -> str:
     },
     "post_processor": {
       "type": "TemplateProcessing",
-      "single": [
-        {"SpecialToken": {"id": "<bos>", "type_id": 0}},
-        {"Sequence": {"id": "A", "type_id": 0}},
-      ],
-      "pair": [
-        {"SpecialToken": {"id": "<bos>", "type_id": 0}},
-        {"Sequence": {"id": "A", "type_id": 0}},
-        {"SpecialToken": {"id": "<bos>", "type_id": 1}},
-        {"Sequence": {"id": "B", "type_id": 1}},
-      ],
+      "single": first,
+      "pair": first + second,
       "special_tokens": {"<bos>": {"id": "<bos>", "ids": [vocab["<bos>"]], "tokens": ["<bos>"]}},
     },
     "decoder": {
@@ -273,25 +259,23 @@ def added_tokens(data: bytes, image_token: int) -> list[dict[str, Any]]:
   With the fields of tokenizer.json, "id" among them, in the order of the ids.
   """
   pieces = parse(data).pieces
-  added = [_token(i, p.text, p.kind) for i, p in enumerate(pieces) if p.kind in _ADDED]
+  kinds = (USER_DEFINED, CONTROL, UNKNOWN)
+  added = [_token(i, p.text, p.kind) for i, p in enumerate(pieces) if p.kind in kinds]
   if image_token and all(token["content"] != IMAGE for token in added):
     added.append(_token(image_token, IMAGE, CONTROL))
   return added
 
 
-_ADDED = (_USER, CONTROL, UNKNOWN)
-
-
 def _token(i: int, text: str, kind: int) -> dict[str, Any]:
   """An added token. User-defined ones are looked for where blanks are "▁" already."""
   flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
-  own = kind == _USER
+  own = kind == USER_DEFINED
   return {"id": i, "content": text, **flags, "normalized": own, "special": not own}
 
 
 def _merges(model: Model) -> list[list[str]]:
   """Every pair of pieces that makes a piece, the best piece first, then the longest left half."""
-  scores = {p.text: p.score for p in model.pieces if p.kind == _NORMAL}
+  scores = {p.text: p.score for p in model.pieces if p.kind == NORMAL}
   merges = []
   for text, score in scores.items():
     halves = ((text[:cut], text[cut:]) for cut in range(len(text) - 1, 0, -1))
@@ -303,16 +287,15 @@ def _merges(model: Model) -> list[list[str]]:
 def _piece(
   text: str, added: Mapping[str, Any] | None, behind: bool, scores: Mapping[str, float]
 ) -> Piece:
-  if text in _CONTROL:
-    kind = UNKNOWN if text == "<unk>" else CONTROL
-    return Piece(text, 0.0, kind)
+  if text in SPECIAL:
+    return Piece(text, 0.0, UNKNOWN if text == "<unk>" else CONTROL)
   if text == IMAGE or (added and behind and added.get("special")):
     return Piece(text, 0.0, CONTROL)
   if added:
-    return Piece(text, 0.0, _USER)
+    return Piece(text, 0.0, USER_DEFINED)
   if len(text) == 6 and text.startswith("<0x") and text.endswith(">"):
     return Piece(text, 0.0, BYTE)
-  return Piece(text, scores.get(text, _UNMERGED), _NORMAL)
+  return Piece(text, scores.get(text, _UNMERGED), NORMAL)
 
 
 def _pair(merge: Any) -> tuple[str, str]:

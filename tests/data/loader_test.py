@@ -124,10 +124,3 @@ def test_a_wait_is_told_of_with_the_row_and_seldom(tokenizer, caplog, monkeypatc
   assert 4 <= len(told) <= 8  # In each of two epochs after 0.5, 1, 2 and 4 s.
   assert all("s for row 9 (rows.txt:10); after" in text for text in told)
   assert "train.stall_secs=60 s" in told[0]
-
-
-def test_a_batch_that_cannot_be_shared_out_is_refused(tokenizer):
-  with pytest.raises(errors.ConfigError, match="multiple of the number of processes, 3"):
-    loading.make(tokenizer, process_count=3)
-  with pytest.raises(errors.DataError, match="no rows"):
-    loading.make(tokenizer, rows_and_ops.Rows(0))

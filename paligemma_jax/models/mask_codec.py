@@ -1,6 +1,6 @@
-"""The mask codec in JAX, and how it is trained; `regions.mask_codec` says what it is.
+"""Trains the mask codec, in JAX; `regions.mask_codec` says what it is.
 
-Functional: parameters are a flat dict by published name, in the published shapes. Training is that
+Parameters are a flat dict by published name, in the published shapes. Training is that
 of VQ-VAEs (arXiv 1711.00937): the decoder's gradient passes straight through the codes, encoder
 outputs are drawn to their codes (commitment), codes are running means of the outputs nearest to
 them (its appendix A.1), and a code that hardly anything is near to starts anew at a random output.
@@ -30,18 +30,12 @@ _RARE = 0.02  # A code with less than this share of an even share is dead.
 
 
 class State(NamedTuple):
-  """Training state.
+  """Training state."""
 
-  params: all but the codebook is trained by gradients.
-  opt: the optimizer's.
-  counts: float32[K], running number of outputs per step nearest to each code.
-  sums: float32[K, D], running sum of those outputs.
-  """
-
-  params: dict[str, jax.Array]
+  params: dict[str, jax.Array]  # All but the codebook is trained by gradients.
   opt: optax.OptState
-  counts: jax.Array
-  sums: jax.Array
+  counts: jax.Array  # float32[K], running number of outputs per step nearest to each code.
+  sums: jax.Array  # float32[K, D], running sum of those outputs.
 
 
 def init(key: jax.Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, jax.Array]:
@@ -56,48 +50,28 @@ def init(key: jax.Array, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, jax
   return params
 
 
-def outputs(params: Params, masks_NSS: jax.Array) -> jax.Array:
-  """float32[N, 4, 4, D]: the encoder's, before they are replaced by codes.
+class Codec(mask_codec.MaskCodec):
+  """The codec in JAX, to be traced."""
 
-  Args:
-    masks_NSS: float32[N, 64, 64] in [-1, 1].
-  """
-  x_NHWC = masks_NSS[..., None]
-  for name in mask_codec.DOWN:
-    x_NHWC = jax.nn.relu(_conv(params, x_NHWC, name, stride=2))
-  for name in mask_codec.ENCODER_BLOCKS:
-    x_NHWC = _block(params, x_NHWC, name)
-  return _conv(params, x_NHWC, mask_codec.TO_CODE)
+  def relu(self, x: jax.Array) -> jax.Array:
+    return jax.nn.relu(x)
 
+  def conv(self, x: jax.Array, name: str, stride: int = 1) -> jax.Array:
+    weight, bias = self.weights[f"{name}.weight"], self.weights[f"{name}.bias"]
+    strides = (stride, stride)
+    x = jax.lax.conv_general_dilated(x, weight, strides, "SAME", dimension_numbers=_DIMENSIONS)
+    return x + bias
 
-def nearest(codebook_KD: jax.Array, z_XD: jax.Array) -> jax.Array:
-  """int32[X]: the code at the least squared distance."""
-  distance_XK = (codebook_KD**2).sum(axis=1) - 2 * z_XD @ codebook_KD.T
-  return distance_XK.argmin(axis=1)
-
-
-def encode(params: Params, masks_NSS: jax.Array) -> jax.Array:
-  """int32[N, 16], row by row, of float32[N, 64, 64] in [-1, 1]."""
-  codebook_KD = params[mask_codec.CODEBOOK]
-  z_XD = outputs(params, masks_NSS).reshape(-1, codebook_KD.shape[1])
-  return nearest(codebook_KD, z_XD).reshape(-1, mask_codec.NUM_CODES)
-
-
-def decode(params: Params, codes_NC: jax.Array) -> jax.Array:
-  """float32[N, 64, 64], about -1 to 1, of int[N, 16]."""
-  codebook_KD = params[mask_codec.CODEBOOK]
-  grid = (mask_codec.GRID, mask_codec.GRID, codebook_KD.shape[1])
-  return paint(params, codebook_KD[codes_NC].reshape(-1, *grid))
-
-
-def paint(params: Params, x_NHWC: jax.Array) -> jax.Array:
-  """float32[N, 64, 64] of codebook rows, float32[N, 4, 4, D]."""
-  x_NHWC = jax.nn.relu(_conv(params, x_NHWC, mask_codec.FROM_CODE))
-  for name in mask_codec.DECODER_BLOCKS:
-    x_NHWC = _block(params, x_NHWC, name)
-  for name in mask_codec.UP:
-    x_NHWC = jax.nn.relu(_up(params, x_NHWC, name))
-  return _conv(params, x_NHWC, mask_codec.TO_MASK)[..., 0]
+  def up(self, x: jax.Array, name: str) -> jax.Array:
+    """As one matmul, then sums of shifted taps: with XLA's own, which spreads the input out with
+    zeros, the whole training step takes 1.7 times as long on a CPU.
+    """
+    weight = self.weights[f"{name}.weight"]  # (in, out, ky, kx)
+    num, side, _, channels = x.shape
+    matrix = weight.transpose(0, 2, 3, 1).reshape(channels, -1)
+    taps = (x.reshape(-1, channels) @ matrix).reshape(num, side, side, 4, 4, -1)
+    columns = _interleave(taps, axis=2, tap_axis=4)  # [N, H, 2 W, ky, C]
+    return _interleave(columns, axis=1, tap_axis=3) + self.weights[f"{name}.bias"]
 
 
 def train(
@@ -144,15 +118,16 @@ def _step(
   codebook_KD = state.params[mask_codec.CODEBOOK]
 
   def loss_of(trained: Params):
-    z_NHWC = outputs(trained, masks_NSS)
+    codec = Codec({**trained, mask_codec.CODEBOOK: codebook_KD})
+    z_NHWC = codec.outputs(masks_NSS)
     z_XD = z_NHWC.reshape(-1, codebook_KD.shape[1])
-    codes_X = nearest(codebook_KD, jax.lax.stop_gradient(z_XD))
+    codes_X = codec.nearest(jax.lax.stop_gradient(z_XD))
     chosen_NHWC, commitment = z_NHWC, jnp.float32(0.0)
     if coded:
       code_NHWC = codebook_KD[codes_X].reshape(z_NHWC.shape)
       commitment = jnp.mean((z_NHWC - code_NHWC) ** 2)
       chosen_NHWC = z_NHWC + jax.lax.stop_gradient(code_NHWC - z_NHWC)
-    painted = paint(trained, chosen_NHWC)
+    painted = codec.paint(chosen_NHWC)
     # Squared hinge, less where the edge runs through a pixel: of what is painted only signs count.
     error = jnp.mean(jax.nn.relu(jnp.abs(masks_NSS) - painted * masks_NSS) ** 2)
     return error + recipe.commitment * commitment, (error, z_XD, codes_X)
@@ -184,35 +159,8 @@ def _by_gradient(params: Params) -> dict[str, jax.Array]:
   return {name: value for name, value in params.items() if name != mask_codec.CODEBOOK}
 
 
-def _conv(params: Params, x_NHWC: jax.Array, name: str, stride: int = 1) -> jax.Array:
-  x_NHWC = jax.lax.conv_general_dilated(
-    x_NHWC, params[f"{name}.weight"], (stride, stride), "SAME", dimension_numbers=_DIMENSIONS
-  )
-  return x_NHWC + params[f"{name}.bias"]
-
-
-def _block(params: Params, x_NHWC: jax.Array, name: str) -> jax.Array:
-  y_NHWC = jax.nn.relu(_conv(params, x_NHWC, f"{name}.0"))
-  y_NHWC = jax.nn.relu(_conv(params, y_NHWC, f"{name}.2"))
-  return x_NHWC + _conv(params, y_NHWC, f"{name}.4")
-
-
-def _up(params: Params, x_NHWC: jax.Array, name: str) -> jax.Array:
-  """Transposed convolution, 4 x 4 of stride 2.
-
-  One matmul, then sums of shifted taps: with XLA's own, which spreads the input out with
-  zeros, the whole training step takes 1.7 times as long on a CPU.
-  """
-  weight = params[f"{name}.weight"]  # (in, out, ky, kx)
-  num, side, _, channels = x_NHWC.shape
-  matrix = weight.transpose(0, 2, 3, 1).reshape(channels, -1)
-  taps = (x_NHWC.reshape(-1, channels) @ matrix).reshape(num, side, side, 4, 4, -1)
-  columns = _interleave(taps, axis=2, tap_axis=4)  # [N, H, 2 W, ky, C]
-  return _interleave(columns, axis=1, tap_axis=3) + params[f"{name}.bias"]
-
-
 def _interleave(x: jax.Array, *, axis: int, tap_axis: int) -> jax.Array:
-  """One axis of `_up`: output 2i sums tap 1 of i and 3 of i - 1; 2i + 1 tap 2 of i, 0 of i + 1."""
+  """One axis of `up`: output 2i sums tap 1 of i and 3 of i - 1; 2i + 1 tap 2 of i, 0 of i + 1."""
   taps = [jax.lax.index_in_dim(x, k, tap_axis, keepdims=False) for k in range(4)]
   length = x.shape[axis]
   zero = jnp.zeros_like(jax.lax.slice_in_dim(taps[0], 0, 1, axis=axis))

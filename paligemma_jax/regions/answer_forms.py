@@ -6,8 +6,6 @@ of the described language.
 
 from __future__ import annotations
 
-from typing import Any
-
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 
@@ -44,49 +42,40 @@ class Boxes:
   max_objects: int = 0
 
   def __post_init__(self):
-    _check_objects("constraints.Boxes", self)
+    where = f"constraints.{type(self).__name__}"
+    _check_texts(f"{where}: labels", self.labels)
+    for label in self.labels:
+      if not label or label != label.strip() or ";" in label or "<" in label:
+        raise errors.ConfigError(
+          f"{where}: the label {label!r} must be text without ';' and '<', not empty, and without"
+          " spaces at its ends."
+        )
+    for name, count in (("min_objects", self.min_objects), ("max_objects", self.max_objects)):
+      if count < 0:
+        raise errors.ConfigError(
+          f"{where}: {name} must be a whole number from 0 on, not {count!r}."
+        )
+    if 0 < self.max_objects < self.min_objects:
+      raise errors.ConfigError(
+        f"{where}: min_objects={self.min_objects} is more than max_objects={self.max_objects}."
+      )
 
 
 @spec.spec
-class Segments:
+class Segments(Boxes):
   """The answer is objects joined by ' ; ', each four loc tokens with minima below maxima, 16 seg
   tokens, and a label.
 
   Attributes: as of `Boxes`.
   """
 
-  labels: tuple[str, ...] = ()
-  min_objects: int = 1
-  max_objects: int = 0
-
-  def __post_init__(self):
-    _check_objects("constraints.Segments", self)
-
 
 CONSTRAINTS = {"Boxes": Boxes, "OneOf": OneOf, "Segments": Segments}
 
 
-def _check_texts(where: str, texts: Any) -> None:
-  if not isinstance(texts, (tuple, list)) or not all(isinstance(t, str) for t in texts):
+def _check_texts(where: str, texts: tuple[str, ...]) -> None:
+  if not all(isinstance(text, str) for text in texts):
     raise errors.ConfigError(f"{where} must be a tuple of texts, not {texts!r}.")
   if len(set(texts)) < len(texts):
     twice = next(t for i, t in enumerate(texts) if t in texts[:i])
     raise errors.ConfigError(f"{where} has {twice!r} twice.")
-
-
-def _check_objects(where: str, value: Boxes | Segments) -> None:
-  _check_texts(f"{where}: labels", value.labels)
-  for label in value.labels:
-    if not label or label != label.strip() or ";" in label or "<" in label:
-      raise errors.ConfigError(
-        f"{where}: the label {label!r} must be text without ';' and '<', not empty, and without"
-        " spaces at its ends."
-      )
-  for name in ("min_objects", "max_objects"):
-    count = getattr(value, name)
-    if type(count) is not int or count < 0:
-      raise errors.ConfigError(f"{where}: {name} must be a whole number from 0 on, not {count!r}.")
-  if 0 < value.max_objects < value.min_objects:
-    raise errors.ConfigError(
-      f"{where}: min_objects={value.min_objects} is more than max_objects={value.max_objects}."
-    )

@@ -2,8 +2,8 @@
 
 The architecture is that of arXiv 2301.02229 as PaliGemma uses it. An encoder of four convolutions
 of stride 2 (SAME, ReLU) makes 4 x 4 vectors of a mask of 64 x 64; the code of each is the nearest
-row of the codebook. A decoder of four transposed convolutions inverts it. `models.mask_codec` is
-the same in JAX, for training.
+row of the codebook. A decoder of four transposed convolutions inverts it. `models.mask_codec`
+trains it in JAX.
 
 Files have the layout of the published `vae-oid.npz`. Names and shapes are PyTorch's: convolutions
 are (out, in, height, width), transposed convolutions (in, out, height, width). The reference
@@ -47,24 +47,24 @@ _MIRROR = "https://huggingface.co/spaces/google/paligemma-hf/resolve/main/vae-oi
 
 _MAX_BYTES = 96 << 20  # Of the file, and of all arrays in it.
 _MAX_HEADER = 10_000  # numpy's own limit.
-# (layer, kernel size); 0 is that of the file, since the encoder's are published nowhere.
-_ENCODER = (
-    ("encoder.0", 0), ("encoder.2", 0), ("encoder.4", 0), ("encoder.6", 0),
-    ("encoder.8.net.0", 0), ("encoder.8.net.2", 0), ("encoder.8.net.4", 0),
-    ("encoder.9.net.0", 0), ("encoder.9.net.2", 0), ("encoder.9.net.4", 0),
-    ("encoder.10", 0),
-)  # fmt: skip
-_DECODER = (
-    ("decoder.0", 1),
-    ("decoder.2.net.0", 3), ("decoder.2.net.2", 3), ("decoder.2.net.4", 1),
-    ("decoder.3.net.0", 3), ("decoder.3.net.2", 3), ("decoder.3.net.4", 1),
-    ("decoder.4", 4), ("decoder.6", 4), ("decoder.8", 4), ("decoder.10", 4),
-    ("decoder.12", 1),
-)  # fmt: skip
+# {layer: kernel size}. The encoder's are those that we train; as the published ones are unknown, a
+# file may have others.
+_BLOCK = {".0": 3, ".2": 3, ".4": 1}
+_ENCODER = {
+  **dict.fromkeys(DOWN, 4),
+  **{block + i: kernel for block in ENCODER_BLOCKS for i, kernel in _BLOCK.items()},
+  TO_CODE: 1,
+}
+_DECODER = {
+  FROM_CODE: 1,
+  **{block + i: kernel for block in DECODER_BLOCKS for i, kernel in _BLOCK.items()},
+  **dict.fromkeys(UP, 4),
+  TO_MASK: 1,
+}
 _WIDTH_KEPT = ".net."  # Residual blocks have as many channels out as in.
 _MAX_KERNEL = 7
 NAMES = (CODEBOOK,) + tuple(
-  f"{layer}.{kind}" for layer, _ in _ENCODER + _DECODER for kind in ("weight", "bias")
+  f"{layer}.{kind}" for layer in _ENCODER | _DECODER for kind in ("weight", "bias")
 )
 
 _CHUNK = 32  # Masks at a time, whose patches fit into the processor's caches.
@@ -72,75 +72,87 @@ _CHUNK = 32  # Masks at a time, whose patches fit into the processor's caches.
 
 @dataclasses.dataclass(frozen=True)
 class MaskCodec:
-  """A codec; `weights` is {published name: float32 array} as stored."""
+  """A codec; `weights` is {published name: float32 array} as stored.
 
-  weights: Mapping[str, np.ndarray]
+  `conv`, `up` and `relu` are its layers in NumPy; `models.mask_codec` has them in JAX.
+  """
+
+  weights: Mapping[str, Any]
 
   @property
-  def codebook(self) -> np.ndarray:
+  def codebook(self) -> Any:
     """float32[codes, D]."""
     return self.weights[CODEBOOK]
 
   def encode(self, masks: np.ndarray) -> np.ndarray:
-    """int64[N, 16], row by row: the nearest codes of each mask.
-
-    Args:
-      masks: bool[N, 64, 64], or float[N, 64, 64] in [-1, 1], where 1 is the object.
-    """
+    """int64[N, 16] of bool[N, 64, 64], or of float[N, 64, 64] in [-1, 1], where 1 is the object."""
     masks = np.asarray(masks)
     assert masks.ndim == 3 and masks.shape[1:] == (SIDE, SIDE), masks.shape
     x = masks * np.float32(2) - np.float32(1) if masks.dtype == bool else masks
-    return _in_chunks(self._encode, x.astype(np.float32), (NUM_CODES,), np.int64)
+    return _in_chunks(self.encode_together, x.astype(np.float32), (NUM_CODES,), np.int64)
 
   def decode(self, codes: np.ndarray) -> np.ndarray:
-    """float32[N, 64, 64], about -1 to 1, above 0 on the object.
-
-    Args:
-      codes: int[N, 16], each below the number of codes.
-    """
+    """float32[N, 64, 64], about -1 to 1, above 0 on the object, of int[N, 16]."""
     codes = np.asarray(codes)
     assert codes.ndim == 2 and codes.shape[1] == NUM_CODES, codes.shape
-    return _in_chunks(self._decode, codes, (SIDE, SIDE), np.float32)
+    return _in_chunks(self.decode_together, codes, (SIDE, SIDE), np.float32)
 
-  def _encode(self, x: np.ndarray) -> np.ndarray:
-    x = x[..., None]
+  def encode_together(self, masks: Any) -> Any:
+    """`encode` of float32, all masks at once."""
+    x = self.outputs(masks).reshape(-1, self.codebook.shape[1])
+    return self.nearest(x).reshape(-1, NUM_CODES)
+
+  def decode_together(self, codes: Any) -> Any:
+    """`decode`, all masks at once."""
+    return self.paint(self.codebook[codes].reshape(-1, GRID, GRID, self.codebook.shape[1]))
+
+  def outputs(self, masks: Any) -> Any:
+    """float32[N, 4, 4, D]: the encoder's, before they are replaced by codes."""
+    x = masks[..., None]
     for name in DOWN:
-      x = np.maximum(self._conv(x, name, stride=2), 0)
+      x = self.relu(self.conv(x, name, stride=2))
     for name in ENCODER_BLOCKS:
-      x = self._block(x, name)
-    x = self._conv(x, TO_CODE).reshape(-1, self.codebook.shape[1])
-    distance = (self.codebook**2).sum(axis=1) - 2 * (x @ self.codebook.T)  # Without |x|².
-    return distance.argmin(axis=1).reshape(-1, NUM_CODES)
+      x = self._residual(x, name)
+    return self.conv(x, TO_CODE)
 
-  def _decode(self, codes: np.ndarray) -> np.ndarray:
-    x = self.codebook[codes].reshape(-1, GRID, GRID, self.codebook.shape[1])
-    x = np.maximum(self._conv(x, FROM_CODE), 0)
+  def nearest(self, x: Any) -> Any:
+    """int[X]: the code at the least squared distance from each float32[X, D]."""
+    distance = (self.codebook**2).sum(axis=1) - 2 * x @ self.codebook.T  # Without |x|².
+    return distance.argmin(axis=1)
+
+  def paint(self, x: Any) -> Any:
+    """float32[N, 64, 64] of codebook rows, float32[N, 4, 4, D]."""
+    x = self.relu(self.conv(x, FROM_CODE))
     for name in DECODER_BLOCKS:
-      x = self._block(x, name)
+      x = self._residual(x, name)
     for name in UP:
-      x = np.maximum(self._up(x, name), 0)
-    return self._conv(x, TO_MASK)[..., 0]
+      x = self.relu(self.up(x, name))
+    return self.conv(x, TO_MASK)[..., 0]
 
-  def _block(self, x: np.ndarray, name: str) -> np.ndarray:
-    y = np.maximum(self._conv(x, f"{name}.0"), 0)
-    y = np.maximum(self._conv(y, f"{name}.2"), 0)
-    return x + self._conv(y, f"{name}.4")
+  def _residual(self, x: Any, name: str) -> Any:
+    y = self.relu(self.conv(x, f"{name}.0"))
+    y = self.relu(self.conv(y, f"{name}.2"))
+    return x + self.conv(y, f"{name}.4")
 
   @functools.cached_property
   def _matrices(self) -> dict[str, np.ndarray]:
     """Weights as matrices for matmuls: [ky kx in, out]; transposed ones [in, ky kx out]."""
     out = {}
-    for name, w in self.weights.items():
-      if name.endswith(".weight"):
-        stem = name.removesuffix(".weight")
-        if stem in UP:  # (in, out, ky, kx)
-          out[stem] = np.ascontiguousarray(w.transpose(0, 2, 3, 1).reshape(w.shape[0], -1))
-        else:  # (out, in, ky, kx)
-          out[stem] = np.ascontiguousarray(w.transpose(2, 3, 1, 0).reshape(-1, w.shape[0]))
+    for layer in _ENCODER | _DECODER:
+      w = self.weights[f"{layer}.weight"]
+      if layer in UP:  # (in, out, ky, kx)
+        matrix = w.transpose(0, 2, 3, 1).reshape(w.shape[0], -1)
+      else:  # (out, in, ky, kx)
+        matrix = w.transpose(2, 3, 1, 0).reshape(-1, w.shape[0])
+      out[layer] = np.ascontiguousarray(matrix)
     return out
 
-  def _conv(self, x: np.ndarray, name: str, stride: int = 1) -> np.ndarray:
-    """SAME convolution of float32[N, H, W, C] as one matmul of its patches."""
+  def relu(self, x: Any) -> Any:
+    """The greater of x and 0."""
+    return np.maximum(x, 0)
+
+  def conv(self, x: Any, name: str, stride: int = 1) -> Any:
+    """SAME convolution of float32[N, H, W, C], as one matmul of its patches."""
     kernel = self.weights[f"{name}.weight"].shape[-1]
     num, size, _, channels = x.shape
     side = -(-size // stride)
@@ -159,7 +171,7 @@ class MaskCodec:
     flat += self.weights[f"{name}.bias"]
     return flat.reshape(num, side, side, -1)
 
-  def _up(self, x: np.ndarray, name: str) -> np.ndarray:
+  def up(self, x: Any, name: str) -> Any:
     """Transposed convolution with a 4 x 4 kernel, stride 2 and PyTorch's padding 1."""
     num, side, _, channels = x.shape
     patches = (x.reshape(-1, channels) @ self._matrices[name]).reshape(num, side, side, 4, 4, -1)
@@ -177,7 +189,20 @@ def open_codec(codec: str = "") -> MaskCodec:
     CheckpointError: no such file (names the URL of the published one), or no codec.
   """
   path = pathlib.Path(codec) if codec else EMBEDDED
-  return _opened(path, _stamp(path, codec))
+  try:
+    status = path.stat()
+  except (OSError, ValueError):
+    raise errors.CheckpointError(
+      f"codec={codec!r}: there is no such file here. The published mask codec is {PUBLISHED} (the"
+      f" same file: {_MIRROR}): download it and name its path; codec='' is the small embedded"
+      " one."
+    ) from None
+  if not path.is_file() or status.st_size > _MAX_BYTES:
+    raise errors.CheckpointError(
+      f"{path}: is no file, or one of more than {_MAX_BYTES} bytes; a mask codec is an npz of a"
+      " few megabytes."
+    )
+  return _opened(path, (status.st_size, status.st_mtime_ns))
 
 
 @functools.lru_cache(maxsize=4)
@@ -208,28 +233,7 @@ def shapes(
   """
   outs = dict(zip(DOWN, encoder, strict=True))
   outs |= dict(zip((FROM_CODE, *UP), decoder, strict=True))
-  kernels = {"encoder.10": 1, "encoder.0": 4, "encoder.2": 4, "encoder.4": 4, "encoder.6": 4}
-  for block in ("encoder.8", "encoder.9"):
-    kernels |= {f"{block}.net.0": 3, f"{block}.net.2": 3, f"{block}.net.4": 1}
-  return _chain(num_codes, code_dim, outs, kernels)
-
-
-def _stamp(path: pathlib.Path, codec: str) -> tuple[int, int]:
-  """(bytes, modification time in ns) of the file; CheckpointError when there is none."""
-  try:
-    status = path.stat()
-  except (OSError, ValueError):
-    raise errors.CheckpointError(
-      f"codec={codec!r}: there is no such file here. The published mask codec is {PUBLISHED} (the"
-      f" same file: {_MIRROR}): download it and name its path; codec='' is the small embedded"
-      " one."
-    ) from None
-  if not path.is_file() or status.st_size > _MAX_BYTES:
-    raise errors.CheckpointError(
-      f"{path}: is no file, or one of more than {_MAX_BYTES} bytes; a mask codec is an npz of a"
-      " few megabytes."
-    )
-  return status.st_size, status.st_mtime_ns
+  return _chain(num_codes, code_dim, outs, _ENCODER)
 
 
 def read(path: pathlib.Path) -> dict[str, np.ndarray]:
@@ -244,8 +248,11 @@ def read(path: pathlib.Path) -> dict[str, np.ndarray]:
   found = _arrays(path)
   missing = [name for name in NAMES if name not in found]
   surplus = [name for name in found if name not in NAMES]
-  problems = [f"missing {name}.{_near(name, surplus)}" for name in missing]
-  problems += [f"surplus {name}.{_near(name, missing)}" for name in surplus]
+  problems = []
+  for what, names, others in (("missing", missing, surplus), ("surplus", surplus, missing)):
+    for name in names:
+      near = "".join(f" (near: {other})" for other in errors.near(name, others, n=1))
+      problems.append(f"{what} {name}.{near}")
   if not problems:
     problems = _wrong_shapes({name: array.shape for name, array in found.items()})
   if problems:
@@ -265,19 +272,16 @@ def write(
   atomic_io.write_atomically(path, buffer.getvalue())
 
 
-def _chain(num_codes, code_dim, outs, kernels) -> dict[str, tuple[int, ...]]:
-  """The shapes, where each layer takes the channels of the one before.
+def _chain(num_codes, code_dim, outs, encoder) -> dict[str, tuple[int, ...]]:
+  """The shapes; each layer takes the channels of the one before.
 
-  Args:
-    outs: {layer: output channels} where they are not determined by others.
-    kernels: {layer of the encoder: kernel size}.
+  `outs` has the output channels of layers that others do not determine, `encoder` kernel sizes.
   """
   result: dict[str, tuple[int, ...]] = {CODEBOOK: (num_codes, code_dim)}
-  for layers, width, last in ((_ENCODER, 1, code_dim), (_DECODER, code_dim, 1)):
-    for layer, kernel in layers:
-      end = layer == layers[-1][0]
+  for layers, width, last in ((encoder, 1, code_dim), (_DECODER, code_dim, 1)):
+    for layer, side in layers.items():
+      end = layer in (TO_CODE, TO_MASK)
       out = width if _WIDTH_KEPT in layer else last if end else outs[layer]
-      side = kernel or kernels[layer]
       sides = (width, out) if layer in UP else (out, width)
       result[f"{layer}.weight"] = (*sides, side, side)
       result[f"{layer}.bias"] = (out,)
@@ -290,16 +294,17 @@ def _wrong_shapes(found: Mapping[str, tuple[int, ...]]) -> list[str]:
   problems = []
   if len(found[CODEBOOK]) != 2 or not 1 <= found[CODEBOOK][0] <= MAX_CODES:
     return [f"{CODEBOOK} is {list(found[CODEBOOK])}; expected [codes up to {MAX_CODES}, width]"]
-  outs, kernels = {}, {}
-  for layer, kernel in _ENCODER + _DECODER:
-    bias, weight = found[f"{layer}.bias"], found[f"{layer}.weight"]
-    outs[layer] = math.prod(bias)  # A bias of another rank is found below.
-    fits = len(weight) == 4 and weight[2] == weight[3] and 1 <= weight[2] <= _MAX_KERNEL
-    if not kernel and not fits:
+  # A bias of another rank is found below.
+  outs = {layer: math.prod(found[f"{layer}.bias"]) for layer in _ENCODER | _DECODER}
+  encoder = dict.fromkeys(_ENCODER, 1)
+  for layer in encoder:
+    weight = found[f"{layer}.weight"]
+    if len(weight) == 4 and weight[2] == weight[3] and 1 <= weight[2] <= _MAX_KERNEL:
+      encoder[layer] = weight[2]
+    else:
       problems.append(f"{layer}.weight is {list(weight)}; expected a square kernel up to 7 x 7")
-    kernels[layer] = weight[2] if fits else 1
   num_codes, code_dim = found[CODEBOOK]
-  expected = _chain(num_codes, code_dim, outs, kernels)
+  expected = _chain(num_codes, code_dim, outs, encoder)
   for name, shape in expected.items():
     if found[name] != shape and 0 not in shape:
       swapped = " (transposed?)" if sorted(found[name]) == sorted(shape) else ""
@@ -363,11 +368,6 @@ def _array(data: bytes, where: str) -> np.ndarray:
   if not np.isfinite(array).all():
     raise errors.CheckpointError(f"{where} holds values that are not finite.")
   return array
-
-
-def _near(name: str, options) -> str:
-  close = errors.near(name, options, n=1)
-  return f" (near: {close[0]})" if close else ""
 
 
 @spec.spec

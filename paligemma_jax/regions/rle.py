@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -62,13 +61,6 @@ def decode(segmentation: Any, height: int, width: int, budget: Budget | None = N
       _fill(mask, polygon, height, width, budget)
     return mask.reshape(width, height).T
   raise errors.DataError(f"expected polygons or run lengths, found {str(segmentation)[:60]!r}.")
-
-
-def fill_polygon(
-  points: Sequence[float], height: int, width: int, budget: Budget | None = None
-) -> np.ndarray:
-  """bool[height, width]: the inside of x, y, x, y, … in pixels; see `decode`."""
-  return decode([points], height, width, budget)
 
 
 def _fill(mask: np.ndarray, points: Any, height: int, width: int, budget: Budget) -> None:

@@ -44,26 +44,9 @@ class Found(NamedTuple):
 def format_segment(
   box: Sequence[float], codes: Sequence[int], label: str = "", *, bins: int
 ) -> str:
-  """The text of one object: four loc tokens, sixteen seg tokens, a space, the label.
-
-  Args:
-    box, label, bins: as of `loc.format_boxes`, with its DataErrors.
-    codes: sixteen, row by row; see `regions.mask_codec`.
-  """
+  """The text of one object, as of `loc.format_boxes`, with sixteen seg tokens for the codes."""
   text = loc.format_boxes([box], [label], bins=bins)
   return text[:_LOC_LEN] + "".join(f"<seg{code:03d}>" for code in codes) + text[_LOC_LEN:]
-
-
-def mask_to_text(
-  mask: np.ndarray,
-  box: Sequence[float] | None,
-  label: str = "",
-  *,
-  codec: mask_codec.MaskCodec,
-  bins: int,
-) -> str:
-  """The text of one object; see `masks_to_text`."""
-  return masks_to_text([mask], [box], [label], codec=codec, bins=bins)
 
 
 def masks_to_text(
@@ -82,9 +65,7 @@ def masks_to_text(
 
   Args:
     masks: bool[H, W] each, the size of the whole image.
-    boxes: (y_min, x_min, y_max, x_max) as shares of the image; None is the mask's least box.
-    labels: one per mask; '' for the tokens alone.
-    bins: 1023 or 1024, the convention of `regions.loc`.
+    boxes, labels, bins: as in `loc.format_boxes`; None is the mask's least box.
     tiny: collects the indices of objects that are too small for a mask and are left out; None: such
       an object is an error.
 
@@ -127,12 +108,12 @@ def _boxed(
   mask: np.ndarray, given: Sequence[float] | None, label: str, bins: int
 ) -> tuple[Sequence[float], np.ndarray]:
   """The box of an object, and the mask inside of it."""
-  if given is None and not mask.any():
-    raise _TinyError("The mask has no pixel that is set.")
   box = least_box(mask) if given is None else given
   text = loc.format_boxes([box], [label], bins=bins)
   (read_back,) = loc.parse_boxes(text, bins=bins).boxes
-  part = _cut_out(mask, box)
+  sides = zip(box, mask.shape * 2, strict=True)
+  y_min, x_min, y_max, x_max = (max(round(side * share), 0) for share, side in sides)
+  part = mask[y_min:y_max, x_min:x_max]
   if not part.size or read_back.y_min >= read_back.y_max or read_back.x_min >= read_back.x_max:
     raise _TinyError(
       f"The box {tuple(box)} is thinner than a pixel or than a loc token can express; no mask can"
@@ -143,32 +124,19 @@ def _boxed(
   return box, part
 
 
-def text_to_mask(
-  text: str, height: int, width: int, *, codec: mask_codec.MaskCodec, bins: int
-) -> Found | None:
-  """The first object of a text, decoded; None when it is invalid, see `parse`."""
-  found = text_to_masks(text, height, width, codec=codec, bins=bins, most=1)
-  return found[0]
-
-
 def text_to_masks(
-  text: str, height: int, width: int, *, codec: mask_codec.MaskCodec, bins: int, most: int = 0
+  text: str, height: int, width: int, *, codec: mask_codec.MaskCodec, bins: int
 ) -> list[Found | None]:
-  """The decoded objects of a text, separated by ';'; None for each invalid part.
+  """The decoded objects of a text, separated by ';', in an image of this size in pixels.
 
-  Args:
-    height, width: of the image, in pixels.
-    most: the number of parts to read; 0 is all.
+  None stands for each invalid part.
   """
-  pieces = [text] if most == 1 else [piece.strip() for piece in text.split(";")]
-  segments = [parse(piece, codec=codec, bins=bins) for piece in pieces[: most or None]]
-  valid = [segment for segment in segments if segment is not None]
-  squares = iter(codec.decode(np.array([s.codes for s in valid]))) if valid else iter(())
+  segments = [parse(piece.strip(), codec=codec, bins=bins) for piece in text.split(";")]
+  codes = [segment.codes for segment in segments if segment]
+  squares = iter(codec.decode(np.array(codes)) if codes else np.zeros(0))
   out: list[Found | None] = []
   for segment in segments:
-    painted = None
-    if segment is not None:
-      painted = paint(next(squares), segment.box, height, width)
+    painted = paint(next(squares), segment.box, height, width) if segment else None
     if segment is None or painted is None:
       out.append(None)
       continue
@@ -225,7 +193,7 @@ def least_box(mask: np.ndarray) -> loc.Box:
   """The least box around the mask's pixels; DataError when there are none."""
   rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
   if not len(rows):
-    raise errors.DataError("The mask has no pixel that is set.")
+    raise _TinyError("The mask has no pixel that is set.")
   height, width = mask.shape
   return loc.Box(
     rows[0] / height, columns[0] / width, (rows[-1] + 1) / height, (columns[-1] + 1) / width
@@ -233,20 +201,19 @@ def least_box(mask: np.ndarray) -> loc.Box:
 
 
 def as_mask(value: Any) -> np.ndarray:
-  """bool[H, W]: where the first channel is above 0.
+  """bool[H, W]: where the first channel of [H, W, C], or [H, W], is above 0.
 
-  Args:
-    value: bytes of a PNG file, or an array [H, W] or [H, W, C] of bools or numbers; else DataError.
+  A DataError unless these are bytes of a PNG file, or an array of bools or numbers.
   """
   if isinstance(value, bytes):
     try:
       value = rle.png_pixels(value)
     except errors.DataError as e:
       raise errors.DataError(f"the mask is {e}") from None
-  if isinstance(value, np.ndarray) and value.ndim == 3 and value.shape[-1]:
+  is_array = isinstance(value, np.ndarray)
+  if is_array and value.ndim == 3 and value.shape[-1]:
     value = value[..., 0]
-  if not isinstance(value, np.ndarray) or value.ndim != 2 or value.dtype.kind not in "buif":
-    is_array = isinstance(value, np.ndarray)
+  if not is_array or value.ndim != 2 or value.dtype.kind not in "buif":
     found = f"{value.dtype}{list(value.shape)}" if is_array else type(value).__name__
     raise errors.DataError(
       f"expected a mask, bool[H, W] or the bytes of a PNG file, found {found}."
@@ -254,13 +221,6 @@ def as_mask(value: Any) -> np.ndarray:
   if not value.size:
     raise errors.DataError(f"a mask without pixels, {list(value.shape)}.")
   return value > 0 if value.dtype != bool else value
-
-
-def _cut_out(mask: np.ndarray, box: Sequence[float]) -> np.ndarray:
-  height, width = mask.shape
-  y_min, x_min, y_max, x_max = box
-  rows = slice(max(round(height * y_min), 0), max(round(height * y_max), 0))
-  return mask[rows, max(round(width * x_min), 0) : max(round(width * x_max), 0)]
 
 
 def _resized(x: np.ndarray, height: int, width: int) -> np.ndarray:

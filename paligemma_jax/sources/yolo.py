@@ -164,7 +164,7 @@ class YoloRows(annotated_images.Rows):
     sides = (width, height) * (len(values) // 2)
     points = [v * side for v, side in zip(values, sides, strict=True)]
     box = (min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2]))
-    return annotated_images.Thing(label, box, mask=lambda: rle.fill_polygon(points, *size, budget))
+    return annotated_images.Thing(label, box, mask=lambda: rle.decode([points], *size, budget))
 
 
 def _label_paths(name: str) -> list[str]:

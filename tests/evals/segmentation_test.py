@@ -102,7 +102,7 @@ def test_a_mask_may_be_a_file_and_its_box_may_be_left_to_it():
   row = _row(20, 50, 60, 150)
   buffer = io.BytesIO()
   Image.fromarray(row["mask"]).save(buffer, "PNG")
-  text = seg.mask_to_text(row["mask"], None, codec=_CODEC, bins=1024)
+  text = seg.masks_to_text([row["mask"]], [None], [""], codec=_CODEC, bins=1024)
   from_array = evals.score("segmentation", [text], [row], bins=1024)
   from_file = evals.score(
     "segmentation", [text], [{"m": buffer.getvalue()}], mask="m", box="", bins=1024
@@ -115,7 +115,7 @@ def test_the_evaluator_scores_texts_and_knows_a_baseline():
   assert evaluator.columns() == ("mask", "box")
   assert evaluator.replace(box="").columns() == ("mask",)
   rows = [_row(20, 50, 60, 150), _row(0, 0, 40, 100)]
-  texts = [seg.mask_to_text(r["mask"], r["box"], codec=_CODEC, bins=1023) for r in rows]
+  texts = [seg.masks_to_text([r["mask"]], [r["box"]], [""], codec=_CODEC, bins=1023) for r in rows]
   outputs = [evals.Output(i, text=t) for i, t in enumerate(texts)]
   assert evaluator.score(rows, outputs)["miou"] > 0.9
   trivial = evaluator.baseline(rows)

@@ -25,14 +25,14 @@ def test_jax_equals_numpy_on_random_weights_in_the_published_layout(sizes):
     w = {k: v * (0.05 if v.ndim > 2 and v.shape[1] > 8 else 1) for k, v in w.items()}
   codec, masks = mask_codec.MaskCodec(w), _masks(2)
   codes = codec.encode(masks)
-  np.testing.assert_array_equal(jax.jit(jax_codec.encode)(w, masks), codes)
+  encode = jax.jit(lambda w, masks: jax_codec.Codec(w).encode_together(masks))
+  decode = jax.jit(lambda w, codes: jax_codec.Codec(w).decode_together(codes))
+  np.testing.assert_array_equal(encode(w, masks), codes)
   decoded = codec.decode(codes)
   scale = np.abs(decoded).max()
   assert decoded.std() > 0.01 * scale > 0  # Or the comparison would say little.
   # Sums of up to 4608 terms in another order.
-  np.testing.assert_allclose(
-    jax.jit(jax_codec.decode)(w, codes), decoded, rtol=0, atol=1e-4 * scale
-  )
+  np.testing.assert_allclose(decode(w, codes), decoded, rtol=0, atol=1e-4 * scale)
 
 
 @pytest.mark.slow  # 25 s of processor time, nearly all of it to compile the step.

@@ -19,7 +19,7 @@ def test_one_object_is_its_box_and_codes_in_the_convention_asked_for():
   codec = mask_codec.open_codec()
   for bins, last in ((1023, 767), (1024, 768)):
     text = pp.MaskToText(bins=bins)({"mask": MASK, "box": BOX}, RNG)["suffix"]
-    assert text == seg.mask_to_text(MASK, BOX, codec=codec, bins=bins)
+    assert text == seg.masks_to_text([MASK], [BOX], [""], codec=codec, bins=bins)
     assert text.startswith(f"<loc0205><loc0256><loc0614><loc0{last}><seg") and text.count("<") == 20
 
 

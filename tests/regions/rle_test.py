@@ -35,7 +35,7 @@ def test_runs_go_down_the_columns_and_begin_outside():
 
 
 def test_a_box_as_a_polygon_is_its_pixels():
-  found = rle.fill_polygon([1, 2, 4, 2, 4, 5, 1, 5], 8, 8)
+  found = rle.decode([[1, 2, 4, 2, 4, 5, 1, 5]], 8, 8)
   expected = np.zeros((8, 8), bool)
   expected[2:5, 1:4] = True
   np.testing.assert_array_equal(found, expected)
@@ -47,7 +47,7 @@ def test_a_box_as_a_polygon_is_its_pixels():
   st.integers(1, 20),
 )
 def test_any_polygon_stays_in_the_picture(points, height, width):
-  mask = rle.fill_polygon(points, height, width)
+  mask = rle.decode([points], height, width)
   assert mask.shape == (height, width) and mask.dtype == bool
 
 

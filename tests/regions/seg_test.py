@@ -50,11 +50,11 @@ def test_codes_label_and_box_read_back_the_box_within_half_a_bin(box, codes, lab
 def test_a_mask_is_written_as_its_box_in_the_order_y_x_and_its_codes():
   mask = np.zeros((100, 200), bool)
   mask[20:60, 50:150] = True
-  text = seg.mask_to_text(mask, None, "cat", codec=_CODEC, bins=1024)
+  text = seg.masks_to_text([mask], [None], ["cat"], codec=_CODEC, bins=1024)
   codes = _CODEC.encode(np.ones((1, 64, 64), bool))[0]
   expected = "<loc0205><loc0256><loc0614><loc0768>" + "".join(f"<seg{c:03d}>" for c in codes)
   assert text == expected + " cat"
-  text = seg.mask_to_text(mask, None, codec=_CODEC, bins=1023)
+  text = seg.masks_to_text([mask], [None], [""], codec=_CODEC, bins=1023)
   assert text.startswith("<loc0205><loc0256><loc0614><loc0767><seg")  # 0.75 * 1023 = 767.25
 
 
@@ -67,8 +67,8 @@ def test_masks_survive_the_way_to_text_and_back(bins):
     ((640, 480), (300, 240), (299, 239)),
   ]:
     mask = _ellipse(*shape, *centre, *radii)
-    text = seg.mask_to_text(mask, None, "egg", codec=_CODEC, bins=bins)
-    found = seg.text_to_mask(text, *shape, codec=_CODEC, bins=bins)
+    text = seg.masks_to_text([mask], [None], ["egg"], codec=_CODEC, bins=bins)
+    found = seg.text_to_masks(text, *shape, codec=_CODEC, bins=bins)[0]
     assert found.label == "egg" and found.mask.shape == shape
     box = seg.least_box(mask)
     # Half a bin, to 1 / 2046 of the side (a bin at the far edge of the 1024 convention).
@@ -79,11 +79,11 @@ def test_masks_survive_the_way_to_text_and_back(bins):
 
 def test_what_is_written_and_painted_is_the_codec_between_two_resizes():
   mask = _ellipse(90, 120, 40, 60, 30, 50)
-  text = seg.mask_to_text(mask, (0.1, 0.05, 0.8, 0.95), codec=_CODEC, bins=1023)
+  text = seg.masks_to_text([mask], [(0.1, 0.05, 0.8, 0.95)], [""], codec=_CODEC, bins=1023)
   part = mask[9:72, 6:114]
   codes = _CODEC.encode(seg.to_square(part)[None])
   assert seg.parse(text, codec=_CODEC, bins=1023).codes == tuple(codes[0].tolist())
-  found = seg.text_to_mask(text, 90, 120, codec=_CODEC, bins=1023)
+  found = seg.text_to_masks(text, 90, 120, codec=_CODEC, bins=1023)[0]
   y_min, x_min, y_max, x_max = seg.pixel_box(found.box, 90, 120)
   assert (y_min, x_min, y_max, x_max) == (8, 5, 71, 114)  # Truncated: 102 / 1023 * 90 = 8.97.
   painted = seg.from_square(_CODEC.decode(codes)[0], 63, 109)
@@ -96,7 +96,7 @@ def test_several_objects_stand_in_one_text():
   text = seg.masks_to_text(masks, [None, None], ["cat", "dog"], codec=_CODEC, bins=1024)
   found = seg.text_to_masks(text + " ; <loc0001>", 64, 64, codec=_CODEC, bins=1024)
   assert [f and f.label for f in found] == ["cat", "dog", None]
-  alone = seg.text_to_mask(text.split(" ; ")[1], 64, 64, codec=_CODEC, bins=1024)
+  alone = seg.text_to_masks(text.split(" ; ")[1], 64, 64, codec=_CODEC, bins=1024)[0]
   np.testing.assert_array_equal(found[1].mask, alone.mask)
   assert seg.masks_to_text([], [], [], codec=_CODEC, bins=1024) == ""
 
@@ -133,7 +133,7 @@ def test_no_text_makes_reading_fail(parts):
 def test_a_box_without_a_pixel_is_none():
   text = "<loc0000><loc0000><loc0001><loc0001>" + "<seg007>" * 16
   assert seg.parse(text, codec=_CODEC, bins=1023) is not None
-  assert seg.text_to_mask(text, 100, 100, codec=_CODEC, bins=1023) is None
+  assert seg.text_to_masks(text, 100, 100, codec=_CODEC, bins=1023)[0] is None
 
 
 def test_masks_are_read_from_files_and_arrays():

@@ -124,8 +124,8 @@ def test_masks_are_drawn_where_they_are(tmp_path):
   codec = mask_codec.open_codec()
   mask = np.zeros((100, 200), bool)
   mask[20:80, 50:150] = True
-  target = seg.mask_to_text(mask, None, "cat", codec=codec, bins=1024)
-  said = seg.mask_to_text(np.roll(mask, 50, axis=1), None, "cat", codec=codec, bins=1024)
+  target = seg.masks_to_text([mask], [None], ["cat"], codec=codec, bins=1024)
+  said = seg.masks_to_text([np.roll(mask, 50, axis=1)], [None], ["cat"], codec=codec, bins=1024)
   image = np.zeros((100, 200, 3), np.uint8)
   document = _written(tmp_path, [gallery.GalleryItem(image, "segment cat", target, said)])
   veils = [v for v in document.all("image") if v.get("class") == "mask"]
@@ -134,7 +134,7 @@ def test_masks_are_drawn_where_they_are(tmp_path):
   for veil, text in zip(veils, (target, said), strict=True):
     data = base64.b64decode(veil["href"].removeprefix("data:image/png;base64,"))
     drawn = np.asarray(Image.open(io.BytesIO(data)))[..., 3] > 0
-    painted = seg.text_to_mask(text, 100, 200, codec=codec, bins=1024).mask
+    painted = seg.text_to_masks(text, 100, 200, codec=codec, bins=1024)[0].mask
     np.testing.assert_array_equal(drawn, painted)
   texts = " ".join(document.texts)
   assert "overlap 0.3" in texts and "cat" in document.texts  # Half of each, of one and a half.

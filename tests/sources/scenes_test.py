@@ -128,12 +128,14 @@ def test_segment_answers_are_the_mask_of_the_one_drawing_asked_for():
   ious = []
   for row in _rows(24, tasks=("segment",)):
     mask = row["mask"]
-    text = seg.mask_to_text(mask, row["boxes"][0], row["label"], codec=codec, bins=scenes.BINS)
+    text = seg.masks_to_text(
+      [mask], [row["boxes"][0]], [row["label"]], codec=codec, bins=scenes.BINS
+    )
     assert row["suffix"] == text
     assert seg.least_box(mask) == row["boxes"][0] and row["labels"] == (row["label"],)
     assert (row["label"], row["boxes"][0]) in row["objects"]
     assert [name for name, _ in row["objects"]].count(row["label"]) == 1
-    found = seg.text_to_mask(text, 112, 112, codec=codec, bins=scenes.BINS)
+    found = seg.text_to_masks(text, 112, 112, codec=codec, bins=scenes.BINS)[0]
     ious.append((found.mask & mask).sum() / (found.mask | mask).sum())
   assert np.mean(ious) > 0.8
   assert not any(row["mask"].any() for row in _rows(9))

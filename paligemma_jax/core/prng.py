@@ -41,11 +41,22 @@ def permute(position: np.ndarray, n: int, keys: np.ndarray) -> np.ndarray:
     keys: uint64, broadcast against `position`: one permutation per key.
   """
   num_bits = max(int(n - 1).bit_length(), 1)
+  # The halves may differ by a bit.
+  low_bits = np.uint64((num_bits + 1) // 2)
+  low_mask = np.uint64((1 << ((num_bits + 1) // 2)) - 1)
+  high_mask = np.uint64((1 << (num_bits // 2)) - 1)
   value = np.array(np.broadcast_to(position, np.broadcast(position, keys).shape), np.uint64)
   keys = np.broadcast_to(keys, value.shape)
   todo = np.ones(value.shape, bool)
   while todo.any():
-    value[todo] = _feistel(value[todo], num_bits, keys[todo])
+    high, low = value[todo] >> low_bits, value[todo] & low_mask
+    for i in range(_NUM_ROUNDS):
+      round_key = keys[todo] ^ _mix(np.uint64(i))
+      if i % 2:
+        high = high ^ (_mix(low ^ round_key) & high_mask)
+      else:
+        low = low ^ (_mix(high ^ round_key) & low_mask)
+    value[todo] = (high << low_bits) | low
     todo &= value >= np.uint64(n)
   return value.astype(np.int64)
 
@@ -71,18 +82,3 @@ def _mix(word: Word) -> Word:
     word = (word ^ (word >> np.uint64(30))) * np.uint64(_MUL_1)
     word = (word ^ (word >> np.uint64(27))) * np.uint64(_MUL_2)
     return word ^ (word >> np.uint64(31))
-
-
-def _feistel(value: np.ndarray, num_bits: int, keys: np.ndarray) -> np.ndarray:
-  """One Feistel network over `num_bits` bits, whose halves may differ by a bit."""
-  low_bits = np.uint64((num_bits + 1) // 2)
-  low_mask = np.uint64((1 << ((num_bits + 1) // 2)) - 1)
-  high_mask = np.uint64((1 << (num_bits // 2)) - 1)
-  high, low = value >> low_bits, value & low_mask
-  for i in range(_NUM_ROUNDS):
-    round_key = keys ^ _mix(np.uint64(i))
-    if i % 2:
-      high = high ^ (_mix(low ^ round_key) & high_mask)
-    else:
-      low = low ^ (_mix(high ^ round_key) & low_mask)
-  return (high << low_bits) | low

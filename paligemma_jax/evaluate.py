@@ -43,7 +43,8 @@ def main(argv: Sequence[str]) -> None:
   from paligemma_jax.models import variants
 
   file = args.config or os.path.join(args.workdir, "config.json")
-  config = configs.load(file, args.overrides, allow_code=args.allow_code)
+  unused = ("log.trackers",)
+  config = configs.load(file, args.overrides, allow_code=args.allow_code, unused=unused)
   configs.validate(config, training=False, variants=variants.VARIANTS)
   if not config.evals:
     raise errors.ConfigError("The configuration has no evaluators: `evals` is empty.")

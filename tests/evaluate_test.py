@@ -51,3 +51,16 @@ def test_an_out_that_cannot_be_written_is_refused_before_anything_is_read(tmp_pa
   done = _evaluate("--config", "configs/tiny.py", "--out", tmp_path / "file")
   assert done.returncode == 73 and "Traceback" not in done.stderr
   assert done.stderr.startswith(f"error: The folder '{tmp_path / 'file'}' cannot be made")
+
+
+@pytest.mark.slow  # Two runs of the command beside the finished run.
+def test_a_run_with_a_tracker_of_ones_own_is_scored_without_its_code(finished_run, tmp_path):
+  shutil.copytree(finished_run, tmp_path / "run")
+  config = json.loads((finished_run / "config.json").read_text())
+  config["log"]["trackers"] = [{"__spec__": "mine:Database", "path": "runs.sqlite"}]
+  (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+  assert _scores(_evaluate("--workdir", tmp_path / "run"))["step"] == 12
+  config["evals"][0]["__spec__"] = "mine:Metric"
+  (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+  refused = _evaluate("--workdir", tmp_path / "run")
+  assert refused.returncode == 78 and "--allow_code" in refused.stderr

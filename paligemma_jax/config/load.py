@@ -59,7 +59,11 @@ def sweepable(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def load(
-  spec: str, overrides: Sequence[str | tuple[str, str]] = (), *, allow_code: bool = False
+  spec: str,
+  overrides: Sequence[str | tuple[str, str]] = (),
+  *,
+  allow_code: bool = False,
+  unused: Sequence[str] = (),
 ) -> ml_collections.ConfigDict:
   """The configuration of a file, overridden but not yet validated.
 
@@ -69,6 +73,7 @@ def load(
       present value.
     allow_code: let a 'config.json' import modules that are not ours. For a file with get_config,
       which is code, naming it is consent.
+    unused: keys of a 'config.json' that keep their defaults, so that their code need not run.
 
   Raises:
     ConfigError: no such file, an error in it (with its line), an unknown argument or key.
@@ -77,7 +82,7 @@ def load(
   if path.endswith(".json") and text:
     raise errors.ConfigError(f"{path} is a saved configuration; it takes no arguments.")
   if path.endswith(".json"):
-    config = read(path, allow_code=allow_code)
+    config = read(path, allow_code=allow_code, unused=unused)
   else:
     config = config_file.run(path, text)
     allow_code = True
@@ -152,9 +157,13 @@ def save(config: ml_collections.ConfigDict, path: str | os.PathLike[str]) -> Non
 
 
 def read(
-  path: str | os.PathLike[str], *, allow_code: bool = False, keep_unknown: bool = False
+  path: str | os.PathLike[str],
+  *,
+  allow_code: bool = False,
+  keep_unknown: bool = False,
+  unused: Sequence[str] = (),
 ) -> ml_collections.ConfigDict:
-  """The configuration that `save` wrote; `allow_code` and `keep_unknown` as of `spec.from_json`.
+  """The configuration that `save` wrote; arguments as of `load` and `spec.from_json`.
 
   A ConfigError for no such file, no JSON, an unknown key, or code that is not allowed.
   """
@@ -166,6 +175,9 @@ def read(
     ) from None
   except strict_json.Malformed as e:
     raise errors.ConfigError(f"{path} is not a saved configuration: {e}.") from None
+  for section, _, name in (key.partition(".") for key in unused):
+    if isinstance(data.get(section), dict):
+      data[section].pop(name, None)
   if allow_code:
     files: dict[str, Any] = {}
     with contextlib.suppress(OSError, strict_json.Malformed):  # There may be none.

@@ -13,6 +13,7 @@ import atexit
 import base64
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import pathlib
@@ -33,14 +34,14 @@ from jax.experimental import multihost_utils
 
 import paligemma_jax
 from paligemma_jax.config import load as configs
+from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
 from paligemma_jax.multihost import channel
 from paligemma_jax.multihost import hosts
 
 _ADDRESS, _COUNT, _INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-_NOTICE_SECS = 10.0
-_AGAIN_SECS = 30.0
+_NOTICE_SECS, _AGAIN_SECS = 10, 30
 # JAX's own heartbeat aborts processes; ours ends them in order, and is faster.
 _JAX_HEARTBEAT_SECS = 7 * 24 * 3600
 _JAX_SHUTDOWN_SECS = 60
@@ -69,27 +70,34 @@ def join(join_secs: float, stall_secs: float) -> hosts.Team | None:
     return None
   address, count, index, devices = found
   name = socket.gethostname()
+  waited_secs = itertools.count(1)
 
-  def connect(**callbacks: Any) -> channel.Channel:
-    if index:
-      return channel.Spoke(address, index, count, name, **callbacks)
-    return channel.Hub(address[1], count, name, **callbacks)
+  def notice(missing: str) -> None:
+    secs = next(waited_secs)  # It is called once a second.
+    if secs % _AGAIN_SECS == _NOTICE_SECS:
+      _say(f"waiting for the other hosts since {secs} s: {missing}")
 
-  team = hosts.Team(connect, stall_secs=stall_secs)
+  ours: channel.Channel
+  if index:
+    ours = channel.Spoke(address, index, count, name)
+  else:
+    ours = channel.Hub(address[1], count, name)
+  team = hosts.Team(ours, stall_secs=stall_secs)
   try:
-    jax_port = team.meet(join_secs, _Notice())
+    team.meet(join_secs, notice)
   except errors.HostError as e:
     raise errors.HostError(
       f"{e} Start the same command on all hosts at the same time, or allow more time with"
       f" --hosts_join_secs; to run on this host alone set {_COUNT}=1."
     ) from None
   jax.config.update("jax_enable_preemption_service", False)  # The team sends stops.
+  coordinator = f"127.0.0.1:{ours.jax_port}"
   jax.distributed.initialize(
-    f"127.0.0.1:{jax_port}",
+    coordinator,
     count,
     index,
     local_device_ids=devices,
-    coordinator_bind_address=f"127.0.0.1:{jax_port}",
+    coordinator_bind_address=coordinator,
     cluster_detection_method="deactivate",
     heartbeat_timeout_seconds=_JAX_HEARTBEAT_SECS,
     shutdown_timeout_seconds=_JAX_SHUTDOWN_SECS,
@@ -155,29 +163,14 @@ def _number(name: str) -> int | None:
   return int(text)
 
 
-class _Notice:
-  """Prints which hosts are missing after 10 s, then every 30 s."""
-
-  def __init__(self):
-    self._next_secs = _NOTICE_SECS
-    self._secs = 0.0
-
-  def __call__(self, missing: str) -> None:
-    self._secs += 1.0  # It is called once a second.
-    if self._secs >= self._next_secs:
-      self._next_secs += _AGAIN_SECS
-      _say(f"waiting for the other hosts since {self._secs:.0f} s: {missing}")
-
-
 def _say(text: str) -> None:
   print(text, file=sys.stderr, flush=True)  # On every host: each may have a log of its own.
 
 
 def check(team: hosts.Team | None, what: str, mine: Mapping[str, Any]) -> None:
-  """Passes when all hosts have equal values; all hosts call it in the same order.
+  """Passes when all hosts have equal values; all call it in the same order. A process alone passes.
 
   Args:
-    team: None, a process alone, passes.
     what: for messages, as "configuration".
     mine: {item: value} of this host, compared as text.
 
@@ -233,8 +226,7 @@ def of_weights(path: pathlib.Path) -> str:
   files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
   for file in files:
     size = file.stat().st_size
-    name = str(file.relative_to(path)) if path.is_dir() else ""
-    digest.update(f"{name}\0{size}\0".encode())
+    digest.update(f"{file.relative_to(path)}\0{size}\0".encode())
     with open(file, "rb") as f:
       if size <= _SMALL_BYTES:
         digest.update(f.read(_SMALL_BYTES))
@@ -243,12 +235,6 @@ def of_weights(path: pathlib.Path) -> str:
         f.seek((size - _BLOCK_BYTES) * i // (_NUM_BLOCKS - 1))
         digest.update(f.read(_BLOCK_BYTES))
   return digest.hexdigest()[:16]
-
-
-def check_weights(team: hosts.Team | None, path: pathlib.Path) -> None:
-  """Passes when all hosts have the same initial weights at `path`; see `check`."""
-  if team is not None:
-    check(team, "initial weights", {"init": of_weights(path)})
 
 
 def check_folder(team: hosts.Team | None, path: pathlib.Path) -> None:
@@ -264,34 +250,26 @@ def check_folder(team: hosts.Team | None, path: pathlib.Path) -> None:
   trouble = ""
   try:
     if not team.index:
-      _write_new(mine)
+      atomic_io.write_new(mine, mine.name)
     seen = _appears(path / f"{token}-0")
     if seen and team.index:
-      _write_new(mine)
+      atomic_io.write_new(mine, mine.name)
   except OSError as e:
     seen, trouble = False, f"{type(e).__name__}: {e.strerror or e}"
   problems = team.gather("whether it sees the workdir", [seen, trouble, str(path)])
   wrong = [i for i, (ok, _, _) in enumerate(problems) if not ok]
-  unseen = []
   if not wrong and not team.index:
-    unseen = [i for i in range(team.count) if not _appears(path / f"{token}-{i}")]
-  unseen = team.gather("whose files host 0 sees", unseen)[0]
+    wrong = [i for i in range(team.count) if not _appears(path / f"{token}-{i}")]
+  wrong = team.gather("whose files host 0 sees", wrong)[0]
   mine.unlink(missing_ok=True)
-  if wrong or unseen:
-    host = (wrong or unseen)[0]
+  if wrong:
+    host = wrong[0]
     why = problems[host][1] or "it does not see what host 0 wrote there"
     raise errors.WorkdirError(
       f"The workdir must be one folder that all hosts share, but {team.label(host)} has another"
       f" {problems[host][2]!r} than {team.label(0)} ({why}). Mount the same file system on every"
       " host (NFS, Filestore, Lustre) and give it to all of them as --workdir."
     )
-
-
-def _write_new(path: pathlib.Path) -> None:
-  with open(path, "x", encoding="utf-8") as f:
-    f.write(path.name)
-    f.flush()
-    os.fsync(f.fileno())
 
 
 def _appears(path: pathlib.Path) -> bool:

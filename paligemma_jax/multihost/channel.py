@@ -17,6 +17,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping
+from concurrent import futures
 from typing import Any
 
 from paligemma_jax.core import errors
@@ -36,70 +37,70 @@ class Channel:
   """What both ends share: an event loop in a thread of its own, heartbeats, the callbacks.
 
   Args:
-    index: of this host.
-    count: of all hosts.
     name: of this host, for messages to people.
-    on_message: called in the channel's thread with (host, message); must not block.
-    on_lost: called in the channel's thread with (host, why) when a host ends without a goodbye.
 
   Attributes:
+    index, count: the number of this host, and how many there are.
     names: of all hosts; complete when `meet` has returned.
     jax_port: of this machine; leads to JAX's coordination service, which runs beside host 0.
+    on_message: set before `meet`; called in the channel's thread with (host, message); must not
+      block.
+    on_lost: as `on_message`, with (host, why) when a host ends without a goodbye.
   """
 
-  def __init__(
-    self,
-    index: int,
-    count: int,
-    name: str,
-    *,
-    on_message: Callable[[int, Message], None],
-    on_lost: Callable[[int, str], None],
-  ):
+  jax_port: int
+  on_message: Callable[[int, Message], None]
+  on_lost: Callable[[int, str], None]
+
+  def __init__(self, index: int, count: int, name: str):
     self.index = index
     self.count = count
     self.names = {index: name}
-    self.jax_port = 0
-    self._on_message = on_message
-    self._on_lost = on_lost
     self._loop = asyncio.new_event_loop()
     self._thread = threading.Thread(target=self._loop.run_forever, name="hosts", daemon=True)
     self._thread.start()
+    self._deadline = 0.0
     self._all_here = threading.Event()
     self._refused = ""
     self._closing = False
     self._heard: dict[int, float] = {}
+    self._writers: dict[int, asyncio.StreamWriter] = {}
     self._servers: list[asyncio.Server] = []
 
   def meet(self, timeout_secs: float, on_wait: Callable[[str], None]) -> None:
-    """Waits for all hosts.
-
-    Args:
-      on_wait: called once a second, in this thread, with a text that names the missing hosts.
+    """Waits for all hosts; calls `on_wait` once a second with a text that names the missing ones.
 
     Raises:
       HostError: not all hosts came in time; the known missing ones are named.
       ConfigError: the hosts were not started as parts of one run.
     """
-    deadline = time.monotonic() + timeout_secs
-    self._call(self._open(deadline))
+    self._deadline = time.monotonic() + timeout_secs
+    self._start(self._open()).result()
     while not self._all_here.wait(1.0):
       if self._refused:
         raise errors.ConfigError(self._refused)
-      if time.monotonic() > deadline:
+      if time.monotonic() > self._deadline:
         raise errors.HostError(f"After {timeout_secs:.0f} s {self._missing()}.")
       on_wait(self._missing())
     self._start(self._beats())
 
-  def send(self, message: Message) -> None:
+  def send(self, message: Message, *, origin: int | None = None) -> None:
     """Sends a message to all other hosts without waiting. Safe in any thread."""
-    raise NotImplementedError
+    origin = self.index if origin is None else origin
+    line = _line({**message, "from": origin})
+
+    def write() -> None:
+      for host, writer in self._writers.items():
+        if host != origin:
+          writer.write(line)
+
+    self._loop.call_soon_threadsafe(write)
 
   def close(self) -> None:
     """Says goodbye and ends the thread; no loss is reported from here on."""
     self._closing = True
     self.send({"kind": "bye"})
-    self._call(self._drain())
+    self._start(self._drain()).result()
     self._loop.call_soon_threadsafe(self._loop.stop)
     self._thread.join(timeout=5.0)
 
@@ -107,9 +108,9 @@ class Channel:
     """Waits up to `secs` until the others have the last message, before the process ends."""
     self._closing = True
     with contextlib.suppress(Exception):
-      asyncio.run_coroutine_threadsafe(self._heard_out(), self._loop).result(secs)
+      self._start(self._heard_out()).result(secs)
 
-  async def _open(self, deadline: float) -> None:
+  async def _open(self) -> None:
     raise NotImplementedError
 
   async def _heard_out(self) -> None:
@@ -117,16 +118,37 @@ class Channel:
     raise NotImplementedError
 
   async def _drain(self) -> None:
-    raise NotImplementedError
+    for writer in list(self._writers.values()):
+      with contextlib.suppress(OSError):
+        await asyncio.wait_for(writer.drain(), 2.0)
+        writer.close()
 
   def _missing(self) -> str:
+    gone = [str(i) for i in range(self.count) if i not in self.names]
+    more = f" and {len(gone) - 8} more" if len(gone) > 8 else ""
+    return f"{len(gone)} of {self.count} hosts are missing: host {', '.join(gone[:8])}{more}"
+
+  def _start(self, work: Coroutine[Any, Any, Any]) -> futures.Future[Any]:
+    return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+  async def _listen(self, host: int, reader: asyncio.StreamReader) -> None:
+    """Takes what comes through the connection to `host` until it breaks."""
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+      while line := await reader.readline():
+        if host in self._heard:
+          self._heard[host] = time.monotonic()
+        message = _read(line)
+        if message.get("kind") == "bye":
+          self._heard.pop(host, None)
+        elif message.get("kind") != "beat":
+          self._take(host, message)
+    self._writers.pop(host, None)
+    if host in self._heard:
+      self._lose(host, "its connection broke: the process, or its machine, has ended")
+
+  def _take(self, host: int, message: Message) -> None:
+    """Handles a message that came through the connection to `host`."""
     raise NotImplementedError
-
-  def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
-    return asyncio.run_coroutine_threadsafe(work, self._loop).result()
-
-  def _start(self, work: Coroutine[Any, Any, Any]) -> None:
-    asyncio.run_coroutine_threadsafe(work, self._loop)
 
   async def _beats(self) -> None:
     """Sends heartbeats, and reports hosts whose heartbeats have stopped."""
@@ -142,30 +164,18 @@ class Channel:
   def _lose(self, host: int, why: str) -> None:
     self._heard.pop(host, None)
     if not self._closing:
-      self._on_lost(host, why)
+      self.on_lost(host, why)
 
 
 class Hub(Channel):
   """Host 0's end: it accepts the others on the coordinator's `port` and relays their messages."""
 
-  def __init__(self, port: int, count: int, name: str, **callbacks: Any):
-    super().__init__(0, count, name, **callbacks)
+  def __init__(self, port: int, count: int, name: str):
+    super().__init__(0, count, name)
     self._port = port
-    self._writers: dict[int, asyncio.StreamWriter] = {}
     self.jax_port = free_port()
 
-  def send(self, message: Message, *, origin: int = 0) -> None:
-    line = _line({"from": origin, **message})
-
-    def write() -> None:
-      for host, writer in self._writers.items():
-        if host != origin:
-          writer.write(line)
-
-    self._loop.call_soon_threadsafe(write)
-
-  async def _open(self, deadline: float) -> None:
-    del deadline
+  async def _open(self) -> None:
     try:
       server = await asyncio.start_server(self._accept, None, self._port, limit=_MAX_LINE_BYTES)
     except OSError as e:
@@ -181,18 +191,8 @@ class Hub(Channel):
     while self._writers:  # Each host ends when it has heard; host 0 is the last.
       await asyncio.sleep(0.1)
 
-  async def _drain(self) -> None:
-    for writer in list(self._writers.values()):
-      with contextlib.suppress(OSError):
-        await asyncio.wait_for(writer.drain(), 2.0)
-        writer.close()
-
   def _missing(self) -> str:
-    gone = [str(i) for i in range(self.count) if i not in self.names]
-    return (
-      f"{len(gone)} of {self.count} hosts are missing: {_listed(gone)} (host 0 waits for them on"
-      f" {self.names[0]}, port {self._port})"
-    )
+    return f"{super()._missing()} (host 0 waits for them on {self.names[0]}, port {self._port})"
 
   def _look_around(self) -> None:
     """Sends the names of the hosts that are here; all go on when they are complete."""
@@ -208,7 +208,7 @@ class Hub(Channel):
       writer.close()
       return
     if hello.get("kind") == "relay":
-      await _pipe_to(reader, writer, "127.0.0.1", self.jax_port)
+      await _pipe_to(("127.0.0.1", self.jax_port), reader, writer)
       writer.close()
       return
     if problem := self._unfit(hello):
@@ -220,23 +220,14 @@ class Hub(Channel):
     self.names[host] = str(hello["name"])[:200]
     self._writers[host] = writer
     self._look_around()
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-      while line := await reader.readline():
-        self._heard[host] = time.monotonic()
-        self._take(host, _read(line))
-    self._writers.pop(host, None)
+    await self._listen(host, reader)
     if not self._all_here.is_set():
       self.names.pop(host, None)  # It gave up, or is started again.
-    elif host in self._heard:
-      self._lose(host, "its connection broke: the process, or its machine, has ended")
 
   def _take(self, host: int, message: Message) -> None:
-    if message.get("kind") == "bye":
-      self._heard.pop(host, None)
-    elif message.get("kind") != "beat":
-      self._on_message(host, message)
-      if not message.get("private"):
-        self.send(message, origin=host)
+    self.on_message(host, message)
+    if not message.get("private"):
+      self.send(message, origin=host)
 
   def _unfit(self, hello: Message) -> str:
     host, count = hello.get("host"), hello.get("count")
@@ -260,48 +251,31 @@ class Hub(Channel):
 class Spoke(Channel):
   """The end of every other host; `address` is (name, port) of host 0."""
 
-  def __init__(self, address: tuple[str, int], index: int, count: int, name: str, **callbacks: Any):
-    super().__init__(index, count, name, **callbacks)
+  def __init__(self, address: tuple[str, int], index: int, count: int, name: str):
+    super().__init__(index, count, name)
     self._address = address
-    self._writer: asyncio.StreamWriter | None = None
     self._trouble = ""
 
-  def send(self, message: Message) -> None:
-    line = _line(message)
-
-    def write() -> None:
-      if self._writer is not None:
-        self._writer.write(line)
-
-    self._loop.call_soon_threadsafe(write)
-
-  async def _open(self, deadline: float) -> None:
+  async def _open(self) -> None:
     relay = await asyncio.start_server(self._relay, "127.0.0.1", 0)
     self._servers.append(relay)
     self.jax_port = relay.sockets[0].getsockname()[1]
-    self._start(self._connect(deadline))
+    self._start(self._connect())
 
   async def _heard_out(self) -> None:
     await self._drain()
     await asyncio.sleep(1.0)
 
-  async def _drain(self) -> None:
-    if (writer := self._writer) is not None:
-      with contextlib.suppress(OSError):
-        await asyncio.wait_for(writer.drain(), 2.0)
-        writer.close()
-
   def _missing(self) -> str:
+    if self._writers:
+      return super()._missing()
     where = f"{self._address[0]} port {self._address[1]}"
-    if self._writer is None:
-      return f"host 0 cannot be reached at {where} ({self._trouble or 'no answer'})"
-    gone = [str(i) for i in range(self.count) if i not in self.names]
-    return f"{len(gone)} of {self.count} hosts are missing: {_listed(gone)}"
+    return f"host 0 cannot be reached at {where} ({self._trouble or 'no answer'})"
 
-  async def _connect(self, deadline: float) -> None:
-    hello = {"kind": "hello", "version": _VERSION, "host": self.index, "count": self.count}
+  async def _connect(self) -> None:
+    hello = dict(kind="hello", version=_VERSION, host=self.index, count=self.count)
     hello["name"] = self.names[self.index]
-    while not self._all_here.is_set() and not self._refused and time.monotonic() < deadline:
+    while not (self._all_here.is_set() or self._refused or time.monotonic() > self._deadline):
       try:
         reader, writer = await asyncio.open_connection(*self._address, limit=_MAX_LINE_BYTES)
       except OSError as e:
@@ -309,20 +283,9 @@ class Spoke(Channel):
         await asyncio.sleep(_RETRY_SECS)
         continue
       writer.write(_line(hello))
-      self._writer = writer
-      await self._listen(reader)
-      self._writer = None
+      self._writers[0] = writer
+      await self._listen(0, reader)
       await asyncio.sleep(_RETRY_SECS)
-
-  async def _listen(self, reader: asyncio.StreamReader) -> None:
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-      while line := await reader.readline():
-        message = _read(line)
-        if 0 in self._heard:
-          self._heard[0] = time.monotonic()
-        self._take(message.pop("from", 0), message)
-    if 0 in self._heard:
-      self._lose(0, "its connection broke: the process, or its machine, has ended")
 
   def _take(self, host: int, message: Message) -> None:
     kind = message.get("kind")
@@ -333,13 +296,11 @@ class Spoke(Channel):
         self._all_here.set()
     elif kind == "refused":
       self._refused = str(message["why"])
-    elif kind == "bye":
-      self._heard.pop(host, None)
-    elif kind != "beat":
-      self._on_message(host, message)
+    else:
+      self.on_message(message["from"], message)
 
   async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await _pipe_to(reader, writer, *self._address, hello={"kind": "relay"})
+    await _pipe_to(self._address, reader, writer, _line({"kind": "relay"}))
     # Host 0's end broke. JAX would abort the process if this end closed, so it stays open.
     with contextlib.suppress(OSError):
       while await reader.read(_BLOCK_BYTES):
@@ -365,26 +326,22 @@ def _read(line: bytes) -> Message:
   return message
 
 
-def _listed(hosts: list[str]) -> str:
-  more = f" and {len(hosts) - 8} more" if len(hosts) > 8 else ""
-  return f"host {', '.join(hosts[:8])}{more}"
-
-
 async def _pipe_to(
+  address: tuple[str, int],
   reader: asyncio.StreamReader,
   writer: asyncio.StreamWriter,
-  host: str,
-  port: int,
-  *,
-  hello: Message | None = None,
+  first: bytes = b"",
 ) -> None:
-  """Copies bytes both ways between a connection and a new one to (host, port), until one breaks."""
+  """Copies bytes both ways between a connection and a new one, until one of them breaks.
+
+  Args:
+    first: what the new one gets before anything else.
+  """
   try:
-    there_reader, there_writer = await asyncio.open_connection(host, port)
+    there_reader, there_writer = await asyncio.open_connection(*address)
   except OSError:
     return
-  if hello:
-    there_writer.write(_line(hello))
+  there_writer.write(first)
   tasks = [
     asyncio.ensure_future(_copy(reader, there_writer)),
     asyncio.ensure_future(_copy(there_reader, writer)),

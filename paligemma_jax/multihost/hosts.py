@@ -19,32 +19,14 @@ from typing import Any, NoReturn
 
 from absl import logging
 
-from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
 from paligemma_jax.multihost import channel
 
-JOIN_SECS, STALL_SECS = command_line.JOIN_SECS, command_line.STALL_SECS
 _NOTICE_SECS = 10.0
 _CAUSE_SECS = 3.0  # How long to wait for another host to report the cause of an error.
 _LEAVE_SECS = 5.0
 _FIRST_NOTICE_SECS = 60.0
 _WATCH_SECS = 1.0
-# How messages name the parts of a run's time (`progress.PARTS`).
-_PARTS = {
-  "step": "in a step",
-  "data": "reading data",
-  "compile": "compiling the step",
-  "eval": "in an evaluation",
-  "save": "in a save",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Failure:
-  """Why all hosts end: their exit code and their error message."""
-
-  code: int
-  text: str
 
 
 @dataclasses.dataclass
@@ -63,42 +45,37 @@ class Team:
   """The hosts of this run, seen from one of them. All methods are safe in any thread.
 
   Args:
-    connect: makes the channel; called with `on_message` and `on_lost`.
+    ours: this host's end of the channel.
     stall_secs: all hosts end when none makes progress for so long.
 
   Attributes:
-    index: of this host.
-    count: of all hosts.
+    index, count: as of the channel.
+    asked: the name of the signal that asked some host to stop, or ''.
     on_finish: called when all hosts are done.
   """
 
-  def __init__(self, connect: Callable[..., channel.Channel], *, stall_secs: float):
+  _add_bad_row: Callable[..., None]
+
+  def __init__(self, ours: channel.Channel, *, stall_secs: float):
+    self.asked = ""
     self.on_finish: list[Callable[[], None]] = []
-    self._write_bad_rows: Callable[[list[dict[str, Any]]], None] | None = None
     self._stall_secs = stall_secs
     self._changed = threading.Condition()
     self._values: dict[str, dict[int, Any]] = {}
     self._num_gathers = 0
     self._position = 0
-    self._stop = ""
     self._stop_at: int | None = None
-    self._failure: Failure | None = None
+    self._is_ending = False  # Because of a failure, here or elsewhere.
     self._said_goodbye = False
-    self._early_rows: list[dict[str, Any]] = []
-    self._channel = connect(on_message=self._take, on_lost=self._lost)
-    self.index, self.count = self._channel.index, self._channel.count
+    self._channel, self.index, self.count = ours, ours.index, ours.count
+    ours.on_message, ours.on_lost = self._take, self._lost
     now = time.monotonic()
     self._places = {i: _Place(since=now) for i in range(self.count)}
 
-  def meet(self, timeout_secs: float, on_wait: Callable[[str], None]) -> int:
-    """Waits for the other hosts, see `Channel.meet`, and watches them from then on.
-
-    Returns:
-      The port of this machine that leads to JAX's coordination service.
-    """
+  def meet(self, timeout_secs: float, on_wait: Callable[[str], None]) -> None:
+    """Waits for the other hosts, see `Channel.meet`, and watches them from then on."""
     self._channel.meet(timeout_secs, on_wait)
     threading.Thread(target=self._watch, name="watch", daemon=True).start()
-    return self._channel.jax_port
 
   def label(self, host: int) -> str:
     """'host 1 (its name)'."""
@@ -106,18 +83,16 @@ class Team:
 
   def doing(self, what: str) -> None:
     """Notes what this host is doing, for messages of the others."""
-    what = _PARTS.get(what, what)
     with self._changed:
       place = self._places[self.index]
       if place.doing != what:
         self._places[self.index] = _Place(place.position, what, time.monotonic())
 
   def gather(self, what: str, value: Any) -> list[Any]:
-    """The values of all hosts in their order, on each; all hosts call it in the same order.
+    """The values, JSON data, of all hosts in their order; all call it in the same order.
 
     Args:
       what: for messages.
-      value: JSON data.
 
     Raises:
       HostError: a host did not come within `stall_secs`.
@@ -130,11 +105,10 @@ class Team:
     return self._gather(key, what, value, secs)
 
   def _gather(self, key: str, what: str, value: Any, secs: float) -> list[Any]:
-    with self._changed:
-      self._values.setdefault(key, {})[self.index] = value
     self._channel.send({"kind": "value", "key": key, "value": value})
     begin, told = time.monotonic(), False
     with self._changed:
+      self._values.setdefault(key, {})[self.index] = value
       while len(self._values[key]) < self.count:
         waited = time.monotonic() - begin
         gone = [i for i in range(self.count) if i not in self._values[key]]
@@ -153,25 +127,16 @@ class Team:
 
   def send_bad_row(self, record: dict[str, Any]) -> None:
     """Sends a rejected row to host 0, which records it."""
-    self._channel.send({"kind": "bad_rows", "rows": [record], "private": True})
+    self._channel.send({"kind": "bad_row", "row": record, "private": True})
 
-  def take_bad_rows(self, write: Callable[[list[dict[str, Any]]], None]) -> None:
-    """On host 0: calls `write` with the rejected rows of other hosts, earlier ones too."""
-    with self._changed:
-      self._write_bad_rows = write
-      early, self._early_rows = self._early_rows, []
-    if early:
-      write(early)
+  def take_bad_rows(self, add: Callable[..., None]) -> None:
+    """On host 0, before the others send any: calls `add` with the fields of their rejected rows."""
+    self._add_bad_row = add
 
   def ask_stop(self, name: str) -> None:
     """Asks all hosts to stop at the next safe point that they can reach together."""
     self._channel.send({"kind": "stop", "name": name})
     self._take(self.index, {"kind": "stop", "name": name})
-
-  @property
-  def asked(self) -> str:
-    """The name of the signal that asked some host to stop, or ''."""
-    return self._stop
 
   def stop_here(self) -> str:
     """The name of the signal when all hosts stop at this safe point, else ''.
@@ -180,10 +145,10 @@ class Team:
     for, each host reports the last one that it passed; all stop after the latest of them.
     """
     with self._changed:
-      if self._stop:
+      if self.asked:
         self._changed.wait_for(lambda: self._stop_at is not None)
-        if self._is_at_stop():
-          return self._stop
+        if self.stops_next():
+          return self.asked
       self._position += 1
       place = self._places[self.index]
       self._places[self.index] = _Place(self._position, place.doing, time.monotonic())
@@ -192,15 +157,12 @@ class Team:
   def stops_next(self) -> bool:
     """Whether all hosts stop at the next safe point of this one."""
     with self._changed:
-      return self._is_at_stop()
-
-  def _is_at_stop(self) -> bool:
-    return self._stop_at is not None and self._position + 1 >= self._stop_at
+      return self._stop_at is not None and self._position + 1 >= self._stop_at
 
   def leave(self, code: int, text: str) -> NoReturn:
     """Ends this process at once, and the others with the same exit code."""
     with self._changed:
-      self._failure = self._failure or Failure(code, text)
+      self._is_ending = True
     text = f"{self.label(self.index)} ended: {text}"
     self._channel.send({"kind": "failure", "code": code, "text": text})
     self._leave(code)
@@ -214,10 +176,9 @@ class Team:
     secs = 0.0 if ours or isinstance(error, (KeyboardInterrupt, SystemExit)) else _CAUSE_SECS
     code, text = errors.code_and_text(error)
     with self._changed:
-      self._changed.wait_for(lambda: self._failure is not None, timeout=secs)
-      is_first = self._failure is None
-      self._failure = self._failure or Failure(code, text)
-    if not is_first:
+      is_late = self._changed.wait_for(lambda: self._is_ending, timeout=secs)
+      self._is_ending = True
+    if is_late:
       time.sleep(3600)  # The thread that reports the failure ends the process.
     if code == 1:
       traceback.print_exception(error)  # Our own mistake, or user code's.
@@ -248,10 +209,13 @@ class Team:
     """Handles a message of another host, in the channel's thread."""
     kind = message.get("kind")
     if kind == "failure":
-      self._end(Failure(int(message["code"]), str(message["text"])))
+      self._end(int(message["code"]), str(message["text"]))
       return
-    if kind == "bad_rows":
-      self._take_bad_rows(message["rows"])
+    if kind == "bad_row":
+      try:
+        self._add_bad_row(**message["row"])
+      except Exception as e:  # For instance a full disk. This thread must go on.
+        threading.Thread(target=self.fail, args=(e,), name="ending", daemon=True).start()
       return
     with self._changed:
       if kind == "value":
@@ -259,11 +223,11 @@ class Team:
       elif kind == "place":
         now = time.monotonic() - float(message["secs"])
         self._places[host] = _Place(int(message["position"]), str(message["doing"]), now)
-      elif kind == "stop" and not self._stop:
-        self._stop = str(message["name"])
+      elif kind == "stop" and not self.asked:
+        self.asked = str(message["name"])
         who = "" if host == self.index else f" on {self.label(host)}"
         logging.warning(
-          "%s%s: all hosts stop at the next point they can stop at together", self._stop, who
+          "%s%s: all hosts stop at the next point they can stop at together", self.asked, who
         )
         self._channel.send({"kind": "value", "key": "stop", "value": self._position})
         self._values.setdefault("stop", {})[self.index] = self._position
@@ -271,17 +235,6 @@ class Team:
       if self._stop_at is None and len(positions) == self.count:
         self._stop_at = max(positions.values()) + 1
       self._changed.notify_all()
-
-  def _take_bad_rows(self, rows: list[dict[str, Any]]) -> None:
-    with self._changed:
-      write = self._write_bad_rows
-      if write is None:
-        self._early_rows += rows
-        return
-    try:
-      write(rows)
-    except Exception as e:  # For instance a full disk. This thread must go on.
-      threading.Thread(target=self.fail, args=(e,), name="ending", daemon=True).start()
 
   def _lost(self, host: int, why: str) -> None:
     """Ends all hosts because one is gone, in the channel's thread."""
@@ -293,12 +246,12 @@ class Team:
     """Ends all hosts with a HostError's exit code."""
     code = errors.HostError.exit_code
     self._channel.send({"kind": "failure", "code": code, "text": text})
-    self._end(Failure(code, text))
+    self._end(code, text)
 
   def _watch(self) -> None:
     """Reports this host's progress; on host 0, ends all when none makes any."""
     told = 0.0
-    while not self._said_goodbye and self._failure is None:
+    while not self._said_goodbye and not self._is_ending:
       time.sleep(_WATCH_SECS)
       with self._changed:
         place = self._places[self.index]
@@ -306,15 +259,8 @@ class Team:
         missing = self._missing()
       now = time.monotonic()
       # Host 0 watches all. The others need only its progress, should it be gone.
-      self._channel.send(
-        {
-          "kind": "place",
-          "position": place.position,
-          "doing": place.doing,
-          "secs": now - place.since,
-          "private": bool(self.index),
-        }
-      )
+      report = dict(kind="place", position=place.position, doing=place.doing)
+      self._channel.send({**report, "secs": now - place.since, "private": bool(self.index)})
       if self.index:
         continue
       if still > self._stall_secs:
@@ -333,22 +279,21 @@ class Team:
       own = [i for i in behind if not self._places[i].doing.startswith("in ")]
       behind = own or behind
     listed = "; ".join(f"{self.label(i)} was last {self._places[i]}" for i in behind[:5])
-    others = [i for i in self._places if i not in behind]
-    if others:
+    if others := [i for i in self._places if i not in behind]:
       listed += f"; waiting for it: {self._named(others)}, last {self._places[others[0]]}"
     return listed
 
-  def _end(self, failure: Failure) -> None:
+  def _end(self, code: int, text: str) -> None:
     """Ends the process because of another host, from a thread of its own."""
     with self._changed:
-      if self._failure is not None or self._said_goodbye:
+      if self._is_ending or self._said_goodbye:
         return
-      self._failure = failure
+      self._is_ending = True
       self._changed.notify_all()
 
     def leave() -> None:
-      print(f"error: {failure.text}", file=sys.stderr, flush=True)
-      self._leave(failure.code)
+      print(f"error: {text}", file=sys.stderr, flush=True)
+      self._leave(code)
 
     threading.Thread(target=leave, name="ending", daemon=True).start()
 

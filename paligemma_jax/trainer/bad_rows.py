@@ -48,8 +48,6 @@ class RowCounts:
 
   Args:
     before: the counts at the step from which the run resumes.
-    note: writes a line into the log.
-    team: the hosts of the run; None for one alone.
   """
 
   def __init__(
@@ -88,11 +86,8 @@ def table(lines: list[dict[str, Any]]) -> report.Table | None:
     for key, value in last.items()
     if key.startswith(PREFIX)
   )
-  return (
-    report.Table("Training rows, over all epochs", ("what became of them", "rows"), rows)
-    if (rows)
-    else None
-  )
+  columns = ("what became of them", "rows")
+  return report.Table("Training rows, over all epochs", columns, rows) if rows else None
 
 
 def _meaning(name: str) -> str:
@@ -102,12 +97,10 @@ def _meaning(name: str) -> str:
 class BadRows:
   """The register of rejected rows.
 
-  Args:
-    workdir: of the run.
-    team: the hosts of the run, None for one alone; host 0 writes what all of them reject.
-    anew: empty the file: it is of a start that saved nothing.
+  Host 0 writes what all hosts reject. Rows of evaluators have a field "evaluator" with its name.
 
-  Rows of evaluators have a field "evaluator" with its name.
+  Args:
+    anew: empty the file: it is of a start that saved nothing.
   """
 
   def __init__(
@@ -127,7 +120,7 @@ class BadRows:
       if isinstance(line.get("row"), int)
     }
     if team is not None and not team.index:
-      team.take_bad_rows(self._take)
+      team.take_bad_rows(self.add)
 
   def of(self, evaluator: str) -> set[int]:
     """The rows in the file: those of an evaluator, or with '' of training."""
@@ -139,7 +132,6 @@ class BadRows:
     Args:
       row: its number in the source.
       where: 'file:line' where that is known.
-      reason: one sentence.
       evaluator: whose row it is; '' for a row of training.
 
     Raises:
@@ -166,11 +158,6 @@ class BadRows:
     if self._file is not None:
       self._file.close()
 
-  def _take(self, records: list[dict[str, Any]]) -> None:
-    """Notes rows of other hosts."""
-    for record in records:
-      self.add(**record)
-
 
 SECS = 1.0
 _NUM_SHOWN = 5
@@ -179,19 +166,19 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 BadRow = tuple[int, str, str]  # Number, file and line, reason.
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Found:
   """Bad rows of the evaluators with the same source, ops and limits.
 
   names: of the evaluators.
-  num_checked, num_rows: rows that were checked, of those that are evaluated.
+  num_rows, num_checked: rows that are evaluated, and those of them that were checked.
   bad: in the order of the source.
   """
 
-  names: tuple[str, ...]
-  num_checked: int
+  names: list[str]
   num_rows: int
-  bad: tuple[BadRow, ...]
+  num_checked: int = 0
+  bad: list[BadRow] = dataclasses.field(default_factory=list)
 
 
 def check(runner: evaluation.Runner, *, secs: float = SECS) -> list[Found]:
@@ -201,8 +188,7 @@ def check(runner: evaluation.Runner, *, secs: float = SECS) -> list[Found]:
     ConfigError: a source cannot be opened.
   """
   setup = runner.setup
-  groups: dict[int, list[str]] = {}
-  kinds: list[tuple[examples.ExampleMaker, int]] = []
+  found: list[tuple[examples.ExampleMaker, Found]] = []
   for evaluator in setup.config.evals:
     rows = runner.rows(evaluator.source)
     make_example = examples.ExampleMaker(
@@ -215,16 +201,23 @@ def check(runner: evaluation.Runner, *, secs: float = SECS) -> list[Found]:
       setup.config.seed,
     )
     num_rows = min(len(rows), evaluator.limit) if evaluator.limit else len(rows)
-    if (make_example, num_rows) not in kinds:
-      kinds.append((make_example, num_rows))
-    groups.setdefault(kinds.index((make_example, num_rows)), []).append(evaluator.name)
+    same = [one for known, one in found if known == make_example and one.num_rows == num_rows]
+    if same:
+      same[0].names.append(evaluator.name)
+    else:
+      found.append((make_example, Found([evaluator.name], num_rows)))
   end = time.monotonic() + secs
-  found = []
-  for i, (make_example, num_rows) in enumerate(kinds):
-    share_secs = (end - time.monotonic()) / (len(kinds) - i)
-    num_checked, bad = _check(make_example, num_rows, share_secs)
-    found.append(Found(tuple(groups[i]), num_checked, num_rows, tuple(sorted(bad))))
-  return found
+  for i, (make_example, one) in enumerate(found):
+    now = time.monotonic()
+    share_end = now + (end - now) / (len(found) - i)
+    for row in _spread(one.num_rows):
+      if one.num_checked and time.monotonic() > share_end:
+        break
+      one.num_checked += 1
+      if reason := make_example.precheck(row):
+        one.bad.append((row, protocols.where(make_example.rows, row), reason))
+    one.bad.sort()
+  return [one for _, one in found]
 
 
 def refuse(
@@ -233,11 +226,7 @@ def refuse(
   on_bad_row: Callable[[str, int, str, str], None],
   note: Callable[[str], None],
 ) -> None:
-  """Reports how many rows were checked, and the bad ones.
-
-  Args:
-    on_bad_row: called for each, with the evaluator's name before it.
-    note: writes a line into the log.
+  """Reports how many rows were checked, and the bad ones, with the evaluator's name before each.
 
   Raises:
     DataError: an evaluator has more of them than `budget`.
@@ -257,20 +246,6 @@ def refuse(
           f"evaluator {name!r} would find {len(one.bad)} bad rows, bad_rows allows {budget}; mend"
           f" or remove them, or raise bad_rows to go on without them:{listed}{more}"
         )
-
-
-def _check(
-  make_example: examples.ExampleMaker, num_rows: int, secs: float
-) -> tuple[int, list[BadRow]]:
-  end = time.monotonic() + secs
-  bad, num_checked = [], 0
-  for row in _spread(num_rows):
-    if num_checked and time.monotonic() > end:
-      break
-    num_checked += 1
-    if reason := make_example.precheck(row):
-      bad.append((row, protocols.where(make_example.rows, row), reason))
-  return num_checked, bad
 
 
 def _spread(num_rows: int) -> Iterator[int]:

@@ -9,7 +9,6 @@ import logging as std_logging
 import os
 import pathlib
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -18,9 +17,11 @@ import jax
 from absl import flags
 from absl import logging
 
+from paligemma_jax.config import command_line
 from paligemma_jax.core import errors
 from paligemma_jax.multihost import agreement
 from paligemma_jax.multihost import hosts
+from paligemma_jax.trainer import workdir as workdirs
 
 _PLATFORMS_VARIABLE = "JAX_PLATFORMS"
 # What brings JAX's part for a platform.
@@ -39,13 +40,10 @@ _LONG_COMPILE_SECS = 1.0
 def start(
   *,
   alone: bool = False,
-  join_secs: float = hosts.JOIN_SECS,
-  stall_secs: float = hosts.STALL_SECS,
+  join_secs: float = command_line.JOIN_SECS,
+  stall_secs: float = command_line.STALL_SECS,
 ) -> hosts.Team | None:
   """Joins the other hosts, if there are any, and turns on the compilation cache.
-
-  The hosts are found by JAX (Cloud TPU VMs, GKE, Slurm, Open MPI, Kubernetes), or named by
-  JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID. docs/several_hosts.md says more.
 
   Args:
     alone: for a command that is no run: do not look for other hosts.
@@ -59,22 +57,16 @@ def start(
     ConfigError: the hosts do not fit together, or JAX has no device.
     HostError: some hosts did not come.
   """
-  _once()
+  _quiet_libraries()
   use()
   team = None if alone else agreement.join(join_secs, stall_secs)
   if team is not None and team.index:
-    logging.get_absl_handler().addFilter(_only_errors)
+    # All hosts would log the same as the first.
+    logging.get_absl_handler().addFilter(lambda record: record.levelno >= std_logging.ERROR)
   _choose_threads(several_hosts=team is not None)
   with hosts.failing_together(team):
     check()
   return team
-
-
-@functools.cache
-def _once() -> None:
-  """What a process needs once, however many runs it has."""
-  _quiet_libraries()
-  jax.monitoring.register_event_duration_secs_listener(_give_back_memory)
 
 
 def check() -> None:
@@ -132,6 +124,7 @@ def _choose_threads(*, several_hosts: bool) -> None:
     os.environ.setdefault(_THREADS_VARIABLE, "1")
 
 
+@functools.cache  # A process needs it once, however many runs it has.
 def _quiet_libraries() -> None:
   """Our own log lines and everybody's warnings."""
   ours = str(pathlib.Path(__file__).parent.parent)
@@ -142,28 +135,22 @@ def _quiet_libraries() -> None:
       return False
     return record.levelno >= std_logging.WARNING or record.pathname.startswith(ours)
 
+  jax.monitoring.register_event_duration_secs_listener(_give_back_memory)
   flags.FLAGS.mark_as_parsed()  # We have none; absl warns on stderr when they are not parsed.
   logging.use_absl_handler()
   logging.set_verbosity(logging.INFO)
   handler = logging.get_absl_handler()
   handler.addFilter(wanted)
   handler.setFormatter(std_logging.Formatter("%(levelname).1s %(asctime)s %(message)s", "%H:%M:%S"))
-  sys.unraisablehook = functools.partial(_but_for_late_writes, sys.unraisablehook)
+  show = sys.unraisablehook
 
+  def show_but_late_writes(unraisable: Any) -> None:
+    # After a save that failed Tensorstore's threads report each remaining array, with a
+    # traceback, to an event loop that is closed by then.
+    if str(unraisable.exc_value) != "Event loop is closed":
+      show(unraisable)
 
-def _but_for_late_writes(show: Callable[[Any], None], unraisable: Any) -> None:
-  """Shows unraisable errors, except for those of a save that failed.
-
-  Tensorstore's threads report each remaining array, with a traceback, to an event loop that is
-  closed by then.
-  """
-  if str(unraisable.exc_value) != "Event loop is closed":
-    show(unraisable)
-
-
-def _only_errors(record: std_logging.LogRecord) -> bool:
-  """What a host other than the first logs: all of them would say the same."""
-  return record.levelno >= std_logging.ERROR
+  sys.unraisablehook = show_but_late_writes
 
 
 _VARIABLE = "JAX_COMPILATION_CACHE_DIR"
@@ -184,45 +171,29 @@ def use() -> None:
       show(message, *args, **kwargs)
     elif not logged:
       logged = True
-      logging.warning("%s", _shortened(str(message)))
+      text = " ".join(str(message).split())[:300]
+      logging.warning("compiled programs are not kept, or not found again: %s", text)
 
   warnings.showwarning = show_once
-  folder = os.environ.get(_VARIABLE) or _default()
+  folder = os.environ.get(_VARIABLE)
   if not folder:
-    logging.warning(
-      "compiled programs are not kept: there is no home folder (HOME is not set); %s", _HOW
-    )
-    return
+    home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if home.startswith("~"):
+      logging.warning(
+        "compiled programs are not kept: there is no home folder (HOME is not set); %s", _HOW
+      )
+      return
+    folder = os.path.join(home, "paligemma_jax", "jax")
   jax.config.update("jax_compilation_cache_dir", folder)
   if "://" in folder:
     return
   try:
-    path = pathlib.Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path, prefix=".writable.")
-    try:
-      os.write(descriptor, b"x")
-    finally:
-      os.close(descriptor)
-      os.unlink(name)
+    workdirs.try_to_write(pathlib.Path(folder))
   except OSError as e:
     logged = True
     logging.warning("compiled programs are not kept in %s: %s; %s", folder, e.strerror or e, _HOW)
-    if not path.is_dir():
+    if not os.path.isdir(folder):
       jax.config.update("jax_enable_compilation_cache", False)
-
-
-def _default() -> str:
-  """The folder in the user's cache folder; '' when there is none."""
-  try:
-    home = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-  except RuntimeError:
-    return ""
-  return str(home / "paligemma_jax" / "jax")
-
-
-def _shortened(text: str) -> str:
-  return f"compiled programs are not kept, or not found again: {' '.join(text.split())[:300]}"
 
 
 def of_device(device: jax.Device) -> int:

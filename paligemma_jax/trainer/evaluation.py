@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from paligemma_jax import evals
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import protocols
 from paligemma_jax.data import loader
-from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.decoding import generate
 from paligemma_jax.multihost import agreement
 from paligemma_jax.trainer import devices
@@ -27,6 +24,9 @@ from paligemma_jax.training import step as steps
 
 Params = Mapping[str, jax.Array]
 
+_OPTIONS = tuple(f.name for f in dataclasses.fields(generate.Options) if f.name != "max_new_tokens")
+_COLUMNS = ("tokens", "lengths", "logprob", "token_logprob")  # Of what `generate` returns.
+
 
 @dataclasses.dataclass(frozen=True)
 class Result:
@@ -34,20 +34,17 @@ class Result:
 
   metrics: by name, without the evaluator's name before it.
   rows, outputs: in the order of the source; the columns that the evaluator reads, and `_row`.
-  images: uint8[R, R, 3] or [F, R, R, 3] of the first rows, as many as were asked for.
   """
 
   metrics: dict[str, float]
   rows: list[dict[str, Any]]
   outputs: list[evals.Output]
-  images: list[np.ndarray]
 
 
 class Runner:
   """Runs a config's evaluators; compiled programs and opened sources are kept for later runs.
 
   Args:
-    setup: model, tokenizer, mesh and the config whose `evals` are run.
     folder: of the prediction files; None writes nothing.
     on_bad_row: called for each row that cannot be read, as in `data.loader`, with the evaluator's
       name first.
@@ -69,11 +66,15 @@ class Runner:
     self._folder, self._alone = folder, alone
     self._on_bad_row = on_bad_row
     self._evaluators: dict[str, evals.Evaluator] = {}
+    self._programs: dict[generate.Options, generate.Generate] = {}
+    self._generate: dict[str, generate.Generate] = {}
+    self._eval_step: Any = steps.make_eval_step(setup.model_config, setup.mesh)
     for evaluator in setup.config.evals:
       if evaluator.name in self._evaluators:
         raise errors.ConfigError(f"evals: two evaluators are called {evaluator.name!r}.")
       self._evaluators[evaluator.name] = evaluator
-    self._generate = programs(list(self._evaluators.values()), setup)
+      if evaluator.encoding == "decode":
+        self._generate[evaluator.name] = self._program(evaluator)
     self._opened: list[tuple[Any, Any]] = []
     self._with_baseline: set[str] = set()
 
@@ -102,17 +103,14 @@ class Runner:
     step: int,
     *,
     names: Iterable[str] | None = None,
-    keep_images: int = 0,
     baseline: bool = False,
     at_start: bool = False,
   ) -> dict[str, Result]:
     """{evaluator name: Result}; every process gets the same.
 
     Args:
-      params: by name, on the mesh.
       step: that the parameters are of; it goes into the names of prediction files.
       names: the evaluators to run; None is all.
-      keep_images: how many images of each evaluator to hand back, for a gallery.
       baseline: also score, as 'baseline/<metric>', what needs no model, where one is known.
       at_start: heed the evaluators' `start_limit`.
 
@@ -125,7 +123,7 @@ class Runner:
       try:
         limits = (evaluator.limit, evaluator.start_limit if at_start else 0)
         limit = min((n for n in limits if n), default=0)
-        results[name] = self._run_one(evaluator, params, step, limit, keep_images)
+        results[name] = self._run_one(evaluator, params, step, limit)
         if baseline and isinstance(evaluator, protocols.CanCompare):
           trivial = evaluator.baseline(results[name].rows)
           results[name].metrics.update({f"baseline/{k}": v for k, v in trivial.items()})
@@ -149,9 +147,17 @@ class Runner:
     device = self.setup.mesh.local_devices[0]
     return {"remedies": remedies, "memory_bytes": devices.of_device(device)}
 
-  @functools.cached_property
-  def _eval_step(self) -> Any:
-    return steps.make_eval_step(self.setup.model_config, self.setup.mesh)
+  def _program(self, evaluator: evals.Evaluator) -> generate.Generate:
+    """One for all evaluators that decode alike; nothing is compiled."""
+    asked = {name: getattr(evaluator, name) for name in _OPTIONS}
+    try:
+      how = generate.Options(max_new_tokens=evaluator.max_len, **asked)
+      if how not in self._programs:
+        made = generate.make_with_options(self.setup.model_config, how, self.setup.tokenizer)
+        self._programs[how] = made
+    except errors.ConfigError as e:
+      raise errors.ConfigError(f"evaluator {evaluator.name!r}: {e}") from None
+    return self._programs[how]
 
   def rows(self, source: Any) -> Any:
     """The rows of a source, which is opened once."""
@@ -162,10 +168,8 @@ class Runner:
     self._opened.append((source, rows))
     return rows
 
-  def _run_one(
-    self, evaluator: evals.Evaluator, params: Params, step: int, limit: int, keep_images: int
-  ) -> Result:
-    records: list[tuple[dict[str, Any], evals.Output, np.ndarray | None]] = []
+  def _run_one(self, evaluator: evals.Evaluator, params: Params, step: int, limit: int) -> Result:
+    records: list[tuple[dict[str, Any], evals.Output]] = []
     num_rejected = 0
 
     def on_bad_row(row: int, where: str, reason: str) -> None:
@@ -175,20 +179,19 @@ class Runner:
         self._on_bad_row(evaluator.name, row, where, reason)
 
     for batch, kept in self._batches(evaluator, limit, on_bad_row):
-      by_row = self._outputs(evaluator, params, batch)
-      for row, image in zip(kept, batch["image"][batch["_mask"]], strict=True):
-        # Rows come in order, so the first to keep are among the lowest row numbers.
-        keep = row["_row"] < keep_images
-        records.append((row, by_row[row["_row"]], image.copy() if keep else None))
-    records, num_rejected = _gathered(records, num_rejected)
-    rows = [row for row, _, _ in records]
-    outputs = [output for _, output, _ in records]
+      if evaluator.encoding == "train":
+        outputs = self._losses(params, batch)
+      else:
+        outputs = self._texts(evaluator, params, batch)
+      # Of this process's real rows, in their order.
+      real = [o for o, is_real in zip(outputs, batch["_mask"], strict=True) if is_real]
+      records += zip(kept, real, strict=True)
+    rows, outputs, num_rejected = _gathered(records, num_rejected)
     metrics = _checked(evaluator.score(rows, outputs))
     metrics |= evals.intervals(evaluator, rows, outputs, seed=self.setup.config.seed)
     if num_rejected:
       metrics["num_rejected"] = float(num_rejected)
-    num_truncated = sum("_truncated" in row for row in rows)
-    if num_truncated:
+    if num_truncated := sum("_truncated" in row for row in rows):
       metrics["num_truncated"] = float(num_truncated)
     folder = self._folder if jax.process_index() == 0 else None
     if folder is not None and isinstance(evaluator, protocols.CanWriteFiles):
@@ -197,13 +200,11 @@ class Runner:
         atomic_io.make_folder(path.parent, below=folder.parent)
         # A run that is under way may write the same file as an evaluation of it.
         atomic_io.write_atomically(path, text, alone=self._alone)
-    images = [image for _, _, image in records if image is not None]
-    return Result(metrics, rows, outputs, images)
+    return Result(metrics, rows, outputs)
 
   def _batches(
     self, evaluator: evals.Evaluator, limit: int, on_bad_row: Callable[[int, str, str], None]
   ) -> Iterator[tuple[loader.Batch, list[dict[str, Any]]]]:
-    train = self.setup.config.train
     num_devices = sharding.num_row_shards(self.setup.mesh)
     return loader.eval_batches(
       self.rows(evaluator.source),
@@ -216,41 +217,17 @@ class Runner:
       overflow=evaluator.overflow,
       keep=evaluator.columns(),
       limit=limit,
-      buckets=train.buckets,
-      seed=self.setup.config.seed,
-      bad_rows=train.bad_rows,
       on_bad_row=on_bad_row,
-      num_threads=train.num_threads,
-      num_workers=train.num_workers,
-      stall_secs=train.stall_secs,
-      process_index=jax.process_index(),
-      process_count=jax.process_count(),
+      **setups.reading(self.setup.config),
     )
 
-  def _outputs(
-    self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
-  ) -> dict[int, evals.Output]:
-    """{row: Output} of this process's real rows."""
-    score = errors.pick(
-      {"train": self._losses, "decode": self._texts}, evaluator.encoding, "encoding"
-    )
-    outputs = score(evaluator, params, batch)
-    return {o.row: o for o, real in zip(outputs, batch["_mask"], strict=True) if real}
-
-  def _losses(
-    self, evaluator: evals.Evaluator, params: Params, batch: loader.Batch
-  ) -> list[evals.Output]:
-    del evaluator
+  def _losses(self, params: Params, batch: loader.Batch) -> list[evals.Output]:
     num_supervised = loss.num_supervised(batch["mask_loss"], num_processes=jax.process_count())
     sums = self._eval_step(params, sharding.put(batch, self.setup.mesh), num_supervised)
-    columns = [
-      agreement.local_rows(x).tolist() for x in (sums.loss_sum, sums.num_tokens, sums.num_correct)
-    ]
+    columns = map(agreement.local_rows, (sums.loss_sum, sums.num_tokens, sums.num_correct))
     return [
-      evals.Output(
-        int(row), loss_sum=float(nll), num_tokens=round(count), num_correct=round(correct)
-      )
-      for row, nll, count, correct in zip(batch["_row"], *columns, strict=True)
+      evals.Output(int(i), loss_sum=float(nll), num_tokens=round(num), num_correct=round(correct))
+      for i, nll, num, correct in zip(batch["_row"], *(x.tolist() for x in columns), strict=True)
     ]
 
   def _texts(
@@ -259,7 +236,15 @@ class Runner:
     on_device = sharding.put(batch, self.setup.mesh)
     key = jax.random.key(self.setup.config.seed)
     result = self._generate[evaluator.name](params, on_device, key)
-    return outputs(self.setup.tokenizer, batch, result, evaluator.stop)
+    columns = [agreement.local_rows(result[name]) for name in _COLUMNS]
+    tokenizer, found = self.setup.tokenizer, []
+    for row, ids, length, total, each in zip(batch["_row"], *columns, strict=True):
+      ids, each = (x[:length].tolist() for x in (ids, each))
+      answer = generate.answer(tokenizer, ids, float(total), each, evaluator.stop)
+      # The tokens of a stop string write nothing that is kept.
+      ends = tuple(min(end, len(answer.text)) for end in tokenizer.ends(answer.tokens))
+      found.append(evals.Output(int(row), *answer, token_ends=ends))
+    return found
 
 
 def merged(results: Mapping[str, Result]) -> dict[str, float]:
@@ -275,21 +260,22 @@ def listed(
   evaluators: Iterable[evals.Evaluator], step: int, metrics: Mapping[str, float]
 ) -> Iterator[str]:
   """What the evaluators found, one line each, for the log."""
-  for name in [e.name for e in evaluators]:
+  for name in (e.name for e in evaluators):
     found = {k.removeprefix(f"{name}/"): v for k, v in metrics.items() if k.startswith(f"{name}/")}
     if found:
       yield f"  {name} at step {step}: {', '.join(f'{k} {v:.4g}' for k, v in found.items())}"
 
 
-def _gathered(records: list[Any], num_rejected: int) -> tuple[list[Any], int]:
-  """The records of all processes in the order of the source, and the sum of the counts."""
-  mine = [(row, dataclasses.asdict(output), image) for row, output, image in records]
+def _gathered(
+  records: list[tuple[dict[str, Any], evals.Output]], num_rejected: int
+) -> tuple[list[dict[str, Any]], list[evals.Output], int]:
+  """The rows and outputs of all processes in the order of the source, and the sum of the counts."""
+  mine = [(row, dataclasses.asdict(output)) for row, output in records]
   parts = agreement.gather((mine, num_rejected))
-  records = [
-    (row, evals.Output(**output), image) for part, _ in parts for row, output, image in part
-  ]
-  num_rejected = sum(count for _, count in parts)
-  return sorted(records, key=lambda record: record[0]["_row"]), num_rejected
+  found = [record for part, _ in parts for record in part]
+  found.sort(key=lambda record: record[0]["_row"])
+  rows = [row for row, _ in found]
+  return rows, [evals.Output(**output) for _, output in found], sum(count for _, count in parts)
 
 
 def _checked(metrics: Any) -> dict[str, float]:
@@ -308,49 +294,3 @@ def _placed(folder: pathlib.Path, name: str, step: int) -> pathlib.Path:
   if not path.resolve().is_relative_to(folder.resolve()):
     raise errors.ConfigError(f"The file name {name!r} leads out of the folder of predictions.")
   return path
-
-
-_OPTIONS = tuple(f.name for f in dataclasses.fields(generate.Options) if f.name != "max_new_tokens")
-_NAMES = ("tokens", "lengths", "logprob", "token_logprob")
-
-
-def programs(
-  evaluators: Sequence[evals.Evaluator], setup: setups.Setup
-) -> dict[str, generate.Generate]:
-  """{evaluator name: generate}, one program for evaluators that decode alike; nothing is compiled.
-
-  Raises:
-    ConfigError: an evaluator's decoding options are wrong.
-  """
-  made: dict[generate.Options, generate.Generate] = {}
-  named = {}
-  for evaluator in evaluators:
-    if evaluator.encoding != "decode":
-      continue
-    asked = {name: getattr(evaluator, name) for name in _OPTIONS}
-    try:
-      how = generate.Options(max_new_tokens=evaluator.max_len, **asked)
-      if how not in made:
-        made[how] = generate.make_with_options(setup.model_config, how, setup.tokenizer)
-    except errors.ConfigError as e:
-      raise errors.ConfigError(f"evaluator {evaluator.name!r}: {e}") from None
-    named[evaluator.name] = made[how]
-  return named
-
-
-def outputs(
-  tokenizer: tokenizers.Tokenizer,
-  batch: loader.Batch,
-  result: Mapping[str, jax.Array],
-  stop: str | tuple[str, ...],
-) -> list[evals.Output]:
-  """What `generate` gave for this process's rows of the batch."""
-  columns = [agreement.local_rows(result[name]) for name in _NAMES]
-  found = []
-  for row, ids, length, total, each in zip(batch["_row"], *columns, strict=True):
-    ids, each = (x[:length].tolist() for x in (ids, each))
-    answer = generate.answer(tokenizer, ids, float(total), each, stop)
-    # The tokens of a stop string write nothing that is kept.
-    ends = tuple(min(end, len(answer.text)) for end in tokenizer.ends(answer.tokens))
-    found.append(evals.Output(int(row), *answer, token_ends=ends))
-  return found

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pathlib
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -35,16 +36,19 @@ _HEAD = "img/head/"
 class FeatureCache:
   """Replaces the images of a batch by their features.
 
-  Args:
-    setup: of the run; `train.cache_image_features` is "memory" or a folder.
-    note: shows a line.
-
   Raises:
     ConfigError: a parameter of the tower trains.
   """
 
   def __init__(self, setup: setups.Setup, note: Callable[[str], None]):
-    _check_frozen(setup.trainable)
+    trained = [n for n in setup.trainable if n.startswith("img/") and not n.startswith(_HEAD)]
+    if trained:
+      raise errors.ConfigError(
+        "train.cache_image_features keeps the image features of a frozen vision tower, but"
+        f" {len(trained)} of its parameters train, as {trained[0]!r}. Freeze it"
+        " (tune=...+freeze_vit, or optim.freeze=('img/(?!head/).*',)), or set"
+        " train.cache_image_features=''."
+      )
     self._train = setup.config.train
     self._setup = setup
     self._note = note
@@ -61,12 +65,7 @@ class FeatureCache:
   def fill(
     self, batch: Mapping[str, np.ndarray], params: Mapping[str, jax.Array]
   ) -> dict[str, np.ndarray]:
-    """The batch with `encoded` dtype[B, I, D] in place of `image`.
-
-    Args:
-      batch: image uint8[B, R, R, 3] or [B, F, R, R, 3] and whatever else.
-      params: all parameters.
-    """
+    """The batch with `encoded` dtype[B, I, D] in place of `image` uint8[B, (F,) R, R, 3]."""
     images = batch["image"]
     tower = {name: x for name, x in params.items() if name.startswith("img/")}
     if self._store is None:
@@ -80,7 +79,14 @@ class FeatureCache:
       computed = self._compute(tower, images)
       for i in missing:
         known[i] = computed[i]
-        self._keep(store, keys[i], computed[i])
+        if store.put(keys[i], computed[i]):
+          continue
+        if not self._num_left_out:
+          self._note(
+            f"train.cache_image_features: no room for more than {store.num_bytes / 1e9:.2f} GB;"
+            " other images are computed every time (train.feature_cache_gb)"
+          )
+        self._num_left_out += 1
     self._num_found += len(keys) - len(missing)
     self._num_computed += len(missing)
     rest = {name: value for name, value in batch.items() if name != "image"}
@@ -108,16 +114,6 @@ class FeatureCache:
       encoded = self._encode(tower, on_device["image"])
       parts.append(agreement.local_rows(encoded))
     return np.concatenate(parts)
-
-  def _keep(self, store: Memory | Folder, key: str, array: np.ndarray) -> None:
-    if store.put(key, array):
-      return
-    if not self._num_left_out:
-      self._note(
-        f"train.cache_image_features: no room for more than {store.num_bytes / 1e9:.2f} GB;"
-        " other images are computed every time (train.feature_cache_gb)"
-      )
-    self._num_left_out += 1
 
   def _open(self, tower, shape):
     max_bytes = int(self._train.feature_cache_gb * 1e9)
@@ -167,16 +163,6 @@ def _checksum(x: jax.Array) -> jax.Array:
   return jnp.stack(sums)
 
 
-def _check_frozen(trainable):
-  names = [n for n in trainable if n.startswith("img/") and not n.startswith(_HEAD)]
-  if names:
-    raise errors.ConfigError(
-      f"train.cache_image_features keeps the image features of a frozen vision tower, but"
-      f" {len(names)} of its parameters train, as {names[0]!r}. Freeze it (tune=...+freeze_vit, or"
-      " optim.freeze=('img/(?!head/).*',)), or set train.cache_image_features=''."
-    )
-
-
 _MAX_HEAD_BYTES = 1024
 _LEFTOVER_SECS = 3600.0  # What is half written for so long is of a process that was killed.
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
@@ -189,9 +175,7 @@ class Memory:
   older array for a newer one would gain nothing.
 
   Attributes:
-    max_bytes: the most it holds.
-    num_bytes: what it holds.
-    num_broken: always 0.
+    max_bytes, num_bytes: the most it holds, and what it holds.
   """
 
   num_broken = 0
@@ -218,33 +202,33 @@ class Memory:
 class Folder:
   """Keeps arrays of one dtype and shape in a folder.
 
+  Other runs that write to it are seen at the start.
+
   Attributes:
-    max_bytes: the most that the folder holds; other runs that write to it are seen at the start.
-    num_bytes: what it holds, as far as this process knows.
+    max_bytes, num_bytes: as of `Memory`, as far as this process knows.
     num_broken: files that did not hold what they should.
 
   Args:
-    path: is made when it is not there.
     shape, dtype: of every array; float32 or bfloat16.
 
   Raises:
     WorkdirError: the folder cannot be made or read.
   """
 
-  def __init__(
-    self, path: str | os.PathLike[str], shape: Iterable[int], dtype: str, max_bytes: int
-  ):
+  def __init__(self, path: pathlib.Path, shape: tuple[int, ...], dtype: str, max_bytes: int):
     self.max_bytes = max_bytes
-    self.num_broken = 0
-    self._path = pathlib.Path(path)
-    self._shape = tuple(shape)
+    self.num_bytes = self.num_broken = 0
+    self._path, self._shape = path, shape
     self._dtype = errors.pick(_DTYPES, dtype, "dtype of kept arrays")
     try:
       self._path.mkdir(parents=True, exist_ok=True)
-      for partial in self._path.glob("*/.*.partial"):
-        if time.time() - partial.lstat().st_mtime > _LEFTOVER_SECS:
-          atomic_io.remove(partial)
-      self.num_bytes = sum(_file_sizes(self._path))
+      for folder in filter(pathlib.Path.is_dir, self._path.iterdir()):
+        for file in folder.iterdir():
+          status = file.lstat()
+          if file.suffix == ".partial" and time.time() - status.st_mtime > _LEFTOVER_SECS:
+            atomic_io.remove(file)
+          else:
+            self.num_bytes += status.st_size
     except OSError as e:
       raise errors.WorkdirError(
         f"train.cache_image_features: the folder {str(self._path)!r} cannot be used:"
@@ -253,16 +237,16 @@ class Folder:
 
   def get(self, key: str) -> np.ndarray | None:
     """The array of the key; None when there is none, or none that is whole."""
+    num_bytes = self._dtype.itemsize * math.prod(self._shape)
+    head = data = b""
     try:
       with atomic_io.open_regular(self._file(key)) as f:
         head = f.readline(_MAX_HEAD_BYTES)
-        num_bytes = self._dtype.itemsize * int(np.prod(self._shape, dtype=np.int64))
         data = f.read(num_bytes + 1)
     except FileNotFoundError:
       return None
     except OSError:
-      self.num_broken += 1
-      return None
+      pass  # It counts as broken.
     if len(data) != num_bytes or head != self._head(data):
       self.num_broken += 1
       return None
@@ -271,7 +255,7 @@ class Folder:
   def put(self, key: str, array: np.ndarray) -> bool:
     """Writes the array; False when there is no room, in the folder or on its disk."""
     assert array.shape == self._shape and array.dtype == self._dtype
-    data = np.ascontiguousarray(array).tobytes()
+    data = array.tobytes()
     data = self._head(data) + data
     if self.num_bytes + len(data) > self.max_bytes:
       return False
@@ -293,17 +277,6 @@ class Folder:
     return self._path / key[:2] / key
 
   def _head(self, data: bytes) -> bytes:
-    head = {
-      "dtype": self._dtype.name,
-      "shape": list(self._shape),
-      "crc32": f"{zlib.crc32(data):08x}",
-    }
+    crc32 = f"{zlib.crc32(data):08x}"
+    head = {"dtype": self._dtype.name, "shape": list(self._shape), "crc32": crc32}
     return json.dumps(head).encode() + b"\n"
-
-
-def _file_sizes(path: pathlib.Path) -> Iterable[int]:
-  for entry in os.scandir(path):
-    if entry.is_dir(follow_symlinks=False):
-      yield from _file_sizes(pathlib.Path(entry.path))
-    elif entry.is_file(follow_symlinks=False):
-      yield entry.stat().st_size

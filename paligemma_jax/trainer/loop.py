@@ -21,9 +21,9 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent import futures
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import ml_collections
@@ -47,7 +47,6 @@ from paligemma_jax.trainer import progress as progress_lib
 from paligemma_jax.trainer import resume
 from paligemma_jax.trainer import setup as setups
 from paligemma_jax.trainer import signals
-from paligemma_jax.trainer import stepper as stepper_lib
 from paligemma_jax.trainer import workdir as workdirs
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
@@ -77,29 +76,21 @@ def train(
     ConfigError, DataError, WorkdirError, StateError, NumericsError: as their names say.
   """
   main = jax.process_index() == 0
-  with signals.StopRequest(team) as stop, workdirs.opened(path, main=main) as workdir:
-    run: _Run | None = None
-    make = functools.partial(_Run, config, workdir, team, stop, allow_data_change, resume_step)
+  with (
+    signals.StopRequest(team) as stop,
+    workdirs.opened(path, main=main) as workdir,
+    contextlib.ExitStack() as parts,
+  ):
+    make = functools.partial(
+      _Run, config, workdir, team, stop, parts, allow_data_change, resume_step
+    )
     try:
-      run = stop.leaving(make)
-      run.go()
+      stop.leaving(make).go()
     except signals.Left:
       raise errors.Interrupted(
         f"{stop.asked}: stopped; all steps that were finished are saved in"
         f" {workdir.checkpoints}. The same command goes on from there."
       ) from None
-    finally:
-      if run is not None:
-        run.close()
-
-
-class _Pending(NamedTuple):
-  """A step that was started and whose numbers were not read; see `stepper.Ready`."""
-
-  step: int
-  sums: Mapping[str, jax.Array]
-  rows: np.ndarray
-  counts: dict[str, int]
 
 
 @dataclasses.dataclass
@@ -132,6 +123,7 @@ class _Run:
     workdir: workdirs.Workdir,
     team: hosts.Team | None,
     stop: signals.StopRequest,
+    parts: contextlib.ExitStack,
     allow_data_change: bool,
     resume_step: int,
   ):
@@ -141,7 +133,7 @@ class _Run:
     self._stop = stop
     self._resume_step = resume_step
     self._main = jax.process_index() == 0
-    self._open = contextlib.ExitStack()
+    self._parts = parts  # What must be closed at the end.
     agreement.check_folder(team, workdir.path)
     metrics.check_best_name(config)
     allowed = resume.check_config(config, workdir, allow_data_change=allow_data_change)
@@ -169,7 +161,13 @@ class _Run:
     )
     self._optimizer = setups.optimizer(self._setup, self._total, len(self._rows))
     self._calendar = progress_lib.Calendar(config, self._total, len(self._rows))
-    self._policy = nonfinite.Policy(config.optim, self._total, self._advice)
+    self._policy = nonfinite.Policy(
+      config.optim,
+      self._total,
+      lambda first: nonfinite.advice(
+        metrics.read(workdir.metrics), self._checkpoints.steps(), first
+      ),
+    )
     self._config_json = json.dumps(specs.to_json(config.to_dict()), indent=2)
     begun = resume.is_begun(workdir)
     self._checkpoints = store.Checkpoints(
@@ -183,21 +181,19 @@ class _Run:
         "tokenizer.model": self._setup.tokenizer.model_bytes,
       },
     )
-    self._open.callback(self._checkpoints.close)
+    self._parts.callback(self._checkpoints.close)
     self._bad_rows = bad_rows.BadRows(workdir, team, anew=not begun)
-    self._open.callback(self._bad_rows.close)
+    self._parts.callback(self._bad_rows.close)
     self._evaluation = evaluation.Runner(
       self._setup, workdir.predictions, on_bad_row=self._bad_eval_row
     )
     self._feature_cache: feature_cache.FeatureCache | None = None
 
   def go(self) -> None:
-    """From where the run stands to its end.
-
-    Raises:
-      signals.Left: a stop was requested; what was finished is on disk.
-    """
-    checking = self._begin_checking_rows()
+    """From where the run stands to its end; when a stop is requested Left, with all on disk."""
+    checking = None
+    if self._main and not self._checkpoints.steps():
+      checking = process.started(functools.partial(bad_rows.check, self._evaluation))
     state = self._stop.leaving(self._start)
     start = self._start_step
     if start >= self._total:
@@ -205,37 +201,47 @@ class _Run:
     else:
       if not start:
         self._refuse_bad_rows(checking)
-      with contextlib.closing(self._make_stepper(state)) as stepper:
+      stepper = setups.Stepper(
+        self._setup,
+        setups.train_step(self._setup, self._optimizer, state),
+        setups.train_loader(
+          self._setup, self._rows, self._bad_rows.add, known_bad=self._bad_rows.of("")
+        ),
+        start,
+        fill=self._feature_cache.fill if self._feature_cache else None,
+        stop=self._stop,
+        progress=self._progress,
+      )
+      with contextlib.closing(stepper):
         if not start:
           self._evaluate_start(state, stepper)
         state = self._do_steps(state, stepper)
     self._end(state)
 
-  def _do_steps(self, state: states.TrainState, steps: stepper_lib.Stepper) -> states.TrainState:
-    """All steps that are left; the order of events at each is that of the module's docstring.
-
-    Raises:
-      signals.Left: a stop is requested; the state is saved.
-    """
+  def _do_steps(self, state: states.TrainState, steps: setups.Stepper) -> states.TrainState:
+    """All steps that are left; the order of events at each is that of the module's docstring."""
     finished: _Finished | None = None
-    pending: _Pending | None = None
+    pending: Callable[[], _Finished] | None = None  # Reads the numbers of the step under way.
     for step in range(self._start_step + 1, self._total + 1):
       try:
         batch = steps.next(state)
         self._stop.check()
       except (signals.Left, Exception) as e:
-        self._rescue(state, self._read(pending) if pending else finished, e)
+        self._rescue(state, pending() if pending else finished, e)
         raise
       state, sums = steps.run(state, batch)
       if batch.is_new:
         self._checkpoints.get_ready(state)
       # The step before is read only now that this one is running: no gap on the device.
       if pending:
-        self._read(pending)
-      pending = _Pending(step, sums, batch.rows, batch.counts)
+        pending()
+      pending = functools.partial(self._read, step, sums, batch.rows, batch.counts)
       if self._calendar.is_line(step):
-        finished, pending = self._read(pending), None
-        self._show(finished)
+        finished, pending = pending(), None
+        self._count(finished)
+        shown = {name: float(finished.values[name]) for name in _SHOWN}
+        rates = self._progress.log(step, shown)
+        finished.values["examples_per_second"] = round(rates["examples_per_second"], 2)
         due = self._calendar.evals(step)
         # Several hosts wait for each other in an evaluation: who leaves it then cannot save.
         if self._calendar.is_save(step) or (self._team and due):
@@ -245,16 +251,6 @@ class _Run:
           self._save(state, finished)
         self._checkpoints.check()
     return state
-
-  def close(self) -> None:
-    """Closes files and ends threads; safe at any point."""
-    self._open.close()
-
-  def _begin_checking_rows(self) -> futures.Future[list[bad_rows.Found]] | None:
-    """Reads some validation rows, in a thread, if nothing was trained yet."""
-    if self._checkpoints.steps() or not self._main:
-      return None
-    return process.started(functools.partial(bad_rows.check, self._evaluation))
 
   def _start(self) -> states.TrainState:
     """The state to go on from; opens what depends on its step, and does what that step lacks."""
@@ -271,15 +267,16 @@ class _Run:
       main=self._main,
       on_part=self._team.doing if self._team else None,
     )
-    self._open.callback(self._progress.close)
+    self._parts.callback(self._progress.close)
     agreement.check(self._team, "state", {"step to go on from": start})
     note = self._progress.note
     if went_back:
       note(went_back)
     lines = [m for m in metrics.read(self._workdir.metrics) if m["step"] <= start]
     if state is None:
-      if self._config.init:
-        agreement.check_weights(self._team, self._setup.init.path)
+      if self._config.init and self._team:
+        digest = agreement.of_weights(self._setup.init.path)
+        agreement.check(self._team, "initial weights", {"init": digest})
       state = setups.initial_state(self._setup, self._optimizer, note)
       setups.warn_of_warmup(self._setup, self._optimizer, self._total)
     else:
@@ -304,7 +301,7 @@ class _Run:
       trackers=self._config.log.trackers,
       main=self._main,
     )
-    self._open.callback(self._metrics.close)
+    self._parts.callback(self._metrics.close)
     self._metrics.text(start, {"config": self._config_json})
     if "line" in facts and self._calendar.is_line(start) and last < start:
       results = self._evaluate(state, start, self._calendar.evals(start))
@@ -319,21 +316,7 @@ class _Run:
       found = checking.result() if checking.done() else []
     bad_rows.refuse(found, self._config.train.bad_rows, self._bad_eval_row, self._progress.note)
 
-  def _make_stepper(self, state: states.TrainState) -> stepper_lib.Stepper:
-    train_loader = setups.train_loader(
-      self._setup, self._rows, self._bad_rows.add, known_bad=self._bad_rows.of("")
-    )
-    return stepper_lib.Stepper(
-      self._setup,
-      setups.train_step(self._setup, self._optimizer, state),
-      train_loader,
-      self._start_step,
-      cache=self._feature_cache,
-      stop=self._stop,
-      progress=self._progress,
-    )
-
-  def _evaluate_start(self, state: states.TrainState, steps: stepper_lib.Stepper) -> None:
+  def _evaluate_start(self, state: states.TrainState, steps: setups.Stepper) -> None:
     """The evaluations before the first step, while it is compiled; writes their line."""
     names = self._calendar.evals(0)
     if not names:
@@ -344,9 +327,10 @@ class _Run:
       metrics.check_best_found(self._config, results)
     self._report(0, {}, results)
 
-  def _read(self, pending: _Pending) -> _Finished:
+  def _read(
+    self, step: int, sums: Mapping[str, jax.Array], rows: np.ndarray, counts: dict[str, int]
+  ) -> _Finished:
     """Waits for a step's numbers; ends the run when too many steps were not finite."""
-    step, sums, rows, counts = pending
     numbers = {name: np.asarray(value) for name, value in sums.items()}
     self._policy.take(step, bool(numbers["nonfinite"]), rows)
     more = {"nonfinite_steps": self._policy.count}
@@ -358,13 +342,6 @@ class _Run:
     """Adds the counts of all hosts' rows to a step's line."""
     finished.rows = self._row_counts.upto(finished.step, finished.counts)
     finished.values.update({bad_rows.PREFIX + name: n for name, n in finished.rows.items()})
-
-  def _show(self, finished: _Finished) -> None:
-    """Shows a step's numbers; adds to its line what is counted and timed."""
-    self._count(finished)
-    shown = {name: float(finished.values[name]) for name in _SHOWN}
-    rates = self._progress.log(finished.step, shown)
-    finished.values["examples_per_second"] = round(rates["examples_per_second"], 2)
 
   def _evaluate_after(
     self, finished: _Finished, state: states.TrainState, names: list[str]
@@ -412,10 +389,6 @@ class _Run:
       note(metrics.best_summary(self._config.ckpt, self._workdir, self._checkpoints.best_step()))
     work = functools.partial(outputs.write, self._setup, state.result, self._workdir)
     self._stop.leaving(functools.partial(work, main=self._main, note=note, log=self._metrics))
-
-  def _advice(self, first: int) -> str:
-    lines = metrics.read(self._workdir.metrics)
-    return nonfinite.advice(lines, self._checkpoints.steps(), first)
 
   def _report(self, step: int, values: Mapping[str, Any], results: Mapping[str, float]) -> bool:
     """Writes a step's line, on disk when this returns; whether the step is the best one yet."""

@@ -38,16 +38,10 @@ class MetricsLog:
   """Writes the numbers of each step.
 
   Args:
-    workdir: of the run.
     resume_step: the step of the restored state; -1 when the run starts anew. Lines of later steps
       are cut.
-    tensorboard: write event files too.
-    trackers: as in `log.trackers`.
+    tensorboard, trackers: as of the config's `log`.
     main: whether this is the process that writes; in the others all calls do nothing.
-
-  Attributes:
-    num_cut: whole lines of later steps that were cut.
-    num_torn: unreadable lines that were dropped.
   """
 
   def __init__(
@@ -59,17 +53,12 @@ class MetricsLog:
     trackers: Sequence[protocols.TrackerSpec] = (),
     main: bool,
   ):
-    self.num_cut = self.num_torn = 0
     self._last_step = resume_step
     self._file: atomic_io.LineFile | None = None
     self._trackers: list[tuple[str, Any]] = []
     if not main:
       return
-    found, num_torn = atomic_io.read_lines(workdir.metrics)
-    lines = [line for line in found if _is_line(line)]
-    self.num_torn = num_torn + len(found) - len(lines)
-    kept = [line for line in _rising(lines) if line["step"] <= resume_step]
-    self.num_cut = len(lines) - len(kept)
+    kept = [line for line in _lines(workdir.metrics) if line["step"] <= resume_step]
     self._file = atomic_io.LineFile(workdir.metrics, map(atomic_io.to_line, kept), fault="metrics")
     if tensorboard:
       self._begin("TensorBoard", lambda: EventFile(workdir.tensorboard, resume_step))
@@ -153,8 +142,7 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
   Non-finite numbers come back as floats. A line with anything else than numbers is none of ours.
   """
-  lines = [line for line in atomic_io.read_lines(path)[0] if _is_line(line)]
-  return [parsed(line.items()) for line in _rising(lines)]
+  return [parsed(line.items()) for line in _lines(path)]
 
 
 def plain(values: Mapping[str, int | float]) -> list[list[Any]]:
@@ -178,7 +166,6 @@ def of_step(
   Args:
     numbers: the `sums` of the step; see `training.step`.
     rows: int64[b], the row numbers of its batch.
-    more: what else the line says.
   """
   num_tokens = float(numbers["num_tokens"])
   values = {
@@ -210,18 +197,12 @@ def number(value: Any) -> int | float:
   return float(str(array.astype(np.float32)))
 
 
-def _is_line(line: Mapping[str, Any]) -> bool:
-  """A step and numbers alone; somebody may have edited the file."""
-  return type(line.get("step")) is int and all(
-    isinstance(value, (int, float)) or value in _NON_FINITE for value in line.values()
-  )
-
-
-def _rising(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-  """The lines whose step is above that of all lines before."""
+def _lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
+  """Lines of a rising step and numbers alone; somebody may have edited the file."""
   kept, last = [], -1
-  for line in lines:
-    if line["step"] > last:
+  for line in atomic_io.read_lines(path)[0]:
+    numbers = all(isinstance(v, (int, float)) or v in _NON_FINITE for v in line.values())
+    if numbers and type(line.get("step")) is int and line["step"] > last:
       kept.append(line)
       last = line["step"]
   return kept
@@ -232,7 +213,7 @@ class EventFile:
 
   Args:
     folder: made when it is missing; files of earlier processes stay.
-    resume_step: the step that the run goes on from, or -1.
+    resume_step: as of `MetricsLog`.
 
   Raises:
     ConfigError: tensorboardX is not installed.
@@ -254,7 +235,12 @@ class EventFile:
     self._scalar, self._event = summary.scalar, event_pb2.Event
     purge = resume_step >= 0 or folder.exists()
     atomic_io.make_folder(folder, below=folder.parent)
-    _check_links(folder)
+    # Event files have predictable names, and another library opens them.
+    if link := next(filter(pathlib.Path.is_symlink, sorted(folder.glob("*"))), None):
+      raise errors.WorkdirError(
+        f"{str(link)!r} is a link, and nothing is written through a link in a run's folder."
+        " Remove it, or set log.tensorboard=False."
+      )
     # Without a number of its own a file made within the same second would be overwritten.
     suffix = f".{len(list(folder.glob('*tfevents*'))):04d}"
     self._file = event_file_writer.EventsWriter(str(folder / "events"), suffix)
@@ -275,16 +261,6 @@ class EventFile:
   def close(self) -> None:
     """Closes the file."""
     self._file.close()
-
-
-def _check_links(folder: pathlib.Path) -> None:
-  """Event files have predictable names, and another library opens them."""
-  for path in sorted(folder.glob("*")):
-    if path.is_symlink():
-      raise errors.WorkdirError(
-        f"{str(path)!r} is a link, and nothing is written through a link in a run's folder."
-        " Remove it, or set log.tensorboard=False."
-      )
 
 
 def check_best_name(config: ml_collections.ConfigDict) -> None:
@@ -328,7 +304,6 @@ def best_summary(ckpt: ml_collections.ConfigDict, workdir: workdirs.Workdir, sav
   """One sentence on which step was the best and where it is.
 
   Args:
-    ckpt: the config section.
     saved: the best step that is saved; 0 when there is none.
   """
   best = ckpt.best

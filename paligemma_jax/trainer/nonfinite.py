@@ -20,8 +20,7 @@ class Policy:
   """Counts skipped steps.
 
   Args:
-    optim: the config section; `nonfinite_in_a_row` and `nonfinite_share` are read.
-    total_steps: of the run, which the share is of.
+    optim: the config section.
     advise: given the first of the steps skipped in a row, says what to do when they end the run.
 
   Attributes:

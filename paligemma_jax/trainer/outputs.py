@@ -16,7 +16,6 @@ from paligemma_jax.checkpoint import opening
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import protocols
 from paligemma_jax.data import loader
-from paligemma_jax.report import gallery
 from paligemma_jax.report import report
 from paligemma_jax.trainer import bad_rows
 from paligemma_jax.trainer import metrics as metrics_lib
@@ -24,7 +23,6 @@ from paligemma_jax.trainer import setup as setups
 from paligemma_jax.trainer import workdir as workdirs
 
 _NUM_EXAMPLES = 24  # In the gallery, shared out among the evaluators that write predictions.
-_BASELINE = "baseline/"
 
 
 def write(
@@ -38,13 +36,14 @@ def write(
 ) -> None:
   """Exports the weights if asked for; prints the table of scores, writes gallery and report.
 
-  The gallery's images go to the run's trackers, too.
-
-  The pages come from the workdir, so a run that is started again when it is complete writes the
-  same once more. Only process 0 writes pages.
+  The gallery's images go to the run's trackers, too. The pages come from the workdir, so a
+  run that is started again when it is complete writes the same once more. Only process 0 writes
+  pages.
   """
   if setup.config.ckpt.export and not _is_exported(workdir):
-    export(setup, params, workdir, note=note)
+    published = merge.published(setup.model_config, params)  # Adapters are in its matrices.
+    path = exports.save_npz(workdir.export, published, sizes=opening.sizes_of(setup.model_config))
+    note(f"weights: {path}")
   if not main:
     return
   lines = metrics_lib.read(workdir.metrics)
@@ -60,50 +59,29 @@ def write(
   if items:
     codecs = [e.codec for e in setup.config.evals if isinstance(e, protocols.CanReadMasks)]
     codec = codecs[0] if codecs else ""  # Of seg tokens: the one they are scored with.
-    gallery.write_gallery(workdir.gallery, items, title, table=table, codec=codec)
+    report.write_gallery(workdir.gallery, items, title, table=table, codec=codec)
     note(f"gallery: {workdir.gallery}")
-    log.images(step, {f"example/{i}": (x.image, _caption(x)) for i, x in enumerate(items)})
+    captions = [f"{x.prompt} -> {x.prediction} (target: {x.target})" for x in items]
+    log.images(step, {f"example/{i}": (items[i].image, text) for i, text in enumerate(captions)})
   note(f"report:  {workdir.report}")
 
 
 def scores(lines: list[dict[str, Any]], names: list[str]) -> report.Table | None:
-  """Baseline, first and last value of every metric of the evaluators; None without any.
-
-  Args:
-    lines: of metrics.jsonl.
-    names: of the evaluators.
-  """
+  """Baseline, first and last value of every metric of these evaluators; None without any."""
   columns: dict[str, dict[str, float]] = {"baseline": {}, "before": {}, "after": {}}
   for line in lines:
     for key, value in line.items():
       name = next((n for n in names if key.startswith(f"{n}/")), None)
       metric = key.removeprefix(f"{name}/")
+      bare = metric.removeprefix("baseline/")
       # Counts are no scores; they stay in metrics.jsonl.
-      if name is None or metric.removeprefix(_BASELINE).startswith(("num", "invalid", "total")):
+      if name is None or bare.startswith(("num", "invalid", "total")):
         continue
-      if metric.startswith(_BASELINE):
-        columns["baseline"][f"{name}/{metric.removeprefix(_BASELINE)}"] = value
-      elif line["step"] == 0:
-        columns["before"][key] = value
-      else:
-        columns["after"][key] = value
-  shown = {title: values for title, values in columns.items() if values}
+      when = "before" if line["step"] == 0 else "after"
+      columns["baseline" if bare != metric else when][f"{name}/{bare}"] = value
   if not columns["after"]:
     return None
-  return report.scores_table("Scores", shown)
-
-
-def export(
-  setup: setups.Setup,
-  params: Mapping[str, jax.Array],
-  workdir: workdirs.Workdir,
-  *,
-  note: Callable[[str], None],
-) -> None:
-  """Writes the weights as `params.npz` in the published format, adapters in their matrices."""
-  published = merge.published(setup.model_config, params)
-  path = exports.save_npz(workdir.export, published, sizes=opening.sizes_of(setup.model_config))
-  note(f"weights: {path}")
+  return report.scores_table("Scores", {title: found for title, found in columns.items() if found})
 
 
 def _is_exported(workdir: workdirs.Workdir) -> bool:
@@ -115,7 +93,7 @@ def _is_exported(workdir: workdirs.Workdir) -> bool:
 
 def _examples(
   setup: setups.Setup, workdir: workdirs.Workdir, step: int
-) -> list[gallery.GalleryItem]:
+) -> list[report.GalleryItem]:
   """Some rows of each evaluator with their predictions at `step` and at step 0."""
   writers = [e for e in setup.config.evals if isinstance(e, evals.WritePredictions)]
   items = []
@@ -137,16 +115,10 @@ def _examples(
     )
     for batch, kept in batches:
       for image, row in zip(batch["image"][batch["_mask"]], kept, strict=True):
-        predicted = after.get(row["_row"])
-        if predicted is not None:
+        if (i := row["_row"]) in after:
+          target = _target(row, evaluator.keep)
           items.append(
-            gallery.GalleryItem(
-              image=image,
-              prompt=row["prefix"],
-              target=_target(row, evaluator.keep),
-              prediction=predicted,
-              before=before.get(row["_row"]),
-            )
+            report.GalleryItem(image, row["prefix"], target, after[i], before=before.get(i))
           )
   return items
 
@@ -156,10 +128,6 @@ def _predictions(workdir: workdirs.Workdir, name: str, step: int) -> dict[int, s
   lines, _ = atomic_io.read_lines(workdir.predictions / f"{name}-{step}.jsonl")
   ours = [line for line in lines if type(line.get("row")) is int]
   return {line["row"]: line["text"] for line in ours if isinstance(line.get("text"), str)}
-
-
-def _caption(item: gallery.GalleryItem) -> str:
-  return f"{item.prompt} -> {item.prediction} (target: {item.target})"
 
 
 def _target(row: Mapping[str, Any], keep: tuple[str, ...]) -> str:

@@ -25,10 +25,8 @@ _MAX_LINE_BYTES = 8 << 20
 class Question:
   """One row.
 
-  Attributes:
-    image: what `PaliGemma.generate` takes; or the DataError that reading it gave.
-    prompt: the text.
-    kept: columns that go into the answer's line.
+  image: what `PaliGemma.generate` takes; or the DataError that reading it gave.
+  kept: columns that go into the answer's line.
   """
 
   image: Any
@@ -72,7 +70,6 @@ def opened(path: pathlib.Path, settings: Mapping[str, Any]) -> Iterator[Answers]
   """The file of answers, which no other process writes to until the block ends.
 
   Args:
-    path: the file; folders above it are made.
     settings: what the answers depend on; a file that was begun with others is refused.
 
   Raises:
@@ -103,9 +100,12 @@ class Answers:
     beside = path.with_name(f".{path.name}{_SETTINGS_SUFFIX}")
     self.num_done = self._count()
     if self.num_done:
-      begun = _read_settings(beside)
+      begun: Any = None
+      with contextlib.suppress(OSError, strict_json.Malformed):  # It counts as others.
+        begun = strict_json.parse_large(atomic_io.read(beside, max_bytes=_MAX_LINE_BYTES))
       if begun != settings:
-        differs = [k for k, v in settings.items() if begun.get(k) != v] or ["settings"]
+        known = begun if isinstance(begun, dict) else {}
+        differs = [k for k, v in settings.items() if known.get(k) != v] or ["settings"]
         raise errors.ConfigError(
           f"{path} holds {self.num_done} answers that were made with another"
           f" {' and '.join(differs)}. Remove it, or name another file."
@@ -147,16 +147,14 @@ class Answers:
     with os.fdopen(descriptor, "rb+") as f:
       while line := f.readline(_MAX_LINE_BYTES):
         is_whole = line.endswith(b"\n")
+        begin, problem = f'{{"row": {count}, '.encode(), ""
         if not is_whole and len(line) == _MAX_LINE_BYTES:  # It is not the end that was cut.
+          problem = f"the line has more than {_MAX_LINE_BYTES} bytes"
+        elif _row(line) != count if is_whole else not line.startswith(begin[: len(line)]):
+          problem = f"this is not the answer to row {count}"
+        if problem:
           raise errors.ConfigError(
-            f"{self._path}:{count + 1}: the line has more than {_MAX_LINE_BYTES} bytes, so it is"
-            " no file of ours. Name another."
-          )
-        begin = f'{{"row": {count}, '.encode()
-        if _row(line) != count if is_whole else not line.startswith(begin[: len(line)]):
-          raise errors.ConfigError(
-            f"{self._path}:{count + 1}: this is not the answer to row {count}, so it is no file"
-            " of ours. Name another."
+            f"{self._path}:{count + 1}: {problem}, so it is no file of ours. Name another."
           )
         if not is_whole:
           break
@@ -223,15 +221,6 @@ def _answered(generate, batch: Sequence[Question], first: int) -> list[Any]:
   for i, prediction in zip(good, predictions, strict=True):
     found[i] = prediction
   return found
-
-
-def _read_settings(path: pathlib.Path) -> dict[str, Any]:
-  """What a file of answers was begun with; {} where that is not known."""
-  try:
-    found = strict_json.parse_large(atomic_io.read(path, max_bytes=_MAX_LINE_BYTES))
-  except (OSError, strict_json.Malformed):
-    return {}
-  return found if isinstance(found, dict) else {}
 
 
 def _is_plain(value: Any) -> bool:

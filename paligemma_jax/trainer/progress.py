@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 import time
@@ -13,8 +14,15 @@ import ml_collections
 
 from paligemma_jax.config import schema
 
-# What a run spends its time on; every second counts to exactly one of these.
-PARTS = ("step", "compile", "data", "eval", "save")
+# What a run spends its time on, and how it is said of a host that others wait for; every second
+# counts to exactly one of these.
+PARTS = {
+  "step": "in a step",
+  "compile": "compiling the step",
+  "data": "reading data",
+  "eval": "in an evaluation",
+  "save": "in a save",
+}
 
 
 class Progress:
@@ -24,12 +32,10 @@ class Progress:
 
   Args:
     total: steps of the run.
-    batch_size: rows per step.
     start_step: the step the run goes on from.
-    stream: where to write; stderr by default.
-    main: whether this process writes; the others only measure.
+    main: whether this process writes, to `stream` or stderr; the others only measure.
     clock: seconds, monotonic.
-    on_part: called with the name of each part that begins.
+    on_part: called with the text of each part that begins.
   """
 
   def __init__(
@@ -64,7 +70,7 @@ class Progress:
     self._settle()
     self._stack.append(name)
     if self._on_part:
-      self._on_part(name)
+      self._on_part(PARTS[name])
     try:
       yield
     finally:
@@ -77,12 +83,10 @@ class Progress:
     return dict(self._secs)
 
   def log(self, step: int, values: dict[str, float]) -> dict[str, float]:
-    """Reports that `step` steps are done; returns the rates since the last report.
-
-    Args:
-      values: shown in this order, as in {'loss': 1.2, 'lr': 1e-5}.
+    """Reports that `step` steps are done, with `values` in their order.
 
     Returns:
+      The rates since the last report.
       examples_per_second: rows per second of "step" and "data" time.
       data_wait_share: share of that time spent waiting for data.
     """
@@ -97,7 +101,7 @@ class Progress:
     self._reported_step, self._reported_secs = step, secs
     line = " | ".join(self._pieces(step, values, rates))
     if self._is_terminal:
-      self._shown = _cut(line, _terminal_width(self._stream))
+      self._shown = _fitted(line, self._stream)
       line = "\r\x1b[K" + self._shown
     else:
       line += "\n"
@@ -157,32 +161,22 @@ def _short(value: float) -> str:
   """Four significant digits, without an exponent where that is easy to read."""
   if isinstance(value, int) or (value == 0):
     return str(int(value))
-  if value != value or abs(value) == float("inf"):
-    return str(value)
   if 1e-3 <= abs(value) < 1e6:
     return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
   return f"{value:.2e}"
 
 
-def _terminal_width(stream: Any) -> int:
+def _fitted(line: str, stream: Any) -> str:
+  """The line cut to the terminal's width: one that wraps could not be overwritten."""
   try:
-    return os.get_terminal_size(stream.fileno()).columns or 80
+    width = os.get_terminal_size(stream.fileno()).columns or 80
   except (OSError, ValueError):
-    return 80
-
-
-def _cut(line: str, width: int) -> str:
-  """A line that wraps could not be overwritten."""
+    width = 80
   return line if len(line) < width else line[: width - 2] + "…"
 
 
 class Calendar:
   """What is due at a step follows from the configuration and the length of the run alone.
-
-  Args:
-    config: its durations are read.
-    total: steps of the run.
-    num_rows: rows of an epoch.
 
   Raises:
     ConfigError: a duration that is none.
@@ -190,16 +184,12 @@ class Calendar:
 
   def __init__(self, config: ml_collections.ConfigDict, total: int, num_rows: int):
     self._total = total
-
-    def steps(duration: str, what: str) -> int:
-      return schema.to_steps(
-        duration,
-        what,
-        batch_size=config.train.batch_size,
-        num_examples=num_rows,
-        total_steps=total,
-      )
-
+    steps = functools.partial(
+      schema.to_steps,
+      batch_size=config.train.batch_size,
+      num_examples=num_rows,
+      total_steps=total,
+    )
     self._log_every = steps(config.log.every, "log.every")
     self._save_every = steps(config.ckpt.every, "ckpt.every")
     self._eval_every = {e.name: steps(e.every, f"{e.name}: every") for e in config.evals}

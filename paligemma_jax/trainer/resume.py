@@ -32,20 +32,19 @@ from paligemma_jax.trainer import workdir as workdirs
 from paligemma_jax.training import optimizers
 
 _NUM_SHOWN = 20
+_ANOTHER = "another --workdir begins a new run (init={} starts that with these weights)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
   """The training data of a run, and its changes.
 
-  Attributes:
-    parts: of the training rows, ops and tokenizer (`data.order.fingerprint`).
-    num_rows: how many rows there are.
-    total: steps of the run.
-    changes: {"step": when, "what": sentences} of each change that was allowed.
-    digests: `data.order.digests`.
-    old: what the run had when it was last started; None of a new one.
-    news: what is allowed to differ from `old`, as sentences.
+  parts: of the training rows, ops and tokenizer (`data.order.fingerprint`).
+  total: steps of the run.
+  changes: {"step": when, "what": sentences} of each change that was allowed.
+  digests: `data.order.digests`.
+  old: what the run had when it was last started; None of a new one.
+  news: what is allowed to differ from `old`, as sentences.
   """
 
   parts: Mapping[str, str]
@@ -80,16 +79,11 @@ def check_config(
   found = configs.changes(configs.read(workdir.config, keep_unknown=True), config)
   refused = found["refuse"] + ([] if allow_data_change else found["data"])
   if refused:
-    options = [
-      "the old values go on with it",
-      f"another --workdir begins a new run (init={workdir.path} starts that with these weights)",
-    ]
+    options = ["The old values go on with it", _ANOTHER.format(workdir.path)]
     if found["data"] and not found["refuse"]:
       options.append("--allow_data_change goes on with the new rows")
-    raise errors.ConfigError(
-      f"{workdir.path} holds a run with another configuration. What was -> what is now:\n"
-      f"{_listed(refused)}\n{_sentence(options)}"
-    )
+    heading = f"{workdir.path} holds a run with another configuration. What was -> what is now"
+    raise _refusal(heading, refused, options)
   for change in found["warn"]:
     logging.warning("this run was started with another value: %s", change)
   for change in found["moved"]:
@@ -110,10 +104,8 @@ def check_data(
   """Compares the rows, and the length of the run, with those of the run in the workdir.
 
   Args:
-    parts: of the training rows, ops and tokenizer (`data.order.fingerprint`).
-    rows: the source's rows.
-    total: steps of the run.
-    duration: the same as the configuration has it ('15 epochs').
+    parts, total: as in `Data`.
+    duration: `total` as the configuration has it ('15 epochs').
     allowed: what `check_config` returned.
     allow_data_change: only log the differences.
 
@@ -138,15 +130,10 @@ def check_data(
     ]
   lines = [line for listed in changed.values() for line in listed]
   if lines and not allow_data_change:
-    options = [
-      "the old data goes on with it",
-      f"another --workdir begins a new run (init={workdir.path} starts that with these weights)",
-      "--allow_data_change goes on with the new data",
-    ]
-    raise errors.ConfigError(
-      f"{workdir.path}: the data is not what this run began with:\n{_listed(lines)}\n"
-      f"{_sentence(options)}"
-    )
+    options = ["The old data goes on with it", _ANOTHER.format(workdir.path)]
+    options.append("--allow_data_change goes on with the new data")
+    heading = f"{workdir.path}: the data is not what this run began with"
+    raise _refusal(heading, lines, options)
   if not changed and total < old.total:
     raise errors.ConfigError(
       f"{workdir.path}: train.total={duration!r} is {total} steps, but the run was started for"
@@ -167,14 +154,10 @@ def claim(
   step: int,
   main: bool,
 ) -> Data:
-  """Writes configuration and data into the workdir; they are now those of its run.
+  """Writes configuration and data into the workdir, whose run now has them; the data as written.
 
   Args:
-    data: what `check_data` returned.
     step: that the run goes on from; 0 of a new one.
-
-  Returns:
-    The data with its new changes.
   """
   if data.news:
     change = {"step": step, "what": list(data.news)}
@@ -247,14 +230,10 @@ def _read_digests(workdir: workdirs.Workdir, num_rows: int) -> np.ndarray | None
   return digests if len(digests) == expected else None
 
 
-def _listed(lines: Sequence[str]) -> str:
+def _refusal(heading: str, lines: Sequence[str], options: Sequence[str]) -> errors.ConfigError:
   more = [f"and {len(lines) - _NUM_SHOWN} more"] if len(lines) > _NUM_SHOWN else []
-  return "\n".join(f"  {line}" for line in [*lines[:_NUM_SHOWN], *more])
-
-
-def _sentence(options: Sequence[str]) -> str:
-  text = f"{', '.join(options[:-1])}, or {options[-1]}."
-  return text[0].upper() + text[1:]
+  listed = "".join(f"\n  {line}" for line in [*lines[:_NUM_SHOWN], *more])
+  return errors.ConfigError(f"{heading}:{listed}\n{', '.join(options[:-1])}, or {options[-1]}.")
 
 
 _MAX_BYTES = 1 << 32  # Of metrics.jsonl.
@@ -276,9 +255,14 @@ def go_back(
     ConfigError: there is no such saved step, or it is not intact.
   """
   saved = checkpoints.steps()
-  record = {"step": step, "config": _digest(config)}
+  text = json.dumps(specs.to_json(config.to_dict()), sort_keys=True)
+  record = {"step": step, "config": hashlib.sha256(text.encode()).hexdigest()}
   done = workdir.path / "resume_step.json"
-  if _read_json(done) == record:
+  try:
+    last = strict_json.read_object(done, max_bytes=4096)
+  except (OSError, strict_json.Malformed):  # There was none, or the file is not ours.
+    last = {}
+  if last == record:
     return f"--resume_step {step} was done before; the run goes on from its newest state"
   if step not in saved:
     listed = ", ".join(map(str, saved)) or "none"
@@ -321,16 +305,3 @@ def _set_aside(workdir: workdirs.Workdir, step: int, later: list[int]) -> pathli
     os.replace(workdir.checkpoints / str(s), place / workdir.checkpoints.name / str(s))
   atomic_io.sync(workdir.checkpoints)
   return place
-
-
-def _read_json(path: pathlib.Path) -> dict[str, Any]:
-  """The last `--resume_step`; {} when there was none, or the file is not ours."""
-  try:
-    return strict_json.read_object(path, max_bytes=4096)
-  except (OSError, strict_json.Malformed):
-    return {}
-
-
-def _digest(config: ml_collections.ConfigDict) -> str:
-  text = json.dumps(specs.to_json(config.to_dict()), sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()

@@ -1,17 +1,20 @@
-"""From a configuration to a run's model, tokenizer, mesh, parameters, loader and length."""
+"""From a configuration to a run's model, tokenizer, mesh, parameters, loader, steps and length."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import math
 import pathlib
 from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any
+from concurrent import futures
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 from absl import logging
 from jax.sharding import Mesh
 
@@ -21,12 +24,15 @@ from paligemma_jax.checkpoint import opening
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.config import schema
 from paligemma_jax.core import errors
+from paligemma_jax.core import process
 from paligemma_jax.core import trees
 from paligemma_jax.data import examples
 from paligemma_jax.data import loader
 from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
+from paligemma_jax.trainer import progress as progress_lib
+from paligemma_jax.trainer import signals
 from paligemma_jax.training import loss
 from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
@@ -55,7 +61,7 @@ class Setup:
   @functools.cached_property
   def init(self) -> reader.Weights:
     """What `config.init` names, opened once: opening a run's checkpoint reads all its bytes."""
-    return opening.open_weights(self.config.init, fresh=fresh(self.config))
+    return opening.open_weights(self.config.init, fresh=fresh(self.config, self.model_config))
 
   @functools.cached_property
   def tokenizer(self) -> tokenizers.Tokenizer:
@@ -104,29 +110,20 @@ def lay_out(
   *,
   plain: bool = False,
 ) -> Setup:
-  """What `prepare` makes, without reading a file; the devices need not exist.
-
-  Args:
-    devices: that the mesh is made of; by default all there are.
-    plain: as in `prepare`.
+  """What `prepare` makes, without reading a file; `devices`, by default all, need not exist.
 
   Raises:
     ConfigError: sizes, regexes or devices that do not fit together.
   """
-  model_config = model_config_of(config)
+  model_config = variants.of_run(config.model.to_dict(), config.lora.to_dict())
   if plain:
     model_config = model_config.plain()
   else:
-    fresh(config)  # Its regexes are checked before a file is read.
+    fresh(config, model_config)  # Its regexes are checked before a file is read.
   mesh = sharding.make_mesh(config.mesh, devices)
   shapes = paligemma.param_shapes(model_config)
   trainable, frozen = ((), tuple(shapes)) if plain else optimizers.split(shapes, config.optim)
   return Setup(config, model_config, mesh, shapes, tuple(trainable), tuple(frozen))
-
-
-def model_config_of(config: ml_collections.ConfigDict) -> variants.ModelConfig:
-  """The model that the run's configuration asks for."""
-  return variants.of_run(config.model.to_dict(), config.lora.to_dict())
 
 
 def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Array]:
@@ -144,7 +141,7 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
     make_all = functools.partial(make, setup.model_config, setup.shapes)
     return jax.jit(make_all, out_shardings=places)(key)
   shapes = paligemma.param_shapes(setup.model_config.plain())
-  new = fresh(setup.config)
+  new = fresh(setup.config, setup.model_config)
   _check_new(setup, new)
   log(f"initial weights: {setup.init.path}")
   params = load.load_params(
@@ -180,7 +177,7 @@ def _check_new(setup: Setup, new: Collection[str]) -> None:
     )
 
 
-def fresh(config: ml_collections.ConfigDict) -> list[str]:
+def fresh(config: ml_collections.ConfigDict, model_config: variants.ModelConfig) -> list[str]:
   """The parameters, adapters aside, that start new although there is an `init`, sorted.
 
   Raises:
@@ -191,7 +188,7 @@ def fresh(config: ml_collections.ConfigDict) -> list[str]:
     return []
   if not config.init:
     raise errors.ConfigError(f"{asked[0]} is set, but without init all parameters start new.")
-  names = paligemma.param_shapes(model_config_of(config).plain())
+  names = paligemma.param_shapes(model_config.plain())
   found = trees.matches(config.init_fresh, names, "init_fresh")
   if config.init_only:
     found |= set(names) - trees.matches(config.init_only, names, "init_only")
@@ -214,13 +211,7 @@ def optimizer(setup: Setup, total: int, num_rows: int) -> optimizers.Optimizer:
 
 def abstract_state(setup: Setup, optimizer: optimizers.Optimizer) -> states.TrainState:
   """The run's state as ShapeDtypeStructs with shardings; nothing is allocated."""
-  return states.abstract(
-    setup.shapes,
-    setup.trainable,
-    optimizer,
-    setup.mesh,
-    dtype=setup.dtype,
-  )
+  return states.abstract(setup.shapes, setup.trainable, optimizer, setup.mesh, dtype=setup.dtype)
 
 
 def initial_state(
@@ -235,34 +226,26 @@ def train_step(
   setup: Setup, optimizer: optimizers.Optimizer, state: states.TrainState
 ) -> Callable[..., Any]:
   """The compiled step of the run; `state` may be abstract. See `training.step`."""
+  fn = setup.config.train.loss
+  if fn is None:
+    token_loss = loss.cross_entropy(setup.config.optim.label_smoothing)
+  else:
+    token_loss = loss.own(user_functions.token_loss(fn, setup.model_config.llm.vocab_size))
   return steps.make_train_step(
     setup.model_config,
     optimizer,
     state,
     setup.mesh,
-    token_loss=token_loss(setup),
+    token_loss=token_loss,
     grad_accum_steps=setup.config.train.grad_accum_steps,
     seed=setup.config.seed,
   )
 
 
-def token_loss(setup: Setup) -> loss.TokenLoss:
-  """The loss that the run trains on."""
-  fn = setup.config.train.loss
-  if fn is None:
-    return loss.cross_entropy(setup.config.optim.label_smoothing)
-  return loss.own(user_functions.token_loss(fn, setup.model_config.llm.vocab_size))
-
-
 def train_loader(
   setup: Setup, rows: Any, on_bad_row: loader.OnBadRow, *, known_bad: Iterable[int]
 ) -> loader.TrainLoader:
-  """The batches of the run, as its config says.
-
-  Args:
-    rows: of the training source.
-    on_bad_row, known_bad: as in `data.loader`.
-  """
+  """The batches of the run, as its config says; arguments as in `data.loader`."""
   train = setup.config.train
   if jax.process_index() == 0:
     for warning in examples.warnings(rows, train.pp, setup.config.evals):
@@ -274,19 +257,19 @@ def train_loader(
     batch_size=train.batch_size,
     text_len=train.text_len,
     overflow=train.overflow,
-    buckets=train.buckets,
-    seed=setup.config.seed,
     shuffle=train.shuffle,
-    bad_rows=train.bad_rows,
     on_bad_row=on_bad_row,
-    num_threads=train.num_threads,
-    num_workers=train.num_workers,
-    stall_secs=train.stall_secs,
     prefetch=train.prefetch,
-    process_index=jax.process_index(),
-    process_count=jax.process_count(),
     known_bad=sorted(known_bad),
+    **reading(setup.config),
   )
+
+
+def reading(config: ml_collections.ConfigDict) -> dict[str, Any]:
+  """The arguments with which `data.loader` reads rows to train on and rows to evaluate on alike."""
+  names = ("buckets", "bad_rows", "num_threads", "num_workers", "stall_secs")
+  share = {"process_index": jax.process_index(), "process_count": jax.process_count()}
+  return {name: config.train[name] for name in names} | share | {"seed": config.seed}
 
 
 def without_recomputation(setup: Setup) -> Setup:
@@ -298,7 +281,6 @@ def without_recomputation(setup: Setup) -> Setup:
 
 def describe(setup: Setup, total: int, num_rows: int) -> str:
   """One line on what is about to run."""
-
   num_trained = sum(math.prod(setup.shapes[name].shape) for name in setup.trainable)
   train = setup.config.train
   return (
@@ -332,9 +314,107 @@ def num_params(setup: Setup) -> int:
 
 def total_steps(config: ml_collections.ConfigDict, num_rows: int) -> int:
   """The run's length in steps."""
+  train = config.train
   return schema.to_steps(
-    config.train.total,
-    "train.total",
-    batch_size=config.train.batch_size,
-    num_examples=num_rows,
+    train.total, "train.total", batch_size=train.batch_size, num_examples=num_rows
   )
+
+
+class Ready(NamedTuple):
+  """A batch on the device and the program that takes it.
+
+  rows: int64[B], what is in it.
+  counts: of the loader, up to this batch.
+  is_new: this is the program's first batch.
+  """
+
+  on_device: dict[str, jax.Array]
+  program: Any
+  rows: np.ndarray
+  counts: dict[str, int]
+  is_new: bool
+
+
+class Stepper:
+  """Batches onto the device and through the step: one compiled program per batch shape.
+
+  Args:
+    step_fn: as `train_step` makes it.
+    start_step: the first batch is that of the step after it.
+    fill: `FeatureCache.fill`, where the run keeps image features.
+  """
+
+  def __init__(
+    self,
+    setup: Setup,
+    step_fn: Any,
+    train_loader: loader.TrainLoader,
+    start_step: int,
+    *,
+    fill: Callable[..., loader.Batch] | None,
+    stop: signals.StopRequest,
+    progress: progress_lib.Progress,
+  ):
+    self._setup, self._step_fn, self._loader = setup, step_fn, train_loader
+    self._batches = train_loader.batches(start_step)
+    self._fill, self._stop, self._progress = fill, stop, progress
+    self._programs: dict[Any, Any] = {}
+    self._first: futures.Future | None = None
+
+  def begin(self, state: states.TrainState) -> None:
+    """Reads the first batch and compiles its program in a thread."""
+
+    def make_first() -> tuple[loader.Batch, Any]:
+      batch = next(self._batches)
+      # With a feature cache the batch is not known here. Several processes compile together, when
+      # all of them have reached the step.
+      if self._fill is not None or jax.process_count() > 1:
+        return batch, None
+      on_device = sharding.put(batch, self._setup.mesh)
+      num_supervised = loss.num_supervised(batch["mask_loss"])
+      return batch, self._step_fn.lower(state, on_device, num_supervised).compile()
+
+    self._first = process.started(make_first)
+
+  def next(self, state: states.TrainState) -> Ready:
+    """The next batch.
+
+    Raises:
+      signals.Left: a stop was requested.
+    """
+    program, first = None, self._first
+    self._first = None
+    with self._progress.part("data" if first is None else "compile"):
+      if first is None:
+        batch = self._stop.leaving(lambda: next(self._batches))
+      else:
+        batch, program = self._stop.result(first)
+    counts = dict(self._loader.counts)
+    if self._fill is not None:
+      batch = self._fill(batch, state.params)
+    num_supervised = loss.num_supervised(batch["mask_loss"], num_processes=jax.process_count())
+    on_device = sharding.put(batch, self._setup.mesh)
+    key = (num_supervised, *(x.shape for x in on_device.values()))
+    is_new = key not in self._programs
+    if is_new:
+      with self._progress.part("compile"):
+        self._programs[key] = program or self._stop.leaving(
+          lambda: self._step_fn.lower(state, on_device, num_supervised).compile()
+        )
+    return Ready(on_device, self._programs[key], batch["_row"], counts, is_new)
+
+  def run(
+    self, state: states.TrainState, batch: Ready
+  ) -> tuple[states.TrainState, dict[str, jax.Array]]:
+    """Starts the step, which donates `state`; its numbers are there when it is done."""
+    with self._progress.part("compile" if batch.is_new else "step"):
+      state, sums = batch.program(state, batch.on_device)
+      if batch.is_new:
+        # Loading a program from the cache ends with its first step, not before.
+        jax.block_until_ready(sums)
+    return state, sums
+
+  def close(self) -> None:
+    """Ends the reading."""
+    with contextlib.suppress(ValueError):  # A thread that was left may be running it.
+      self._batches.close()

@@ -33,9 +33,6 @@ class StopRequest:
   a device. Entered outside the main thread, it handles none: Python does not allow it.
 
   Several hosts stop at the same place in the order of events, whichever of them got the signal.
-
-  Args:
-    team: the hosts of the run; None for one alone.
   """
 
   def __init__(self, team: hosts.Team | None = None):
@@ -56,7 +53,8 @@ class StopRequest:
     )
     self._listener.start()
     for number in (signal.SIGTERM, signal.SIGINT):
-      self._before[number] = signal.signal(number, _handled_by_thread)
+      # Without a handler they would end the process; the thread reads them.
+      self._before[number] = signal.signal(number, lambda number, frame: None)
     return self
 
   def __exit__(self, *_) -> None:
@@ -127,7 +125,3 @@ class StopRequest:
     if self._team:
       self._team.leave(128 + number, text)
     os._exit(128 + number)
-
-
-def _handled_by_thread(number: int, frame: object) -> None:
-  """The handler of signals that a thread reads: without one, they would end the process."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import fcntl
+import io
 import json
 import os
 import pathlib
@@ -49,7 +50,6 @@ def opened(path: str | os.PathLike[str], *, main: bool) -> Iterator[Workdir]:
   The kernel releases the lock when the process dies. The file `lock` names its last holder.
 
   Args:
-    path: a local folder.
     main: whether this is the process that writes; the others of a run neither write nor lock.
 
   Raises:
@@ -80,22 +80,11 @@ def _local(path: str | os.PathLike[str]) -> pathlib.Path:
 def make_writable(path: pathlib.Path, what: str, flag: str) -> None:
   """Makes the folder if it is missing, and tries to write to it.
 
-  Args:
-    what: what the folder is, in a word.
-    flag: the command-line flag that names it.
-
   Raises:
-    WorkdirError: it cannot be made or written.
+    WorkdirError: it cannot be made or written; calls it `what`, and its command-line `flag`.
   """
   try:
-    path.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path, prefix=".writable.")
-    try:
-      os.write(descriptor, b"x")
-      os.fsync(descriptor)
-    finally:
-      os.close(descriptor)
-      os.unlink(name)
+    try_to_write(path)
   except (FileExistsError, NotADirectoryError):
     raise errors.WorkdirError(
       f"The {what} {str(path)!r} cannot be made: a file is in its place. Move it, or choose"
@@ -106,6 +95,14 @@ def make_writable(path: pathlib.Path, what: str, flag: str) -> None:
       f"The {what} {str(path)!r} cannot be written: {e.strerror or e}. Free it or choose another"
       f" {flag}."
     ) from e
+
+
+def try_to_write(path: pathlib.Path) -> None:
+  """Makes the folder if it is missing, and a file in it for a moment; OSError where it cannot."""
+  path.mkdir(parents=True, exist_ok=True)
+  with tempfile.NamedTemporaryFile("wb", 0, dir=path, prefix=".writable.") as f:
+    f.write(b"x")
+    os.fsync(f.fileno())
 
 
 def _check_renames(path: pathlib.Path) -> None:
@@ -126,17 +123,13 @@ def _check_renames(path: pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: pathlib.Path, what: str, flag: str) -> Iterator[None]:
-  """Holds the lock file until the block ends, or the process dies.
-
-  Args:
-    what: what is locked, as the subject of a sentence.
-    flag: the command-line flag that names it.
+  """Holds the lock file of `what` until the block ends, or the process dies.
 
   Raises:
     WorkdirError: another process, which is named, holds it; or the file system has no locks.
   """
   try:
-    lock = _Lock(atomic_io.open_own(path, os.O_RDWR | os.O_CREAT))
+    lock = open(atomic_io.open_own(path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
   except OSError as e:
     raise errors.WorkdirError(f"{str(path)!r} cannot be opened: {e.strerror}.") from e
   # A forked child, a loader's worker for instance, has the lock too and might outlive us.
@@ -149,23 +142,11 @@ def locked(path: pathlib.Path, what: str, flag: str) -> Iterator[None]:
     lock.close()
 
 
-class _Lock:
-  """An open lock file; closing it releases the lock."""
-
-  def __init__(self, descriptor: int):
-    self.descriptor = descriptor
-
-  def close(self) -> None:
-    if self.descriptor >= 0:
-      os.close(self.descriptor)
-      self.descriptor = -1
-
-
-def _acquire(lock: _Lock, what: str, flag: str) -> None:
+def _acquire(lock: io.FileIO, what: str, flag: str) -> None:
   deadline = time.monotonic() + _WAIT_SECS
   while True:
     try:
-      fcntl.flock(lock.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
       break
     except BlockingIOError:
       if time.monotonic() > deadline:
@@ -183,13 +164,13 @@ def _acquire(lock: _Lock, what: str, flag: str) -> None:
     pid=os.getpid(),
     since=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
   )
-  os.ftruncate(lock.descriptor, 0)
-  os.pwrite(lock.descriptor, json.dumps(record).encode() + b"\n", 0)
+  lock.truncate(0)
+  lock.write(json.dumps(record).encode() + b"\n")
 
 
-def _holder(lock: _Lock) -> str:
+def _holder(lock: io.FileIO) -> str:
   try:
-    record = strict_json.parse_object(os.pread(lock.descriptor, 4096, 0))
+    record = strict_json.parse_object(lock.read(4096))
     return f"process {record['pid']} on {record['host']} since {record['since']}"
   except (strict_json.Malformed, KeyError):
     return "another process"

@@ -224,6 +224,8 @@ def test_a_saved_configuration_makes_no_code_run_without_consent(
   with pytest.raises(errors.ConfigError, match=r"'runs.sent:X' is not a spec"):
     load.load(str(path), allow_code=True)
   assert (tmp_path / "runs" / "ran").exists()  # So the first half could have failed.
+  default = load.load(str(path), unused=(f"train.{where}",)).train[where]
+  assert default == load.default_config().train[where]
   sys.modules.pop("runs.sent")
   sys.modules.pop("runs")
 

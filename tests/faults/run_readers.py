@@ -217,14 +217,14 @@ def _read_answers(folder, changed):
   from paligemma_jax.config import load as configs
   from paligemma_jax.models import variants
   from paligemma_jax.regions import loc
-  from paligemma_jax.report import gallery
+  from paligemma_jax.report import report
 
   for name in changed:
     path = folder / name
     if path.suffix == ".txt":
       if path.is_file() and not path.is_symlink():
         text = path.read_bytes().decode("utf-8", "replace")
-        gallery.parse_answer(text, 48, 64, codec="", bins=1024)
+        report.parse_answer(text, 48, 64, codec="")
         loc.parse_boxes(text, bins=1023)
       continue
     kept = configs.read(path, keep_unknown=True)

@@ -14,13 +14,11 @@ from paligemma_jax.multihost import hosts
 
 def made(port, count, index, stall_secs=60.0):
   name = f"machine{index}"
-
-  def connect(**callbacks):
-    if not index:
-      return channel.Hub(port, count, name, **callbacks)
-    return channel.Spoke(("127.0.0.1", port), index, count, name, **callbacks)
-
-  return hosts.Team(connect, stall_secs=stall_secs)
+  if index:
+    ours = channel.Spoke(("127.0.0.1", port), index, count, name)
+  else:
+    ours = channel.Hub(port, count, name)
+  return hosts.Team(ours, stall_secs=stall_secs)
 
 
 def joined(port, count, index, **options):
@@ -59,7 +57,7 @@ def bad_row(port, count, index):
   team = joined(port, count, index)
   with hosts.ending_together(team):
     if not index:
-      team.take_bad_rows(lambda rows: print("rows", rows, flush=True))
+      team.take_bad_rows(lambda **row: print("rejected", row, flush=True))
     for i in range(100):
       if i == 3 and index == count - 1:
         team.send_bad_row({"row": 5})

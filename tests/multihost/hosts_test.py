@@ -71,7 +71,7 @@ def test_two_hosts_of_one_number_do_not_start():
 def test_an_error_ends_all_with_its_code_and_sentence():
   ended, secs = run("bad_row")
   assert [code for code, _ in ended] == [65] * 3 and secs < 20
-  assert "rows [{'row': 5}]" in ended[0][1]
+  assert "rejected {'row': 5}" in ended[0][1]
   for _, out in ended[:2]:
     assert "error: host 2 (machine2) ended: row 5 is bad" in out and "Traceback" not in out
   assert "error: row 5 is bad" in ended[2][1]

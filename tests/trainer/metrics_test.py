@@ -68,13 +68,12 @@ def test_cut_at_any_byte_and_resumed_the_file_is_that_of_one_run(tmp_path, cut, 
   assert path.read_bytes() == whole
 
 
-def test_what_was_cut_and_what_was_torn_is_counted(tmp_path):
+def test_later_lines_and_torn_ones_are_cut(tmp_path):
   _write(tmp_path, -1, 5)
   path = tmp_path / "metrics.jsonl"
   path.write_bytes(path.read_bytes() + b'{"step": 6, "lo')
   log = _log(tmp_path, resume_step=3)
-  assert (log.num_cut, log.num_torn) == (2, 1)
-  assert [line["step"] for line in metrics.read(path)] == [1, 2, 3]
+  assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2, 3]
   log.close()
 
 
@@ -222,15 +221,13 @@ def _umask():
 
 
 @pytest.mark.parametrize("value", [[1], "a", None, {"a": 1}, True, 10**299, "NaN"])
-def test_a_line_that_was_edited_is_read_or_dropped_and_counted(value, tmp_path):
+def test_a_line_that_was_edited_is_read_or_dropped(value, tmp_path):
   path = tmp_path / "metrics.jsonl"
   edited = json.dumps({"step": 2, "loss": value})
   path.write_text(f'{{"step": 1, "loss": 1.0}}\n{edited}\n{{"step": 3, "loss": 9{"0" * 400}}}\n')
   is_number = value == "NaN" or isinstance(value, int)
   assert [line["step"] for line in metrics.read(path)] == [1, 2][: 1 + is_number]
-  log = _log(tmp_path, resume_step=3)
-  log.close()
-  assert (log.num_cut, log.num_torn) == (0, 2 - is_number)
+  _log(tmp_path, resume_step=3).close()
   assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == (
     [1, 2][: 1 + is_number]
   )

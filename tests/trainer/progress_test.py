@@ -93,7 +93,7 @@ def test_the_other_processes_say_nothing_and_measure_all_the_same():
 @given(
   st.recursive(
     st.just([]),
-    lambda inner: st.lists(st.tuples(st.sampled_from(progress.PARTS), inner), max_size=4),
+    lambda inner: st.lists(st.tuples(st.sampled_from(tuple(progress.PARTS)), inner), max_size=4),
     max_leaves=12,
   ),
   st.lists(st.integers(0, 50), min_size=40, max_size=40),

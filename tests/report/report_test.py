@@ -15,7 +15,6 @@ from PIL import Image
 from paligemma_jax.regions import loc
 from paligemma_jax.regions import mask_codec
 from paligemma_jax.regions import seg
-from paligemma_jax.report import gallery
 from paligemma_jax.report import report
 
 _HOSTILE = "\"><script>alert(1)</script><img src=x onerror=y>'&amp;\x00\ud800"
@@ -54,7 +53,7 @@ class _Document(html.parser.HTMLParser):
 
 def _written(tmp_path, items, **options):
   path = tmp_path / "gallery.html"
-  gallery.write_gallery(path, items, options.pop("title", "Title"), **options)
+  report.write_gallery(path, items, options.pop("title", "Title"), **options)
   return _Document(path.read_text("utf-8"))
 
 
@@ -67,7 +66,7 @@ _BOX_TEXT = st.lists(st.sampled_from(_PARTS)).map("".join)
 @given(texts=st.tuples(*[_TEXT | _BOX_TEXT] * 4), with_before=st.booleans())
 def test_no_text_can_add_an_element_or_break_the_page(tmp_path_factory, texts, with_before):
   def made(prompt, target, said, before):
-    item = gallery.GalleryItem(_IMAGE, prompt, target, said, before if with_before else None)
+    item = report.GalleryItem(_IMAGE, prompt, target, said, before if with_before else None)
     return _written(tmp_path_factory.getbasetemp(), [item])
 
   known = {tag for tag, _ in made("p", "<loc0001>" * 4 + "x", "t", "<loc0001>" * 4 + "x").elements}
@@ -77,11 +76,11 @@ def test_no_text_can_add_an_element_or_break_the_page(tmp_path_factory, texts, w
 
 def test_hostile_texts_are_shown_as_they_are_and_nothing_is_loaded(tmp_path):
   table = report.Table(_HOSTILE, (_HOSTILE, "b"), ((_HOSTILE, _HOSTILE),))
-  items = [gallery.GalleryItem(_IMAGE, _HOSTILE, _HOSTILE, _HOSTILE, _HOSTILE)]
-  document = _written(tmp_path, items, title=_HOSTILE, table=table, lead=_HOSTILE)
+  items = [report.GalleryItem(_IMAGE, _HOSTILE, _HOSTILE, _HOSTILE, _HOSTILE)]
+  document = _written(tmp_path, items, title=_HOSTILE, table=table)
   assert not document.all("script") and not document.all("img")
   shown = _HOSTILE.replace("\x00", "\ufffd").replace("\ud800", "?")
-  assert sum(shown in text for text in document.texts) == 11  # Title twice, and all the others.
+  assert sum(shown in text for text in document.texts) == 10  # Title twice, and all the others.
   (policy,) = [m["content"] for m in document.all("meta") if "http-equiv" in m]
   assert "default-src 'none'" in policy and "script" not in policy
   urls = [v for _, attrs in document.elements for k, v in attrs.items() if k in ("href", "src")]
@@ -89,33 +88,31 @@ def test_hostile_texts_are_shown_as_they_are_and_nothing_is_loaded(tmp_path):
 
 
 def test_the_image_in_the_page_is_the_image(tmp_path):
-  document = _written(tmp_path, [gallery.GalleryItem(_IMAGE, "p", "t", "s")])
+  document = _written(tmp_path, [report.GalleryItem(_IMAGE, "p", "t", "s")])
   (image,) = document.all("image")
   kind, data = image["href"].removeprefix("data:image/").split(";base64,")
   assert kind == "png"
   np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(data)))), _IMAGE)
   large = np.zeros((300, 300, 3), np.uint8)
-  (image,) = _written(tmp_path, [gallery.GalleryItem(large, "p", "t", "s")]).all("image")
+  (image,) = _written(tmp_path, [report.GalleryItem(large, "p", "t", "s")]).all("image")
   assert image["href"].startswith("data:image/jpeg;")
 
 
 def test_frames_stand_side_by_side(tmp_path):
   video = np.stack([np.full((10, 12, 3), i, np.uint8) for i in range(20)])
-  (svg,) = _written(tmp_path, [gallery.GalleryItem(video, "p", "t", "s")]).all("svg")
+  (svg,) = _written(tmp_path, [report.GalleryItem(video, "p", "t", "s")]).all("svg")
   assert svg["viewbox"] == f"0 0 {8 * 12} 10"
 
 
-@pytest.mark.parametrize(("bins", "right"), [(1024, 20.0), (1023, 40 * 512 / 1023)])
-def test_boxes_are_drawn_where_they_are(tmp_path, bins, right):
+def test_boxes_are_drawn_where_they_are(tmp_path):
   target = "<loc0000><loc0256><loc0512><loc0512> cat"
   said = "<loc0000><loc0000><loc0512><loc0256> dog ; <loc1 x"
-  document = _written(tmp_path, [gallery.GalleryItem(_IMAGE, "p", target, said)], bins=bins)
+  document = _written(tmp_path, [report.GalleryItem(_IMAGE, "p", target, said)])
   true_box, said_box = document.all("rect")
   assert true_box["class"] == "box-target" and said_box["class"] == "box-predicted"
-  left = 40 * 256 / bins
   drawn = [float(true_box[k]) for k in ("x", "y", "width", "height")]
   # Two decimals of a pixel are written.
-  assert drawn == pytest.approx([left, 0, right - left, 20 * 512 / bins], abs=0.006)
+  assert drawn == pytest.approx([10, 0, 10, 10], abs=0.006)
   texts = " ".join(document.texts)
   assert "overlap 0.00" in texts and "1 unreadable" in texts
 
@@ -127,7 +124,7 @@ def test_masks_are_drawn_where_they_are(tmp_path):
   target = seg.masks_to_text([mask], [None], ["cat"], codec=codec, bins=1024)
   said = seg.masks_to_text([np.roll(mask, 50, axis=1)], [None], ["cat"], codec=codec, bins=1024)
   image = np.zeros((100, 200, 3), np.uint8)
-  document = _written(tmp_path, [gallery.GalleryItem(image, "segment cat", target, said)])
+  document = _written(tmp_path, [report.GalleryItem(image, "segment cat", target, said)])
   veils = [v for v in document.all("image") if v.get("class") == "mask"]
   assert [v["width"] for v in veils] == ["200", "200"]
   assert [rect["class"] for rect in document.all("rect")] == ["box-target", "box-predicted"]
@@ -143,7 +140,7 @@ def test_masks_are_drawn_where_they_are(tmp_path):
 
 def test_a_mask_that_cannot_be_read_is_counted(tmp_path):
   box = "<loc0000><loc0000><loc0512><loc0512>"
-  items = [gallery.GalleryItem(_IMAGE, "p", box + "<seg000>" * 16, box + "<seg000>" * 15 + " x")]
+  items = [report.GalleryItem(_IMAGE, "p", box + "<seg000>" * 16, box + "<seg000>" * 15 + " x")]
   document = _written(tmp_path, items)
   assert "overlap 0.00 · 1 unreadable" in " ".join(document.texts)
   assert "x" in document.texts and len(document.all("rect")) == 2
@@ -152,7 +149,7 @@ def test_a_mask_that_cannot_be_read_is_counted(tmp_path):
 def test_before_and_after_stand_side_by_side_with_one_copy_of_the_image(tmp_path):
   target = loc.format_boxes([(0, 0, 0.5, 0.5)], ["cat"], bins=1024)
   before = loc.format_boxes([(0, 0, 0.5, 0.25)], ["cat"], bins=1024)
-  document = _written(tmp_path, [gallery.GalleryItem(_IMAGE, "p", target, target, before)])
+  document = _written(tmp_path, [report.GalleryItem(_IMAGE, "p", target, target, before)])
   assert len(document.all("image")) == len(document.all("use")) == 1
   classes = [rect["class"] for rect in document.all("rect")]
   assert classes == ["box-target", "box-before", "box-target", "box-predicted"]
@@ -171,7 +168,7 @@ def test_before_and_after_stand_side_by_side_with_one_copy_of_the_image(tmp_path
 
 
 def test_answers_are_marked_right_or_wrong(tmp_path):
-  items = [gallery.GalleryItem(_IMAGE, "p", "cat", said) for said in ("cat", "dog", "")]
+  items = [report.GalleryItem(_IMAGE, "p", "cat", said) for said in ("cat", "dog", "")]
   texts = " ".join(_written(tmp_path, items).texts)
   assert "cat ✓" in texts and "dog ✗" in texts and "(nothing)" in texts
 
@@ -203,7 +200,7 @@ def test_the_table_of_scores_is_aligned_in_text():
 
 
 def test_the_table_of_scores_is_the_same_in_html():
-  document = _Document(report.page("t", "", report.table_html(_SCORES)))
+  document = _Document(report.page("t", report.table_html(_SCORES)))
   cells = [text for text in document.texts if re.search(r"\S", text)]
   expected = "Scores metric baseline before after acc 0.100 0.250 0.900 num – – 200".split()
   assert cells[-13:] == expected

@@ -14,13 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from paligemma_jax.checkpoint import hf_export
+from paligemma_jax.checkpoint import export
 from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import load as load_lib
-from paligemma_jax.checkpoint import npz_export
 from paligemma_jax.checkpoint import opening
 from paligemma_jax.checkpoint import reader
-from paligemma_jax.checkpoint import weights_dir
 from paligemma_jax.core import errors
 from paligemma_jax.data import text_encoding
 from paligemma_jax.data import tokenizer as tokenizer_lib
@@ -204,15 +202,15 @@ class PaliGemma:
         with processor, tokenizer and a model card.
       dtype: "float32", "bfloat16" or "float16"; None keeps the present one.
     """
-    errors.pick(dict.fromkeys(("hf", "native", "npz")), format, "format")
-    sizes = opening.sizes_of(self.config)
-    if format == "npz":
-      return npz_export.save_npz(path, self.params, dtype=dtype, sizes=sizes)
-    if format == "native":
-      content = self.tokenizer.model_bytes if self.tokenizer else b""
-      return weights_dir.save_native(path, self.params, sizes, tokenizer=content, dtype=dtype)
-    token, files = hf_export.make(sizes, self.tokenizer, self._source)
-    return hf_export.save_hf(path, self.params, sizes, dtype=dtype, image_token=token, files=files)
+    return export.save(
+      path,
+      self.params,
+      opening.sizes_of(self.config),
+      format=format,
+      dtype=dtype,
+      tokenizer=self.tokenizer,
+      source=self._source,
+    )
 
   def _warn_of_markers(self, prompts: Sequence[str | Sequence[int]]) -> None:
     """Warns once of prompts with texts that other programs take for markers."""

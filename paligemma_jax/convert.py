@@ -52,11 +52,9 @@ def main(argv: Sequence[str]) -> None:
 
   devices.start(alone=True)
 
-  from paligemma_jax.checkpoint import hf_export
+  from paligemma_jax.checkpoint import export
   from paligemma_jax.checkpoint import load
-  from paligemma_jax.checkpoint import npz_export
   from paligemma_jax.checkpoint import opening
-  from paligemma_jax.checkpoint import weights_dir
   from paligemma_jax.data import tokenizer as tokenizers
 
   if args.dst.exists():
@@ -77,16 +75,15 @@ def main(argv: Sequence[str]) -> None:
   weights, params = opening.read_steadily(args.src, read)
   found = args.tokenizer or weights.tokenizer
   tokenizer = tokenizers.Tokenizer(found) if found else None
-  if args.format == "npz":
-    npz_export.save_npz(args.dst, params, dtype=args.dtype, sizes=weights.sizes)
-  elif args.format == "native":
-    content = tokenizer.model_bytes if tokenizer else b""
-    weights_dir.save_native(args.dst, params, weights.sizes, dtype=args.dtype, tokenizer=content)
-  else:
-    image_token, files = hf_export.make(weights.sizes, tokenizer, weights)
-    hf_export.save_hf(
-      args.dst, params, weights.sizes, dtype=args.dtype, image_token=image_token, files=files
-    )
+  export.save(
+    args.dst,
+    params,
+    weights.sizes,
+    format=args.format,
+    dtype=args.dtype,
+    tokenizer=tokenizer,
+    source=weights,
+  )
   print(f"wrote {args.dst}")
 
 

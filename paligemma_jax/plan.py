@@ -55,17 +55,16 @@ def main(argv: Sequence[str]) -> None:
   from paligemma_jax.models import variants
   from paligemma_jax.planning import answer as answers
   from paligemma_jax.planning import runs
-  from paligemma_jax.planning import search
   from paligemma_jax.planning import targets
 
   target = targets.get(args.on)
-  start = search.Change(args.config, args.overrides, allow_code=args.allow_code)
+  start = answers.Change(args.config, args.overrides, allow_code=args.allow_code)
   config = start.load()
   configs.validate(config, training=True, variants=variants.VARIANTS)
   num_rows, frames = _look_at_data(config)
   size = dict(frames=args.frames or frames, num_supervised=args.supervised)
 
-  def ask(changes: Sequence[search.Change], compiled: bool) -> list[dict[str, Any]]:
+  def ask(changes: Sequence[answers.Change], compiled: bool) -> list[dict[str, Any]]:
     loaded = [change.load() for change in changes]
     jobs = [runs.job(c, args.on, compiled=compiled, **size) for c in loaded]
     return runs.ask(jobs, args.on, effort=args.effort, timeout_secs=args.timeout)
@@ -78,7 +77,7 @@ def main(argv: Sequence[str]) -> None:
     command_line.note(
       f"{args.config} does not fit {args.on}; searching for the cheapest change that does"
     )
-    suggestions = search.search(
+    suggestions = answers.search(
       start, found, ask, want=args.suggest, tries=args.tries, note=command_line.note
     )
   answer = answers.answer(

@@ -134,11 +134,11 @@ def _remedies(file: str, overrides: Sequence[str | tuple[str, str]], allow_code:
 
   import jax
 
-  from paligemma_jax.planning import search
+  from paligemma_jax.planning import answer
 
   pairs = (item.partition("=")[::2] if isinstance(item, str) else item for item in overrides)
-  start = search.Change(file, tuple(pairs), allow_code=allow_code)
-  changes = search.remedies(start, num_row_shards=jax.device_count())
+  start = answer.Change(file, tuple(pairs), allow_code=allow_code)
+  changes = answer.remedies(start, num_row_shards=jax.device_count())
   plan = f"{command_line.called('plan')} --config {file}"
   return [*changes, f"`{plan}` looks for the first that fits"]
 

@@ -10,8 +10,8 @@ from PIL import Image
 
 import paligemma_jax as pj
 from paligemma_jax import api
-from paligemma_jax.checkpoint import load as load_lib
-from paligemma_jax.checkpoint import npz_export
+from paligemma_jax.checkpoint import export
+from paligemma_jax.checkpoint import opening
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 from paligemma_jax.pp import image_input
@@ -81,7 +81,7 @@ def tiny(tmp_path_factory):
   path = tmp_path_factory.mktemp("tiny") / "tiny.npz"
   model_config = variants.get("tiny", res=28, dtype="float32")
   params = paligemma.init_params(model_config, jax.random.key(0))
-  npz_export.save_npz(path, params)
+  export.save_npz(path, params)
   return pj.load(path, dtype="float32", tokenizer=setup.DEMO_TOKENIZER)
 
 
@@ -353,7 +353,7 @@ def test_what_is_saved_loads_as_the_same_model(tiny, tmp_path, kind):
 
 def test_saving_in_another_dtype_and_loading_it(tiny, tmp_path):
   path = tiny.save(tmp_path / "half", dtype="bfloat16")
-  weights = load_lib.open_weights(path)
+  weights = opening.open_weights(path)
   assert {e.dtype.name for e in weights.entries.values()} == {"bfloat16"}
   again = pj.load(path)
   assert again.config.dtype == "bfloat16"

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from paligemma_jax.checkpoint import weights_dir
+from paligemma_jax.checkpoint import export
 from paligemma_jax.core import sampling_options
 from paligemma_jax.models import param_table
 from paligemma_jax.trainer import setup
@@ -74,7 +74,7 @@ def test_images_and_rows_are_answered_and_a_second_run_has_nothing_to_do(tmp_pat
     n: rng.normal(0, 0.3, s).astype(np.float32) for n, s in param_table.shapes(_SIZES).items()
   }
   tokenizer = setup.DEMO_TOKENIZER.read_bytes()
-  weights = weights_dir.save_native(tmp_path / "weights", params, _SIZES, tokenizer=tokenizer)
+  weights = export.save_native(tmp_path / "weights", params, _SIZES, tokenizer=tokenizer)
   paths = []
   for i in range(3):
     paths.append(tmp_path / f"{i}.png")

@@ -25,7 +25,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-from paligemma_jax.checkpoint import npz_export
+from paligemma_jax.checkpoint import export
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.models import param_table
 from paligemma_jax.models import variants
@@ -110,7 +110,7 @@ def sizes(variant: str, res: int) -> dict:
 def make_npz(folder: pathlib.Path, model: dict) -> pathlib.Path:
   """Writes a random bfloat16 npz in the published format."""
   arrays = {n: RandomArray(s, i) for i, (n, s) in enumerate(param_table.shapes(model).items())}
-  return npz_export.save_npz(folder / "random.npz", arrays)
+  return export.save_npz(folder / "random.npz", arrays)
 
 
 def make_hf(folder: pathlib.Path, model: dict) -> pathlib.Path:

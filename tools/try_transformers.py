@@ -170,8 +170,7 @@ def _make(folder: pathlib.Path, generation: int) -> None:
     adapters = _adapters(spec, params, rng)
     trained = {n: params[n] + 0.1 for n in peft_export.modules_of(names_trained, sizes)}
     peft_export.save_peft(
-        folder / "adapters" / kind, adapters, sizes, rank=spec.rank, alpha=spec.alpha,
-        rslora=spec.rslora, dora=spec.dora, dropout=0.0, trained=trained,
+        folder / "adapters" / kind, adapters, sizes, spec, trained=trained,
         base=str((folder / "model").absolute()),
     )  # fmt: skip
     tuned = api.PaliGemma(config, _merged(spec, params | trained, adapters), tokenizer)

@@ -14,7 +14,6 @@ from absl import logging
 from paligemma_jax.checkpoint import hf_config
 from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import reader
-from paligemma_jax.checkpoint import safetensors
 from paligemma_jax.core import errors
 from paligemma_jax.models import param_table
 
@@ -31,109 +30,90 @@ def open_hf(path: str | os.PathLike, fresh: Collection[str] = ()) -> reader.Weig
   path = pathlib.Path(path)
   config = reader.read_json(path / "config.json")
   sizes = hf_config.sizes_of(config, str(path / "config.json"))
-  llm = sizes["llm"]
   table = {name: row for name, row in param_table.rows(sizes).items() if name not in fresh}
   dims = param_table.dims_of(sizes)
-  found = find(
-    path, lambda tensors: _check(tensors, sizes, fresh, _stored(dims, tensors), str(path))
-  )
+  found = find(path, lambda tensors: _check(tensors, sizes, fresh, str(path)))
   if param_table.INPUT_EMBEDDING in table:
-    llm["vocab_size"] = vocab_size(path, config, found[param_table.EMBEDDING])
-  layouts = {name: _Layout(row, dims, found) for name, row in table.items()}
+    sizes["llm"]["vocab_size"] = vocab_size(path, config, found[param_table.EMBEDDING])
   shapes = param_table.shapes(sizes)
+  ids = (config.get("image_token_index"), config.get("image_token_id"))  # Either name is in use.
   return reader.Weights(
     path=path,
     kind="hf",
-    entries={name: reader.Entry(shapes[name], layouts[name].dtype) for name in table},
+    entries={name: reader.Entry(shapes[name], _dtype(row, found)) for name, row in table.items()},
     sizes=sizes,
     tokenizer=hub.find_tokenizer(path),
-    blocks=lambda name: layouts[name].blocks(shapes[name]),
-    image_token=_image_token(config),
+    blocks=lambda name: _blocks(table[name], dims, found, shapes[name][0]),
+    image_token=next((i for i in ids if type(i) is int and i > 0), 0),
     folder=path,
   )
 
 
-def _stored(dims: Mapping[str, int], found: Tensors) -> dict[str, int]:
-  """The dims that the stored tensors should have; config.json may leave out padding."""
-  embedding = found.get(param_table.EMBEDDING)
-  if embedding is not None and embedding.entry.shape:
-    rows = embedding.entry.shape[0]
-    if {dims["V"], rows} == {RELEASED, num_rows(RELEASED, RELEASED)}:
-      return {**dims, "V": rows}
-  return dict(dims)
+def places(row: param_table.Param, depth: int) -> Iterator[tuple[str, tuple[int, ...]]]:
+  """(their name, its index in our array) of each tensor that makes one of our parameters.
+
+  Args:
+    depth: the first dimension of ours, which is its layers where it has any.
+  """
+  layered = "{i}" in row.hf[0]
+  for i in range(depth if layered else 1):
+    for part, name in enumerate(row.hf):
+      index = (i, part) if layered else (part,)
+      yield name.format(i=i), index if len(row.hf) > 1 else index[:-1]
 
 
-def _image_token(config: Mapping[str, Any]) -> int:
-  """The id that stands for image tokens, under either name; 0 where config.json has none."""
-  for key in ("image_token_index", "image_token_id"):
-    if type(config.get(key)) is int and config[key] > 0:
-      return config[key]
-  return 0
+def _dtype(row: param_table.Param, found: Tensors) -> np.dtype:
+  """Of our parameter; mixed precisions meet in the one that holds them all."""
+  dtypes = {found[name.format(i=0)].entry.dtype for name in row.hf}
+  return dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
 
 
-class _Layout:
-  """The tensors that make one of our parameters, and how."""
-
-  def __init__(
-    self,
-    row: param_table.Param,
-    dims: Mapping[str, int],
-    found: Mapping[str, safetensors.Tensor],
-  ):
-    self._row = row
-    self._dims = dims
-    self._found = found
-    dtypes = {found[name.format(i=0)].entry.dtype for name in row.hf}
-    # Mixed precisions meet in the one that holds them all.
-    self.dtype = dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
-
-  def blocks(self, shape: tuple[int, ...]) -> Iterator[np.ndarray]:
-    """Our array in blocks: one layer at a time, or rows of the embedding."""
-    if self._row.hf == (param_table.EMBEDDING,):
-      yield from self._embedding(shape[0])
-      return
-    layered = "{i}" in self._row.hf[0]
-    for i in range(shape[0] if layered else 1):
-      parts = []
-      for name in self._row.hf:
-        tensor = self._found[name.format(i=i)]
-        array = safetensors.rows(tensor, 0, tensor.entry.shape[0])
-        parts.append(param_table.to_ours(array, self._row.layout, self._dims))
-      block = parts[0] if len(parts) == 1 else np.stack(parts)
-      yield block[None] if layered else block
-
-  def _embedding(self, num_rows: int) -> Iterator[np.ndarray]:
-    head = self._found.get(param_table.LM_HEAD)
-    blocks = safetensors.row_blocks(self._found[param_table.EMBEDDING], num_rows)
-    if head is None:
-      yield from blocks
-      return
-    for block, copy in zip(blocks, safetensors.row_blocks(head, num_rows), strict=True):
-      if not np.array_equal(block, copy):
-        raise errors.CheckpointError(
-          f"{head.path}: lm_head differs from the embedding; PaliGemma ties the two."
-        )
-      yield block
+def _blocks(
+  row: param_table.Param, dims: Mapping[str, int], found: Tensors, num_rows: int
+) -> Iterator[np.ndarray]:
+  """Our array in blocks: one layer at a time, or rows of the embedding."""
+  if row.name == param_table.INPUT_EMBEDDING:
+    yield from _embedding(found, num_rows)
+    return
+  layered = "{i}" in row.hf[0]
+  for i in range(num_rows if layered else 1):
+    tensors = [found[name.format(i=i)] for name in row.hf]
+    arrays = [reader.rows(tensor, 0, tensor.entry.shape[0]) for tensor in tensors]
+    parts = [param_table.to_ours(array, row.layout, dims) for array in arrays]
+    block = parts[0] if len(parts) == 1 else np.stack(parts)
+    yield block[None] if layered else block
 
 
-def _check(
-  found: Mapping[str, safetensors.Tensor],
-  sizes: Mapping[str, Any],
-  fresh: Collection[str],
-  dims: Mapping[str, int],
-  where: str,
-) -> None:
+def _embedding(found: Tensors, num_rows: int) -> Iterator[np.ndarray]:
+  head = found.get(param_table.LM_HEAD)
+  blocks = reader.row_blocks(found[param_table.EMBEDDING], num_rows)
+  if head is None:
+    yield from blocks
+    return
+  for block, copy in zip(blocks, reader.row_blocks(head, num_rows), strict=True):
+    if not np.array_equal(block, copy):
+      raise errors.CheckpointError(
+        f"{head.path}: lm_head differs from the embedding; PaliGemma ties the two."
+      )
+    yield block
+
+
+def _check(found: Tensors, sizes: Mapping[str, Any], fresh: Collection[str], where: str) -> None:
+  """Raises CheckpointError unless the tensors are those of a model of these sizes."""
+  shapes = {name: tensor.entry.shape for name, tensor in found.items()}
+  dims, depths = param_table.dims_of(sizes), param_table.shapes(sizes)
+  released, rows = hf_config.RELEASED, shapes.get(param_table.EMBEDDING, ())[:1]
+  if rows and {dims["V"], *rows} == {released, hf_config.num_rows(released, released)}:
+    dims["V"] = rows[0]  # config.json may leave out padding.
   expected = {}
   left_out = {param_table.LM_HEAD} if param_table.INPUT_EMBEDDING in fresh else set()
   for name, row in param_table.rows(sizes).items():
-    depth = dims[row.shape[0]] if "{i}" in row.hf[0] else 1
-    for their in (t.format(i=i) for t in row.hf for i in range(depth)):
-      expected[their] = param_table.their_shape(row.layout, dims)
-      if name in fresh:
-        left_out.add(their)
+    theirs = [their for their, _ in places(row, depths[name][0])]
+    expected.update(dict.fromkeys(theirs, param_table.their_shape(row.layout, dims)))
+    if name in fresh:
+      left_out.update(theirs)
   if param_table.LM_HEAD in found:
     expected[param_table.LM_HEAD] = expected[param_table.EMBEDDING]
-  shapes = {name: tensor.entry.shape for name, tensor in found.items()}
   param_table.check(shapes, expected, where, left_out)
 
 
@@ -143,7 +123,7 @@ _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.safetensors")
 # What wrappers put in front of every name: data parallelism, torch.compile, PEFT.
 _WRAPPERS = ("module.", "_orig_mod.", "base_model.model.")
 
-Tensors = dict[str, safetensors.Tensor]
+Tensors = dict[str, reader.Tensor]
 
 
 def find(path: pathlib.Path, check: Callable[[Tensors], None]) -> Tensors:
@@ -169,7 +149,7 @@ def find(path: pathlib.Path, check: Callable[[Tensors], None]) -> Tensors:
   wrong: dict[str, errors.CheckpointError] = {}
   for name in there:
     try:
-      tensors = ways[name](path)
+      tensors = _canonical(ways[name](path), path)
       check(tensors)
       good[name] = tensors
     except errors.CheckpointError as e:
@@ -189,7 +169,7 @@ def find(path: pathlib.Path, check: Callable[[Tensors], None]) -> Tensors:
 
 
 def _single(path: pathlib.Path) -> Tensors:
-  return _canonical(safetensors.read_header(path / SINGLE, buffers=param_table.BUFFER), path)
+  return reader.safetensors_header(path / SINGLE, buffers=param_table.BUFFER)
 
 
 def _sharded(path: pathlib.Path) -> Tensors:
@@ -207,7 +187,7 @@ def _sharded(path: pathlib.Path) -> Tensors:
     shards.setdefault(shard, set()).add(name)
   found: Tensors = {}
   for shard, listed in sorted(shards.items()):
-    tensors = safetensors.read_header(path / shard, buffers=param_table.BUFFER)
+    tensors = reader.safetensors_header(path / shard, buffers=param_table.BUFFER)
     odd = sorted(n for n in set(tensors) ^ listed if not param_table.BUFFER.search(n))
     if odd:
       raise errors.CheckpointError(
@@ -217,13 +197,19 @@ def _sharded(path: pathlib.Path) -> Tensors:
     if twice:
       raise errors.CheckpointError(f"{path}: {twice[0]!r} is there twice, in two shards.")
     found.update(tensors)
-  return _canonical(found, path)
+  return found
 
 
-def _canonical(tensors: Mapping[str, safetensors.Tensor], path: pathlib.Path) -> Tensors:
+def _canonical(tensors: Tensors, path: pathlib.Path) -> Tensors:
   """The tensors by the names of `param_table`; a tied pair stored once is the embedding."""
+  bare = dict(tensors)
+  while bare:
+    prefix = next((w for w in _WRAPPERS if all(name.startswith(w) for name in bare)), "")
+    if not prefix:
+      break
+    bare = {name.removeprefix(prefix): tensor for name, tensor in bare.items()}
   found: Tensors = {}
-  for name, tensor in _unwrapped(tensors).items():
+  for name, tensor in bare.items():
     key = param_table.canonical(name)
     if key in found:
       raise errors.CheckpointError(f"{path}: {name!r} is there twice, under two spellings.")
@@ -233,52 +219,28 @@ def _canonical(tensors: Mapping[str, safetensors.Tensor], path: pathlib.Path) ->
   return found
 
 
-def _unwrapped(tensors: Mapping[str, safetensors.Tensor]) -> dict[str, safetensors.Tensor]:
-  found = dict(tensors)
-  while found:
-    prefix = next((w for w in _WRAPPERS if all(name.startswith(w) for name in found)), "")
-    if not prefix:
-      break
-    found = {name.removeprefix(prefix): tensor for name, tensor in found.items()}
-  return found
-
-
-IMAGE = "<image>"
-RELEASED = 257_152
-MULTIPLE = 64
-KEY = "_vocab_size"  # Of config.json, as in released files.
 _ALIKE = 0.5  # Of the spread of ordinary rows; released rows are within 0.02 of it.
 _MAX_JSON_BYTES = 40 << 20  # Gemma's tokenizer.json has 17 to 35 MB.
 _MAX_SAMPLE = 4096  # Rows.
 _MAX_DIGITS = 19  # Of an id.
 
 
-def num_rows(vocab_size: int, image_token: int) -> int:
-  """How many rows an export's embedding has: one for the image token too, padded to MULTIPLE."""
-  needed = max(vocab_size, image_token + 1)
-  return needed if image_token < vocab_size else -(-needed // MULTIPLE) * MULTIPLE
-
-
-def vocab_size(path: pathlib.Path, config: Mapping[str, Any], table: safetensors.Tensor) -> int:
+def vocab_size(path: pathlib.Path, config: Mapping[str, Any], table: reader.Tensor) -> int:
   """How many rows of the stored `table` are vocabulary; a log line says when spare ones are not."""
   rows = table.entry.shape[0]
-  words = _without_padding(config, rows)
-  if words == rows:
+  words = config.get(hf_config.KEY, hf_config.RELEASED)
+  if type(words) is not int or words < 1 or rows != hf_config.num_rows(words, words):
     return rows
-  named = {i: t for i, t in added_tokens(path).items() if words <= i < rows and t != IMAGE}
+  named = {i: text for i, text in added_tokens(path).items() if words <= i < rows}
+  named = {i: text for i, text in named.items() if text != hf_config.IMAGE}
+  reason = ""
   if named:
-    logging.info(
-      "%s: keeps all %d rows of the embedding: %r is token %d", path, rows, *_first(named)
-    )
-    return rows
-  if not alike(table, words):
-    logging.info(
-      "%s: keeps all %d rows of the embedding: those from %d on differ from each other, so they"
-      " have been trained",
-      path,
-      rows,
-      words,
-    )
+    first = min(named)
+    reason = f"{named[first]!r} is token {first}"
+  elif not alike(table, words):
+    reason = f"those from {words} on differ from each other, so they have been trained"
+  if reason:
+    logging.info("%s: keeps all %d rows of the embedding: %s", path, rows, reason)
     return rows
   logging.info("%s: rows %d to %d only pad the embedding and are left out", path, words, rows - 1)
   return words
@@ -310,17 +272,11 @@ def added_tokens(path: pathlib.Path) -> dict[int, str]:
   return found
 
 
-def _without_padding(config: Mapping[str, Any], rows: int) -> int:
-  words = config.get(KEY, RELEASED)
-  padded = type(words) is int and words > 0 and rows == num_rows(words, words)
-  return words if padded else rows
-
-
-def alike(table: safetensors.Tensor, words: int) -> bool:
+def alike(table: reader.Tensor, words: int) -> bool:
   """Whether the rows from `words` on are as alike as untrained ones."""
   rows = table.entry.shape[0]
-  spare = safetensors.rows(table, words, rows).astype(np.float32)
-  sample = safetensors.rows(table, 0, min(words, _MAX_SAMPLE)).astype(np.float32)
+  spare = reader.rows(table, words, rows).astype(np.float32)
+  sample = reader.rows(table, 0, min(words, _MAX_SAMPLE)).astype(np.float32)
   spread = np.sqrt(np.mean(np.var(sample, axis=0)))
   off = np.sqrt(np.mean((spare - np.median(spare, axis=0)) ** 2, axis=1))
   return bool(off.max() <= _ALIKE * spread)
@@ -332,8 +288,3 @@ def _add(found: dict[int, str], i: Any, text: Any, where: pathlib.Path) -> None:
       f"{where}: names the token {str(text)[:60]!r} with the id {str(i)[:60]!r}."
     )
   found[i] = text
-
-
-def _first(named: Mapping[int, str]) -> tuple[str, int]:
-  i = min(named)
-  return named[i], i

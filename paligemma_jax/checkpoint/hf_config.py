@@ -1,11 +1,30 @@
-"""Sizes of a model from a Hugging Face config.json, and a refusal of what we do not compute."""
+"""The small files of a Hugging Face directory: config.json, read and written, and all beside it.
+
+What a config.json asks for and we do not compute is refused.
+"""
 
 from __future__ import annotations
 
+import json
+import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from absl import logging
+
+from paligemma_jax.checkpoint import reader
+from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
+from paligemma_jax.core import strict_json
+from paligemma_jax.data import tokenizer_files
+
+if TYPE_CHECKING:  # Its package takes a while to import.
+  from paligemma_jax.data import tokenizer as tokenizers
+
+IMAGE = "<image>"
+RELEASED = 257_152  # Tokens of the released vocabulary, and the id of the image token behind it.
+KEY = "_vocab_size"  # Of config.json, as in released files.
+_MULTIPLE = 64
 
 # Keys equal to the class's default are left out of released files, so the defaults are needed:
 # GemmaConfig, Gemma2Config and SiglipVisionConfig of transformers 4.41 to 5. A null means off.
@@ -47,6 +66,23 @@ _GEMMA2 = {
   "query_pre_attn_scalar": 256,
   "sliding_window": 4096,
 }
+# {our size: their key}.
+_IMG = {
+  "width": "hidden_size",
+  "depth": "num_hidden_layers",
+  "mlp_dim": "intermediate_size",
+  "num_heads": "num_attention_heads",
+  "patch_size": "patch_size",
+}
+_LLM = {
+  "width": "hidden_size",
+  "depth": "num_hidden_layers",
+  "mlp_dim": "intermediate_size",
+  "num_heads": "num_attention_heads",
+  "num_kv_heads": "num_key_value_heads",
+  "head_dim": "head_dim",
+}
+_SPECIAL = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": 2}
 # Far above any model; they bound what is allocated before the weights are read.
 _MAX_LAYERS = 1000
 _MAX_SIZE = 1 << 26
@@ -65,7 +101,7 @@ _ONE_WAY = {  # What our model computes; anything else would be wrong numbers, s
 
 
 def sizes_of(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-  """The sizes as in `params.sizes_of`; the vocabulary is as stored, padding included.
+  """The sizes as in `param_table.sizes_of`; the vocabulary is as stored, padding included.
 
   Raises:
     CheckpointError: not a PaliGemma, or with settings that we do not compute.
@@ -89,20 +125,9 @@ def sizes_of(config: Mapping[str, Any], where: str) -> dict[str, Any]:
       f" multiples of {img['num_attention_heads']} heads and patch {img['patch_size']}."
     )
   return {
-    "img": {
-      "width": img["hidden_size"],
-      "depth": img["num_hidden_layers"],
-      "mlp_dim": img["intermediate_size"],
-      "num_heads": img["num_attention_heads"],
-      "patch_size": img["patch_size"],
-    },
+    "img": {ours: img[theirs] for ours, theirs in _IMG.items()},
     "llm": {
-      "width": llm["hidden_size"],
-      "depth": llm["num_hidden_layers"],
-      "mlp_dim": llm["intermediate_size"],
-      "num_heads": llm["num_attention_heads"],
-      "num_kv_heads": llm["num_key_value_heads"],
-      "head_dim": llm["head_dim"],
+      **{ours: llm[theirs] for ours, theirs in _LLM.items()},
       "vocab_size": llm["vocab_size"],
       "post_norms": gemma2,
       "attn_softcap": float(llm["attn_logit_softcapping"] or 0) if gemma2 else 0.0,
@@ -127,19 +152,12 @@ def config_of(sizes: Mapping[str, Any], dtype: str, image_token: int, rows: int)
   num_image_tokens = (sizes["res"] // img["patch_size"]) ** 2
   text = {
     "model_type": "gemma2" if llm["post_norms"] else "gemma",
-    "hidden_size": llm["width"],
-    "num_hidden_layers": llm["depth"],
-    "intermediate_size": llm["mlp_dim"],
-    "num_attention_heads": llm["num_heads"],
-    "num_key_value_heads": llm["num_kv_heads"],
-    "head_dim": llm["head_dim"],
+    **{theirs: llm[ours] for ours, theirs in _LLM.items()},
     "vocab_size": rows,
     "num_image_tokens": num_image_tokens,
     "hidden_activation": "gelu_pytorch_tanh",
     "torch_dtype": dtype,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "bos_token_id": 2,
+    **_SPECIAL,
   }
   if llm["post_norms"]:
     window = llm["sliding_window"]
@@ -155,11 +173,7 @@ def config_of(sizes: Mapping[str, Any], dtype: str, image_token: int, rows: int)
     }
   vision = {
     "model_type": "siglip_vision_model",
-    "hidden_size": img["width"],
-    "num_hidden_layers": img["depth"],
-    "intermediate_size": img["mlp_dim"],
-    "num_attention_heads": img["num_heads"],
-    "patch_size": img["patch_size"],
+    **{theirs: img[ours] for ours, theirs in _IMG.items()},
     "image_size": sizes["res"],
     "num_image_tokens": num_image_tokens,
     "projection_dim": llm["width"],
@@ -174,14 +188,23 @@ def config_of(sizes: Mapping[str, Any], dtype: str, image_token: int, rows: int)
     "hidden_size": llm["width"],
     "projection_dim": llm["width"],
     "image_token_index": image_token,
-    "_vocab_size": llm["vocab_size"],
+    KEY: llm["vocab_size"],
     "tie_word_embeddings": True,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-    "bos_token_id": 2,
+    **_SPECIAL,
     "text_config": text,
     "vision_config": vision,
   }
+
+
+def num_rows(vocab_size: int, image_token: int) -> int:
+  """How many rows an export's embedding has: one for the image token too, padded."""
+  needed = max(vocab_size, image_token + 1)
+  return needed if image_token < vocab_size else -(-needed // _MULTIPLE) * _MULTIPLE
+
+
+def default_image_token(vocab_size: int) -> int:
+  """The id of image tokens where nothing says it: the released one, or the one behind the last."""
+  return min(vocab_size, RELEASED)
 
 
 def _section(
@@ -196,24 +219,20 @@ def _section(
     raise errors.CheckpointError(f"{where}: {name} scales rotary positions ({rope}); ours are not.")
   section = {**defaults, **given, **{k: rope[k] for k in ("rope_theta",) if k in rope}}
   for key, default in defaults.items():
-    value = section[key]
+    value, wrong = section[key], ""
     most = _MAX_LAYERS if key == "num_hidden_layers" else _MAX_SIZE
+    if value is None and (key == "sliding_window" or key.endswith("softcapping")):
+      continue
     if type(default) is int and not (type(value) is int and 0 < value <= most):
-      if value is not None or key != "sliding_window":
-        raise errors.CheckpointError(
-          f"{where}: {name}.{key} is {value!r}, not a whole number from 1 to {most}."
-        )
-    if key in _ONE_WAY and value not in _ONE_WAY[key]:
-      raise errors.CheckpointError(
-        f"{where}: {name}.{key} is {value!r}; the model computes {_ONE_WAY[key][-1]!r} only."
-      )
-    if key.endswith("softcapping") and value is not None:
+      wrong = f", not a whole number from 1 to {most}"
+    elif key in _ONE_WAY and value not in _ONE_WAY[key]:
+      wrong = f"; the model computes {_ONE_WAY[key][-1]!r} only"
+    elif key.endswith("softcapping"):
       # The comparison is false of NaN too.
       if type(value) not in (int, float) or not 0 <= value < _MAX_SOFTCAP:
-        raise errors.CheckpointError(
-          f"{where}: {name}.{key} is {value!r}; expected null or a number from 0 to"
-          f" {_MAX_SOFTCAP:g}."
-        )
+        wrong = f"; expected null or a number from 0 to {_MAX_SOFTCAP:g}"
+    if wrong:
+      raise errors.CheckpointError(f"{where}: {name}.{key} is {value!r}{wrong}.")
   return section
 
 
@@ -244,3 +263,161 @@ def _sliding_window(llm: Mapping[str, Any], where: str) -> int:
     f"{where}: text_config.layer_types is {str(types)[:200]}; expected sliding and full attention"
     f" in turn, {depth} in all."
   )
+
+
+_CARRIED = (".json", ".model", ".txt", ".md", ".jinja")
+_BY_NAME = ("LICENSE", "NOTICE")
+_MAX_BYTES = 64 << 20  # Of one that is carried over; Gemma's tokenizer.json has up to 35 MB.
+_MADE_ANEW = ("config.json", "SEAL.json", "adapter_config.json", "training_args.json")
+_TOKENIZER = (
+    "tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json",
+    "added_tokens.json",
+)  # fmt: skip
+_SIZES = ("preprocessor_config.json", "processor_config.json")  # They say the size of images.
+
+
+def other_files(
+  sizes: Mapping[str, Any],
+  tokenizer: tokenizers.Tokenizer | None,
+  source: reader.Weights | None = None,
+) -> tuple[int, dict[str, bytes]]:
+  """The id of image tokens, and {name: content} of the files.
+
+  Args:
+    sizes: of the model, as in `param_table.sizes_of`.
+    tokenizer: of the model; None where none is known: then there are no files of it.
+    source: what the weights were read from, if it is known.
+  """
+  vocab_size = sizes["llm"]["vocab_size"]
+  image_token = source.image_token if source else 0
+  if tokenizer is not None and not image_token:
+    ids = reversed(range(1, tokenizer.vocab_size))
+    image_token = next((i for i in ids if tokenizer.piece(i) == IMAGE), 0)
+  image_token = image_token or default_image_token(vocab_size)
+  files = _carried(source.folder) if source and source.folder else {}
+  own = source is not None and tokenizer is not None and str(source.tokenizer) == tokenizer.path
+  if tokenizer is not None and not own:
+    for name in _TOKENIZER:
+      files.pop(name, None)
+  num_tokens = (sizes["res"] // sizes["img"]["patch_size"]) ** 2
+  hybrid = {"cache_implementation": "hybrid"} if sizes["llm"]["post_norms"] else {}
+  made = {
+    "generation_config.json": to_json(_SPECIAL | hybrid),
+    "preprocessor_config.json": to_json(
+      {
+        "do_convert_rgb": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "do_resize": True,
+        "image_mean": [0.5, 0.5, 0.5],
+        "image_processor_type": "SiglipImageProcessor",
+        "image_seq_length": num_tokens,
+        "image_std": [0.5, 0.5, 0.5],
+        "processor_class": "PaliGemmaProcessor",
+        "resample": 3,
+        "rescale_factor": 1 / 255,
+        "size": {"height": sizes["res"], "width": sizes["res"]},
+      }
+    ),
+    "README.md": _card(sizes).encode(),
+  }
+  if tokenizer is not None:
+    made |= _of_tokenizer(tokenizer, vocab_size, image_token)
+  files = {**made, **files}
+  for name in _SIZES:
+    if name in files:
+      files[name] = _resized(files[name], sizes["res"], num_tokens)
+  return image_token, files
+
+
+def _carried(folder: pathlib.Path) -> dict[str, bytes]:
+  """The small files of a source directory that are not made anew: regular ones of known kinds."""
+  files = {}
+  for path in sorted(folder.iterdir()):
+    known = path.suffix in _CARRIED or path.name in _BY_NAME
+    made = path.name in _MADE_ANEW or path.name.endswith(".index.json")
+    if known and not made and not path.name.startswith(".") and path.is_file():
+      try:
+        files[path.name] = atomic_io.read(path, max_bytes=_MAX_BYTES)
+      except (OSError, ValueError) as e:
+        logging.warning("%s: is not carried over: %s", path, strict_json.reason(e))
+  return files
+
+
+def _resized(content: bytes, res: int, num_tokens: int) -> bytes:
+  """A processor's settings for the model's resolution, if they are of another one."""
+  try:
+    settings = strict_json.parse_object(content)
+  except strict_json.Malformed:
+    return content  # As the source has it; its readers will report it.
+  own = {"image_seq_length": num_tokens, "size": {"height": res, "width": res}}
+  for part in (settings, settings.get("image_processor")):
+    if isinstance(part, dict):
+      part.update({key: value for key, value in own.items() if key in part})
+  return to_json(settings)
+
+
+def _of_tokenizer(
+  tokenizer: tokenizers.Tokenizer, vocab_size: int, image_token: int
+) -> dict[str, bytes]:
+  names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
+  special = {**names, "additional_special_tokens": [IMAGE]}
+  files = {"tokenizer.model": tokenizer.whole_bytes}
+  try:
+    text = tokenizer_files.from_model(
+      tokenizer.whole_bytes, num_ids=min(vocab_size, image_token), image_token=image_token
+    )
+    files["tokenizer.json"] = text.encode()
+  except errors.ConfigError as e:
+    logging.warning("no tokenizer.json is written, tokenizer.model alone: %s", e)
+  added = tokenizer_files.added_tokens(tokenizer.whole_bytes, image_token)
+  files["tokenizer_config.json"] = to_json(
+    {
+      "add_bos_token": True,
+      "add_eos_token": False,
+      # Transformers 5 looks here and not into tokenizer.json.
+      "added_tokens_decoder": {
+        str(token["id"]): {k: v for k, v in token.items() if k != "id"} for token in added
+      },
+      **special,
+      "clean_up_tokenization_spaces": False,
+      "model_max_length": 1000000000000000019884624838656,
+      "processor_class": "PaliGemmaProcessor",
+      "spaces_between_special_tokens": False,
+      "tokenizer_class": "GemmaTokenizer",
+      "use_default_system_prompt": False,
+    }
+  )
+  files["special_tokens_map.json"] = to_json(special)
+  files["added_tokens.json"] = to_json({IMAGE: image_token})
+  return files
+
+
+def _card(sizes: Mapping[str, Any]) -> str:
+  name = "PaliGemma 2" if sizes["llm"]["post_norms"] else "PaliGemma"
+  return f"""---
+library_name: transformers
+pipeline_tag: image-text-to-text
+tags:
+- paligemma
+---
+# A {name} at {sizes["res"]} px
+
+Weights in the form of Hugging Face transformers, written by paligemma_jax. Add here what they were
+trained on and their terms of use: those of the initial weights still apply.
+
+```python
+from PIL import Image
+from transformers import AutoProcessor, PaliGemmaForConditionalGeneration
+
+path = "."  # This folder.
+processor = AutoProcessor.from_pretrained(path)
+model = PaliGemmaForConditionalGeneration.from_pretrained(path)
+inputs = processor(images=Image.open("a.jpg"), text="<image>caption en", return_tensors="pt")
+print(processor.decode(model.generate(**inputs, max_new_tokens=32)[0], skip_special_tokens=True))
+```
+"""
+
+
+def to_json(content: Mapping[str, Any]) -> bytes:
+  return (json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()

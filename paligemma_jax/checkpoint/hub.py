@@ -19,7 +19,7 @@ from absl import logging
 from paligemma_jax.checkpoint import hf
 from paligemma_jax.core import errors
 
-_ID = re.compile(r"(?P<repo>[\w-][\w.-]*/[\w-][\w.-]*)(@(?P<revision>[\w.-]+))?")
+_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w.-]+)?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _MAX_REF_BYTES = 1000
 # All that comes with weights; no pickles, no code.
@@ -39,8 +39,7 @@ def find(name: str) -> pathlib.Path:
   Raises:
     CheckpointError: it is not in the cache and cannot be downloaded; says what to do.
   """
-  found = cached(name)
-  return _weights(_download(*_parts(name), name)) if found is None else found
+  return cached(name) or _weights(_download(name))
 
 
 def cached(name: str) -> pathlib.Path | None:
@@ -71,9 +70,8 @@ def cache() -> pathlib.Path:
 
 def _parts(name: str) -> tuple[str, str]:
   """(repository, revision)."""
-  match = _ID.fullmatch(name)
-  assert match, name
-  return match["repo"], match["revision"] or "main"
+  repo, _, revision = name.partition("@")
+  return repo, revision or "main"
 
 
 def _folder(repo: str) -> str:
@@ -101,7 +99,8 @@ def _is_whole(folder: pathlib.Path) -> bool:
     return False
 
 
-def _download(repo: str, revision: str, name: str) -> pathlib.Path:
+def _download(name: str) -> pathlib.Path:
+  repo, revision = _parts(name)
   page = f"{os.environ.get('HF_ENDPOINT') or _ENDPOINT}/{repo}"
   at = "" if revision == "main" else f" --revision {revision}"
   by_hand = f"download it with `hf download {repo}{at}`, or give the folder that it is in"
@@ -226,20 +225,16 @@ _TUNED = (
     "widgetcap",
 )  # fmt: skip
 _TUNED_896 = ("docvqa", "infovqa", "ocrvqa", "refcoco-seg", "stvqa", "textvqa")
+_KINDS = {"pt": (224, 448, 896), "mix": (224, 448)}
 # Short name -> released name. The short ones of PaliGemma 1 are the reference's; those with a size
 # in them are PaliGemma 2.
 _RELEASED = {
-  **{f"pt_{r}": f"paligemma-3b-pt-{r}" for r in (224, 448, 896)},
-  **{f"mix_{r}": f"paligemma-3b-mix-{r}" for r in (224, 448)},
+  **{f"{kind}_{r}": f"paligemma-3b-{kind}-{r}" for kind, res in _KINDS.items() for r in res},
   **{
-    f"pt_{size}_{r}": f"paligemma2-{size}-pt-{r}"
+    f"{kind}_{size}_{r}": f"paligemma2-{size}-{kind}-{r}"
+    for kind, res in _KINDS.items()
     for size in ("3b", "10b", "28b")
-    for r in (224, 448, 896)
-  },
-  **{
-    f"mix_{size}_{r}": f"paligemma2-{size}-mix-{r}"
-    for size in ("3b", "10b", "28b")
-    for r in (224, 448)
+    for r in res
   },
   **{f"ft_{t}_{r}": f"paligemma-3b-ft-{t}-{r}" for t in _TUNED for r in (224, 448)},
   **{f"ft_{t}_{r}": f"paligemma-3b-ft-{t}-{r}" for t in _TUNED_896 for r in (224, 448, 896)},
@@ -283,7 +278,7 @@ def find_released(name: str | os.PathLike) -> pathlib.Path:
     raise errors.CheckpointError(
       f"{key!r}: there is no such file or directory, and it is no published name.{hint}"
     )
-  folder = directory()
+  folder = pathlib.Path(os.environ.get(DIRECTORY_VARIABLE, "checkpoints"))
   short = {full: s for s, full in _RELEASED.items()}[released]
   for stem in (released, short):
     for ending in _ENDINGS:
@@ -298,11 +293,6 @@ def find_released(name: str | os.PathLike) -> pathlib.Path:
     f" put both into {folder}/ (set {DIRECTORY_VARIABLE} to use another folder). Or give its id"
     f" on the Hugging Face hub, '{_OWNER}{released}'."
   )
-
-
-def directory() -> pathlib.Path:
-  """Where published files are looked for."""
-  return pathlib.Path(os.environ.get(DIRECTORY_VARIABLE, "checkpoints"))
 
 
 def hub_id(path: str | os.PathLike) -> str:

@@ -1,62 +1,36 @@
 """Strict loading: from an opened file to arrays on the mesh, leaf by leaf, in the dtype asked for.
 
 Beside the parameters themselves only one block of a leaf is in host memory at a time: on CPU the
-arrays take over the buffers that were read into.
+arrays take over the buffers that were read into. And a run's parameters as published: adapters in
+their matrices, nothing quantized, leaf by leaf too.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
-import os
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from paligemma_jax.checkpoint import hf
-from paligemma_jax.checkpoint import hub
-from paligemma_jax.checkpoint import npz
 from paligemma_jax.checkpoint import reader
-from paligemma_jax.checkpoint import weights_dir
 from paligemma_jax.core import errors
 from paligemma_jax.models import linear
+from paligemma_jax.models import lora
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import param_table
 from paligemma_jax.models import variants
 
+_SHOWN = 3  # Names in an error.
 _ALIGNMENT = 64  # Bytes; a host buffer so aligned becomes a CPU array without a copy.
 
 
-def open_weights(path: str | os.PathLike, fresh: Collection[str] = ()) -> reader.Weights:
-  """Opens weights of any kind and checks all headers; no data is read.
-
-  Args:
-    path: a big_vision npz, a Hugging Face directory, one of our native directories, or the name of
-      a published file such as 'pt_224' (see `hub.find_released`).
-    fresh: names that are not read, and may be missing or of any shape.
-
-  Raises:
-    CheckpointError: nothing there, or not weights of a PaliGemma; says what was found and expected.
-  """
-  path = hub.find_released(path)
-  if not path.is_dir():
-    if path.suffix == ".safetensors":
-      raise errors.CheckpointError(f"{path}: give the directory, its config.json is needed too.")
-    return npz.open_npz(path, fresh=fresh)
-  if weights_dir.is_native(path):
-    return weights_dir.open_native(path, fresh)
-  if (path / "config.json").exists():
-    return hf.open_hf(path, fresh)
-  raise errors.CheckpointError(
-    f"{path}: is no directory of weights; expected a Hugging Face one (config.json and"
-    " *.safetensors) or one that `save` wrote (config.json, params.npz and SEAL.json)."
-  )
-
-
 def load_params(
-  weights: reader.Weights | str | os.PathLike,
+  weights: reader.Weights,
   shapes: Mapping[str, Any],
   *,
   dtype: Any,
@@ -67,7 +41,6 @@ def load_params(
   """The parameters {name: dtype[shape]} on their devices.
 
   Args:
-    weights: opened weights, or what `open_weights` takes.
     shapes: {name: shape or anything with .shape} that the model needs. Only the position embedding
       may differ in the file: it is then resampled, and that is logged.
     dtype: of the result; a callable name -> dtype; or None for the stored one.
@@ -80,19 +53,11 @@ def load_params(
     CheckpointError: a name is missing, surplus or of another shape (all are listed, before any data
       is read), the data is damaged, or it holds NaN or infinity.
   """
-  if not isinstance(weights, reader.Weights):
-    weights = open_weights(weights)
   shapes = {name: tuple(getattr(s, "shape", s)) for name, s in shapes.items()}
   found = {name: entry.shape for name, entry in weights.entries.items()}
   resized = must_resample(found, shapes)
-  param_table.check(
-    {
-      **found,
-      **({param_table.POS_EMBEDDING: shapes[param_table.POS_EMBEDDING]} if resized else {}),
-    },
-    shapes,
-    str(weights.path),
-  )
+  fits = {param_table.POS_EMBEDDING: shapes[param_table.POS_EMBEDDING]} if resized else {}
+  param_table.check({**found, **fits}, shapes, str(weights.path))
   default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   params = {}
   bad: list[str] = []  # Parameters with numbers that are not finite.
@@ -115,7 +80,13 @@ def load_params(
     params[name], good = _put(blocks, shape, target, place)
     if not good:
       bad.append(name)
-  refuse_nonfinite(weights.path, bad, len(shapes))
+  if bad:
+    shown = ", ".join(bad[:_SHOWN]) + (", …" if len(bad) > _SHOWN else "")
+    raise errors.CheckpointError(
+      f"{weights.path}: {len(bad)} of {len(shapes)} parameters hold numbers that are not finite"
+      f" (NaN or infinity): {shown}. The file is damaged, or of a run that went wrong: take an"
+      " earlier one."
+    )
   return params
 
 
@@ -141,9 +112,7 @@ def _put(
 def _host_shards(
   blocks: Iterator[np.ndarray], shape: tuple[int, ...], dtype: np.dtype, sharding: Any
 ) -> tuple[list[tuple[np.ndarray, list[jax.Device]]], bool]:
-  """One host buffer per distinct shard, with its devices, filled as the blocks arrive; and whether
-  all numbers are finite.
-  """
+  """One filled host buffer per distinct shard, with its devices; whether all numbers are finite."""
   shards: dict[tuple, tuple[np.ndarray, list]] = {}
   for device, index in sharding.addressable_devices_indices_map(shape).items():
     bounds = tuple(s.indices(size)[:2] for s, size in zip(index, shape, strict=True))
@@ -176,7 +145,6 @@ def _aligned(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
 
 
 _PIECE = 1 << 18  # Elements checked together: they are still in the processor's cache.
-_SHOWN = 3
 # Of 16-bit floats: the least bits, the sign left out, that are infinity; more are NaN.
 _INFINITY = {"bfloat16": 0x7F80, "float16": 0x7C00}
 
@@ -200,17 +168,6 @@ def is_finite(array: np.ndarray) -> bool:
   """Whether a float array holds only numbers."""
   flat = np.ascontiguousarray(array).reshape(-1)
   return all(_piece(flat[i : i + _PIECE]) for i in range(0, flat.size, _PIECE))
-
-
-def refuse_nonfinite(path: object, names: Sequence[str], num_all: int) -> None:
-  """CheckpointError that names the first of `names`, whose parameters hold NaN or infinity."""
-  if not names:
-    return
-  shown = ", ".join(names[:_SHOWN]) + (", …" if len(names) > _SHOWN else "")
-  raise errors.CheckpointError(
-    f"{path}: {len(names)} of {num_all} parameters hold numbers that are not finite (NaN or"
-    f" infinity): {shown}. The file is damaged, or of a run that went wrong: take an earlier one."
-  )
 
 
 def _piece(flat: np.ndarray) -> bool:
@@ -272,3 +229,109 @@ def repack(
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _packed(name, kind, block):
   return linear.quantize_param(name, kind, block)
+
+
+def is_published(names: Iterable[str]) -> bool:
+  """True where all names are published ones."""
+  return not any(lora.is_adapter(name) or paligemma.is_quantized(name) for name in names)
+
+
+def as_published(model_config: variants.ModelConfig, tuned: reader.Weights) -> reader.Weights:
+  """The same weights under the published names; what is merged or unpacked is float32.
+
+  Args:
+    model_config: of the run.
+    tuned: under the names of `paligemma.param_shapes(model_config)`.
+  """
+  if is_published(tuned.entries):
+    return tuned
+  shapes = _published_shapes(model_config)
+  parts = {name: _parts(name, tuned.entries) for name in shapes}
+  merged = {name for name, own in parts.items() if own != [name]}
+
+  def blocks(name: str) -> Iterator[np.ndarray]:
+    if name not in merged:
+      yield from tuned.blocks(name)
+      return
+    own = {part: tuned.read(part) for part in parts[name]}
+    leaf = _leaf(model_config, name, shapes[name], own)
+    step = reader.rows_per_block(shapes[name], 4)
+    for row in range(0, shapes[name][0], step):
+      yield leaf[row : row + step]
+
+  entries = {
+    name: reader.Entry(shape, np.dtype(np.float32) if name in merged else tuned.entries[name].dtype)
+    for name, shape in shapes.items()
+  }
+  return dataclasses.replace(tuned, entries=entries, blocks=blocks)
+
+
+def published(model_config: variants.ModelConfig, params: Mapping[str, Any]) -> dict[str, Any]:
+  """{published name: array, or Leaf} of parameters on devices; merges only what is then sliced."""
+  if is_published(params):
+    return dict(params)
+  found = {}
+  for name, shape in _published_shapes(model_config).items():
+    own = {part: params[part] for part in _parts(name, params)}
+    found[name] = params[name] if own.keys() == {name} else _leaf(model_config, name, shape, own)
+  return found
+
+
+class Leaf:
+  """One parameter of a state as it is published; it exists only where it is sliced.
+
+  Attributes:
+    shape, dtype: as an array's.
+  """
+
+  def __init__(
+    self, model_config: variants.ModelConfig, name: str, shape, parts: Mapping[str, Any]
+  ):
+    self.shape = tuple(shape)
+    self.dtype = np.dtype(np.float32)
+    self._cfg, self._name, self._parts = model_config, name, parts
+
+  def __getitem__(self, rows: slice) -> np.ndarray:
+    """Some of the first dim."""
+    part = {name: np.asarray(leaf[rows]) for name, leaf in self._parts.items()}
+    num_rows = len(range(*rows.indices(self.shape[0])))
+    return _merged(self._cfg, self._name, (num_rows, *self.shape[1:]), part)
+
+
+def _published_shapes(model_config: variants.ModelConfig) -> dict[str, tuple[int, ...]]:
+  shapes = paligemma.param_shapes(model_config.plain())
+  return {name: tuple(leaf.shape) for name, leaf in shapes.items()}
+
+
+def _parts(name: str, found: Collection[str]) -> list[str]:
+  """The names of all that makes the published parameter, of those there are."""
+  able = [name]
+  if name in param_table.MATRICES:
+    able += [linear.beside(name, part) for part in linear.ADAPTER]
+  able += [part for part in found if linear.published_name(part)[0] == name]
+  return [part for part in dict.fromkeys(able) if part in found]
+
+
+def _leaf(
+  model_config: variants.ModelConfig, name: str, shape: tuple[int, ...], parts: Mapping[str, Any]
+) -> np.ndarray | Leaf:
+  """What can be sliced layer by layer where there are layers, and the table in parts."""
+  if name in param_table.MATRICES and not linear.num_stacked(name):
+    return _merged(model_config, name, shape, {k: np.asarray(v) for k, v in parts.items()})
+  return Leaf(model_config, name, shape, parts)
+
+
+def _merged(model_config, name, shape, parts) -> np.ndarray:
+  """float32[shape] of a parameter, or of some of its first dim, from its parts."""
+  w = parts.get(name)
+  if w is None:
+    codes, scale = (
+      jnp.asarray(parts[p]) for p in linear.quantized_names(name, model_config.quantize)
+    )
+    w = np.asarray(
+      linear.dequantize_param(name, model_config.quantize, codes, scale, shape, jnp.float32)
+    )
+  adapter = [parts.get(linear.beside(name, part)) for part in linear.ADAPTER]
+  if adapter[0] is None:
+    return np.asarray(w, np.float32)
+  return lora.merged(model_config.lora, name, w, *adapter)

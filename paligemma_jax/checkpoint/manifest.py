@@ -117,12 +117,12 @@ def _render(body: Mapping[str, Any]) -> bytes:
 
 def _listing(folder: pathlib.Path) -> list[str]:
   found = []
-  for root, folders, names in os.walk(folder):
-    for name in names + folders:
-      path = pathlib.Path(root, name)
-      if path.is_symlink() or not (path.is_file() or path.is_dir()):
-        raise Broken(f"{path.relative_to(folder)} is no regular file")
-    found += [str(pathlib.Path(root, name).relative_to(folder)) for name in names]
+  for path in folder.rglob("*"):
+    name = str(path.relative_to(folder))
+    if path.is_symlink() or not (path.is_file() or path.is_dir()):
+      raise Broken(f"{name} is no regular file")
+    if path.is_file():
+      found.append(name)
   return sorted(found)
 
 
@@ -198,18 +198,17 @@ def check_leaves(
   """Raises ConfigError, naming names, unless the tables `found` and `wanted` are equal."""
   if found == wanted:
     return
+  both = sorted(n for n in wanted if n in found and wanted[n] != found[n])
+  kinds = {
+    "lacks": sorted(set(wanted) - set(found)),
+    "has besides": sorted(set(found) - set(wanted)),
+    "differs in": [f"{n} ({found[n]} instead of {wanted[n]})" for n in both],
+  }
   parts = []
-  for what, names in (
-    ("lacks", sorted(set(wanted) - set(found))),
-    ("has besides", sorted(set(found) - set(wanted))),
-    ("differs in", sorted(n for n in wanted if n in found and wanted[n] != found[n])),
-  ):
+  for what, names in kinds.items():
     if names:
-      shown = [
-        f"{n} ({found[n]} instead of {wanted[n]})" if what == "differs in" else n for n in names[:3]
-      ]
       more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-      parts.append(f"{what} {', '.join(shown)}{more}")
+      parts.append(f"{what} {', '.join(names[:3])}{more}")
   raise errors.ConfigError(
     f"The state in {folder} was saved by a run with other settings (model, freezing or"
     f" optimizer): it {'; it '.join(parts)}. Use the same config, or another --workdir."
@@ -250,16 +249,10 @@ def _is_of_run(value: Any) -> bool:
   return (
     all(type(count) is int and count >= 0 for count in counts)
     and set(nonfinite) == _NONFINITE
-    and all(map(_is_of_line, line))
+    # [name, number] each, as `trainer.metrics.plain` makes them.
+    and all(isinstance(x, list) and len(x) == 2 and isinstance(x[0], str) for x in line)
+    and all(type(x[1]) in (int, float) or x[1] in _NON_FINITE for x in line)
   )
-
-
-def _is_of_line(value: Any) -> bool:
-  """[name, number], as `trainer.metrics.plain` makes it."""
-  if not isinstance(value, list) or len(value) != 2 or not isinstance(value[0], str):
-    return False
-  number = value[1]
-  return type(number) in (int, float) or (isinstance(number, str) and number in _NON_FINITE)
 
 
 if TYPE_CHECKING:
@@ -267,21 +260,10 @@ if TYPE_CHECKING:
 
 
 def checkpointer() -> ocp.AsyncCheckpointer:
-  """A writer; one per run, closed by its owner."""
+  """A writer of arrays; one per run, closed by its owner."""
   import orbax.checkpoint as ocp
 
   return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
-
-
-def start(writer: ocp.AsyncCheckpointer, path: pathlib.Path, flat: Mapping[str, jax.Array]) -> None:
-  """Begins to write `flat` to the new folder `path`.
-
-  Returns once the arrays have left the devices, so they may be donated; the folder is complete when
-  `writer.wait_until_finished()` returns.
-  """
-  import orbax.checkpoint as ocp
-
-  writer.save(path, args=ocp.args.PyTreeSave(trees.unflatten(flat)))
 
 
 def restore(
@@ -294,8 +276,6 @@ def restore(
   """
   import orbax.checkpoint as ocp
 
-  if not targets:
-    return {}
   tree = trees.unflatten(targets)
   return _restore(path, tree, ocp.checkpoint_utils.construct_restore_args(tree))
 
@@ -313,14 +293,11 @@ def described(path: pathlib.Path) -> dict[str, tuple[Any, tuple[int, ...], tuple
   """{name: (dtype, shape, shape of its parts)} of the arrays in `path`, of which none is read."""
   import orbax.checkpoint as ocp
 
-  reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-  try:
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
     about = reader.metadata(path).item_metadata
-    if about is None:
-      raise ValueError("its description is damaged, or an array that it names is missing")
-    found = trees.flatten(about.tree)
-  finally:
-    reader.close()
+  if about is None:
+    raise ValueError("its description is damaged, or an array that it names is missing")
+  found = trees.flatten(about.tree)
   return {n: (a.dtype, tuple(a.shape), tuple(a.storage.chunk_shape)) for n, a in found.items()}
 
 
@@ -344,9 +321,6 @@ def table(flat: Mapping[str, Any]) -> dict[str, list]:
 def _restore(path: pathlib.Path, tree: Any, restore_args: Any) -> dict[str, Any]:
   import orbax.checkpoint as ocp
 
-  reader = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
-  try:
-    args = ocp.args.PyTreeRestore(item=tree, restore_args=restore_args, partial_restore=True)
+  args = ocp.args.PyTreeRestore(item=tree, restore_args=restore_args, partial_restore=True)
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
     return trees.flatten(reader.restore(path, args=args))
-  finally:
-    reader.close()

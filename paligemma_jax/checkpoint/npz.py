@@ -1,5 +1,7 @@
 """big_vision npz files: headers of all members first, then data leaf by leaf with its checksum.
 
+And our own directories of one, see `export.save_native`; without its seal one does not exist.
+
 A member is trusted only where its sizes agree: the array header, the zip directory and the bytes in
 the file. Nothing is unpickled, and no buffer is larger than the model and the file can justify.
 """
@@ -7,6 +9,7 @@ the file. Nothing is unpickled, and no buffer is larger than the model and the f
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import json
 import os
@@ -15,7 +18,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from absl import logging
@@ -25,6 +28,7 @@ from paligemma_jax.checkpoint import reader
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import file_checks
+from paligemma_jax.core import trees
 from paligemma_jax.models import param_table
 
 # bfloat16 has no numpy name of its own: it is stored as two raw bytes.
@@ -34,41 +38,30 @@ DTYPES = {
   "|V2": reader.BFLOAT16,
   "<V2": reader.BFLOAT16,
 }
+FORMAT = "paligemma_jax weights 1"
+CONFIG, PARAMS, TOKENIZER, SEAL = "config.json", "params.npz", "tokenizer.model", "SEAL.json"
+_MAX_SMALL_BYTES = 16 << 20  # Of a tokenizer, say; Gemma's has 4 MB.
+
 MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 10_000  # numpy's own limit; ours are below 200 bytes.
-_CHUNK = 4 << 20
 _PIECE = 1 << 20  # Read and checked together, while it is in the processor's cache.
-_LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 # Float weights deflate by 1.1 to 1.4, one that is mostly zeros by a few times; more is a bomb.
 _MAX_INFLATION = 20
 _FREE_BYTES = 16 << 20
 _BAD_ZIP = (
-  zipfile.BadZipFile,
-  zipfile.LargeZipFile,
-  NotImplementedError,
-  OSError,
-  EOFError,
-  ValueError,
-  struct.error,
-)
-
-
-_UNREAD = reader.Entry((), np.dtype(np.float32))
+    zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, ValueError,
+    NotImplementedError,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
 class _Member:
   """One array of the zip file."""
 
-  name: str
-  start: int  # Of the (perhaps deflated) bytes in the file.
-  stored_bytes: int
-  num_bytes: int  # Inflated, array header included.
-  deflated: bool
-  crc: int
-  header_bytes: int = 0
-  entry: reader.Entry = _UNREAD
-  fortran: bool = False
+  info: zipfile.ZipInfo
+  header_bytes: int
+  entry: reader.Entry
+  fortran: bool
 
 
 def open_npz(
@@ -98,30 +91,73 @@ def open_npz(
   )
 
 
+def open_native(path: str | os.PathLike, fresh: Collection[str] = ()) -> reader.Weights:
+  """Opens a directory that `export.save_native` wrote, its seal and all headers checked.
+
+  Args:
+    fresh: names that are not read, and may be of any shape.
+
+  Raises:
+    CheckpointError: the seal is missing or broken, or a file is damaged.
+  """
+  path = pathlib.Path(path)
+  if not (path / SEAL).exists():
+    raise errors.CheckpointError(f"{path}: has no {SEAL}: not written or copied to the end.")
+  content = reader.read_json(path / SEAL)
+  files = content.get("files")
+  if (
+    not isinstance(files, dict)
+    or not {CONFIG, PARAMS} <= set(files)
+    or content.get("crc32") != seal_crc(files)
+  ):
+    raise errors.CheckpointError(f"{path / SEAL}: fails its own checksum: damaged.")
+  for name in sorted({CONFIG, PARAMS, TOKENIZER} & set(files)):
+    with reader.open_file(path / name) as file:
+      size, sealed = os.fstat(file.fileno()).st_size, files[name]
+      if not isinstance(sealed, dict) or sealed.get("bytes") != size:
+        raise errors.CheckpointError(f"{path / name}: {size} bytes, but sealed as {sealed}.")
+      if name != PARAMS and zlib.crc32(file.read(_MAX_SMALL_BYTES)) != sealed.get("crc32"):
+        raise errors.CheckpointError(f"{path / name}: differs from what was sealed: damaged.")
+  config = reader.read_json(path / CONFIG)
+  if config.get("format") != FORMAT:
+    raise errors.CheckpointError(
+      f"{path / CONFIG}: format is {config.get('format')!r}, expected {FORMAT!r}."
+    )
+  weights = open_npz(path / PARAMS, alone=False, fresh=fresh)
+  found = {name: entry.shape for name, entry in weights.entries.items()}
+  sizes = _checked_sizes(config.get("model"), weights.sizes, f"{path / CONFIG}")
+  param_table.check(found, param_table.shapes(sizes), str(path), fresh)
+  tokenizer = path / TOKENIZER if TOKENIZER in files else None
+  return dataclasses.replace(weights, path=path, kind="native", sizes=sizes, tokenizer=tokenizer)
+
+
+def seal_crc(files: Mapping[str, Any]) -> int:
+  """The checksum of what a seal says of the files."""
+  return zlib.crc32(json.dumps(files, sort_keys=True).encode())
+
+
 def _members(path: pathlib.Path) -> dict[str, _Member]:
   """{name as stored: member} after every check that needs no data."""
-  file_bytes = reader.regular_file(path)
-  try:
-    with reader.open_file(path) as file:
-      infos = file_checks.members(file)
-  except _BAD_ZIP as e:
-    raise errors.CheckpointError(f"{path}: is no intact npz (zip) file: {e}.") from None
   members: dict[str, _Member] = {}
-  with reader.open_file(path) as file:
-    for info in infos:
-      name = info.filename.removesuffix(".npy")
-      where = f"{path}: {info.filename!r}"
-      if name == info.filename:
-        raise errors.CheckpointError(f"{where} is no array (.npy); weights hold nothing else.")
-      if name in members:
-        raise errors.CheckpointError(f"{where} is in the file twice; which one counts is unknown.")
-      members[name] = _with_header(file, _locate(file, info, file_bytes, where), where)
-  end = 0
-  for member in sorted(members.values(), key=lambda m: m.start):
-    if member.start < end:
-      raise errors.CheckpointError(f"{path}: {member.name!r} overlaps another member.")
-    end = member.start + member.stored_bytes
-  total = sum(member.num_bytes for member in members.values())
+  with _intact(f"{path}: is no intact npz (zip) file"), reader.open_file(path) as file:
+    file_bytes = os.fstat(file.fileno()).st_size
+    infos = file_checks.members(file)
+    end = 0
+    for info in sorted(infos, key=lambda info: info.header_offset):
+      if info.header_offset < end:
+        raise errors.CheckpointError(f"{path}: {info.filename!r} overlaps another member.")
+      end = info.header_offset + info.compress_size
+    with zipfile.ZipFile(file) as archive:
+      for info in infos:
+        name = info.filename.removesuffix(".npy")
+        where = f"{path}: {info.filename!r}"
+        if name == info.filename:
+          raise errors.CheckpointError(f"{where} is no array (.npy); weights hold nothing else.")
+        if name in members:
+          raise errors.CheckpointError(f"{where} is in the file twice; which counts is unknown.")
+        with _intact(f"{where} is damaged"):
+          members[name] = _member(archive, info, where)
+  total = sum(info.file_size for info in infos)
   if total > _MAX_INFLATION * file_bytes + _FREE_BYTES:
     raise errors.CheckpointError(
       f"{path}: its {file_bytes} bytes claim to hold {total}; no weights deflate like that."
@@ -129,57 +165,39 @@ def _members(path: pathlib.Path) -> dict[str, _Member]:
   return members
 
 
-def _locate(file, info: zipfile.ZipInfo, file_bytes: int, where: str) -> _Member:
+@contextlib.contextmanager
+def _intact(what: str) -> Iterator[None]:
+  """Makes what zipfile raises in the body, which is of many types, a CheckpointError."""
+  try:
+    yield
+  except _BAD_ZIP as e:
+    raise errors.CheckpointError(f"{what}: {str(e) or 'it ends early'}.") from None
+
+
+def _member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, where: str) -> _Member:
+  """The member with shape and dtype from its array header; the sizes must agree."""
   if not file_checks.is_plain(info):
     raise errors.CheckpointError(f"{where} is encrypted or packed by another method than deflate.")
-  raw = b""
-  if 0 <= info.header_offset < file_bytes:
-    file.seek(info.header_offset)
-    raw = file.read(_LOCAL_HEADER.size)
-  if len(raw) < _LOCAL_HEADER.size or raw[:4] != b"PK\x03\x04":
-    raise errors.CheckpointError(f"{where} is not where the zip directory says: damaged.")
-  *_, name_len, extra_len = _LOCAL_HEADER.unpack(raw)
-  member = _Member(
-    name=info.filename,
-    start=info.header_offset + _LOCAL_HEADER.size + name_len + extra_len,
-    stored_bytes=info.compress_size,
-    num_bytes=info.file_size,
-    deflated=info.compress_type == zipfile.ZIP_DEFLATED,
-    crc=info.CRC,
-  )
-  if member.start + member.stored_bytes > file_bytes:
-    raise errors.CheckpointError(f"{where} reaches beyond the end of the file: truncated.")
-  if not member.deflated and member.stored_bytes != member.num_bytes:
+  if info.compress_type == zipfile.ZIP_STORED and info.compress_size != info.file_size:
     raise errors.CheckpointError(f"{where} is stored with two different sizes: damaged.")
-  return member
-
-
-def _with_header(file, member: _Member, where: str) -> _Member:
-  """The member with shape and dtype from its array header; the sizes must agree."""
-  file.seek(member.start)
-  head = file.read(min(member.stored_bytes, _MAX_HEADER + 12))
-  if member.deflated:
-    try:
-      head = zlib.decompressobj(-15).decompress(head, _MAX_HEADER + 12)
-    except zlib.error as e:
-      raise errors.CheckpointError(f"{where} cannot be inflated: {e}.") from None
+  with archive.open(info) as stream:
+    head = stream.read(_MAX_HEADER + 12)
   if head[:6] != MAGIC:
     raise errors.CheckpointError(
       f"{where} is no numpy array (a pickle, perhaps; those are never read)."
     )
-  wide = head[6:7] != b"\x01"
-  start = 12 if wide else 10
+  start = 10 if head[6:7] == b"\x01" else 12
   header_len = int.from_bytes(head[8:start], "little")
   known = head[6:7] in (b"\x01", b"\x02", b"\x03")
   if not known or header_len > min(_MAX_HEADER, len(head) - start):
     raise errors.CheckpointError(f"{where} has an array header of {header_len} bytes: damaged.")
   entry, fortran = _parse_header(head[start : start + header_len], where)
-  if start + header_len + entry.num_bytes != member.num_bytes:
+  if start + header_len + entry.num_bytes != info.file_size:
     raise errors.CheckpointError(
       f"{where} says {entry.dtype}{list(entry.shape)}, that is {entry.num_bytes} bytes, but"
-      f" {member.num_bytes - start - header_len} bytes are declared for its data."
+      f" {info.file_size - start - header_len} bytes are declared for its data."
     )
-  return dataclasses.replace(member, header_bytes=start + header_len, entry=entry, fortran=fortran)
+  return _Member(info, start + header_len, entry, fortran)
 
 
 def _parse_header(raw: bytes, where: str) -> tuple[reader.Entry, bool]:
@@ -209,111 +227,39 @@ def _shown(value: object) -> str:
 
 
 def _blocks(path: pathlib.Path, member: _Member) -> Iterator[np.ndarray]:
-  """The array in blocks of whole rows; the checksum is verified before the iterator ends."""
+  """The array in blocks of whole rows; zipfile verifies the checksum with the last one."""
   entry = member.entry
   shape = entry.shape if entry.shape else (1,)
-  with reader.open_file(path) as file:
-    where = f"{path}: {member.name!r}"
-    if member.deflated:
-      stream: _Stream | _Stored = _Stream(_chunks(file, member, where))
-    else:
-      stream = _Stored(file, member, where)
-    stream.fill(memoryview(bytearray(member.header_bytes)))
+  with (
+    _intact(f"{path}: {member.info.filename!r} is damaged or cannot be read"),
+    reader.open_file(path) as file,
+    zipfile.ZipFile(file) as archive,
+    archive.open(member.info) as stream,
+  ):
+    stream.read(member.header_bytes)
     if member.fortran:  # Its rows are not contiguous: the whole array is one block.
       whole = np.empty(shape[::-1], entry.dtype)
-      stream.fill(whole.reshape(-1).view(np.uint8).data)
-      stream.finish()
+      _fill(whole, stream)
       yield whole.T.reshape(entry.shape)
       return
     num_rows = reader.rows_per_block(shape, entry.dtype.itemsize)
     block = np.empty((min(num_rows, shape[0]), *shape[1:]), entry.dtype)
     for row in range(0, shape[0], num_rows):
       part = block[: min(num_rows, shape[0] - row)]
-      stream.fill(part.reshape(-1).view(np.uint8).data)
+      _fill(part, stream)
       yield part
-    stream.finish()
 
 
-class _Stored:
-  """Fills buffers one after the other from bytes that are not deflated, with no copy between."""
-
-  def __init__(self, file, member: _Member, where: str):
-    self._file, self._member, self._where = file, member, where
-    self._left, self._crc = member.num_bytes, 0
-    file.seek(member.start)
-
-  def fill(self, view: memoryview) -> None:
-    """Reads the next len(view) bytes into `view`."""
-    for start in range(0, len(view), _PIECE):
-      piece = view[start : start + _PIECE]
-      while len(piece):
-        try:
-          num_read = self._file.readinto(piece)
-        except OSError as e:
-          raise errors.CheckpointError(f"{self._where} cannot be read: {e}.") from None
-        if not num_read:
-          raise errors.CheckpointError(
-            f"{self._where} ends {self._left} bytes early: truncated or damaged."
-          )
-        self._crc = zlib.crc32(piece[:num_read], self._crc)
-        self._left -= num_read
-        piece = piece[num_read:]
-
-  def finish(self) -> None:
-    """Compares the checksum."""
-    if self._left or self._crc != self._member.crc:
-      raise errors.CheckpointError(f"{self._where} fails its checksum: the file is damaged.")
+def _fill(array: np.ndarray, stream: IO[bytes]) -> None:
+  view = array.reshape(-1).view(np.uint8).data
+  for start in range(0, len(view), _PIECE):
+    part = view[start : start + _PIECE]
+    found = stream.read(len(part))
+    if len(found) < len(part):
+      raise EOFError
+    part[:] = found
 
 
-class _Stream:
-  """Fills buffers one after the other from an iterator of chunks."""
-
-  def __init__(self, chunks: Iterator[memoryview]):
-    self._chunks = chunks
-    self._rest = memoryview(b"")
-
-  def fill(self, view: memoryview) -> None:
-    """Writes the next len(view) bytes into `view`."""
-    at = 0
-    while at < len(view):
-      if not len(self._rest):
-        self._rest = next(self._chunks)
-      part = self._rest[: len(view) - at]
-      view[at : at + len(part)] = part
-      self._rest = self._rest[len(part) :]
-      at += len(part)
-
-  def finish(self) -> None:
-    """Lets the chunks verify that they ended where they should."""
-    for _ in self._chunks:
-      raise AssertionError("more chunks than the member has bytes")
-
-
-def _chunks(file, member: _Member, where: str) -> Iterator[memoryview]:
-  """The inflated bytes of the member, exactly `num_bytes` of them; raises if anything differs."""
-  inflate = zlib.decompressobj(-15)
-  file.seek(member.start)
-  to_read, to_give, crc = member.stored_bytes, member.num_bytes, 0
-  while to_give:
-    try:
-      packed = inflate.unconsumed_tail
-      if not packed and to_read:
-        packed = file.read(min(_CHUNK, to_read))
-        to_read -= len(packed)
-      chunk = memoryview(inflate.decompress(packed, min(_CHUNK, to_give)))
-    except (OSError, zlib.error) as e:
-      raise errors.CheckpointError(f"{where} cannot be read: {e}.") from None
-    if not len(chunk) and not to_read and not inflate.unconsumed_tail:
-      raise errors.CheckpointError(f"{where} ends {to_give} bytes early: truncated or damaged.")
-    crc = zlib.crc32(chunk, crc)
-    to_give -= len(chunk)
-    if not to_give and crc != member.crc:
-      raise errors.CheckpointError(f"{where} fails its checksum: the file is damaged.")
-    if len(chunk):
-      yield chunk
-
-
-_SUFFIX = ".sizes.json"
 _WORDS = {
   "attn_softcap": "attention softcap",
   "final_softcap": "final softcap",
@@ -324,7 +270,7 @@ _WORDS = {
 
 def beside(path: pathlib.Path) -> pathlib.Path:
   """The file that belongs to an npz."""
-  return path.with_name(path.name + _SUFFIX)
+  return path.with_name(f"{path.name}.sizes.json")
 
 
 def write_sizes(path: pathlib.Path, sizes: Mapping[str, Any], inferred: Mapping[str, Any]) -> None:
@@ -370,7 +316,7 @@ def read_sizes(path: pathlib.Path, inferred: Mapping[str, Any]) -> dict[str, Any
   if (
     not isinstance(found, dict)
     or not found.keys() <= _WORDS.keys()
-    or not all(_fits(llm[key], value) for key, value in found.items())
+    or not all(is_size(value, llm[key]) for key, value in found.items())
   ):
     raise errors.CheckpointError(
       f"{beside(path)}: is damaged: expected 'llm' with some of {', '.join(_WORDS)}."
@@ -378,12 +324,30 @@ def read_sizes(path: pathlib.Path, inferred: Mapping[str, Any]) -> dict[str, Any
   return {**inferred, "llm": {**llm, **found}}
 
 
+def is_size(value: Any, example: Any) -> bool:
+  """Whether a stored size has the type and range of the one that names and shapes give."""
+  if isinstance(example, str):
+    return value in ("head_dim", "width_per_head")
+  if isinstance(example, float):
+    return type(value) in (int, float) and 0 <= value < 1 << 31
+  # A count that the shapes give is at least 1; a window may be 0.
+  return type(value) is type(example) and min(example, 1) <= value < 1 << 31
+
+
 def _in_words(values: Mapping[str, Any]) -> str:
   return ", ".join(f"{_WORDS[key]} ({value})" for key, value in values.items())
 
 
-def _fits(example: Any, value: Any) -> bool:
-  if isinstance(example, str):
-    return value in ("head_dim", "width_per_head")
-  whole = type(value) is int or (isinstance(example, float) and type(value) is float)
-  return whole and 0 <= value < 1 << 31
+def _checked_sizes(found: Any, like: Mapping[str, Any], where: str) -> dict[str, Any]:
+  """The sizes of config.json, if they have the form of those that the shapes give."""
+  given = trees.flatten(found) if isinstance(found, dict) else {}
+  expected = trees.flatten(like)
+  if odd := given.keys() ^ expected.keys():
+    raise errors.CheckpointError(
+      f"{where}: damaged model sizes: {min(odd)} is missing, or no size of a model."
+    )
+  for name, value in given.items():
+    if not is_size(value, expected[name]):
+      shown = name.replace("/", ".")
+      raise errors.CheckpointError(f"{where}: damaged model sizes: {shown} is {value!r}.")
+  return trees.unflatten(given)

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 import ml_dtypes
 import numpy as np
 from absl import logging
 
+from paligemma_jax.checkpoint import hf
 from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import load
 from paligemma_jax.checkpoint import manifest
-from paligemma_jax.checkpoint import merge
+from paligemma_jax.checkpoint import npz
 from paligemma_jax.checkpoint import peft
 from paligemma_jax.checkpoint import peft_export
 from paligemma_jax.checkpoint import reader
@@ -35,8 +37,10 @@ _TRIES = 3  # Of reading a run whose steps come and go.
 def open_weights(
   path: str | os.PathLike, *, base: str | os.PathLike = "", fresh: Collection[str] = ()
 ) -> reader.Weights:
-  """Opens weights of any kind, a run's newest intact step among them; no data is read.
+  """Opens weights of any kind and checks all headers; no data is read.
 
+  `path` is a run or one of its steps (its newest intact one counts), a big_vision npz, a Hugging
+  Face directory, one that `save` wrote, one of PEFT, or a name, see `hub.find_released`.
   A run's sizes are those of its config, with softcaps and all that shapes cannot tell. Adapters of
   PEFT are merged into their base; "DIRECTORY:base=PATH" names another one than they do.
 
@@ -61,16 +65,30 @@ def open_weights(
     return peft.open_adapter(path, open_weights(beneath))
   if base:
     raise errors.ConfigError(f"{path}: is no directory of PEFT adapters, so base={base!r} is odd.")
-  weights = _run(path) if is_run(path) else load.open_weights(path, fresh)
+  weights = _open(path, fresh)
   entries = {name: entry for name, entry in weights.entries.items() if name not in fresh}
   return dataclasses.replace(weights, entries=entries)
 
 
-def _run(path: pathlib.Path) -> reader.Weights:
-  run = open_run(path)
-  if "model" not in run.config:
-    return run.weights
-  return dataclasses.replace(run.weights, sizes=sizes_of(model_of(run.config)))
+def _open(path: pathlib.Path, fresh: Collection[str]) -> reader.Weights:
+  """Opens what is no directory of adapters, by its kind."""
+  if is_run(path):
+    run = open_run(path)
+    if "model" not in run.config:
+      return run.weights
+    return dataclasses.replace(run.weights, sizes=sizes_of(model_of(run.config)))
+  if not path.is_dir():
+    if path.suffix == ".safetensors":
+      raise errors.CheckpointError(f"{path}: give the directory, its config.json is needed too.")
+    return npz.open_npz(path, fresh=fresh)
+  if (path / npz.PARAMS).exists():
+    return npz.open_native(path, fresh)
+  if (path / "config.json").exists():
+    return hf.open_hf(path, fresh)
+  raise errors.CheckpointError(
+    f"{path}: is no directory of weights; expected a Hugging Face one (config.json and"
+    " *.safetensors) or one that `save` wrote (config.json, params.npz and SEAL.json)."
+  )
 
 
 def read_steadily(path: str | os.PathLike, read: Callable[[], T]) -> T:
@@ -96,15 +114,11 @@ def open_base(path: str | os.PathLike) -> reader.Weights:
   Raises:
     CheckpointError: `path` is no run, or it has no adapters.
   """
-  if not is_run(path):
-    raise errors.CheckpointError(f"{path}: is no run of ours; only those hold adapters.")
-  run = open_run(path)
+  run = _run_with_adapters(path)
   plain = {name: e for name, e in run.tuned.entries.items() if not lora.is_adapter(name)}
-  if len(plain) == len(run.tuned.entries):
-    raise errors.CheckpointError(f"{path}: the run has no adapters.")
   model_config = model_of(run.config)
   without = dataclasses.replace(run.tuned, entries=plain)
-  return dataclasses.replace(merge.weights(model_config, without), sizes=sizes_of(model_config))
+  return dataclasses.replace(load.as_published(model_config, without), sizes=sizes_of(model_config))
 
 
 def save_peft(
@@ -126,9 +140,7 @@ def save_peft(
   Raises:
     CheckpointError: `path` is no run or has no adapters, or `to` exists.
   """
-  if not is_run(path):
-    raise errors.CheckpointError(f"{path}: is no run of ours; only those hold adapters.")
-  run = open_run(path)
+  run = _run_with_adapters(path)
   adapters = {}
   for name in param_table.MATRICES:
     parts = {part: linear.beside(name, part) for part in linear.ADAPTER}
@@ -136,29 +148,33 @@ def save_peft(
     if found:
       adapters[name] = found
   model_config = model_of(run.config)
-  sizes, spec = sizes_of(model_config), model_config.lora
+  sizes = sizes_of(model_config)
   base, _, revision = (base or _base_of(str(run.config.get("init") or ""))).partition("@")
   remarks = _remarks(model_config, base)
   for sentence in remarks:
     log(f"{path}: {sentence}")
   trained = {name for name in run.trained if not lora.is_adapter(name)}
   param_table.only_published({*adapters, *trained}, str(to))
+  whole = sorted(peft_export.modules_of(trained, sizes))
   return peft_export.save_peft(
     to,
     adapters,
     sizes,
-    rank=spec.rank,
-    alpha=spec.alpha,
-    rslora=spec.rslora,
-    dora=spec.dora,
-    dropout=spec.dropout,
-    trained={
-      name: run.weights.read(name) for name in sorted(peft_export.modules_of(trained, sizes))
-    },
+    model_config.lora,
+    trained={name: run.weights.read(name) for name in whole},
     base=base,
     revision=revision,
     remarks=" ".join(remarks),
   )
+
+
+def _run_with_adapters(path: str | os.PathLike) -> Run:
+  if not is_run(path):
+    raise errors.CheckpointError(f"{path}: is no run of ours; only those hold adapters.")
+  run = open_run(path)
+  if not any(map(lora.is_adapter, run.tuned.entries)):
+    raise errors.CheckpointError(f"{path}: the run has no adapters.")
+  return run
 
 
 def _base_of(init: str) -> str:
@@ -179,12 +195,10 @@ def _remarks(model_config: variants.ModelConfig, base: str) -> list[str]:
       " `--format hf --without_adapters` and name it with `--base`."
     ]
   if model_config.llm.post_norms:
-    caps = [
-      f"{model_config.llm.attn_softcap:g} (attention)",
-      f"{model_config.llm.final_softcap:g} (final)",
-    ]
+    llm = model_config.llm
     remarks.append(
-      f"Its config.json must have the softcaps that the run had: {', '.join(caps)}; 0 is null."
+      f"Its config.json must have the softcaps that the run had: {llm.attn_softcap:g} (attention),"
+      f" {llm.final_softcap:g} (final); 0 is null."
     )
   if model_config.quantize:
     remarks.append(
@@ -215,10 +229,9 @@ def config_of(
   towers = {"img": dict(sizes["img"]), "llm": dict(sizes["llm"])}
   for key, value in (overrides or {}).items():
     tower, _, name = key.partition(".")
-    errors.pick(
-      errors.pick(towers, tower, "tower in overrides"), name, f"size in overrides {tower}"
-    )
-    towers[tower][name] = value
+    found = errors.pick(towers, tower, "tower in overrides")
+    errors.pick(found, name, f"size in overrides {tower}")
+    found[name] = value
   return variants.ModelConfig(
     img=variants.Vit(**towers["img"]),
     llm=variants.Gemma(**towers["llm"]),
@@ -246,16 +259,12 @@ class Run:
     checkpoint.load.load_params takes.
   tuned: its parameters as it trains them, with adapters and quantized matrices, if there are any.
   config: the run's config as plain data (config.load.from_plain makes it a config).
-  tokenizer: the SentencePiece file, or None when the run saved none.
-  step: how many steps it had trained.
   trained: the names in `tuned` of what trained.
   """
 
   weights: reader.Weights
   tuned: reader.Weights
   config: Mapping[str, Any]
-  tokenizer: pathlib.Path | None
-  step: int
   trained: frozenset[str]
 
 
@@ -313,7 +322,8 @@ def _open_step(folder: pathlib.Path, facts: Mapping[str, Any]) -> Run:
   if facts["base"]:
     tables.append((base, "", manifest.read_facts(base)["leaves"]))
   for where, prefix, table in tables:
-    found = _described(where / manifest.ARRAYS)
+    with _readable(str(where / manifest.ARRAYS)):
+      found = manifest.described(where / manifest.ARRAYS)
     for stored, (dtype, shape) in table.items():
       if stored.startswith(prefix):
         name = stored.removeprefix(prefix)
@@ -322,28 +332,20 @@ def _open_step(folder: pathlib.Path, facts: Mapping[str, Any]) -> Run:
         _check(found.get(stored), entries[name], f"{where / manifest.ARRAYS}: {stored}")
   trained = frozenset(name for name, (where, _) in places.items() if where.parent == folder)
   entries = dict(sorted(entries.items()))
-  tokenizer = folder / TOKENIZER if (folder / TOKENIZER).exists() else None
   config = _config(folder)
   tuned = reader.Weights(
     path=folder,
     kind="run",
     entries=entries,
     sizes={},
-    tokenizer=tokenizer,
+    tokenizer=folder / TOKENIZER if (folder / TOKENIZER).exists() else None,
     blocks=lambda name: iter((_read(*places[name], entries[name]),)),
   )
-  weights = tuned if merge.is_plain(entries) else merge.weights(model_of(config), tuned)
+  weights = tuned if load.is_published(entries) else load.as_published(model_of(config), tuned)
   # Parameters that a fork of the model added have no row in the table; `load_params` checks them.
   shapes = {n: e.shape for n, e in weights.entries.items() if n in param_table.TABLE}
   sizes = param_table.sizes_of(shapes, str(folder))
-  return Run(
-    dataclasses.replace(weights, sizes=sizes),
-    dataclasses.replace(tuned, sizes=sizes),
-    config,
-    tokenizer,
-    facts["step"],
-    trained,
-  )
+  return Run(dataclasses.replace(weights, sizes=sizes), tuned, config, trained)
 
 
 def model_of(config: Mapping[str, Any]) -> variants.ModelConfig:
@@ -363,27 +365,22 @@ def _config(folder: pathlib.Path) -> dict[str, Any]:
 
 def _read(folder: pathlib.Path, stored: str, entry: reader.Entry) -> np.ndarray:
   """One array, which must be what the seal says."""
-  try:
+  with _readable(f"{folder}: {stored}"):
     array = manifest.read_one(folder, stored)
-  except Exception as e:
-    raise _unreadable(f"{folder}: {stored}", e) from None
   # By its own description it may be a plain number.
   parts = getattr(array, "shape", None)
   _check((getattr(array, "dtype", None), parts, parts), entry, f"{folder}: {stored}")
   return array
 
 
-def _described(folder: pathlib.Path) -> dict[str, tuple[Any, Any, Any]]:
+@contextlib.contextmanager
+def _readable(what: str) -> Iterator[None]:
+  """A StateError of what orbax and tensorstore raise on a folder that they did not write."""
   try:
-    return manifest.described(folder)
+    yield
   except Exception as e:
-    raise _unreadable(str(folder), e) from None
-
-
-def _unreadable(what: str, error: Exception) -> errors.StateError:
-  """Of what orbax and tensorstore raise on a folder that they did not write, which is anything."""
-  why = " ".join(str(error).split())[:200]
-  return errors.StateError(f"{what} cannot be read: {type(error).__name__}: {why}.")
+    why = " ".join(str(e).split())[:200]
+    raise errors.StateError(f"{what} cannot be read: {type(e).__name__}: {why}.") from None
 
 
 def _check(found: tuple[Any, Any, Any] | None, entry: reader.Entry, what: str) -> None:

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from paligemma_jax.checkpoint import hf
+from paligemma_jax.checkpoint import hf_config
 from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import peft_export
 from paligemma_jax.checkpoint import reader
-from paligemma_jax.checkpoint import safetensors
 from paligemma_jax.core import errors
 from paligemma_jax.models import param_table
 
@@ -35,11 +35,15 @@ _KNOWN = {
 }  # fmt: skip
 # Initialisations that leave the base as it was; others take something out of it first.
 _PLAIN_INIT = (True, False, None, "gaussian", "eva", "orthogonal")
-_PARTS = re.compile(
-  r"\.(?:(?P<emb>lora_embedding_[AB])|(?P<lora>lora_[AB])(?:\.default)?\.(?P<kind>weight|bias)"
-  r"|(?P<mag>lora_magnitude_vector)(?:\.default)?(?:\.weight)?)(?:\.default)?$"
+# The end of a tensor's name in PEFT, which part of a change it is, and of what in its module.
+_PARTS = (
+  (r"\.lora_([AB])(?:\.default)?\.weight(?:\.default)?$", "{}", "weight"),
+  (r"\.lora_[AB](?:\.default)?\.bias(?:\.default)?$", "bias", "bias"),
+  # Of an embedding: A is [r, rows], B [width, r], and B A is transposed.
+  (r"\.lora_embedding_([AB])(?:\.default)?$", "embedding_{}", "weight"),
+  (r"\.lora_magnitude_vector(?:\.default)?(?:\.weight)?(?:\.default)?$", "magnitude", "weight"),
+  (r"\.(?:token_adapter\.)?trainable_tokens_delta(?:\.default)?$", "rows", "weight"),
 )
-_TOKENS = re.compile(r"\.(?:token_adapter\.)?trainable_tokens_delta(?:\.default)?$")
 
 
 def is_adapter(path: pathlib.Path) -> bool:
@@ -76,22 +80,21 @@ def open_adapter(path: pathlib.Path, base: reader.Weights) -> reader.Weights:
       f"{path}: has no {peft_export.TENSORS}; adapters in other formats (*.bin are pickles) are not"
       " read."
     )
-  changes = _changes(safetensors.read_header(path / peft_export.TENSORS), settings, path)
+  changes = _changes(reader.safetensors_header(path / peft_export.TENSORS), settings, path)
   sizes = _sizes(base.sizes, changes)
   table, dims = param_table.rows(sizes), param_table.dims_of(sizes)
   shapes = param_table.shapes(sizes)
-  changed: dict[str, list[str]] = {}
-  for name, row in table.items():
-    depth = shapes[name][0] if "{i}" in row.hf[0] else 1
-    for their in (t.format(i=i) for i in range(depth) for t in row.hf):
-      if their in changes:
-        changes[their].check(param_table.their_shape(row.layout, dims), f"{path}: {their}")
-        changed.setdefault(name, []).append(their)
-  if unknown := sorted(changes.keys() - {t for own in changed.values() for t in own}):
+  owners = {
+    their: row for name, row in table.items() for their, _ in hf.places(row, shapes[name][0])
+  }
+  if unknown := sorted(changes.keys() - owners.keys()):
     raise errors.CheckpointError(
       f"{path}: {len(unknown)} of its {len(changes)} adapted tensors are none of this base"
       f" ({base.path}); the first is {unknown[0]!r}."
     )
+  for their, change in changes.items():
+    change.check(param_table.their_shape(owners[their].layout, dims), f"{path}: {their}")
+  changed = {owners[their].name for their in changes}
 
   def blocks(name: str) -> Iterator[np.ndarray]:
     if name not in changed:
@@ -137,7 +140,7 @@ class _Change:
     token_ids: of "rows".
   """
 
-  parts: dict[str, safetensors.Tensor] = dataclasses.field(default_factory=dict)
+  parts: dict[str, reader.Tensor] = dataclasses.field(default_factory=dict)
   scale: float = 1.0
   token_ids: tuple[int, ...] = ()
 
@@ -165,7 +168,7 @@ class _Change:
 
   def of(self, w: np.ndarray) -> np.ndarray:
     """The tensor, changed."""
-    read = {k: safetensors.rows(t, 0, t.entry.shape[0]) for k, t in self.parts.items()}
+    read = {k: reader.rows(t, 0, t.entry.shape[0]) for k, t in self.parts.items()}
     read = {k: x.astype(np.float32) for k, x in read.items()}
     w = read["whole"] if "whole" in read else np.array(w, np.float32)
     if "rows" in read:
@@ -193,7 +196,7 @@ def _applied(change: _Change | None, ours: np.ndarray, pattern: str, dims: Mappi
 
 
 def _changes(
-  tensors: Mapping[str, safetensors.Tensor], settings: Mapping[str, Any], path: pathlib.Path
+  tensors: Mapping[str, reader.Tensor], settings: Mapping[str, Any], path: pathlib.Path
 ) -> dict[str, _Change]:
   """{canonical tensor name: what happens to it}."""
   changes: dict[str, _Change] = {}
@@ -234,20 +237,10 @@ def _changes(
 def _place(name: str) -> tuple[str, str, str]:
   """(canonical tensor name, part, the module's name) of one of PEFT's tensors."""
   bare = name.removeprefix(peft_export.PREFIX)
-  if match := _TOKENS.search(bare):
-    module = bare[: match.start()]
-    return param_table.canonical(f"{module}.weight"), "rows", module
-  if match := _PARTS.search(bare):
-    module = bare[: match.start()]
-    part = match["lora"] or match["emb"]
-    if match["mag"]:
-      return param_table.canonical(f"{module}.weight"), "magnitude", module
-    if match["kind"] == "bias":
-      return param_table.canonical(f"{module}.bias"), "bias", module
-    letter = part[-1]
-    if match["emb"]:  # Of an embedding: A is [r, rows], B [width, r], and B A is transposed.
-      return param_table.canonical(f"{module}.weight"), f"embedding_{letter}", module
-    return param_table.canonical(f"{module}.weight"), letter, module
+  for regex, part, of in _PARTS:
+    if match := re.search(regex, bare):
+      module = bare[: match.start()]
+      return param_table.canonical(f"{module}.{of}"), part.format(*match.groups()), module
   for wrapper in (".modules_to_save.default", ".base_layer"):
     bare = bare.replace(wrapper, "")
   return param_table.canonical(bare), "whole", bare.rpartition(".")[0]
@@ -278,40 +271,31 @@ def _token_ids(settings: Mapping[str, Any], module: str, path: pathlib.Path) -> 
   return tuple(ids)
 
 
-def _same(a: safetensors.Tensor, b: safetensors.Tensor) -> bool:
+def _same(a: reader.Tensor, b: reader.Tensor) -> bool:
   """Whether two tensors hold the same; both are read, in blocks."""
   if a.entry != b.entry:
     return False
   num_rows = a.entry.shape[0] if a.entry.shape else 1
-  blocks = zip(
-    safetensors.row_blocks(a, num_rows), safetensors.row_blocks(b, num_rows), strict=True
-  )
+  blocks = zip(reader.row_blocks(a, num_rows), reader.row_blocks(b, num_rows), strict=True)
   return all(np.array_equal(x, y) for x, y in blocks)
 
 
 def _sizes(sizes: Mapping[str, Any], changes: dict[str, _Change]) -> dict[str, Any]:
   """Of the base, with the vocabulary and the resolution of embeddings that were saved whole."""
-  table, positions = (
-    _whole(changes, param_table.EMBEDDING),
-    _whole(changes, param_table.POSITIONS),
-  )
+  found = {name: change.parts.get("whole") for name, change in changes.items()}
+  table, positions = found.get(param_table.EMBEDDING), found.get(param_table.POSITIONS)
   res, words = sizes["res"], sizes["llm"]["vocab_size"]
-  if positions is not None:
+  if positions is not None and positions.entry.shape:
     side = math.isqrt(positions.entry.shape[0])
     res = side * sizes["img"]["patch_size"] if side**2 == positions.entry.shape[0] else res
-  if table is not None:
+  if table is not None and table.entry.shape:
     rows, *width = table.entry.shape
-    if rows == hf.num_rows(words, words) and hf.alike(table, words):
+    if rows == hf_config.num_rows(words, words) and hf.alike(table, words):
       entry = reader.Entry((words, *width), table.entry.dtype)  # The rest only pads it.
       changes[param_table.EMBEDDING].parts["whole"] = dataclasses.replace(table, entry=entry)
     else:
       words = rows
   return {**sizes, "llm": {**sizes["llm"], "vocab_size": words}, "res": res}
-
-
-def _whole(changes: Mapping[str, _Change], name: str) -> safetensors.Tensor | None:
-  tensor = changes[name].parts.get("whole") if name in changes else None
-  return tensor if tensor is not None and tensor.entry.shape else None
 
 
 def _check_settings(settings: Mapping[str, Any], path: pathlib.Path) -> None:

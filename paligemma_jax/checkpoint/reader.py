@@ -1,12 +1,16 @@
-"""What every reader of weights gives: names, shapes and dtypes first, data later in blocks."""
+"""What every reader of weights gives: names, shapes and dtypes first, data later in blocks.
+
+And safetensors files, read strictly: every byte belongs to exactly one tensor of a known dtype.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import io
 import math
+import os
 import pathlib
-import stat
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -19,7 +23,6 @@ from paligemma_jax.core import file_checks
 from paligemma_jax.core import strict_json
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
-MAX_SMALL_BYTES = 16 << 20  # Of a tokenizer, say; Gemma's has 4 MB.
 BLOCK_BYTES = 64 << 20  # Host memory that reading takes beside the parameters themselves.
 
 
@@ -32,7 +35,6 @@ class Entry:
 
   @property
   def num_bytes(self) -> int:
-    """Bytes of the array's data."""
     return math.prod(self.shape) * self.dtype.itemsize
 
 
@@ -44,7 +46,7 @@ class Weights:
     path: what was opened.
     kind: "npz", "hf", "native", "run" or "peft".
     entries: {our parameter name: Entry}.
-    sizes: {"img": …, "llm": …, "res": …}, see `params.sizes_of`.
+    sizes: {"img": …, "llm": …, "res": …}, see `param_table.sizes_of`.
     tokenizer: the SentencePiece file found with the weights, or None.
     blocks: name -> iterator over consecutive blocks of the array along its first dimension, in
       order, in the stored dtype. A block is valid only until the next one is asked for. Raises
@@ -95,7 +97,7 @@ def open_file(path: pathlib.Path) -> io.BufferedReader:
     file = atomic_io.open_regular(path)
     found, remedy = file_checks.not_downloaded(file.read(file_checks.HEAD_BYTES))
     file.seek(0)
-  except OSError as e:
+  except (OSError, ValueError) as e:
     raise errors.CheckpointError(f"{path}: cannot be opened: {strict_json.reason(e)}.") from None
   if found:
     file.close()
@@ -103,12 +105,112 @@ def open_file(path: pathlib.Path) -> io.BufferedReader:
   return file
 
 
-def regular_file(path: pathlib.Path) -> int:
-  """The size in bytes of the regular file `path`; CheckpointError when it is something else."""
+DTYPES = {
+  "F32": np.dtype(np.float32),
+  "F16": np.dtype(np.float16),
+  "BF16": BFLOAT16,
+}
+_OF_BUFFERS = {
+  **DTYPES,
+  **{f"{k}{8 * n}": np.dtype(f"{k.lower()}{n}") for k in "IU" for n in (1, 2, 4, 8)},
+  "F64": np.dtype(np.float64),
+  "BOOL": np.dtype(np.bool_),
+}
+METADATA = "__metadata__"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tensor:
+  """Where one tensor lies in a safetensors file."""
+
+  path: pathlib.Path
+  start: int  # Bytes from the start of the file.
+  entry: Entry
+
+
+def safetensors_header(
+  path: str | os.PathLike, *, buffers: re.Pattern[str] | None = None
+) -> dict[str, Tensor]:
+  """{name: Tensor} of one file; its data is not read.
+
+  Args:
+    buffers: tensors whose name this finds are left out; they may have other dtypes.
+
+  Raises:
+    CheckpointError: the header is damaged, of an unknown dtype, or does not cover the file exactly.
+  """
+  path = pathlib.Path(path)
+  with open_file(path) as file:
+    file_bytes = os.fstat(file.fileno()).st_size
+    header_len = int.from_bytes(file.read(8), "little")
+    # The header of a 28B model is below 1 MB.
+    if file_bytes < 8 or header_len > min(strict_json.MAX_BYTES, file_bytes - 8):
+      raise errors.CheckpointError(
+        f"{path}: claims a header of {header_len} bytes in a file of {file_bytes}: truncated, or"
+        " no safetensors file."
+      )
+    raw = file.read(header_len)
   try:
-    status = path.stat()
-  except (OSError, ValueError) as e:
-    raise errors.CheckpointError(f"{path}: cannot be opened: {e}.") from None
-  if not stat.S_ISREG(status.st_mode):
-    raise errors.CheckpointError(f"{path}: is not a regular file.")
-  return status.st_size
+    header = strict_json.parse_object(raw)
+  except strict_json.Malformed as e:
+    raise errors.CheckpointError(f"{path}: is no valid JSON object: {e}.") from None
+  header.pop(METADATA, None)
+  tensors = {}
+  for name, fields in header.items():
+    is_buffer = buffers is not None and buffers.search(name)
+    where = f"{path}: {name!r}"
+    tensor = _tensor(fields, path, 8 + header_len, _OF_BUFFERS if is_buffer else DTYPES, where)
+    if tensor.start + tensor.entry.num_bytes > file_bytes:
+      raise errors.CheckpointError(f"{where} reaches beyond the end: truncated.")
+    tensors[name] = tensor
+  at = 8 + header_len
+  # Empty tensors come before the one they touch.
+  for name, tensor in sorted(tensors.items(), key=lambda x: (x[1].start, x[1].entry.num_bytes)):
+    if tensor.start != at:
+      what = "overlaps another tensor" if tensor.start < at else "follows a hole"
+      raise errors.CheckpointError(f"{path}: {name!r} {what}: damaged.")
+    at += tensor.entry.num_bytes
+  if at != file_bytes:
+    raise errors.CheckpointError(f"{path}: {file_bytes - at} bytes at its end belong to no tensor.")
+  return {n: t for n, t in tensors.items() if buffers is None or not buffers.search(n)}
+
+
+def rows(tensor: Tensor, start: int, stop: int) -> np.ndarray:
+  """The rows [start, stop) of a tensor, in its stored dtype."""
+  shape = tensor.entry.shape
+  block = np.empty((stop - start, *shape[1:]), tensor.entry.dtype)
+  row_bytes = math.prod(shape[1:]) * tensor.entry.dtype.itemsize
+  view = block.reshape(-1).view(np.uint8).data
+  with open_file(tensor.path) as file:
+    file.seek(tensor.start + start * row_bytes)
+    if file.readinto(view) < len(view):
+      raise errors.CheckpointError(f"{tensor.path}: became shorter while it was read.")
+  return block
+
+
+def row_blocks(tensor: Tensor, num_rows: int) -> Iterator[np.ndarray]:
+  """The first `num_rows` rows of a tensor in blocks."""
+  step = rows_per_block(tensor.entry.shape, tensor.entry.dtype.itemsize)
+  for start in range(0, num_rows, step):
+    yield rows(tensor, start, min(start + step, num_rows))
+
+
+def _tensor(
+  fields: Any, path: pathlib.Path, data_start: int, dtypes: Mapping[str, np.dtype], where: str
+) -> Tensor:
+  """The tensor that the fields of a header describe."""
+  if not isinstance(fields, dict) or set(fields) != {"dtype", "shape", "data_offsets"}:
+    raise errors.CheckpointError(f"{where} has a damaged header: {str(fields)[:100]}.")
+  dtype, shape, offsets = fields["dtype"], fields["shape"], fields["data_offsets"]
+  if not isinstance(dtype, str) or dtype not in dtypes:
+    raise errors.CheckpointError(f"{where} has dtype {dtype!r}; weights are F32, BF16 or F16.")
+  for numbers in (shape, offsets):
+    good = isinstance(numbers, list) and all(type(n) is int for n in numbers)
+    if not good or not all(0 <= n < 1 << 48 for n in numbers):
+      raise errors.CheckpointError(f"{where} has a damaged header: {str(fields)[:100]}.")
+  entry = Entry(tuple(shape), dtypes[dtype])
+  if len(offsets) != 2 or offsets[1] - offsets[0] != entry.num_bytes:
+    raise errors.CheckpointError(
+      f"{where} is {dtype}{shape}, that is {entry.num_bytes} bytes, but lies at {offsets}."
+    )
+  return Tensor(path, data_start + offsets[0], entry)

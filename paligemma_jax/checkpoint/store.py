@@ -19,6 +19,7 @@ from paligemma_jax.checkpoint import manifest
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
 from paligemma_jax.core import process
+from paligemma_jax.core import trees
 from paligemma_jax.training import state as states
 
 _NOTHING, _NONE_INTACT = -1, -2  # Instead of a step: no step was ever saved; all are broken.
@@ -101,19 +102,17 @@ class Checkpoints:
       "leaves": manifest.table(trainable),
     }
     tmp = self._folder / f"{manifest.TMP}{step}"
+    self._is_settled = False
     try:
       seal_facts["base"] = self._save_base(state.frozen)
       self._begin(tmp, trainable)
     except Exception as e:  # Reported by `_failed`; the run goes on from intact state.
       self._failed(step, tmp, e)
-      self._is_settled = False
-      self._settle()
-      self.check()
-      return
-    self._is_settled = False
-    self._thread = threading.Thread(target=self._finish, args=(step, tmp, seal_facts), name="save")
-    self._thread.start()
-    if not self._async_save:
+    else:
+      job = (step, tmp, seal_facts)
+      self._thread = threading.Thread(target=self._finish, args=job, name="save")
+      self._thread.start()
+    if self._thread is None or not self._async_save:
       self._settle()
       self.check()
 
@@ -210,17 +209,9 @@ class Checkpoints:
         " start anew use another --workdir."
       )
     folder = self._folder / str(step)
-    facts = manifest.read_facts(folder)
-    self.facts = facts.get("run", {})
-    trainable = _trainable(target)
-    manifest.check_leaves(folder, facts["leaves"], manifest.table(trainable))
-    if target.frozen:
-      base = self._folder / manifest.BASE
-      manifest.check_leaves(
-        base, manifest.read_facts(base)["leaves"], manifest.table(target.frozen)
-      )
-    found = manifest.restore(folder / manifest.ARRAYS, trainable)
-    frozen = manifest.restore(self._folder / manifest.BASE / manifest.ARRAYS, target.frozen)
+    found = self._read(folder, _trainable(target))
+    frozen = self._read(self._folder / manifest.BASE, target.frozen) if target.frozen else {}
+    self.facts = manifest.read_facts(folder).get("run", {})
     if self._leads:
       logging.info("restored step %d from %s", step, folder)
     read = states.TrainState(
@@ -231,6 +222,10 @@ class Checkpoints:
       ema={name: found[f"ema/{name}"] for name in target.ema},
     )
     return states.owned(read)
+
+  def _read(self, folder: pathlib.Path, targets: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    manifest.check_leaves(folder, manifest.read_facts(folder)["leaves"], manifest.table(targets))
+    return manifest.restore(folder / manifest.ARRAYS, targets)
 
   def _newest_intact(self) -> int:
     steps = self.steps()
@@ -254,7 +249,10 @@ class Checkpoints:
     if not (final / manifest.SEAL).exists():
       failure = None
       try:
-        self._write_base(tmp, final, frozen)
+        self._begin(tmp, frozen)
+        self._writer.wait_until_finished()
+        facts = {"kind": manifest.BASE, "leaves": manifest.table(frozen)}
+        self._seal(tmp, final, facts, fault="base")
       except Exception as e:  # The other hosts must hear of it.
         failure = e
       failures = self._gather("how the frozen parameters were saved", str(failure or ""))
@@ -262,43 +260,26 @@ class Checkpoints:
         raise failure or OSError(next(text for text in failures if text))
     return manifest.seal_crc(final)
 
-  def _write_base(
-    self, tmp: pathlib.Path, final: pathlib.Path, frozen: Mapping[str, jax.Array]
-  ) -> None:
-    self._begin(tmp, frozen)
-    self._writer.wait_until_finished()
-    if not self._leads:
-      return
-    manifest.write(tmp, {"kind": manifest.BASE, "leaves": manifest.table(frozen)})
-    atomic_io.fault_point("base.after_seal")
-    atomic_io.remove(final)
-    os.rename(tmp, final)
-    atomic_io.sync(self._folder)
-    atomic_io.fault_point("base.after_rename")
-
   def _begin(self, tmp: pathlib.Path, flat: Mapping[str, jax.Array]) -> None:
+    """Begins to write `flat`; returns once it has left the devices, so it may be donated."""
+    import orbax.checkpoint as ocp
+
     if self._leads:
       atomic_io.remove(tmp)
     atomic_io.make_folder(tmp, below=self._folder)
     atomic_io.fault_point("state.before_arrays")
-    manifest.start(self._writer, tmp / manifest.ARRAYS, flat)
+    args = ocp.args.PyTreeSave(trees.unflatten(flat))
+    self._writer.save(tmp / manifest.ARRAYS, args=args)
 
   def _finish(self, step: int, tmp: pathlib.Path, facts: Mapping[str, Any]) -> None:
     """Runs beside training: what is sealed is renamed, what fails is removed and reported."""
     try:
       self._writer.wait_until_finished()
       atomic_io.fault_point("state.after_arrays")
-      if self._leads:
-        for name, data in self._files.items():
-          atomic_io.write_new(tmp / name, data)
-        manifest.write(tmp, facts)
-        atomic_io.fault_point("state.after_seal")
-        final = self._folder / str(step)
-        # Only a broken step can stand there: `save` returns early for an intact one.
-        atomic_io.remove(final)
-        os.rename(tmp, final)
-        atomic_io.sync(self._folder)
-        atomic_io.fault_point("state.after_rename")
+      for name, data in self._files.items() if self._leads else ():
+        atomic_io.write_new(tmp / name, data)
+      # Only a broken step can stand there: `save` returns early for an intact one.
+      self._seal(tmp, self._folder / str(step), facts, fault="state")
       self._failures.clear()
       self._sealed.add(step)
       self._last = (step, "")
@@ -309,8 +290,25 @@ class Checkpoints:
     if self._leads:
       self._retire(step)
 
+  def _seal(
+    self, tmp: pathlib.Path, final: pathlib.Path, facts: Mapping[str, Any], *, fault: str
+  ) -> None:
+    """Seals what is written and gives it its name, if this process leads."""
+    if not self._leads:
+      return
+    manifest.write(tmp, facts)
+    atomic_io.fault_point(f"{fault}.after_seal")
+    atomic_io.remove(final)
+    os.rename(tmp, final)
+    atomic_io.sync(self._folder)
+    atomic_io.fault_point(f"{fault}.after_rename")
+
   def _failed(self, step: int, tmp: pathlib.Path, error: Exception) -> None:
-    reason = self._reason(error)
+    if why := errors.full_disk(error):
+      with contextlib.suppress(OSError):
+        usage = shutil.disk_usage(self._folder)
+        why += f" ({usage.free / 2**20:.1f} MiB of {usage.total / 2**20:.0f} MiB are free)"
+    reason = f"{why}." if why else " ".join(str(error).split())[:400] or type(error).__name__
     message = f"saving step {step} to {self._folder} failed: {reason}"
     logging.error("%s", message)
     self._failures.append(message)
@@ -320,14 +318,6 @@ class Checkpoints:
     if self._leads:
       shutil.rmtree(tmp, ignore_errors=True)
       shutil.rmtree(self._folder / f"{manifest.TMP}{manifest.BASE}", ignore_errors=True)
-
-  def _reason(self, error: Exception) -> str:
-    if why := errors.full_disk(error):
-      with contextlib.suppress(OSError):
-        usage = shutil.disk_usage(self._folder)
-        why += f" ({usage.free / 2**20:.1f} MiB of {usage.total / 2**20:.0f} MiB are free)"
-      return f"{why}."
-    return " ".join(str(error).split())[:400] or type(error).__name__
 
   def _retire(self, newest: int) -> None:
     """Deletes steps that are neither among the newest `keep` nor the best."""

@@ -62,7 +62,9 @@ def measure(
   sharding.check_batch(
     train.batch_size, setup.mesh, grad_accum_steps=train.grad_accum_steps, what="train.batch_size"
   )
-  optimizer = _optimizer(setup)
+  with config.unlocked():
+    config.optim.update(warmup="", cooldown="")  # So that the schedule fits any run.
+  optimizer = setups.optimizer(setup, _STEPS, train.batch_size)
   state = setups.abstract_state(setup, optimizer)
   batch = _batch(setup, frames)
   found = {
@@ -154,13 +156,6 @@ def _devices(target: targets.Target) -> tuple[list[Any], int]:
       f" pip install '{packages[target.platform]}'."
     ) from e
   return list(topology.devices), target.memory_bytes
-
-
-def _optimizer(setup: setups.Setup) -> optimizers.Optimizer:
-  """The run's optimizer with a schedule that fits any run."""
-  with setup.config.unlocked():
-    setup.config.optim.update(warmup="", cooldown="")
-  return setups.optimizer(setup, _STEPS, setup.config.train.batch_size)
 
 
 def _batch(setup: setups.Setup, frames: int) -> dict[str, Any]:
@@ -306,14 +301,11 @@ def _computations(hlo: str) -> tuple[dict[str, list[tuple[str, str, str]]], str]
   computations: dict[str, list[tuple[str, str, str]]] = {}
   entry, lines = "", None
   for line in hlo.splitlines():
-    start = _COMPUTATION.match(line)
-    if start:
+    if start := _COMPUTATION.match(line):
       lines = computations.setdefault(start[2], [])
       entry = start[2] if start[1] else entry
-    elif lines is not None:
-      match = _INSTRUCTION.match(line)
-      if match:
-        lines.append((match[2], match[3], line))
+    elif lines is not None and (match := _INSTRUCTION.match(line)):
+      lines.append((match[2], match[3], line))
   return computations, entry
 
 
@@ -352,19 +344,15 @@ def _received(kind: str, shape: str, started: bool, line: str) -> float:
   # The tuple of an asynchronous start holds operand and result; the larger is the gathered one.
   size = max(arrays) if started else sum(arrays)
   group = _group_size(line)
-  if kind == "reduce-scatter":
-    return size * (group - 1)
-  if kind == "all-reduce":
-    return 2 * size * (group - 1) / group
   if kind == "collective-permute":
     return size
-  return size * (group - 1) / group
+  times = {"reduce-scatter": group, "all-reduce": 2}.get(kind, 1)
+  return times * size * (group - 1) / group
 
 
 def _group_size(line: str) -> int:
   """Devices of a group, from replica_groups={{0,1},…} or [4,2]<=[8]."""
-  match = re.search(r"replica_groups=\{\{([\d,]+)\}", line)
-  if match:
+  if match := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
     return len(match[1].split(","))
   match = re.search(r"replica_groups=\[(\d+),(\d+)\]", line)
   return int(match[2]) if match else 2
@@ -372,8 +360,7 @@ def _group_size(line: str) -> int:
 
 def _trips(computations: Mapping[str, list[tuple[str, str, str]]], line: str) -> int:
   """How often a loop runs: the compiler's trip count, or the only constant in its condition."""
-  match = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
-  if match:
+  if match := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line):
     return int(match[1])
   condition = re.search(r"condition=(%[\w.\-]+)", line)
   body = computations.get(condition[1], ()) if condition else ()

@@ -1,4 +1,8 @@
-"""Runs `planning.worker` in a process of its own, and survives its crashes."""
+"""Measures programs in a process of its own, which a crash of the compiler may end.
+
+That process is this module again, with an environment for the compiler, which is read when JAX is
+imported: {"jobs": […], "config_files": {module: file}} on stdin, a line of JSON per job on stdout.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +18,7 @@ from typing import Any
 import ml_collections
 
 from paligemma_jax.config import config_file
+from paligemma_jax.config import load as configs
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
 from paligemma_jax.planning import targets
@@ -80,10 +85,10 @@ def ask(
 def _run(
   jobs: Sequence[dict[str, Any]], on: str, effort: float, timeout_secs: float
 ) -> tuple[subprocess.CompletedProcess[str], list[dict[str, Any]]]:
-  """The finished worker process, and the answers that it printed."""
+  """The finished process, and the answers that it printed."""
   try:
     done = subprocess.run(
-      [sys.executable, "-m", "paligemma_jax.planning.worker"],
+      [sys.executable, "-m", "paligemma_jax.planning.runs"],
       input=json.dumps({"jobs": list(jobs), "config_files": config_file.ran()}),
       env=_environment(targets.get(on), effort),
       capture_output=True,
@@ -123,3 +128,28 @@ def _death(on: str, done: subprocess.CompletedProcess[str]) -> str:
   else:
     how = f"ended with code {done.returncode}"
   return f"The compiler for {on} {how}: {last}"
+
+
+def _main() -> None:
+  asked = json.load(sys.stdin)
+  config_file.find_again(asked["config_files"])
+  for job in asked["jobs"]:
+    try:
+      found = _measured(**job)
+    except errors.ConfigError as e:
+      found = {"refused": str(e)}
+    print(json.dumps(found), flush=True)
+
+
+def _measured(config: Any, on: str, **size: Any) -> dict[str, Any]:
+  from paligemma_jax.planning import program
+
+  # The process that started this one has loaded it, with the user's consent where needed.
+  plain = specs.from_json(config, allow_code=True)
+  loaded = configs.from_plain(plain, "the configuration")
+  configs.import_code(loaded)
+  return program.measure(loaded, targets.get(on), **size)
+
+
+if __name__ == "__main__":
+  _main()

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 
 from paligemma_jax import evals
+from paligemma_jax.checkpoint import export
+from paligemma_jax.checkpoint import load
 from paligemma_jax.checkpoint import manifest
-from paligemma_jax.checkpoint import merge
-from paligemma_jax.checkpoint import npz_export as exports
 from paligemma_jax.checkpoint import opening
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import protocols
@@ -41,8 +41,8 @@ def write(
   pages.
   """
   if setup.config.ckpt.export and not _is_exported(workdir):
-    published = merge.published(setup.model_config, params)  # Adapters are in its matrices.
-    path = exports.save_npz(workdir.export, published, sizes=opening.sizes_of(setup.model_config))
+    published = load.published(setup.model_config, params)  # Adapters are in its matrices.
+    path = export.save_npz(workdir.export, published, sizes=opening.sizes_of(setup.model_config))
     note(f"weights: {path}")
   if not main:
     return

@@ -8,9 +8,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from paligemma_jax.checkpoint import export
 from paligemma_jax.checkpoint import load
-from paligemma_jax.checkpoint import npz_export
-from paligemma_jax.checkpoint import weights_dir
+from paligemma_jax.checkpoint import opening
 from paligemma_jax.core import errors
 from paligemma_jax.models import param_table
 from tests import virtual_devices
@@ -52,12 +52,12 @@ def _bad_params(dtype=np.float32):
 
 
 def _npz(path, model, params):
-  npz_export.save_npz(path / "a.npz", params)
+  export.save_npz(path / "a.npz", params)
   return path / "a.npz"
 
 
 def _native(path, model, params):
-  return weights_dir.save_native(path / "native", params, model)
+  return export.save_native(path / "native", params, model)
 
 
 def _hf(path, model, params):
@@ -72,7 +72,7 @@ def test_a_file_with_bad_numbers_is_refused_and_the_parameters_are_named(tmp_pat
   model, params = _bad_params(dtype)
   path = write(tmp_path, model, params)
   with pytest.raises(errors.CheckpointError, match=r"2 of \d+ parameters hold numbers") as caught:
-    load.load_params(path, param_table.shapes(model), dtype=np.float32)
+    load.load_params(opening.open_weights(path), param_table.shapes(model), dtype=np.float32)
   assert all(name in str(caught.value) for name in (*_BAD, str(tmp_path)))
 
 
@@ -83,21 +83,27 @@ def test_so_it_is_when_parameters_are_cut_over_devices_or_packed(tmp_path):
   mesh = jax.sharding.Mesh(np.array(jax.devices()[:1]), ("x",))
   place = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
   with pytest.raises(errors.CheckpointError, match="2 of"):
-    load.load_params(path, shapes, dtype=np.float32, shardings=dict.fromkeys(shapes, place))
+    load.load_params(
+      opening.open_weights(path),
+      shapes,
+      dtype=np.float32,
+      shardings=dict.fromkeys(shapes, place),
+    )
 
   def repack(name, blocks):
     array = np.concatenate([block.copy() for block in blocks]) if name in _BAD else None
     return None if array is None else {name: array}
 
   with pytest.raises(errors.CheckpointError, match="2 of"):
-    load.load_params(path, shapes, dtype=np.float32, repack=repack)
+    load.load_params(opening.open_weights(path), shapes, dtype=np.float32, repack=repack)
 
 
 _SHARDED = """
 import jax, numpy as np, sys
 from paligemma_jax.core import errors
-from paligemma_jax.checkpoint import load
-weights = load.open_weights(sys.argv[1])
+from paligemma_jax.checkpoint import load, opening
+from paligemma_jax.checkpoint import opening
+weights = opening.open_weights(sys.argv[1])
 shapes = {n: e.shape for n, e in weights.entries.items()}
 mesh = jax.sharding.Mesh(np.array(jax.devices()), ("x",))
 spec = jax.sharding.PartitionSpec

@@ -6,12 +6,10 @@ import json
 import numpy as np
 import pytest
 
+from paligemma_jax.checkpoint import export
 from paligemma_jax.checkpoint import hf
 from paligemma_jax.checkpoint import hf_config
-from paligemma_jax.checkpoint import hf_export
-from paligemma_jax.checkpoint import npz_export
-from paligemma_jax.checkpoint import safetensors
-from paligemma_jax.checkpoint import weights_dir
+from paligemma_jax.checkpoint import reader
 from paligemma_jax.core import errors
 from paligemma_jax.models import param_table
 from tests import golden_files
@@ -21,8 +19,8 @@ from tests.checkpoint import makers
 def _read(folder):
   tensors = {}
   for path in folder.glob("*.safetensors"):
-    for name, tensor in safetensors.read_header(path).items():
-      tensors[name] = safetensors.rows(tensor, 0, tensor.entry.shape[0])
+    for name, tensor in reader.safetensors_header(path).items():
+      tensors[name] = reader.rows(tensor, 0, tensor.entry.shape[0])
   return tensors
 
 
@@ -32,7 +30,7 @@ def _read(folder):
 def test_tensors_are_theirs_and_come_back_as_ours(tmp_path, post_norms, num_kv_heads, shard_bytes):
   model = makers.sizes(post_norms=post_norms, num_kv_heads=num_kv_heads)
   params = makers.params(model)
-  folder = hf_export.save_hf(
+  folder = export.save_hf(
     tmp_path / "out", params, model, files={"a.txt": b"beside"}, shard_bytes=shard_bytes
   )
   found, expected = _read(folder), makers.hf_tensors(params, model)
@@ -69,9 +67,7 @@ def test_a_directory_of_transformers_keeps_its_meaning(name, tmp_path):
   path = golden_files.path(name)
   weights = hf.open_hf(path)
   params = {key: weights.read(key) for key in weights.entries}
-  folder = hf_export.save_hf(
-    tmp_path / "out", params, weights.sizes, image_token=weights.image_token
-  )
+  folder = export.save_hf(tmp_path / "out", params, weights.sizes, image_token=weights.image_token)
   theirs = {k.replace("vision_model.", ""): v for k, v in _read(folder).items()}
   before = _read(path)
   assert theirs.keys() == before.keys()
@@ -89,7 +85,7 @@ def test_a_directory_of_transformers_keeps_its_meaning(name, tmp_path):
 def test_released_sizes_are_padded_as_released_files_are(tmp_path):
   model = makers.sizes()
   model["llm"].update(width=2, vocab_size=257_152)
-  folder = hf_export.save_hf(tmp_path / "out", makers.params(model), model)
+  folder = export.save_hf(tmp_path / "out", makers.params(model), model)
   config = json.loads((folder / "config.json").read_text())
   assert config["image_token_index"] == 257_152 and config["text_config"]["vocab_size"] == 257_216
   assert config["text_config"]["num_image_tokens"] == 16
@@ -102,9 +98,9 @@ def test_a_number_that_float16_cannot_hold_is_refused_and_nothing_is_left(tmp_pa
   params = makers.params(model)
   params["llm/layers/mlp/linear"][1, 2, 3] = -1e6
   save = {
-    "hf": functools.partial(hf_export.save_hf, sizes=model),
-    "npz": npz_export.save_npz,
-    "native": functools.partial(weights_dir.save_native, sizes=model),
+    "hf": functools.partial(export.save_hf, sizes=model),
+    "npz": export.save_npz,
+    "native": functools.partial(export.save_native, sizes=model),
   }
   for kind, write in save.items():
     with pytest.raises(errors.CheckpointError, match=r"mlp/linear: -1e\+06 .* bfloat16"):
@@ -117,8 +113,8 @@ def test_a_number_that_float16_cannot_hold_is_refused_and_nothing_is_left(tmp_pa
 
 def test_another_dtype_and_a_place_that_is_taken(tmp_path):
   model = makers.sizes()
-  folder = hf_export.save_hf(tmp_path / "out", makers.params(model), model, dtype="bfloat16")
+  folder = export.save_hf(tmp_path / "out", makers.params(model), model, dtype="bfloat16")
   assert {array.dtype for array in _read(folder).values()} == {makers.BFLOAT16}
   assert json.loads((folder / "config.json").read_text())["dtype"] == "bfloat16"
   with pytest.raises(errors.CheckpointError, match="exists"):
-    hf_export.save_hf(folder, makers.params(model), model)
+    export.save_hf(folder, makers.params(model), model)

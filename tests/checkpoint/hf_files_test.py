@@ -7,7 +7,7 @@ import pytest
 
 import paligemma_jax as pj
 from paligemma_jax.checkpoint import hf
-from paligemma_jax.checkpoint import hf_export
+from paligemma_jax.checkpoint import hf_config
 from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.data import tokenizer_files
 from paligemma_jax.trainer import setup
@@ -26,7 +26,7 @@ def _sizes(num_words=2176):
 
 
 def test_a_processor_and_a_tokenizer_are_made(tokenizer, tmp_path):
-  image_token, files = hf_export.make(_sizes(), tokenizer)
+  image_token, files = hf_config.other_files(_sizes(), tokenizer)
   assert image_token == 2176
   settings = json.loads(files["preprocessor_config.json"])
   assert settings["size"] == {"height": 8, "width": 8} and settings["image_seq_length"] == 16
@@ -47,21 +47,21 @@ def test_a_processor_and_a_tokenizer_are_made(tokenizer, tmp_path):
 
 
 def test_without_a_tokenizer_there_are_no_files_of_one():
-  image_token, files = hf_export.make(_sizes(11), None)
+  image_token, files = hf_config.other_files(_sizes(11), None)
   assert image_token == 11
   assert sorted(files) == ["README.md", "generation_config.json", "preprocessor_config.json"]
 
 
 def test_released_and_added_tokens_say_where_the_image_token_is(tokenizer):
-  assert hf_export.make(_sizes(257_152), tokenizer)[0] == 257_152
-  assert hf_export.make(_sizes(257_280), tokenizer)[0] == 257_152
+  assert hf_config.other_files(_sizes(257_152), tokenizer)[0] == 257_152
+  assert hf_config.other_files(_sizes(257_280), tokenizer)[0] == 257_152
   parts = {"<image>": tokenizer.vocab_size, "<mine>": tokenizer.vocab_size + 1}
   data = tokenizer.whole_bytes
   for text in parts:
     kind = 3 if text == "<image>" else 4
     data += tokenizer_files.piece_field(text, kind=kind)
   more = tokenizers.Tokenizer.from_bytes(data)
-  assert hf_export.make(_sizes(2240), more)[0] == parts["<image>"]
+  assert hf_config.other_files(_sizes(2240), more)[0] == parts["<image>"]
 
 
 def _source(tmp_path, **files):
@@ -86,7 +86,7 @@ def test_the_files_of_the_source_are_carried_over(tmp_path, tokenizer):
     optimizer__pt=b"\x80",
     LICENSE=b"free",
   )
-  image_token, files = hf_export.make({**source.sizes, "res": 16}, None, source)
+  image_token, files = hf_config.other_files({**source.sizes, "res": 16}, None, source)
   assert image_token == 7
   assert files["README.md"] == b"# Mine" and files["LICENSE"] == b"free"
   assert files["chat_template.jinja"] == b"{{ x }}"
@@ -94,7 +94,8 @@ def test_the_files_of_the_source_are_carried_over(tmp_path, tokenizer):
   assert not {"code.py", "optimizer.pt", "config.json", "model.safetensors"} & files.keys()
   settings = json.loads(files["preprocessor_config.json"])  # Theirs, but at the model's size.
   assert settings == {"size": {"height": 16, "width": 16}, "image_seq_length": 64, "resample": 2}
-  _, files = hf_export.make(source.sizes, tokenizer, source)  # Another one than the source's.
+  # Another one than the source's.
+  _, files = hf_config.other_files(source.sizes, tokenizer, source)
   assert json.loads(files["tokenizer_config.json"])["tokenizer_class"] == "GemmaTokenizer"
 
 

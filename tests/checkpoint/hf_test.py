@@ -8,7 +8,7 @@ import pytest
 
 from paligemma_jax.checkpoint import hf
 from paligemma_jax.checkpoint import hf_config
-from paligemma_jax.checkpoint import safetensors
+from paligemma_jax.checkpoint import reader
 from paligemma_jax.core import errors
 from paligemma_jax.models import param_table
 from tests import golden_files
@@ -66,8 +66,8 @@ def test_every_spelling_is_read(tmp_path, spelling):
 def test_a_directory_that_transformers_wrote_is_read(name):
   path = golden_files.path(name)
   weights = hf.open_hf(path)
-  raw = safetensors.read_header(path / "model.safetensors")
-  k = safetensors.rows(raw["language_model.model.layers.2.self_attn.k_proj.weight"], 0, 16)
+  raw = reader.safetensors_header(path / "model.safetensors")
+  k = reader.rows(raw["language_model.model.layers.2.self_attn.k_proj.weight"], 0, 16)
   heads = weights.sizes["llm"]["num_kv_heads"]
   ours = weights.read("llm/layers/attn/kv_einsum/w")
   assert np.array_equal(ours[2, 0, 0], k[:16].T) and ours.shape == (3, 2, heads, 64, 16)

@@ -1,4 +1,7 @@
-"""big_vision npz files: every honest one is read to the bit, every hostile one is refused."""
+"""big_vision npz files: every honest one is read to the bit, every hostile one is refused.
+
+An npz keeps what its names cannot say in a file beside it, and says so where there is none.
+"""
 
 import dataclasses
 import tracemalloc
@@ -9,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from paligemma_jax.checkpoint import export
 from paligemma_jax.checkpoint import npz
 from paligemma_jax.core import errors
 from paligemma_jax.models import param_table
@@ -103,7 +107,7 @@ def test_blocks_are_whole_rows_in_order(tmp_path, monkeypatch):
     (hostile_npz.mixed_prefix, "begin with 'params/' and 1 do not"),
     (hostile_npz.no_known_name, "none of its 2 names"),
     (hostile_npz.overlapping, "overlaps another member"),
-    (hostile_npz.folder, "not a regular file"),
+    (hostile_npz.folder, "Is a directory"),
   ],
 )
 def test_a_hostile_file_is_refused_from_its_headers(tmp_path, make, says):
@@ -128,19 +132,19 @@ def test_one_flipped_bit_in_the_data_is_noticed(tmp_path, deflate):
     info = archive.getinfo(f"params/{_LEAF}.npy")
   data[info.header_offset + info.compress_size - 20] ^= 4
   path.write_bytes(data)
-  weights = npz.open_npz(path)
-  with pytest.raises(errors.CheckpointError, match=rf"{_LEAF}.*(checksum|damaged|read)"):
-    weights.read(_LEAF)
-  assert np.array_equal(weights.read("img/head/bias"), target["img/head/bias"])
+  with pytest.raises(errors.CheckpointError, match=rf"{_LEAF}.* is damaged"):
+    npz.open_npz(path).read(_LEAF)
 
 
-def test_a_member_that_ends_early_is_noticed(tmp_path):
-  path = makers.write_npz(tmp_path / "w.npz", makers.params(makers.sizes()), deflate=True)
-  members = npz._members(path)
-  longer = dataclasses.replace(members[f"params/{_LEAF}"], num_bytes=10**9)
-  with pytest.raises(errors.CheckpointError, match="bytes early"):
-    with open(path, "rb") as file:
-      assert all(len(chunk) < 10_000 for chunk in npz._chunks(file, longer, "w.npz"))
+@pytest.mark.parametrize("deflate", [False, True])
+def test_a_member_that_ends_early_is_noticed(tmp_path, deflate):
+  path = makers.write_npz(tmp_path / "w.npz", makers.params(makers.sizes()), deflate=deflate)
+  member = npz._members(path)[f"params/{_LEAF}"]
+  entry = dataclasses.replace(member.entry, shape=(10**6, *member.entry.shape[1:]))
+  member.info.file_size = member.header_bytes + entry.num_bytes
+  with pytest.raises(errors.CheckpointError, match="ends early"):
+    for block in npz._blocks(path, dataclasses.replace(member, entry=entry)):
+      assert not block.size
 
 
 _TRUTH = makers.params(makers.sizes())
@@ -172,3 +176,61 @@ def test_a_mutated_file_is_refused_or_read_right(honest, data):
   except errors.CheckpointError:
     return
   assert {n: a.tobytes() for n, a in found.items()} == {n: a.tobytes() for n, a in _TRUTH.items()}
+
+
+_OTHERS = (
+  {"final_softcap": 30.0},
+  {"attn_softcap": 0.0},
+  {"sliding_window": 4},
+  {"query_scale": "width_per_head", "final_softcap": 7.5},
+)
+
+
+def _saved(tmp_path, **llm):
+  model = makers.sizes(post_norms=True, num_kv_heads=2)
+  model["llm"].update(llm)
+  return export.save_npz(tmp_path / "x.npz", makers.params(model), sizes=model), model
+
+
+@pytest.mark.parametrize("llm", _OTHERS, ids=str)
+def test_other_sizes_come_back(tmp_path, caplog, llm):
+  with caplog.at_level("WARNING"):
+    path, model = _saved(tmp_path, **llm)
+  assert "cannot hold" in caplog.text and "x.npz.sizes.json" in caplog.text
+  assert npz.open_npz(path).sizes == model
+
+
+def test_published_sizes_need_no_file_and_remove_one(tmp_path):
+  path, _ = _saved(tmp_path, sliding_window=4)
+  assert npz.beside(path).exists()
+  path, model = _saved(tmp_path)
+  assert not npz.beside(path).exists()
+  assert npz.open_npz(path).sizes == model
+
+
+def test_without_the_file_a_warning_says_what_is_taken(tmp_path, caplog):
+  path, _ = _saved(tmp_path, final_softcap=30.0)
+  npz.beside(path).unlink()
+  with caplog.at_level("WARNING"):
+    assert npz.open_npz(path).sizes["llm"]["final_softcap"] == 0.0
+  assert "attention softcap (50.0), final softcap (0.0)" in caplog.text
+  caplog.clear()
+  released = path.rename(tmp_path / "paligemma2-3b-pt-224.b16.npz")  # There they are the truth.
+  first = makers.write_npz(tmp_path / "first.npz", makers.params(makers.sizes()))
+  with caplog.at_level("WARNING"):
+    npz.open_npz(released)
+    npz.open_npz(first)
+  assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"llm": 3}', '{"llm": {"width": 3}}', '{"llm": {"final_softcap": "30"}}',
+     '{"llm": {"sliding_window": 2.5}}', '{"llm": {"final_softcap": -1}}',
+     '{"llm": {"query_scale": "odd"}}', '{"llm": {"final_softcap": true}}'],
+)  # fmt: skip
+def test_a_damaged_file_is_named(tmp_path, content):
+  path, _ = _saved(tmp_path, final_softcap=30.0)
+  npz.beside(path).write_text(content)
+  with pytest.raises(errors.CheckpointError, match=r"x\.npz\.sizes\.json"):
+    npz.open_npz(path)

@@ -10,7 +10,7 @@ import pytest
 from paligemma_jax.checkpoint import load
 from paligemma_jax.checkpoint import opening
 from paligemma_jax.checkpoint import peft_export
-from paligemma_jax.checkpoint import safetensors
+from paligemma_jax.checkpoint import reader
 from paligemma_jax.core import errors
 from paligemma_jax.models import linear
 from paligemma_jax.models import lora
@@ -38,13 +38,12 @@ def _random_adapters(spec, shapes, seed=0):
 
 
 def _save(path, spec, adapters, sizes):
-  settings = {key: getattr(spec, key) for key in ("rank", "alpha", "rslora", "dora", "dropout")}
-  return peft_export.save_peft(path, adapters, sizes, **settings)
+  return peft_export.save_peft(path, adapters, sizes, spec)
 
 
 def _read(path):
-  tensors = safetensors.read_header(path / "adapter_model.safetensors")
-  return {n: safetensors.rows(t, 0, t.entry.shape[0]) for n, t in tensors.items()}
+  tensors = reader.safetensors_header(path / "adapter_model.safetensors")
+  return {n: reader.rows(t, 0, t.entry.shape[0]) for n, t in tensors.items()}
 
 
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
@@ -89,15 +88,13 @@ def test_the_regex_of_targets_matches_the_modules_and_no_others(tmp_path):
   matched = {name for name in names if regex.fullmatch(name)}
   assert {name.rpartition(".")[2] for name in matched} == {"q_proj", "gate_proj", "up_proj"}
   assert all("language_model" in name for name in matched) and len(matched) == 9
-
-
-def test_nothing_is_written_over_and_nothing_to_write_is_said(tmp_path):
-  spec, sizes = variants.Lora(rank=2), makers.sizes()
-  with pytest.raises(errors.CheckpointError, match="no adapters"):
-    _save(tmp_path / "out", spec, {}, sizes)
-  (tmp_path / "out").mkdir()
   with pytest.raises(errors.CheckpointError, match="exists"):
-    _save(tmp_path / "out", spec, {}, sizes)
+    _save(tmp_path / "out", spec, adapters, sizes)
+
+
+def test_nothing_to_write_is_said(tmp_path):
+  with pytest.raises(errors.CheckpointError, match="no adapters"):
+    _save(tmp_path / "out", variants.Lora(rank=2), {}, makers.sizes())
   with pytest.raises(errors.CheckpointError, match="only those hold adapters"):
     opening.save_peft(golden_files.path("bv/tiny.npz"), tmp_path / "other")
 
@@ -118,7 +115,7 @@ def test_peft_computes_what_we_compute(spec, tmp_path):
   folder = golden_files.path("hf_paligemma")
   with np.load(golden_files.path("hf_paligemma/golden.npz")) as f:
     golden = {key: f[key] for key in f.files}
-  weights = load.open_weights(folder)
+  weights = opening.open_weights(folder)
   model_config = opening.config_of(weights.sizes, dtype="float32").replace(lora=spec)
   params = load.load_params(weights, weights.entries, dtype=np.float32)
   adapters = _random_adapters(spec, {name: x.shape for name, x in params.items()})

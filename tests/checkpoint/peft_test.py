@@ -9,8 +9,9 @@ import pytest
 import paligemma_jax as pj
 from paligemma_jax.checkpoint import opening
 from paligemma_jax.checkpoint import peft_export
-from paligemma_jax.checkpoint import safetensors
+from paligemma_jax.checkpoint import reader
 from paligemma_jax.core import errors
+from paligemma_jax.models import variants
 from tests import golden_files
 from tests.checkpoint import makers
 
@@ -55,8 +56,8 @@ def _copy(tmp_path, kind="all_linear", **settings):
 
 
 def _tensors(folder):
-  header = safetensors.read_header(folder / peft_export.TENSORS)
-  return {n: safetensors.rows(t, 0, t.entry.shape[0]) for n, t in header.items()}
+  header = reader.safetensors_header(folder / peft_export.TENSORS)
+  return {n: reader.rows(t, 0, t.entry.shape[0]) for n, t in header.items()}
 
 
 def test_the_base_is_the_one_that_the_adapters_name_or_another(tmp_path):
@@ -159,7 +160,6 @@ def test_what_we_write_we_read(tmp_path):
   """Adapters, norms, the projector and the table: exported and merged again by the other reader."""
   from paligemma_jax.models import linear
   from paligemma_jax.models import lora
-  from paligemma_jax.models import variants
 
   base = opening.open_weights(golden_files.path("hf_paligemma2"))
   params = {name: base.read(name) for name in base.entries}
@@ -178,8 +178,7 @@ def test_what_we_write_we_read(tmp_path):
   trained = {n: params[n] + 1 for n in peft_export.modules_of(names, base.sizes)}
   assert trained.keys() - names == {"img/head/bias"}  # The rest of a module.
   folder = peft_export.save_peft(
-      tmp_path / "out", adapters, base.sizes, rank=2, alpha=3.0, rslora=False, dora=True,
-      dropout=0.0, trained=trained, base=str(base.path),
+      tmp_path / "out", adapters, base.sizes, spec, trained=trained, base=str(base.path),
   )  # fmt: skip
   found = opening.open_weights(folder)
   want = {**params, **trained}
@@ -198,7 +197,7 @@ def test_a_module_that_trained_under_its_adapter_is_refused(tmp_path):
   adapters = {name: {"lora_a": a, "lora_b": b}}
   with pytest.raises(errors.CheckpointError, match=r"linear trained although .*down_proj"):
     peft_export.save_peft(
-        tmp_path / "out", adapters, base.sizes, rank=2, alpha=1.0, rslora=False, dora=False,
-        dropout=0.0, trained={name: base.read(name)},
+        tmp_path / "out", adapters, base.sizes, variants.Lora(rank=2, alpha=1.0),
+        trained={name: base.read(name)},
     )  # fmt: skip
   assert not list(tmp_path.iterdir())

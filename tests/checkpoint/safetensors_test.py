@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from paligemma_jax.checkpoint import safetensors
+from paligemma_jax.checkpoint import reader
 from paligemma_jax.core import errors
 from tests.checkpoint import makers
 
@@ -42,7 +42,7 @@ def _header(**fields):
 def test_a_hostile_safetensors_header_is_refused(tmp_path, header, data, says):
   path = makers.write_raw_safetensors(tmp_path / "x.safetensors", header, data)
   with pytest.raises(errors.CheckpointError, match=says):
-    safetensors.read_header(path)
+    reader.safetensors_header(path)
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_a_damaged_safetensors_file_is_refused_in_little_memory(tmp_path, conten
   path.write_bytes(content)
   tracemalloc.start()
   with pytest.raises(errors.CheckpointError, match=says):
-    safetensors.read_header(path)
+    reader.safetensors_header(path)
   _, peak = tracemalloc.get_traced_memory()
   tracemalloc.stop()
   assert peak < (2 << 20)
@@ -80,10 +80,10 @@ def test_a_mutated_header_is_refused_or_covers_the_file(tmp_path_factory, data):
     content[data.draw(st.integers(0, len(content) - 33))] = data.draw(st.integers(0, 255))
   path.write_bytes(content)
   try:
-    found = safetensors.read_header(path)
+    found = reader.safetensors_header(path)
   except errors.CheckpointError:
     return
   assert sum(tensor.entry.num_bytes for tensor in found.values()) == 32
   for tensor in found.values():
-    rows = safetensors.rows(tensor, 0, tensor.entry.shape[0]) if tensor.entry.shape else ()
+    rows = reader.rows(tensor, 0, tensor.entry.shape[0]) if tensor.entry.shape else ()
     assert len(rows) == (tensor.entry.shape or [0])[0]

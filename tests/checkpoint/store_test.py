@@ -337,8 +337,8 @@ def test_weights_are_read_back_by_name_from_workdir_folder_and_step(
   for path in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "2"):
     assert opening.is_run(path)
     opened = opening.open_run(path)
-    assert opened.step == 2 and opened.config == json.loads(_FILES["config.json"])
-    assert opened.tokenizer.read_bytes() == _FILES["tokenizer.model"]
+    assert opened.weights.path.name == "2" and opened.config == json.loads(_FILES["config.json"])
+    assert opened.weights.tokenizer.read_bytes() == _FILES["tokenizer.model"]
     assert set(opened.weights.entries) == set(want)
   for name, leaf in want.items():
     found = opened.weights.read(name)
@@ -348,7 +348,9 @@ def test_weights_are_read_back_by_name_from_workdir_folder_and_step(
 
 def test_every_fault_point_of_state_is_in_the_source_once():
   sources = [p.read_text() for p in pathlib.Path(store.__file__).parent.glob("*.py")]
-  used = re.findall(r'atomic_io\.fault_point\("(.*?)"\)', "".join(sources))
+  used = re.findall(r'atomic_io\.fault_point\(f?"(.*?)"\)', "".join(sources))
+  kinds = {True: ("state", "base"), False: ("",)}
+  used = [p.format(fault=kind) for p in used for kind in kinds["{fault}" in p]]
   assert sorted(used) == sorted(p for p in atomic_io.POINTS if p.startswith(("state.", "base.")))
 
 

@@ -312,10 +312,10 @@ def _change_safetensors(name, data, rng):
 
 
 def _read_safetensors(folder, changed):
-  from paligemma_jax.checkpoint import load
+  from paligemma_jax.checkpoint import opening
 
   for name in sorted({name.partition("/")[0] for name in changed}):
-    _read_weights(load.open_weights(folder / name))
+    _read_weights(opening.open_weights(folder / name))
 
 
 def _make_hf_config(folder):

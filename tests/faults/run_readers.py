@@ -16,8 +16,8 @@ def _make_native(folder):
   import jax
   import numpy as np
 
+  from paligemma_jax.checkpoint import export
   from paligemma_jax.checkpoint import store
-  from paligemma_jax.checkpoint import weights_dir
   from paligemma_jax.config import load as configs
   from paligemma_jax.models import paligemma
   from paligemma_jax.models import variants
@@ -56,16 +56,15 @@ def _make_native(folder):
   saver.close()
   sizes = makers.sizes(post_norms=True)
   tokenizer = files["tokenizer.model"]
-  weights_dir.save_native(folder / "weights", makers.params(sizes), sizes, tokenizer=tokenizer)
+  export.save_native(folder / "weights", makers.params(sizes), sizes, tokenizer=tokenizer)
 
 
 def _read_native(folder, changed):
-  from paligemma_jax.checkpoint import load
   from paligemma_jax.checkpoint import manifest
   from paligemma_jax.checkpoint import opening
 
   if any(name.startswith("weights/") for name in changed):
-    weights = load.open_weights(folder / "weights")
+    weights = opening.open_weights(folder / "weights")
   else:
     for step in manifest.steps_in(folder / "run" / "checkpoints"):
       try:

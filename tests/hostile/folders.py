@@ -205,7 +205,7 @@ NATIVE = {
     "softcap null": _model(lambda m: m["llm"].update(attn_softcap=None), "damaged model sizes"),
     "scale of queries another": _sealed(
         _CONFIG, edit(lambda c: c["model"]["llm"].update(query_scale="x")),
-        "ConfigError query_scale",
+        f"{_REFUSED} model sizes",
     ),
     "a size more": _model(lambda m: m["llm"].update(more=1), "damaged model sizes"),
     "a size less": _model(lambda m: m["llm"].pop("width") and None, "damaged model sizes"),

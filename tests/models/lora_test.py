@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from paligemma_jax.checkpoint import merge
+from paligemma_jax.checkpoint import load
 from paligemma_jax.core import errors
 from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
@@ -83,7 +83,7 @@ def _logits(model_config, params, key=None):
 
 
 def _published(model_config, params):
-  leaves = merge.published(model_config, params)
+  leaves = load.published(model_config, params)
   return {name: np.asarray(leaf[: leaf.shape[0]]) for name, leaf in leaves.items()}
 
 

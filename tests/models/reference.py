@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from paligemma_jax.checkpoint import load
+from paligemma_jax.checkpoint import opening
 from paligemma_jax.models import variants
 from tests import golden_files
 
@@ -44,7 +45,7 @@ def bv_params(name):
 
 def hf_model(name):
   """(float32 config, parameters, golden arrays) of a transformers model."""
-  weights = load.open_weights(golden_files.path(name))
+  weights = opening.open_weights(golden_files.path(name))
   model_config = variants.ModelConfig(
     img=variants.Vit(**weights.sizes["img"]),
     llm=variants.Gemma(**weights.sizes["llm"]),

@@ -16,7 +16,7 @@ def main(on, axes):
   config.mesh.shape = axes
   devices, _ = program._devices(targets.get(on))
   setup = setups.lay_out(config, devices)
-  optimizer = program._optimizer(setup)
+  optimizer = setups.optimizer(setup, 10, config.train.batch_size)
   state = setups.abstract_state(setup, optimizer)
   step = setups.train_step(setup, optimizer, state)
   traced = step.trace(state, program._batch(setup, 0), config.train.text_len)

@@ -5,7 +5,7 @@ import textwrap
 import pytest
 
 from paligemma_jax.config import load as configs
-from paligemma_jax.planning import search
+from paligemma_jax.planning import answer
 
 _GIB = 2**30
 _LIMIT = 16 * _GIB
@@ -64,11 +64,11 @@ class Devices:
 
 
 def _search(path, overrides, devices, want=1, tries=6):
-  start = search.Change(str(path), overrides)
+  start = answer.Change(str(path), overrides)
   found = devices.answer(start, True)
   assert not found["fits"]
   devices.compiled.clear()
-  return search.search(start, found, devices.ask, want=want, tries=tries, note=lambda text: None)
+  return answer.search(start, found, devices.ask, want=want, tries=tries, note=lambda text: None)
 
 
 @pytest.fixture
@@ -80,18 +80,18 @@ def config(tmp_path):
 
 def test_recomputation_comes_first_for_it_changes_no_number(config):
   overrides = (("model.remat", "none"),)
-  (found,) = _search(config, overrides, Devices(rows=1.5))
-  assert found.change.words == ("model.remat=full",)
-  assert found.change.flags == ["--config", str(config), "--config.model.remat=full"]
+  ((change, _),) = _search(config, overrides, Devices(rows=1.5))
+  assert change.words == ("model.remat=full",)
+  assert change.flags == ["--config", str(config), "--config.model.remat=full"]
 
 
 def test_another_way_to_tune_is_named_as_an_argument_of_the_config(config):
   devices = Devices(rows=20)
-  (found,) = _search(config, (("model.remat", "full"), ("seed", "7")), devices)
+  ((change, _),) = _search(config, (("model.remat", "full"), ("seed", "7")), devices)
   # Everything but the way to tune is kept.
-  assert found.change.words == ("tune=lora",)
-  assert found.change.path == f"{config}:tune=lora"
-  assert found.change.overrides == (("model.remat", "full"), ("seed", "7"))
+  assert change.words == ("tune=lora",)
+  assert change.path == f"{config}:tune=lora"
+  assert change.overrides == (("model.remat", "full"), ("seed", "7"))
   # With 15 of 16 GiB of state and gradients not even one row per device was left to try.
   assert devices.compiled == ["tune=lora"]
 
@@ -99,14 +99,14 @@ def test_another_way_to_tune_is_named_as_an_argument_of_the_config(config):
 def test_micro_batches_are_as_few_as_are_likely_to_do(config):
   devices = Devices(rows=40)
   found = _search(f"{config}:res=448,tune=lora", (("model.remat", "full"),), devices)
-  assert [s.change.words for s in found] == [("train.grad_accum_steps=2",)]
-  assert found[0].change.path.endswith(":res=448,tune=lora")
+  assert [change.words for change, _ in found] == [("train.grad_accum_steps=2",)]
+  assert found[0][0].path.endswith(":res=448,tune=lora")
 
 
 def test_where_micro_batches_do_not_help_the_batch_is_cut(config):
   devices = Devices(rows=4)
-  (found,) = _search(config, (("model.remat", "full"),), devices, want=1)
-  assert found.change.words == ("train.batch_size=16",)
+  ((change, _),) = _search(config, (("model.remat", "full"),), devices, want=1)
+  assert change.words == ("train.batch_size=16",)
   assert devices.compiled == ["train.batch_size=16"]
 
 
@@ -123,7 +123,7 @@ def test_a_config_without_tune_gets_keys_instead(tmp_path):
     .replace("tune ==", "'' ==")
     .replace("tune !=", "'' ==")
   )
-  changes = list(search._other_bases(search.Change(str(path), ())))
+  changes = list(answer._other_bases(answer.Change(str(path), ())))
   assert [c.words[0] for c in changes] == [
     "optim.mu_dtype=bfloat16",
     "optim.freeze=('img/.*',)",
@@ -135,15 +135,15 @@ def test_a_config_without_tune_gets_keys_instead(tmp_path):
 
 def test_a_mesh_that_keeps_parameters_whole_is_given_up(config):
   overrides = (("mesh.shape", "(('data', -1),)"), ("model.remat", "full"))
-  change = next(iter(search._other_bases(search.Change(str(config), overrides))))
+  change = next(iter(answer._other_bases(answer.Change(str(config), overrides))))
   assert change.words == ("mesh.shape=()",)
   assert configs.load(change.path, change.overrides).mesh.shape == ()
 
 
 def test_remedies_are_the_changes_in_the_order_of_the_search_where_nothing_is_measured(config):
   def remedies(remat, num_row_shards):
-    start = search.Change(str(config), (("model.remat", remat),))
-    return search.remedies(start, num_row_shards=num_row_shards)
+    start = answer.Change(str(config), (("model.remat", remat),))
+    return answer.remedies(start, num_row_shards=num_row_shards)
 
   assert remedies("none", 8) == [
     "--config.model.remat=full",

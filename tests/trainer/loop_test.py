@@ -14,7 +14,6 @@ from paligemma_jax import pp
 from paligemma_jax import sources
 from paligemma_jax.checkpoint import manifest
 from paligemma_jax.checkpoint import npz
-from paligemma_jax.checkpoint import weights_dir
 from paligemma_jax.config import load as configs
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
@@ -199,7 +198,7 @@ def test_a_start_reads_each_checkpoint_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, name, counted)
 
-  for module, name in ((manifest, "verify"), (npz, "open_npz"), (weights_dir, "open_native")):
+  for module, name in ((manifest, "verify"), (npz, "open_npz"), (npz, "open_native")):
     count(module, name)
   source = _rows(tmp_path / "data")
 

@@ -11,9 +11,9 @@ import pytest
 import paligemma_jax
 from configs import tiny
 from paligemma_jax import presets
-from paligemma_jax.checkpoint import hf_export
+from paligemma_jax.checkpoint import export
 from paligemma_jax.checkpoint import opening
-from paligemma_jax.checkpoint import safetensors
+from paligemma_jax.checkpoint import reader
 from paligemma_jax.config import load as configs
 from paligemma_jax.core import errors
 from paligemma_jax.models import linear
@@ -107,7 +107,7 @@ def test_the_run_answers_as_any_weights_do(workdir):
 @pytest.mark.slow
 def test_its_adapters_are_written_for_peft(workdir, tmp_path):
   path = opening.save_peft(workdir, tmp_path / "adapters")
-  tensors = safetensors.read_header(path / "adapter_model.safetensors")
+  tensors = reader.safetensors_header(path / "adapter_model.safetensors")
   name = "base_model.model.model.language_model.layers.3.mlp.down_proj.lora_A.weight"
   assert tensors[name].entry.shape == (8, 512)
   assert len(tensors) == 4 * 7 * 2
@@ -117,7 +117,7 @@ def _base_and_adapters(workdir, tmp_path):
   """The run's base as transformers opens it, its adapters over that, and what was said."""
   weights = opening.open_base(workdir)
   params = {name: weights.read(name) for name in weights.entries}
-  base = hf_export.save_hf(tmp_path / "base", params, weights.sizes)
+  base = export.save_hf(tmp_path / "base", params, weights.sizes)
   logged = []
   adapters = opening.save_peft(workdir, tmp_path / "own", base=str(base), log=logged.append)
   return base, adapters, logged

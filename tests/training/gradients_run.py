@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from paligemma_jax import presets
-from paligemma_jax.checkpoint import merge
+from paligemma_jax.checkpoint import load
 from paligemma_jax.config import load as configs
 from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
@@ -156,11 +156,11 @@ def of_the_reference(tune):
   c = configuration(tune)
   model_config = variants.of_run(c.model.to_dict(), c.lora.to_dict())
   params = parameters(model_config)
-  leaves = merge.published(model_config, params)
+  leaves = load.published(model_config, params)
   plain = {name: np.asarray(leaf[: leaf.shape[0]]) for name, leaf in leaves.items()}
   gradients = _reference(model_config.plain().replace(remat="none"))(plain)
   found = {name: np.asarray(g) for name, g in gradients.items()}
-  base = merge.published(
+  base = load.published(
     model_config.replace(lora=variants.Lora()),
     {name: leaf for name, leaf in params.items() if "lora_" not in name},
   )

@@ -8,7 +8,7 @@ import pathlib
 
 import numpy as np
 
-from paligemma_jax.checkpoint import hf_export
+from paligemma_jax.checkpoint import export
 from paligemma_jax.models import param_table
 from paligemma_jax.models import variants
 from tools.bench import models
@@ -25,7 +25,7 @@ def write(
   rng = np.random.default_rng(0)
   scale = 0.05 if sizes["llm"]["width"] < 1024 else 0.02  # The sums of wide matrices are longer.
   params = {n: _random(rng, n, shape, scale) for n, shape in param_table.shapes(sizes).items()}
-  return hf_export.save_hf(folder / (name or model), params, sizes, dtype=dtype)
+  return export.save_hf(folder / (name or model), params, sizes, dtype=dtype)
 
 
 def sizes_of(model_config: variants.ModelConfig) -> dict:

@@ -230,11 +230,15 @@ def changes(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> d
   found: dict[str, list[str]] = {name: [] for name in ("refuse", "data", "moved", "warn", "allow")}
   for path, key in schema.flat().items():
     section, _, name = path.rpartition(".")
-    before = (old[section] if section else old)[name]
-    after = (new[section] if section else new)[name]
-    if key.form == "code":
-      before, after = (_own_name(value) for value in (before, after))
-    for one in between(_plain(before), _plain(after), path):
+    values = []
+    for config in (old, new):
+      value = (config[section] if section else config)[name]
+      if key.form == "code":  # Without the module, whose name changes when the file moves.
+        text = value if isinstance(value, str) else specs.function_path(value)
+        value = text.rpartition(":")[2] or value
+      is_section = isinstance(value, ml_collections.ConfigDict)
+      values.append(specs.to_json(value.to_dict() if is_section else value))
+    for one in between(*values, path):
       moved = key.resume == "data" and is_place(one.path)
       found["moved" if moved else key.resume].append(one.text)
   return found
@@ -244,20 +248,10 @@ def _files_beside(path: str | os.PathLike[str]) -> str:
   return os.path.join(os.path.dirname(path), "config_files.json")
 
 
-def _plain(value: Any) -> Any:
-  return specs.to_json(value.to_dict() if isinstance(value, ml_collections.ConfigDict) else value)
-
-
 def is_place(path: str) -> bool:
   """Whether the key is a path, as 'train.source.parts[0].source.path'."""
   field = path.rpartition(".")[2]
   return path == "tokenizer" or (field in schema.PLACES and "pp" not in re.findall(r"\w+", path))
-
-
-def _own_name(value: Any) -> Any:
-  """The name of a function without its module, which changes when the file moves."""
-  text = value if isinstance(value, str) else specs.function_path(value)
-  return text.rpartition(":")[2] or value
 
 
 def _default(key: schema.Key) -> Any:

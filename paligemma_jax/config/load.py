@@ -238,7 +238,8 @@ def changes(old: ml_collections.ConfigDict, new: ml_collections.ConfigDict) -> d
         value = text.rpartition(":")[2] or value
       is_section = isinstance(value, ml_collections.ConfigDict)
       values.append(specs.to_json(value.to_dict() if is_section else value))
-    for one in between(*values, path):
+    before, after = values
+    for one in between(before, after, path):
       moved = key.resume == "data" and is_place(one.path)
       found["moved" if moved else key.resume].append(one.text)
   return found

@@ -135,12 +135,12 @@ class PaliGemma:
       prompts: per image a text, or a list of token ids with BOS and separator. A single text is
         used for all images.
       max_new_tokens: the most tokens of an answer.
-      sampler: see decoding.sampling.parse.
+      sampler: see decoding.search.sampler.
       seed: of random sampling, which depends on it and on the index of the prompt.
       rows: the indices of the prompts in a longer list; () counts from 0.
       batch_size: prompts that are on the device together.
       best_of: answers to sample per prompt, of which the most probable is returned.
-      beam_size: above 1: beam search, see decoding.beam.
+      beam_size: above 1: beam search, see decoding.search.by_beams.
       banned: tokens that no answer may hold: texts of one token each ('<eos>' too), or ids.
       constraint: the form of an answer, as `constraints.OneOf(("yes", "no"))`; None: any.
       temperature, top_k, top_p, repetition_penalty, stop: see core.sampling_options. Returned
@@ -172,7 +172,7 @@ class PaliGemma:
         top_p, repetition_penalty, cast(Any, stop),
     )  # fmt: skip
     if how not in self._programs:
-      self._programs[how] = generate_lib.make_with_options(self.config, how, self.tokenizer)
+      self._programs[how] = generate_lib.make_generate(self.config, how, self.tokenizer)
     predictions: dict[int, Prediction] = {}
     groups: dict[tuple, list[int]] = {}  # Indices of images that can be in one batch.
     for i, image in enumerate(images):

@@ -57,7 +57,7 @@ def problems(asked: Any) -> Iterator[str]:
 
 
 def sampler(asked: Any) -> str:
-  """The text for `decoding.sampling.parse`; `asked` must have no problems."""
+  """The text for `decoding.search.sampler`; `asked` must have no problems."""
   if not _says_numbers(asked):
     return asked.sampler
   if asked.temperature == 0:

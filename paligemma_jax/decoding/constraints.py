@@ -12,7 +12,6 @@ import numpy as np
 
 from paligemma_jax.core import errors
 from paligemma_jax.data import tokenizer as tokenizers
-from paligemma_jax.models import gemma
 from paligemma_jax.regions import answer_forms
 
 _NUM_SEG_TOKENS = 16
@@ -51,6 +50,7 @@ class _Graph:
   num_classes: int = 0
   num_states: int = 1
   edges: list[tuple[int, ...]] = dataclasses.field(default_factory=list)
+  steps: dict[tuple[int, int], int] = dataclasses.field(default_factory=dict)
   text_classes: tuple[int, ...] = ()
 
   def state(self) -> int:
@@ -80,19 +80,19 @@ class _Graph:
     class_of[list(self.classes)] = list(self.classes.values())
     return Automaton(class_of, *np.array(self.edges, np.int32).T)
 
-  def path(self, tries: dict[tuple[int, int], int], source: int, ids: Sequence[int]) -> int:
-    """The state behind a path of single tokens; `tries` remembers the states on the way."""
-    for token in ids:
-      if (source, token) not in tries:
-        tries[source, token] = self.state()
-        self.edge(source, self.class_of(token), tries[source, token])
-      source = tries[source, token]
+  def path(self, source: int, ids: Sequence[int], target: int | None = None) -> int:
+    """The state behind a path of single tokens, `target` at its end; paths share what they can."""
+    for i, token in enumerate(ids):
+      if (source, token) not in self.steps:
+        following = self.state() if target is None or i + 1 < len(ids) else target
+        self.edge(source, self.class_of(token), following)
+        self.steps[source, token] = following
+      source = self.steps[source, token]
     return source
 
 
 def _one_of(constraint, tokenizer, max_new_tokens, banned):
   graph, end = _Graph(), None
-  tries: dict[tuple[int, int], int] = {}
   for text in constraint.texts:
     ids = tokenizer.encode(text)
     if len(ids) + 1 > max_new_tokens:
@@ -101,11 +101,9 @@ def _one_of(constraint, tokenizer, max_new_tokens, banned):
         f" only {max_new_tokens} are decoded."
       )
     _refuse_banned(constraint, tokenizer, banned, [*ids, _EOS])
-    last = graph.path(tries, 0, ids)
+    last = graph.path(0, ids)
     end = graph.state() if end is None else end
-    if (last, _EOS) not in tries:  # Two texts may have the same tokens.
-      tries[last, _EOS] = end
-      graph.edge(last, graph.class_of(_EOS), end)
+    graph.path(last, [_EOS], end)
   return graph
 
 
@@ -157,20 +155,15 @@ def _box(graph, start, *, gap):
 
 def _closed_label(graph, constraint, tokenizer, banned, start, following, ends):
   """The labels, tokenized as behind a box."""
-  tries: dict[tuple[int, int], int] = {}
   for text in constraint.labels:
     ids = tokenizer.encode(f"{_LOC} {text}")[1:]
     joined = tokenizer.encode(f"{_LOC} {text} ; {_LOC}")[1:-1]
     _refuse_banned(constraint, tokenizer, banned, ids if following is None else ids + joined)
-    last = graph.path(tries, start, ids)
-    if ends and (last, _EOS) not in tries:
-      tries[last, _EOS] = ends[1]
-      graph.edge(last, *ends)
+    last = graph.path(start, ids)
+    if ends:
+      graph.path(last, [_EOS], ends[1])
     if following is not None:
-      last = graph.path(tries, start, joined[:-1])
-      if (last, joined[-1]) not in tries:
-        tries[last, joined[-1]] = following
-        graph.edge(last, graph.class_of(joined[-1]), following)
+      graph.path(start, joined, following)
 
 
 def _open_label(graph, constraint, tokenizer, banned, start, following, ends):
@@ -250,11 +243,7 @@ class Rules:
   """Which tokens may come next, given the state of each answer.
 
   A state is int32[R, 3], the automaton's state and its registers; without an automaton it is
-  constant.
-
-  Attributes:
-    banned: ids that never come.
-    automaton: None: all that is not banned may come.
+  constant, and all that is not banned may come.
   """
 
   banned: Sequence[int] = ()
@@ -280,7 +269,8 @@ class Rules:
     if a is None:
       return state_R3
     class_R1 = jnp.asarray(a.class_of)[token_R][:, None]
-    hit_RE = _passable(a, state_R3) & (_low(a, state_R3) <= class_R1) & (class_R1 <= a.high)
+    is_open_RE = state_R3[:, :1] == a.source
+    hit_RE = is_open_RE & (_low(a, state_R3) <= class_R1) & (class_R1 <= a.high)
     edge_R = jnp.argmax(hit_RE, axis=1)
     stored_R2 = jnp.where(
       jnp.asarray(a.store)[edge_R][:, None] == np.arange(NUM_REGISTERS), class_R1, state_R3[:, 1:]
@@ -292,7 +282,7 @@ class Rules:
 def _allowed(a: Automaton, vocab_size: int, state_R3: jax.Array) -> jax.Array:
   """bool[R, V]."""
   low_RE = _low(a, state_R3)
-  open_RE = (_passable(a, state_R3) & (low_RE <= a.high)).astype(jnp.int32)
+  open_RE = ((state_R3[:, :1] == a.source) & (low_RE <= a.high)).astype(jnp.int32)
   num_classes = int(a.class_of.max()) + 1
   # Each open edge begins at its lowest class and ends behind its highest; the running sum is above
   # 0 inside of one. It costs E + C, however many classes an edge spans.
@@ -306,32 +296,7 @@ def _allowed(a: Automaton, vocab_size: int, state_R3: jax.Array) -> jax.Array:
   return jnp.pad(allowed_RV, [(0, 0), (0, vocab_size - allowed_RV.shape[1])])
 
 
-def _passable(a: Automaton, state_R3: jax.Array) -> jax.Array:
-  return state_R3[:, :1] == a.source
-
-
 def _low(a: Automaton, state_R3: jax.Array) -> jax.Array:
   """int32[R, E], the lowest class that passes each edge."""
   bound_RE = state_R3[:, 1 + np.maximum(a.register, 0)] + a.gap
   return jnp.where(a.register >= 0, jnp.maximum(a.low, bound_RE), a.low)
-
-
-PAD_ID = 0
-
-
-class Prompt(NamedTuple):
-  """A batch of prompts after prefill.
-
-  Attributes:
-    logits_BV: float32[B, V], of the first new token.
-    cache: the keys and values of the prompts, with room for the answers.
-    real_B: bool[B]; False marks padding rows.
-    keys_B: one random key per row.
-    seen_BV: bool[B, V], the tokens of the prompts; None without a repetition penalty.
-  """
-
-  logits_BV: jax.Array
-  cache: gemma.Cache
-  real_B: jax.Array
-  keys_B: jax.Array
-  seen_BV: jax.Array | None = None

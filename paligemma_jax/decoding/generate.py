@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -17,9 +17,8 @@ import numpy as np
 from paligemma_jax.core import errors
 from paligemma_jax.core import sampling_options
 from paligemma_jax.data import tokenizer as tokenizers
-from paligemma_jax.decoding import beam
 from paligemma_jax.decoding import constraints
-from paligemma_jax.decoding import sampling
+from paligemma_jax.decoding import search
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
 
@@ -28,18 +27,53 @@ _INPUTS = ("image", "text", "mask_ar", "mask_input", "_mask", "_row")
 Generate = Callable[..., dict[str, jax.Array]]
 
 
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """The decoding options of evaluators and `PaliGemma.generate`; see there.
+
+  Raises:
+    ConfigError: `core.sampling_options` finds something wrong, or options exclude each other.
+  """
+
+  max_new_tokens: int
+  sampler: str = "greedy"
+  best_of: int = 1
+  beam_size: int = 1
+  banned: tuple[str | int, ...] = ()
+  constraint: Any = None
+  temperature: float | None = None
+  top_k: int = 0
+  top_p: float = 1.0
+  repetition_penalty: float = 1.0
+  stop: str | tuple[str, ...] = ()
+
+  def __post_init__(self):
+    sampling_options.check(self)
+    object.__setattr__(self, "stop", sampling_options.texts(self.stop))
+    sampler, best_of = sampling_options.sampler(self), self.best_of
+    beam_size, repetition_penalty = self.beam_size, self.repetition_penalty
+    if beam_size > 1 and repetition_penalty != 1.0:
+      raise errors.ConfigError(f"{beam_size=} searches without {repetition_penalty=}: choose one.")
+    for name, value in (("best_of", best_of), ("beam_size", beam_size)):
+      if type(value) is not int or value < 1:
+        raise errors.ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
+    greedy = sampler.strip() == "greedy"
+    if beam_size > 1 and (best_of > 1 or not greedy):
+      raise errors.ConfigError(
+        f"{beam_size=} searches, {sampler=} and {best_of=} draw: choose one of them."
+      )
+    if best_of > 1 and greedy:
+      raise errors.ConfigError(
+        f"{best_of=} greedy answers are all the same; draw them, as by temperature=0.7."
+      )
+
+
 def make_generate(
   model_config: variants.ModelConfig,
+  options: Options,
+  tokenizer: tokenizers.Tokenizer | None = None,
   *,
-  max_new_tokens: int,
-  eos_id: int = 1,
-  sampler: str = "greedy",
-  best_of: int = 1,
-  beam_size: int = 1,
-  banned: Sequence[int] = (),
-  automaton: constraints.Automaton | None = None,
-  ends: Sequence[int] = (),
-  repetition_penalty: float = 1.0,
+  eos_id: int = tokenizers.EOS_ID,
   cache_dtype: Any = None,
 ) -> Generate:
   """`generate(params, batch, key=None)`, one compiled program per batch shape.
@@ -59,39 +93,44 @@ def make_generate(
     logprob        float32[B], their sum
 
   Args:
-    sampler: see `sampling.parse`.
-    best_of: answers drawn per row, of which the most probable one is kept; needs a sampler that
-      draws.
-    beam_size: above 1 a beam search, see `beam`; needs the greedy sampler.
-    banned: ids that never come.
-    automaton: the form of the answer, see `decoding.constraints`.
-    ends: further tokens that end an answer as EOS does; not in a beam search.
-    repetition_penalty: see `sampling.make`; not in a beam search.
     cache_dtype: of cached keys and values; None is the compute dtype.
 
   Raises:
-    ConfigError: no such sampler, or options that exclude each other.
+    ConfigError: options that are unknown, or need a tokenizer where none is.
   """
-  _check(sampler, best_of, beam_size, repetition_penalty)
-  ends = (eos_id,) if beam_size > 1 else (eos_id, *ends)
+  banned = tuple(_token_id(token, model_config, tokenizer) for token in options.banned)
+  automaton: constraints.Automaton | None = None
+  if options.constraint is not None:
+    if tokenizer is None:
+      raise errors.ConfigError("A constraint needs a tokenizer; none was found with the weights.")
+    automaton = constraints.automaton(
+      options.constraint, tokenizer, max_new_tokens=options.max_new_tokens, banned=banned
+    )
   rules = constraints.Rules(banned, automaton)
-  num_answers = max(best_of, beam_size)
-  if beam_size > 1:
-    search = beam.make(rules, eos_id, beam_size)
+  ends: tuple[int, ...] = (eos_id,)
+  if options.stop:
+    if tokenizer is None:
+      raise errors.ConfigError("stop= needs a tokenizer; none was found with the weights.")
+    # Tokens that contain one of the texts: at each of them the device may stop.
+    pieces = enumerate(map(tokenizer.text_of, range(tokenizer.vocab_size)))
+    ends += tuple(i for i, piece in pieces if any(text in piece for text in options.stop))
+  penalty, num_answers = options.repetition_penalty, max(options.best_of, options.beam_size)
+  if options.beam_size > 1:
+    ends = (eos_id,)  # A beam search goes on to EOS.
+    find = search.by_beams(rules, eos_id, options.beam_size)
   else:
-    choose = sampling.parse(sampler)
-    search = sampling.make(rules, ends, best_of, choose, repetition_penalty=repetition_penalty)
+    choose = search.sampler(sampling_options.sampler(options))
+    find = search.by_sampling(rules, ends, options.best_of, choose, repetition_penalty=penalty)
 
   @jax.jit
   def run(params, batch, key):
     text_BT, mask_input_BT = batch["text"], batch["mask_input"]
     image = batch.get("image")
-    batch_size, text_len = text_BT.shape
-    num_images = image.shape[1] if image is not None and image.ndim == 5 else 1
-    num_image_tokens = 0 if image is None else num_images * model_config.num_image_tokens
+    batch_size, prompt_len = text_BT.shape
+    if image is not None:
+      prompt_len += (image.shape[1] if image.ndim == 5 else 1) * model_config.num_image_tokens
     rows_B = jnp.asarray(batch.get("_row", jnp.arange(batch_size))).astype(jnp.uint32)
     mask_B = batch.get("_mask")
-    prompt_len = num_image_tokens + text_len
     logits_BV, cache = paligemma.prefill(
       model_config,
       params,
@@ -100,15 +139,19 @@ def make_generate(
       batch["mask_ar"],
       mask_input_BT,
       # The last new tokens are never fed back.
-      cache_len=prompt_len + num_answers * (max_new_tokens - 1),
+      cache_len=prompt_len + num_answers * (options.max_new_tokens - 1),
       cache_dtype=cache_dtype,
     )
-    prompt = constraints.Prompt(
+    seen_BV = None
+    if penalty != 1.0:
+      rows_B1, seen_BV = jnp.arange(batch_size)[:, None], jnp.zeros(logits_BV.shape, bool)
+      seen_BV = seen_BV.at[rows_B1, text_BT].max(mask_input_BT.astype(bool))
+    prompt = search.Prompt(
       logits_BV=logits_BV,
       cache=cache,
       real_B=jnp.ones(batch_size, bool) if mask_B is None else mask_B.astype(bool),
       keys_B=jax.vmap(jax.random.fold_in, (None, 0))(key, rows_B),
-      seen_BV=_seen(text_BT, mask_input_BT, logits_BV) if repetition_penalty != 1.0 else None,
+      seen_BV=seen_BV,
     )
 
     def extend(token_BA, cache, own_BAS):
@@ -117,7 +160,7 @@ def make_generate(
         own_BAS = jnp.pad(own_BAS, [(0, 0), (0, 0), (prompt_len, 0)], constant_values=True)
       return paligemma.extend(model_config, params, token_BA, cache, own_BAS)
 
-    tokens_BN, logprob_BN = search(prompt, extend, max_new_tokens)
+    tokens_BN, logprob_BN = find(prompt, extend, options.max_new_tokens)
     return {
       "tokens": tokens_BN,
       "lengths": _lengths(tokens_BN, ends, prompt.real_B),
@@ -125,71 +168,19 @@ def make_generate(
       "logprob": jnp.sum(logprob_BN, axis=1),
     }
 
-  def generate(
-    params: Mapping[str, jax.Array], batch: Mapping[str, Any], key: jax.Array | None = None
-  ) -> dict[str, jax.Array]:
-    """See make_generate."""
+  def generate(params, batch, key=None):
     inputs = {name: batch[name] for name in _INPUTS if name in batch}
     return run(dict(params), inputs, jax.random.key(0) if key is None else key)
 
   return generate
 
 
-def _check(sampler: str, best_of: int, beam_size: int, repetition_penalty: float) -> None:
-  if beam_size > 1 and repetition_penalty != 1.0:
-    raise errors.ConfigError(f"{beam_size=} searches without {repetition_penalty=}: choose one.")
-  for name, value in (("best_of", best_of), ("beam_size", beam_size)):
-    if type(value) is not int or value < 1:
-      raise errors.ConfigError(f"{name}={value!r} must be a whole number of at least 1.")
-  greedy = sampler.strip() == "greedy"
-  if beam_size > 1 and (best_of > 1 or not greedy):
-    raise errors.ConfigError(
-      f"{beam_size=} searches, {sampler=} and {best_of=} draw: choose one of them."
-    )
-  if best_of > 1 and greedy:
-    raise errors.ConfigError(
-      f"{best_of=} greedy answers are all the same; draw them, as by temperature=0.7."
-    )
-
-
-def _seen(text_BT: jax.Array, mask_input_BT: jax.Array, logits_BV: jax.Array) -> jax.Array:
-  """bool[B, V]: the tokens of the prompts."""
-  rows_B1 = jnp.arange(len(text_BT))[:, None]
-  empty_BV = jnp.zeros(logits_BV.shape, bool)
-  return empty_BV.at[rows_B1, text_BT].max(mask_input_BT.astype(bool))
-
-
-def _lengths(tokens_BN: jax.Array, ends: Sequence[int], real_B: jax.Array) -> jax.Array:
+def _lengths(tokens_BN, ends, real_B):
   """int32[B]: up to and with the first token that ends an answer; all where there is none."""
   is_end_BN = jnp.isin(tokens_BN, np.asarray(ends, np.int32))
   num_tokens = tokens_BN.shape[1]
   length_B = jnp.where(is_end_BN.any(1), jnp.argmax(is_end_BN, axis=1) + 1, num_tokens)
   return jnp.where(real_B, length_B, 0).astype(jnp.int32)
-
-
-@dataclasses.dataclass(frozen=True)
-class Options:
-  """The decoding options of evaluators and `PaliGemma.generate`; see there.
-
-  Raises:
-    ConfigError: `core.sampling_options` finds something wrong.
-  """
-
-  max_new_tokens: int
-  sampler: str = "greedy"
-  best_of: int = 1
-  beam_size: int = 1
-  banned: tuple[str | int, ...] = ()
-  constraint: Any = None
-  temperature: float | None = None
-  top_k: int = 0
-  top_p: float = 1.0
-  repetition_penalty: float = 1.0
-  stop: str | tuple[str, ...] = ()
-
-  def __post_init__(self):
-    sampling_options.check(self)
-    object.__setattr__(self, "stop", sampling_options.texts(self.stop))
 
 
 class Answer(NamedTuple):
@@ -199,41 +190,6 @@ class Answer(NamedTuple):
   tokens: tuple[int, ...]
   logprob: float
   token_logprobs: tuple[float, ...]
-
-
-def make_with_options(
-  model_config: variants.ModelConfig, options: Options, tokenizer: tokenizers.Tokenizer | None
-) -> Generate:
-  """`make_generate` with the texts of the options as tokens.
-
-  Raises:
-    ConfigError: options that are unknown, exclude each other, or need a tokenizer where none is.
-  """
-  banned = tuple(_token_id(token, model_config, tokenizer) for token in options.banned)
-  automaton = None
-  if options.constraint is not None:
-    if tokenizer is None:
-      raise errors.ConfigError("A constraint needs a tokenizer; none was found with the weights.")
-    automaton = constraints.automaton(
-      options.constraint, tokenizer, max_new_tokens=options.max_new_tokens, banned=banned
-    )
-  ends: tuple[int, ...] = ()
-  if options.stop:
-    if tokenizer is None:
-      raise errors.ConfigError("stop= needs a tokenizer; none was found with the weights.")
-    ends = _ending(options.stop, tokenizer)
-  return make_generate(
-    model_config,
-    max_new_tokens=options.max_new_tokens,
-    eos_id=tokenizers.EOS_ID,
-    sampler=sampling_options.sampler(options),
-    best_of=options.best_of,
-    beam_size=options.beam_size,
-    banned=banned,
-    automaton=automaton,
-    ends=ends,
-    repetition_penalty=options.repetition_penalty,
-  )
 
 
 def answer(
@@ -262,12 +218,6 @@ def answer(
       logprob = math.fsum(token_logprobs)
     text = text[:at]
   return Answer(text, tuple(tokens), logprob, tuple(token_logprobs))
-
-
-def _ending(stop: Sequence[str], tokenizer: tokenizers.Tokenizer) -> tuple[int, ...]:
-  """The tokens that contain one of these texts, so that the device may stop at them."""
-  texts = ((i, tokenizer.text_of(i)) for i in range(tokenizer.vocab_size))
-  return tuple(i for i, text in texts if any(word in text for word in stop))
 
 
 def _token_id(

@@ -5,34 +5,28 @@ of them False on any other device, on several CPU devices and inside `off`. What
 processor time on two cores ("mid" is that of tools/bench/models.py, the demo's step that of
 transfers/demo.py):
 
-  attend_by_rows    0.5 to 1 of the 10 s of a step of mid; the demo's sequences are too short for it
-  last_features     6 % of the demo's step, 10 % of one with 6 layers of 512
+  goes_by_rows      0.5 to 1 of the 10 s of a step of mid; the demo's sequences are too short for it
+  has_room          6 % of the demo's step, 10 % of one with 6 layers of 512
   times_table       7 % of decoding a token of mid, whose table has 257152 rows
   compiler_options  0.5 of the 3.6 GB of a step of mid
 
-B rows, Q query positions, S key positions, N query heads, K key heads, G = N / K, H head dim,
-D width, V vocabulary.
+B rows, Q query positions, N query heads, H head dim, D width, V vocabulary.
 """
 
 from __future__ import annotations
 
 import contextlib
 import contextvars
-import dataclasses
-import functools
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import Mesh
 
-from paligemma_jax.models import attention_mask
 from paligemma_jax.models import kernels
-from paligemma_jax.models import remat
 
 # Up to so many rows the table stands on the left of the head's product: XLA:CPU is faster so.
 _FEW_ROWS = 32
@@ -40,12 +34,10 @@ _FEW_ROWS = 32
 # Weights of layers are copied up to this size in bytes.
 _ROOM_FOR_LAYERS = 2**30
 
-# Attention goes by rows from so many logits a row on, and cuts them into pieces of at most so many.
-# Forward and backward that takes 0.5 of the plain way's time at 288 positions, and 0.3 to 0.6 of
-# that of chunks at a thousand (8 rows, 8 and 4 heads of 64). Shorter ones gain less than the second
-# that tracing and compiling takes.
+# Attention goes by rows from so many logits a row on. Forward and backward that takes 0.5 of the
+# plain way's time at 288 positions, and 0.3 to 0.6 of that of chunks at a thousand (8 rows, 8 and 4
+# heads of 64). Shorter ones gain less than the second that tracing and compiling takes.
 _ROWS_FROM = 256 * 1024
-_ROWS_PIECE = 1024 * 1024
 
 # Embedding tables of so many numbers and more are large.
 _LARGE_TABLE = 2**24
@@ -66,17 +58,17 @@ def off() -> Iterator[None]:
 
 def in_use() -> bool:
   """Whether what is traced is for a single CPU device."""
-  return kernels.is_one_cpu() and not _OFF.get()
+  return kernels.devices() == ("cpu", 1) and not _OFF.get()
 
 
 def has_room(layers: Any) -> bool:
-  """Whether the weights of these layers, a tree of arrays, may be copied to save time."""
+  """Whether these layers, a tree of arrays, may be copied to run the last one by itself."""
   size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(layers))
   return in_use() and size <= _ROOM_FOR_LAYERS
 
 
 def goes_by_rows(q_BQNH: jax.Array, k_len: int) -> bool:
-  """Whether attention of these queries over so many keys is to be `attend_by_rows`."""
+  """Whether attention of these queries over so many keys takes one row after the other."""
   return in_use() and math.prod(q_BQNH.shape[1:3]) * k_len >= _ROWS_FROM
 
 
@@ -87,12 +79,7 @@ def compiler_options(mesh: Mesh, table: jax.Array | None) -> dict[str, str] | No
   while the layers run backward. Where it is large, one product keeps the threads busy anyway.
   """
   large = table is not None and table.size >= _LARGE_TABLE
-  return _FOR_MEMORY if large and is_cpu(mesh) else None
-
-
-def is_cpu(mesh: Mesh) -> bool:
-  """Whether the devices are CPUs, one or several."""
-  return mesh.devices.flat[0].platform == "cpu"
+  return _FOR_MEMORY if large and mesh.devices.flat[0].platform == "cpu" else None
 
 
 def times_table(x: jax.Array, table_VD: jax.Array) -> jax.Array:
@@ -102,199 +89,3 @@ def times_table(x: jax.Array, table_VD: jax.Array) -> jax.Array:
   y = jnp.einsum("VD,...D->V...", table_VD, x, preferred_element_type=jnp.float32)
   # Else the compiler transposes the operands instead of the result.
   return jnp.moveaxis(lax.optimization_barrier(y), 0, -1)
-
-
-def last_features(
-  gemma: Any,
-  model: Any,
-  params: Any,
-  x_BSD: jax.Array,
-  mask: attention_mask.AttentionMask,
-  num_last: int,
-) -> tuple[jax.Array, Any]:
-  """As `model` on `x_BSD`, but features of the last positions alone: dtype[B, num_last, D].
-
-  In the last layer the other positions only give keys and values. It therefore runs by itself
-  (scanned layers cannot differ in shapes); to split the stack of weights copies it (`has_room`).
-
-  Args:
-    gemma: models.gemma, which this file is below.
-    model: gemma.Gemma; no dropout.
-  """
-  sizes = model.sizes
-  params = dict(params)
-  layers = params.pop("layers")
-  first, last = (jax.tree.map(cut, layers) for cut in (lambda w: w[:-1], lambda w: w[-1]))
-  rope = gemma.rotary_angles(mask.q_pos, sizes.head_dim)
-  windows_L = gemma.windows_L(sizes, x_BSD.shape[1])
-  window = None if windows_L is None else windows_L[-1]
-  kvs = []
-  if sizes.depth > 1:
-    shallow = model.clone(sizes=dataclasses.replace(sizes, depth=sizes.depth - 1))
-    x_BSD, first_kvs = shallow.apply({"params": {**params, "layers": first}}, x_BSD, mask)
-    kvs.append(first_kvs)
-  layer = gemma.Layer(sizes, model.dtype, model.dropout, model.cache_dtype, model.implementation)
-  x_BTD, last_kv = layer.apply(
-    {"params": last}, x_BSD, None, window, mask.of_last(num_last), rope, None
-  )
-  kvs.append(jax.tree.map(lambda x: x[None], last_kv))
-  return x_BTD, jax.tree.map(lambda *parts: jnp.concatenate(parts), *kvs)
-
-
-def in_pieces(x: jax.Array, num: int, length: int) -> jax.Array:
-  """[B, num, length, ...] of [B, Q, ...], with zeros behind the last position."""
-  x = jnp.pad(x, [(0, 0), (0, num * length - x.shape[1]), *[(0, 0)] * (x.ndim - 2)])
-  return x.reshape(x.shape[0], num, length, *x.shape[2:])
-
-
-class _Queries(NamedTuple):
-  """A piece of a row's queries; without a mask only `q_KXH`."""
-
-  q_KXH: jax.Array
-  block_c: jax.Array | None
-  pos_c: jax.Array | None
-  extra_mask_cS: jax.Array | None
-
-
-class _Keys(NamedTuple):
-  """A row's keys and values."""
-
-  k_KSH: jax.Array
-  v_KSH: jax.Array
-  block_S: jax.Array | None
-  pos_S: jax.Array | None
-
-
-class _Softmax(NamedTuple):
-  """A piece's output, and of each query the largest logit and the sum of the exponentials."""
-
-  out_KXH: jax.Array
-  max_KX1: jax.Array
-  sum_KX1: jax.Array
-
-
-def attend_by_rows(
-  q_BQNH: jax.Array,
-  k_BSKH: jax.Array,
-  v_BSKH: jax.Array,
-  mask: attention_mask.AttentionMask | None,
-  softcap: float,
-  window: jax.Array | None,
-  chunk: int,
-) -> jax.Array:
-  """One row after the other, C pieces of c = `chunk` queries each (0: as fits); X = G * c.
-
-  Logits stay in the cache, heads stand before positions so that products find their factors as they
-  lie, and the backward pass has its own rule: it recomputes the logits, but no softmax, as flash
-  attention does (arXiv:2205.14135, algorithm 4).
-  """
-  batch, q_len, num_heads, head_dim = q_BQNH.shape
-  num_kv_heads = k_BSKH.shape[2]
-  row_logits = q_len * num_heads * k_BSKH.shape[1]
-  chunk = chunk or -(-q_len // -(-row_logits // _ROWS_PIECE))
-  num_pieces = -(-q_len // chunk)
-
-  def pieces(x):  # [B or 1, Q, ...] -> [B, C, c, ...]
-    x = in_pieces(x, num_pieces, chunk)
-    return jnp.broadcast_to(x, (batch, *x.shape[1:]))
-
-  q_BCcKGH = pieces(q_BQNH.reshape(batch, q_len, num_kv_heads, -1, head_dim))
-  q_BCKGcH = q_BCcKGH.transpose(0, 1, 3, 4, 2, 5)
-  q_BCKXH = q_BCKGcH.reshape(batch, num_pieces, num_kv_heads, -1, head_dim)
-  of_queries: tuple[jax.Array | None, ...] = (None, None, None)
-  of_keys: tuple[jax.Array | None, ...] = (None, None)
-  if mask is not None:
-    extra_mask = None if mask.extra_mask is None else pieces(mask.extra_mask)
-    of_queries = pieces(mask.q_block), pieces(mask.q_pos), extra_mask
-    of_keys = tuple(jnp.broadcast_to(x, (batch, x.shape[1])) for x in (mask.k_block, mask.k_pos))
-  queries = _Queries(q_BCKXH, *of_queries)
-  keys = _Keys(k_BSKH.swapaxes(1, 2), v_BSKH.swapaxes(1, 2), *of_keys)
-  out_BCKXH = _attend_by_rows(softcap, queries, keys, window)
-  out_BCcKGH = out_BCKXH.reshape(q_BCKGcH.shape).transpose(0, 1, 4, 2, 3, 5)
-  return out_BCcKGH.reshape(batch, -1, num_heads, head_dim)[:, :q_len]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _attend_by_rows(softcap, queries, keys, window):
-  """[B, C, K, X, H]; `queries` begin with the dims B and C, `keys` with B."""
-  return _rows_forward(softcap, queries, keys, window)[0]
-
-
-def _rows_forward(softcap, queries, keys, window):
-  def piece(keys, queries):
-    logits_KXS, _ = _logits(queries, keys, window, softcap)
-    max_KX1 = logits_KXS.max(axis=-1, keepdims=True)
-    weights_KXS = jnp.exp(logits_KXS - max_KX1)
-    sum_KX1 = weights_KXS.sum(axis=-1, keepdims=True)
-    out_KXH = _times(weights_KXS.astype(keys.v_KSH.dtype), keys.v_KSH, 2, 1) / sum_KX1
-    return _Softmax(out_KXH.astype(keys.v_KSH.dtype), max_KX1, sum_KX1)
-
-  def row(of_row):
-    queries, keys = of_row
-    return lax.map(functools.partial(piece, keys), queries)
-
-  softmax = lax.map(row, (queries, keys))
-  softmax = jax.tree.map(lambda x: checkpoint_name(x, remat.KEPT), softmax)
-  return softmax.out_KXH, (queries, keys, window, softmax)
-
-
-def _rows_backward(softcap, kept, out_grad_BCKXH):
-  queries, keys, window, softmax = kept
-
-  def piece(keys, kv_grads, of_piece):
-    queries, softmax, out_grad_KXH = of_piece
-    logits_KXS, slope_KXS = _logits(queries, keys, window, softcap)
-    probs_KXS = jnp.exp(logits_KXS - softmax.max_KX1) * (1 / softmax.sum_KX1)
-    probs_grad_KXS = _times(out_grad_KXH, keys.v_KSH, 2, 2)
-    # The mean of the gradients of a query's probabilities, weighted by the probabilities.
-    weighted_KXH = softmax.out_KXH.astype(jnp.float32) * out_grad_KXH
-    mean_KX1 = weighted_KXH.sum(axis=-1, keepdims=True)
-    logits_grad_KXS = probs_KXS * (probs_grad_KXS - mean_KX1) * slope_KXS
-    # Masked keys have probability 0, except where all keys are masked.
-    logits_grad_KXS *= softmax.max_KX1 > attention_mask.MASKED_LOGIT
-    probs_KXS, logits_grad_KXS = (
-      x.astype(out_grad_KXH.dtype) for x in (probs_KXS, logits_grad_KXS)
-    )
-    k_grad_KSH, v_grad_KSH = kv_grads
-    k_grad_KSH += _times(logits_grad_KXS, queries.q_KXH, 1, 1)
-    v_grad_KSH += _times(probs_KXS, out_grad_KXH, 1, 1)
-    q_grad_KXH = _times(logits_grad_KXS, keys.k_KSH, 2, 1)
-    return (k_grad_KSH, v_grad_KSH), q_grad_KXH.astype(queries.q_KXH.dtype)
-
-  def row(of_row):
-    keys, *of_pieces = of_row
-    zeros = jnp.zeros(keys.k_KSH.shape, jnp.float32)
-    kv_grads, q_grad = lax.scan(functools.partial(piece, keys), (zeros, zeros), tuple(of_pieces))
-    return q_grad, *(x.astype(keys.k_KSH.dtype) for x in kv_grads)
-
-  q_grad, k_grad, v_grad = lax.map(row, (keys, queries, softmax, out_grad_BCKXH))
-  return _Queries(q_grad, None, None, None), _Keys(k_grad, v_grad, None, None), None
-
-
-_attend_by_rows.defvjp(_rows_forward, _rows_backward)
-
-
-def _logits(queries, keys, window, softcap):
-  """float32[K, X, S] with the mask, and their slope before it where a cap bends them."""
-  logits_KXS = _times(queries.q_KXH, keys.k_KSH, 2, 2)
-  slope_KXS: jax.Array | float = 1.0
-  if softcap:
-    capped_KXS = jnp.tanh(logits_KXS / softcap)
-    logits_KXS, slope_KXS = capped_KXS * softcap, 1 - jnp.square(capped_KXS)
-  if queries.block_c is not None:
-    extra_mask = None if queries.extra_mask_cS is None else queries.extra_mask_cS[None]
-    mask = attention_mask.AttentionMask(
-      queries.block_c[None], keys.block_S[None], queries.pos_c[None], keys.pos_S[None], extra_mask
-    )
-    mask_cS = mask.dense(window)[0]
-    logits_KGcS = logits_KXS.reshape(logits_KXS.shape[0], -1, *mask_cS.shape)
-    logits_KXS = jnp.where(mask_cS, logits_KGcS, attention_mask.MASKED_LOGIT).reshape(
-      logits_KXS.shape
-    )
-  return logits_KXS, slope_KXS
-
-
-def _times(a, b, a_dim, b_dim):
-  """Products over one dim of each, for every key head, in float32."""
-  dims = (((a_dim,), (b_dim,)), ((0,), (0,)))
-  return lax.dot_general(a, b, dims, preferred_element_type=jnp.float32)

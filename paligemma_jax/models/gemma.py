@@ -17,10 +17,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from paligemma_jax.core import errors
 from paligemma_jax.models import attention
-from paligemma_jax.models import attention_mask
 from paligemma_jax.models import linear
-from paligemma_jax.models import remat
 from paligemma_jax.models import variants
 
 _NO_WINDOW = 2**30
@@ -51,9 +50,8 @@ class Gemma(nn.Module):
   """Embedding, scanned layers, final norm and tied head, each a method.
 
   Attributes:
-    sizes: the decoder's sizes.
     dtype: of matmuls; norms, rotary and softmax are float32.
-    remat: what the backward pass recomputes of each layer, see remat.py.
+    remat: what the backward pass recomputes of each layer, see `recomputed`.
     dropout: rate on both residual branches; needs the rng "dropout" when above 0.
     cache_dtype: what keys and values are rounded to before use; None leaves them.
     implementation: as in attention.attend.
@@ -70,7 +68,7 @@ class Gemma(nn.Module):
     c = self.sizes
     self.embedder = Embedder(c.vocab_size, c.width)
     self.layers = nn.scan(
-      remat.wrap(Layer, self.remat),
+      recomputed(Layer, self.remat),
       variable_axes={"params": 0},
       split_rngs={"params": True, "dropout": True},
       in_axes=(0, 0, nn.broadcast, nn.broadcast, nn.broadcast),
@@ -80,11 +78,11 @@ class Gemma(nn.Module):
 
   def embed(self, tokens_BT: jax.Array) -> jax.Array:
     """int32[B, T] -> dtype[B, T, D], scaled by sqrt(D); unknown ids give nan."""
-    x_BTD = self.embedder().rows(tokens_BT)
+    x_BTD = linear.rows(self.embedder(), tokens_BT)
     # sqrt(D) is rounded to the table's dtype.
     return (x_BTD * jnp.sqrt(self.sizes.width).astype(x_BTD.dtype)).astype(self.dtype)
 
-  def __call__(self, x_BSD: jax.Array, mask: attention_mask.AttentionMask) -> tuple[jax.Array, Any]:
+  def __call__(self, x_BSD: jax.Array, mask: attention.AttentionMask) -> tuple[jax.Array, Any]:
     """Runs the layers on a whole sequence.
 
     Returns:
@@ -94,46 +92,35 @@ class Gemma(nn.Module):
     return self.layers(x_BSD, None, windows_L(self.sizes, x_BSD.shape[1]), mask, rope, None)
 
   def extend(
-    self, x_BAD: jax.Array, cache: Cache, extra_mask_BAC: jax.Array | None
+    self, token_BA: jax.Array, cache: Cache, extra_mask_BAC: jax.Array | None
   ) -> tuple[jax.Array, Cache]:
-    """Runs the layers on the next token of each row's A answers, which take A slots.
-
-    All answers of a row are equally long. With several, `extra_mask_BAC` is True at the slots that
-    an answer attends to.
-
-    Returns:
-      dtype[B, A, D] before the final norm, and the new cache.
-    """
+    """float32[B, A, V] and the new cache, see `paligemma.extend`."""
 
     def put(old_BC, new_B):
-      new_BA = jnp.broadcast_to(new_B[:, None], x_BAD.shape[:2])
+      new_BA = jnp.broadcast_to(new_B[:, None], token_BA.shape)
       return lax.dynamic_update_slice(old_BC, new_BA, (0, cache.slot)), new_BA
 
     k_block, q_block = put(cache.k_block, cache.next_block)
     k_pos, q_pos = put(cache.k_pos, cache.next_pos)
-    mask = attention_mask.AttentionMask(q_block, k_block, q_pos, k_pos, extra_mask_BAC)
+    mask = attention.AttentionMask(q_block, k_block, q_pos, k_pos, extra_mask_BAC)
     rope = rotary_angles(q_pos, self.sizes.head_dim)
+    window_L = windows_L(self.sizes, cache.k.shape[2])
     x_BAD, (k_LBAKH, v_LBAKH) = self.layers(
-      x_BAD,
-      (cache.k, cache.v),
-      windows_L(self.sizes, cache.k.shape[2]),
-      mask,
-      rope,
-      cache.slot,
+      self.embed(token_BA), (cache.k, cache.v), window_L, mask, rope, cache.slot
     )
     start = (0, 0, cache.slot, 0, 0)
-    return x_BAD, Cache(
+    return self.head(self.norm(x_BAD)), Cache(
       k=lax.dynamic_update_slice(cache.k, k_LBAKH.astype(cache.k.dtype), start),
       v=lax.dynamic_update_slice(cache.v, v_LBAKH.astype(cache.v.dtype), start),
       k_block=k_block,
       k_pos=k_pos,
       next_pos=cache.next_pos + 1,
       next_block=cache.next_block + 1,
-      slot=cache.slot + x_BAD.shape[1],
+      slot=cache.slot + token_BA.shape[1],
     )
 
   def norm(self, x: jax.Array) -> jax.Array:
-    """The final norm: [..., D] -> dtype[..., D]."""
+    """[..., D] -> dtype[..., D]."""
     return self.final_norm(x)
 
   def head(self, x: jax.Array) -> jax.Array:
@@ -141,14 +128,14 @@ class Gemma(nn.Module):
 
     This is the one place where the cap is applied: training, prefill and decoding all end here.
     """
-    logits = self.embedder().dot(x)
+    logits = linear.times_table(x, self.embedder())
     cap = self.sizes.final_softcap
     return jnp.tanh(logits / cap) * cap if cap else logits
 
   def init_all(self, tokens_BT: jax.Array) -> jax.Array:
     """Uses every parameter, for initialization."""
     x_BTD = self.embed(tokens_BT)
-    x_BTD, _ = self(x_BTD, attention_mask.prefix_lm(jnp.ones_like(tokens_BT)))
+    x_BTD, _ = self(x_BTD, attention.prefix_lm(jnp.ones_like(tokens_BT)))
     return self.head(self.norm(x_BTD))
 
 
@@ -159,11 +146,10 @@ class Embedder(nn.Module):
   width: int
 
   @nn.compact
-  def __call__(self) -> linear.Table:
+  def __call__(self) -> linear.Kernel:
     # Times sqrt(width) this gives tokens of unit variance.
     init = nn.initializers.variance_scaling(1.0, "fan_in", "normal", in_axis=1, out_axis=0)
-    shape = (self.vocab_size, self.width)
-    return linear.Table(self.width, linear.kernel(self, "input_embedding", init, shape, None).parts)
+    return linear.kernel(self, "input_embedding", init, (self.vocab_size, self.width), None)
 
 
 class Layer(nn.Module):
@@ -240,15 +226,8 @@ class Attention(nn.Module):
         lax.dynamic_update_slice(old, new.astype(old.dtype), (0, slot, 0, 0)).astype(self.dtype)
         for old, new in zip(cached, kv, strict=True)
       )
-    y_BQNH = attention.attend(
-      q_BQNH,
-      k_BTKH,
-      v_BTKH,
-      mask,
-      softcap=c.attn_softcap,
-      window=window,
-      implementation=self.implementation,
-    )
+    how = dict(softcap=c.attn_softcap, window=window, implementation=self.implementation)
+    y_BQNH = attention.attend(q_BQNH, k_BTKH, v_BTKH, mask, **how)
     w_NHD = Einsum((n, h, d), in_axis=(0, 1), name="attn_vec_einsum")(self.dtype)
     y_XD = linear.matmul("XNH,NHD->XD", y_BQNH.reshape(-1, n, h), w_NHD)
     return y_XD.reshape(x_BQD.shape), kv
@@ -274,9 +253,8 @@ class Mlp(nn.Module):
   @nn.compact
   def __call__(self, x_BTD: jax.Array) -> jax.Array:
     d, f = self.sizes.width, self.sizes.mlp_dim
-    gate_DF, up_DF = linear.kernel(
-      self, "gating_einsum", _fan_in((2, d, f), 1), (2, d, f), self.dtype
-    )
+    shape = (2, d, f)
+    gate_DF, up_DF = linear.kernel(self, "gating_einsum", _fan_in(shape, 1), shape, self.dtype)
     linear_FD = linear.kernel(self, "linear", _fan_in((f, d), 0), (f, d), self.dtype)
     x_XD = x_BTD.reshape(-1, d)
     gate_XF = nn.gelu(linear.matmul("XD,DF->XF", x_XD, gate_DF), approximate=True)
@@ -295,6 +273,29 @@ class RMSNorm(nn.Module):
     x = x.astype(jnp.float32)
     y = x * lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-6)
     return (y * (1 + scale_D.astype(jnp.float32))).astype(self.dtype)
+
+
+def recomputed(layer: type[nn.Module], remat: str) -> type[nn.Module]:
+  """The layer class, to be scanned; the backward pass recomputes a part of it.
+
+  none  nothing: most memory
+  dots  all but products with parameters and attention.KEPT: less than half the memory for about 3 %
+        more operations. On CPU it is also the fastest: what is kept must be written out.
+  full  the whole layer: only its input is kept
+  """
+  if remat == "none":
+    return layer
+  # The scan keeps the compiler from merging the recomputation with the forward pass.
+  return nn.remat(layer, prevent_cse=False, policy=errors.pick(POLICIES, remat, "remat policy"))
+
+
+POLICIES = {
+  "dots": jax.checkpoint_policies.save_from_both_policies(
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    jax.checkpoint_policies.save_only_these_names(attention.KEPT),
+  ),
+  "full": None,
+}
 
 
 def windows_L(sizes: variants.Gemma, num_keys: int) -> jax.Array | None:

@@ -39,25 +39,22 @@ def on(mesh: Mesh) -> Iterator[None]:
     _MESH.reset(token)
 
 
+def devices() -> tuple[str, int]:
+  """The platform of the devices that the traced model is for, and how many there are."""
+  mesh = _MESH.get()
+  if mesh is None:
+    return jax.default_backend(), jax.device_count()
+  return mesh.devices.flat[0].platform, mesh.size
+
+
 def platform() -> str:
   """Whose kernels the traced model can use: "tpu", "gpu", or "" for none."""
-  kind = _device_kind()
+  kind, num = devices()
   if _MESH.get() is not None:
     # cuDNN needs a card that is there; a plan for cards that are not does without.
     return kind if kind == "tpu" or jax.default_backend() == "gpu" else ""
   # Without a mesh arrays must be whole.
-  return kind if kind == "gpu" or (kind == "tpu" and jax.device_count() == 1) else ""
-
-
-def is_one_cpu() -> bool:
-  """Whether what is traced is for a single CPU device."""
-  mesh = _MESH.get()
-  return _device_kind() == "cpu" and (jax.device_count() if mesh is None else mesh.size) == 1
-
-
-def _device_kind():
-  mesh = _MESH.get()
-  return jax.default_backend() if mesh is None else mesh.devices.flat[0].platform
+  return kind if kind == "gpu" or (kind == "tpu" and num == 1) else ""
 
 
 def has_cudnn_kernel(q_BSNH: jax.Array, *, softcap: float) -> bool:
@@ -69,16 +66,6 @@ def has_cudnn_kernel(q_BSNH: jax.Array, *, softcap: float) -> bool:
   if not major.isdigit():  # A card of another maker.
     return False
   return int(major) >= 8 and head_dim <= (256 if int(major) >= 9 else 128)
-
-
-def cudnn(
-  q_BSNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, mask_BSS: jax.Array | None
-) -> jax.Array:
-  """[B, S, N, H] by cuDNN; see `has_cudnn_kernel`. Queries are already scaled."""
-  mask_BNSS = None if mask_BSS is None else mask_BSS[:, None]
-  return jax.nn.dot_product_attention(
-    q_BSNH, k_BSKH, v_BSKH, mask=mask_BNSS, scale=1.0, implementation="cudnn"
-  )
 
 
 def splash(
@@ -99,7 +86,6 @@ def splash(
     q_block_BS: int32[B or 1, S]; a query attends to the keys of its own and of earlier blocks.
       None: every query to every key.
     k_block_BS: int32[B or 1, S], rising along a row but for keys that are `hidden`.
-    hidden: the block of masked keys.
     softcap: as in `attention.attend`.
     interpret: runs the kernel on any device, slowly.
   """
@@ -149,21 +135,8 @@ def _kernel(block, softcap, interpret):
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as lib
   from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask_info as infos
 
-  sizes = lib.BlockSizes(
-    **{
-      name: block
-      for name in (
-        "block_q",
-        "block_kv",
-        "block_kv_compute",
-        "block_q_dkv",
-        "block_kv_dkv",
-        "block_kv_dkv_compute",
-        "block_q_dq",
-        "block_kv_dq",
-      )
-    }
-  )
+  names = "q kv kv_compute q_dkv kv_dkv kv_dkv_compute q_dq kv_dq".split()
+  sizes = lib.BlockSizes(**{f"block_{name}": block for name in names})
 
   def run(q_NSH, k_KSH, v_KSH, mask):
     last_S, segments = None, None

@@ -10,7 +10,7 @@ leaf in the parameters decides the rest, so no module knows of adapters or quant
 
 A leaf that is not called `w` or `kernel` lends its name: mlp/linear, mlp/linear_lora_a.
 
-XLA folds the zeros of an offset away; training/gradient_memory.py says what they are for.
+XLA folds the zeros of an offset away; training/step.py says what they are for.
 
   X rows, I inputs, O outputs, r rank; "…" any stack in front (layers; keys and values).
 """
@@ -65,25 +65,16 @@ def in_out(name: str, shape: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
   return tuple(tuple(n for n, r in zip(shape, roles, strict=True) if r == x) for x in "sio")
 
 
-def flat(name: str, w: Any, *, stacked: bool = True) -> Any:
-  """[…, I, O], a matrix with its input dims and its output dims each made one.
-
-  Args:
-    w: NumPy or JAX, of the published layout.
-    stacked: False for one matrix out of its stack.
-  """
-  roles = param_table.MATRICES[name] if stacked else param_table.MATRICES[name].replace("s", "")
+def flat(name: str, w: Any) -> Any:
+  """[…, I, O] of a matrix, NumPy or JAX, in the published layout."""
+  roles = param_table.MATRICES[name]
   order = sorted(range(len(roles)), key=lambda dim: "sio".index(roles[dim]))
   stack, _, out = (tuple(w.shape[d] for d in range(len(roles)) if roles[d] == x) for x in "sio")
   return w.transpose(order).reshape(*stack, -1, math.prod(out))
 
 
 def unflat(name: str, w: Any, shape: tuple[int, ...]) -> Any:
-  """The inverse of `flat`: the published layout of a matrix or of some of its stack.
-
-  Args:
-    shape: what is to come out.
-  """
+  """The inverse of `flat`: a matrix of this published shape, or some of its stack."""
   roles = param_table.MATRICES[name][len(param_table.MATRICES[name]) - len(shape) :]
   order = sorted(range(len(roles)), key=lambda dim: "sio".index(roles[dim]))
   w = w.reshape([shape[d] for d in order])
@@ -92,78 +83,67 @@ def unflat(name: str, w: Any, shape: tuple[int, ...]) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-  """A matrix as the parameters hold it: its parts by name, "w" for the published leaf.
+  """A matrix as the parameters hold it.
 
-  Attributes:
-    shape: of the matrix in the published layout.
-    dtype: of products.
-    parts: every one with the stack in front, if there is a stack.
+  Its parts are "w" for the published leaf, or "codes" and "scale", and what lies beside them; each
+  has the stack in front, if there is a stack.
   """
 
-  shape: tuple[int, ...]
-  dtype: Any
+  shape: tuple[int, ...]  # In the published layout.
+  dtype: Any  # Of products.
   parts: Mapping[str, jax.Array]
+  kind: str = ""  # Of quantization; "" for none.
 
   def __iter__(self) -> Iterator[Kernel]:
     """The weights stacked in the first dim."""
     for i in range(self.shape[0]):
-      yield Kernel(self.shape[1:], self.dtype, {k: v[i] for k, v in self.parts.items()})
+      yield Kernel(self.shape[1:], self.dtype, {k: v[i] for k, v in self.parts.items()}, self.kind)
 
 
 def kernel(module: nn.Module, leaf: str, init: Any, shape: tuple[int, ...], dtype: Any) -> Kernel:
   """The module's parameter `leaf` with all that lies beside it."""
-  stem = _stem(leaf)
-  found = {part: stem + part for part in (*ADAPTER, *_DROPOUT)}
+  found = {part: _stem(leaf) + part for part in (*ADAPTER, *_DROPOUT)}
   found["offset"] = leaf + OFFSET
-  for kind in quantize.KINDS:
-    found |= {kind: f"{leaf}_{kind}", f"{kind}_scale": f"{leaf}_{kind}_scale"}
+  kind = next((k for k in quantize.KINDS if module.has_variable("params", f"{leaf}_{k}")), "")
+  if kind:
+    found["codes"], found["scale"] = quantized_names(leaf, kind)
   parts: dict[str, jax.Array] = {
     part: module.get_variable("params", name)
     for part, name in found.items()
     if module.has_variable("params", name)
   }
-  if not any(kind in parts for kind in quantize.KINDS):
+  if not kind:
     parts["w"] = module.param(leaf, init, shape)
-  return Kernel(shape, dtype, parts)
+  return Kernel(shape, dtype, parts, kind)
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
-  """The embedding table [V, D] as the parameters hold it.
+def rows(table: Kernel, ids: jax.Array) -> jax.Array:
+  """[..., D], rows of the embedding table [V, D]; unknown ids give nan.
 
-  At the input its rows are read as they are kept, so an offset acts at the head alone.
+  They are read as they are kept, so an offset acts at the head alone; float32 when quantized.
   """
+  if not table.kind:
+    return jnp.take(table.parts["w"], ids, axis=0)
+  codes, scale = (jnp.take(table.parts[part], ids, axis=0) for part in ("codes", "scale"))
+  size = table.shape[1]
+  return quantize.dequantize(codes, scale, table.kind, size=size, dtype=jnp.float32, axis=-1)
 
-  width: int
-  parts: Mapping[str, jax.Array]
 
-  def rows(self, ids: jax.Array) -> jax.Array:
-    """[..., D] in the dtype that it is kept in, float32 when quantized; unknown ids give nan."""
-    if "w" in self.parts:
-      return jnp.take(self.parts["w"], ids, axis=0)
-    kind = _kind(self.parts)
-    codes, scale = (jnp.take(part, ids, axis=0) for part in (self.parts[kind], self._scale))
-    return quantize.dequantize(codes, scale, kind, size=self.width, dtype=jnp.float32, axis=-1)
+def times_table(x: jax.Array, table: Kernel) -> jax.Array:
+  """float32[..., V] of dtype[..., D] and the embedding table."""
+  if not table.kind:
+    table_VD = _rounded(table.parts, x.dtype)
+    if "offset" in table.parts:
+      x, table_VD = _table_gradient_first(x, table_VD)
+    return cpu.times_table(x, table_VD)
 
-  def dot(self, x: jax.Array) -> jax.Array:
-    """float32[..., V] of dtype[..., D]."""
-    if "w" in self.parts:
-      table_VD = _rounded(self.parts, x.dtype)
-      if "offset" in self.parts:
-        x, table_VD = _table_gradient_first(x, table_VD)
-      return cpu.times_table(x, table_VD)
-    kind = _kind(self.parts)
+  @jax.checkpoint
+  def multiply(x, codes, scale):
+    size = table.shape[1]
+    table_VD = quantize.dequantize(codes, scale, table.kind, size=size, dtype=x.dtype, axis=-1)
+    return cpu.times_table(x, table_VD)
 
-    @jax.checkpoint
-    def multiply(x, codes, scale):
-      table_VD = quantize.dequantize(codes, scale, kind, size=self.width, dtype=x.dtype, axis=-1)
-      return cpu.times_table(x, table_VD)
-
-    return multiply(x, self.parts[kind], self._scale)
-
-  @property
-  def _scale(self) -> jax.Array:
-    return self.parts[f"{_kind(self.parts)}_scale"]
+  return multiply(x, table.parts["codes"], table.parts["scale"])
 
 
 def matmul(equation: str, x: jax.Array, w: Kernel) -> jax.Array:
@@ -176,10 +156,10 @@ def matmul(equation: str, x: jax.Array, w: Kernel) -> jax.Array:
   out = [size for size, dim in zip(w.shape, of_w, strict=True) if dim not in of_x]
   x_XI = x.reshape(x.shape[0], -1)
   parts, dtype = w.parts, w.dtype
-  if "w" in parts:
-    y = jnp.einsum(equation, x, _rounded(parts, dtype))
+  if w.kind:
+    y = _quantized_matmul(x_XI, w).reshape(-1, *out)
   else:
-    y = _quantized_matmul(x_XI, parts, dtype).reshape(-1, *out)
+    y = jnp.einsum(equation, x, _rounded(parts, dtype))
   if "lora_a" not in parts:
     return y
   a_Ir = parts["lora_a"].reshape(x_XI.shape[1], -1)
@@ -223,7 +203,7 @@ def quantize_param(name: str, kind: str, w: jax.Array) -> dict[str, jax.Array]:
 def dequantize_param(
   name: str, kind: str, codes: jax.Array, scale: jax.Array, shape: tuple[int, ...], dtype: Any
 ) -> jax.Array:
-  """dtype[shape] in the published layout: a parameter, or some of its first dim."""
+  """dtype[shape], the inverse of `quantize_param`."""
   if name == param_table.INPUT_EMBEDDING:
     return quantize.dequantize(codes, scale, kind, size=shape[-1], dtype=dtype, axis=-1)
   return unflat(name, _dequantize_flat(name, kind, codes, scale, shape, dtype), shape)
@@ -232,11 +212,7 @@ def dequantize_param(
 def output_norms(
   model_config: variants.ModelConfig, params: Mapping[str, Any], name: str, shape: tuple[int, ...]
 ) -> jax.Array:
-  """float32[…, O], the norm of each output's weights in a matrix, quantized or not.
-
-  Args:
-    shape: of the published parameter.
-  """
+  """float32[…, O], the norms of the outputs' weights in a matrix of this published shape."""
 
   def of(parts):
     if len(parts) == 1:
@@ -256,11 +232,8 @@ def output_norms(
 
 def published_name(name: str) -> tuple[str, str]:
   """(published name, kind) of a quantized leaf's name; (name, "") of any other."""
-  stem = name.removesuffix("_scale")
-  for kind in quantize.KINDS:
-    if stem.endswith(f"_{kind}"):
-      return stem.removesuffix(f"_{kind}"), kind
-  return name, ""
+  stem, _, kind = name.removesuffix("_scale").rpartition("_")
+  return (stem, kind) if kind in quantize.KINDS else (name, "")
 
 
 def _rounded(parts, dtype):
@@ -284,31 +257,23 @@ _table_gradient_first.defvjp(
 )
 
 
-def _kind(parts: Mapping[str, jax.Array]) -> str:
-  return next(kind for kind in quantize.KINDS if kind in parts)
-
-
-def _quantized_matmul(x_XI, parts, dtype):
-  kind = _kind(parts)
-
+def _quantized_matmul(x_XI, w):
   # The backward pass dequantizes again, so the matrix is never kept.
   @jax.checkpoint
   def multiply(x_XI, codes, scale):
-    return x_XI @ quantize.dequantize(codes, scale, kind, size=x_XI.shape[1], dtype=dtype)
+    return x_XI @ quantize.dequantize(codes, scale, w.kind, size=x_XI.shape[1], dtype=w.dtype)
 
-  return multiply(x_XI, parts[kind], parts[f"{kind}_scale"])
+  return multiply(x_XI, w.parts["codes"], w.parts["scale"])
 
 
 def _flat_f32(equation, w, num_inputs):
   """float32[I, O]."""
-  parts = w.parts
-  if "w" not in parts:
-    kind = _kind(parts)
-    scale = parts[f"{kind}_scale"]
-    return quantize.dequantize(parts[kind], scale, kind, size=num_inputs, dtype=jnp.float32)
+  if w.kind:
+    codes, scale = w.parts["codes"], w.parts["scale"]
+    return quantize.dequantize(codes, scale, w.kind, size=num_inputs, dtype=jnp.float32)
   inputs, letters = equation.partition("->")[0].split(",")
   order = sorted(range(len(letters)), key=lambda dim: letters[dim] not in inputs)
-  return parts["w"].astype(jnp.float32).transpose(order).reshape(num_inputs, -1)
+  return w.parts["w"].astype(jnp.float32).transpose(order).reshape(num_inputs, -1)
 
 
 def _stem(leaf: str) -> str:

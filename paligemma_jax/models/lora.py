@@ -45,8 +45,7 @@ def create(
   lengths: Callable[[str], jax.Array],
   key: jax.Array,
 ) -> dict[str, jax.Array]:
-  """Fresh adapters by name, float32, that change nothing yet: B is 0, and DoRA's magnitude is that
-  of the matrix.
+  """Fresh float32 adapters that change nothing yet: B is 0, DoRA's magnitude that of the matrix.
 
   Args:
     shapes: of all published parameters.
@@ -57,9 +56,8 @@ def create(
   for name in targets(lora, shapes):
     stack, inputs, out = linear.in_out(name, shapes[name])
     own_key = jax.random.fold_in(key, zlib.crc32(name.encode()) & 0x7FFFFFFF)
-    limit = math.prod(inputs) ** -0.5
-    a = jax.random.uniform(own_key, (*stack, *inputs, lora.rank), minval=-limit, maxval=limit)
-    found[linear.beside(name, "lora_a")] = a
+    limit, shape = math.prod(inputs) ** -0.5, (*stack, *inputs, lora.rank)
+    found[linear.beside(name, "lora_a")] = jax.random.uniform(own_key, shape, float, -limit, limit)
     found[linear.beside(name, "lora_b")] = jnp.zeros((*stack, lora.rank, *out))
     if lora.dora:
       found[linear.beside(name, "lora_magnitude")] = lengths(name).reshape(*stack, *out)
@@ -69,11 +67,7 @@ def create(
 def ready(
   lora: variants.Lora, params: Mapping[str, jax.Array], key: jax.Array | None = None
 ) -> dict[str, jax.Array]:
-  """The parameters as modules take them: B times the scale, and keys of dropout beside it.
-
-  Args:
-    key: of dropout; None for none.
-  """
+  """The parameters as modules take them: B times the scale, beside it keys of dropout, if any."""
   if not lora.rank:
     return dict(params)
   found = dict(params)
@@ -104,11 +98,7 @@ def merged(
   b: np.ndarray,
   magnitude: np.ndarray | None = None,
 ) -> np.ndarray:
-  """float32, the matrix `name` with its adapter in it, or some of its stack.
-
-  Args:
-    w: of the published layout; all arguments with the same (part of the) stack in front.
-  """
+  """float32, the published matrix `name` with its adapter in it, or the same part of all stacks."""
   w_IO = linear.flat(name, np.asarray(w, np.float32))
   num_in, num_out = w_IO.shape[-2:]
   stack = w_IO.shape[:-2]

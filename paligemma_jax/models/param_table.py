@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import itertools
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -123,6 +124,21 @@ ROWS = (
 )
 # fmt: on
 TABLE = {row.name: row for row in ROWS}
+# The sizes behind the letters; the others follow from them.
+_FIELDS = {
+  "d": ("img", "width"),
+  "l": ("img", "depth"),
+  "f": ("img", "mlp_dim"),
+  "n": ("img", "num_heads"),
+  "p": ("img", "patch_size"),
+  "D": ("llm", "width"),
+  "L": ("llm", "depth"),
+  "F": ("llm", "mlp_dim"),
+  "N": ("llm", "num_heads"),
+  "K": ("llm", "num_kv_heads"),
+  "H": ("llm", "head_dim"),
+  "V": ("llm", "vocab_size"),
+}
 _POST_NORMS = ("post_attention_norm", "post_ffw_norm")  # Gemma 2 has them.
 MATRICES = {row.name: row.matmul for row in ROWS if row.matmul}
 
@@ -143,29 +159,14 @@ def shapes(sizes: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 def rows(sizes: Mapping[str, Any]) -> dict[str, Param]:
   """{name: row} of a model with these sizes."""
   llm = sizes["llm"]
-  return _rows(fused=llm["num_heads"] == llm["num_kv_heads"], post_norms=llm["post_norms"])
+  return _rows(llm["num_heads"] == llm["num_kv_heads"], llm["post_norms"])
 
 
 def dims_of(sizes: Mapping[str, Any]) -> dict[str, int]:
   """{letter of the table: size}."""
-  img, llm = sizes["img"], sizes["llm"]
-  return {
-    "d": img["width"],
-    "l": img["depth"],
-    "f": img["mlp_dim"],
-    "n": img["num_heads"],
-    "h": img["width"] // img["num_heads"],
-    "p": img["patch_size"],
-    "q": img["patch_size"],
-    "s": (sizes["res"] // img["patch_size"]) ** 2,
-    "D": llm["width"],
-    "L": llm["depth"],
-    "F": llm["mlp_dim"],
-    "N": llm["num_heads"],
-    "K": llm["num_kv_heads"],
-    "H": llm["head_dim"],
-    "V": llm["vocab_size"],
-  }
+  dims = {letter: sizes[tower][name] for letter, (tower, name) in _FIELDS.items()}
+  side = dims["p"]
+  return {**dims, "h": dims["d"] // dims["n"], "q": side, "s": (sizes["res"] // side) ** 2}
 
 
 def sizes_of(
@@ -199,7 +200,7 @@ def sizes_of(
   if fused and "N" in dims:
     dims["K"] = dims["N"]
   gemma2 = any(f"llm/layers/{x}/scale" in found for x in _POST_NORMS)
-  check(found, _shapes(_rows(fused=fused, post_norms=gemma2), dims), where, fresh)
+  check(found, _shapes(_rows(fused, gemma2), dims), where, fresh)
   if fresh and set("dlfnhsDLFNKHV") - dims.keys():
     return {}
   side = math.isqrt(dims["s"])
@@ -209,30 +210,17 @@ def sizes_of(
       f" width {dims['d']} (must be heads {dims['n']} x head dim {dims['h']})."
     )
   per_head = (dims["D"], dims["N"], dims["H"]) in _WIDTH_PER_HEAD
-  return {
-    "img": {
-      "width": dims["d"],
-      "depth": dims["l"],
-      "mlp_dim": dims["f"],
-      "num_heads": dims["n"],
-      "patch_size": dims["p"],
-    },
-    "llm": {
-      "width": dims["D"],
-      "depth": dims["L"],
-      "mlp_dim": dims["F"],
-      "num_heads": dims["N"],
-      "num_kv_heads": dims["K"],
-      "head_dim": dims["H"],
-      "vocab_size": dims["V"],
-      "post_norms": gemma2,
-      "attn_softcap": _GEMMA2_ATTN_SOFTCAP if gemma2 else 0.0,
-      "final_softcap": 0.0,
-      "query_scale": "width_per_head" if per_head else "head_dim",
-      "sliding_window": 0,
-    },
-    "res": side * dims["p"],
+  sizes: dict[str, Any] = {"img": {}, "llm": {}, "res": side * dims["p"]}
+  for letter, (tower, name) in _FIELDS.items():
+    sizes[tower][name] = dims[letter]
+  sizes["llm"] |= {
+    "post_norms": gemma2,
+    "attn_softcap": _GEMMA2_ATTN_SOFTCAP if gemma2 else 0.0,
+    "final_softcap": 0.0,
+    "query_scale": "width_per_head" if per_head else "head_dim",
+    "sliding_window": 0,
   }
+  return sizes
 
 
 def check(
@@ -246,9 +234,8 @@ def check(
   All of them are counted; of each kind _SHOWN are listed.
 
   Args:
-    found: {name: shape} of the file.
-    expected: {name: shape} of the model; '?' stands for a size that no array of the file gives.
-    where: the file, for the error.
+    found, expected: {name: shape} of the file `where` and of the model; '?' stands for a size that
+      no array of the file gives.
     fresh: names that are left out on both sides.
   """
   fresh = set(fresh)
@@ -258,13 +245,9 @@ def check(
   wrong = [n for n in both if tuple(expected[n]) != tuple(found[n])]
   if not (missing or surplus or wrong):
     return
-  lines = [
-    f"  missing {name} {_show(expected[name])}{_near(name, surplus)}" for name in missing[:_SHOWN]
-  ]
-  lines += [
-    f"  surplus {name[:_LETTERS]} {_show(found[name])}{_near(name, missing)}"
-    for name in surplus[:_SHOWN]
-  ]
+  lines = [f"  missing {n} {_show(expected[n])}{_near(n, surplus)}" for n in missing[:_SHOWN]]
+  for name in surplus[:_SHOWN]:
+    lines.append(f"  surplus {name[:_LETTERS]} {_show(found[name])}{_near(name, missing)}")
   for name in wrong[:_SHOWN]:
     line = f"  shape of {name}: {_show(found[name])} in the file, {_show(expected[name])} expected"
     if sorted(map(str, found[name])) == sorted(map(str, expected[name])):
@@ -275,9 +258,12 @@ def check(
   left = sum(max(0, len(names) - _SHOWN) for names in (missing, surplus, wrong))
   if left:
     lines.append(f"  and {left} more")
+  if 0 < len(missing + wrong) <= 3:
+    names = tuple(missing + wrong)
+    lines.append(f'A run starts them new with --config.init_fresh="{names!r}".')
   raise errors.CheckpointError(
     f"{where}: the weights do not fit: {len(missing)} missing, {len(surplus)} surplus,"
-    f" {len(wrong)} of another shape.\n" + "\n".join(lines) + _fresh_hint(missing, wrong)
+    f" {len(wrong)} of another shape.\n" + "\n".join(lines)
   )
 
 
@@ -312,8 +298,8 @@ def strip_prefix(found: Mapping[str, Any], where: str) -> dict[str, Any]:
   return {name.removeprefix(PREFIX): value for name, value in found.items()}
 
 
-def _rows(*, fused: bool, post_norms: bool) -> dict[str, Param]:
-  kinds = ("", "fused" if fused else "split", "gemma2" if post_norms else "gemma1")
+def _rows(fused: bool, gemma2: bool) -> dict[str, Param]:
+  kinds = ("", "fused" if fused else "split", "gemma2" if gemma2 else "gemma1")
   return {row.name: row for row in ROWS if row.only in kinds}
 
 
@@ -327,22 +313,13 @@ def _shapes(rows: Mapping[str, Param], dims: Mapping[str, int]) -> dict[str, tup
 def _unknown_names(found: Mapping[str, Any], where: str) -> str:
   if not found:
     return f"{where}: holds no arrays; expected PaliGemma parameters."
-  first = sorted(found)[0]
-  message = f"{where}: none of its {len(found)} names is a PaliGemma parameter (e.g. {first!r})."
-  for name in sorted(found):
-    for known in TABLE:
-      if name.endswith("/" + known):
-        prefix = name.removesuffix(known)
-        return f"{message} They have {prefix!r} in front; expected 'params/' or nothing."
+  names = sorted(found)
+  message = f"{where}: none of its {len(names)} names is a PaliGemma parameter (e.g. {names[0]!r})."
+  for name, known in itertools.product(names, TABLE):
+    if name.endswith("/" + known):
+      prefix = name.removesuffix(known)
+      return f"{message} They have {prefix!r} in front; expected 'params/' or nothing."
   return f"{message} Expected names like 'params/{INPUT_EMBEDDING}'."
-
-
-def _fresh_hint(missing: list[str], wrong: list[str]) -> str:
-  """How a run starts all the same, where few parameters do not fit."""
-  names = missing + wrong
-  if not 0 < len(names) <= 3:
-    return ""
-  return f'\nA run starts them new with --config.init_fresh="{tuple(names)!r}".'
 
 
 def _near(name: str, options: list[str]) -> str:
@@ -360,11 +337,8 @@ def canonical(name: str) -> str:
   name = name.removeprefix("model.")
   if name == "lm_head.weight":
     return LM_HEAD
-  if name.startswith("language_model.") and not name.startswith(("language_model.model.", LM_HEAD)):
-    return name.replace("language_model.", "language_model.model.", 1)
-  if name.startswith("vision_tower.") and not name.startswith("vision_tower.vision_model."):
-    return name.replace("vision_tower.", "vision_tower.vision_model.", 1)
-  return name
+  name = re.sub(r"^language_model\.(?!model\.|lm_head\.weight)", "language_model.model.", name)
+  return re.sub(r"^vision_tower\.(?!vision_model\.)", "vision_tower.vision_model.", name)
 
 
 def their_shape(pattern: str, dims: Mapping[str, int]) -> tuple[int, ...]:
@@ -379,9 +353,8 @@ def to_ours(array: np.ndarray, pattern: str, dims: Mapping[str, int]) -> np.ndar
   theirs = re.sub(r"[()]", "", left).split()
   array = array.reshape([_size(x, dims) for x in theirs])
   ours = [x for x in right.split() if x != "1"]
-  return array.transpose([theirs.index(x) for x in ours]).reshape(
-    [_size(x, dims) for x in right.split()]
-  )
+  array = array.transpose([theirs.index(x) for x in ours])
+  return array.reshape([_size(x, dims) for x in right.split()])
 
 
 def to_theirs(array: np.ndarray, pattern: str, dims: Mapping[str, int]) -> np.ndarray:

@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from paligemma_jax.models import attention
+from paligemma_jax.models import gemma
 from paligemma_jax.models import linear
-from paligemma_jax.models import remat
 from paligemma_jax.models import variants
 
 
@@ -26,10 +26,9 @@ class Siglip(nn.Module):
   train where the layers are frozen (paligemma.encode_images).
 
   Attributes:
-    sizes: the tower's sizes.
     num_outputs: E, the decoder's width.
     dtype: of matmuls; norms and softmax are float32.
-    remat: what the backward pass recomputes of each layer, see remat.py.
+    remat: what the backward pass recomputes of each layer, see `gemma.recomputed`.
     implementation: as in attention.attend.
   """
 
@@ -91,7 +90,7 @@ class Encoder(nn.Module):
   @nn.compact
   def __call__(self, x_BMD: jax.Array) -> jax.Array:
     layers = nn.scan(
-      remat.wrap(Layer, self.remat),
+      gemma.recomputed(Layer, self.remat),
       variable_axes={"params": 0},
       split_rngs={"params": True},
       length=self.sizes.depth,
@@ -110,9 +109,8 @@ class Layer(nn.Module):
   @nn.compact
   def __call__(self, x_BMD: jax.Array, _: None) -> tuple[jax.Array, None]:
     y_BMD = _layer_norm(self.dtype, "LayerNorm_0")(x_BMD)
-    x_BMD = x_BMD + SelfAttention(
-      self.sizes, self.dtype, self.implementation, name="MultiHeadDotProductAttention_0"
-    )(y_BMD)
+    name = "MultiHeadDotProductAttention_0"
+    x_BMD += SelfAttention(self.sizes, self.dtype, self.implementation, name=name)(y_BMD)
     y_BMD = _layer_norm(self.dtype, "LayerNorm_1")(x_BMD)
     return x_BMD + Mlp(self.sizes, self.dtype, name="MlpBlock_0")(y_BMD), None
 
@@ -138,8 +136,7 @@ class SelfAttention(nn.Module):
     q_BMNH *= heads[1] ** -0.5
     y_BMNH = attention.attend(q_BMNH, k_BMNH, v_BMNH, None, implementation=self.implementation)
     out = Dense("XNH,NHD->XD", (*heads, c.width), self.dtype, init, name="out")
-    y_XD = out(y_BMNH.reshape(-1, *heads))
-    return y_XD.reshape(x_BMD.shape)
+    return out(y_BMNH.reshape(-1, *heads)).reshape(x_BMD.shape)
 
 
 class Mlp(nn.Module):
@@ -152,12 +149,10 @@ class Mlp(nn.Module):
   def __call__(self, x_BMD: jax.Array) -> jax.Array:
     c = self.sizes
     init = nn.initializers.xavier_uniform()
-    x_XD = x_BMD.reshape(-1, c.width)
     wide = Dense("XD,DF->XF", (c.width, c.mlp_dim), self.dtype, init, name="Dense_0")
     narrow = Dense("XF,FD->XD", (c.mlp_dim, c.width), self.dtype, init, name="Dense_1")
-    h_XF = nn.gelu(wide(x_XD), approximate=True)
-    y_XD = narrow(h_XF)
-    return y_XD.reshape(x_BMD.shape)
+    h_XF = nn.gelu(wide(x_BMD.reshape(-1, c.width)), approximate=True)
+    return narrow(h_XF).reshape(x_BMD.shape)
 
 
 class Dense(nn.Module):

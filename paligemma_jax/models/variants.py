@@ -25,31 +25,42 @@ _LARGEST = {
   "patch_size": 1 << 10,
   "res": 1 << 15,
 }
-
-
-def wrong_size(name: str, value: Any) -> str:
-  """What is wrong with the size `name`, as the end of a sentence; '' when nothing is."""
-  if type(value) is not int or value <= 0:
-    return "is not a positive whole number"
-  largest = _LARGEST[name]
-  return f"is more than any model has, {largest}" if value > largest else ""
-
-
-def wrong_number(value: Any) -> str:
-  """What is wrong with a cap or a window, which is off at 0; '' when nothing is."""
-  if type(value) is int:
-    finite = abs(value) < 1 << 31
-  else:
-    finite = type(value) is float and math.isfinite(value)
-  if not finite:
-    return "is not a finite number"
-  return "is negative; 0 is off" if value < 0 else ""
-
+_INFINITE = {int: 1 << 31, float: math.inf}
+# "auto" is "full" from this decoder width on.
+_FULL_REMAT_FROM_WIDTH = 1024
 
 DTYPES = ("auto", "float32", "bfloat16")
 REMATS = ("auto", "none", "dots", "full")
 ATTENTIONS = ("auto", "plain", "chunked", "rows", "flash")
 QUERY_SCALES = ("head_dim", "width_per_head")
+
+
+def _check_numbers(tower: str, sizes: Any) -> None:
+  """A ConfigError unless all are sizes in use, or finite caps or windows, which are off at 0."""
+  for field in dataclasses.fields(sizes):
+    if field.type in ("int", "float"):
+      _check_number(f"{tower}.{field.name}", getattr(sizes, field.name))
+
+
+def _check_number(key: str, value: Any) -> None:
+  largest = _LARGEST.get(key.rpartition(".")[2])
+  wrong = ""
+  if largest:
+    if type(value) is not int or value <= 0:
+      wrong = "is not a positive whole number"
+    elif value > largest:
+      wrong = f"is more than any model has, {largest}"
+  elif type(value) not in (int, float) or not abs(value) < _INFINITE[type(value)]:
+    wrong = "is not a finite number"
+  elif value < 0:
+    wrong = "is negative; 0 is off"
+  if wrong:
+    raise errors.ConfigError(f"{key}={value!r} {wrong}.")
+
+
+def _check_option(key: str, value: str, options: tuple[str, ...]) -> None:
+  if value not in options:
+    raise errors.ConfigError(f"Unknown {key} {value!r}.{errors.did_you_mean(value, options)}")
 
 
 @spec.spec
@@ -63,7 +74,7 @@ class Vit:
   patch_size: int = 14
 
   def __post_init__(self):
-    _check_positive("img", self, ("width", "depth", "mlp_dim", "num_heads", "patch_size"))
+    _check_numbers("img", self)
     if self.width % self.num_heads:
       raise errors.ConfigError(
         f"img.num_heads={self.num_heads} does not divide img.width={self.width}."
@@ -94,11 +105,7 @@ class Gemma:
   sliding_window: int = 0
 
   def __post_init__(self):
-    _check_positive(
-      "llm",
-      self,
-      ("width", "depth", "mlp_dim", "num_heads", "num_kv_heads", "head_dim", "vocab_size"),
-    )
+    _check_numbers("llm", self)
     if self.num_heads % self.num_kv_heads:
       raise errors.ConfigError(
         f"llm.num_kv_heads={self.num_kv_heads} does not divide llm.num_heads={self.num_heads}."
@@ -106,10 +113,6 @@ class Gemma:
     if self.head_dim % 2:
       raise errors.ConfigError(f"llm.head_dim={self.head_dim} is odd; rotary needs two halves.")
     _check_option("llm.query_scale", self.query_scale, QUERY_SCALES)
-    for name in ("attn_softcap", "final_softcap", "sliding_window"):
-      wrong = wrong_number(getattr(self, name))
-      if wrong:
-        raise errors.ConfigError(f"llm.{name}={getattr(self, name)!r} {wrong}.")
 
 
 @spec.spec
@@ -133,10 +136,9 @@ class Lora:
 class ModelConfig:
   """Everything that shapes the model's program.
 
-  `dtype` is the dtype of matmuls ("auto": bfloat16 on TPU and GPU, float32 on CPU);
-  `remat` is what the backward pass recomputes: nothing ("none"), all but matmuls ("dots"), whole
-  layers ("full"), or "dots" for small and "full" for big models ("auto");
-  `dropout` is the rate on the decoder's two residual branches; `attention` is
+  `dtype` is the dtype of matmuls ("auto": bfloat16 on TPU and GPU, float32 on CPU); `remat` is what
+  the backward pass recomputes (gemma.recomputed; "auto": "dots" for small and "full" for big
+  models); `dropout` is the rate on the decoder's two residual branches; `attention` is
   `implementation` in attention.attend; `lora` holds the adapters; `quantize` is what the matrices
   that `quantize_targets` (regexes) match are stored as, "" for as they are.
   """
@@ -158,8 +160,7 @@ class ModelConfig:
     _check_option("model.attention", self.attention, ATTENTIONS)
     if not 0 <= self.dropout < 1:
       raise errors.ConfigError(f"model.dropout={self.dropout!r} is not in [0, 1).")
-    if wrong_size("res", self.res):
-      raise errors.ConfigError(f"model.res={self.res!r} {wrong_size('res', self.res)}.")
+    _check_number("model.res", self.res)
     if self.res % self.img.patch_size:
       raise errors.ConfigError(
         f"model.res={self.res!r} is not a positive multiple of the patch size"
@@ -171,24 +172,16 @@ class ModelConfig:
     return dataclasses.replace(self, lora=Lora(), quantize="", quantize_targets=())
 
   @property
+  def remat_policy(self) -> str:
+    """What the backward pass recomputes, "auto" decided."""
+    if self.remat == "auto":
+      return "full" if self.llm.width >= _FULL_REMAT_FROM_WIDTH else "dots"
+    return self.remat
+
+  @property
   def num_image_tokens(self) -> int:
     """Tokens of one image (an example with several images has a multiple of it)."""
     return (self.res // self.img.patch_size) ** 2
-
-
-# The table below makes sizes while this module is imported, so their checks stand before it.
-
-
-def _check_positive(tower: str, sizes: Any, names: tuple[str, ...]) -> None:
-  for name in names:
-    wrong = wrong_size(name, getattr(sizes, name))
-    if wrong:
-      raise errors.ConfigError(f"{tower}.{name}={getattr(sizes, name)!r} {wrong}.")
-
-
-def _check_option(key: str, value: str, options: tuple[str, ...]) -> None:
-  if value not in options:
-    raise errors.ConfigError(f"Unknown {key} {value!r}.{errors.did_you_mean(value, options)}")
 
 
 _SO400M = Vit(width=1152, depth=27, mlp_dim=4304, num_heads=16)
@@ -196,39 +189,15 @@ _SO400M = Vit(width=1152, depth=27, mlp_dim=4304, num_heads=16)
 # Gemma 2's own final softcap of 30 is off: the published transfers found 0 better.
 _GEMMA2: dict[str, Any] = dict(post_norms=True, attn_softcap=50.0, final_softcap=0.0)
 
+# Of the language model: width, depth, mlp_dim, num_heads, num_kv_heads, head_dim.
 VARIANTS: dict[str, tuple[Vit, Gemma]] = {
-  "tiny": (
-    Vit(width=128, depth=4, mlp_dim=512, num_heads=4),
-    Gemma(
-      width=128, depth=4, mlp_dim=512, num_heads=4, num_kv_heads=1, head_dim=32, vocab_size=2176
-    ),
-  ),
-  "paligemma_3b": (
-    _SO400M,
-    Gemma(width=2048, depth=18, mlp_dim=16384, num_heads=8, num_kv_heads=1, head_dim=256),
-  ),
-  "paligemma2_3b": (
-    _SO400M,
-    Gemma(width=2304, depth=26, mlp_dim=9216, num_heads=8, num_kv_heads=4, head_dim=256, **_GEMMA2),
-  ),
-  "paligemma2_10b": (
-    _SO400M,
-    Gemma(
-      width=3584, depth=42, mlp_dim=14336, num_heads=16, num_kv_heads=8, head_dim=256, **_GEMMA2
-    ),
-  ),
+  "tiny": (Vit(128, 4, 512, num_heads=4), Gemma(128, 4, 512, 4, 1, 32, vocab_size=2176)),
+  "paligemma_3b": (_SO400M, Gemma(2048, 18, 16384, 8, 1, 256)),
+  "paligemma2_3b": (_SO400M, Gemma(2304, 26, 9216, 8, 4, 256, **_GEMMA2)),
+  "paligemma2_10b": (_SO400M, Gemma(3584, 42, 14336, 16, 8, 256, **_GEMMA2)),
   "paligemma2_28b": (
     _SO400M,
-    Gemma(
-      width=4608,
-      depth=46,
-      mlp_dim=36864,
-      num_heads=32,
-      num_kv_heads=16,
-      head_dim=128,
-      query_scale="width_per_head",
-      **_GEMMA2,
-    ),
+    Gemma(4608, 46, 36864, 32, 16, 128, query_scale="width_per_head", **_GEMMA2),
   ),
 }
 
@@ -236,18 +205,15 @@ VARIANTS: dict[str, tuple[Vit, Gemma]] = {
 def get(
   variant: str,
   *,
-  res: int,
   vocab_size: int = 0,
   final_softcap: float = -1.0,
   attn_softcap: float = -1.0,
-  dropout: float = 0.0,
+  overrides: Mapping[str, Any] | None = None,
   dtype: str = "auto",
   remat: str = "auto",
-  attention: str = "auto",
-  overrides: Mapping[str, Any] | None = None,
-  lora: Lora | None = None,
   quantize: str = "",
   quantize_targets: tuple[str, ...] = (),
+  **settings: Any,
 ) -> ModelConfig:
   """The variant at a resolution, with the run's settings.
 
@@ -256,6 +222,7 @@ def get(
     final_softcap, attn_softcap: caps of the final logits and of those of attention; 0 is off,
       negative keeps the variant's.
     overrides: sizes to change, as {"llm.depth": 2} or {"llm": {"depth": 2}}.
+    settings: `res` and other fields of ModelConfig.
 
   Raises:
     ConfigError: unknown variant, unknown size, or sizes that do not fit together.
@@ -277,17 +244,9 @@ def get(
       changes["llm"][name] = float(cap)
   img = dataclasses.replace(img, **changes["img"])
   llm = dataclasses.replace(llm, **changes["llm"])
+  targets = quantize_targets if quantize else ()
   return ModelConfig(
-    img=img,
-    llm=llm,
-    res=res,
-    dropout=dropout,
-    dtype=dtype,
-    remat=remat,
-    attention=attention,
-    lora=lora or Lora(),
-    quantize=quantize,
-    quantize_targets=quantize_targets if quantize else (),
+    img, llm, dtype=dtype, remat=remat, quantize=quantize, quantize_targets=targets, **settings
   )
 
 

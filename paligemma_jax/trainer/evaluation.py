@@ -153,7 +153,7 @@ class Runner:
     try:
       how = generate.Options(max_new_tokens=evaluator.max_len, **asked)
       if how not in self._programs:
-        made = generate.make_with_options(self.setup.model_config, how, self.setup.tokenizer)
+        made = generate.make_generate(self.setup.model_config, how, self.setup.tokenizer)
         self._programs[how] = made
     except errors.ConfigError as e:
       raise errors.ConfigError(f"evaluator {evaluator.name!r}: {e}") from None

@@ -24,18 +24,12 @@ _DECADES = 7
 
 
 class State(NamedTuple):
-  """The state of `scale_by_adam8bit`.
-
-  count: int32[], updates so far.
-  mu: name -> uint8 codes of the mean of gradients, or float32 where the leaf is small.
-  nu: name -> uint8 codes of the root of the mean of squares; float32 mean of squares where small.
-  mu_scale, nu_scale: name -> float32[..., num_blocks]; only coded leaves have one.
-  """
+  """The state of `scale_by_adam8bit`: how many updates, int32[], and what is kept of each leaf."""
 
   count: jax.Array  # type: ignore[assignment]  # A tuple has a method of that name.
-  mu: dict[str, jax.Array]
-  nu: dict[str, jax.Array]
-  mu_scale: dict[str, jax.Array]
+  mu: dict[str, jax.Array]  # uint8 codes of the mean of gradients; float32 where the leaf is small.
+  nu: dict[str, jax.Array]  # Codes of the root of the mean of squares; that mean where it is small.
+  mu_scale: dict[str, jax.Array]  # float32[..., num_blocks]; only coded leaves have one.
   nu_scale: dict[str, jax.Array]
 
   def kept(self, name: str) -> tuple[jax.Array, ...]:

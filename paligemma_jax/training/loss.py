@@ -21,41 +21,27 @@ TokenLoss = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]
 
 
 class TokenLosses(NamedTuple):
-  """Per supervised position, in text order; slots beyond a row's supervised tokens weigh 0.
+  """Per supervised position, in text order; slots beyond a row's supervised tokens weigh 0."""
 
-  nll_BM: float32[B, M], the cross-entropy, smoothed or not, or the user's own loss.
-  correct_BM: bool[B, M], the target has the highest logit.
-  weight_BM: float32[B, M], mask_loss at that position, 0 in unused slots.
-  index_BM: int32[B, M], the position in the text that the target stands at, minus 1.
-  """
-
-  nll_BM: jax.Array
-  correct_BM: jax.Array
-  weight_BM: jax.Array
-  index_BM: jax.Array
+  nll_BM: jax.Array  # float32, the cross-entropy, smoothed or not, or the user's own loss.
+  correct_BM: jax.Array  # bool, the target has the highest logit.
+  weight_BM: jax.Array  # float32, mask_loss at that position, 0 in unused slots.
+  index_BM: jax.Array  # int32, the position in the text that the target stands at, minus 1.
 
 
 class RowSums(NamedTuple):
-  """Sums over one row's supervised tokens, each float32[B].
+  """Sums over one row's supervised tokens, each float32[B]."""
 
-  loss_sum: of NLL times weight.
-  num_tokens: of weights.
-  num_correct: of weights where the target has the highest logit.
-  """
-
-  loss_sum: jax.Array
-  num_tokens: jax.Array
-  num_correct: jax.Array
+  loss_sum: jax.Array  # Of NLL times weight.
+  num_tokens: jax.Array  # Of weights.
+  num_correct: jax.Array  # Of weights where the target has the highest logit.
 
 
 def num_supervised(mask_loss: np.ndarray, *, num_processes: int = 1) -> int:
   """Positions per row to keep for this batch: the next of 8, 16, 32, ... , L that covers it.
 
-  On the host, because it is a static size of the compiled step. Processes see different rows and
-  must run the same program, so with several of them it is always L.
-
-  Args:
-    mask_loss: float32[B, L+1].
+  On the host, of float32[B, L+1], because it is a static size of the compiled step. Processes see
+  different rows and must run the same program, so with several of them it is always L.
   """
   text_len = mask_loss.shape[1] - 1
   if num_processes > 1:
@@ -74,25 +60,18 @@ def token_losses(
   mask_BT: jax.Array,
   *,
   num_supervised: int,
-  vocab_size: int,
+  chunk: int,
   token_loss: TokenLoss,
-  num_devices: int,
-  budget_bytes: int = BUDGET_BYTES,
 ) -> TokenLosses:
   """NLL of the first M = `num_supervised` supervised positions of each row.
 
-  The caller promises that M covers the fullest row (`num_supervised` on the host). When the logits
-  of M positions would take more than `budget_bytes` per device, positions go in chunks whose logits
-  are computed again in the backward pass; at least one position per row is held.
+  M must cover the fullest row. More than `chunk` positions (of `chunk_len`) go in chunks, whose
+  logits are computed again in the backward pass.
 
   Args:
     logits_fn: [B, c, D] -> float32[B, c, V].
-    x_BTD: features; position t predicts `targets_BT[:, t]`.
-    targets_BT: int32[B, T].
+    x_BTD: features; position t predicts `targets_BT[:, t]`, int32[B, T].
     mask_BT: float32[B, T], 0 at unsupervised positions.
-    vocab_size: V.
-    token_loss: from `cross_entropy` or `own`.
-    num_devices: that the rows are sharded over.
   """
   supervised_BT = mask_BT != 0
   # A stable sort keeps text order; supervised positions come first.
@@ -104,22 +83,22 @@ def token_losses(
   def losses(x, targets):
     return token_loss(logits_fn(x).astype(jnp.float32), targets)
 
-  chunk = chunk_len(x_BMD.shape[0], vocab_size, num_devices, budget_bytes)
-  if chunk >= num_supervised:
-    nll_BM, correct_BM = losses(x_BMD, targets_BM)
-  else:
+  if chunk < num_supervised:
     nll_BM, correct_BM = _in_chunks(losses, x_BMD, targets_BM, chunk)
+  else:
+    nll_BM, correct_BM = losses(x_BMD, targets_BM)
   return TokenLosses(nll_BM, correct_BM, weight_BM, index_BM)
 
 
-def chunk_len(num_rows: int, vocab_size: int, num_devices: int, budget_bytes: int) -> int:
+def chunk_len(
+  num_rows: int, vocab_size: int, num_devices: int, budget_bytes: int = BUDGET_BYTES
+) -> int:
   """Positions per row whose float32 logits fit the budget of bytes on each device; at least 1."""
   rows = -(-num_rows // num_devices)
   return max(1, budget_bytes // (rows * vocab_size * 4))
 
 
 def row_sums(losses: TokenLosses) -> RowSums:
-  """Sums over each row's supervised tokens."""
   # Unused slots hold other positions' losses; only a select keeps their NaNs out of the sum.
   used_BM = losses.weight_BM != 0
   nll_BM = jnp.where(used_BM, losses.nll_BM * losses.weight_BM, 0.0)
@@ -131,22 +110,15 @@ def batch_loss(sums: RowSums, mask_B: jax.Array, num_rows: jax.Array) -> jax.Arr
   """float32[]: the mean over rows of each row's mean over its supervised tokens.
 
   Rows with `_mask` False (padding, rejected rows) count neither above nor below the line. A real
-  row without any supervised token counts as 0 and is divided by, as in the reference.
-
-  Args:
-    mask_B: bool[B].
-    num_rows: float32[], real rows of the whole batch, of which these rows may be a part.
+  row without any supervised token counts as 0 and is divided by, as in the reference. `num_rows`,
+  float32[], are the real rows of the whole batch, of which these rows may be a part.
   """
   mean_B = sums.loss_sum / jnp.maximum(sums.num_tokens, 1.0)
   return jnp.where(mask_B, mean_B, 0.0).sum() / jnp.maximum(num_rows, 1.0)
 
 
 def cross_entropy(label_smoothing: float) -> TokenLoss:
-  """The negative log-likelihood of the target.
-
-  Args:
-    label_smoothing: s; the target weighs 1 - s, each other token s / (V - 1).
-  """
+  """The negative log-likelihood of the target, which weighs 1 - s, each other token s / (V - 1)."""
 
   def loss(logits, targets):
     target, most, correct = _target_and_most(logits, targets)

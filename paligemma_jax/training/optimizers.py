@@ -83,23 +83,20 @@ def make(
   Weight decay follows the reference: it is multiplied by the schedule and not by `lr`.
 
   Args:
-    optim: the config section.
     shapes: of the trainable parameters, by name; with shardings, where devices share leaves.
-    total_steps: of the run.
     names: of all parameters. Regexes are checked against these, so a rule for a frozen parameter
       stays legal.
-    batch_size: rows per step, for a warm-up given in examples or epochs.
-    num_examples: rows of an epoch, for a warm-up given in epochs.
+    batch_size, num_examples: as in `make_schedule`.
   """
   names = list(names)
   mults = trees.first_match(tuple(optim.lr_mults), names, "optim.lr_mults")
-  decayed = trees.matches(optim.wd_names, names, "optim.wd_names") if optim.wd_names else set()
+  decayed = trees.matches(optim.wd_names, names, "optim.wd_names")
   schedule = make_schedule(optim, total_steps, batch_size=batch_size, num_examples=num_examples)
   rule = transform(
     optim,
     rule=user_functions.optimizer(optim, shapes) if optim.custom is not None else None,
     schedules=dict.fromkeys(shapes, schedule),
-    lrs={name: optim.lr * mults[name] if name in mults else optim.lr for name in shapes},
+    lrs={name: optim.lr * mults.get(name, 1.0) for name in shapes},
     wds={name: optim.wd if name in decayed else 0.0 for name in shapes},
     specs={name: getattr(getattr(s, "sharding", None), "spec", ()) for name, s in shapes.items()},
   )
@@ -125,7 +122,6 @@ def transform(
   A `mu_dtype` of bfloat16 also rounds b1 in b1 * mu, as in optax and the reference.
 
   Args:
-    optim: name, b1, b2, eps, mu_dtype, momentum, rms_clip and grad_clip_norm are read.
     rule: gives the direction in place of the rule that `optim` names.
     schedules, lrs, wds: for each trainable name.
     specs: partition specs by trainable name, of sharded leaves.
@@ -162,15 +158,10 @@ def averaged(
   params: Mapping[str, jax.Array],
   step: jax.Array,
 ) -> dict[str, jax.Array]:
-  """The moving averages after one more step; {} when none are kept.
+  """The moving averages after one more step, int32[] `step`; {} when none are kept.
 
-  The decay of step t is min(decay, (1 + t) / (10 + t)), so that the average of a short run is not
-  mostly its initial weights.
-
-  Args:
-    ema: of the step before; at step 0 the parameters themselves.
-    params: after the update.
-    step: int32[], steps done before this one.
+  `ema` at step 0 are the parameters. The decay of step t is min(decay, (1 + t) / (10 + t)), so that
+  the average of a short run is not mostly its initial weights.
   """
   t = step.astype(jnp.float32)
   share = 1.0 - jnp.minimum(decay, (1.0 + t) / (10.0 + t))
@@ -184,6 +175,10 @@ def make_schedule(
 
   `schedule_start=1` begins one step into a schedule that is one step longer, so that no update of
   the run has a multiplier of 0.
+
+  Args:
+    batch_size: rows per step, for a warm-up given in examples or epochs.
+    num_examples: rows of an epoch, for a warm-up given in epochs.
 
   Raises:
     ConfigError: unknown schedule, or warm-up and cool-down that do not fit the run.
@@ -352,25 +347,18 @@ def _clip_factor(gradients, limit):
   return jnp.where(norm < limit, 1.0, limit / norm)
 
 
-def _adam(optim):
-  dtype = errors.pick(_MU_DTYPES, optim.mu_dtype, "optim.mu_dtype")
-  return optax.scale_by_adam(b1=optim.b1, b2=optim.b2, eps=optim.eps, mu_dtype=dtype)
+def _mu_dtype(optim):
+  return errors.pick(_MU_DTYPES, optim.mu_dtype, "optim.mu_dtype")
 
 
 def _sgd(optim):
-  if not optim.momentum:
-    return optax.identity()
-  dtype = errors.pick(_MU_DTYPES, optim.mu_dtype, "optim.mu_dtype")
-  return optax.trace(decay=optim.momentum, accumulator_dtype=dtype)
-
-
-def _adam8bit(optim):
-  return adam8bit.scale_by_adam8bit(b1=optim.b1, b2=optim.b2, eps=optim.eps)
+  momentum = optax.trace(optim.momentum, accumulator_dtype=_mu_dtype(optim))
+  return momentum if optim.momentum else optax.identity()
 
 
 def _adafactor(optim):
   """The variant that ViTs were scaled up with (arXiv:2106.04560): momentum, no relative steps."""
-  dtype = errors.pick(_MU_DTYPES, optim.mu_dtype, "optim.mu_dtype")
+  momentum = optax.ema(optim.b1, debias=False, accumulator_dtype=_mu_dtype(optim))
   return optax.chain(
     optax.scale_by_factored_rms(
       min_dim_size_to_factor=_FACTORED_FROM,
@@ -380,7 +368,7 @@ def _adafactor(optim):
       ),
     ),
     optax.clip_by_block_rms(optim.rms_clip) if optim.rms_clip else optax.identity(),
-    optax.ema(optim.b1, debias=False, accumulator_dtype=dtype) if optim.b1 else optax.identity(),
+    momentum if optim.b1 else optax.identity(),
   )
 
 
@@ -390,7 +378,14 @@ _FACTORED_FROM = 64
 # Smaller leaves are computed in one part: a loop would take longer and save nothing.
 _WHOLE_BELOW = 2**20
 _PART = 2**22  # Numbers of a part of a matrix, at most, where its rows divide so.
-_RULES = {"adam": _adam, "adam8bit": _adam8bit, "adafactor": _adafactor, "sgd": _sgd}
+_RULES = {
+  "adam": lambda optim: optax.scale_by_adam(
+    optim.b1, optim.b2, optim.eps, mu_dtype=_mu_dtype(optim)
+  ),
+  "adam8bit": lambda optim: adam8bit.scale_by_adam8bit(b1=optim.b1, b2=optim.b2, eps=optim.eps),
+  "adafactor": _adafactor,
+  "sgd": _sgd,
+}
 _MU_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 # (optim, share of the run after the warm-up, steps after the warm-up) -> multiplier.

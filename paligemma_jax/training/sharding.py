@@ -32,32 +32,24 @@ def make_mesh(mesh: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
   """The named mesh over `devices` (default: all of them, over all hosts).
 
   Args:
-    mesh: the `mesh` section of the config. `shape` is pairs (axis, size), one size may be -1 (the
-      rest of the devices); () puts all devices on "fsdp".
+    mesh: the section of the config. `shape` is pairs (axis, size), one size may be -1 (the rest of
+      the devices); () puts all devices on "fsdp".
 
   Raises:
     ConfigError: an unknown axis, or sizes that do not multiply to the number of devices.
   """
+  validation.check("axes", "mesh.shape", tuple(mesh.shape))
   devices = list(jax.devices() if devices is None else devices)
-  pairs = tuple((str(name), int(size)) for name, size in mesh.shape) or (("fsdp", -1),)
-  names = [name for name, _ in pairs]
-  for name in names:
-    if name not in validation.AXES:
-      hint = errors.did_you_mean(name, validation.AXES)
-      raise errors.ConfigError(f"mesh.shape: unknown axis {name!r}.{hint}")
+  pairs = tuple(mesh.shape) or (("fsdp", -1),)
   sizes = [size for _, size in pairs]
   known = math.prod(size for size in sizes if size != -1)
-  if len(set(names)) < len(names) or sizes.count(-1) > 1 or any(s < 1 and s != -1 for s in sizes):
-    raise errors.ConfigError(
-      f"mesh.shape: {pairs} must name each axis once, with sizes of at least 1 and at most one -1."
-    )
   if len(devices) % known or (-1 not in sizes and known != len(devices)):
     raise errors.ConfigError(
       f"mesh.shape: {pairs} needs {'a multiple of ' if -1 in sizes else ''}{known} devices;"
       f" there are {len(devices)}."
     )
   sizes = [len(devices) // known if size == -1 else size for size in sizes]
-  return Mesh(np.array(devices).reshape(sizes), names)
+  return Mesh(np.array(devices).reshape(sizes), [name for name, _ in pairs])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -83,15 +75,12 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def param_shardings(
   shapes: Mapping[str, Any], mesh: Mesh, *, min_size: int = 2**14
 ) -> dict[str, NamedSharding]:
-  """For each name the sharding of its leaf.
+  """For each name the sharding of its leaf, anything with a `.shape`.
 
   Heads, hidden units and the vocabulary are sharded over "tensor" where they divide; the largest
   dim that is left and divides is sharded over "fsdp" (the vocabulary over both). The layer dim,
   which is scanned over, is never sharded; leaves below `min_size` elements, and leaves none of
   whose dims divide, are replicated.
-
-  Args:
-    shapes: name -> anything with a `.shape`.
   """
   return {
     name: NamedSharding(mesh, _spec(name, leaf.shape, mesh, min_size))
@@ -139,10 +128,6 @@ def like_params(tree: Any, params: Mapping[str, Any], mesh: Mesh) -> Any:
 
   A leaf under a parameter's name in a dict is sharded as that parameter when it has its shape, and
   else (factored moments, scales) by the rule for parameters; other leaves are replicated.
-
-  Args:
-    tree: arrays or ShapeDtypeStructs.
-    params: by name, with shapes and shardings.
   """
 
   def pick(path, leaf):
@@ -157,23 +142,14 @@ def like_params(tree: Any, params: Mapping[str, Any], mesh: Mesh) -> Any:
 
 
 def check_batch(batch_size: int, mesh: Mesh, *, grad_accum_steps: int, what: str) -> None:
-  """Raises ConfigError unless `batch_size` rows divide over mesh and micro-batches.
-
-  Args:
-    batch_size: rows over all hosts.
-    grad_accum_steps: micro-batches of one step.
-    what: the config key, named in the error.
-  """
+  """A ConfigError that names the key `what` unless all rows divide over mesh and micro-batches."""
   shards = num_row_shards(mesh)
   unit = shards * grad_accum_steps
   if batch_size < 1 or batch_size % unit:
     near = max(unit, round(batch_size / unit) * unit)
     per = f"{shards} devices" if shards == mesh.size else f"the mesh's {shards} shards of rows"
-    per += (
-      f" x {grad_accum_steps} micro-batches (train.grad_accum_steps)"
-      if grad_accum_steps > 1
-      else ""
-    )
+    if grad_accum_steps > 1:
+      per += f" x {grad_accum_steps} micro-batches (train.grad_accum_steps)"
     raise errors.ConfigError(
       f"{what}={batch_size} does not divide over {per}; it must be a multiple of {unit},"
       f" for instance {near}."
@@ -181,14 +157,7 @@ def check_batch(batch_size: int, mesh: Mesh, *, grad_accum_steps: int, what: str
 
 
 def put(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-  """This host's rows of a Batch as one global array per key, rows sharded over all devices.
-
-  Keeps image, encoded, text, mask_ar, mask_loss, mask_input and _mask; row numbers stay on the
-  host.
-
-  Args:
-    batch: with B / process_count rows in every process.
-  """
+  """This host's rows, B / process_count, as one global array per key, sharded over all devices."""
   sharding = batch_sharding(mesh)
   return {
     key: jax.make_array_from_process_local_data(sharding, np.asarray(batch[key]))

@@ -18,20 +18,13 @@ from paligemma_jax.training import sharding
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-  """All that changes in training, and the frozen parameters: arrays, or their ShapeDtypeStructs.
+  """All that changes in training, and the frozen parameters: arrays, or their ShapeDtypeStructs."""
 
-  step: int32[], steps so far, skipped ones included.
-  trainable: name -> float32 master parameter.
-  frozen: name -> parameter in the compute dtype; no gradients and no optimizer state.
-  opt_state: the optimizer's, with leaves for the trainable alone.
-  ema: name -> float32 moving average of a trainable parameter; {} when none are kept.
-  """
-
-  step: Any
-  trainable: dict[str, Any]
-  frozen: dict[str, Any]
-  opt_state: Any
-  ema: dict[str, Any] = dataclasses.field(default_factory=dict)
+  step: Any  # int32[], steps so far, skipped ones included.
+  trainable: dict[str, Any]  # Name -> float32 master parameter.
+  frozen: dict[str, Any]  # Name -> parameter in the compute dtype.
+  opt_state: Any  # The optimizer's, with leaves for the trainable alone.
+  ema: dict[str, Any] = dataclasses.field(default_factory=dict)  # Float32 averages of trainable.
 
   @property
   def params(self) -> dict[str, jax.Array]:
@@ -71,10 +64,9 @@ def make(
   *,
   dtype: Any,
 ) -> TrainState:
-  """The state at step 0, every leaf in its dtype and on its place in the mesh.
+  """The state at step 0 of all these parameters, every leaf in its dtype and place in the mesh.
 
   Args:
-    params: all parameters by name.
     trainable: names of the trainable parameters.
     dtype: of the frozen parameters (`paligemma.compute_dtype`).
   """
@@ -85,12 +77,11 @@ def make(
     return jax.device_put(jnp.asarray(params[name], t.dtype), t.sharding)
 
   placed = {name: place(name, t) for name, t in target.trainable.items()}
-  opt_state = jax.jit(optimizer.init, out_shardings=shardings(target).opt_state)(placed)
   return TrainState(
     step=jax.device_put(jnp.zeros((), jnp.int32), target.step.sharding),
     trainable=placed,
     frozen={name: place(name, t) for name, t in target.frozen.items()},
-    opt_state=opt_state,
+    opt_state=jax.jit(optimizer.init, out_shardings=shardings(target).opt_state)(placed),
     # Copies, because a donated buffer can be handed over only once.
     ema={name: jnp.copy(placed[name]) for name in target.ema},
   )
@@ -118,33 +109,25 @@ def abstract(
   *,
   dtype: Any,
 ) -> TrainState:
-  """The state as ShapeDtypeStructs with shardings; nothing is allocated.
-
-  Args:
-    shapes: of all parameters by name.
-    trainable, dtype: as in `make`.
-  """
+  """The state that `make` would make, as ShapeDtypeStructs with shardings; nothing is allocated."""
   trainable = frozenset(trainable)
   places = sharding.param_shardings(shapes, mesh)
   dtypes = param_dtypes(shapes, trainable, dtype)
-  leaves = {
-    name: jax.ShapeDtypeStruct(leaf.shape, dtypes(name), sharding=places[name])
-    for name, leaf in shapes.items()
-  }
+  leaves = {n: _placed(leaf, places[n], dtypes(n)) for n, leaf in shapes.items()}
   trainable = {name: leaf for name, leaf in leaves.items() if name in trainable}
-  opt_shapes = jax.eval_shape(optimizer.init, trainable)
-  opt_places = sharding.like_params(opt_shapes, trainable, mesh)
+  opt_state = jax.eval_shape(optimizer.init, trainable)
+  places = sharding.like_params(opt_state, trainable, mesh)
   return TrainState(
     step=jax.ShapeDtypeStruct((), jnp.int32, sharding=sharding.replicated(mesh)),
     trainable=trainable,
     frozen={name: leaf for name, leaf in leaves.items() if name not in trainable},
-    opt_state=jax.tree.map(
-      lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
-      opt_shapes,
-      opt_places,
-    ),
+    opt_state=jax.tree.map(_placed, opt_state, places),
     ema=dict(trainable) if optimizer.ema else {},
   )
+
+
+def _placed(leaf, place, dtype=None):
+  return jax.ShapeDtypeStruct(leaf.shape, dtype or leaf.dtype, sharding=place)
 
 
 def shardings(state: TrainState) -> TrainState:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from paligemma_jax.core import errors
-from paligemma_jax.decoding import beam
 from paligemma_jax.decoding import constraints
 from paligemma_jax.decoding import generate
+from paligemma_jax.decoding import search
 from tests.decoding import pocket_model
 from tests.decoding import small_model
 
@@ -18,8 +18,8 @@ _EOS, _V = pocket_model.EOS, pocket_model.VOCAB
 
 
 def _search(model, beam_size, num_new, banned=(), real=None):
-  search = beam.make(constraints.Rules(banned), _EOS, beam_size)
-  run = jax.jit(lambda prompt: search(prompt, model.extend, num_new))
+  find = search.by_beams(constraints.Rules(banned), _EOS, beam_size)
+  run = jax.jit(lambda prompt: find(prompt, model.extend, num_new))
   tokens, logprobs = run(model.start(beam_size, num_new, real))
   jax.effects_barrier()
   return np.asarray(tokens), np.asarray(logprobs)
@@ -112,7 +112,8 @@ def test_it_stops_when_no_beam_of_a_real_row_can_win_any_more():
 @pytest.mark.parametrize("name", ["gemma", "gemma2"])
 def test_on_a_real_model_it_is_the_search_by_hand_over_forward_passes(name):
   model_config, batch = small_model.config(name), small_model.batch()
-  run = generate.make_generate(model_config, max_new_tokens=small_model.N, eos_id=_EOS, beam_size=3)
+  how = generate.Options(small_model.N, beam_size=3)
+  run = generate.make_generate(model_config, how, eos_id=_EOS)
   got = {k: np.asarray(v) for k, v in run(small_model.params(model_config), batch).items()}
   for row in range(small_model.B):
 
@@ -132,7 +133,8 @@ def test_on_a_real_model_it_is_the_search_by_hand_over_forward_passes(name):
 def test_one_beam_is_greedy():
   model_config, batch = small_model.config("gemma"), small_model.batch()
   params = small_model.params(model_config)
-  run = generate.make_generate(model_config, max_new_tokens=small_model.N, eos_id=-1, beam_size=1)
+  how = generate.Options(small_model.N, beam_size=1)
+  run = generate.make_generate(model_config, how, eos_id=-1)
   tokens = np.asarray(run(params, batch)["tokens"])
   np.testing.assert_array_equal(small_model.forward(model_config, batch, tokens).argmax(-1), tokens)
 
@@ -150,4 +152,4 @@ def test_one_beam_is_greedy():
 )
 def test_options_that_exclude_each_other_are_refused(options, logged):
   with pytest.raises(errors.ConfigError, match=logged):
-    generate.make_generate(small_model.config("gemma"), max_new_tokens=3, **options)
+    generate.make_generate(small_model.config("gemma"), generate.Options(3, **options))

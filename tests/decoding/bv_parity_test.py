@@ -25,7 +25,7 @@ def _batch(golden):
 
 def _generate(name, batch, **options):
   model_config = reference.bv_config(name, final_softcap=options.pop("final_softcap", 0.0))
-  run = generate.make_generate(model_config, max_new_tokens=_NUM_NEW, **options)
+  run = generate.make_generate(model_config, generate.Options(_NUM_NEW), **options)
   return {k: np.asarray(v) for k, v in run(reference.bv_params(name), batch).items()}
 
 

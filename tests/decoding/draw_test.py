@@ -4,7 +4,7 @@ import jax
 import numpy as np
 
 from paligemma_jax.decoding import constraints
-from paligemma_jax.decoding import sampling
+from paligemma_jax.decoding import search
 from tests.decoding import pocket_model
 
 _EOS = pocket_model.EOS
@@ -25,9 +25,9 @@ def _by_hand(model, row, key, num_new):
 def test_of_several_answers_the_most_probable_is_kept():
   best_of, num_new, num_rows = 4, 6, 3
   model = pocket_model.PocketModel(0, num_rows, peak=1.0)
-  search = sampling.make(constraints.Rules(), _EOS, best_of, sampling.parse("temperature(1)"))
+  find = search.by_sampling(constraints.Rules(), _EOS, best_of, search.sampler("temperature(1)"))
   prompt = model.start(best_of, num_new)
-  tokens, logprobs = jax.jit(lambda p: search(p, model.extend, num_new))(prompt)
+  tokens, logprobs = jax.jit(lambda p: find(p, model.extend, num_new))(prompt)
   places = []
   for row in range(num_rows):
     keys = [jax.random.fold_in(prompt.keys_B[row], i) for i in range(best_of)]
@@ -43,8 +43,8 @@ def test_of_several_answers_the_most_probable_is_kept():
 
 def test_rows_that_only_fill_up_the_batch_are_empty():
   model = pocket_model.PocketModel(0, num_rows=3)
-  search = sampling.make(constraints.Rules(), _EOS, 2, sampling.parse("temperature(1)"))
+  find = search.by_sampling(constraints.Rules(), _EOS, 2, search.sampler("temperature(1)"))
   prompt = model.start(2, 5, real=[True, False, True])
-  tokens, logprobs = jax.jit(lambda p: search(p, model.extend, 5))(prompt)
+  tokens, logprobs = jax.jit(lambda p: find(p, model.extend, 5))(prompt)
   assert logprobs[0].any() and logprobs[2].any()
   assert not tokens[1].any() and not logprobs[1].any()

@@ -23,9 +23,8 @@ _config, _params, _batch, _forward = (
 
 @functools.cache
 def _made(model_config, eos_id=_EOS, max_new_tokens=_N, **options):
-  return generate.make_generate(
-    model_config, max_new_tokens=max_new_tokens, eos_id=eos_id, **options
-  )
+  how = generate.Options(max_new_tokens, **options)
+  return generate.make_generate(model_config, how, eos_id=eos_id)
 
 
 def _run(batch, model_config=None, key=None, **options):

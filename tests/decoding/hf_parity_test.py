@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("way")
 def test_greedy_tokens_are_identical(name):
   model_config, params, golden = reference.hf_model(name)
   want = golden["generated"]
-  run = generate.make_generate(model_config, max_new_tokens=want.shape[1])
+  run = generate.make_generate(model_config, generate.Options(want.shape[1]))
   got = run(params, _right_padded(model_config, golden))
   np.testing.assert_array_equal(got["tokens"], want)
   ends = [row.tolist().index(1) + 1 if 1 in row else len(row) for row in want]

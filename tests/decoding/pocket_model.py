@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from paligemma_jax.decoding import constraints
+from paligemma_jax.decoding import search
 
 VOCAB = 7
 EOS = 1
@@ -43,7 +43,7 @@ class PocketModel:
   def start(self, num_answers, max_new_tokens, real=None):
     """The Prompt; its cache is the tokens so far, [B, S], and the number of used slots."""
     slots = jnp.zeros((self.num_rows, num_answers * (max_new_tokens - 1)), jnp.int32)
-    return constraints.Prompt(
+    return search.Prompt(
       logits_BV=jnp.asarray(self.prompts @ self._out),
       cache=(slots, jnp.int32(0)),
       real_B=jnp.ones(self.num_rows, bool) if real is None else jnp.asarray(real),

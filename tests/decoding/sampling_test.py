@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.core import errors
-from paligemma_jax.decoding import sampling
+from paligemma_jax.decoding import search
 
 _PROBS = np.array([0.05, 0.5, 0.15, 0.3])
 _NUM_DRAWS = 4000
@@ -15,7 +15,7 @@ def _shares(sampler, probs=_PROBS):
   """How often each token is drawn."""
   logits = np.tile(np.log(probs).astype(np.float32), (_NUM_DRAWS, 1))
   keys = jax.random.split(jax.random.key(0), _NUM_DRAWS)
-  drawn = np.asarray(sampling.parse(sampler)(logits, keys))
+  drawn = np.asarray(search.sampler(sampler)(logits, keys))
   return np.bincount(drawn, minlength=len(probs)) / _NUM_DRAWS
 
 
@@ -71,5 +71,5 @@ def test_of_equal_tokens_no_more_than_k_are_drawn(sampler):
 )
 def test_what_is_no_sampler_is_named(sampler, logged):
   with pytest.raises(errors.ConfigError) as e:
-    sampling.parse(sampler)
+    search.sampler(sampler)
   assert logged in str(e.value) and repr(sampler.split("(")[0])[1:-1] in str(e.value)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.core import errors
-from paligemma_jax.models import attention_mask
+from paligemma_jax.models import attention
 from paligemma_jax.models import gemma
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
@@ -78,8 +78,9 @@ def test_several_images_are_their_tokens_one_after_the_other():
   np.testing.assert_allclose(tokens, np.concatenate(singles, axis=1), rtol=0, atol=1e-5)
   assert np.abs(singles[0] - singles[1]).max() > 0.1
   got = _features(_config(), _params(), frames, text, _MASK_AR)
+  encoded = [paligemma.encode_images(_config(), _params(), frames[:, i]) for i in range(3)]
   want = jax.jit(functools.partial(paligemma.text_features, _config()))(
-    _params(), None, text, _MASK_AR, img_tokens=jnp.concatenate(singles, axis=1)
+    _params(), None, text, _MASK_AR, encoded=jnp.concatenate(encoded, axis=1)
   )
   np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
 
@@ -208,7 +209,7 @@ def _one_branch(silent, dropout):
   """What one layer of Gemma 2 adds to its input when the other branch is silent, [B, S, D]."""
   sizes = variants.get("tiny", res=28, overrides={**_SMALL, "llm": {"post_norms": True}}).llm
   layer = gemma.Layer(sizes, jnp.float32, dropout, None, "plain")
-  mask = attention_mask.prefix_lm(jnp.zeros((2, 7), jnp.int32))
+  mask = attention.prefix_lm(jnp.zeros((2, 7), jnp.int32))
   rope = gemma.rotary_angles(mask.q_pos, sizes.head_dim)
   x_BSD = jax.random.normal(jax.random.key(0), (2, 7, sizes.width))
   keys = {"params": jax.random.key(1), "dropout": jax.random.key(2)}

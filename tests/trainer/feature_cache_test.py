@@ -90,8 +90,9 @@ def test_the_head_of_the_encoded_images_gives_the_image_tokens(shape):
   encoded = jax.jit(paligemma.encode_images, static_argnums=0)(model_config, params, image)
   frames = shape[1] if len(shape) == 5 else 1
   assert encoded.shape == (2, frames * model_config.num_image_tokens, model_config.img.width)
-  tokens = jax.jit(paligemma.project_images, static_argnums=0)(model_config, params, encoded)
-  wanted = jax.jit(paligemma.image_tokens, static_argnums=0)(model_config, params, image)
+  image_tokens = jax.jit(paligemma.image_tokens, static_argnums=0)
+  tokens = image_tokens(model_config, params, None, encoded=encoded)
+  wanted = image_tokens(model_config, params, image)
   np.testing.assert_array_equal(tokens, wanted)
 
 

@@ -35,9 +35,8 @@ def _losses_of(name, params, x, num=16, label_smoothing=0.0):
     jnp.asarray(batch["text"][:, 1:]),
     jnp.asarray(batch["mask_loss"][:, 1:]),
     num_supervised=num,
-    vocab_size=model_config.llm.vocab_size,
+    chunk=num,
     token_loss=loss.cross_entropy(label_smoothing),
-    num_devices=1,
   )
 
 
@@ -71,17 +70,15 @@ def test_only_supervised_positions_are_needed():
   np.testing.assert_allclose(_loss(kept), _loss(whole), rtol=1e-6)
 
 
-def _toy_loss(table, x, targets, mask, budget_bytes):
+def _toy_loss(table, x, targets, mask, chunk):
   losses = loss.token_losses(
     lambda x: x @ table.T,
     x,
     targets,
     mask,
     num_supervised=16,
-    vocab_size=50,
+    chunk=chunk,
     token_loss=loss.cross_entropy(label_smoothing=0.1),
-    num_devices=1,
-    budget_bytes=budget_bytes,
   )
   return _loss(losses)
 
@@ -98,14 +95,14 @@ def _toy_inputs():
 @pytest.mark.parametrize("chunk", [1, 3, 8])
 def test_chunks_change_neither_loss_nor_gradients(chunk):
   grad = jax.value_and_grad(_toy_loss, argnums=(0, 1))
-  whole, chunked = (grad(*_toy_inputs(), c * 6 * 50 * 4) for c in (16, chunk))
+  whole, chunked = (grad(*_toy_inputs(), c) for c in (16, chunk))
   for got, want in zip(jax.tree.leaves(chunked), jax.tree.leaves(whole), strict=True):
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("chunk", [1, 3])
 def test_the_logits_of_all_positions_never_exist(chunk):
-  grad = jax.grad(lambda *a: _toy_loss(*a, chunk * 6 * 50 * 4), argnums=(0, 1))
+  grad = jax.grad(lambda *a: _toy_loss(*a, chunk), argnums=(0, 1))
   sizes = [v.aval.size for v in _arrays_with_dim(jax.make_jaxpr(grad)(*_toy_inputs()).jaxpr, 50)]
   table = 50 * 8
   assert sizes and max(size for size in sizes if size != table) <= chunk * 6 * 50

@@ -139,9 +139,9 @@ def test_leaves_that_do_not_divide_are_whole():
   [
     ((("fdsp", -1),), "unknown axis 'fdsp'. Did you mean 'fsdp'"),
     ((("fsdp", 3),), r"needs 3 devices; there are 1"),
-    ((("data", -1), ("fsdp", -1)), "at most one -1"),
+    ((("data", -1), ("fsdp", -1)), "one size at most -1"),
     ((("data", 2), ("fsdp", -1)), "needs a multiple of 2 devices; there are 1"),
-    ((("fsdp", 0),), "sizes of at least 1"),
+    ((("fsdp", 0),), "no size 0"),
   ],
 )
 def test_meshes_that_cannot_be_are_errors(shape, message):

@@ -171,10 +171,8 @@ def test_the_cross_entropy_given_as_ones_own_is_the_cross_entropy_also_in_chunks
       targets,
       mask,
       num_supervised=16,
-      vocab_size=50,
+      chunk=chunk,
       token_loss=token_loss,
-      num_devices=1,
-      budget_bytes=chunk * 6 * 50 * 4,
     )
     found = loss.row_sums(losses)
     return found.loss_sum.sum(), found

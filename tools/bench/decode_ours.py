@@ -24,7 +24,7 @@ def prepare():
     "mask_ar": np.zeros_like(text),
     "mask_input": np.ones_like(text),
   }
-  run = generate.make_generate(pg.config, max_new_tokens=args.new_tokens, eos_id=-1)
+  run = generate.make_generate(pg.config, generate.Options(args.new_tokens), eos_id=-1)
 
   def task():
     return np.asarray(run(pg.params, batch)["tokens"]).tolist()

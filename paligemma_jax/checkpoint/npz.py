@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import io
 import json
 import os
 import pathlib
@@ -18,7 +19,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -227,37 +228,53 @@ def _shown(value: object) -> str:
 
 
 def _blocks(path: pathlib.Path, member: _Member) -> Iterator[np.ndarray]:
-  """The array in blocks of whole rows; zipfile verifies the checksum with the last one."""
-  entry = member.entry
+  """The array in blocks of whole rows; the checksum is verified with the last one."""
+  entry, info = member.entry, member.info
   shape = entry.shape if entry.shape else (1,)
-  with (
-    _intact(f"{path}: {member.info.filename!r} is damaged or cannot be read"),
-    reader.open_file(path) as file,
-    zipfile.ZipFile(file) as archive,
-    archive.open(member.info) as stream,
-  ):
-    stream.read(member.header_bytes)
+  what = f"{path}: {info.filename!r} is damaged or cannot be read"
+  with _intact(what), reader.open_file(path) as file:
+    source: Any = (
+      _Stored(file, info)
+      if info.compress_type == zipfile.ZIP_STORED
+      else zipfile.ZipFile(file).open(info)
+    )
+    source.readinto(memoryview(bytearray(member.header_bytes)))
     if member.fortran:  # Its rows are not contiguous: the whole array is one block.
       whole = np.empty(shape[::-1], entry.dtype)
-      _fill(whole, stream)
+      _fill(whole, source)
       yield whole.T.reshape(entry.shape)
       return
     num_rows = reader.rows_per_block(shape, entry.dtype.itemsize)
     block = np.empty((min(num_rows, shape[0]), *shape[1:]), entry.dtype)
     for row in range(0, shape[0], num_rows):
       part = block[: min(num_rows, shape[0] - row)]
-      _fill(part, stream)
+      _fill(part, source)
       yield part
 
 
-def _fill(array: np.ndarray, stream: IO[bytes]) -> None:
+def _fill(array: np.ndarray, source: Any) -> None:
   view = array.reshape(-1).view(np.uint8).data
   for start in range(0, len(view), _PIECE):
     part = view[start : start + _PIECE]
-    found = stream.read(len(part))
-    if len(found) < len(part):
+    if source.readinto(part) < len(part):
       raise EOFError
-    part[:] = found
+
+
+class _Stored:
+  """Reads a member that is not deflated as zipfile does, with no copy between: a fifth faster."""
+
+  def __init__(self, file: io.BufferedReader, info: zipfile.ZipInfo):
+    file.seek(info.header_offset + 26)
+    file.seek(sum(struct.unpack("<HH", file.read(4))), os.SEEK_CUR)  # Over a name and extra fields.
+    self._file, self._info, self._left, self._crc = file, info, info.file_size, 0
+
+  def readinto(self, view: memoryview) -> int:
+    num_read = self._file.readinto(view)
+    self._crc = zlib.crc32(view[:num_read], self._crc)
+    self._left -= num_read
+    if not self._left and self._crc != self._info.CRC:
+      raise zipfile.BadZipFile(f"Bad CRC-32 for file {self._info.filename!r}")
+    return num_read
 
 
 _WORDS = {

@@ -19,6 +19,7 @@ from jax import lax
 
 from paligemma_jax.core import errors
 from paligemma_jax.models import attention
+from paligemma_jax.models import attention_mask
 from paligemma_jax.models import linear
 from paligemma_jax.models import variants
 
@@ -82,7 +83,7 @@ class Gemma(nn.Module):
     # sqrt(D) is rounded to the table's dtype.
     return (x_BTD * jnp.sqrt(self.sizes.width).astype(x_BTD.dtype)).astype(self.dtype)
 
-  def __call__(self, x_BSD: jax.Array, mask: attention.AttentionMask) -> tuple[jax.Array, Any]:
+  def __call__(self, x_BSD: jax.Array, mask: attention_mask.AttentionMask) -> tuple[jax.Array, Any]:
     """Runs the layers on a whole sequence.
 
     Returns:
@@ -102,7 +103,7 @@ class Gemma(nn.Module):
 
     k_block, q_block = put(cache.k_block, cache.next_block)
     k_pos, q_pos = put(cache.k_pos, cache.next_pos)
-    mask = attention.AttentionMask(q_block, k_block, q_pos, k_pos, extra_mask_BAC)
+    mask = attention_mask.AttentionMask(q_block, k_block, q_pos, k_pos, extra_mask_BAC)
     rope = rotary_angles(q_pos, self.sizes.head_dim)
     window_L = windows_L(self.sizes, cache.k.shape[2])
     x_BAD, (k_LBAKH, v_LBAKH) = self.layers(
@@ -135,7 +136,7 @@ class Gemma(nn.Module):
   def init_all(self, tokens_BT: jax.Array) -> jax.Array:
     """Uses every parameter, for initialization."""
     x_BTD = self.embed(tokens_BT)
-    x_BTD, _ = self(x_BTD, attention.prefix_lm(jnp.ones_like(tokens_BT)))
+    x_BTD, _ = self(x_BTD, attention_mask.prefix_lm(jnp.ones_like(tokens_BT)))
     return self.head(self.norm(x_BTD))
 
 
@@ -279,8 +280,8 @@ def recomputed(layer: type[nn.Module], remat: str) -> type[nn.Module]:
   """The layer class, to be scanned; the backward pass recomputes a part of it.
 
   none  nothing: most memory
-  dots  all but products with parameters and attention.KEPT: less than half the memory for about 3 %
-        more operations. On CPU it is also the fastest: what is kept must be written out.
+  dots  all but products with parameters and attention_mask.KEPT: less than half the memory for
+        about 3 % more operations. On CPU it is also the fastest: what is kept must be written out.
   full  the whole layer: only its input is kept
   """
   if remat == "none":
@@ -292,7 +293,7 @@ def recomputed(layer: type[nn.Module], remat: str) -> type[nn.Module]:
 POLICIES = {
   "dots": jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    jax.checkpoint_policies.save_only_these_names(attention.KEPT),
+    jax.checkpoint_policies.save_only_these_names(attention_mask.KEPT),
   ),
   "full": None,
 }

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from paligemma_jax.core import errors
 from paligemma_jax.core import trees
-from paligemma_jax.models import attention
+from paligemma_jax.models import attention_mask
 from paligemma_jax.models import cpu
 from paligemma_jax.models import gemma
 from paligemma_jax.models import linear
@@ -219,7 +219,7 @@ def prefill(
   cache = gemma.Cache(
     k=pad(k_LBSKH.astype(cache_dtype), 2),
     v=pad(v_LBSKH.astype(cache_dtype), 2),
-    k_block=pad(mask.k_block, 1, attention.HIDDEN),
+    k_block=pad(mask.k_block, 1, attention_mask.HIDDEN),
     k_pos=pad(mask.k_pos, 1),
     next_pos=mask.q_pos[rows, last_B] + 1,
     next_block=mask.q_block[rows, last_B] + 1,
@@ -283,13 +283,13 @@ def _sequence(model_config, variables, text_BT, mask_ar_BT, mask_input_BT, img_t
   mask_ar_BS = mask_ar_BT.astype(jnp.int32)
   valid_BS = None if mask_input_BT is None else mask_input_BT.astype(bool)
   if img_tokens is None:
-    return x_BTD, attention.prefix_lm(mask_ar_BS, valid_BS)
+    return x_BTD, attention_mask.prefix_lm(mask_ar_BS, valid_BS)
   x_BSD = jnp.concatenate([img_tokens.astype(x_BTD.dtype), x_BTD], axis=1)
   widths = [(0, 0), (img_tokens.shape[1], 0)]
   mask_ar_BS = jnp.pad(mask_ar_BS, widths)
   if valid_BS is not None:
     valid_BS = jnp.pad(valid_BS, widths, constant_values=True)
-  return x_BSD, attention.prefix_lm(mask_ar_BS, valid_BS)
+  return x_BSD, attention_mask.prefix_lm(mask_ar_BS, valid_BS)
 
 
 def _init(model_config, key):

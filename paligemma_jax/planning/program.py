@@ -22,10 +22,10 @@ from paligemma_jax.models import linear
 from paligemma_jax.planning import targets
 from paligemma_jax.trainer import devices as devices_lib
 from paligemma_jax.trainer import setup as setups
+from paligemma_jax.training import gradient_memory
 from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
-from paligemma_jax.training import step as step_lib
 
 _STEPS = 1000  # Of the schedule; its length changes none of the figures.
 
@@ -186,7 +186,7 @@ def _bytes(tree: Any) -> int:
 def _gradient_bytes(setup: setups.Setup, state: states.TrainState) -> int:
   """Bytes of one device's part of the gradients, each in the dtype of its differentiation."""
   leaves = jax.eval_shape(
-    lambda s: step_lib.to_differentiate(setup.model_config, s, table=False)[0], state
+    lambda s: gradient_memory.to_differentiate(setup.model_config, s, table=False)[0], state
   )
   total = 0
   for name, leaf in leaves.items():

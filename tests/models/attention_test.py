@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.models import attention
+from paligemma_jax.models import attention_mask
 from paligemma_jax.models import gemma
 from paligemma_jax.models import kernels
 from paligemma_jax.planning import program
@@ -35,7 +36,7 @@ def _slow(q, k, v, mask, softcap=0.0):
 
 
 def test_blocks_are_bidirectional_inside_and_causal_between():
-  mask = np.asarray(attention.prefix_lm(_MASK_AR).dense())
+  mask = np.asarray(attention_mask.prefix_lm(_MASK_AR).dense())
   blocks = np.cumsum(_MASK_AR, axis=1)
   for b, q, k in np.ndindex(mask.shape):
     assert mask[b, q, k] == (blocks[b, k] <= blocks[b, q])
@@ -43,14 +44,14 @@ def test_blocks_are_bidirectional_inside_and_causal_between():
 
 def test_hidden_positions_are_seen_by_nobody_and_not_counted():
   valid = np.array([[1, 0, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1, 1]], bool)
-  mask = attention.prefix_lm(_MASK_AR, valid)
+  mask = attention_mask.prefix_lm(_MASK_AR, valid)
   assert not np.asarray(mask.dense())[0][:, ~valid[0]].any()
   np.testing.assert_array_equal(np.asarray(mask.q_pos)[0][valid[0]], [0, 1, 2, 3])
   np.testing.assert_array_equal(np.asarray(mask.q_pos)[1], np.arange(7))
 
 
 def test_a_window_hides_distant_positions_of_earlier_blocks_only():
-  mask = attention.prefix_lm(_MASK_AR[:1])
+  mask = attention_mask.prefix_lm(_MASK_AR[:1])
   dense = np.asarray(mask.dense(jnp.int32(2)))[0]
   assert dense[0, 2] and dense[2, 0]  # One block: the window does not bind.
   np.testing.assert_array_equal(dense[4], [0, 0, 0, 1, 1, 0, 0])  # Itself and one behind.
@@ -61,7 +62,7 @@ def test_a_window_hides_distant_positions_of_earlier_blocks_only():
 @pytest.mark.parametrize("softcap", [0.0, 2.0])
 def test_grouped_heads_equal_a_slow_loop(num_kv_heads, softcap):
   q, k, v = _qkv(7, 7, num_kv_heads=num_kv_heads)
-  mask = attention.prefix_lm(_MASK_AR)
+  mask = attention_mask.prefix_lm(_MASK_AR)
   got = attention.attend(q, k, v, mask, softcap=softcap)
   want = _slow(q, k, v, np.asarray(mask.dense()), softcap)
   np.testing.assert_allclose(got, want, rtol=0, atol=2e-6)
@@ -89,7 +90,7 @@ def _assert_agree(got, want):
 @pytest.mark.parametrize("structured", [True, False])
 def test_pieces_give_the_values_and_gradients_of_all_at_once(implementation, window, structured):
   q, k, v = _qkv(7, 7)
-  mask = attention.prefix_lm(_MASK_AR) if structured else None
+  mask = attention_mask.prefix_lm(_MASK_AR) if structured else None
   window = None if window is None else jnp.int32(window)
   rest = dict(softcap=5.0, window=window)
   want = _gradients(q, k, v, mask, "plain", **rest)
@@ -100,7 +101,7 @@ def test_pieces_give_the_values_and_gradients_of_all_at_once(implementation, win
 @pytest.mark.parametrize("num_kv_heads", [1, 2, 4])
 def test_rows_with_fewer_queries_than_keys_and_one_row_of_structure(num_kv_heads):
   q, k, v = _qkv(7, 7, num_kv_heads=num_kv_heads)
-  mask = attention.prefix_lm(_MASK_AR[:1])
+  mask = attention_mask.prefix_lm(_MASK_AR[:1])
   only = np.tril(np.ones((1, 7, 7), bool)) | (np.arange(7) < 2)
   mask = mask._replace(extra_mask=jnp.asarray(only)).of_last(3)
   want = _gradients(q[:, -3:], k, v, mask, "plain")
@@ -112,14 +113,14 @@ def test_rows_of_queries_that_see_nothing_have_the_plain_ways_gradients():
   q, k, v = _qkv(7, 7)
   valid = np.ones((2, 7), bool)
   valid[0, :2] = False  # The first block is these two.
-  mask = attention.prefix_lm(np.array([[0, 0, 1, 0, 0, 1, 1]] * 2), valid)
+  mask = attention_mask.prefix_lm(np.array([[0, 0, 1, 0, 0, 1, 1]] * 2), valid)
   assert not np.asarray(mask.dense())[0, :2].any()
   _assert_agree(_gradients(q, k, v, mask, "rows"), _gradients(q, k, v, mask, "plain"))
 
 
 def test_rows_in_bfloat16_are_as_close_to_float32_as_the_plain_way():
   q, k, v = _qkv(7, 7)
-  mask = attention.prefix_lm(_MASK_AR)
+  mask = attention_mask.prefix_lm(_MASK_AR)
   want = _gradients(q, k, v, mask, "plain")
   halves = [jnp.asarray(x, jnp.bfloat16) for x in (q, k, v)]
 
@@ -171,5 +172,5 @@ def test_long_sequences_never_hold_all_logits(alone, monkeypatch):
 
 def test_a_query_that_sees_nothing_gives_finite_numbers():
   q, k, v = _qkv(3, 3)
-  mask = attention.prefix_lm(np.zeros((2, 3), np.int32), np.zeros((2, 3), bool))
+  mask = attention_mask.prefix_lm(np.zeros((2, 3), np.int32), np.zeros((2, 3), bool))
   assert np.isfinite(attention.attend(q, k, v, mask)).all()

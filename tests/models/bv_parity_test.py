@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.core import trees
-from paligemma_jax.models import attention
+from paligemma_jax.models import attention_mask
 from paligemma_jax.models import gemma
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import siglip
@@ -61,7 +61,7 @@ def test_text_embeddings(model):
 
 def test_attention_mask(model):
   _, _, _, mask_ar, golden = model
-  mask = attention.prefix_lm(np.pad(mask_ar, [(0, 0), (reference.NUM_IMAGE_TOKENS, 0)]))
+  mask = attention_mask.prefix_lm(np.pad(mask_ar, [(0, 0), (reference.NUM_IMAGE_TOKENS, 0)]))
   np.testing.assert_array_equal(mask.dense(), golden["attn_mask"])
 
 
@@ -70,7 +70,7 @@ def test_decoder_features_at_all_positions(model):
   llm = gemma.Gemma(reference.bv_config(name).llm, np.float32)
   variables = {"params": _tower(name, "llm")}
   x = np.concatenate([golden["image_embeddings"], golden["text_embeddings"]], axis=1)
-  mask = attention.prefix_lm(np.pad(mask_ar, [(0, 0), (reference.NUM_IMAGE_TOKENS, 0)]))
+  mask = attention_mask.prefix_lm(np.pad(mask_ar, [(0, 0), (reference.NUM_IMAGE_TOKENS, 0)]))
   encoded, _ = jax.jit(llm.apply)(variables, x, mask)
   np.testing.assert_allclose(encoded, golden["llm_encoded"], rtol=0, atol=2e-4)
   pre_logits = llm.apply(variables, encoded, method="norm")

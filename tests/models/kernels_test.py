@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.models import attention
+from paligemma_jax.models import attention_mask
 from paligemma_jax.models import gemma
 from paligemma_jax.models import kernels
 from paligemma_jax.models import variants
@@ -33,7 +34,7 @@ def prefixes(batch, seq_len, hide=False):
     mask_ar[row, seq_len // 2 + 9 * row :] = 1
   valid = np.ones((batch, seq_len), bool)
   valid[0, 11:20] = valid[:, -7:] = False
-  return attention.prefix_lm(jnp.array(mask_ar), jnp.array(valid) if hide else None)
+  return attention_mask.prefix_lm(jnp.array(mask_ar), jnp.array(valid) if hide else None)
 
 
 def values_and_gradients(attend, q, k, v, weights):
@@ -50,7 +51,7 @@ def by_kernel(mask, softcap=0.0):
 
   def attend(q, k, v):
     return kernels.splash(
-      q, k, v, *blocks, hidden=attention.HIDDEN, softcap=softcap, interpret=True
+      q, k, v, *blocks, hidden=attention_mask.HIDDEN, softcap=softcap, interpret=True
     )
 
   return attend
@@ -89,7 +90,7 @@ def test_without_a_mask_only_padding_is_hidden():
 @pytest.mark.slow  # 8 s
 def test_a_query_that_sees_nothing_gives_finite_numbers():
   *arrays, weights = qkv(1, 20, 1, 1, 8)
-  mask = attention.prefix_lm(np.zeros((1, 20), np.int32), np.zeros((1, 20), bool))
+  mask = attention_mask.prefix_lm(np.zeros((1, 20), np.int32), np.zeros((1, 20), bool))
   got = values_and_gradients(by_kernel(mask), *arrays, weights)
   assert all(np.isfinite(x).all() for x in got)
 
@@ -111,9 +112,9 @@ def test_rows_and_heads_are_cut_over_devices():
 
 def test_last_seen_is_the_mask():
   mask = prefixes(3, 40, hide=True)
-  last = np.asarray(kernels._last_seen(mask.q_block, mask.k_block, attention.HIDDEN))
+  last = np.asarray(kernels._last_seen(mask.q_block, mask.k_block, attention_mask.HIDDEN))
   seen = np.arange(40)[None, None] <= last[:, :, None]
-  hidden = np.asarray(mask.k_block == attention.HIDDEN)
+  hidden = np.asarray(mask.k_block == attention_mask.HIDDEN)
   np.testing.assert_array_equal(seen & ~hidden[:, None], mask.dense())
 
 

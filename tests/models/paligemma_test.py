@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.core import errors
-from paligemma_jax.models import attention
+from paligemma_jax.models import attention_mask
 from paligemma_jax.models import gemma
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
@@ -209,7 +209,7 @@ def _one_branch(silent, dropout):
   """What one layer of Gemma 2 adds to its input when the other branch is silent, [B, S, D]."""
   sizes = variants.get("tiny", res=28, overrides={**_SMALL, "llm": {"post_norms": True}}).llm
   layer = gemma.Layer(sizes, jnp.float32, dropout, None, "plain")
-  mask = attention.prefix_lm(jnp.zeros((2, 7), jnp.int32))
+  mask = attention_mask.prefix_lm(jnp.zeros((2, 7), jnp.int32))
   rope = gemma.rotary_angles(mask.q_pos, sizes.head_dim)
   x_BSD = jax.random.normal(jax.random.key(0), (2, 7, sizes.width))
   keys = {"params": jax.random.key(1), "dropout": jax.random.key(2)}

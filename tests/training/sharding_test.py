@@ -137,7 +137,7 @@ def test_leaves_that_do_not_divide_are_whole():
 @pytest.mark.parametrize(
   "shape, message",
   [
-    ((("fdsp", -1),), "unknown axis 'fdsp'. Did you mean 'fsdp'"),
+    ((("fdsp", -1),), "Unknown axis of mesh.shape 'fdsp'. Did you mean 'fsdp'"),
     ((("fsdp", 3),), r"needs 3 devices; there are 1"),
     ((("data", -1), ("fsdp", -1)), "one size at most -1"),
     ((("data", 2), ("fsdp", -1)), "needs a multiple of 2 devices; there are 1"),

@@ -21,6 +21,7 @@ import jax
 
 from paligemma_jax.core import errors
 from paligemma_jax.models import attention
+from paligemma_jax.models import attention_mask
 from paligemma_jax.models import variants
 from tools.bench import compare
 
@@ -79,7 +80,7 @@ def _inputs(batch_size, length, num_heads, num_kv_heads, head_dim, text_len):
   mask = None
   if text_len:
     mask_ar = jax.numpy.zeros((batch_size, length), "int32").at[:, -text_len // 4 :].set(1)
-    mask = attention.prefix_lm(mask_ar)
+    mask = attention_mask.prefix_lm(mask_ar)
   return (q * head_dim**-0.5, k, v, y_grad), mask
 
 

@@ -208,7 +208,9 @@ def _kept(jaxpr: Any) -> int:
   total = 0
   for eqn in jaxpr.eqns:
     if eqn.primitive.name == "scan" and eqn.params["reverse"]:
-      fed = eqn.invars[eqn.params["num_consts"] + eqn.params["num_carry"] :]
+      # The body sees a layer's part of what is fed to it, and all of everything else.
+      pairs = zip(eqn.invars, eqn.params["jaxpr"].jaxpr.invars, strict=True)
+      fed = [v for v, inside in pairs if v.aval.shape != inside.aval.shape]
       arrays = {v for v in fed if not isinstance(v, core.Literal) and v not in given}
       total += sum(v.aval.size * jax.dtypes.itemsize_bits(v.aval.dtype) // 8 for v in arrays)
     else:

@@ -222,10 +222,11 @@ class Folder:
     self._dtype = errors.pick(_DTYPES, dtype, "dtype of kept arrays")
     try:
       self._path.mkdir(parents=True, exist_ok=True)
-      for folder in filter(pathlib.Path.is_dir, self._path.iterdir()):
-        for file in folder.iterdir():
+      for file in self._path.glob("*/*"):
+        if not file.parent.is_symlink():
           status = file.lstat()
-          if file.suffix == ".partial" and time.time() - status.st_mtime > _LEFTOVER_SECS:
+          is_partial = file.name.startswith(".") and file.suffix == ".partial"
+          if is_partial and time.time() - status.st_mtime > _LEFTOVER_SECS:
             atomic_io.remove(file)
           else:
             self.num_bytes += status.st_size

@@ -1,5 +1,7 @@
 """Kept arrays: what comes back, what is left out, what a damaged file costs."""
 
+import os
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -84,3 +86,17 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(errors.WorkdirError, match=r"cache_image_features.*file"):
     _folder(tmp_path / "file" / "kept")
+
+
+def test_old_partial_files_of_ours_go_and_nothing_of_others(tmp_path):
+  outside = tmp_path / "outside"
+  kept = tmp_path / "kept"
+  (kept / "aa").mkdir(parents=True)
+  outside.mkdir()
+  (kept / "link").symlink_to(outside)
+  files = [kept / "aa" / ".aa1.partial", kept / "aa" / "mine.partial", outside / ".aa1.partial"]
+  for file in files:
+    file.write_bytes(b"0123456789")
+    os.utime(file, (0, 0))
+  assert _folder(kept).num_bytes == 10
+  assert [file.exists() for file in files] == [False, True, True]

@@ -67,6 +67,11 @@ def in_use() -> bool:
   return kernels.devices() == ("cpu", 1) and not _OFF.get()
 
 
+def is_cpu(mesh: Mesh) -> bool:
+  """Whether the devices are CPUs, one or several."""
+  return mesh.devices.flat[0].platform == "cpu"
+
+
 def has_room(layers: Any) -> bool:
   """Whether these layers, a tree of arrays, may be copied to run the last one by itself."""
   size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(layers))
@@ -85,7 +90,7 @@ def compiler_options(mesh: Mesh, table: jax.Array | None) -> dict[str, str] | No
   while the layers run backward. Where it is large, one product keeps the threads busy anyway.
   """
   large = table is not None and table.size >= _LARGE_TABLE
-  return _FOR_MEMORY if large and mesh.devices.flat[0].platform == "cpu" else None
+  return _FOR_MEMORY if large and is_cpu(mesh) else None
 
 
 def times_table(x: jax.Array, table_VD: jax.Array) -> jax.Array:

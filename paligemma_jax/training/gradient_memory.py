@@ -31,6 +31,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
+from paligemma_jax.models import cpu
 from paligemma_jax.models import linear
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import param_table
@@ -88,7 +89,7 @@ def update_if_finite(
   It counts where that norm and `numbers`, the loss and the gradients' norm, are finite. Else
   parameters, optimizer state and averages stay as they were, to the bit; `step` still goes up.
   """
-  on_cpu = mesh.devices.flat[0].platform == "cpu"
+  on_cpu = cpu.is_cpu(mesh)
   shown = gradients if on_cpu else jax.lax.optimization_barrier(gradients)
   norm = optimizer.norm(shown, state.opt_state, state.trainable, state.step)
   value, grad_norm = numbers

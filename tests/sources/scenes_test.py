@@ -217,19 +217,22 @@ def test_a_fingerprint_follows_the_codec_where_it_is_used(monkeypatch, tmp_path)
 
 
 @pytest.mark.parametrize(
-  "fields, hint",
+  "source, fields, hint",
   [
-    (dict(classes="held_out"), "'heldout'"),
-    (dict(prompts="pretrian"), "'pretrain'"),
-    (dict(tasks=("captions",)), "'caption'"),
-    (dict(tasks=()), "caption, count, detect"),
-    (dict(size=20), "56"),
-    (dict(warmup=-1), "warmup=-1 must be from 0"),
+    (scenes.Scenes, dict(classes="held_out"), "'heldout'"),
+    (scenes.Scenes, dict(prompts="pretrian"), "'pretrain'"),
+    (scenes.Scenes, dict(tasks=("captions",)), "'caption'"),
+    (scenes.Scenes, dict(tasks=()), "caption, count, detect"),
+    (scenes.Scenes, dict(size=20), "56"),
+    (scenes.Scenes, dict(warmup=-1), "warmup=-1 must be from 0"),
+    (sources.Masks, dict(classes="held_out"), "'heldout'"),
+    (sources.Masks, dict(simple=2.0), "simple"),
+    (sources.Masks, dict(num_rows=-1), "-1"),
   ],
 )
-def test_a_wrong_field_is_an_error_that_names_the_right_one(fields, hint):
+def test_a_wrong_field_is_an_error_that_names_the_right_one(source, fields, hint):
   with pytest.raises(errors.ConfigError, match=hint):
-    scenes.Scenes(**fields)
+    source(**fields)
 
 
 def test_the_spec_survives_json():
@@ -270,19 +273,6 @@ def test_drawings_are_those_of_the_split_and_simple_shapes_their_share():
   assert set(labels) <= {*scenes.names("base"), "polygon", "ellipse"}
   plain = _masks(24, classes="heldout", simple=0.0, vary=False)
   assert [row["label"] for row in plain] == list(scenes.names("heldout")) * 2
-
-
-@pytest.mark.parametrize(
-  "fields, hint",
-  [
-    (dict(classes="held_out"), "'heldout'"),
-    (dict(simple=2.0), "simple"),
-    (dict(num_rows=-1), "-1"),
-  ],
-)
-def test_a_wrong_field_of_masks_is_named(fields, hint):
-  with pytest.raises(errors.ConfigError, match=hint):
-    sources.Masks(**fields)
 
 
 def test_the_spec_of_masks_survives_json_and_its_fingerprint_follows_it():

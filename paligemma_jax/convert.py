@@ -10,12 +10,12 @@ peft` writes the adapters of a run, with all other trained parameters, for PEFT;
 from __future__ import annotations
 
 import argparse
-import pathlib
 import sys
 from collections.abc import Sequence
 
 from paligemma_jax import cli
 from paligemma_jax.config import command_line
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 
 
@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
     allow_abbrev=False,
   )
   found.add_argument("src", metavar="SRC", help="weights to read, or a published name")
-  found.add_argument("dst", metavar="DST", type=pathlib.Path, help="where to write; must be new")
+  found.add_argument("dst", metavar="DST", type=bucket.path, help="where to write; must be new")
   found.add_argument("--format", choices=("npz", "native", "hf", "peft"), required=True)
   found.add_argument(
     "--dtype", choices=("float32", "bfloat16", "float16"), help="of the result (default: as stored)"

@@ -11,6 +11,7 @@ from typing import Any
 
 from paligemma_jax import cli
 from paligemma_jax.config import command_line
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.core import protocols
 
@@ -68,11 +69,11 @@ def _folder_of_files(evaluators: Sequence[Any], workdir: str, out: str) -> pathl
   from paligemma_jax.trainer import workdir as workdirs
 
   if out:
-    workdirs.make_writable(pathlib.Path(out).absolute(), "folder", "--out")
-    return pathlib.Path(out).absolute()
+    workdirs.make_writable(bucket.place(out), "folder", "--out")
+    return bucket.place(out)
   if not workdir or not any(isinstance(e, protocols.CanWriteFiles) for e in evaluators):
     return None
-  folder = workdirs.Workdir(pathlib.Path(workdir).absolute()).predictions
+  folder = workdirs.Workdir(bucket.place(workdir)).predictions
   try:
     workdirs.make_writable(folder.parent, "workdir", "--out")
     atomic_io.make_folder(folder, below=folder.parent)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -52,7 +51,7 @@ def main(argv: Sequence[str]) -> None:
   decoding |= {"banned": args.ban, "exif": _EXIF[args.exif]}
   settings = {name: getattr(args, name) for name in ("ckpt", "prompt", "res", "dtype")} | decoding
   settings["rows"] = args.images if rows is None else rows.fingerprint()
-  with predicting.opened(pathlib.Path(args.out), settings) as answers:
+  with predicting.opened(args.out, settings) as answers:
     _answer(args, rows, answers, decoding)
 
 

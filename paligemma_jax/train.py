@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from paligemma_jax import cli
 from paligemma_jax.config import command_line
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.core import process
 
@@ -102,7 +103,7 @@ def train(
     if translated := errors.translated(e):
       raise translated from e
     raise
-  return pathlib.Path(workdir)
+  return bucket.path(workdir)
 
 
 def parser() -> command_line.Parser:

@@ -7,6 +7,7 @@ PALIGEMMA_JAX_TEST_AS_USED=1 the suite compiles as users do; a test marked `as_u
 
 import contextlib
 import importlib.metadata
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ import tempfile
 
 import pytest
 
+from tests import bucket_client
 from tests import run_train
 
 _QUICK = "--xla_backend_optimization_level=0"
@@ -74,3 +76,19 @@ def finished_run(tmp_path_factory):
   done = run_train.run(TINY, workdir)
   assert done.returncode == 0, done.stderr
   return workdir
+
+
+@pytest.fixture(scope="session")
+def gcs_server():
+  if importlib.util.find_spec("gcsfs") is None:
+    pytest.skip("the package gcsfs is not installed")
+  with bucket_client.running() as client:
+    yield client
+
+
+@pytest.fixture
+def gcs(gcs_server):
+  """A bucket store of this machine that fails as it is told to; it begins without faults."""
+  gcs_server.plan()
+  yield gcs_server
+  gcs_server.plan()

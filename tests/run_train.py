@@ -13,6 +13,8 @@ import time
 import numpy as np
 
 from paligemma_jax.checkpoint import manifest
+from paligemma_jax.core import atomic_io
+from paligemma_jax.core import bucket
 from paligemma_jax.trainer import metrics
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -70,13 +72,14 @@ def kill_at_step(step, config, workdir):
 
 
 def last_step(workdir):
-  lines = metrics.read(pathlib.Path(workdir) / "metrics.jsonl")
+  lines = metrics.read(bucket.place(workdir) / "metrics.jsonl")
   return lines[-1]["step"] if lines else -1
 
 
 def metric_lines(workdir):
   """The lines of metrics.jsonl as texts, without what comes from a clock."""
-  lines = (pathlib.Path(workdir) / "metrics.jsonl").read_text().splitlines()
+  text = atomic_io.read(bucket.place(workdir) / "metrics.jsonl", max_bytes=1 << 30).decode()
+  lines = text.splitlines()
   kept = []
   for line in lines:
     record = json.loads(line)
@@ -87,7 +90,7 @@ def metric_lines(workdir):
 
 def state_arrays(workdir):
   """{name: array} of everything in the newest checkpoint: step, parameters, optimizer state."""
-  folder = pathlib.Path(workdir) / "checkpoints"
+  folder = bucket.place(workdir) / "checkpoints"
   newest = folder / str(max(manifest.steps_in(folder)))
   facts = manifest.verify_step(newest)
   return {n: np.asarray(manifest.read_one(newest / manifest.ARRAYS, n)) for n in facts["leaves"]}

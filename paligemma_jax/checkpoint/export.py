@@ -10,6 +10,7 @@ import json
 import os
 import pathlib
 import struct
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +24,7 @@ from paligemma_jax.checkpoint import hf_config
 from paligemma_jax.checkpoint import npz
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.core import atomic_io
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.models import param_table
@@ -88,7 +90,7 @@ def save_npz(
     CheckpointError: names or shapes of no PaliGemma, a dtype that the format or a number has no
       place in, or the file cannot be written.
   """
-  path = pathlib.Path(path)
+  path = bucket.path(path)
   param_table.only_published(params, str(path))
   shapes = {name: tuple(array.shape) for name, array in params.items()}
   inferred = param_table.sizes_of(shapes, str(path))
@@ -127,7 +129,7 @@ def save_native(
   Raises:
     CheckpointError: `path` exists, cannot be written, or the parameters do not fit the sizes.
   """
-  path = pathlib.Path(path)
+  path = bucket.path(path)
   _check(params, sizes, path)
   with replacing(path, folder=True) as folder:
     save_npz(folder / npz.PARAMS, params, dtype=dtype)
@@ -170,7 +172,7 @@ def save_hf(
   Raises:
     CheckpointError: `path` exists, cannot be written, or the parameters do not fit the sizes.
   """
-  path = pathlib.Path(path)
+  path = bucket.path(path)
   _check(params, sizes, path)
   image_token = image_token or hf_config.default_image_token(sizes["llm"]["vocab_size"])
   num_rows = hf_config.num_rows(sizes["llm"]["vocab_size"], image_token)
@@ -207,6 +209,12 @@ def replacing(path: pathlib.Path, *, folder: bool = False) -> Iterator[pathlib.P
   """
   if folder and path.exists():
     raise errors.CheckpointError(f"{path}: exists; remove it or save to another name.")
+  if bucket.is_bucket(path):
+    with _uploading(path) as partial:
+      if folder:
+        partial.mkdir()
+      yield partial
+    return
   partial = path.with_name(f".{path.name}.partial")
   try:
     atomic_io.remove(partial)  # What a killed process left.
@@ -221,6 +229,26 @@ def replacing(path: pathlib.Path, *, folder: bool = False) -> Iterator[pathlib.P
   finally:
     with contextlib.suppress(OSError):
       atomic_io.remove(partial)
+
+
+_ORDER = {npz.CONFIG: 1, npz.SEAL: 2}  # Of uploads; all others come before.
+
+
+@contextlib.contextmanager
+def _uploading(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A path on this machine's disk; what the body makes there is uploaded in its end.
+
+  An object is there whole or not at all; of a folder those go last without which nothing is read.
+  """
+  with tempfile.TemporaryDirectory(prefix="paligemma_jax-export-") as local:
+    partial = pathlib.Path(local) / path.name
+    yield partial
+    files = [p for p in partial.rglob("*") if p.is_file()] if partial.is_dir() else [partial]
+    try:
+      for file in sorted(files, key=lambda file: _ORDER.get(file.name, 0)):
+        bucket.upload(file, path / file.relative_to(partial) if partial.is_dir() else path)
+    except OSError as e:
+      raise errors.CheckpointError(f"{path}: cannot be written: {e}.") from e
 
 
 def write_safetensors(

@@ -14,6 +14,7 @@ from absl import logging
 from paligemma_jax.checkpoint import hf_config
 from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import reader
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.models import param_table
 
@@ -27,7 +28,7 @@ def open_hf(path: str | os.PathLike, fresh: Collection[str] = ()) -> reader.Weig
   Raises:
     CheckpointError: a file is missing, damaged or of another model; all differences are listed.
   """
-  path = pathlib.Path(path)
+  path = bucket.path(path)
   config = reader.read_json(path / "config.json")
   sizes = hf_config.sizes_of(config, str(path / "config.json"))
   table = {name: row for name, row in param_table.rows(sizes).items() if name not in fresh}

@@ -17,6 +17,7 @@ from typing import Any
 from absl import logging
 
 from paligemma_jax.checkpoint import hf
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 
 _ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(@[\w.-]+)?")
@@ -262,9 +263,11 @@ def find_released(name: str | os.PathLike) -> pathlib.Path:
   Raises:
     CheckpointError: nothing is there; says where to get a published file and where to put it.
   """
-  path = pathlib.Path(name)
+  path = bucket.path(name)
   if path.exists():
     return path
+  if bucket.is_bucket(path):
+    raise errors.CheckpointError(f"{path}: there is no such object or folder in the bucket.")
   key = str(name)
   if key in _EMBEDDED:
     return _EMBEDDED[key]

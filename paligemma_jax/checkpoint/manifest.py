@@ -1,13 +1,15 @@
 """Folders of arrays and their seal: a folder counts only once SEAL.json lists its every byte.
 
 File systems and array formats do not detect every flipped bit, truncated file or file of another
-step; the seal holds the size and CRC-32 of every file, and of itself.
+step; the seal holds the size and a checksum of every file, and its own. On a disk that is the
+CRC-32 of what was read back; in a bucket it is the store's checksum, for which nothing is read.
 """
 
 from __future__ import annotations
 
+import base64
 import functools
-import itertools
+import hashlib
 import json
 import os
 import pathlib
@@ -20,6 +22,7 @@ import jax
 import numpy as np
 
 from paligemma_jax.core import atomic_io
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.core import strict_json
 from paligemma_jax.core import trees
@@ -39,6 +42,10 @@ def write(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
   Args:
     facts: plain JSON data to keep in the seal.
   """
+  if bucket.is_bucket(folder):
+    files = {name: [stat.size, stat.checksum] for name, stat in bucket.listing(folder).items()}
+    bucket.create(folder / SEAL, _render({"facts": dict(facts), "files": files}))
+    return
   files = {name: _digest(folder / name, sync=True) for name in _listing(folder)}
   for parent in sorted({(folder / name).parent for name in files} | {folder}):
     atomic_io.sync(parent)
@@ -76,25 +83,34 @@ def verify(folder: pathlib.Path) -> dict[str, Any]:
   Raises:
     Broken: otherwise, naming the first bad file.
   """
+  return _verified(folder)[0]
+
+
+def _verified(folder: pathlib.Path) -> tuple[dict[str, Any], dict[str, list]]:
   facts, files = read(folder)
   try:
-    there = set(_listing(folder)) - {SEAL}
+    known = bucket.listing(folder) if bucket.is_bucket(folder) else {}
+    there = set(known or _listing(folder)) - {SEAL}
     for name in sorted(there | set(files)):
       if name not in files:
         raise Broken(f"{name} is not in the seal")
       if name not in there:
         raise Broken(f"{name} is missing")
       size = files[name][0]
-      found = (folder / name).stat().st_size
+      found = known[name].size if known else (folder / name).stat().st_size
       if found != size:
         short = f"{size - found} bytes short" if found < size else f"{found - size} bytes too long"
         raise Broken(f"{name} is {short}")
-    for name, sealed in sorted(files.items()):
-      if _digest(folder / name, sync=False) != list(sealed):
+    for name, (_, sealed) in sorted(files.items()):
+      if known and known[name].checksum.partition(":")[0] == sealed.partition(":")[0]:
+        bytes_of = known[name].checksum
+      else:  # Sealed elsewhere, and copied.
+        bytes_of = _checksum(folder / name, sealed)
+      if bytes_of != sealed:
         raise Broken(f"{name} has other bytes than when it was sealed")
   except OSError as e:
     raise Broken(f"cannot be read: {e}") from None
-  return facts
+  return facts, files
 
 
 def seal_crc(folder: pathlib.Path) -> str:
@@ -104,7 +120,7 @@ def seal_crc(folder: pathlib.Path) -> str:
     Broken: there is none that can be read.
   """
   try:
-    return _digest(folder / SEAL, sync=False)[1]
+    return _checksum(folder / SEAL, "")
   except OSError as e:
     raise Broken(f"{SEAL} cannot be read: {e.strerror or e}") from None
 
@@ -126,6 +142,17 @@ def _listing(folder: pathlib.Path) -> list[str]:
   return sorted(found)
 
 
+def _checksum(path: pathlib.Path, like: str) -> str:
+  """The checksum of the file's bytes, of the kind of `like`: 'md5:BASE64' or a plain CRC-32."""
+  kind, colon, _ = like.partition(":")
+  if colon and kind != "md5":
+    raise Broken(f"{path.name} was sealed with {kind}, which only its bucket can tell")
+  if not colon:
+    return _digest(path, sync=False)[1]
+  with atomic_io.open_regular(path) as f:
+    return f"md5:{base64.b64encode(hashlib.file_digest(f, 'md5').digest()).decode()}"
+
+
 def _digest(path: pathlib.Path, *, sync: bool) -> list:
   crc, size = 0, 0
   with atomic_io.open_regular(path) as f:
@@ -137,6 +164,7 @@ def _digest(path: pathlib.Path, *, sync: bool) -> list:
   return [size, f"{crc:08x}"]
 
 
+_RETRIES = {"max_retries": 6, "initial_delay": "1s", "max_delay": "32s"}
 BASE = "base"
 ARRAYS = "state"
 TMP = ".tmp-"
@@ -146,7 +174,10 @@ _STEP = re.compile(r"0|[1-9][0-9]{0,17}")  # Of one spelling only, so that the n
 
 
 def steps_in(folder: pathlib.Path) -> list[int]:
-  """The steps that have a folder in a `checkpoints/` folder, in no order."""
+  """The steps that have a folder (in a bucket, a sealed one) in `checkpoints/`, in no order."""
+  if bucket.is_bucket(folder):
+    found = [name.split("/") for name in bucket.listing(folder)]
+    return [int(at[0]) for at in found if at[1:] == [SEAL] and _STEP.fullmatch(at[0])]
   return [int(p.name) for p in folder.iterdir() if _STEP.fullmatch(p.name) and p.is_dir()]
 
 
@@ -156,15 +187,13 @@ def verify_step(folder: pathlib.Path) -> dict[str, Any]:
   Raises:
     Broken: naming the first bad file.
   """
-  facts = _checked(verify(folder))
-  _check_tables(folder)
+  facts = _checked_with_tables(folder)
   if facts["kind"] != "step" or str(facts["step"]) != folder.name:
     raise Broken(f"{SEAL} is of another folder ({facts['kind']} {facts.get('step', '')})")
   if facts["base"]:
     base = folder.parent / BASE
     try:
-      _checked(verify(base))
-      _check_tables(base)
+      _checked_with_tables(base)
       if seal_crc(base) != facts["base"]:
         raise Broken(f"{SEAL} is of another run")
     except Broken as e:
@@ -172,15 +201,13 @@ def verify_step(folder: pathlib.Path) -> dict[str, Any]:
   return facts
 
 
-def _check_tables(folder: pathlib.Path) -> None:
-  """Broken where a description of the arrays is of a size that only reading it would tell."""
-  tables = (folder / ARRAYS).glob("_*"), (folder / ARRAYS / "array_metadatas").glob("*")
-  for path in itertools.chain(*tables):
-    if path.stat().st_size > _MAX_TABLE_BYTES:
-      raise Broken(
-        f"{path.relative_to(folder)} has {path.stat().st_size} bytes, the limit is"
-        f" {_MAX_TABLE_BYTES}"
-      )
+def _checked_with_tables(folder: pathlib.Path) -> dict[str, Any]:
+  """The facts; Broken where a description of arrays is of a size that only reading would tell."""
+  facts, files = _verified(folder)
+  for name, (size, _) in files.items():
+    if re.match(rf"{ARRAYS}/(_|array_metadatas/)", name) and size > _MAX_TABLE_BYTES:
+      raise Broken(f"{name} has {size} bytes, the limit is {_MAX_TABLE_BYTES}")
+  return _checked(facts)
 
 
 def read_facts(folder: pathlib.Path) -> dict[str, Any]:
@@ -263,7 +290,18 @@ def checkpointer() -> ocp.AsyncCheckpointer:
   """A writer of arrays; one per run, closed by its owner."""
   import orbax.checkpoint as ocp
 
+  _limit_retries()
   return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
+
+
+def _limit_retries() -> None:
+  """Lets a store be asked again for a minute; a quarter of an hour is the default."""
+  # Orbax passes no settings of this kind on; each of its handlers copies these.
+  from orbax.checkpoint._src.serialization import tensorstore_utils
+
+  for context in (tensorstore_utils._BASE_TS_CONTEXT, tensorstore_utils._DEFAULT_OCDBT_TS_CONTEXT):
+    for kind in ("gcs_request_retries", "s3_request_retries"):
+      context[kind] = dict(_RETRIES)
 
 
 def restore(

@@ -27,6 +27,7 @@ from absl import logging
 from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.core import atomic_io
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.core import file_checks
 from paligemma_jax.core import trees
@@ -77,7 +78,7 @@ def open_npz(
   Raises:
     CheckpointError: no such file, a damaged or hostile one, or names and shapes of no PaliGemma.
   """
-  path = pathlib.Path(path)
+  path = bucket.path(path)
   members = param_table.strip_prefix(_members(path), str(path))
   entries = {name: member.entry for name, member in members.items()}
   shapes = {name: entry.shape for name, entry in entries.items()}
@@ -101,7 +102,7 @@ def open_native(path: str | os.PathLike, fresh: Collection[str] = ()) -> reader.
   Raises:
     CheckpointError: the seal is missing or broken, or a file is damaged.
   """
-  path = pathlib.Path(path)
+  path = bucket.path(path)
   if not (path / SEAL).exists():
     raise errors.CheckpointError(f"{path}: has no {SEAL}: not written or copied to the end.")
   content = reader.read_json(path / SEAL)
@@ -114,7 +115,7 @@ def open_native(path: str | os.PathLike, fresh: Collection[str] = ()) -> reader.
     raise errors.CheckpointError(f"{path / SEAL}: fails its own checksum: damaged.")
   for name in sorted({CONFIG, PARAMS, TOKENIZER} & set(files)):
     with reader.open_file(path / name) as file:
-      size, sealed = os.fstat(file.fileno()).st_size, files[name]
+      size, sealed = atomic_io.size_of(file), files[name]
       if not isinstance(sealed, dict) or sealed.get("bytes") != size:
         raise errors.CheckpointError(f"{path / name}: {size} bytes, but sealed as {sealed}.")
       if name != PARAMS and zlib.crc32(file.read(_MAX_SMALL_BYTES)) != sealed.get("crc32"):
@@ -141,7 +142,7 @@ def _members(path: pathlib.Path) -> dict[str, _Member]:
   """{name as stored: member} after every check that needs no data."""
   members: dict[str, _Member] = {}
   with _intact(f"{path}: is no intact npz (zip) file"), reader.open_file(path) as file:
-    file_bytes = os.fstat(file.fileno()).st_size
+    file_bytes = atomic_io.size_of(file)
     infos = file_checks.members(file)
     end = 0
     for info in sorted(infos, key=lambda info: info.header_offset):
@@ -299,7 +300,7 @@ def write_sizes(path: pathlib.Path, sizes: Mapping[str, Any], inferred: Mapping[
   """
   differ = {k: sizes["llm"][k] for k in _WORDS if sizes["llm"][k] != inferred["llm"][k]}
   if not differ:
-    beside(path).unlink(missing_ok=True)
+    atomic_io.remove(beside(path))
     return
   atomic_io.write_atomically(beside(path), json.dumps({"llm": differ}, indent=2) + "\n")
   logging.warning(

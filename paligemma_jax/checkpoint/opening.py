@@ -22,6 +22,7 @@ from paligemma_jax.checkpoint import peft
 from paligemma_jax.checkpoint import peft_export
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.config import load as configs
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.core import strict_json
 from paligemma_jax.models import linear
@@ -179,7 +180,7 @@ def _run_with_adapters(path: str | os.PathLike) -> Run:
 
 def _base_of(init: str) -> str:
   """What transformers opens of the weights that a run began with: a directory, an id, or ''."""
-  path = pathlib.Path(init)
+  path = bucket.path(init)
   if init and (path / "config.json").exists() and not (path / "params.npz").exists():
     return str(path.absolute())
   return init if hub.looks_like_an_id(init) else hub.hub_id(init)
@@ -271,7 +272,7 @@ class Run:
 def is_run(path: str | os.PathLike) -> bool:
   """True for a workdir, a checkpoints folder, or a step folder of ours."""
   try:
-    return bool(step_folders(pathlib.Path(path)))
+    return bool(step_folders(bucket.path(path)))
   except OSError:
     return False
 
@@ -296,7 +297,7 @@ def open_run(path: str | os.PathLike) -> Run:
     CheckpointError: no step there.
     StateError: steps, but none intact; names the newest one's bad file.
   """
-  path = pathlib.Path(path).absolute()
+  path = bucket.place(path)
   folders = step_folders(path)
   if not folders:
     raise errors.CheckpointError(

@@ -21,6 +21,7 @@ from paligemma_jax.checkpoint import hf
 from paligemma_jax.checkpoint import hf_config
 from paligemma_jax.checkpoint import reader
 from paligemma_jax.core import atomic_io
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.models import param_table
 from paligemma_jax.models import variants
@@ -64,7 +65,7 @@ def save_peft(
     CheckpointError: `path` exists or cannot be written, there are no adapters, or a module has an
       adapter and trained itself, too.
   """
-  path, trained = pathlib.Path(path), trained or {}
+  path, trained = bucket.path(path), trained or {}
   if not adapters:
     raise errors.CheckpointError(f"{path}: there are no adapters to save: the run has none.")
   param_table.only_published({*trained, *adapters}, str(path))

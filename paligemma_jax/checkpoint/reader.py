@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 
 from paligemma_jax.core import atomic_io
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.core import file_checks
 from paligemma_jax.core import strict_json
@@ -139,9 +140,9 @@ def safetensors_header(
   Raises:
     CheckpointError: the header is damaged, of an unknown dtype, or does not cover the file exactly.
   """
-  path = pathlib.Path(path)
+  path = bucket.path(path)
   with open_file(path) as file:
-    file_bytes = os.fstat(file.fileno()).st_size
+    file_bytes = atomic_io.size_of(file)
     header_len = int.from_bytes(file.read(8), "little")
     # The header of a 28B model is below 1 MB.
     if file_bytes < 8 or header_len > min(strict_json.MAX_BYTES, file_bytes - 8):

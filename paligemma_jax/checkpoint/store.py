@@ -17,6 +17,7 @@ from absl import logging
 
 from paligemma_jax.checkpoint import manifest
 from paligemma_jax.core import atomic_io
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.core import process
 from paligemma_jax.core import trees
@@ -49,7 +50,8 @@ class Checkpoints:
     files: Mapping[str, bytes],
     gather: Callable[[str, Any], list[Any]] | None = None,
   ):
-    self._folder = pathlib.Path(folder).absolute()
+    self._in_bucket = bucket.is_bucket(folder)
+    self._folder = folder if self._in_bucket else pathlib.Path(folder).absolute()
     self._keep = keep
     self._sign = errors.pick({"max": 1.0, "min": -1.0}, best_mode, "ckpt.best_mode")
     self._async_save = async_save
@@ -66,7 +68,8 @@ class Checkpoints:
     self.facts: dict[str, Any] = {}  # What was saved beside the state that `restore` gave.
     self.skipped: dict[int, str] = {}  # Steps that `restore` found broken, and why.
     try:
-      self._folder.parent.mkdir(parents=True, exist_ok=True)
+      if not self._in_bucket:
+        self._folder.parent.mkdir(parents=True, exist_ok=True)
       atomic_io.make_folder(self._folder, below=self._folder.parent)
       if self._leads:
         self._clean()
@@ -101,7 +104,7 @@ class Checkpoints:
       "run": dict(facts or {}),
       "leaves": manifest.table(trainable),
     }
-    tmp = self._folder / f"{manifest.TMP}{step}"
+    tmp = self._unfinished(str(step))
     self._is_settled = False
     try:
       seal_facts["base"] = self._save_base(state.frozen)
@@ -245,7 +248,7 @@ class Checkpoints:
     """Saves the frozen parameters once; the CRC of their seal, '' when nothing is frozen."""
     if not frozen:
       return ""
-    final, tmp = self._folder / manifest.BASE, self._folder / f"{manifest.TMP}{manifest.BASE}"
+    final, tmp = self._folder / manifest.BASE, self._unfinished(manifest.BASE)
     if not (final / manifest.SEAL).exists():
       failure = None
       try:
@@ -259,6 +262,10 @@ class Checkpoints:
       if failure or any(failures):
         raise failure or OSError(next(text for text in failures if text))
     return manifest.seal_crc(final)
+
+  def _unfinished(self, name: str) -> pathlib.Path:
+    """Where `name` is written. A bucket has no renames: there its seal, written last, makes it."""
+    return self._folder / (name if self._in_bucket else f"{manifest.TMP}{name}")
 
   def _begin(self, tmp: pathlib.Path, flat: Mapping[str, jax.Array]) -> None:
     """Begins to write `flat`; returns once it has left the devices, so it may be donated."""
@@ -298,8 +305,9 @@ class Checkpoints:
       return
     manifest.write(tmp, facts)
     atomic_io.fault_point(f"{fault}.after_seal")
-    atomic_io.remove(final)
-    os.rename(tmp, final)
+    if tmp != final:
+      atomic_io.remove(final)
+      os.rename(tmp, final)
     atomic_io.sync(self._folder)
     atomic_io.fault_point(f"{fault}.after_rename")
 
@@ -316,8 +324,10 @@ class Checkpoints:
     # A writer that failed may fail again for ever; what it left would keep a full disk full.
     self._writer = manifest.checkpointer()
     if self._leads:
-      shutil.rmtree(tmp, ignore_errors=True)
-      shutil.rmtree(self._folder / f"{manifest.TMP}{manifest.BASE}", ignore_errors=True)
+      for unfinished in (tmp, self._unfinished(manifest.BASE)):
+        with contextlib.suppress(OSError):
+          if not self._in_bucket or not (unfinished / manifest.SEAL).exists():
+            atomic_io.remove(unfinished)
 
   def _retire(self, newest: int) -> None:
     """Deletes steps that are neither among the newest `keep` nor the best."""
@@ -331,10 +341,15 @@ class Checkpoints:
         continue
       atomic_io.fault_point("state.before_delete")
       try:
-        # Under this name it no longer exists, also when the deletion is cut short.
-        doomed = self._folder / f"{manifest.TMP}old-{step}"
-        atomic_io.remove(doomed)
-        os.rename(self._folder / str(step), doomed)
+        # First so that it no longer exists, also when the deletion is cut short.
+        doomed = (
+          self._unfinished(f"old-{step}") if not self._in_bucket else self._folder / str(step)
+        )
+        if self._in_bucket:
+          atomic_io.remove(doomed / manifest.SEAL)
+        else:
+          atomic_io.remove(doomed)
+          os.rename(self._folder / str(step), doomed)
         atomic_io.remove(doomed)
       except OSError as e:
         logging.error("cannot delete step %d of %s: %s", step, self._folder, e)
@@ -342,11 +357,16 @@ class Checkpoints:
       self._sealed.discard(step)
 
   def _clean(self) -> None:
-    leftovers = sorted(self._folder.glob(f"{manifest.TMP}*"))
+    if self._in_bucket:
+      names = bucket.listing(self._folder)
+      folders = {name.split("/")[0] for name in names}
+      leftovers = [self._folder / f for f in sorted(folders) if f"{f}/{manifest.SEAL}" not in names]
+    else:
+      leftovers = sorted(self._folder.glob(f"{manifest.TMP}*"))
     if not self.steps():
       # Frozen parameters of a run that saved no step may be another run's: other weights, say.
-      leftovers += sorted(self._folder.glob(manifest.BASE))
-    for path in leftovers:
+      leftovers += [self._folder / manifest.BASE]
+    for path in filter(lambda path: path.exists(), leftovers):
       logging.info("removing %s, left by a save that did not finish", path)
       atomic_io.remove(path)
 

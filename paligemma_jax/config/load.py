@@ -18,6 +18,7 @@ from paligemma_jax.config import config_file
 from paligemma_jax.config import schema
 from paligemma_jax.config import validation
 from paligemma_jax.core import atomic_io
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
 from paligemma_jax.core import strict_json
@@ -78,7 +79,9 @@ def load(
   Raises:
     ConfigError: no such file, an error in it (with its line), an unknown argument or key.
   """
-  path, _, text = spec.partition(":")
+  path, _, text = (spec, "", "") if bucket.is_bucket(spec) else spec.partition(":")
+  if bucket.is_bucket(path) and not path.endswith(".json"):
+    raise errors.ConfigError(f"{path}: a config file is code, which is run from this machine only.")
   if path.endswith(".json") and text:
     raise errors.ConfigError(f"{path} is a saved configuration; it takes no arguments.")
   if path.endswith(".json"):

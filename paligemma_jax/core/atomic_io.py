@@ -1,5 +1,8 @@
 """Reads and writes files safely: atomically, with bounds on size, and never through links.
 
+A path may be in a bucket (`core.bucket`), whose objects are never partly there; what is said of
+links and partial files is of local ones.
+
 A folder may come from somebody else, with links, pipes and devices under the names that we use. So
 only regular files are read, up to a size, and no link in a run's folder is ever followed to write,
 create, truncate or delete.
@@ -23,6 +26,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, BinaryIO
 
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.core import strict_json
 
@@ -35,6 +39,8 @@ def write_atomically(path: Path, data: str | bytes, *, alone: bool = True) -> No
   Text is UTF-8. Missing parent folders are made. A link at `path` is replaced. `alone` says that no
   other process writes this file, so that a killed one's partial file is removed.
   """
+  if bucket.is_bucket(path):
+    return bucket.write(path, to_bytes(data) if isinstance(data, str) else data)
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   # Always the same name, so that partial files of killed processes cannot accumulate.
@@ -52,6 +58,8 @@ def write_atomically(path: Path, data: str | bytes, *, alone: bool = True) -> No
 
 def write_new(path: Path, data: str | bytes) -> None:
   """Replaces whatever has this name by a new file, and waits for the disk."""
+  if bucket.is_bucket(path):
+    return write_atomically(path, data)
   with open_new(path) as f:
     f.write(to_bytes(data) if isinstance(data, str) else data)
     f.flush()
@@ -86,6 +94,8 @@ def open_own(path: Path, flags: int) -> int:
 
 def make_folder(path: Path, *, below: Path) -> None:
   """Makes the folder `path` and those between it and `below`; WorkdirError where one is a link."""
+  if bucket.is_bucket(path):
+    return  # There are none.
   path, below = pathlib.Path(path), pathlib.Path(below)
   at = below
   for part in path.relative_to(below).parts:
@@ -98,8 +108,25 @@ def make_folder(path: Path, *, below: Path) -> None:
     at.mkdir(exist_ok=True)
 
 
+def files_below(folder: pathlib.Path) -> list[pathlib.Path]:
+  """All files in a folder and its folders; none where there is no such folder."""
+  if bucket.is_bucket(folder):
+    return [folder / name for name in bucket.listing(folder)]
+  return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def move(path: Path, target: Path) -> None:
+  """Gives a file or folder another name, in place of what has it; in a bucket, by copying."""
+  if bucket.is_bucket(path):
+    bucket.move(path, target)
+  else:
+    os.replace(path, target)
+
+
 def remove(path: Path) -> None:
   """Removes a file, a link itself, or a folder with its content, if it is there."""
+  if bucket.is_bucket(path):
+    return bucket.remove(path)
   try:
     os.unlink(path)
   except FileNotFoundError:
@@ -115,12 +142,16 @@ def open_regular(path: Path, *, flags: int = 0) -> io.BufferedReader:
 
   A pipe, a device, a socket or a folder is not opened: OSError with the reason as `strerror`.
   """
+  if bucket.is_bucket(path):
+    return bucket.open_read(path)
   _check_regular(path, os.stat(path))
   return os.fdopen(_opened(path, os.O_RDONLY | flags, _check_regular), "rb")
 
 
 def read(path: Path, *, max_bytes: int) -> bytes:
   """The content of a regular file of at most `max_bytes`; OSError with the reason as `strerror`."""
+  if bucket.is_bucket(path):
+    return bucket.read(path, max_bytes=max_bytes)
   with open_regular(path) as f:
     num_bytes = os.fstat(f.fileno()).st_size
     if num_bytes > max_bytes:
@@ -129,8 +160,23 @@ def read(path: Path, *, max_bytes: int) -> bytes:
     return f.read(num_bytes)
 
 
+def modified(path: Path) -> float:
+  """When a file was written, in seconds of its own disk's or bucket's clock."""
+  return bucket.modified(path) if bucket.is_bucket(path) else os.stat(path).st_mtime
+
+
+def size_of(file: BinaryIO) -> int:
+  """The bytes of an open file, in a bucket or not; where it is read next does not change."""
+  at = file.tell()
+  size = file.seek(0, os.SEEK_END)
+  file.seek(at)
+  return size
+
+
 def sync(path: Path) -> None:
   """Forces the content of a file, or the names in a folder, to the disk."""
+  if bucket.is_bucket(path):
+    return
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -192,9 +238,7 @@ def read_lines(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], int]
   """
   records, num_torn, is_long = [], 0, False
   try:
-    with open_regular(path) as f:
-      if os.fstat(f.fileno()).st_size > _MAX_BYTES:
-        raise OSError(errno.EFBIG, f"It is larger than the limit of {_MAX_BYTES} bytes")
+    with _open_lines(path) as f:
       while piece := f.readline(_MAX_LINE_BYTES):
         is_end = piece.endswith(b"\n")
         if is_end and not is_long:
@@ -212,6 +256,16 @@ def read_lines(path: str | os.PathLike[str]) -> tuple[list[dict[str, Any]], int]
   return records, num_torn
 
 
+def _open_lines(path: Path) -> BinaryIO:
+  if bucket.is_bucket(path):
+    return io.BytesIO(bucket.read_growing(path, max_bytes=_MAX_BYTES))
+  f = open_regular(path)
+  if os.fstat(f.fileno()).st_size > _MAX_BYTES:
+    f.close()
+    raise OSError(errno.EFBIG, f"It is larger than the limit of {_MAX_BYTES} bytes")
+  return f
+
+
 class LineFile:
   """A file of JSON lines; they are on disk when `append` returns.
 
@@ -222,9 +276,13 @@ class LineFile:
   """
 
   def __init__(self, path: str | os.PathLike[str], keep: Iterable[bytes], *, fault: str):
-    self.path = pathlib.Path(path)
+    self.path = bucket.path(path)
     self._fault = fault
+    self._descriptor = -1
     start = b"".join(keep)
+    self._object = bucket.Lines(path, start) if bucket.is_bucket(path) else None
+    if self._object:
+      return
     if not _holds(self.path, start):
       write_atomically(self.path, start)
     self._descriptor = open_own(self.path, os.O_WRONLY | os.O_APPEND)
@@ -234,6 +292,13 @@ class LineFile:
     if not data:
       return
     fault_point(f"{self._fault}.before_append")
+    if self._object:
+      self._object.append(data)
+    else:
+      self._write(data)
+    fault_point(f"{self._fault}.after_append")
+
+  def _write(self, data: bytes) -> None:
     size = os.fstat(self._descriptor).st_size
     try:
       while data:
@@ -242,9 +307,10 @@ class LineFile:
       os.ftruncate(self._descriptor, size)  # So that a full disk leaves no partial line.
       raise
     os.fsync(self._descriptor)
-    fault_point(f"{self._fault}.after_append")
 
   def close(self) -> None:
+    if self._object:
+      self._object.close()
     if self._descriptor >= 0:
       os.close(self._descriptor)
       self._descriptor = -1

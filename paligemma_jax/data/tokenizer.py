@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import sentencepiece
 
 from paligemma_jax.core import atomic_io
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.core import file_checks
 from paligemma_jax.core import strict_json
@@ -61,7 +62,8 @@ class Tokenizer:
   pad_id, eos_id, bos_id, unk_id = PAD_ID, EOS_ID, BOS_ID, UNK_ID
 
   def __init__(self, path: str | pathlib.Path):
-    is_json = pathlib.Path(path).suffix == ".json"
+    path = bucket.path(path)
+    is_json = path.suffix == ".json"
     try:
       data = atomic_io.read(path, max_bytes=_MAX_JSON_BYTES if is_json else _MAX_BYTES)
     except (OSError, ValueError) as e:
@@ -71,7 +73,7 @@ class Tokenizer:
       ) from None
     if is_json or data.lstrip()[:1] == b"{":
       data = tokenizer_files.to_model(data, str(path))
-    self._load(_with_added(data, pathlib.Path(path)), str(path))
+    self._load(_with_added(data, path), str(path))
 
   @classmethod
   def from_bytes(cls, data: bytes, path: str = "") -> Tokenizer:

@@ -35,6 +35,7 @@ from jax.experimental import multihost_utils
 import paligemma_jax
 from paligemma_jax.config import load as configs
 from paligemma_jax.core import atomic_io
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as specs
 from paligemma_jax.multihost import channel
@@ -261,14 +262,14 @@ def check_folder(team: hosts.Team | None, path: pathlib.Path) -> None:
   if not wrong and not team.index:
     wrong = [i for i in range(team.count) if not _appears(path / f"{token}-{i}")]
   wrong = team.gather("whose files host 0 sees", wrong)[0]
-  mine.unlink(missing_ok=True)
+  atomic_io.remove(mine)
   if wrong:
     host = wrong[0]
     why = problems[host][1] or "it does not see what host 0 wrote there"
     raise errors.WorkdirError(
       f"The workdir must be one folder that all hosts share, but {team.label(host)} has another"
-      f" {problems[host][2]!r} than {team.label(0)} ({why}). Mount the same file system on every"
-      " host (NFS, Filestore, Lustre) and give it to all of them as --workdir."
+      f" {problems[host][2]!r} than {team.label(0)} ({why}). Give all of them a --workdir in a"
+      " bucket (gs://BUCKET/FOLDER), or on a file system that every host mounts (NFS, Filestore)."
     )
 
 
@@ -277,8 +278,9 @@ def _appears(path: pathlib.Path) -> bool:
   deadline = time.monotonic() + _FOLDER_SECS
   while True:
     try:
-      os.listdir(path.parent)  # Refreshes the cache of network file systems.
-      if path.read_text(encoding="utf-8") == path.name:
+      if not bucket.is_bucket(path):
+        os.listdir(path.parent)  # Refreshes the cache of network file systems.
+      if atomic_io.read(path, max_bytes=1000).decode() == path.name:
         return True
     except OSError:
       pass

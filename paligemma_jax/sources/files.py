@@ -20,6 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from paligemma_jax.core import atomic_io
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.core import strict_json
 
@@ -30,7 +31,6 @@ MAX_ROW_FILES = 1000
 _MAX_DEPTH = 16
 _NOT_OURS = ("__MACOSX",)  # Folders that archives bring along.
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]")  # Of Windows.
-_PIP_PACKAGE = {"gs": "gcsfs", "s3": "s3fs"}
 
 
 class Rows:
@@ -55,13 +55,9 @@ class Rows:
 
 def is_remote(path: str) -> bool:
   """True for gs:// and s3:// addresses; other schemes are a ConfigError."""
-  scheme, separator, _ = path.partition("://")
-  if not separator:
+  if not bucket.is_bucket(path):
     return False
-  if scheme not in _PIP_PACKAGE:
-    raise errors.ConfigError(
-      f"{path!r}: data is read from local paths, gs:// and s3://; download it first."
-    )
+  bucket.kind(path)
   return True
 
 
@@ -72,24 +68,11 @@ def folder(path: str, file: str) -> str:
   return path
 
 
-def file_system(path: str) -> Any:
-  """The fsspec file system of a gs:// or s3:// address."""
-  package = _PIP_PACKAGE[path.partition("://")[0]]
-  try:
-    import fsspec  # Optional: only data in a bucket needs it.
-
-    return fsspec.filesystem(path.partition("://")[0])
-  except ImportError as e:
-    raise errors.ConfigError(
-      f"Reading {path!r} needs fsspec and {package}: pip install fsspec {package}."
-    ) from e
-
-
 def open_data(path: str) -> BinaryIO:
   """The regular file that a config names, local, gs:// or s3://; ConfigError without one."""
   try:
     if is_remote(path):
-      return file_system(path).open(path, "rb")
+      return bucket.open_read(path)
     return atomic_io.open_regular(path)
   except OSError as e:
     raise errors.ConfigError(f"Cannot read {path!r}: {e.strerror or e}.") from None
@@ -244,7 +227,7 @@ def find_under(root: str, name: str) -> str | None:
 
 def _remote(root: str, name: str) -> tuple[Any, str]:
   """The file system and the address of `name` in a bucket."""
-  return file_system(root), f"{root.rstrip('/')}/{name}"
+  return bucket.file_system(root), f"{root.rstrip('/')}/{name}"
 
 
 def _real_path(root: str, name: str) -> str:

@@ -18,6 +18,7 @@ from absl import flags
 from absl import logging
 
 from paligemma_jax.config import command_line
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.multihost import agreement
 from paligemma_jax.multihost import hosts
@@ -185,7 +186,8 @@ def use() -> None:
       return
     folder = os.path.join(home, "paligemma_jax", "jax")
   jax.config.update("jax_compilation_cache_dir", folder)
-  if "://" in folder:
+  if bucket.is_bucket(folder):
+    bucket.path(folder)  # JAX reads and writes there by the same client.
     return
   try:
     workdirs.try_to_write(pathlib.Path(folder))

@@ -24,6 +24,7 @@ import ml_dtypes
 import numpy as np
 
 from paligemma_jax.core import atomic_io
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.models import paligemma
 from paligemma_jax.multihost import agreement
@@ -117,6 +118,11 @@ class FeatureCache:
 
   def _open(self, tower, shape):
     max_bytes = int(self._train.feature_cache_gb * 1e9)
+    if bucket.is_bucket(self._train.cache_image_features):
+      raise errors.ConfigError(
+        "train.cache_image_features is a folder on this machine's disk, or 'memory';"
+        f" {self._train.cache_image_features!r} is in a bucket, which has no memory-mapped files."
+      )
     if self._train.cache_image_features == "memory":
       return Memory(max_bytes)
     model_config = self._setup.model_config

@@ -14,6 +14,7 @@ import functools
 import json
 import os
 import pathlib
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,6 +26,7 @@ from absl import logging
 
 from paligemma_jax import evals
 from paligemma_jax.core import atomic_io
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.core import protocols
 from paligemma_jax.trainer import workdir as workdirs
@@ -208,6 +210,9 @@ def _lines(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
   return kept
 
 
+_UPLOAD_SECS = 60.0  # Between copies of TensorBoard's file to a bucket.
+
+
 class EventFile:
   """The tracker of TensorBoard: a new event file.
 
@@ -234,15 +239,21 @@ class EventFile:
       ) from e
     self._scalar, self._event = summary.scalar, event_pb2.Event
     purge = resume_step >= 0 or folder.exists()
-    atomic_io.make_folder(folder, below=folder.parent)
-    # Event files have predictable names, and another library opens them.
-    if link := next(filter(pathlib.Path.is_symlink, sorted(folder.glob("*"))), None):
-      raise errors.WorkdirError(
-        f"{str(link)!r} is a link, and nothing is written through a link in a run's folder."
-        " Remove it, or set log.tensorboard=False."
-      )
     # Without a number of its own a file made within the same second would be overwritten.
-    suffix = f".{len(list(folder.glob('*tfevents*'))):04d}"
+    suffix = f".{len(list(folder.glob('*tfevents*'))):04d}" if folder.exists() else ".0000"
+    self._bucket_folder: Any = None
+    if bucket.is_bucket(folder):
+      self._bucket_folder, self._local = folder, tempfile.TemporaryDirectory()
+      folder = pathlib.Path(self._local.name)
+    else:
+      atomic_io.make_folder(folder, below=folder.parent)
+      # Event files have predictable names, and another library opens them.
+      if link := next(filter(pathlib.Path.is_symlink, sorted(folder.glob("*"))), None):
+        raise errors.WorkdirError(
+          f"{str(link)!r} is a link, and nothing is written through a link in a run's folder."
+          " Remove it, or set log.tensorboard=False."
+        )
+    self._uploaded_at = time.monotonic()
     self._file = event_file_writer.EventsWriter(str(folder / "events"), suffix)
     if purge:
       # Readers hide what earlier, killed processes wrote for steps from this one on.
@@ -257,10 +268,20 @@ class EventFile:
       event.wall_time, event.step = time.time(), step
       self._file.write_event(event)
     self._file.flush()
+    if self._bucket_folder and time.monotonic() - self._uploaded_at > _UPLOAD_SECS:
+      self._upload()
 
   def close(self) -> None:
     """Closes the file."""
     self._file.close()
+    if self._bucket_folder:
+      self._upload()
+      self._local.cleanup()
+
+  def _upload(self) -> None:
+    self._uploaded_at = time.monotonic()
+    for path in pathlib.Path(self._local.name).iterdir():
+      bucket.write(self._bucket_folder / path.name, path.read_bytes())
 
 
 def check_best_name(config: ml_collections.ConfigDict) -> None:

@@ -87,8 +87,8 @@ def scores(lines: list[dict[str, Any]], names: list[str]) -> report.Table | None
 def _is_exported(workdir: workdirs.Workdir) -> bool:
   """Whether the weights were written after the newest state was sealed."""
   folders = [workdir.checkpoints / str(step) for step in manifest.steps_in(workdir.checkpoints)]
-  newest = max((p.stat().st_mtime for p in folders), default=0.0)
-  return workdir.export.exists() and workdir.export.stat().st_mtime >= newest
+  newest = max((atomic_io.modified(p / manifest.SEAL) for p in folders), default=0.0)
+  return workdir.export.exists() and atomic_io.modified(workdir.export) >= newest
 
 
 def _examples(

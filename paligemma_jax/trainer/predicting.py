@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import io
 import itertools
 import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from paligemma_jax.core import atomic_io
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.core import strict_json
 from paligemma_jax.trainer import workdir as workdirs
@@ -76,7 +78,7 @@ def opened(path: pathlib.Path, settings: Mapping[str, Any]) -> Iterator[Answers]
     WorkdirError: the file cannot be written, is a link, or another process writes to it.
     ConfigError: the file was begun with other settings, or is no file of answers.
   """
-  path = path.expanduser().absolute()
+  path = bucket.place(path)
   if path.exists() and not path.is_file():
     raise errors.WorkdirError(
       f"--out {str(path)!r} is no regular file, which answers must go to: they are read again"
@@ -85,7 +87,11 @@ def opened(path: pathlib.Path, settings: Mapping[str, Any]) -> Iterator[Answers]
   workdirs.make_writable(path.parent, "folder of --out", "--out")
   lock = path.with_name(f".{path.name}{_LOCK_SUFFIX}")
   with workdirs.locked(lock, f"The file of answers {str(path)!r}", "--out"):
-    yield Answers(path, settings)
+    answers = Answers(path, settings)
+    try:
+      yield answers
+    finally:
+      answers.close()
 
 
 class Answers:
@@ -97,6 +103,7 @@ class Answers:
 
   def __init__(self, path: pathlib.Path, settings: Mapping[str, Any]):
     self._path = path
+    self._in_bucket: bucket.Lines | None = None
     beside = path.with_name(f".{path.name}{_SETTINGS_SUFFIX}")
     self.num_done = self._count()
     if self.num_done:
@@ -122,10 +129,13 @@ class Answers:
     text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
     try:
-      with os.fdopen(atomic_io.open_own(self._path, flags), "ab") as f:
-        f.write(atomic_io.to_bytes(text))
-        f.flush()
-        os.fsync(f.fileno())
+      if self._in_bucket:
+        self._in_bucket.append(atomic_io.to_bytes(text))
+      else:
+        with os.fdopen(atomic_io.open_own(self._path, flags), "ab") as f:
+          f.write(atomic_io.to_bytes(text))
+          f.flush()
+          os.fsync(f.fileno())
     except OSError as e:
       raise errors.StateError(
         f"{self._path} cannot be written: {e.strerror or e}. It holds {self.num_done} answers;"
@@ -135,16 +145,8 @@ class Answers:
 
   def _count(self) -> int:
     """Whole lines; what follows the last of them is cut off."""
-    try:
-      descriptor = atomic_io.open_own(self._path, os.O_RDWR)
-    except FileNotFoundError:
-      return 0
-    except OSError as e:
-      raise errors.WorkdirError(
-        f"--out {str(self._path)!r} cannot be written: {e.strerror or e}."
-      ) from e
     count, end = 0, 0
-    with os.fdopen(descriptor, "rb+") as f:
+    with self._content() as f:
       while line := f.readline(_MAX_LINE_BYTES):
         is_whole = line.endswith(b"\n")
         begin, problem = f'{{"row": {count}, '.encode(), ""
@@ -160,7 +162,28 @@ class Answers:
           break
         count, end = count + 1, end + len(line)
       f.truncate(end)
+      if bucket.is_bucket(self._path):
+        f.seek(0)
+        self._in_bucket = bucket.Lines(self._path, f.read())
     return count
+
+  def _content(self) -> BinaryIO:
+    """What is there, open to be read and cut; of a bucket a copy."""
+    try:
+      if bucket.is_bucket(self._path):
+        return io.BytesIO(bucket.read_growing(self._path))
+      return os.fdopen(atomic_io.open_own(self._path, os.O_RDWR), "rb+")
+    except FileNotFoundError:
+      return io.BytesIO()
+    except OSError as e:
+      raise errors.WorkdirError(
+        f"--out {str(self._path)!r} cannot be written: {e.strerror or e}."
+      ) from e
+
+  def close(self) -> None:
+    """Writes the file whole, where it is in a bucket."""
+    if self._in_bucket:
+      self._in_bucket.close()
 
 
 def run(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import re
 from collections.abc import Mapping, Sequence
@@ -283,8 +282,8 @@ def _set_aside(workdir: workdirs.Workdir, step: int, later: list[int]) -> pathli
   """Moves the files of later steps to a folder of its own, metrics as a copy; None without any."""
   predictions = [
     path
-    for path in (workdir.predictions.rglob("*") if workdir.predictions.is_dir() else ())
-    if (found := _STEP_OF.search(path.name)) and int(found[1]) > step and path.is_file()
+    for path in atomic_io.files_below(workdir.predictions)
+    if (found := _STEP_OF.search(path.name)) and int(found[1]) > step
   ]
   has_lines = any(line["step"] > step for line in metrics_lib.read(workdir.metrics))
   if not (later or predictions or has_lines):
@@ -300,8 +299,8 @@ def _set_aside(workdir: workdirs.Workdir, step: int, later: list[int]) -> pathli
   for path in predictions:
     target = place / path.relative_to(workdir.path)
     atomic_io.make_folder(target.parent, below=workdir.path)
-    os.replace(path, target)
+    atomic_io.move(path, target)
   for s in sorted(later, reverse=True):  # Cut short, this leaves a run whose newest step is later.
-    os.replace(workdir.checkpoints / str(s), place / workdir.checkpoints.name / str(s))
+    atomic_io.move(workdir.checkpoints / str(s), place / workdir.checkpoints.name / str(s))
   atomic_io.sync(workdir.checkpoints)
   return place

@@ -9,15 +9,20 @@ import io
 import json
 import os
 import pathlib
-import re
 import shutil
 import socket
 import tempfile
 import time
+import uuid
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from absl import logging
 
 from paligemma_jax.core import atomic_io
+from paligemma_jax.core import bucket
+from paligemma_jax.core import bucket_lock
 from paligemma_jax.core import errors
 from paligemma_jax.core import strict_json
 
@@ -47,34 +52,27 @@ class Workdir:
 def opened(path: str | os.PathLike[str], *, main: bool) -> Iterator[Workdir]:
   """The workdir, made if it is missing and locked until the block ends.
 
-  The kernel releases the lock when the process dies. The file `lock` names its last holder.
+  The kernel releases the lock when the process dies; in a bucket it runs out. The file `lock` names
+  its last holder.
 
   Args:
+    path: a folder, on a disk or in a bucket.
     main: whether this is the process that writes; the others of a run neither write nor lock.
 
   Raises:
     WorkdirError: it cannot be made or written, or another run, which is named, uses it.
   """
-  workdir = Workdir(_local(path))
+  if not os.fspath(path):
+    raise errors.WorkdirError("The workdir is ''; give a folder, as in --workdir runs/first.")
+  workdir = Workdir(bucket.place(path))
   if not main:
     yield workdir
     return
   make_writable(workdir.path, "workdir", "--workdir")
   with locked(workdir.path / "lock", f"The workdir {str(workdir.path)!r}", "--workdir"):
-    _check_renames(workdir.path)
+    if not bucket.is_bucket(workdir.path):
+      _check_renames(workdir.path)
     yield workdir
-
-
-def _local(path: str | os.PathLike[str]) -> pathlib.Path:
-  text = os.fspath(path)
-  if not text:
-    raise errors.WorkdirError("The workdir is ''; give a folder, as in --workdir runs/first.")
-  if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", text):
-    raise errors.WorkdirError(
-      f"The workdir {text!r} is not a local folder. Remote stores are not supported: mount the"
-      " store, or write to a local folder and copy it afterwards."
-    )
-  return pathlib.Path(text).expanduser().absolute()
 
 
 def make_writable(path: pathlib.Path, what: str, flag: str) -> None:
@@ -99,6 +97,11 @@ def make_writable(path: pathlib.Path, what: str, flag: str) -> None:
 
 def try_to_write(path: pathlib.Path) -> None:
   """Makes the folder if it is missing, and a file in it for a moment; OSError where it cannot."""
+  if bucket.is_bucket(path):
+    probe = path / f".writable.{uuid.uuid4().hex}"
+    bucket.write(probe, b"x")
+    bucket.remove(probe)
+    return
   path.mkdir(parents=True, exist_ok=True)
   with tempfile.NamedTemporaryFile("wb", 0, dir=path, prefix=".writable.") as f:
     f.write(b"x")
@@ -128,6 +131,10 @@ def locked(path: pathlib.Path, what: str, flag: str) -> Iterator[None]:
   Raises:
     WorkdirError: another process, which is named, holds it; or the file system has no locks.
   """
+  if bucket.is_bucket(path):
+    with _leased(path, what, flag):
+      yield
+    return
   try:
     lock = open(atomic_io.open_own(path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0)
   except OSError as e:
@@ -140,6 +147,32 @@ def locked(path: pathlib.Path, what: str, flag: str) -> Iterator[None]:
     yield
   finally:
     lock.close()
+
+
+@contextlib.contextmanager
+def _leased(path: pathlib.Path, what: str, flag: str) -> Iterator[None]:
+  """`locked` in a bucket, where a holder that dies or hangs loses the lock after a while."""
+  lease = bucket_lock.Lease(path, _record(), _end)
+  logging.info("taking %s; if its last holder died, that takes %d s", path, bucket_lock.LEASE_SECS)
+  try:
+    holder = lease.acquire()
+  except OSError as e:
+    raise errors.WorkdirError(f"{str(path)!r} cannot be written: {e.strerror}.") from e
+  if holder is not None:
+    raise errors.WorkdirError(
+      f"{what} is in use by {_named(holder)}. Wait for it, stop it, or choose another {flag}."
+    )
+  try:
+    yield
+  finally:
+    lease.close()
+
+
+def _end(reason: str) -> None:
+  """Ends the process at once: from now on all that it writes could destroy another's work."""
+  logging.error("%s. This process ends without saving; its last saved state is intact.", reason)
+  logging.flush()
+  os._exit(errors.WorkdirError.exit_code)
 
 
 def _acquire(lock: io.FileIO, what: str, flag: str) -> None:
@@ -159,18 +192,25 @@ def _acquire(lock: io.FileIO, what: str, flag: str) -> None:
         f"{what} is on a file system that has no locks ({e.strerror}), so two processes could"
         f" destroy each other's work; choose a {flag} on another file system."
       ) from e
-  record = dict(
-    host=socket.gethostname(),
-    pid=os.getpid(),
-    since=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-  )
   lock.truncate(0)
-  lock.write(json.dumps(record).encode() + b"\n")
+  lock.write(json.dumps(_record()).encode() + b"\n")
 
 
 def _holder(lock: io.FileIO) -> str:
   try:
-    record = strict_json.parse_object(lock.read(4096))
+    return _named(strict_json.parse_object(lock.read(4096)))
+  except strict_json.Malformed:
+    return "another process"
+
+
+def _record() -> dict[str, Any]:
+  """What the lock says of this process."""
+  now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+  return dict(host=socket.gethostname(), pid=os.getpid(), since=now)
+
+
+def _named(record: Mapping[str, Any]) -> str:
+  try:
     return f"process {record['pid']} on {record['host']} since {record['since']}"
-  except (strict_json.Malformed, KeyError):
+  except KeyError:
     return "another process"

@@ -4,9 +4,13 @@ The short form for every change; `python -m tests.faults.several_hosts` has all 
 `python -m tests.faults.host_kills` more deaths.
 """
 
+import signal
+
 import pytest
 
+from paligemma_jax.core import bucket
 from tests.faults import host_kills
+from tests.faults import several
 from tests.faults import several_hosts
 
 
@@ -20,3 +24,41 @@ def test_two_hosts_end_as_promised(name, tmp_path):
 @pytest.mark.long  # Four times two processes, 100 s on two cores.
 def test_killed_twice_two_hosts_end_with_the_same_bits(tmp_path):
   assert host_kills.kills(tmp_path, num=2, seed=3) == ""
+
+
+@pytest.mark.long  # Three times two processes, two minutes on two cores.
+def test_hosts_that_share_nothing_but_a_bucket_go_on_after_one_was_killed(gcs, tmp_path):
+  """Each host has file systems of its own for the configuration and for all temporary files."""
+  story = several_hosts.Story(tmp_path / "story")
+  root = bucket.path(f"gs://test-bucket/{tmp_path.name}")
+  for file in story.data.iterdir():
+    bucket.write(root / "data" / file.name, file.read_bytes())
+  own = tmp_path / "own"  # Mounted for each host; the test itself sees an empty folder.
+  own.mkdir()
+  config = f"{own}/small.py:data={root}/data,total=12 steps,save=4 steps"
+
+  def prefix_of(i):
+    script = f'mount -t tmpfs none {own} && printf %s "$CONFIG" > {own}/small.py && exec "$@"'
+    return ("unshare", "--mount", "sh", "-c", script, "sh")
+
+  def start(name):
+    return story.start(
+      config_of=lambda i: config,
+      workdir_of=lambda i: root / name,
+      prefix_of=prefix_of,
+      env_of=lambda i: {"CONFIG": several.SMALL, "TMPDIR": str(own), "XDG_CACHE_HOME": str(own)},
+    )
+
+  with start("whole") as run:
+    ended, _ = run.end(300.0)
+  assert [e.code for e in ended] == [0, 0], [e.text[-2000:] for e in ended]
+  with start("killed") as run:
+    run.wait_for_step(6, root / "killed")
+    run.signal(1, signal.SIGKILL)
+    ended, _ = run.end(120.0)
+  assert ended[0].code == 69, ended[0].text[-2000:]
+  with start("killed") as run:
+    ended, _ = run.end(300.0)
+  assert [e.code for e in ended] == [0, 0], [e.text[-2000:] for e in ended]
+  assert host_kills.unlike(root / "killed", root / "whole") == ""
+  assert list(own.iterdir()) == []

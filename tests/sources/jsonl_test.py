@@ -11,6 +11,7 @@ import pytest
 from hypothesis import strategies as st
 
 from paligemma_jax import sources
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.sources import files
@@ -123,41 +124,26 @@ def test_a_missing_file_is_a_config_error(tmp_path):
 
 
 def test_web_addresses_are_refused_and_buckets_need_a_package(tmp_path, monkeypatch):
-  with pytest.raises(errors.ConfigError, match="download it first"):
+  with pytest.raises(errors.ConfigError, match="copy it to one of these"):
     sources.Jsonl("https://example.com/a.jsonl").open()
-  with pytest.raises(errors.ConfigError, match="download it first"):
+  with pytest.raises(errors.ConfigError, match="copy it to one of these"):
     rows_of(tmp_path, b"{}", images="http://example.com")
-  monkeypatch.setitem(sys.modules, "fsspec", None)
-  with pytest.raises(errors.ConfigError, match="pip install fsspec s3fs"):
+  monkeypatch.setitem(bucket._PACKAGES, "s3", "not_installed")
+  with pytest.raises(errors.ConfigError, match=r"pip install 'paligemma-jax\[s3\]'"):
     sources.Jsonl("s3://bucket/a.jsonl").open()
 
 
-def test_a_bucket_is_read_through_fsspec(monkeypatch):
-  fsspec = pytest.importorskip("fsspec")
-  memory = fsspec.filesystem("memory")
-  memory.pipe(
-    {
-      "/b/a.jsonl": b'{"image": "x.png"}\n{"image": "gs://b/pics/x.png"}\n'
-      b'{"image": "gs://other/x.png"}\n{"image": "../a.jsonl"}',
-      "/b/pics/x.png": b"X",
-    }
-  )
-  monkeypatch.setattr(files, "file_system", lambda path: _Bucket(memory))
-  rows = sources.Jsonl("gs://b/a.jsonl", images="gs://b/pics").open()
+def test_rows_and_images_are_read_from_a_bucket(gcs):
+  root = bucket.path("gs://test-bucket/rows")
+  lines = b'{"image": "x.png"}\n{"image": "gs://test-bucket/rows/pics/x.png"}\n'
+  lines += b'{"image": "gs://other/x.png"}\n{"image": "../a.jsonl"}'
+  bucket.write(root / "a.jsonl", lines)
+  bucket.write(root / "pics/x.png", b"X")
+  rows = sources.Jsonl(f"{root}/a.jsonl", images=f"{root}/pics").open()
   assert rows[0]["image"] == rows[1]["image"] == b"X"
   for i, reason in ((2, "no addresses"), (3, "relative")):
     with pytest.raises(errors.DataError, match=reason):
       rows[i]
-
-
-class _Bucket:
-  """fsspec's memory file system under the address of a bucket."""
-
-  def __init__(self, memory):
-    self._memory = memory
-
-  def open(self, path, mode):
-    return type(self._memory)().open(path.removeprefix("gs:/"), mode)
 
 
 OUTSIDE = "secret"

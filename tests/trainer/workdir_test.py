@@ -137,9 +137,16 @@ def test_a_folder_that_cannot_be_written_is_an_error():
       pass
 
 
-@pytest.mark.parametrize(("path", "words"), [("gs://b/run", "not a local folder"), ("", "''")])
-def test_a_path_that_is_no_local_folder_says_so(path, words):
-  with pytest.raises(errors.WorkdirError, match=words):
+@pytest.mark.parametrize(
+  ("path", "kind", "words"),
+  [
+    ("gs://b/run", errors.ConfigError, "no name of a bucket"),
+    ("ftp://host/run", errors.ConfigError, "gs:// and s3://|local, gs://"),
+    ("", errors.WorkdirError, "''"),
+  ],
+)
+def test_a_path_that_is_no_folder_says_so(path, kind, words):
+  with pytest.raises(kind, match=words):
     with workdir.opened(path, main=True):
       pass
 

@@ -1,0 +1,143 @@
+"""Objects in a bucket against a server that speaks the store's API and fails as it is told to."""
+
+import re
+import time
+
+import pytest
+
+from paligemma_jax.core import bucket
+from paligemma_jax.core import errors
+
+
+@pytest.fixture
+def root(gcs, request):
+  return bucket.path("gs://test-bucket/" + re.sub(r"\W", "-", request.node.name))
+
+
+def test_what_is_written_is_read_and_listed_with_its_checksum(root):
+  bucket.write(root / "a/x.txt", b"one")
+  bucket.write(root / "a/x.txt", b"two!")
+  bucket.write(root / "b.txt", b"")
+  assert bucket.read(root / "a/x.txt", max_bytes=4) == b"two!"
+  found = bucket.listing(root)
+  assert {name: stat.size for name, stat in found.items()} == {"a/x.txt": 4, "b.txt": 0}
+  assert found["a/x.txt"].checksum == "md5:n1ttmgNNF1hov1k4hbfcTg=="
+  bucket.remove(root / "a")
+  assert list(bucket.listing(root)) == ["b.txt"]
+  with pytest.raises(FileNotFoundError):
+    bucket.read(root / "a/x.txt", max_bytes=4)
+  with pytest.raises(OSError, match="the limit is 2"):
+    bucket.write(root / "c", b"abc")
+    bucket.read(root / "c", max_bytes=2)
+
+
+def test_of_two_creators_one_wins_and_a_version_is_replaced_once(root):
+  version = bucket.create(root / "x", b"mine")
+  with pytest.raises(FileExistsError):
+    bucket.create(root / "x", b"theirs")
+  newer = bucket.replace(root / "x", b"mine 2", version)
+  with pytest.raises(FileExistsError):
+    bucket.replace(root / "x", b"theirs", version)
+  assert bucket.stat(root / "x").version == newer
+  assert bucket.read(root / "x", max_bytes=9) == b"mine 2"
+
+
+def test_a_lost_answer_is_no_conflict(root, gcs):
+  gcs.plan(dict(method="POST", path=root.name, status=503, lost=True, times=1))
+  version = bucket.create(root / "x", b"mine")
+  gcs.plan(dict(method="POST", path=root.name, status=503, lost=True, times=1))
+  bucket.replace(root / "x", b"mine 2", version)
+  assert bucket.read(root / "x", max_bytes=9) == b"mine 2"
+
+
+@pytest.mark.parametrize("status", [429, 503, 500])
+def test_a_busy_store_is_asked_again(root, gcs, status):
+  gcs.plan(dict(path=root.name, status=status, times=2))
+  bucket.write(root / "x", b"1")
+  assert bucket.read(root / "x", max_bytes=9) == b"1"
+
+
+def test_a_broken_connection_is_asked_again(root, gcs):
+  bucket.write(root / "x", b"12345678")
+  gcs.plan(dict(method="GET", path=root.name, cut=True, times=1))
+  assert bucket.read(root / "x", max_bytes=9) == b"12345678"
+
+
+@pytest.mark.parametrize(
+  "status, kind, words",
+  [(403, PermissionError, "refuses"), (401, PermissionError, "refuses"), (507, OSError, "507")],
+)
+def test_a_refusal_is_told_at_once(root, gcs, status, kind, words):
+  gcs.plan(dict(method="POST", path=root.name, status=status))
+  begin = time.monotonic()
+  with pytest.raises(kind, match=words) as e:
+    bucket.write(root / "x", b"1")
+  assert time.monotonic() - begin < 5 and e.value.strerror
+  assert e.value.filename == f"{root}/x"
+
+
+@pytest.mark.parametrize(
+  "text, words",
+  [
+    ("ftp://host/run", "gs:// and s3://"),
+    ("gs://", "no name of a bucket"),
+    ("gs://b/run", "no name of a bucket"),
+    ("gs:///run", "no name of a bucket"),
+  ],
+)
+def test_a_path_that_is_none_of_a_bucket(text, words):
+  with pytest.raises(errors.ConfigError, match=words):
+    bucket.path(text)
+
+
+def test_lines_survive_their_writer_and_are_one_file_in_the_end(root):
+  path = root / "metrics.jsonl"
+  lines = bucket.Lines(path, b"0\n")
+  for i in range(1, 5):
+    lines.append(b"%d\n" % i)
+  assert bucket.read(path, max_bytes=99) == b"0\n"
+  assert bucket.read_growing(path) == b"0\n1\n2\n3\n4\n"
+  again = bucket.Lines(path, b"0\n1\n")  # A restart that goes back.
+  assert bucket.read_growing(path) == b"0\n1\n"
+  again.append(b"x\n")
+  again.close()
+  assert bucket.read(path, max_bytes=99) == b"0\n1\nx\n"
+  assert list(bucket.listing(root)) == ["metrics.jsonl"]
+  again.append(b"y\n")
+  assert bucket.read_growing(path) == b"0\n1\nx\ny\n"
+
+
+def test_lines_of_many_parts_and_a_death_between_the_whole_file_and_the_parts(root, monkeypatch):
+  monkeypatch.setattr(bucket.Lines, "_PART_BYTES", 10)
+  path = root / "metrics.jsonl"
+  lines = bucket.Lines(path, b"")
+  written = b"".join(b"%05d\n" % i for i in range(9))
+  for i in range(9):
+    lines.append(b"%05d\n" % i)
+  assert len(bucket.listing(root)) == 6 and bucket.read_growing(path) == written
+  bucket.write(path, written)
+  assert bucket.read_growing(path) == written
+  bucket.write(path, written[:24])
+  assert bucket.read_growing(path) == written
+
+
+def test_an_append_that_fails_leaves_the_lines_before_it(root, gcs):
+  path = root / "metrics.jsonl"
+  lines = bucket.Lines(path, b"")
+  lines.append(b"1\n")
+  gcs.plan(dict(method="POST", path="parts", status=403, times=1))
+  with pytest.raises(PermissionError):
+    lines.append(b"2\n")
+  lines.append(b"3\n")
+  assert bucket.read_growing(path) == b"1\n3\n"
+
+
+def test_what_is_moved_keeps_its_checksums(root):
+  bucket.write(root / "a/x", b"1")
+  bucket.write(root / "a/b/y", b"2")
+  before = bucket.listing(root / "a")
+  bucket.move(root / "a", root / "c")
+  after = bucket.listing(root)
+  assert {f"c/{n}": s.checksum for n, s in before.items()} == {
+    n: s.checksum for n, s in after.items()
+  }

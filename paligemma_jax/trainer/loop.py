@@ -114,7 +114,6 @@ class _Run:
   # Made by `_start`, when the step is known from which the run resumes.
   _start_step: int
   _metrics: metrics.MetricsLog
-  _progress: progress_lib.Progress
   _row_counts: bad_rows.RowCounts
 
   def __init__(
@@ -134,6 +133,10 @@ class _Run:
     self._resume_step = resume_step
     self._main = jax.process_index() == 0
     self._parts = parts  # What must be closed at the end.
+    self._progress = progress_lib.Progress(
+      batch_size=config.train.batch_size, main=self._main, on_part=team.doing if team else None
+    )
+    self._parts.callback(self._progress.close)
     agreement.check_folder(team, workdir.path)
     metrics.check_best_name(config)
     allowed = resume.check_config(config, workdir, allow_data_change=allow_data_change)
@@ -222,6 +225,7 @@ class _Run:
     """All steps that are left; the order of events at each is that of the module's docstring."""
     finished: _Finished | None = None
     pending: Callable[[], _Finished] | None = None  # Reads the numbers of the step under way.
+    self._progress.begin_steps()
     for step in range(self._start_step + 1, self._total + 1):
       try:
         batch = steps.next(state)
@@ -260,19 +264,14 @@ class _Run:
     state = self._checkpoints.restore(setups.abstract_state(self._setup, self._optimizer))
     facts = self._checkpoints.facts
     start = self._start_step = 0 if state is None else int(state.step)
-    self._progress = progress_lib.Progress(
-      self._total,
-      batch_size=self._config.train.batch_size,
-      start_step=start,
-      main=self._main,
-      on_part=self._team.doing if self._team else None,
-    )
-    self._parts.callback(self._progress.close)
     agreement.check(self._team, "state", {"step to go on from": start})
     note = self._progress.note
     if went_back:
       note(went_back)
-    lines = [m for m in metrics.read(self._workdir.metrics) if m["step"] <= start]
+    lines = metrics.read(self._workdir.metrics)
+    spent = progress_lib.spent_before(lines, start, facts.get("seconds", {}))
+    self._progress.resume(start, self._total, spent)
+    lines = [line for line in lines if line["step"] <= start]
     if state is None:
       if self._config.init and self._team:
         digest = agreement.of_weights(self._setup.init.path)
@@ -299,6 +298,7 @@ class _Run:
       resume_step=last if start else -1,
       tensorboard=self._config.log.tensorboard,
       trackers=self._config.log.trackers,
+      spent=spent,
       main=self._main,
     )
     self._parts.callback(self._metrics.close)
@@ -375,26 +375,29 @@ class _Run:
       "line": metrics.plain(finished.values),
       "rows": finished.rows,
       "nonfinite": self._policy.facts,
+      "seconds": self._progress.times(),
     }
     with self._progress.part("save"):
       self._checkpoints.save(state, facts)
 
   def _end(self, state: states.TrainState) -> None:
     """Writes what a finished run leaves for people; its state is on disk."""
-    self._checkpoints.wait()
     note = self._progress.note
-    if self._feature_cache is not None:
-      note(self._feature_cache.summary())
-    if self._config.ckpt.best:
-      note(metrics.best_summary(self._config.ckpt, self._workdir, self._checkpoints.best_step()))
-    work = functools.partial(outputs.write, self._setup, state.result, self._workdir)
-    self._stop.leaving(functools.partial(work, main=self._main, note=note, log=self._metrics))
+    with self._progress.part("save"):
+      self._checkpoints.wait()
+      if self._feature_cache is not None:
+        note(self._feature_cache.summary())
+      if self._config.ckpt.best:
+        note(metrics.best_summary(self._config.ckpt, self._workdir, self._checkpoints.best_step()))
+      work = functools.partial(outputs.write, self._setup, state.result, self._workdir)
+      self._stop.leaving(functools.partial(work, main=self._main, note=note, log=self._metrics))
+    note(progress_lib.summary(self._progress.times()))
 
   def _report(self, step: int, values: Mapping[str, Any], results: Mapping[str, float]) -> bool:
     """Writes a step's line, on disk when this returns; whether the step is the best one yet."""
     for line in evaluation.listed(self._config.evals, step, results) if results else ():
       self._progress.note(line)
-    self._metrics.write(step, {**values, **results})
+    self._metrics.write(step, {**values, **results, **self._progress.times()})
     best = self._config.ckpt.best
     # The initial weights are not saved, so they are not the best step.
     return bool(step and best in results and self._checkpoints.score(step, results[best]))

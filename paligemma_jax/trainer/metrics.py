@@ -29,10 +29,11 @@ from paligemma_jax.core import atomic_io
 from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.core import protocols
+from paligemma_jax.trainer import progress
 from paligemma_jax.trainer import workdir as workdirs
 
 # The keys whose values come from a clock; a comparison of two runs leaves them out.
-TIMING_KEYS = ("examples_per_second",)
+TIMING_KEYS = ("examples_per_second", *progress.TIMES)
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")  # As `atomic_io.to_line` spells them.
 
 
@@ -43,6 +44,8 @@ class MetricsLog:
     resume_step: the step of the restored state; -1 when the run starts anew. Lines of later steps
       are cut.
     tensorboard, trackers: as of the config's `log`.
+    spent: the `Progress.times` so far. Where lines are cut they go into the last that is kept, so
+      that the next process knows them too.
     main: whether this is the process that writes; in the others all calls do nothing.
   """
 
@@ -53,6 +56,7 @@ class MetricsLog:
     resume_step: int,
     tensorboard: bool,
     trackers: Sequence[protocols.TrackerSpec] = (),
+    spent: Mapping[str, float] | None = None,
     main: bool,
   ):
     self._last_step = resume_step
@@ -60,7 +64,10 @@ class MetricsLog:
     self._trackers: list[tuple[str, Any]] = []
     if not main:
       return
-    kept = [line for line in _lines(workdir.metrics) if line["step"] <= resume_step]
+    lines = _lines(workdir.metrics)
+    kept = [line for line in lines if line["step"] <= resume_step]
+    if kept and spent and len(kept) < len(lines):
+      kept[-1] |= spent
     self._file = atomic_io.LineFile(workdir.metrics, map(atomic_io.to_line, kept), fault="metrics")
     if tensorboard:
       self._begin("TensorBoard", lambda: EventFile(workdir.tensorboard, resume_step))

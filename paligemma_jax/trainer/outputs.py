@@ -19,6 +19,7 @@ from paligemma_jax.data import loader
 from paligemma_jax.report import report
 from paligemma_jax.trainer import bad_rows
 from paligemma_jax.trainer import metrics as metrics_lib
+from paligemma_jax.trainer import progress
 from paligemma_jax.trainer import setup as setups
 from paligemma_jax.trainer import workdir as workdirs
 
@@ -50,10 +51,11 @@ def write(
   names = [evaluator.name for evaluator in setup.config.evals]
   table = scores(lines, names)
   title = f"{setup.config.model.variant}, {workdir.path.name}"
-  tables = [t for t in (table, bad_rows.table(lines)) if t]
+  tables = [t for t in (table, bad_rows.table(lines), times(lines)) if t]
   if table:
     note("\n" + report.text(table) + "\n")
-  report.write_report(workdir.report, title, tables=tables, lines=lines)
+  curves = [{k: v for k, v in line.items() if k not in progress.TIMES} for line in lines]
+  report.write_report(workdir.report, title, tables=tables, lines=curves)
   step = int(lines[-1]["step"]) if lines else 0
   items = _examples(setup, workdir, step)
   if items:
@@ -82,6 +84,13 @@ def scores(lines: list[dict[str, Any]], names: list[str]) -> report.Table | None
   if not columns["after"]:
     return None
   return report.scores_table("Scores", {title: found for title, found in columns.items() if found})
+
+
+def times(lines: list[dict[str, Any]]) -> report.Table | None:
+  """Where the time of the run went, up to its last line; None where it was not measured."""
+  rows = progress.shares(lines[-1]) if lines else []
+  shown = tuple((what, round(secs, 1), f"{part:.1f} %") for what, secs, part in rows)
+  return report.Table("Time", ("part", "seconds", "share"), shown) if shown else None
 
 
 def _is_exported(workdir: workdirs.Workdir) -> bool:

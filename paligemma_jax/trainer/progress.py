@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import ml_collections
@@ -17,22 +17,35 @@ from paligemma_jax.config import schema
 # What a run spends its time on, and how it is said of a host that others wait for; every second
 # counts to exactly one of these.
 PARTS = {
+  "start": "starting",
   "step": "in a step",
   "compile": "compiling the step",
   "data": "reading data",
   "eval": "in an evaluation",
   "save": "in a save",
 }
+# The same in reports, in their order. "lost" are steps, with their evaluations and saves, that a
+# process finished and no saved state has: a later process computed them again.
+_REPORTED = {
+  "start": "start",
+  "compile": "compilation",
+  "data": "waiting for data",
+  "step": "steps",
+  "eval": "evaluation",
+  "save": "saving",
+  "lost": "lost",
+}
+_PREFIX = "seconds/"
+TIMES = tuple(_PREFIX + name for name in _REPORTED)  # The names of the totals among the metrics.
 
 
 class Progress:
   """One updating line on a terminal, one line per report in a plain log.
 
-  Every second counts to one of PARTS: to "step" except inside `part(name)`.
+  Every second counts to one of PARTS: to "start" until `begin_steps`, then to "step" except inside
+  `part(name)`.
 
   Args:
-    total: steps of the run.
-    start_step: the step the run goes on from.
     main: whether this process writes, to `stream` or stderr; the others only measure.
     clock: seconds, monotonic.
     on_part: called with the text of each part that begins.
@@ -40,28 +53,35 @@ class Progress:
 
   def __init__(
     self,
-    total: int,
     *,
     batch_size: int,
-    start_step: int,
     main: bool,
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
     on_part: Callable[[str], None] | None = None,
   ):
-    self._total = total
+    self._total = self._start_step = self._reported_step = 0
+    self._before: Mapping[str, float] = {}
     self._batch_size = batch_size
-    self._start_step = start_step
     self._stream = (stream or sys.stderr) if main else None
     self._is_terminal = bool(self._stream and self._stream.isatty())
     self._clock = clock
     self._on_part = on_part
-    self._stack = ["step"]
+    self._stack = ["start"]
     self._secs = dict.fromkeys(PARTS, 0.0)
     self._since = clock()
-    self._reported_step = start_step
     self._reported_secs = dict(self._secs)
     self._shown = ""
+
+  def resume(self, step: int, total: int, before: Mapping[str, float]) -> None:
+    """The run goes on from this step of `total`; `before` is of `spent_before`."""
+    self._start_step = self._reported_step = step
+    self._total, self._before = total, before
+
+  def begin_steps(self) -> None:
+    """From now on time counts as "step", not as "start"."""
+    self._settle()
+    self._stack[0] = "step"
 
   @contextlib.contextmanager
   def part(self, name: str) -> Iterator[None]:
@@ -78,9 +98,17 @@ class Progress:
       self._stack.pop()
 
   def totals(self) -> dict[str, float]:
-    """Seconds per part since the start; they sum to the time that passed."""
+    """Seconds per part of this process; they sum to the time that passed."""
     self._settle()
     return dict(self._secs)
+
+  def times(self) -> dict[str, float]:
+    """{'seconds/step': …} for each of TIMES: of all processes of the run, this one included."""
+    secs = self.totals()
+    names = {name: name.removeprefix(_PREFIX) for name in TIMES}
+    return {
+      key: round(self._before.get(key, 0.0) + secs.get(name, 0.0), 2) for key, name in names.items()
+    }
 
   def log(self, step: int, values: dict[str, float]) -> dict[str, float]:
     """Reports that `step` steps are done, with `values` in their order.
@@ -137,11 +165,47 @@ class Progress:
     done = step - self._start_step
     if done >= 2:  # The first step stands for nothing: evaluations of the start count to it.
       # At the pace so far, evaluations and saves included, compilation not.
-      spent = sum(secs for part, secs in self._secs.items() if part != "compile")
+      spent = sum(secs for part, secs in self._secs.items() if part not in ("start", "compile"))
       yield f"{duration(spent / done * (self._total - step))} left"
     # Below this the accelerator, not the input, sets the pace and the figure is noise.
     if rates["data_wait_share"] >= 0.05:
       yield f"waiting for data {100 * rates['data_wait_share']:.0f} %"
+
+
+def spent_before(
+  lines: Sequence[Mapping[str, float]], step: int, saved: Mapping[str, float]
+) -> dict[str, float]:
+  """The `times` that earlier processes spent on a run that goes on from `step`.
+
+  What was done after that step counts as lost, up to the newest line: more is not known of a
+  process that was killed.
+
+  Args:
+    lines: of metrics.jsonl, those of later steps too.
+    saved: the `times` when the state of `step` was saved; {} without one.
+  """
+  kept = next((line for line in reversed(lines) if line["step"] <= step), {})
+  at = {key: max(kept.get(key, 0.0), saved.get(key, 0.0)) for key in TIMES}
+  newest = lines[-1] if lines else {}
+  gone = {key: max(newest.get(key, 0.0) - at[key], 0.0) for key in TIMES}
+  for name in ("start", "compile"):  # Not of a step.
+    at[_PREFIX + name] += gone.pop(_PREFIX + name)
+  at[_PREFIX + "lost"] += sum(gone.values())
+  return {key: round(secs, 2) for key, secs in at.items()}
+
+
+def shares(times: Mapping[str, float]) -> list[tuple[str, float, float]]:
+  """(what, seconds, percent of all) of `Progress.times`; [] where there are none."""
+  total = sum(times.get(key, 0.0) for key in TIMES)
+  secs = [(what, times.get(_PREFIX + name, 0.0)) for name, what in _REPORTED.items()]
+  return [(what, each, 100 * each / total) for what, each in secs] if total else []
+
+
+def summary(times: Mapping[str, float]) -> str:
+  """One line on where the time went, without what took next to none."""
+  known = [each for each in shares(times) if each[2] >= 0.5]
+  told = [f"{what} {duration(secs)} ({percent:.0f} %)" for what, secs, percent in known]
+  return f"time:    {', '.join(told)}"
 
 
 def duration(secs: float) -> str:

@@ -3,6 +3,7 @@
 import json
 import logging
 import pathlib
+import time
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from paligemma_jax.config import load as configs
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 from paligemma_jax.trainer import loop
+from paligemma_jax.trainer import metrics
+from paligemma_jax.trainer import progress
 from tests import run_train
 
 _RES = 28
@@ -120,6 +123,26 @@ def test_bad_validation_rows_are_told_before_the_first_step_and_registered(tmp_p
   bad = [json.loads(line) for line in text.splitlines()]
   assert [(line["evaluator"], line["row"]) for line in bad] == [("val", 2), ("val", 4)]
   assert json.loads(run_train.metric_lines(tmp_path / "run")[-1])["val/num_rejected"] == 2
+
+
+@pytest.mark.slow  # Two runs, of four steps and of two.
+def test_the_time_of_a_run_is_told_and_steps_that_are_done_again_are_lost(tmp_path, capsys):
+  config, run = _config(_rows(tmp_path / "data"), total=4, save=2), tmp_path / "run"
+  begun = time.monotonic()
+  loop.train(config, run)
+  first = metrics.read(run / "metrics.jsonl")[-1]
+  assert 0 < first["seconds/compile"] < sum(first[name] for name in progress.TIMES)
+  assert first["seconds/lost"] == 0
+  loop.train(config, run, resume_step=2)
+  lines = metrics.read(run / "metrics.jsonl")
+  # Also in the line that stays, for a process that ends before it writes one.
+  assert lines[-1]["seconds/lost"] == lines[1]["seconds/lost"] > 0
+  assert lines[-1]["seconds/start"] > first["seconds/start"]
+  told = sum(lines[-1][name] for name in progress.TIMES)
+  assert sum(first[name] for name in progress.TIMES) < told <= time.monotonic() - begun + 0.1
+  assert "time:    start " in capsys.readouterr().err.splitlines()[-1]
+  page = (run / "report.html").read_text()
+  assert "<td>lost</td>" in page and "seconds/lost" not in page
 
 
 @pytest.mark.long  # One run of seven steps.

@@ -21,3 +21,9 @@ def test_columns_without_any_value_are_left_out():
   table = outputs.scores(LINES[2:], ["val/b"])
   assert table.columns == ("metric", "after")
   assert outputs.scores(LINES[:1], ["val/b"]) is None
+
+
+def test_the_time_table_is_of_the_last_line_and_absent_in_old_runs():
+  assert outputs.times(LINES) is None and outputs.times([]) is None
+  table = outputs.times([*LINES, {"step": 10, "seconds/step": 75.0, "seconds/save": 25.0}])
+  assert ("steps", 75.0, "75.0 %") in table.rows and ("lost", 0.0, "0.0 %") in table.rows

@@ -25,8 +25,12 @@ class _Terminal(io.StringIO):
 
 
 def _progress(stream, clock, **changes):
-  options = dict(batch_size=8, start_step=0, main=True, stream=stream, clock=clock)
-  return progress.Progress(100, **{**options, **changes})
+  start_step = changes.pop("start_step", 0)
+  options = dict(batch_size=8, main=True, stream=stream, clock=clock)
+  shown = progress.Progress(**{**options, **changes})
+  shown.resume(start_step, 100, {})
+  shown.begin_steps()
+  return shown
 
 
 def test_a_plain_log_gets_one_line_per_report():
@@ -126,7 +130,54 @@ def test_a_part_that_fails_is_still_closed():
       clock.now += 2
       raise ValueError("x")
   clock.now += 1
-  assert shown.totals() == {"step": 1, "compile": 0, "data": 0, "eval": 0, "save": 2}
+  assert shown.totals() == {"start": 0, "step": 1, "compile": 0, "data": 0, "eval": 0, "save": 2}
+
+
+def _times(**secs):
+  return {name: float(secs.get(name.removeprefix("seconds/"), 0)) for name in progress.TIMES}
+
+
+def test_the_time_before_the_steps_is_the_start_and_counts_for_no_rate():
+  clock, stream = _Clock(), io.StringIO()
+  shown = progress.Progress(batch_size=8, main=True, stream=stream, clock=clock)
+  clock.now += 50
+  shown.resume(0, 10, {})
+  with shown.part("save"):
+    clock.now += 5
+  shown.begin_steps()
+  clock.now += 2
+  assert shown.log(2, {})["examples_per_second"] == 8.0
+  assert "28 s left" in stream.getvalue()  # Saves count: 7 s for 2 steps.
+  assert shown.times() == _times(start=50, save=5, step=2)
+
+
+def test_steps_after_the_saved_one_are_lost_and_what_was_before_it_is_kept():
+  lines = [
+    {"step": 10, **_times(start=5, compile=10, step=20, data=2)},
+    {"step": 15, **_times(start=5, compile=10, step=30, data=3)},
+    {"step": 20, **_times(start=5, compile=12, step=40, data=4, eval=7)},
+  ]
+  saved = _times(start=5, compile=10, step=21, data=2, save=1)  # A moment after line 10.
+  before = progress.spent_before(lines, 10, saved)
+  assert before == _times(start=5, compile=12, step=21, data=2, save=1, lost=19 + 2 + 7)
+  clock = _Clock()
+  shown = progress.Progress(batch_size=8, main=True, stream=io.StringIO(), clock=clock)
+  shown.resume(10, 100, before)
+  clock.now += 3
+  assert shown.times() == {**before, "seconds/start": 8.0}
+  # Nothing was saved, and a run of an older version without times.
+  assert progress.spent_before(lines, 0, {}) == _times(start=5, compile=12, lost=40 + 4 + 7)
+  assert progress.spent_before([{"step": 1}], 1, {}) == _times()
+
+
+def test_what_was_lost_once_stays_lost_when_a_run_goes_back_again():
+  lines = [{"step": 4, **_times(step=4)}, {"step": 9, **_times(step=9, lost=3)}]
+  assert progress.spent_before(lines, 4, _times(step=4)) == _times(step=4, lost=8)
+
+
+def test_the_summary_names_the_parts_with_time_and_share():
+  text = progress.summary(_times(start=10, step=70, lost=20))
+  assert text == "time:    start 10 s (10 %), steps 1 min 10 s (70 %), lost 20 s (20 %)"
 
 
 @pytest.mark.parametrize(

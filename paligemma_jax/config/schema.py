@@ -24,10 +24,10 @@ class Key:
     text: its meaning, for --help-config.
     choices: the legal strings; () for any.
     low, high: the least and the greatest legal number.
-    form: "" where the type says all; "duration", "regex" (a tuple of them), "rules" (pairs of regex
-      and number >= 0), "axes" (pairs of name and size), "lengths" (rising positive ints), "spec"
-      (one, or None), "specs" (a tuple of them), "code" (a function of the user's, its name
-      'module:name', a spec that can be called, or None), "free" (a dict of any keys).
+    form: "" where the type says all; "duration", "steps", "regex" (a tuple of them), "rules"
+      (pairs of regex and number >= 0), "axes" (pairs of name and size), "lengths" (rising positive
+      ints), "spec" (one, or None), "specs" (a tuple of them), "code" (a function of the user's, its
+      name 'module:name', a spec that can be called, or None), "free" (a dict of any keys).
     resume: the effect of a change before a run is resumed: "refuse" when it would be another run,
       "data" when it would train on other rows (which --allow_data_change allows), "warn" when
       people change it on purpose, "allow" when it does not affect training.
@@ -198,6 +198,8 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
   "log": {
     "every": Key("50 steps", "How often metrics are written.", form="duration", resume="allow"),
     "tensorboard": Key(True, "Write TensorBoard files too.", resume="allow"),
+    "profile": Key("", "Trace these steps into WORKDIR/profile: 'steps 10-13'; '': none.",
+        form="steps", resume="allow"),
     "trackers": Key((), "Specs of other trackers of the metrics; see extending.md.",
         form="specs", resume="allow"),
   },
@@ -306,6 +308,31 @@ def parse_duration(text: str | int, what: str) -> tuple[float, str]:
     raise errors.ConfigError(f"{what}: {text!r} is not a duration; write {_DURATIONS}.")
   number, unit = float(match[1]), match[2]
   return number, unit if unit == "%" or unit.endswith("s") else unit + "s"
+
+
+_STEPS = re.compile(r"\s*steps?\s+(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*")
+_MAX_STEPS = 100  # Of a trace: more is larger than what viewers open.
+
+
+def parse_steps(text: str, what: str) -> tuple[int, int]:
+  """(first, last) of 'steps 10-13' or 'step 10', counted from 1; (0, 0) of ''.
+
+  A ConfigError that names the key `what` where the text is none, or names too many steps.
+  """
+  if text == "":
+    return 0, 0
+  match = _STEPS.fullmatch(text) if isinstance(text, str) else None
+  first, last = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+  if not 1 <= first <= last:
+    raise errors.ConfigError(
+      f"{what}: {text!r} names no steps; write 'steps 10-13', 'step 10', or '' for none. The first"
+      " is step 1."
+    )
+  if last - first >= _MAX_STEPS:
+    raise errors.ConfigError(
+      f"{what}: {text!r} are {last - first + 1} steps; at most {_MAX_STEPS} fit into a trace."
+    )
+  return first, last
 
 
 def to_steps(

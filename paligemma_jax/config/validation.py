@@ -340,6 +340,8 @@ _FORMS: Mapping[str, tuple[str, Callable[[Any, str], bool]]] = {
     "regex": ("a tuple of regexes, as in ('img/.*',)", _are_regexes),
     "rules": ("a tuple of pairs (regex, number), as in (('img/.*', 0.1),), the number at least 0",
         _are_rules),
+    "steps": ("steps, as in 'steps 10-13'",
+        lambda value, path: bool(schema.parse_steps(value, path))),
     "spec": ("a spec, such as sources.Jsonl('train.jsonl')",
         lambda value, _: value is None or specs.is_spec(value)),
     "specs": ("a tuple of specs; one spec needs a comma: (x,)", _are_specs),

@@ -23,6 +23,7 @@ _CHUNK = 512
 _FLASH_FROM = 1024
 
 
+@jax.named_scope("attention")
 def attend(
   q_BQNH: jax.Array,
   k_BSKH: jax.Array,

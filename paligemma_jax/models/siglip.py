@@ -55,7 +55,8 @@ class Siglip(nn.Module):
       x_BMD = Encoder(c, self.dtype, self.remat, self.implementation, name="Transformer")(x_BMD)
       self.sow("intermediates", "encoded", x_BMD)
     head = Dense("XD,DE->XE", (c.width, self.num_outputs), self.dtype, name="head")
-    x_XE = head(x_BMD.reshape(-1, c.width))
+    with jax.named_scope("projector"):
+      x_XE = head(x_BMD.reshape(-1, c.width))
     return x_XE.reshape(*x_BMD.shape[:2], -1)
 
 

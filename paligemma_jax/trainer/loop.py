@@ -43,6 +43,7 @@ from paligemma_jax.trainer import feature_cache
 from paligemma_jax.trainer import metrics
 from paligemma_jax.trainer import nonfinite
 from paligemma_jax.trainer import outputs
+from paligemma_jax.trainer import profile
 from paligemma_jax.trainer import progress as progress_lib
 from paligemma_jax.trainer import resume
 from paligemma_jax.trainer import setup as setups
@@ -162,6 +163,10 @@ class _Run:
       grad_accum_steps=config.train.grad_accum_steps,
       what="train.batch_size",
     )
+    self._profile = profile.Profile(
+      config.log.profile, workdir, total=self._total, main=self._main, progress=self._progress
+    )
+    self._parts.callback(self._profile.close)
     self._optimizer = setups.optimizer(self._setup, self._total, len(self._rows))
     self._calendar = progress_lib.Calendar(config, self._total, len(self._rows))
     self._policy = nonfinite.Policy(
@@ -227,13 +232,15 @@ class _Run:
     pending: Callable[[], _Finished] | None = None  # Reads the numbers of the step under way.
     self._progress.begin_steps()
     for step in range(self._start_step + 1, self._total + 1):
+      self._profile.at(step, state)
       try:
         batch = steps.next(state)
         self._stop.check()
       except (signals.Left, Exception) as e:
         self._rescue(state, pending() if pending else finished, e)
         raise
-      state, sums = steps.run(state, batch)
+      with jax.profiler.StepTraceAnnotation("train", step_num=step):
+        state, sums = steps.run(state, batch)
       if batch.is_new:
         self._checkpoints.get_ready(state)
       # The step before is read only now that this one is running: no gap on the device.
@@ -254,6 +261,7 @@ class _Run:
         if self._report(step, finished.values, results):
           self._save(state, finished)
         self._checkpoints.check()
+    self._profile.at(self._total + 1, state)
     return state
 
   def _start(self) -> states.TrainState:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
+import jax
 import ml_collections
 
 from paligemma_jax.config import schema
@@ -92,7 +93,8 @@ class Progress:
     if self._on_part:
       self._on_part(PARTS[name])
     try:
-      yield
+      with jax.profiler.TraceAnnotation(name):
+        yield
     finally:
       self._settle()
       self._stack.pop()

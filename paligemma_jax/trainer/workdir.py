@@ -39,6 +39,7 @@ class Workdir:
     self.metrics = path / "metrics.jsonl"  # One JSON object per logged step.
     self.checkpoints = path / "checkpoints"  # A folder per saved step.
     self.tensorboard = path / "tensorboard"  # Event files.
+    self.profile = path / "profile"  # Traces of JAX's profiler.
     self.predictions = path / "predictions"  # What evaluators write.
     self.bad_rows = path / "bad_rows.jsonl"  # One JSON object per rejected row.
     self.gallery = path / "gallery.html"  # Images with prompt, target and prediction.

@@ -77,6 +77,7 @@ def by_weight(
   return found
 
 
+@jax.named_scope("optimizer")
 def update_if_finite(
   optimizer: optimizers.Optimizer,
   gradients: dict[str, tuple[jax.Array, ...]],

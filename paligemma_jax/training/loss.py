@@ -53,6 +53,7 @@ def num_supervised(mask_loss: np.ndarray, *, num_processes: int = 1) -> int:
   return min(bucket, text_len)
 
 
+@jax.named_scope("loss")
 def token_losses(
   logits_fn: Callable[[jax.Array], jax.Array],
   x_BTD: jax.Array,

@@ -81,7 +81,8 @@ def make_train_step(
       grad_fn = functools.partial(_accumulate, grad_fn, grad_accum_steps, mesh)
     (value, counts), gradients = grad_fn(trained, batch, key)
     gradients = gradient_memory.by_weight(gradients, places.trainable)
-    grad_norm = optax.global_norm(optimizers.whole(gradients))
+    with jax.named_scope("grad_norm"):
+      grad_norm = optax.global_norm(optimizers.whole(gradients))
     new_state, update_norm, finite = gradient_memory.update_if_finite(
       optimizer, gradients, state, (value, grad_norm), mesh
     )

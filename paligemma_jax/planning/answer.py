@@ -15,6 +15,7 @@ import ml_collections
 
 from paligemma_jax.config import load as configs
 from paligemma_jax.core import errors
+from paligemma_jax.planning import prices
 from paligemma_jax.planning import targets
 
 
@@ -25,6 +26,9 @@ def answer(
   *,
   batch_size: int,
   num_rows: int,
+  num_steps: int,
+  mfu: float,
+  price: float,
 ) -> dict[str, Any]:
   """Everything as plain data; bytes are those of one chip, flops those of all chips.
 
@@ -32,18 +36,30 @@ def answer(
     found: see `program.measure`.
     suggestions: see `search`.
     num_rows: of an epoch; 0 is unknown.
+    num_steps: of the run; 0 is unknown.
+    mfu, price: see `prices.cost`.
   """
   roofline = _roofline(found, target)
   if num_rows and roofline["step_secs"]:
     roofline["epoch_secs"] = roofline["step_secs"] * num_rows / batch_size
-  same = ("fits", "num_devices", "memory_bytes", "bytes", "num_params", "flops", "flops_needed")
+  same = ("fits", "num_devices", "num_hosts", "num_slices", "memory_bytes", "bytes", "num_params")
+  cost = prices.cost(
+    found,
+    target,
+    least_step_secs=roofline["step_secs"],
+    num_steps=num_steps or 1000,
+    mfu=mfu,
+    usd_per_chip_hour=price,
+  )
   return {
-    **{key: found[key] for key in (*same, "collectives", "compile_secs", "error")},
+    **{key: found[key] for key in (*same, "flops", "flops_needed", "collectives", "unread")},
+    **{key: found[key] for key in ("fits_with", "compile_secs", "error")},
+    "cost": cost,
     "device": target.name,
     "device_kind": found["device"],
     "parts": {**found["parts"], "activations": found["activations"]},
     "roofline": roofline,
-    "notes": target.notes,
+    "notes": " ".join(filter(None, (target.notes, _network(target)))),
     "suggestions": [
       {
         "change": ", ".join(change.words),
@@ -54,6 +70,13 @@ def answer(
       for change, measured in suggestions
     ],
   }
+
+
+def _network(target: targets.Target) -> str:
+  if target.num_slices == 1 and (target.platform != "cuda" or target.num_hosts == 1):
+    return ""
+  between = "slices" if target.num_slices > 1 else "hosts"
+  return f"The least time of a step leaves out the network between {between}."
 
 
 def _roofline(found: Mapping[str, Any], target: targets.Target) -> dict[str, float]:
@@ -85,6 +108,8 @@ def lines(answer: Mapping[str, Any], what: str, command: str) -> list[str]:
   limit, chips = answer["memory_bytes"], answer["num_devices"]
   of_limit = f" of {errors.gib(limit)}" if limit else ""
   verdict = "fits" if answer["fits"] else "does not fit"
+  if answer["fits_with"]:
+    verdict = "fits only with more of the memory than JAX takes by itself"
   out = [
     f"{what} on {answer['device']} ({chips} x {answer['device_kind']}): {verdict},"
     f" {errors.gib(sizes['total'])}{of_limit} per chip",
@@ -112,11 +137,14 @@ def lines(answer: Mapping[str, Any], what: str, command: str) -> list[str]:
   out.append(f"  matmuls   {flops / 1e12:.4g} TFLOP a step{again}")
   out += _times(answer["roofline"])
   out += _communication(answer)
+  out += _cost(answer["cost"])
   out.append(f"  compiled in       {answer['compile_secs']:.0f} s")
   if answer["notes"]:
     out.append(f"  {answer['notes']}")
   if answer["error"]:
     out.append(f"  the compiler said: {answer['error']}")
+  if answer["fits_with"]:
+    out += ["", "It fits once JAX may take more of the card:", f"  {answer['fits_with']}"]
   for suggestion in answer["suggestions"]:
     flags = " ".join(_quoted(flag) for flag in suggestion["flags"])
     out += [
@@ -140,13 +168,51 @@ def _times(roofline: Mapping[str, float]) -> list[str]:
 
 
 def _communication(answer: Mapping[str, Any]) -> list[str]:
-  if not answer["collectives"]:
+  found, hosts, slices = answer["collectives"], answer["num_hosts"], answer["num_slices"]
+  if answer["unread"]:
+    return [f"  between chips     not known: {answer['unread']}"]
+  if not found:
     return []
   each = ", ".join(
-    f"{kind} {entry['count']:.0f} ({entry['bytes'] / 1e9:.3g} GB)"
-    for kind, entry in answer["collectives"].items()
+    f"{kind} {entry['count']:.0f} ({_gb(entry['bytes'])})"
+    for kind, entry in found.items()
+    if entry["bytes"]
   )
-  return [f"  between chips     {each}, received by each in a step"]
+  out = [f"  between chips     {each}, received by each in a step"]
+  if hosts == 1:
+    return out
+  titles = {"within_host": "from each other", "from_hosts": "from other hosts"}
+  if slices > 1:
+    titles["from_slices"] = "from other slices"
+  chips = answer["num_devices"] // hosts
+  out.append(
+    f"  {hosts} hosts of {chips} {'chip' if chips == 1 else 'chips'}"
+    f"{f' in {slices} slices' if slices > 1 else ''}; in a step those of one host receive"
+  )
+  out.append(f"    {'':18}{'calls':>8}" + "".join(f"{title:>19}" for title in titles.values()))
+  for kind, entry in found.items():
+    amounts = "".join(f"{_gb(entry[name]):>19}" for name in titles)
+    out.append(f"    {kind:18}{entry['count']:8.0f}{amounts}")
+  return out
+
+
+def _gb(amount: float) -> str:
+  return f"{amount / 1e9:.3g} GB"
+
+
+def _cost(cost: Mapping[str, Any]) -> list[str]:
+  if not cost:
+    return []
+  share = f"{cost['mfu']:.0%} of the peak, {'assumed' if cost['is_mfu_assumed'] else 'as given'}"
+  if cost["is_at_least"]:
+    share = "the least that it takes"
+  hours = f"{cost['chip_hours']:.3g} chip hours at {_secs(cost['step_secs'])} a step ({share})"
+  out = [f"  cost of {cost['num_steps']} steps: {hours}"]
+  if cost["usd_per_chip_hour"]:
+    price = f"{cost['usd_per_chip_hour']:g} USD a chip hour ({cost['price_source']})"
+    out[0] += f", {cost['usd']:.3g} USD"
+    out.append(f"    at {price}")
+  return out
 
 
 def _secs(secs: float) -> str:

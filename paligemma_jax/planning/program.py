@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -19,6 +19,7 @@ from jax.extend import core
 
 from paligemma_jax.core import errors
 from paligemma_jax.models import linear
+from paligemma_jax.planning import collectives
 from paligemma_jax.planning import targets
 from paligemma_jax.trainer import devices as devices_lib
 from paligemma_jax.trainer import setup as setups
@@ -28,6 +29,7 @@ from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
 
 _STEPS = 1000  # Of the schedule; its length changes none of the figures.
+_CHIPS_OF_A_HOST = {1: (1, 1, 1), 8: (2, 4, 1)}
 
 
 def measure(
@@ -46,15 +48,17 @@ def measure(
     compiled: False only adds up the state, in a second or two.
 
   Returns:
-    device, num_devices, num_row_shards, memory_bytes (0: unknown), num_params and parts
-    {parameters, optimizer, batch, gradients}; with `compiled` also fits, bytes {arguments,
-    outputs, aliased, temporaries, total}, activations, flops, flops_needed, collectives,
-    compile_secs, and error where the compiler ran out of memory.
+    device, num_devices, num_hosts, num_slices, num_row_shards, memory_bytes and most_bytes (0:
+    unknown), num_params and parts {parameters, optimizer, batch, gradients}; with `compiled` also
+    fits, fits_with (the command that lets it fit; "" where none does or is needed), bytes
+    {arguments, outputs, aliased, temporaries, total}, activations, flops, flops_needed,
+    collectives and unread (see `_sent`), compile_secs, and error where the compiler ran out of
+    memory.
 
   Raises:
     ConfigError: the configuration cannot be run on these devices; or a package is missing.
   """
-  devices, memory_bytes = _devices(target)
+  devices, memory_bytes, most_bytes = _devices(target)
   if target.platform != "local" and config.model.dtype == "auto":
     config.model.dtype = "bfloat16"
   setup = setups.lay_out(config, devices)
@@ -70,8 +74,11 @@ def measure(
   found = {
     "device": devices[0].device_kind,
     "num_devices": len(devices),
+    "num_hosts": len({device.process_index for device in devices}),
+    "num_slices": len({getattr(device, "slice_index", None) for device in devices}),
     "num_row_shards": sharding.num_row_shards(setup.mesh),
     "memory_bytes": memory_bytes,
+    "most_bytes": most_bytes,
     "num_params": setups.num_params(setup),
     "parts": {
       "parameters": _bytes((state.trainable, state.frozen)),
@@ -84,6 +91,8 @@ def measure(
     found.update(_compiled(setup, optimizer, state, batch, num_supervised or train.text_len))
     total = found["bytes"]["total"]
     found["fits"] = not found["error"] and (not memory_bytes or total <= memory_bytes)
+    with_more = not found["fits"] and not found["error"] and total <= most_bytes
+    found["fits_with"] = devices_lib.LARGEST_SHARE if with_more else ""
   return found
 
 
@@ -119,7 +128,7 @@ def _compiled(
     sizes = dict(arguments=arguments, outputs=_bytes(state), aliased=_bytes(state))
     sizes["temporaries"] = total - arguments
     found["error"] = str(e).partition("\n")[0][:300]
-    found["collectives"] = {}
+    found.update(collectives={}, unread="")
   else:
     analysis = program.memory_analysis()
     sizes = dict(
@@ -129,23 +138,39 @@ def _compiled(
       temporaries=analysis.temp_size_in_bytes,
     )
     total = sizes["arguments"] + sizes["outputs"] - sizes["aliased"] + sizes["temporaries"]
-    found["collectives"] = collectives(program.as_text())
+    found.update(_sent(program.as_text(), setup.mesh))
   found["bytes"] = {**sizes, "total": total}
   found["compile_secs"] = round(time.monotonic() - start, 1)
   return found
 
 
-def _devices(target: targets.Target) -> tuple[list[Any], int]:
-  """The target's devices, and the bytes of memory that a program gets on each (0: unknown)."""
+def _sent(hlo: str, mesh: Any) -> dict[str, Any]:
+  """What the devices of the mesh send each other; `unread` is why it is not known."""
+  hosts = [device.process_index for device in mesh.devices.flat]
+  try:
+    return {"collectives": collectives.collectives(hlo, hosts), "unread": ""}
+  except ValueError as e:  # XLA has had three ways to write groups of devices.
+    return {"collectives": {}, "unread": str(e)}
+
+
+def _devices(target: targets.Target) -> tuple[list[Any], int, int]:
+  """The target's devices, and the bytes of each that a program gets, by itself and at most.
+
+  0 bytes is unknown. At most is a GPU's with a larger share of it for JAX.
+  """
   if target.platform == "local":
     devices_lib.check()
     devices = jax.devices()
-    return devices, devices_lib.of_device(devices[0])
+    return devices, *devices_lib.share_of(devices[0])
   options: dict[str, Any] = {"topology_name": target.topology}
-  if target.platform == "tpu" and target.num_chips == 1:
-    options["chips_per_host_bounds"] = (1, 1, 1)
-  if target.platform == "cuda":
-    options["topology"] = f"1x1x{target.num_chips}"
+  chips = target.num_chips // target.num_hosts
+  if target.platform == "tpu":
+    if chips in _CHIPS_OF_A_HOST:  # Else 4, the compiler's own.
+      options["chips_per_host_bounds"] = _CHIPS_OF_A_HOST[chips]
+    if target.num_slices > 1:
+      options["num_slices"] = target.num_slices
+  else:
+    options["topology"] = f"1x{target.num_hosts}x{chips}"
     options["target_config"] = targets.gpu_description(target.topology)
   try:
     topology = topologies.get_topology_desc(platform=target.platform, **options)
@@ -155,7 +180,9 @@ def _devices(target: targets.Target) -> tuple[list[Any], int]:
       f"Cannot compile for {target.name}: {str(e).splitlines()[0][:200]}. Its compiler is needed:"
       f" pip install '{packages[target.platform]}'."
     ) from e
-  return list(topology.devices), target.memory_bytes
+  if target.platform == "cuda":
+    return list(topology.devices), *devices_lib.shares(target.memory_bytes)
+  return list(topology.devices), target.memory_bytes, target.memory_bytes
 
 
 def _batch(setup: setups.Setup, frames: int) -> dict[str, Any]:
@@ -269,107 +296,3 @@ def _of(eqn: Any) -> int:
   if name == "shard_map":  # Its body is what one device does.
     return params["mesh"].size * inner
   return inner
-
-
-_KINDS = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
-_ITEM_BYTES = {
-    "pred": 1, "s4": 0.5, "u4": 0.5, "s8": 1, "u8": 1, "s16": 2, "u16": 2, "bf16": 2, "f16": 2,
-    "s32": 4, "u32": 4, "f32": 4, "s64": 8, "u64": 8, "f64": 8,
-}  # fmt: skip
-
-_COMPUTATION = re.compile(r"(ENTRY )?(%[\w.\-]+) \(.*\{$")
-# The type of a result is one array or a tuple; it may hold layouts with brackets of their own.
-_INSTRUCTION = re.compile(r"\s+(?:ROOT )?(%[\w.\-]+) = (.*?) ([a-z][\w\-]*)\(")
-_CALLED = re.compile(r"(?:body|calls|to_apply|(?:true|false)_computation)=(%[\w.\-]+)")
-_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
-
-
-def collectives(hlo: str) -> dict[str, dict[str, float]]:
-  """{kind: {"count": calls in a step, "bytes": what one device receives in a step}}.
-
-  A loop of unknown length counts once. Kinds that do not occur are absent.
-
-  Args:
-    hlo: `compiled.as_text()`.
-  """
-  computations, entry = _computations(hlo)
-  found: dict[str, dict[str, float]] = {}
-  _walk(computations, entry, 1, found, ())
-  return {kind: found[kind] for kind in sorted(found)}
-
-
-def _computations(hlo: str) -> tuple[dict[str, list[tuple[str, str, str]]], str]:
-  """{name: [(result type, operation, the line)]}, and the name of the entry computation."""
-  computations: dict[str, list[tuple[str, str, str]]] = {}
-  entry, lines = "", None
-  for line in hlo.splitlines():
-    if start := _COMPUTATION.match(line):
-      lines = computations.setdefault(start[2], [])
-      entry = start[2] if start[1] else entry
-    elif lines is not None and (match := _INSTRUCTION.match(line)):
-      lines.append((match[2], match[3], line))
-  return computations, entry
-
-
-def _walk(
-  computations: Mapping[str, list[tuple[str, str, str]]],
-  name: str,
-  times: int,
-  found: dict[str, dict[str, float]],
-  above: tuple[str, ...],
-) -> None:
-  if name in above:
-    return
-  for shape, operation, line in computations.get(name, ()):
-    kind = operation.removesuffix("-start")
-    if kind in _KINDS:
-      entry = found.setdefault(kind, {"count": 0, "bytes": 0})
-      entry["count"] += times
-      entry["bytes"] += times * _received(kind, shape, operation.endswith("-start"), line)
-    inner = times * _trips(computations, line) if operation == "while" else times
-    for called in _CALLED.findall(line):
-      _walk(computations, called, inner, found, (*above, name))
-    for group in re.findall(r"branch_computations=\{([^}]*)\}", line):
-      for called in re.findall(r"%[\w.\-]+", group):
-        _walk(computations, called, inner, found, (*above, name))
-
-
-def _received(kind: str, shape: str, started: bool, line: str) -> float:
-  """Bytes that one device receives."""
-  arrays = [
-    _ITEM_BYTES[dtype] * math.prod(int(dim) for dim in dims.split(",") if dim)
-    for dtype, dims in _ARRAY.findall(shape)
-    if dtype in _ITEM_BYTES
-  ]
-  if not arrays:
-    return 0
-  # The tuple of an asynchronous start holds operand and result; the larger is the gathered one.
-  size = max(arrays) if started else sum(arrays)
-  group = _group_size(line)
-  if kind == "collective-permute":
-    return size
-  times = {"reduce-scatter": group, "all-reduce": 2}.get(kind, 1)
-  return times * size * (group - 1) / group
-
-
-def _group_size(line: str) -> int:
-  """Devices of a group, from replica_groups={{0,1},…} or [4,2]<=[8]."""
-  if match := re.search(r"replica_groups=\{\{([\d,]+)\}", line):
-    return len(match[1].split(","))
-  match = re.search(r"replica_groups=\[(\d+),(\d+)\]", line)
-  return int(match[2]) if match else 2
-
-
-def _trips(computations: Mapping[str, list[tuple[str, str, str]]], line: str) -> int:
-  """How often a loop runs: the compiler's trip count, or the only constant in its condition."""
-  if match := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line):
-    return int(match[1])
-  condition = re.search(r"condition=(%[\w.\-]+)", line)
-  body = computations.get(condition[1], ()) if condition else ()
-  numbers = [
-    int(value)
-    for _, operation, text in body
-    if operation == "constant"
-    for value in re.findall(r"constant\((\d+)\)", text)
-  ]
-  return numbers[0] if len(numbers) == 1 and numbers[0] > 0 else 1

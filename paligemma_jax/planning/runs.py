@@ -43,16 +43,21 @@ def job(
   config: ml_collections.ConfigDict,
   on: str,
   *,
+  hosts: int = 0,
   frames: int = 0,
   num_supervised: int = 0,
   compiled: bool = True,
 ) -> dict[str, Any]:
-  """A job for `ask`; see `program.measure`. Rows, ops and evaluators play no part in the step."""
+  """A job for `ask`; see `targets.get` and `program.measure`.
+
+  Rows, ops and evaluators play no part in the step.
+  """
   plain = {**config.to_dict(), "evals": (), "init": "", "tokenizer": ""}
   plain["train"] = {**plain["train"], "source": None, "pp": ()}
   return {
     "config": specs.to_json(plain),
     "on": on,
+    "hosts": hosts,
     "frames": frames,
     "num_supervised": num_supervised,
     "compiled": compiled,
@@ -141,14 +146,14 @@ def _main() -> None:
     print(json.dumps(found), flush=True)
 
 
-def _measured(config: Any, on: str, **size: Any) -> dict[str, Any]:
+def _measured(config: Any, on: str, hosts: int, **size: Any) -> dict[str, Any]:
   from paligemma_jax.planning import program
 
   # The process that started this one has loaded it, with the user's consent where needed.
   plain = specs.from_json(config, allow_code=True)
   loaded = configs.from_plain(plain, "the configuration")
   configs.import_code(loaded)
-  return program.measure(loaded, targets.get(on), **size)
+  return program.measure(loaded, targets.get(on, hosts), **size)
 
 
 if __name__ == "__main__":

@@ -18,11 +18,13 @@ class Target:
 
   platform: "tpu", "cuda" or "local" (the devices of this machine, found by JAX).
   kind: as JAX names the device.
-  memory_bytes: what one program may use.
+  memory_bytes: what one program may use; of a card all of it, of which JAX takes a share.
   notes: what a reader of the figures should know.
   name: as the user writes it.
-  num_chips: 0 for "local", where JAX counts them.
-  topology: the compiler's name; "" for "local".
+  num_chips: of all hosts; 0 for "local", where JAX counts them.
+  num_hosts: processes of JAX, each with as many chips.
+  num_slices: of TPU chips with links among them; a network connects slices.
+  topology: the compiler's name, of one slice; "" for "local".
   """
 
   platform: str
@@ -34,6 +36,8 @@ class Target:
   notes: str = ""
   name: str = "local"
   num_chips: int = 0
+  num_hosts: int = 1
+  num_slices: int = 1
   topology: str = ""
 
 
@@ -41,7 +45,7 @@ class Target:
 class _Gpu:
   """An NVIDIA card: its figures, and what the compiler asks of it."""
 
-  card: Target  # Its memory is what programs get: the card's, less what the driver keeps.
+  card: Target  # Its memory is the card's, less what the driver keeps.
   capability: tuple[int, int]
   multiprocessors: int
   l2_bytes: int
@@ -89,32 +93,43 @@ _GPUS = {
   ),
 }  # fmt: skip
 
-# XLA's allocator keeps this share of a GPU for others unless told otherwise.
-_GPU_SHARE = 0.92
+_CARDS_OF_A_NODE = 8
 
 EXAMPLES = ("local", "v5e-1", "v5e-4", "v5e-8", "v5p-8", "v6e-8", "h100", "h100x8", "l4", "t4")
 
 
-def get(name: str) -> Target:
-  """The target that a name means: 'local', 'v5e-8', 'v5p-8', 'h100', 'h100x8' (8 cards), ….
+def get(name: str, num_hosts: int = 0) -> Target:
+  """The target that a name means: 'local', 'v5e-8', 'v5e-16x2' (2 slices), 'h100x8' (8 cards), ….
+
+  Args:
+    num_hosts: that the chips are spread over. 0 is what Google Cloud starts (VMs of 4 chips, up to
+      8 chips one VM), and nodes of 8 cards.
 
   Raises:
-    ConfigError: no such device, or a number of chips that it does not come in.
+    ConfigError: no such device, or a number of chips or hosts that it does not come in.
   """
   if name == "local":
+    if num_hosts:
+      raise errors.ConfigError(f"--hosts {num_hosts}: JAX counts the hosts of --on local.")
     return Target("local")
-  match = re.fullmatch(r"(v\d[a-z]*)-(\d+)", name)
+  match = re.fullmatch(r"(v\d[a-z]*)-(\d+)(?:x(\d+))?", name)
   if match and match[1] in _TPUS:
-    return _tpu(name, match[1], int(match[2]))
+    return _tpu(name, match[1], int(match[2]), int(match[3] or 1), num_hosts)
   match = re.fullmatch(r"([a-z]\d+(?:-40)?)(?:-\d+g)?(?:x(\d+))?", name.lower())
   if match and match[1] in _GPUS:
-    card = _GPUS[match[1]].card
+    num_chips = int(match[2] or 1)
+    num_hosts = num_hosts or -(-num_chips // _CARDS_OF_A_NODE)
+    if num_chips < 1 or num_chips % num_hosts:
+      raise errors.ConfigError(
+        f"--on {name}: {num_chips} cards do not divide over {num_hosts} hosts; use another number"
+        " of cards, or --hosts."
+      )
     return dataclasses.replace(
-      card,
+      _GPUS[match[1]].card,
       name=name,
-      num_chips=int(match[2] or 1),
+      num_chips=num_chips,
+      num_hosts=num_hosts,
       topology=match[1],
-      memory_bytes=round(card.memory_bytes * _GPU_SHARE),
     )
   raise errors.ConfigError(
     f"Unknown device {name!r} for --on.{errors.did_you_mean(name, EXAMPLES)} TPU slices are"
@@ -134,13 +149,21 @@ def bfloat16_peak(device_kind: str) -> float | None:
   return peaks.get(device_kind)
 
 
-def _tpu(name: str, generation: str, count: int) -> Target:
+def _tpu(name: str, generation: str, count: int, num_slices: int, num_hosts: int) -> Target:
   cores, dims = (2, 3) if generation in _TPUS_IN_3D else (1, 2)
   chips, left = divmod(count, cores)
-  if left or chips & (chips - 1) or chips < 1 or (dims == 3 and chips < 4):
+  if left or chips & (chips - 1) or chips < 1 or (dims == 3 and chips < 4) or num_slices < 1:
     raise errors.ConfigError(
       f"--on {name}: {generation} slices come in powers of two"
       f"{' from v5p-8 on; the number counts two cores per chip' if cores == 2 else ''}."
+    )
+  of_a_host = (4,) if dims == 3 else (8, 4, 1)
+  if not num_hosts:
+    num_hosts = num_slices * (max(chips // 4, 1) if chips != 8 or dims == 3 else 1)
+  elif num_slices * chips not in [num_hosts * per_host for per_host in of_a_host]:
+    raise errors.ConfigError(
+      f"--hosts {num_hosts}: {name} has {num_slices * chips} chips; hosts of {generation} have"
+      f" {' or '.join(map(str, of_a_host))} each."
     )
   # The torus is as even as powers of two allow: 8 is 2x4, or 2x2x2.
   sides = [1] * dims
@@ -148,7 +171,12 @@ def _tpu(name: str, generation: str, count: int) -> Target:
     sides[-1 - i % dims] *= 2
   topology = "x".join(map(str, sorted(sides, reverse=dims == 3)))
   return dataclasses.replace(
-    _TPUS[generation], name=name, num_chips=chips, topology=f"{generation}:{topology}"
+    _TPUS[generation],
+    name=name,
+    num_chips=num_slices * chips,
+    num_hosts=num_hosts,
+    num_slices=num_slices,
+    topology=f"{generation}:{topology}",
   )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import functools
 import logging as std_logging
+import math
 import os
 import pathlib
 import sys
@@ -198,6 +199,42 @@ def use() -> None:
       jax.config.update("jax_enable_compilation_cache", False)
 
 
+# JAX takes 0.75 of a card unless told otherwise. NVIDIA's guide to JAX goes to 0.9: its libraries
+# (cuDNN, NCCL) need what is left.
+_SHARE, _LARGEST_SHARE = 0.75, 0.9
+_SHARE_VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
+LARGEST_SHARE = f"export {_SHARE_VARIABLES[0]}={_LARGEST_SHARE}"
+
+
+def shares(gpu_bytes: float) -> tuple[int, int]:
+  """Bytes of a GPU's that JAX takes for programs: by itself, and with `LARGEST_SHARE`.
+
+  Raises:
+    ConfigError: the share that the environment asks for is no number above 0.
+  """
+  share = _share()
+  return round(gpu_bytes * share), round(gpu_bytes * max(share, _LARGEST_SHARE))
+
+
+def share_of(device: jax.Device) -> tuple[int, int]:
+  """The same for a device that is there; 0 is unknown, and other devices have no shares."""
+  limit = of_device(device)
+  return shares(limit / _share()) if device.platform == "gpu" else (limit, limit)
+
+
+def _share() -> float:
+  for name in _SHARE_VARIABLES:
+    if text := os.environ.get(name):
+      try:
+        share = float(text)
+      except ValueError:
+        share = 0.0
+      if not 0 < share < math.inf:
+        raise errors.ConfigError(f"{name}={text!r} is no share of a GPU's memory; write .9.")
+      return share
+  return _SHARE
+
+
 def of_device(device: jax.Device) -> int:
   """Bytes that a program can have there; 0 is unknown. CPU devices share the machine's."""
   if device.platform != "cpu":
@@ -224,5 +261,7 @@ def explained(remedies: Callable[[], Sequence[str]]) -> Iterator[None]:
   except Exception as e:
     if errors.translated(e) is None:
       raise
-    memory_bytes = of_device(jax.local_devices()[0])
-    raise errors.translated(e, remedies=remedies(), memory_bytes=memory_bytes) or e from e
+    memory_bytes, most_bytes = share_of(jax.local_devices()[0])
+    helps = [f"`{LARGEST_SHARE}`"] if most_bytes > memory_bytes else []
+    helps += remedies()
+    raise errors.translated(e, remedies=helps, memory_bytes=memory_bytes) or e from e

@@ -14,7 +14,7 @@ def main(on, axes):
   config = small.config()
   config.model.update(dtype="bfloat16", attention="flash")
   config.mesh.shape = axes
-  devices, _ = program._devices(targets.get(on))
+  devices, *_ = program._devices(targets.get(on))
   setup = setups.lay_out(config, devices)
   optimizer = setups.optimizer(setup, 10, config.train.batch_size)
   state = setups.abstract_state(setup, optimizer)

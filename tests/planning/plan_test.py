@@ -35,7 +35,7 @@ def test_json_has_what_programs_read(config, capsys):
   assert found["fits"] is True and found["device"] == "local" and found["suggestions"] == []
   assert set(found["bytes"]) == {"arguments", "outputs", "aliased", "temporaries", "total"}
   assert found["flops"] > 10**6 and found["num_devices"] >= 1
-  assert "roofline" in found and found["collectives"] == {}
+  assert "roofline" in found and found["collectives"] == {} == found["cost"]
   text = "\n".join(answer.lines(found, "tiny at 28 px", "plan"))
   assert "fits, 0.0" in text and "parameters" in text
 
@@ -83,20 +83,63 @@ def test_times_come_from_the_slowest_of_three_limits():
   assert roofline == dict(compute_secs=2.0, memory_secs=1.0, links_secs=3.0, step_secs=3.0)
 
 
-@pytest.mark.skipif(
+_NEEDS_LIBTPU = pytest.mark.skipif(
   importlib.util.find_spec("libtpu") is None, reason="needs pip install -r requirements/plan.txt"
 )
+
+
+@_NEEDS_LIBTPU
 def test_the_step_compiles_for_tpu_chips_that_are_not_there(config, capsys):
   overrides = ["--config.train.batch_size=8"]
   plan.main(["--config", config, "--on", "v5e-8", "--json", *overrides])
   found = json.loads(capsys.readouterr().out)
   assert found["fits"] and found["num_devices"] == 8 and "v5" in found["device_kind"]
   assert found["memory_bytes"] == round(15.75 * 2**30)
-  assert found["collectives"]
+  assert found["num_hosts"] == 1 and found["collectives"] and not found["unread"]
+  assert found["cost"]["num_steps"] == 10 and found["cost"]["usd"] > 0
+  assert not any(entry["from_hosts"] for entry in found["collectives"].values())
+
+
+@pytest.mark.slow  # 15 s each
+@_NEEDS_LIBTPU
+@pytest.mark.parametrize(
+  "flags, hosts, chips, slices",
+  [
+    (["v5e-16"], 4, 4, 1),
+    (["v5e-16", "--hosts", "2"], 2, 8, 1),
+    (["v5e-32", "--hosts", "4"], 4, 8, 1),
+    (["v5e-4x2"], 2, 4, 2),
+  ],
+  ids=["4_hosts", "2_hosts", "4_hosts_of_8", "2_slices"],
+)
+def test_what_crosses_hosts_is_listed(flags, hosts, chips, slices, config, capsys):
+  plan.main(["--config", config, "--on", *flags, "--json", "--config.train.batch_size=32"])
+  found = json.loads(capsys.readouterr().out)
+  assert (found["num_hosts"], found["num_slices"]) == (hosts, slices)
+  for entry in found["collectives"].values():
+    inside = entry["within_host"] + entry["from_hosts"]
+    assert inside == pytest.approx(chips * entry["bytes"], rel=1e-6)
+  crossing = "from_slices" if slices > 1 else "from_hosts"
+  assert any(entry[crossing] for entry in found["collectives"].values())
+  lines = answer.lines(found, "tiny", "plan")
+  assert any(line.startswith(f"  {hosts} hosts of {chips} chips") for line in lines)
+  (row,) = [line for line in lines if line.startswith("    all-gather")]
+  assert row.count("GB") == (3 if slices > 1 else 2)
 
 
 @pytest.mark.parametrize(
-  "flag", ["--timeout=nan", "--timeout=0", "--effort=7", "--frames=-1", "--tries=-1"]
+  "flag",
+  [
+    "--timeout=nan",
+    "--timeout=0",
+    "--effort=7",
+    "--frames=-1",
+    "--tries=-1",
+    "--hosts=-1",
+    "--price=-1",
+    "--price=nan",
+    "--mfu=38",
+  ],
 )
 def test_a_number_that_means_nothing_is_a_usage_error_before_anything_is_compiled(
   flag, config, capsys

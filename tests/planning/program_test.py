@@ -86,7 +86,7 @@ def test_frames_are_part_of_the_batch():
 
 def test_activations_are_what_the_layers_keep_and_too_little_memory_is_refused(monkeypatch):
   devices = jax.devices()[:1]
-  monkeypatch.setattr(program, "_devices", lambda target: (devices, 1000))
+  monkeypatch.setattr(program, "_devices", lambda target: (devices, 1000, 1000))
   config = small.config()
   config.model.remat = "full"
   found = program.measure(config, targets.get("local"), frames=0, num_supervised=0, compiled=True)
@@ -94,7 +94,17 @@ def test_activations_are_what_the_layers_keep_and_too_little_memory_is_refused(m
   carry = sizes["depth"] * 4 * 16 * sizes["width"] * 4  # One input per layer, 4 + 12 positions.
   assert carry <= found["activations"] < _measured()["activations"] / 3
   assert found["flops"] > found["flops_needed"] == _measured()["flops_needed"]
-  assert not found["fits"] and found["bytes"]["total"] > 1000
+  assert not found["fits"] and not found["fits_with"] and found["bytes"]["total"] > 1000
+
+
+def test_what_fits_once_jax_takes_more_of_the_card_is_told_how(monkeypatch):
+  total = _measured()["bytes"]["total"]
+  devices = jax.devices()[:1]
+  monkeypatch.setattr(program, "_devices", lambda target: (devices, total - 1, total))
+  found = program.measure(
+    small.config(), targets.get("local"), frames=0, num_supervised=0, compiled=True
+  )
+  assert not found["fits"] and found["fits_with"] == "export XLA_CLIENT_MEM_FRACTION=0.9"
 
 
 def test_a_batch_that_does_not_divide_is_an_error():
@@ -108,6 +118,18 @@ def test_what_a_compiler_says_it_used_is_read():
   logged = "RESOURCE_EXHAUSTED: … for HLO temporaries (53.03G) exceeds available HBM (15.75G)."
   assert program._used(logged) == pytest.approx(53.03 * 2**30)
   assert program._used("RESOURCE_EXHAUSTED: out of luck") == 0
+
+
+def test_groups_that_cannot_be_read_leave_the_rest_of_the_plan(monkeypatch):
+  def unknown(hlo, hosts):
+    raise ValueError("unknown groups: 'rings'")
+
+  monkeypatch.setattr(program.collectives, "collectives", unknown)
+  found = program.measure(
+    small.config(), targets.get("local"), frames=0, num_supervised=0, compiled=True
+  )
+  assert found["fits"] and found["collectives"] == {}
+  assert found["unread"] == "unknown groups: 'rings'"
 
 
 def test_a_missing_compiler_is_named_with_its_package():

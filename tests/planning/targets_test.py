@@ -20,12 +20,54 @@ from paligemma_jax.planning import targets
     ("H100-80G", 1, "h100"),
     ("l4x4", 4, "l4"),
     ("a100-40", 1, "a100-40"),
+    ("v5e-16x2", 32, "v5e:4x4"),
+    ("h100x16", 16, "h100"),
   ],
 )
 def test_a_name_says_chips_and_topology(name, chips, topology):
   target = targets.get(name)
   assert (target.num_chips, target.topology) == (chips, topology)
   assert target.memory_bytes > 2**30 and target.flops_per_sec > 0
+
+
+@pytest.mark.parametrize(
+  "name, asked, hosts",
+  [
+    ("v5e-1", 0, 1),
+    ("v5e-8", 0, 1),
+    ("v5e-8", 2, 2),
+    ("v5e-16", 0, 4),
+    ("v5e-16", 2, 2),
+    ("v5e-32", 0, 8),
+    ("v5e-32", 4, 4),
+    ("v5e-16x2", 0, 8),
+    ("v5e-8x2", 0, 2),
+    ("v5p-8", 0, 1),
+    ("v5p-16", 0, 2),
+    ("h100x8", 0, 1),
+    ("h100x16", 0, 2),
+    ("l4x4", 4, 4),
+  ],
+)
+def test_the_chips_are_spread_over_hosts(name, asked, hosts):
+  assert targets.get(name, asked).num_hosts == hosts
+
+
+@pytest.mark.parametrize(
+  "name, hosts, message",
+  [
+    ("v5e-16", 3, "v5e-16 has 16 chips; hosts of v5e have 8 or 4 or 1 each"),
+    ("v5p-16", 1, "hosts of v5p have 4 each"),
+    ("v5e-16x0", 0, "powers of two"),
+    ("h100x8", 3, "8 cards do not divide over 3 hosts"),
+    ("h100x9", 0, "9 cards do not divide over 2 hosts; use another number of cards, or --hosts"),
+    ("h100x0", 0, "0 cards"),
+    ("local", 2, "JAX counts the hosts"),
+  ],
+)
+def test_a_number_of_hosts_that_cannot_be_is_an_error(name, hosts, message):
+  with pytest.raises(errors.ConfigError, match=message):
+    targets.get(name, hosts)
 
 
 @pytest.mark.parametrize(

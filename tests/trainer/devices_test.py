@@ -5,8 +5,11 @@ import pathlib
 import subprocess
 import sys
 
+import jax
 import pytest
 
+from paligemma_jax.core import errors
+from paligemma_jax.trainer import devices
 from tests import run_train
 from tests import small_disk
 
@@ -88,3 +91,49 @@ def test_without_a_home_folder_nothing_is_cached():
     pytest.skip("another user cannot read this clone or its Python")
   assert done.returncode == 0, done.stderr
   assert "compiled programs are not kept: there is no home folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+  "name, text, by_itself, at_most",
+  [
+    ("XLA_CLIENT_MEM_FRACTION", "", 750, 900),
+    ("XLA_CLIENT_MEM_FRACTION", ".5", 500, 900),
+    ("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95", 950, 950),
+  ],
+)
+def test_jax_takes_a_share_of_a_card(name, text, by_itself, at_most, monkeypatch):
+  for known in devices._SHARE_VARIABLES:
+    monkeypatch.delenv(known, raising=False)
+  monkeypatch.setenv(name, text)
+  assert devices.shares(1000) == (by_itself, at_most)
+
+
+def test_a_share_that_is_none_is_an_error(monkeypatch):
+  monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", "90%")
+  with pytest.raises(errors.ConfigError, match="XLA_CLIENT_MEM_FRACTION='90%' is no share"):
+    devices.shares(1000)
+
+
+class _Card:
+  """A GPU of 1000 bytes, of which JAX took its share."""
+
+  platform = "gpu"
+
+  def memory_stats(self):
+    return {"bytes_limit": devices.shares(1000)[0]}
+
+
+@pytest.mark.parametrize("share, told", [("", True), ("0.9", False)])
+def test_a_card_that_is_full_may_give_more(share, told, monkeypatch):
+  monkeypatch.setenv("XLA_CLIENT_MEM_FRACTION", share)
+  monkeypatch.setattr(jax, "local_devices", lambda: [_Card()])
+  with pytest.raises(errors.OutOfMemoryError) as raised:
+    with devices.explained(lambda: ["a smaller batch"]):
+      raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 2048 bytes.")
+  helps = "`export XLA_CLIENT_MEM_FRACTION=0.9`; a smaller batch" if told else "a smaller batch"
+  assert f"What helps, the cheapest first: {helps}." in str(raised.value)
+
+
+def test_a_cpu_has_no_share(monkeypatch):
+  device = jax.devices("cpu")[0]
+  assert devices.share_of(device) == (devices.of_device(device),) * 2

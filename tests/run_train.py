@@ -38,12 +38,18 @@ def run(config, workdir, *more, **env):
   )
 
 
-def run_together(num_processes, config, workdir):
-  """The finished processes of one run, each with its own device, as hosts of a slice would be."""
+def free_port():
   with socket.socket() as s:
     s.bind(("localhost", 0))
-    address = f"localhost:{s.getsockname()[1]}"
-  env = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": str(num_processes)}
+    return s.getsockname()[1]
+
+
+def run_together(num_processes, config, workdir):
+  """The finished processes of one run, each with its own device, as hosts of a slice would be."""
+  env = {
+    "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
+    "JAX_NUM_PROCESSES": str(num_processes),
+  }
   with concurrent.futures.ThreadPoolExecutor(num_processes) as pool:
     started = [
       pool.submit(run, config, workdir, JAX_PROCESS_ID=str(i), **env) for i in range(num_processes)

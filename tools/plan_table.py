@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import itertools
 import json
 import pathlib
 import re
@@ -40,12 +39,14 @@ MODELS = (
 )
 TUNES = ("full_adam", "adafactor", "adam8bit", "sgd_attention", "lora", "qlora")
 DEVICES = ("v5e-1", "v5e-4", "v5e-8", "v5p-8", "v6e-8", "h100", "l4", "t4")
+OF_ONE_MODEL = ("h200", "a100-40")  # More of them, for the first of MODELS.
 ROWS_PER_CHIP = {224: 8, 448: 4, 896: 1}
 TEXT_LEN = 32
 
 _CELLS = ROOT / "docs" / "plan.jsonl"
 _PAGE = ROOT / "docs" / "plan.md"
 _GIB = 2**30
+_ALL = (*DEVICES, *OF_ONE_MODEL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,8 +90,9 @@ def main() -> None:
 
 def cells() -> list[Cell]:
   """All cells, the most common models first."""
-  order = itertools.product(MODELS, DEVICES, [t for t in TUNES if t in presets.TUNES])
-  return [Cell(model, res, tune, device) for (model, res), device, tune in order]
+  pairs = [(m, d) for m in MODELS for d in (*DEVICES, *(OF_ONE_MODEL if m == MODELS[0] else ()))]
+  tunes = [t for t in TUNES if t in presets.TUNES]
+  return [Cell(model, res, tune, device) for (model, res), device in pairs for tune in tunes]
 
 
 def read() -> dict[str, dict[str, Any]]:
@@ -117,23 +119,35 @@ def measure(cell: Cell, timeout_secs: float) -> dict[str, Any]:
   found = runs.ask([job], cell.device, effort=-1.0, timeout_secs=timeout_secs)[0]
   if "refused" in found:
     raise errors.ConfigError(found["refused"])
-  keep = ("fits", "bytes", "parts", "activations", "flops", "flops_needed", "memory_bytes")
-  return {"batch_size": cell.batch_size, **{name: found[name] for name in keep}}
+  keep = (
+    "fits",
+    "fits_with",
+    "bytes",
+    "parts",
+    "activations",
+    "flops",
+    "flops_needed",
+    "memory_bytes",
+  )
+  return {"batch_size": cell.batch_size, **{name: found[name] for name in (*keep, "memory_bytes")}}
 
 
 def page(found: dict[str, dict[str, Any]]) -> str:
   """The text of docs/plan.md."""
   parts = [_HEAD]
   for model, res in MODELS:
-    rows = []
-    for tune in TUNES:
-      shown = [_shown(found.get(Cell(model, res, tune, d).key)) for d in DEVICES]
-      if any(shown):
-        rows.append([f"`{tune}`", *shown])
+    known = {t: {d: found.get(Cell(model, res, t, d).key) for d in _ALL} for t in TUNES}
+    devices = [d for d in _ALL if any(of_tune[d] for of_tune in known.values())]
+    rows = [
+      [f"`{tune}`", *(_shown(of_tune[d]) for d in devices)]
+      for tune, of_tune in known.items()
+      if any(of_tune.values())
+    ]
     if rows:
       per_chip = ROWS_PER_CHIP[res]
       unit = "examples" if per_chip > 1 else "example"
-      parts.append(f"## {model} at {res} px, {per_chip} {unit} per chip\n\n{_table(rows)}")
+      title = f"## {model} at {res} px, {per_chip} {unit} per chip"
+      parts.append(f"{title}\n\n{_table(devices, rows)}")
   return "\n".join(parts)
 
 
@@ -141,19 +155,22 @@ def _shown(cell: dict[str, Any] | None) -> str:
   if cell is None:
     return ""
   total = f"{cell['bytes']['total'] / _GIB:.1f}"
+  if cell["fits_with"]:
+    return f"{total} ◦"
   return f"**{total}**" if cell["fits"] else f"{total} ✗"
 
 
-def _table(rows: list[list[str]]) -> str:
-  head = ["", *DEVICES]
+def _table(devices: list[str], rows: list[list[str]]) -> str:
+  head = ["", *devices]
   lines = [head, ["---"] * len(head), *rows]
   return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
 _HEAD = f"""# Memory of the training step
 
-GiB per chip that the training step takes, as compiled ahead of time. **Bold** fits, ✗ does not (the
-figure is what it would take), an empty cell was not compiled. Text length {TEXT_LEN}, default
+GiB per chip that the training step takes, as compiled ahead of time. **Bold** fits, ◦ fits a card
+[once JAX may take 90 % of it](gpu.md#memory), ✗ does not fit (the figure is what it would take), an
+empty cell was not compiled. Text length {TEXT_LEN}, default
 settings, all chips on one FSDP mesh. v5p-8 has 4 chips; its name counts cores. The table is made by
 `python tools/plan_table.py`. For any other run, use
 `python -m paligemma_jax.plan --config … --on …`.

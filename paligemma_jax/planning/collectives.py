@@ -67,7 +67,9 @@ def collectives(hlo: str, hosts: Sequence[int]) -> dict[str, dict[str, float]]:
   """
   places = np.unique(np.asarray(hosts), return_inverse=True)[1]
   found: dict[str, dict[str, float]] = {}
-  received = collections.defaultdict(lambda: np.zeros((3, int(places.max()) + 1)))
+  received: dict[str, np.ndarray] = collections.defaultdict(
+    lambda: np.zeros((3, int(places.max()) + 1))
+  )
   for times, kind, shape, started, line in _calls(hlo):
     entry = found.setdefault(kind, {"count": 0, "bytes": 0})
     entry["count"] += times
@@ -82,12 +84,12 @@ def collectives(hlo: str, hosts: Sequence[int]) -> dict[str, dict[str, float]]:
       groups = _groups(line, len(places))
       size = _result_bytes(kind, shape, len(groups[0]), started)
       one_chip = _received(kind, size, len(groups[0]))
-      per_host = sum(_by_group(kind, size, group, places) for group in groups)
+      per_host = np.sum([_by_group(kind, size, group, places) for group in groups], axis=0)
     entry["bytes"] += times * one_chip
     received[kind][:2] += times * per_host
   if not found:
     return {}
-  busiest = int(sum(received.values())[1:].sum(0).argmax())
+  busiest = np.sum(list(received.values()), axis=0)[1:].sum(0).argmax()
   for kind, entry in found.items():
     names = ("within_host", "from_hosts", "from_slices")
     entry.update(zip(names, received[kind][:, busiest].tolist(), strict=True))
@@ -186,7 +188,8 @@ def _mesh_groups(
   numbers = np.array(_ints(listed)) if listed else _numbers_in(dims, order)
   if not numbers.size:
     numbers = np.arange(math.prod(sizes.values()))
-  shape, position = [], {}
+  shape: list[int] = []
+  position = {}
   for name, size in sizes.items():
     cuts = {1, size}
     for other, before, part in wanted:

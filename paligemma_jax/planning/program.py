@@ -92,7 +92,7 @@ def measure(
     total = found["bytes"]["total"]
     found["fits"] = not found["error"] and (not memory_bytes or total <= memory_bytes)
     with_more = not found["fits"] and not found["error"] and total <= most_bytes
-    found["fits_with"] = devices_lib.LARGEST_SHARE if with_more else ""
+    found["fits_with"] = devices_lib.larger_share() if with_more else ""
   return found
 
 

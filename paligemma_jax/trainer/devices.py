@@ -203,11 +203,10 @@ def use() -> None:
 # (cuDNN, NCCL) need what is left.
 _SHARE, _LARGEST_SHARE = 0.75, 0.9
 _SHARE_VARIABLES = ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
-LARGEST_SHARE = f"export {_SHARE_VARIABLES[0]}={_LARGEST_SHARE}"
 
 
 def shares(gpu_bytes: float) -> tuple[int, int]:
-  """Bytes of a GPU's that JAX takes for programs: by itself, and with `LARGEST_SHARE`.
+  """Bytes of a GPU's that JAX takes for programs: by itself, and after `larger_share()`.
 
   Raises:
     ConfigError: the share that the environment asks for is no number above 0.
@@ -220,6 +219,19 @@ def share_of(device: jax.Device) -> tuple[int, int]:
   """The same for a device that is there; 0 is unknown, and other devices have no shares."""
   limit = of_device(device)
   return shares(limit / _share()) if device.platform == "gpu" else (limit, limit)
+
+
+def larger_share() -> str:
+  """The shell's command that lets JAX take more of a GPU."""
+  # JAX refuses to see both names.
+  name = next((name for name in _SHARE_VARIABLES if os.environ.get(name)), _SHARE_VARIABLES[0])
+  return f"export {name}={_LARGEST_SHARE}"
+
+
+def helped(device: jax.Device, remedies: Sequence[str]) -> tuple[int, list[str]]:
+  """The device's bytes for programs, and what helps where they run out: first of all, more."""
+  by_itself, at_most = share_of(device)
+  return by_itself, [*([f"`{larger_share()}`"] if at_most > by_itself else []), *remedies]
 
 
 def _share() -> float:
@@ -261,7 +273,5 @@ def explained(remedies: Callable[[], Sequence[str]]) -> Iterator[None]:
   except Exception as e:
     if errors.translated(e) is None:
       raise
-    memory_bytes, most_bytes = share_of(jax.local_devices()[0])
-    helps = [f"`{LARGEST_SHARE}`"] if most_bytes > memory_bytes else []
-    helps += remedies()
+    memory_bytes, helps = helped(jax.local_devices()[0], remedies())
     raise errors.translated(e, remedies=helps, memory_bytes=memory_bytes) or e from e

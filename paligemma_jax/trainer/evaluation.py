@@ -144,8 +144,8 @@ class Runner:
       remedies.append(f"{flag}.batch_size={evaluator.batch_size // 2}")
     if evaluator.encoding == "decode":
       remedies.append(f"a smaller {flag}.max_len")
-    device = self.setup.mesh.local_devices[0]
-    return {"remedies": remedies, "memory_bytes": devices.of_device(device)}
+    memory_bytes, helps = devices.helped(self.setup.mesh.local_devices[0], remedies)
+    return {"remedies": helps, "memory_bytes": memory_bytes}
 
   def _program(self, evaluator: evals.Evaluator) -> generate.Generate:
     """One for all evaluators that decode alike; nothing is compiled."""

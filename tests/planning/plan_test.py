@@ -10,6 +10,7 @@ from paligemma_jax import plan
 from paligemma_jax.core import errors
 from paligemma_jax.planning import answer
 from paligemma_jax.planning import runs
+from tests import run_train
 from tests.planning import small
 
 _CONFIG = textwrap.dedent('''\
@@ -125,6 +126,22 @@ def test_what_crosses_hosts_is_listed(flags, hosts, chips, slices, config, capsy
   assert any(line.startswith(f"  {hosts} hosts of {chips} chips") for line in lines)
   (row,) = [line for line in lines if line.startswith("    all-gather")]
   assert row.count("GB") == (3 if slices > 1 else 2)
+
+
+def test_the_page_shows_the_lines_as_they_are_printed():
+  def entry(count, one_chip, within_host, from_hosts):
+    return dict(
+      count=count, bytes=one_chip, within_host=within_host, from_hosts=from_hosts, from_slices=0
+    )
+
+  found = dict(num_devices=16, num_hosts=4, num_slices=1, unread="")
+  found["collectives"] = {
+    "all-gather": entry(627, 3.54e9, 11.3e9, 2.83e9),
+    "all-reduce": entry(194, 0.0709e9, 0.227e9, 0.0567e9),
+    "collective-permute": entry(20724, 22.9e9, 68.7e9, 22.9e9),
+  }
+  page = (run_train.ROOT / "docs" / "several_hosts.md").read_text()
+  assert "\n".join(answer._communication(found)) in page
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ Kinds, each giving rows of image, prefix and suffix:
 
   chat   messages (OpenAI, LLaMA-Factory) or conversations (LLaVA), as an array or as lines; each
          answer gives a row, with the question before it as the prompt
-  csv    a table with a header; columns keep their names
+  csv    a table with a header, which sources.Csv reads as it is; columns keep their names
   json   an array of objects, or objects over several lines
   coco, yolo, voc   boxes as text: 'detect cat ; dog' and '<loc…> cat ; <loc…> dog'
 
@@ -17,8 +17,6 @@ Image names are kept; pass the folder that they are relative to as Jsonl(images=
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import pathlib
 import re
@@ -148,19 +146,8 @@ def _list(value: Any) -> list[Any]:
 
 def _csv(args: argparse.Namespace, count: Callable[[str], None]) -> Iterator[dict[str, Any]]:
   del count
-  text = _read(args.path).decode("utf-8-sig", "surrogateescape")
-  first = text.partition("\n")[0]
-  delimiter = max(",;\t", key=first.count)
-  rows = csv.DictReader(io.StringIO(text), delimiter=delimiter, strict=True)
-  try:
-    for row in rows:
-      if None in row or None in row.values():
-        raise errors.DataError(
-          f"{args.path}:{rows.line_num}: the row and the header differ in length."
-        )
-      yield dict(row)
-  except csv.Error as e:
-    raise errors.DataError(f"{args.path}:{rows.line_num} is not CSV: {e}.") from None
+  rows = sources.Csv(args.path, image_column="").open()
+  yield from (rows[i] for i in range(len(rows)))
 
 
 def _json(args: argparse.Namespace, count: Callable[[str], None]) -> Iterator[dict[str, Any]]:

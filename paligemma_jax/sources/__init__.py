@@ -5,11 +5,13 @@ the methods of `core.protocols.Source`, and whose `open()` gives `core.protocols
 """
 
 from paligemma_jax.sources.coco import Coco
+from paligemma_jax.sources.csv_table import Csv
 from paligemma_jax.sources.hf_dataset import HfDataset
 from paligemma_jax.sources.jsonl import Jsonl
 from paligemma_jax.sources.mixture import InMemory
 from paligemma_jax.sources.mixture import Mixture
 from paligemma_jax.sources.mixture import Part
+from paligemma_jax.sources.mixture import Split
 from paligemma_jax.sources.scenes import Masks
 from paligemma_jax.sources.scenes import Scenes
 from paligemma_jax.sources.tfds import Tfds
@@ -20,7 +22,7 @@ from paligemma_jax.sources.yolo import Yolo
 SOURCES = {
   source.__name__: source
   for source in (
-      Coco, HfDataset, InMemory, Jsonl, Masks, Mixture, Scenes, Tfds, Video, Voc, Yolo
+      Coco, Csv, HfDataset, InMemory, Jsonl, Masks, Mixture, Scenes, Split, Tfds, Video, Voc, Yolo
   )
 }  # fmt: skip
 

@@ -45,15 +45,20 @@ class Jsonl:
   def open(self) -> JsonlRows:
     """ConfigError for an unreadable file, DataError for one that is not JSON lines."""
     images = files.folder(self.images, self.path)
-    return JsonlRows(self.path, images, self.columns, self._image_columns())
+    return JsonlRows(self.path, images, self.columns, image_columns(self.image_column))
 
   def makes(self) -> tuple[str, ...]:
-    paths = tuple(f"{c}_path" for c in self._image_columns() if c in self.columns)
-    return (*self.columns, *paths)
+    return made(self.columns, self.image_column)
 
-  def _image_columns(self) -> tuple[str, ...]:
-    names = (self.image_column,) if isinstance(self.image_column, str) else self.image_column
-    return tuple(name for name in names if name)
+
+def image_columns(names: str | tuple[str, ...]) -> tuple[str, ...]:
+  """The names in a spec's `image_column`."""
+  return tuple(name for name in ((names,) if isinstance(names, str) else names) if name)
+
+
+def made(columns: tuple[str, ...], image_column: str | tuple[str, ...]) -> tuple[str, ...]:
+  """The columns that rows with these columns have."""
+  return (*columns, *(f"{c}_path" for c in image_columns(image_column) if c in columns))
 
 
 class JsonlRows(files.Rows):
@@ -64,11 +69,12 @@ class JsonlRows(files.Rows):
     self._columns, self._image_columns = tuple(columns), tuple(image_columns)
     self._connect()
     try:
-      _check_head(self._file.read(_HEAD_BYTES), path, self._columns)
+      head = self._file.read(_HEAD_BYTES)
       self._file.seek(0)
-      self._starts, self._sizes, self._lines, self._digests, self._crc = _index(self._file)
+      rows, self._digests, self._crc = self._index(head)
     except OSError as e:
       raise errors.ConfigError(f"Cannot read {path!r}: {e.strerror or e}.") from None
+    self._starts, self._sizes, self._lines = np.array(rows, np.int64).reshape(-1, 3).T.copy()
 
   def __len__(self) -> int:
     return len(self._starts)
@@ -82,8 +88,7 @@ class JsonlRows(files.Rows):
       line = self._file.read(size)
     if len(line) != size:
       raise errors.DataError("the file was cut short while it was being read.")
-    row = parse_line(line)
-    row = {**dict(flat(row)), **row}
+    row = self._parsed(line)
     for column in self._columns:
       if row.get(column) is None:
         found = "null" if column in row else "columns " + ", ".join(map(repr, row))
@@ -108,6 +113,19 @@ class JsonlRows(files.Rows):
   def digests(self) -> array.array:
     """uint16[rows], of the lines."""
     return self._digests
+
+  def _index(self, head: bytes) -> tuple[array.array, array.array, int]:
+    """Start, size and line of each row, one after the other; their digests; the file's crc32.
+
+    DataError for a file of another format, of which `head` is the beginning.
+    """
+    _check_head(head, self._path, self._columns)
+    return _index(self._file)
+
+  def _parsed(self, line: bytes) -> dict[str, Any]:
+    """The columns of a row's text, images not yet read."""
+    row = parse_line(line)
+    return {**dict(flat(row)), **row}
 
   def __getstate__(self) -> dict[str, Any]:
     return {k: v for k, v in self.__dict__.items() if k not in ("_file", "_lock")}
@@ -134,13 +152,13 @@ def parse_line(line: bytes) -> dict[str, Any]:
   return row
 
 
-def _index(file: BinaryIO) -> tuple[np.ndarray, np.ndarray, np.ndarray, array.array, int]:
-  """Start, size, number and digest of each line that is not blank, and the crc32 of the file.
+def _index(file: BinaryIO) -> tuple[array.array, array.array, int]:
+  """Start, size and number of each line that is not blank; their digests; the crc32 of the file.
 
   Lines end at \\n only; a BOM belongs to no line. A line of any length takes bounded memory.
   """
   digests = array.array("H")
-  rows = array.array("q")  # Start, size and number of one row after the other.
+  rows = array.array("q")
   bom = file.read(len(codecs.BOM_UTF8))
   start = len(codecs.BOM_UTF8) if bom == codecs.BOM_UTF8 else 0
   file.seek(start)
@@ -160,8 +178,7 @@ def _index(file: BinaryIO) -> tuple[np.ndarray, np.ndarray, np.ndarray, array.ar
     if not piece:
       break
     start, number, blank, digest = position, number + 1, True, 0
-  starts, sizes, numbers = np.array(rows, np.int64).reshape(-1, 3).T.copy()
-  return starts, sizes, numbers, digests, crc
+  return rows, digests, crc
 
 
 _MAX_DEPTH = 8
@@ -231,7 +248,9 @@ def _check_head(head: bytes, path: str, wanted: Sequence[str]) -> None:
     if found:
       raise errors.DataError(f"{path} is {found}; expected one JSON object a line. {remedy}.")
     if b"," in line and b"," in rest.partition(b"\n")[0] and b'":' not in line:
-      what, kind = "a table (CSV)", "csv"
+      raise errors.DataError(
+        f"{path} is a table (CSV); expected one JSON object a line. Read it with sources.Csv."
+      )
   if what:
     convert = _CONVERT.format(kind=kind, path=path)
     raise errors.DataError(f"{path} is {what}; expected one JSON object a line: {convert}.")

@@ -1,4 +1,4 @@
-"""Several sources as one, each with row ops and a weight; and rows that a config lists."""
+"""Several sources as one, one as two (training and validation), and rows that a config lists."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from paligemma_jax.config import load
 from paligemma_jax.core import errors
+from paligemma_jax.core import prng
 from paligemma_jax.core import protocols
 from paligemma_jax.core import spec as spec_lib
 from paligemma_jax.sources import files
@@ -175,6 +176,86 @@ def _apportioned(num: int, weights: Sequence[fractions.Fraction]) -> tuple[int, 
 
 def _where(rows: Any, i: int) -> str:
   return rows.where(i) if hasattr(rows, "where") else f"row {i} of {type(rows).__name__}"
+
+
+_SPLIT = 0x73706C6974  # "split", the purpose of its random numbers.
+_TRAIN, _VAL = "train", "val"
+
+
+@spec_lib.spec
+class Split:
+  """The rows for training, or those for validation, of a source that has both in one.
+
+  One row of each `every` that follow each other, chosen at random, is for validation: so both have
+  rows from everywhere in a sorted file, and rows that are appended change no other row's part.
+
+  Attributes:
+    source: all rows.
+    part: 'train' or 'val'.
+    every: rows of which one is for validation.
+    seed: of the choice.
+  """
+
+  source: Any
+  part: str
+  every: int = 10
+  seed: int = 0
+
+  def __post_init__(self):
+    if not (spec_lib.is_spec(self.source) and isinstance(self.source, protocols.Source)):
+      raise errors.ConfigError(f"The source of a Split is {self.source!r}, which is no source.")
+    errors.pick(dict.fromkeys((_TRAIN, _VAL)), self.part, "Split.part")
+    if self.every < 2:
+      raise errors.ConfigError(f"Split.every is {self.every!r}; expected 2 or more.")
+
+  def open(self) -> SplitRows:
+    """As the source's; DataError where validation would have no rows."""
+    return SplitRows(self)
+
+  def makes(self) -> tuple[str, ...]:
+    return tuple(self.source.makes())
+
+
+class SplitRows:
+  """The rows of a `Split`, which keep their names in messages."""
+
+  def __init__(self, spec: Split):
+    self._spec, self._rows = spec, spec.source.open()
+    places = np.arange(len(self._rows))
+    blocks = places // spec.every
+    chosen = prng.key(_SPLIT, spec.seed, blocks) % np.uint64(spec.every)
+    is_val = chosen == (places % spec.every).astype(np.uint64)
+    if not is_val.any():
+      raise errors.DataError(
+        f"{len(places)} rows are too few to take one of each {spec.every} for validation; lower"
+        " Split.every."
+      )
+    self._places = np.flatnonzero(is_val == (spec.part == _VAL))
+
+  def __len__(self) -> int:
+    return len(self._places)
+
+  def __getitem__(self, i: int) -> dict[str, Any]:
+    if not 0 <= i < len(self):
+      raise IndexError(f"row {i} of {len(self)}")
+    return self._rows[int(self._places[i])]
+
+  def ops(self, i: int) -> tuple[Any, ...]:
+    """The row ops of the row's part of a mixture."""
+    return protocols.own_ops(self._rows, int(self._places[i]))
+
+  def where(self, i: int) -> str:
+    return _where(self._rows, int(self._places[i]))
+
+  def fingerprint(self) -> str:
+    """Of the source's content and the choice."""
+    spec = self._spec
+    return f"{spec.part} of {spec.every} (seed {spec.seed}): {self._rows.fingerprint()}"
+
+  def digests(self) -> np.ndarray | None:
+    """uint16[rows], those of the source; None when it has none."""
+    found = self._rows.digests() if isinstance(self._rows, protocols.CanDigest) else None
+    return None if found is None else np.asarray(found)[self._places]
 
 
 @spec_lib.spec

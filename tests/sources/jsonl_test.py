@@ -315,7 +315,7 @@ def test_the_picture_of_a_row_is_what_lies_on_disk(tmp_path):
     (json.dumps({"images": [], "annotations": []}, indent=1), r"as COCO has it.*sources\.Coco"),
     ("version https://git-lfs.github.com/spec/v1\noid", r"git-lfs pointer.*git lfs pull"),
     ("<!DOCTYPE html>\n<html>", r"an HTML page"),
-    ("image,prefix\na.jpg,what?\n", r"a table \(CSV\).*convert_data csv"),
+    ("image,prefix\na.jpg,what?\n", r"a table \(CSV\).*sources\.Csv"),
   ],
 )
 def test_what_is_not_one_object_a_line_is_said_at_once_with_the_remedy(content, hint, tmp_path):

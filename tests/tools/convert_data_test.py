@@ -70,7 +70,7 @@ def test_tables_and_arrays_keep_their_columns(tmp_path):
   assert _convert(tmp_path, "csv", table, *keys) == [row]
   assert _convert(tmp_path, "json", [row, row]) == [row, row]
   assert _convert(tmp_path, "json", json.dumps(row, indent=2) * 2) == [row, row]
-  with pytest.raises(errors.DataError, match=r"data\.json:3: the row and the header differ"):
+  with pytest.raises(errors.DataError, match=r"data\.json:3: the row has 3 values, the header 2"):
     _convert(tmp_path, "csv", "a,b\n1,2\n1,2,3\n")
   with pytest.raises(errors.ConfigError, match=r"no column 'fiel'.*'file'"):
     _convert(tmp_path, "csv", table, "--key", "image=fiel")

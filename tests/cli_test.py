@@ -58,7 +58,7 @@ def test_every_command_is_a_module_and_answers_to_help(name):
 
 
 def test_every_module_beside_the_package_that_is_a_command_is_listed():
-  no_commands = {"__init__", "__main__", "api", "cli", "presets"}
+  no_commands = {"__init__", "__main__", "api", "cli", "looking", "presets"}
   modules = {path.stem for path in (ROOT / "paligemma_jax").glob("*.py")}
   assert modules - no_commands == set(cli.COMMANDS)
 

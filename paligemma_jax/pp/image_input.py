@@ -46,26 +46,35 @@ def read(value: Any, res: int, *, exif: bool | str = True) -> np.ndarray:
     if len({image.dtype for image in images}) > 1:
       images = [x if x.dtype != np.uint8 else x.astype(np.float32) / 127.5 - 1 for x in images]
     return np.stack(images)
+  found = pixels(value, exif=exif)
+  if found.dtype == np.float32:
+    if found.ndim not in (3, 4) or found.shape[-3:] != (res, res, 3):
+      raise errors.DataError(
+        f"A float image must be [{res}, {res}, 3] already; found {list(found.shape)}. Pass uint8"
+        " to have it resized."
+      )
+    return check_range(found)
+  return resize.resize(found, (res, res), method="bilinear", antialias=True)
+
+
+def pixels(value: Any, *, exif: bool | str = True) -> np.ndarray:
+  """uint8[H, W, 3], the image at its own size; floats, which may be of any shape, as float32.
+
+  Arguments and errors as of `read`, without lists.
+  """
   upright = bool(exif)
   if isinstance(value, (str, os.PathLike)):
-    pixels = _file(pathlib.Path(value), upright)
-  elif isinstance(value, (bytes, bytearray, memoryview)):
-    pixels = decode.decode_image(bytes(value), exif=upright)
-  elif isinstance(value, Image.Image):
-    pixels = _pil(value, upright)
-  elif hasattr(value, "read"):
-    pixels = decode.decode_image(_content(value), exif=upright)
-  else:
-    array = np.asarray(value)
-    if np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16":
-      if array.ndim not in (3, 4) or array.shape[-3:] != (res, res, 3):
-        raise errors.DataError(
-          f"A float image must be [{res}, {res}, 3] already; found {list(array.shape)}. Pass uint8"
-          " to have it resized."
-        )
-      return check_range(array.astype(np.float32))
-    pixels = decode.from_pixels(array)
-  return resize.resize(pixels, (res, res), method="bilinear", antialias=True)
+    return _file(pathlib.Path(value), upright)
+  if isinstance(value, (bytes, bytearray, memoryview)):
+    return decode.decode_image(bytes(value), exif=upright)
+  if isinstance(value, Image.Image):
+    return _pil(value, upright)
+  if hasattr(value, "read"):
+    return decode.decode_image(_content(value), exif=upright)
+  array = np.asarray(value)
+  if np.issubdtype(array.dtype, np.floating) or array.dtype.name == "bfloat16":
+    return array.astype(np.float32)
+  return decode.from_pixels(array)
 
 
 def is_one(value: Any) -> bool:

@@ -181,57 +181,56 @@ class GalleryItem:
   """One example.
 
   image: uint8[H, W, 3], or [F, H, W, 3] of which up to 8 frames are shown side by side.
+  target, prediction: None where there is none.
   before: the prediction before fine-tuning; None when unknown.
   """
 
   image: np.ndarray
   prompt: str
-  target: str
-  prediction: str
+  target: str | None
+  prediction: str | None
   before: str | None = None
 
 
-def write_gallery(
-  path: str | os.PathLike[str],
-  items: Iterable[GalleryItem],
-  title: str,
-  *,
-  table: Table | None = None,
-  codec: str = "",
-) -> None:
-  """Writes the page, with loc tokens drawn as boxes and seg tokens as masks.
+def gallery(
+  items: Iterable[GalleryItem], title: str, *, tables: Iterable[Table] = (), codec: str = ""
+) -> str:
+  """An HTML page of the items, with loc tokens drawn as boxes and seg tokens as masks.
 
   Args:
-    table: scores to show above the examples.
+    tables: to show above the examples.
     codec: of the seg tokens, as of `mask_codec.open_codec`.
   """
   items = list(items)
   with_before = any(item.before is not None for item in items)
   cards = "".join(_card(i, item, codec) for i, item in enumerate(items))
-  body = (table_html(table) if table else "") + f"<h2>{len(items)} examples</h2>"
-  if any(_has_boxes(item) for item in items):
+  body = "".join(map(table_html, tables)) + f"<h2>{len(items)} examples</h2>"
+  if any(_has_boxes(item) and item.prediction is not None for item in items):
     body += _legend(with_before)
   body += f'<div class="cards{" wide" if with_before else ""}">{cards}</div>'
-  atomic_io.write_atomically(path, page(title, body, style=_CARD_STYLE))
+  return page(title, body, style=_CARD_STYLE)
 
 
 def _card(number: int, item: GalleryItem, codec: str) -> str:
   pixels = _frames(item.image)
   height, width = pixels.shape[:2]
-  said = {"prediction": item.prediction}
-  if item.before is not None:
+  said = {} if item.prediction is None else {"prediction": item.prediction}
+  if item.before is not None and item.prediction is not None:
     said = {"before": item.before, "after": item.prediction}
-  target = parse_answer(item.target, height, width, codec=codec)
+  target = parse_answer(item.target or "", height, width, codec=codec)
   found = {name: parse_answer(text, height, width, codec=codec) for name, text in said.items()}
   rows = {"prompt": f'<dd class="prompt" dir="auto">{escape(item.prompt)}</dd>'}
-  rows["target"] = _answer(item.target, target, None)
-  rows |= {name: _answer(said[name], found[name], item.target, target) for name in said}
+  if item.target is not None:
+    rows["target"] = _answer(item.target, target, "target")
+  for name in said:
+    rows[name] = _answer(said[name], found[name], "predicted", item.target, target)
   listed = "".join(f"<dt>{name}</dt>{value}" for name, value in rows.items())
   drawn = {"": ""}  # {caption: boxes and masks}, before and after side by side.
   if item.image.ndim == 3 and _has_boxes(item):
     true_marks = _marks(target, "target", width, height)
     kinds = {name: "before" if name == "before" else "predicted" for name in said}
     drawn = {n: true_marks + _marks(found[n], kinds[n], width, height) for n in said}
+    drawn = drawn or {"": true_marks}
   url = _data_url(pixels, "png" if max(height, width) <= _PNG_SIDE else "jpeg")
   image = f'<image id="i{number}" width="{width}" height="{height}" href="{url}"/>'
   views = ""
@@ -244,9 +243,13 @@ def _card(number: int, item: GalleryItem, codec: str) -> str:
 
 
 def _answer(
-  text: str, predicted: Answer | None, target: str | None, true_answer: Answer | None = None
+  text: str,
+  predicted: Answer | None,
+  kind: str,
+  target: str | None = None,
+  true_answer: Answer | None = None,
 ) -> str:
-  """A text marked as right or wrong; of boxes their labels and overlaps."""
+  """A text marked as right or wrong by its target; of boxes their labels and overlaps."""
   if predicted is None:
     mark, kind = "", ""
     if target is not None:
@@ -263,7 +266,6 @@ def _answer(
     notes.append(f"{predicted.objects.num_invalid} unreadable")
   note = f" <small>{escape(' · '.join(notes))}</small>" if notes else ""
   tokens = f"<details><summary>tokens</summary>{escape(text)}</details>"
-  kind = "target" if target is None else "predicted"
   return f'<dd dir="auto" class="{kind}">{labels}{note}{tokens}</dd>'
 
 
@@ -301,7 +303,7 @@ def _legend(with_before: bool) -> str:
 
 
 def _has_boxes(item: GalleryItem) -> bool:
-  return "<loc" in item.target + item.prediction + (item.before or "")
+  return any("<loc" in (text or "") for text in (item.target, item.prediction, item.before))
 
 
 def _frames(image: np.ndarray) -> np.ndarray:

@@ -57,7 +57,8 @@ class CsvRows(jsonl.JsonlRows):
   """The rows of a `Csv` source: as those of JSON lines, but for how a row is written."""
 
   def __init__(self, source: Csv):
-    self._delimiter, self._header = source.delimiter, ()
+    self._delimiter = source.delimiter
+    self._header: tuple[str, ...] = ()
     images = files.folder(source.images, source.path)
     super().__init__(source.path, images, source.columns, jsonl.image_columns(source.image_column))
 

@@ -72,7 +72,7 @@ class RowCounts:
     for name in found.keys() - self._noted:
       self._noted.add(name)
       self._note(
-        f"  rows: {found[name]} {_meaning(name)} (up to step {step}; metrics.jsonl counts them"
+        f"  rows: {found[name]} {meaning(name)} (up to step {step}; metrics.jsonl counts them"
         f" on as {PREFIX}{name})"
       )
     return found
@@ -82,7 +82,7 @@ def table(lines: list[dict[str, Any]]) -> report.Table | None:
   """The counts of the last line of metrics.jsonl that has a step's numbers; None without any."""
   last: dict[str, Any] = next((line for line in reversed(lines) if "loss" in line), {})
   rows = tuple(
-    (_meaning(key.removeprefix(PREFIX)), float(value))
+    (meaning(key.removeprefix(PREFIX)), float(value))
     for key, value in last.items()
     if key.startswith(PREFIX)
   )
@@ -90,7 +90,7 @@ def table(lines: list[dict[str, Any]]) -> report.Table | None:
   return report.Table("Training rows, over all epochs", columns, rows) if rows else None
 
 
-def _meaning(name: str) -> str:
+def meaning(name: str) -> str:
   return f"{name}: {_MEANING[name]}" if name in _MEANING else name
 
 
@@ -210,7 +210,7 @@ def check(runner: evaluation.Runner, *, secs: float = SECS) -> list[Found]:
   for i, (make_example, one) in enumerate(found):
     now = time.monotonic()
     share_end = now + (end - now) / (len(found) - i)
-    for row in _spread(one.num_rows):
+    for row in spread(one.num_rows):
       if one.num_checked and time.monotonic() > share_end:
         break
       one.num_checked += 1
@@ -248,7 +248,7 @@ def refuse(
         )
 
 
-def _spread(num_rows: int) -> Iterator[int]:
+def spread(num_rows: int) -> Iterator[int]:
   """All rows once; wherever one stops, those before lie spread over all."""
   stride = max(1, round(num_rows * _GOLDEN))
   while math.gcd(stride, num_rows) > 1:

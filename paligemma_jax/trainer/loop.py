@@ -42,6 +42,7 @@ from paligemma_jax.trainer import evaluation
 from paligemma_jax.trainer import feature_cache
 from paligemma_jax.trainer import metrics
 from paligemma_jax.trainer import nonfinite
+from paligemma_jax.trainer import notebook
 from paligemma_jax.trainer import outputs
 from paligemma_jax.trainer import profile
 from paligemma_jax.trainer import progress as progress_lib
@@ -135,7 +136,10 @@ class _Run:
     self._main = jax.process_index() == 0
     self._parts = parts  # What must be closed at the end.
     self._progress = progress_lib.Progress(
-      batch_size=config.train.batch_size, main=self._main, on_part=team.doing if team else None
+      batch_size=config.train.batch_size,
+      main=self._main,
+      on_part=team.doing if team else None,
+      view=notebook.found() if self._main else None,
     )
     self._parts.callback(self._progress.close)
     agreement.check_folder(team, workdir.path)
@@ -239,6 +243,7 @@ class _Run:
       except (signals.Left, Exception) as e:
         self._rescue(state, pending() if pending else finished, e)
         raise
+      self._progress.reached(step)
       with jax.profiler.StepTraceAnnotation("train", step_num=step):
         state, sums = steps.run(state, batch)
       if batch.is_new:
@@ -391,6 +396,7 @@ class _Run:
   def _end(self, state: states.TrainState) -> None:
     """Writes what a finished run leaves for people; its state is on disk."""
     note = self._progress.note
+    shown = {"note": note, "log": self._metrics, "view": self._progress.view}
     with self._progress.part("save"):
       self._checkpoints.wait()
       if self._feature_cache is not None:
@@ -398,7 +404,7 @@ class _Run:
       if self._config.ckpt.best:
         note(metrics.best_summary(self._config.ckpt, self._workdir, self._checkpoints.best_step()))
       work = functools.partial(outputs.write, self._setup, state.result, self._workdir)
-      self._stop.leaving(functools.partial(work, main=self._main, note=note, log=self._metrics))
+      self._stop.leaving(functools.partial(work, main=self._main, **shown))
     note(progress_lib.summary(self._progress.times()))
 
   def _report(self, step: int, values: Mapping[str, Any], results: Mapping[str, float]) -> bool:
@@ -406,6 +412,9 @@ class _Run:
     for line in evaluation.listed(self._config.evals, step, results) if results else ():
       self._progress.note(line)
     self._metrics.write(step, {**values, **results, **self._progress.times()})
+    if results and (view := self._progress.view):
+      with self._progress.part("eval"):
+        outputs.show(self._setup, self._workdir, step, view, self._evaluation.rows)
     best = self._config.ckpt.best
     # The initial weights are not saved, so they are not the best step.
     return bool(step and best in results and self._checkpoints.score(step, results[best]))

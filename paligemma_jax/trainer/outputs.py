@@ -19,11 +19,13 @@ from paligemma_jax.data import loader
 from paligemma_jax.report import report
 from paligemma_jax.trainer import bad_rows
 from paligemma_jax.trainer import metrics as metrics_lib
+from paligemma_jax.trainer import notebook
 from paligemma_jax.trainer import progress
 from paligemma_jax.trainer import setup as setups
 from paligemma_jax.trainer import workdir as workdirs
 
 _NUM_EXAMPLES = 24  # In the gallery, shared out among the evaluators that write predictions.
+_NUM_SHOWN = 8  # In a notebook, during the run.
 
 
 def write(
@@ -34,12 +36,13 @@ def write(
   main: bool,
   note: Callable[[str], None],
   log: metrics_lib.MetricsLog,
+  view: notebook.View | None = None,
 ) -> None:
   """Exports the weights if asked for; prints the table of scores, writes gallery and report.
 
-  The gallery's images go to the run's trackers, too. The pages come from the workdir, so a
-  run that is started again when it is complete writes the same once more. Only process 0 writes
-  pages.
+  The gallery's images go to the run's trackers and to the notebook's view, too. The pages come from
+  the workdir, so a run that is started again when it is complete writes the same once more. Only
+  process 0 writes pages.
   """
   if setup.config.ckpt.export and not _is_exported(workdir):
     published = load.published(setup.model_config, params)  # Adapters are in its matrices.
@@ -57,15 +60,30 @@ def write(
   curves = [{k: v for k, v in line.items() if k not in progress.TIMES} for line in lines]
   report.write_report(workdir.report, title, tables=tables, lines=curves)
   step = int(lines[-1]["step"]) if lines else 0
-  items = _examples(setup, workdir, step)
+  items = _examples(setup, workdir, step, _NUM_EXAMPLES, _opened)
   if items:
-    codecs = [e.codec for e in setup.config.evals if isinstance(e, protocols.CanReadMasks)]
-    codec = codecs[0] if codecs else ""  # Of seg tokens: the one they are scored with.
-    report.write_gallery(workdir.gallery, items, title, table=table, codec=codec)
+    page = report.gallery(items, title, tables=[table] if table else [], codec=_codec(setup))
+    atomic_io.write_atomically(workdir.gallery, page)
     note(f"gallery: {workdir.gallery}")
-    captions = [f"{x.prompt} -> {x.prediction} (target: {x.target})" for x in items]
+    captions = [_caption(item) for item in items]
     log.images(step, {f"example/{i}": (items[i].image, text) for i, text in enumerate(captions)})
+    if view:
+      view.images(report.gallery(items, title, codec=_codec(setup)), captions)
   note(f"report:  {workdir.report}")
+
+
+def show(
+  setup: setups.Setup,
+  workdir: workdirs.Workdir,
+  step: int,
+  view: notebook.View,
+  open_rows: Callable[[protocols.Source], protocols.Rows],
+) -> None:
+  """Shows some predictions of a step in a notebook, if there are any."""
+  items = _examples(setup, workdir, step, _NUM_SHOWN, open_rows)
+  if items:
+    page = report.gallery(items, f"Predictions at step {step}", codec=_codec(setup))
+    view.images(page, [_caption(item) for item in items])
 
 
 def scores(lines: list[dict[str, Any]], names: list[str]) -> report.Table | None:
@@ -100,26 +118,44 @@ def _is_exported(workdir: workdirs.Workdir) -> bool:
   return workdir.export.exists() and atomic_io.modified(workdir.export) >= newest
 
 
+def _opened(source: protocols.Source) -> protocols.Rows:
+  return source.open()
+
+
+def _codec(setup: setups.Setup) -> str:
+  """Of seg tokens: the one they are scored with."""
+  found = (e.codec for e in setup.config.evals if isinstance(e, protocols.CanReadMasks))
+  return next(found, "")
+
+
+def _caption(item: report.GalleryItem) -> str:
+  return f"{item.prompt} -> {item.prediction} (target: {item.target})"
+
+
 def _examples(
-  setup: setups.Setup, workdir: workdirs.Workdir, step: int
+  setup: setups.Setup,
+  workdir: workdirs.Workdir,
+  step: int,
+  limit: int,
+  open_rows: Callable[[protocols.Source], protocols.Rows],
 ) -> list[report.GalleryItem]:
-  """Some rows of each evaluator with their predictions at `step` and at step 0."""
+  """Some rows of each evaluator with their predictions at `step` and, if later, at step 0."""
   writers = [e for e in setup.config.evals if isinstance(e, evals.WritePredictions)]
   items = []
   for evaluator in writers:
     after = _predictions(workdir, evaluator.name, step)
-    before = _predictions(workdir, evaluator.name, 0)
-    limit = max(1, _NUM_EXAMPLES // len(writers))
+    before = _predictions(workdir, evaluator.name, 0) if step else {}
+    share = max(1, limit // len(writers))
     batches = loader.eval_batches(
-      evaluator.source.open(),
+      open_rows(evaluator.source),
       evaluator.pp,
       setup.tokenizer,
       encoding="decode",
-      batch_size=limit,
+      batch_size=share,
       text_len=evaluator.text_len,
       keep=evaluator.columns(),
-      limit=limit,
-      bad_rows=limit,
+      limit=share,
+      bad_rows=share,
       stall_secs=setup.config.train.stall_secs,
     )
     for batch, kept in batches:

@@ -14,6 +14,7 @@ import jax
 import ml_collections
 
 from paligemma_jax.config import schema
+from paligemma_jax.trainer import notebook
 
 # What a run spends its time on, and how it is said of a host that others wait for; every second
 # counts to exactly one of these.
@@ -39,9 +40,11 @@ _REPORTED = {
 _PREFIX = "seconds/"
 TIMES = tuple(_PREFIX + name for name in _REPORTED)  # The names of the totals among the metrics.
 
+_LONG = ("compile", "eval", "save")  # What a notebook says is under way.
+
 
 class Progress:
-  """One updating line on a terminal, one line per report in a plain log.
+  """One updating line on a terminal, one line per report in a plain log, a view in a notebook.
 
   Every second counts to one of PARTS: to "start" until `begin_steps`, then to "step" except inside
   `part(name)`.
@@ -50,6 +53,7 @@ class Progress:
     main: whether this process writes, to `stream` or stderr; the others only measure.
     clock: seconds, monotonic.
     on_part: called with the text of each part that begins.
+    view: of the notebook that the process runs in; nothing is then written to `stream`.
   """
 
   def __init__(
@@ -60,11 +64,13 @@ class Progress:
     stream: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
     on_part: Callable[[str], None] | None = None,
+    view: notebook.View | None = None,
   ):
     self._total = self._start_step = self._reported_step = 0
     self._before: Mapping[str, float] = {}
     self._batch_size = batch_size
-    self._stream = (stream or sys.stderr) if main else None
+    self.view = view
+    self._stream = (stream or sys.stderr) if main and view is None else None
     self._is_terminal = bool(self._stream and self._stream.isatty())
     self._clock = clock
     self._on_part = on_part
@@ -92,12 +98,21 @@ class Progress:
     self._stack.append(name)
     if self._on_part:
       self._on_part(PARTS[name])
+    if self.view and name in _LONG:
+      self.view.doing(PARTS[name])
     try:
       with jax.profiler.TraceAnnotation(name):
         yield
     finally:
       self._settle()
       self._stack.pop()
+      if self.view and name in _LONG:
+        self.view.doing("")
+
+  def reached(self, step: int) -> None:
+    """Says that `step` has begun."""
+    if self.view:
+      self.view.reached(step, self._total)
 
   def totals(self) -> dict[str, float]:
     """Seconds per part of this process; they sum to the time that passed."""
@@ -130,6 +145,8 @@ class Progress:
     }
     self._reported_step, self._reported_secs = step, secs
     line = " | ".join(self._pieces(step, values, rates))
+    if self.view:
+      self.view.line(step, self._total, line, values.get("loss"))
     if self._is_terminal:
       self._shown = _fitted(line, self._stream)
       line = "\r\x1b[K" + self._shown
@@ -140,11 +157,15 @@ class Progress:
 
   def note(self, text: str) -> None:
     """Writes a line of its own, without spoiling the updating one."""
+    if self.view:
+      self.view.note(text)
     erase = "\r\x1b[K" if self._shown else ""
     self._write(f"{erase}{text}\n{self._shown}")
 
   def close(self) -> None:
     """Ends the updating line."""
+    if self.view:
+      self.view.close()
     if self._shown:
       self._write("\n")
     self._shown = ""

@@ -53,7 +53,8 @@ class _Document(html.parser.HTMLParser):
 
 def _written(tmp_path, items, **options):
   path = tmp_path / "gallery.html"
-  report.write_gallery(path, items, options.pop("title", "Title"), **options)
+  page = report.gallery(items, options.pop("title", "Title"), **options)
+  path.write_text(page, "utf-8")
   return _Document(path.read_text("utf-8"))
 
 
@@ -77,7 +78,7 @@ def test_no_text_can_add_an_element_or_break_the_page(tmp_path_factory, texts, w
 def test_hostile_texts_are_shown_as_they_are_and_nothing_is_loaded(tmp_path):
   table = report.Table(_HOSTILE, (_HOSTILE, "b"), ((_HOSTILE, _HOSTILE),))
   items = [report.GalleryItem(_IMAGE, _HOSTILE, _HOSTILE, _HOSTILE, _HOSTILE)]
-  document = _written(tmp_path, items, title=_HOSTILE, table=table)
+  document = _written(tmp_path, items, title=_HOSTILE, tables=[table])
   assert not document.all("script") and not document.all("img")
   shown = _HOSTILE.replace("\x00", "\ufffd").replace("\ud800", "?")
   assert sum(shown in text for text in document.texts) == 10  # Title twice, and all the others.

@@ -42,7 +42,6 @@ from paligemma_jax.trainer import evaluation
 from paligemma_jax.trainer import feature_cache
 from paligemma_jax.trainer import metrics
 from paligemma_jax.trainer import nonfinite
-from paligemma_jax.trainer import notebook
 from paligemma_jax.trainer import outputs
 from paligemma_jax.trainer import profile
 from paligemma_jax.trainer import progress as progress_lib
@@ -139,7 +138,7 @@ class _Run:
       batch_size=config.train.batch_size,
       main=self._main,
       on_part=team.doing if team else None,
-      view=notebook.found() if self._main else None,
+      view=progress_lib.view() if self._main else None,
     )
     self._parts.callback(self._progress.close)
     agreement.check_folder(team, workdir.path)
@@ -243,7 +242,8 @@ class _Run:
       except (signals.Left, Exception) as e:
         self._rescue(state, pending() if pending else finished, e)
         raise
-      self._progress.reached(step)
+      if view := self._progress.view:
+        view.reached(step, self._total)
       with jax.profiler.StepTraceAnnotation("train", step_num=step):
         state, sums = steps.run(state, batch)
       if batch.is_new:

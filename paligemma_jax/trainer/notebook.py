@@ -1,14 +1,13 @@
 """The live view of a run in a notebook: a progress bar, the loss, notes, and predictions as images.
 
-IPython is used if it runs this process, and not imported otherwise. One cell's output is updated in
-place, which Jupyter, Colab, Kaggle and VS Code can do without widgets.
+IPython is used if it runs this process (see `progress.view`), and not imported otherwise. One
+output of the cell is updated in place, which Jupyter, Colab, Kaggle and VS Code can do without widgets.
 """
 
 from __future__ import annotations
 
 import html
 import math
-import sys
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -22,17 +21,6 @@ _MAX_POINTS = 400  # Of the curve.
 _WIDTH, _HEIGHT = 360, 60  # Of the curve, in CSS pixels.
 _HIGH = 640  # Of the frame with images, in CSS pixels.
 _COLOR = "#c2410c"
-
-
-def found() -> View | None:
-  """A view in the notebook that runs this process; None where there is none."""
-  ipython = sys.modules.get("IPython")
-  shell = ipython.get_ipython() if ipython is not None else None
-  if getattr(shell, "kernel", None) is None:  # IPython in a terminal has no kernel.
-    return None
-  from IPython import display
-
-  return View(display)
 
 
 def frame(page: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -60,7 +61,7 @@ def write(
   curves = [{k: v for k, v in line.items() if k not in progress.TIMES} for line in lines]
   report.write_report(workdir.report, title, tables=tables, lines=curves)
   step = int(lines[-1]["step"]) if lines else 0
-  items = _examples(setup, workdir, step, _NUM_EXAMPLES, _opened)
+  items = _examples(setup, workdir, step, _NUM_EXAMPLES, operator.methodcaller("open"))
   if items:
     page = report.gallery(items, title, tables=[table] if table else [], codec=_codec(setup))
     atomic_io.write_atomically(workdir.gallery, page)
@@ -116,10 +117,6 @@ def _is_exported(workdir: workdirs.Workdir) -> bool:
   folders = [workdir.checkpoints / str(step) for step in manifest.steps_in(workdir.checkpoints)]
   newest = max((atomic_io.modified(p / manifest.SEAL) for p in folders), default=0.0)
   return workdir.export.exists() and atomic_io.modified(workdir.export) >= newest
-
-
-def _opened(source: protocols.Source) -> protocols.Rows:
-  return source.open()
 
 
 def _codec(setup: setups.Setup) -> str:

@@ -43,6 +43,17 @@ TIMES = tuple(_PREFIX + name for name in _REPORTED)  # The names of the totals a
 _LONG = ("compile", "eval", "save")  # What a notebook says is under way.
 
 
+def view() -> notebook.View | None:
+  """A view in the notebook that runs this process; None where there is none."""
+  ipython = sys.modules.get("IPython")
+  shell = ipython.get_ipython() if ipython is not None else None
+  if getattr(shell, "kernel", None) is None:  # IPython in a terminal has no kernel.
+    return None
+  from IPython import display
+
+  return notebook.View(display)
+
+
 class Progress:
   """One updating line on a terminal, one line per report in a plain log, a view in a notebook.
 
@@ -108,11 +119,6 @@ class Progress:
       self._stack.pop()
       if self.view and name in _LONG:
         self.view.doing("")
-
-  def reached(self, step: int) -> None:
-    """Says that `step` has begun."""
-    if self.view:
-      self.view.reached(step, self._total)
 
   def totals(self) -> dict[str, float]:
     """Seconds per part of this process; they sum to the time that passed."""

@@ -58,7 +58,7 @@ def test_a_bar_is_updated_in_place_and_nothing_is_written():
   shown.note("initial weights: <b>random</b>")
   for step in range(1, 11):
     clock.now += 1
-    shown.reached(step)
+    view.reached(step, 10)
     shown.log(step, {"loss": 3.0 / step, "lr": 1e-3})
   shown.close()
   ((page, text),) = display.shown()
@@ -75,7 +75,7 @@ def test_the_bar_moves_between_reports_and_says_what_takes_long():
   with shown.part("compile"):
     assert "compiling the step …" in display.shown()[0][0]
   clock.now += 1
-  shown.reached(4)
+  view.reached(4, 10)
   assert 'aria-valuenow="40"' in display.shown()[0][0] and "…" not in display.shown()[0][0]
   with shown.part("data"):
     assert "reading data" not in display.shown()[0][0]
@@ -124,12 +124,12 @@ def test_a_view_is_found_in_a_notebook_and_not_in_a_terminal(kernel, monkeypatch
   ipython.display = _Display()
   ipython.get_ipython = lambda: types.SimpleNamespace(kernel=kernel)
   monkeypatch.setitem(sys.modules, "IPython", ipython)
-  assert (notebook.found() is not None) == (kernel is not None)
+  assert (progress.view() is not None) == (kernel is not None)
 
 
 def test_nothing_is_imported_where_there_is_no_notebook():
   code = (
-    "import sys; from paligemma_jax.trainer import notebook; assert notebook.found() is None;"
+    "import sys; from paligemma_jax.trainer import progress; assert progress.view() is None;"
     "print(*[m for m in sys.modules if m.lower().startswith(('ipython', 'ipykernel'))])"
   )
   done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,7 +1,7 @@
 """The live view of a run in a notebook: a progress bar, the loss, notes, and predictions as images.
 
-IPython is used if it runs this process (see `progress.view`), and not imported otherwise. One
-output of the cell is updated in place, which Jupyter, Colab, Kaggle and VS Code can do without widgets.
+IPython is used if it runs this process (see `progress.view`), and not imported otherwise. The
+cell's output is updated in place, as Jupyter, Colab, Kaggle and VS Code can without widgets.
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # What `_PUBLIC` says, for those who read types.
   from paligemma_jax import pp as pp
   from paligemma_jax import presets as presets
   from paligemma_jax import sources as sources
+  from paligemma_jax import trackers as trackers
   from paligemma_jax.api import PaliGemma as PaliGemma
   from paligemma_jax.api import load as load
   from paligemma_jax.checkpoint.hub import pretrained as pretrained
@@ -53,7 +54,7 @@ _PUBLIC = {
     "pp": ("pp", ""), "presets": ("presets", ""), "pretrained": ("checkpoint.hub", "pretrained"),
     "score": ("evals", "score"), "show": ("looking", "show"), "sources": ("sources", ""),
     "spec": ("core.spec", "spec"), "sweepable": ("config.load", "sweepable"),
-    "train": ("train", ""),
+    "trackers": ("trackers", ""), "train": ("train", ""),
 }  # fmt: skip
 
 __all__ = list(_PUBLIC)

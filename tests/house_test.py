@@ -21,7 +21,7 @@ FLOORS = (
   {"core"},
   {"regions"},
   {"config"},
-  {"sources", "pp", "evals"},
+  {"sources", "pp", "evals", "trackers"},
   {"presets", "report"},
   {"data", "models"},
   {"training", "decoding"},
@@ -41,6 +41,7 @@ CONFIG_PARTS = {
   "sources",
   "pp",
   "evals",
+  "trackers",
   "presets",
   "paligemma_jax",
 }
@@ -171,7 +172,7 @@ def loaded_by(statement):
     "import paligemma_jax.pp",
     "import paligemma_jax.evals",
     "import paligemma_jax.models.variants",
-    "import paligemma_jax as pj; pj.default_config(); pj.sources, pj.pp, pj.evals, pj.score",
+    "import paligemma_jax as pj; pj.default_config(); pj.sources, pj.pp, pj.evals, pj.trackers",
     "import paligemma_jax.presets",
   ],
 )

@@ -132,9 +132,12 @@ def _named(name):
   raise AssertionError(name)
 
 
-@pytest.mark.parametrize("table", ["sources.SOURCES", "pp.OPS", "evals.EVALUATORS"])
+@pytest.mark.parametrize(
+  "table", ["sources.SOURCES", "pp.OPS", "evals.EVALUATORS", "trackers.TRACKERS"]
+)
 def test_the_api_reference_has_all_that_is_built_in(table):
   room, _, name = table.partition(".")
   text = (DOCS / "api" / f"{room}.md").read_text("utf-8")
   listed = set(re.findall(r"^::: \S+\.(\w+)$", text, re.MULTILINE))
-  assert set(getattr(importlib.import_module(f"paligemma_jax.{room}"), name)) <= listed
+  built_in = getattr(importlib.import_module(f"paligemma_jax.{room}"), name).values()
+  assert {cls.__name__ for cls in built_in} <= listed

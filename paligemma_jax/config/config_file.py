@@ -353,8 +353,10 @@ def _changed(value: Any, path: str, text: str, what: str) -> Any:
     holds_specs = isinstance(value, tuple) and any(specs.is_spec(v) for v in value)
     if what in schema.code():
       return None if is_nothing else text
-    if is_nothing and (holds_specs or what == "evals"):
+    if is_nothing and (holds_specs or what in ("evals", "log.trackers")):
       return ()
+    if what == "log.trackers" and not text.lstrip().startswith(("(", "[")):
+      return tuple(name.strip() for name in text.split(","))
     if value is None or specs.is_spec(value) or holds_specs:
       raise errors.ConfigError(
         f"{what} holds specs, which are set in the config file. A field of one can be set as in"

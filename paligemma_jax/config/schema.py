@@ -26,8 +26,9 @@ class Key:
     low, high: the least and the greatest legal number.
     form: "" where the type says all; "duration", "steps", "regex" (a tuple of them), "rules"
       (pairs of regex and number >= 0), "axes" (pairs of name and size), "lengths" (rising positive
-      ints), "spec" (one, or None), "specs" (a tuple of them), "code" (a function of the user's, its
-      name 'module:name', a spec that can be called, or None), "free" (a dict of any keys).
+      ints), "spec" (one, or None), "specs" (a tuple of them), "trackers" (the same, or names),
+      "code" (a function of the user's, its name 'module:name', a spec that can be called, or None),
+      "free" (a dict of any keys).
     resume: the effect of a change before a run is resumed: "refuse" when it would be another run,
       "data" when it would train on other rows (which --allow_data_change allows), "warn" when
       people change it on purpose, "allow" when it does not affect training.
@@ -41,6 +42,9 @@ class Key:
   form: str = ""
   resume: str = "refuse"
 
+
+# The names of those in paligemma_jax.trackers.
+TRACKERS = ("mlflow", "trackio", "wandb")
 
 # Fields of sources that are paths; the content there decides whether the data is the same.
 PLACES = ("path", "images", "videos", "root", "data_dir")
@@ -200,8 +204,9 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
     "tensorboard": Key(True, "Write TensorBoard files too.", resume="allow"),
     "profile": Key("", "Trace these steps into WORKDIR/profile: 'steps 10-13'; '': none.",
         form="steps", resume="allow"),
-    "trackers": Key((), "Specs of other trackers of the metrics; see extending.md.",
-        form="specs", resume="allow"),
+    "trackers": Key((),
+        "Where the metrics go too: 'wandb', 'trackio', 'mlflow', a spec of paligemma_jax.trackers,"
+        " or one of your own.", form="trackers", resume="allow"),
   },
   "evals": Key((), "Evaluators: specs of paligemma_jax.evals; --config.evals=none removes them.",
       form="specs", resume="allow"),

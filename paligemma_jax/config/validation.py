@@ -104,9 +104,6 @@ def _relations(config: ml_collections.ConfigDict, variants: tuple[str, ...]) -> 
       yield f"optim.{name} must be less than 1, or the mean never changes."
   if optim.schedule != "linear" and optim.schedule_end:
     yield f"optim.schedule_end={optim.schedule_end} is for optim.schedule='linear' only."
-  for i, tracker in enumerate(config.log.trackers):
-    if not isinstance(tracker, protocols.TrackerSpec):
-      yield f"log.trackers[{i}] is {tracker!r}, which is no tracker: it has no make(workdir)."
   if train.loss is not None and optim.label_smoothing:
     yield (
       f"optim.label_smoothing={optim.label_smoothing} is of the loss that train.loss replaces; set"
@@ -314,6 +311,17 @@ def _are_specs(value: Any, path: str) -> bool:
   return isinstance(value, tuple)
 
 
+def _are_trackers(value: Any, path: str) -> bool:
+  for i, item in enumerate(value if isinstance(value, tuple) else ()):
+    if isinstance(item, str):
+      errors.pick(dict.fromkeys(schema.TRACKERS), item, f"tracker of {path}")
+    elif _are_specs((item,), path) and not isinstance(item, protocols.TrackerSpec):
+      raise errors.ConfigError(
+        f"{path}[{i}] is {item!r}, which is no tracker: it has no make(workdir)."
+      )
+  return isinstance(value, tuple)
+
+
 def _is_code(value: Any, _: str) -> bool:
   if isinstance(value, str):
     module, _, name = value.partition(":")
@@ -344,5 +352,6 @@ _FORMS: Mapping[str, tuple[str, Callable[[Any, str], bool]]] = {
         lambda value, path: bool(schema.parse_steps(value, path))),
     "spec": ("a spec, such as sources.Jsonl('train.jsonl')",
         lambda value, _: value is None or specs.is_spec(value)),
+    "trackers": ("a tuple of names or specs; one needs a comma: ('wandb',)", _are_trackers),
     "specs": ("a tuple of specs; one spec needs a comma: (x,)", _are_specs),
 }  # fmt: skip

@@ -177,9 +177,12 @@ class Tracker(Protocol):
 
   Calls do not overlap, but come from several threads. Training waits for each. A tracker may have:
 
-  images(step, {name: (uint8[H, W, 3], or [F, H, W, 3] of a video, caption)}): examples, at the end.
-  text(step, {name: text}): the run's configuration, as JSON, is the text "config".
-  close(): called at the end of the run, after the last log.
+  images(step, {name: (uint8[H, W, 3], caption)}): examples, at the end; at most 24, the longer side
+    at most 448, the frames of a video side by side.
+  text(step, {name: text}): the configuration as the text "config", in JSON; after an evaluation its
+    first predictions, a table in Markdown, as "<eval name>/predictions".
+  fail(reason): the run ends with an error, or was asked to stop; before `close`.
+  close(): called at the end of the run, after the last log. It may take a minute.
   """
 
   def log(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -27,9 +27,11 @@ _PLAIN = (str, int, float, bool, type(None))
 _KIND = "__spec__"
 # Fields of ours that older versions saved under another name.
 _RENAMED = {"truth": "target"}
-_OURS = tuple(f"paligemma_jax.{room}." for room in ("regions", "sources", "pp", "evals"))
+_OURS = tuple(
+  f"paligemma_jax.{room}." for room in ("regions", "sources", "pp", "evals", "trackers")
+)
 # Modules that together have all specs of ours by name.
-_SPECS = ("sources", "pp", "evals", "regions.answer_forms", "regions.mask_codec")
+_SPECS = ("sources", "pp", "evals", "trackers", "regions.answer_forms", "regions.mask_codec")
 # The annotations that are checked in our own specs, and how messages name them.
 _TYPES = {
   "str": ((str,), "a text"),

@@ -314,7 +314,7 @@ class _Run:
       spent=spent,
       main=self._main,
     )
-    self._parts.callback(self._metrics.close)
+    self._parts.enter_context(self._metrics)
     self._metrics.text(start, {"config": self._config_json})
     if "line" in facts and self._calendar.is_line(start) and last < start:
       results = self._evaluate(state, start, self._calendar.evals(start))

@@ -18,6 +18,7 @@ import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent import futures
 from typing import Any
 
 import ml_collections
@@ -25,15 +26,18 @@ import numpy as np
 from absl import logging
 
 from paligemma_jax import evals
+from paligemma_jax import trackers as trackers_lib
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
+from paligemma_jax.core import process
 from paligemma_jax.core import protocols
 from paligemma_jax.trainer import progress
 from paligemma_jax.trainer import workdir as workdirs
 
 # The keys whose values come from a clock; a comparison of two runs leaves them out.
 TIMING_KEYS = ("examples_per_second", *progress.TIMES)
+_CLOSE_SECS = 60.0
 _NON_FINITE = ("NaN", "Infinity", "-Infinity")  # As `atomic_io.to_line` spells them.
 
 
@@ -55,13 +59,14 @@ class MetricsLog:
     *,
     resume_step: int,
     tensorboard: bool,
-    trackers: Sequence[protocols.TrackerSpec] = (),
+    trackers: Sequence[str | protocols.TrackerSpec] = (),
     spent: Mapping[str, float] | None = None,
     main: bool,
   ):
     self._last_step = resume_step
     self._file: atomic_io.LineFile | None = None
     self._trackers: list[tuple[str, Any]] = []
+    self._missed: dict[str, int] = {}  # {tracker that has ended: lines that it did not get}
     if not main:
       return
     lines = _lines(workdir.metrics)
@@ -71,7 +76,8 @@ class MetricsLog:
     self._file = atomic_io.LineFile(workdir.metrics, map(atomic_io.to_line, kept), fault="metrics")
     if tensorboard:
       self._begin("TensorBoard", lambda: EventFile(workdir.tensorboard, resume_step))
-    for tracker in trackers:
+    for spec in trackers:
+      tracker = trackers_lib.TRACKERS[spec]() if isinstance(spec, str) else spec
       self._begin(type(tracker).__name__, functools.partial(tracker.make, workdir.path))
 
   def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -96,6 +102,7 @@ class MetricsLog:
       self._file.append([{"step": step, **line}])
     except OSError as e:
       raise errors.StateError(f"{self._file.path} cannot be written: {e.strerror or e}.") from e
+    self._missed = {name: count + 1 for name, count in self._missed.items()}
     self._track("log", step, line)
 
   def text(self, step: int, texts: Mapping[str, str]) -> None:
@@ -106,12 +113,26 @@ class MetricsLog:
     """Shows images with captions, by name, in the trackers that can."""
     self._track("images", step, images)
 
+  def __enter__(self) -> MetricsLog:
+    return self
+
+  def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+    """Closes at the end of a run, which may have ended with an error."""
+    if error is not None:
+      self._track("fail", str(error))
+    self.close()
+
   def close(self) -> None:
-    """Closes the files and trackers."""
+    """Closes the files and trackers, for which it waits a minute at most."""
     if self._file is not None:
       self._file.close()
-    self._track("close")
-    self._trackers.clear()
+    closing = process.started(lambda: self._track("close"))
+    if not futures.wait([closing], _CLOSE_SECS).done:
+      logging.error("trackers are left: they did not close within %.0f s", _CLOSE_SECS)
+    self._trackers = []
+    for name, count in self._missed.items():
+      logging.warning("%s lacks %d lines of metrics.jsonl", name, count)
+    self._missed = {}
 
   def _begin(self, name: str, make: Callable[[], protocols.Tracker]) -> None:
     try:
@@ -119,7 +140,7 @@ class MetricsLog:
     except errors.PaligemmaError:
       raise
     except Exception as e:  # Of other people's code, here and below: any.
-      _log_failure(name, e)
+      self._give_up(name, e)
 
   def _track(self, method: str, *args: Any) -> None:
     """Calls a method of the trackers that have it; one that fails is called no more."""
@@ -130,20 +151,20 @@ class MetricsLog:
         getattr(tracker, method)(*args)
       except Exception as e:
         self._trackers.remove((name, tracker))
-        _log_failure(name, e)
+        self._give_up(name, e, missed=method == "log")
         if method != "close" and hasattr(tracker, "close"):
           with contextlib.suppress(Exception):
             tracker.close()
 
-
-def _log_failure(name: str, error: Exception) -> None:
-  logging.error(
-    "nothing more is logged to %s: %s: %s; metrics.jsonl has all numbers",
-    name,
-    type(error).__name__,
-    error,
-    exc_info=not isinstance(error, OSError),
-  )
+  def _give_up(self, name: str, error: Exception, *, missed: bool = False) -> None:
+    self._missed[name] = int(missed)
+    logging.error(
+      "nothing more is logged to %s: %s: %s; metrics.jsonl has all numbers",
+      name,
+      type(error).__name__,
+      error,
+      exc_info=not isinstance(error, OSError),
+    )
 
 
 def read(path: str | os.PathLike[str]) -> list[dict[str, Any]]:

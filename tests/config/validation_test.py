@@ -115,6 +115,9 @@ def test_numbers_below_the_least_legal_one_are_refused(path):
     ("ckpt.best", "val/ac/acc", "ckpt.best='val/ac/acc' is no metric"),
     ("ckpt.best", "val/acc/", "ckpt.best='val/acc/' is no metric"),
     ("log.trackers", (Rows(),), "log.trackers[0] is "),
+    ("log.trackers", ("wanb",), "Unknown tracker of log.trackers 'wanb'. Did you mean 'wandb'?"),
+    ("log.trackers", (Make,), "log.trackers[0] must be a spec; it is a class"),
+    ("log.profile", "10-13", "log.profile: '10-13' names no steps; write 'steps 10-13'"),
     ("ckpt.best", "val/end/acc", "evaluator 'val/end' never runs during training"),
   ],
 )

@@ -1,4 +1,4 @@
-"""Stop requests: SIGTERM or Ctrl-C ends the run as soon as a finished step is saved."""
+"""Stop requests: SIGTERM, Ctrl-C or a preemption ends the run once a finished step is saved."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from absl import logging
 
 from paligemma_jax.core import process
 from paligemma_jax.multihost import hosts
+from paligemma_jax.trainer import preemption
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ class StopRequest:
 
   def __init__(self, team: hosts.Team | None = None):
     self._team = team
-    self._asked = ""
+    self._asked, self._had_signal = "", False
     self._before: dict[int, Any] = {}
     self._ends: tuple[socket.socket, socket.socket] | None = None
     self._fd_before = -1
@@ -55,6 +56,7 @@ class StopRequest:
     for number in (signal.SIGTERM, signal.SIGINT):
       # Without a handler they would end the process; the thread reads them.
       self._before[number] = signal.signal(number, lambda number, frame: None)
+    preemption.watch(self.ask)
     return self
 
   def __exit__(self, *_) -> None:
@@ -69,8 +71,17 @@ class StopRequest:
 
   @property
   def asked(self) -> str:
-    """The name of the signal, '' as long as there was none."""
+    """The signal or the notice that asked, '' as long as there was none."""
     return self._asked or (self._team.asked if self._team else "")
+
+  def ask(self, why: str) -> None:
+    """Requests a stop, from any thread; `why` is the name of a signal or of a notice."""
+    if self._asked:
+      return
+    self._asked = why
+    logging.warning("%s: stopping as soon as the step under way is saved", why)
+    if self._team:
+      self._team.ask_stop(why)
 
   def check(self) -> None:
     """Called where a run may end; all hosts call it in the same order.
@@ -112,11 +123,10 @@ class StopRequest:
 
   def _take(self, number: int) -> None:
     name = signal.Signals(number).name
-    if not self._asked:
-      self._asked = name
-      logging.warning("%s: stopping as soon as the step under way is saved", name)
-      if self._team:
-        self._team.ask_stop(name)
+    # A preemption is noticed before its SIGTERM comes, which is the first signal nevertheless.
+    if not self._had_signal:
+      self._had_signal = True
+      self.ask(name)
       return
     text = f"{name} once more: ended at once."
     print(f"error: {text}", file=sys.stderr, flush=True)

@@ -139,6 +139,11 @@ class _Object(io.RawIOBase):
   def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
     return self._file.seek(offset, whence)
 
+  def close(self) -> None:
+    if not self.closed:
+      self._file.close()
+    super().close()
+
 
 def write(path: Any, data: bytes) -> None:
   """Writes the object, whatever was there."""

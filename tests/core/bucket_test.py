@@ -141,3 +141,12 @@ def test_what_is_moved_keeps_its_checksums(root):
   assert {f"c/{n}": s.checksum for n, s in before.items()} == {
     n: s.checksum for n, s in after.items()
   }
+
+
+def test_a_file_that_is_read_in_pieces_is_closed(gcs, caplog):
+  path = bucket.path("gs://test-bucket/closed/x")
+  bucket.write(path, bytes(100))
+  with bucket.open_read(path) as file:
+    inner = file.raw._file
+    assert file.read(3) == bytes(3)
+  assert inner.closed and file.closed

@@ -91,7 +91,7 @@ def test_a_stopped_run_goes_on_and_a_second_one_is_refused(finished):
     begin = time.monotonic()
     second = run_train.run(*args)
     assert second.returncode == 73 and f"process {first.pid} on " in second.stderr
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 90  # With its start, on a busy machine.
     first.send_signal(signal.SIGTERM)
     first.communicate(timeout=120)
   assert first.returncode == 75

@@ -22,6 +22,7 @@ COMMANDS = {
   "convert": "writes weights in another format: npz, hf, peft, native",
   "prepare": "builds the dataset of a benchmark from its official download",
   "new": "copies the template to a config file of your own",
+  "tpu": "creates Cloud TPU slices, and trains on them until the run has ended",
   "version": "prints the versions of all packages that a run depends on",
   "completion": "prints a script for bash, zsh or fish that completes these commands",
 }

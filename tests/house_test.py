@@ -19,7 +19,7 @@ LINES_WARN, LINES_WALL = 300, 450
 # Lower floors never import upper ones; parts of one floor do not know each other.
 FLOORS = (
   {"core"},
-  {"regions"},
+  {"regions", "launch"},
   {"config"},
   {"sources", "pp", "evals", "trackers"},
   {"presets", "report"},

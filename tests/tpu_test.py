@@ -156,7 +156,7 @@ def test_gcloud_takes_the_commands_and_the_cloud_gets_them(tmp_path, capsys, mon
     )
     printed(capsys, "delete", "vqa", *WHERE)
     assert "there is no such slice" in printed(capsys, "status", "vqa", *WHERE)
-    changes = [r for r in cloud.requests() if not r.startswith("GET")]
+    changes = [r for r in cloud.requests() if "queued" in r and not r.startswith("GET")]
     place = "/v2/projects/p/locations/us-west4-a/queuedResources"
     assert [r.partition("?")[0] for r in changes] == [f"POST {place}", f"DELETE {place}/vqa"]
     assert "queuedResourceId=vqa" in changes[0] and "force=True" in changes[1]

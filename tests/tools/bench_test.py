@@ -169,3 +169,21 @@ def test_starting_is_measured():
   found = measured("start", config, against=())
   assert 0 < found["help_seconds"] < found["ours_seconds"] < 600
   assert 0 <= found["ours_evals_seconds"] < found["ours_seconds"]
+
+
+@pytest.mark.slow  # A process with JAX.
+def test_saving_is_measured_against_orbax_alone(tmp_path):
+  done = subprocess.run(
+    [sys.executable, "-m", "tools.bench.save", "--megabytes=32", "--repeats=1", "--path", tmp_path],
+    cwd=compare.ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  found = json.loads(done.stdout)
+  assert found["megabytes"] == 34 and found["runs"] == 1
+  for name in ("save", "restore"):
+    rates = [found[f"{side}_{name}_mb_per_second"] for side in ("orbax", "ours")]
+    assert found[f"{name}_ratio"] == pytest.approx(rates[1] / rates[0], rel=0.05)
+  assert not list((tmp_path / "bench_save").iterdir())

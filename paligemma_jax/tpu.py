@@ -269,20 +269,20 @@ def emitted(args: argparse.Namespace) -> str:
         " this in that folder, which is then copied."
       )
     package = ".[tpu,gs]"
-  install = f"uv pip install -q {shlex.quote(package)}"
-  command = shlex.join(["python", "-m", "paligemma_jax.train", *args.rest])
+  package = shlex.quote(package)
+  command = shlex.join(["-m", "paligemma_jax.train", *args.rest])
   if args.emit == "xpk":
-    script = (
-      f"pip install -q uv && {install.replace('install', 'install --system', 1)} && {command}"
-    )
+    script = f"pip install -q uv && uv pip install -q --system {package} && python {command}"
+    options = ["--spot"] if args.spot else []
+    options += [f"--project={args.project}"] if args.project else []
     words = [
-      "xpk", "workload", "create", f"--workload={args.name}", "--cluster=YOUR_CLUSTER",
-      f"--tpu-type={args.type}", f"--zone={args.zone}", "--base-docker-image=python:3.12",
-      "--script-dir=.", "--max-restarts=100",
+      "xpk workload create", f"--workload={args.name}", "--cluster=your-cluster",
+      f"--tpu-type={args.type}", f"--zone={args.zone}", *options,
+      "--base-docker-image=python:3.12", "--script-dir=.", "--max-restarts=100",
       f"--restart-on-exit-codes={_HOST_LOST},{_INTERRUPTED}",
-      *([f"--project={args.project}"] if args.project else []), f"--command={script}",
+      f"--command={shlex.quote(script)}",
     ]  # fmt: skip
-    return " \\\n  ".join(map(shlex.quote, words))
+    return " \\\n  ".join(words)
   region = args.zone.rpartition("-")[0]
   return f"""name: {json.dumps(args.name)}
 workdir: .
@@ -298,11 +298,9 @@ resources:
 setup: |
   python3 -m pip install -q --user uv
   test -d ~/venv || python3 -m uv venv -q --python 3.12 ~/venv
-  source ~/venv/bin/activate
-  python3 -m {install} || ~/.local/bin/{install}
+  python3 -m uv pip install -q --python ~/venv/bin/python {package}
 run: |
-  source ~/venv/bin/activate
-  {command}"""
+  ~/venv/bin/python {command}"""
 
 
 def _runtime(args: argparse.Namespace) -> str:

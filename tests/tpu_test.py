@@ -136,11 +136,12 @@ def test_an_xpk_command_is_what_xpk_reads(capsys):
   command = words.stdout.decode().split("\0")[:-1]
   assert command[:3] == ["xpk", "workload", "create"]
   assert command[-1].endswith(" ".join(TRAIN[1:]))
-  workload = pytest.importorskip("xpk.parser.workload")
+  core = pytest.importorskip("xpk.parser.core")
   parser = argparse.ArgumentParser()
-  workload.set_workload_parsers(parser.add_argument_group())
-  args = parser.parse_args(command[2:])
-  assert args.tpu_type == "v5litepod-16" and args.max_restarts == 100
+  core.set_parser(parser)
+  args = parser.parse_args(command[1:])
+  assert args.tpu_type == "v5litepod-16" and args.max_restarts == "100" and args.spot
+  assert args.restart_on_exit_codes == "69,75"
 
 
 @needs_gcloud

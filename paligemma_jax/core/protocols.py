@@ -179,8 +179,8 @@ class Tracker(Protocol):
 
   images(step, {name: (uint8[H, W, 3], caption)}): examples, at the end; at most 24, the longer side
     at most 448, the frames of a video side by side.
-  text(step, {name: text}): the configuration as the text "config", in JSON; after an evaluation its
-    first predictions, a table in Markdown, as "<eval name>/predictions".
+  text(step, {name: text}): the run's configuration, as JSON, is the text "config".
+  predictions(step, {'<eval name>/predictions': table in Markdown}): the first ones of evaluations.
   fail(reason): the run ends with an error, or was asked to stop; before `close`.
   close(): called at the end of the run, after the last log. It may take a minute.
   """

@@ -212,7 +212,7 @@ def gallery(
 
 
 def _card(number: int, item: GalleryItem, codec: str) -> str:
-  pixels = _frames(item.image)
+  pixels = frames(item.image)
   height, width = pixels.shape[:2]
   said = {} if item.prediction is None else {"prediction": item.prediction}
   if item.before is not None and item.prediction is not None:
@@ -306,7 +306,7 @@ def _has_boxes(item: GalleryItem) -> bool:
   return any("<loc" in (text or "") for text in (item.target, item.prediction, item.before))
 
 
-def _frames(image: np.ndarray) -> np.ndarray:
+def frames(image: np.ndarray) -> np.ndarray:
   """uint8[H, W', 3]: the image, or its first frames side by side."""
   return image if image.ndim == 3 else np.concatenate(list(image[:_MAX_FRAMES]), axis=1)
 

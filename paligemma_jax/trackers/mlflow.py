@@ -86,15 +86,16 @@ class MlflowRun:
       self._failures.append(e)
 
   def text(self, step: int, texts: Mapping[str, str]) -> None:
-    texts = dict(texts)
-    if config := texts.pop("config", ""):
-      self._client.log_text(self._run_id, config, "config.json")
-      if self._is_new:  # Parameters cannot be changed.
-        values = base.flat(json.loads(config)).items()
-        params = [self._mlflow.entities.Param(k, str(v)[:_PARAM_CHARS]) for k, v in values]
-        self._client.log_batch(self._run_id, params=params)
-    for name, text in texts.items():
-      self._client.log_text(self._run_id, text, f"{name}-{step}.md")
+    del step
+    self._client.log_text(self._run_id, texts["config"], "config.json")
+    if self._is_new:  # Parameters cannot be changed.
+      values = base.flat(json.loads(texts["config"])).items()
+      params = [self._mlflow.entities.Param(k, str(v)[:_PARAM_CHARS]) for k, v in values]
+      self._client.log_batch(self._run_id, params=params)
+
+  def predictions(self, step: int, tables: Mapping[str, str]) -> None:
+    for name, table in tables.items():
+      self._client.log_text(self._run_id, table, f"{name}-{step}.md")
 
   def images(self, step: int, images: Mapping[str, tuple[np.ndarray, str]]) -> None:
     for name, (image, text) in images.items():

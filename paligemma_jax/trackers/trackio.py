@@ -58,11 +58,12 @@ class TrackioRun:
     self._run.log(dict(metrics), step=step)
 
   def text(self, step: int, texts: Mapping[str, str]) -> None:
-    texts = dict(texts)
-    if config := texts.pop("config", ""):
-      self._run.config.update(base.flat(json.loads(config)))  # It goes with the first metrics.
-    if texts:
-      self._run.log({k: self._trackio.Markdown(text) for k, text in texts.items()}, step=step)
+    del step
+    # It goes with the first metrics.
+    self._run.config.update(base.flat(json.loads(texts["config"])))
+
+  def predictions(self, step: int, tables: Mapping[str, str]) -> None:
+    self._run.log({k: self._trackio.Markdown(table) for k, table in tables.items()}, step=step)
 
   def images(self, step: int, images: Mapping[str, tuple[np.ndarray, str]]) -> None:
     shown = {k: self._trackio.Image(image, caption=text) for k, (image, text) in images.items()}

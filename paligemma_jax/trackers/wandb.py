@@ -96,12 +96,12 @@ class WandbRun:
     self._run.log({"train_step": step, **metrics})
 
   def text(self, step: int, texts: Mapping[str, str]) -> None:
-    texts = dict(texts)
-    if config := texts.pop("config", ""):
-      self._run.config.update(json.loads(config), allow_val_change=True)
-    if texts:
-      table = self._wandb.Table(columns=["name", "text"], data=[[*pair] for pair in texts.items()])
-      self._run.log({"train_step": step, "texts": table})
+    del step
+    self._run.config.update(json.loads(texts["config"]), allow_val_change=True)
+
+  def predictions(self, step: int, tables: Mapping[str, str]) -> None:
+    shown = {name: self._wandb.Html(f"<pre>{table}</pre>") for name, table in tables.items()}
+    self._run.log({"train_step": step, **shown})
 
   def images(self, step: int, images: Mapping[str, tuple[np.ndarray, str]]) -> None:
     shown = {k: self._wandb.Image(image, caption=text) for k, (image, text) in images.items()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import html
+import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,6 +27,7 @@ from paligemma_jax.training import step as steps
 Params = Mapping[str, jax.Array]
 
 _OPTIONS = tuple(f.name for f in dataclasses.fields(generate.Options) if f.name != "max_new_tokens")
+_NUM_SHOWN, _CELL_CHARS = 8, 200  # Of predictions in trackers.
 _COLUMNS = ("tokens", "lengths", "logprob", "token_logprob")  # Of what `generate` returns.
 
 
@@ -77,6 +80,8 @@ class Runner:
         self._generate[evaluator.name] = self._program(evaluator)
     self._opened: list[tuple[Any, Any]] = []
     self._with_baseline: set[str] = set()
+    # Of the last `metrics`: {'<eval name>/predictions': the first of them, a table in Markdown}.
+    self.tables: dict[str, str] = {}
 
   def note_baselines(self, lines: Sequence[Mapping[str, Any]]) -> None:
     """Reads in the lines of metrics.jsonl whose baselines need not be scored again."""
@@ -95,7 +100,10 @@ class Runner:
     self._with_baseline.update(baseline)
     found = self.run(params, step, names=baseline, baseline=True, at_start=at_start)
     rest = [name for name in names if name not in baseline]
-    return merged({**found, **self.run(params, step, names=rest, at_start=at_start)})
+    results = {**found, **self.run(params, step, names=rest, at_start=at_start)}
+    decoding = [self._evaluators[n] for n in results if n in self._generate]
+    self.tables = {f"{e.name}/predictions": table(e.columns(), results[e.name]) for e in decoding}
+    return merged(results)
 
   def run(
     self,
@@ -254,6 +262,22 @@ def merged(results: Mapping[str, Result]) -> dict[str, float]:
     for name, result in results.items()
     for metric, value in result.metrics.items()
   }
+
+
+def table(columns: Sequence[str], result: Result) -> str:
+  """The first predictions with these columns of their rows, as a table in Markdown."""
+  lines = [[*columns, "prediction"], ["---"] * (len(columns) + 1)]
+  for row, output in zip(result.rows[:_NUM_SHOWN], result.outputs, strict=False):
+    lines.append([_cell(value) for value in (*(row.get(name) for name in columns), output.text)])
+  return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(value: Any) -> str:
+  """The value as it is read in a cell: of one line, short, its loc tokens no tags of HTML."""
+  text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+  text = " ".join(text.split())
+  text = text if len(text) <= _CELL_CHARS else text[: _CELL_CHARS - 1] + "…"
+  return html.escape(text, quote=False).replace("|", "&#124;")
 
 
 def listed(

@@ -412,6 +412,8 @@ class _Run:
     for line in evaluation.listed(self._config.evals, step, results) if results else ():
       self._progress.note(line)
     self._metrics.write(step, {**values, **results, **self._progress.times()})
+    if results:
+      self._metrics.predictions(step, self._evaluation.tables)
     if results and (view := self._progress.view):
       with self._progress.part("eval"):
         outputs.show(self._setup, self._workdir, step, view, self._evaluation.rows)

@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import tempfile
+import textwrap
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -108,6 +109,11 @@ class MetricsLog:
   def text(self, step: int, texts: Mapping[str, str]) -> None:
     """Shows texts, by name, in the trackers that can."""
     self._track("text", step, texts)
+
+  def predictions(self, step: int, tables: Mapping[str, str]) -> None:
+    """Shows tables in Markdown, by name, in the trackers that can."""
+    if tables:
+      self._track("predictions", step, tables)
 
   def images(self, step: int, images: Mapping[str, tuple[np.ndarray, str]]) -> None:
     """Shows images with captions, by name, in the trackers that can."""
@@ -265,7 +271,7 @@ class EventFile:
         "log.tensorboard=True needs a package that is not here: `pip install tensorboardX`, or"
         " set log.tensorboard=False."
       ) from e
-    self._scalar, self._event = summary.scalar, event_pb2.Event
+    self._summary, self._event = summary, event_pb2.Event
     purge = resume_step >= 0 or folder.exists()
     # Without a number of its own a file made within the same second would be overwritten.
     suffix = f".{len(list(folder.glob('*tfevents*'))):04d}" if folder.exists() else ".0000"
@@ -291,8 +297,25 @@ class EventFile:
 
   def log(self, step: int, metrics: Mapping[str, float]) -> None:
     """Adds the metrics of a step; they are on disk afterwards."""
-    for name, value in metrics.items():
-      event = self._event(summary=self._scalar(name, value))
+    self._add(step, (self._summary.scalar(name, value) for name, value in metrics.items()))
+
+  def text(self, step: int, texts: Mapping[str, str]) -> None:
+    """Adds texts, which are shown as they are."""
+    self.predictions(step, {name: textwrap.indent(text, "    ") for name, text in texts.items()})
+
+  def predictions(self, step: int, tables: Mapping[str, str]) -> None:
+    """Adds texts in Markdown."""
+    self._add(step, (self._summary.text(name, table) for name, table in tables.items()))
+
+  def images(self, step: int, images: Mapping[str, tuple[np.ndarray, str]]) -> None:
+    """Adds images, and their captions as texts of the same names."""
+    for name, (image, _) in images.items():
+      self._add(step, [self._summary.image(name, image, dataformats="HWC")])
+    self.text(step, {name: caption for name, (_, caption) in images.items()})
+
+  def _add(self, step: int, summaries: Iterable[Any]) -> None:
+    for summary in summaries:
+      event = self._event(summary=summary)
       event.wall_time, event.step = time.time(), step
       self._file.write_event(event)
     self._file.flush()

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
+from PIL import Image
 
 from paligemma_jax import evals
 from paligemma_jax.checkpoint import export
@@ -27,6 +29,7 @@ from paligemma_jax.trainer import workdir as workdirs
 
 _NUM_EXAMPLES = 24  # In the gallery, shared out among the evaluators that write predictions.
 _NUM_SHOWN = 8  # In a notebook, during the run.
+_MAX_SIDE = 448  # In trackers.
 
 
 def write(
@@ -67,10 +70,19 @@ def write(
     atomic_io.write_atomically(workdir.gallery, page)
     note(f"gallery: {workdir.gallery}")
     captions = [_caption(item) for item in items]
-    log.images(step, {f"example/{i}": (items[i].image, text) for i, text in enumerate(captions)})
+    log.images(
+      step, {f"example/{i}": (_small(items[i].image), text) for i, text in enumerate(captions)}
+    )
     if view:
       view.images(report.gallery(items, title, codec=_codec(setup)), captions)
   note(f"report:  {workdir.report}")
+
+
+def _small(image: np.ndarray) -> np.ndarray:
+  """uint8[H, W, 3], what trackers get of an image or a video."""
+  picture = Image.fromarray(report.frames(image))
+  picture.thumbnail((_MAX_SIDE, _MAX_SIDE))
+  return np.asarray(picture)
 
 
 def show(

@@ -35,7 +35,7 @@ def _run(folder, tracker, first, last, *, fails=False):
     log.text(first - 1, {"config": json.dumps(_CONFIG)})
     for step in range(first, last + 1):
       log.write(step, {"loss": 1 / step, "val/acc": math.nan if step == 2 else 0.5})
-    log.text(last, {"val/predictions": "| prompt | text |\n|---|---|\n| what? | a cat |"})
+    log.predictions(last, {"val/predictions": "| prompt | text |\n|---|---|\n| what? | a cat |"})
     log.images(last, {"example/0": (np.full((8, 8, 3), 200, np.uint8), "what? -> a cat")})
     if fails:
       raise ValueError("no more")

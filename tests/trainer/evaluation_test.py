@@ -264,6 +264,19 @@ def test_a_prompt_that_is_too_long_does_as_the_evaluator_says(run):
   assert (metrics["num"], metrics["num_rejected"]) == (2, 1) and "num_truncated" not in metrics
 
 
+def test_the_first_predictions_are_a_table_whose_cells_are_one_line_of_plain_text():
+  rows = [
+    {"_row": i, "prefix": "detect | x", "boxes": [[0.0, 1.0]], "suffix": "a\nb"} for i in range(9)
+  ]
+  outputs = [evals.Output(i, text=f"<loc0001> {'x' * 300}") for i in range(9)]
+  result = evaluation.Result({}, rows, outputs)
+  lines = evaluation.table(("prefix", "boxes", "suffix"), result).splitlines()
+  assert lines[:2] == ["| prefix | boxes | suffix | prediction |", "| --- | --- | --- | --- |"]
+  assert len(lines) == 2 + 8 and len(set(lines[2:])) == 1
+  long = "&lt;loc0001&gt; " + "x" * 189 + "…"
+  assert lines[2] == f"| detect &#124; x | [[0.0, 1.0]] | a b | {long} |"
+
+
 def test_an_unknown_evaluator_is_refused_with_the_near_one(run):
   with pytest.raises(errors.ConfigError, match="Did you mean 'val/loss'"):
     run.runner.run(run.params, 1, names=["val/los"])

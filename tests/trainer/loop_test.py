@@ -145,6 +145,77 @@ def test_the_time_of_a_run_is_told_and_steps_that_are_done_again_are_lost(tmp_pa
   assert "<td>lost</td>" in page and "seconds/lost" not in page
 
 
+_TRACKED = []
+
+
+@spec.spec
+class Notes:
+  """A tracker that notes what it is called with; it cannot log metrics."""
+
+  def make(self, workdir):
+    return self
+
+  def log(self, step, metrics):
+    _TRACKED.append(("log", step, metrics))
+    raise RuntimeError("no network")
+
+  def text(self, step, texts):
+    _TRACKED.append(("text", step, texts))
+
+
+@spec.spec
+class Images:
+  """A tracker of predictions and images."""
+
+  def make(self, workdir):
+    return self
+
+  def log(self, step, metrics):
+    pass
+
+  def predictions(self, step, tables):
+    _TRACKED.append(("predictions", step, tables))
+
+  def images(self, step, images):
+    _TRACKED.append(("images", step, images))
+
+  def fail(self, reason):
+    _TRACKED.append(("fail", reason))
+
+
+@pytest.mark.slow  # One run of two steps that decodes.
+def test_trackers_get_predictions_and_images_and_one_that_fails_ends_nothing(tmp_path, caplog):
+  _TRACKED.clear()
+  source = _rows(tmp_path / "data")
+  val = evals.WritePredictions(
+    "val", source, _OPS, every="1 steps", text_len=16, max_len=2, limit=10, start_limit=3
+  )
+  config = _config(source, val, total=2)
+  config.log.trackers = (Notes(), Images())
+  loop.train(config, tmp_path / "run")
+  calls = [(call[0], call[1]) for call in _TRACKED]
+  assert calls == [
+    ("text", 0),
+    ("log", 0),
+    *(("predictions", step) for step in (0, 1, 2)),
+    ("images", 2),
+  ]
+  tables = [
+    call[2]["val/predictions"].splitlines() for call in _TRACKED if call[0] == "predictions"
+  ]
+  assert [len(table) for table in tables] == [2 + 3, 2 + 8, 2 + 8]
+  assert tables[0][0] == "| prefix | suffix | prediction |"
+  assert tables[0][2].startswith("| what? | 0 | ")
+  images = _TRACKED[-1][2]
+  assert len(images) == 10
+  for image, caption in images.values():
+    assert image.shape == (_RES, _RES, 3) and image.dtype == np.uint8
+    assert caption.startswith("what? -> ") and "(target: " in caption
+  told = [r.getMessage() for r in caplog.records if "Notes" in r.getMessage()]
+  assert len(told) == 2 and "RuntimeError: no network" in told[0]
+  assert told[1] == "Notes lacks 3 lines of metrics.jsonl"
+
+
 @pytest.mark.long  # One run of seven steps.
 def test_the_best_evaluation_between_saves_is_saved_and_named_at_the_end(tmp_path, capsys):
   source = _rows(tmp_path / "data")

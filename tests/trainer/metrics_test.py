@@ -1,5 +1,6 @@
 """metrics.jsonl: each step exactly once, whatever happened to the file."""
 
+import io
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from hypothesis import HealthCheck
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
+from PIL import Image
 from tensorboardX.proto import event_pb2
 
 from paligemma_jax.core import atomic_io
@@ -161,6 +163,29 @@ def test_tensorboard_has_the_numbers_and_hides_what_is_written_again(tmp_path):
       shown[event.step] = value.simple_value
   assert shown == {1: 0.5, 2: 1.0, 3: 1.5}
   assert [e.step for e in events if e.session_log.status == 1] == [2]
+
+
+def test_tensorboard_has_images_texts_and_predictions(tmp_path):
+  log = _log(tmp_path, resume_step=-1, tensorboard=True)
+  log.text(0, {"config": '{\n  "seed": 0\n}'})
+  log.predictions(4, {"val/predictions": "| text |\n| --- |\n| &lt;loc0001> |\n"})
+  log.predictions(5, {})
+  pixels = np.full((6, 9, 3), 200, np.uint8)
+  log.images(5, {"example/0": (pixels, "detect -> <loc0001>")})
+  log.close()
+  (name,) = os.listdir(tmp_path / "tensorboard")
+  events = _events((tmp_path / "tensorboard" / name).read_bytes(), event_pb2.Event)
+  values = [(event.step, value) for event in events for value in event.summary.value]
+  texts = {v.tag: (step, v.tensor.string_val[0].decode()) for step, v in values if v.tensor.dtype}
+  assert texts == {
+    "config/text_summary": (0, '    {\n      "seed": 0\n    }'),
+    "val/predictions/text_summary": (4, "| text |\n| --- |\n| &lt;loc0001> |\n"),
+    "example/0/text_summary": (5, "    detect -> <loc0001>"),
+  }
+  ((step, image),) = [(step, v) for step, v in values if v.HasField("image")]
+  assert (step, image.tag, image.image.height, image.image.width) == (5, "example/0", 6, 9)
+  shown = Image.open(io.BytesIO(image.image.encoded_image_string))
+  np.testing.assert_array_equal(np.asarray(shown), pixels)
 
 
 def _events(data, event_type):

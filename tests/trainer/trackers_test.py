@@ -75,6 +75,9 @@ class _Notes:
   def images(self, step, images):
     self._note("images", step, images)
 
+  def predictions(self, step, tables):
+    self._note("predictions", step, tables)
+
   def fail(self, reason):
     self._note("fail", reason)
 
@@ -124,6 +127,7 @@ def _track(folder, *given, main=True):
   log.text(0, {"config": "{}"})
   for step in (1, 2):
     log.write(step, {"loss": np.float32(0.1), "lr": 1})
+  log.predictions(2, {"val/predictions": "| text |"})
   log.images(2, image)
   log.close()
   return image
@@ -138,6 +142,7 @@ def test_trackers_get_the_numbers_of_metrics_jsonl_and_what_else_they_can_show(t
     ("log only", 1),
     ("log", 2, {"loss": 0.1, "lr": 1}),
     ("log only", 2),
+    ("predictions", 2, {"val/predictions": "| text |"}),
     ("images", 2, image),
     ("close",),
   ] == _CALLS
@@ -208,7 +213,7 @@ def test_the_lines_that_a_tracker_lacks_are_counted(tmp_path, caplog):
   assert "Notes lacks 3 lines of metrics.jsonl" in caplog.text
 
 
-@pytest.mark.parametrize("fails", ["make", "text", "log", "images", "close"])
+@pytest.mark.parametrize("fails", ["make", "text", "log", "predictions", "images", "close"])
 def test_a_tracker_that_fails_is_logged_once_and_the_run_and_the_others_go_on(
   tmp_path, caplog, fails
 ):

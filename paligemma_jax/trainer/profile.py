@@ -50,11 +50,15 @@ class Profile:
 
   def at(self, step: int, state: Any) -> None:
     """Begins or ends the trace, before this step; at its end waits for the `state` of the last."""
-    if self._local is None and self._first <= step <= self._last and self._main:
-      self._begin()
-    elif self._local is not None and step > self._last:
+    if self._local is not None and step > self._last:
       jax.block_until_ready(state)
       self.close()
+    elif self._local is None and self._main and self._last:
+      if step > self._last:
+        self._progress.note(f"no profile: step {self._last} is done already")
+        self._last = 0
+      elif step >= self._first:
+        self._begin()
 
   def close(self) -> None:
     """Ends a trace that is under way, and writes it."""
@@ -70,6 +74,7 @@ class Profile:
     else:
       steps = f"{self._first}-{self._last}"
       self._progress.note(f"profile of steps {steps}: {self._workdir.profile}; xprof opens it")
+    self._last = 0
 
   def _begin(self) -> None:
     options = jax.profiler.ProfileOptions()

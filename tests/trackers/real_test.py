@@ -184,3 +184,12 @@ def test_lines_that_mlflow_did_not_get_are_counted_and_the_run_goes_on(
   known = base.run_id(tmp_path, "mlflow")
   client = mlflow.MlflowClient(f"file:{tmp_path}/store")
   assert [m.step for m in client.get_metric_history(known, "loss")] == [2]
+
+
+def test_a_server_of_mlflow_that_is_not_there_ends_nothing(tmp_path, monkeypatch, caplog):
+  pytest.importorskip("mlflow")
+  monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+  _run(tmp_path / "run", trackers.Mlflow(uri="http://127.0.0.1:9"), 1, 3)
+  assert [line["step"] for line in metrics.read(tmp_path / "run" / "metrics.jsonl")] == [1, 2, 3]
+  told = [r.getMessage() for r in caplog.records if "Mlflow" in r.getMessage()]
+  assert len(told) == 2 and told[1] == "Mlflow lacks 3 lines of metrics.jsonl"

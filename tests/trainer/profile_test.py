@@ -61,12 +61,13 @@ def test_steps_beyond_the_run_are_refused(tmp_path):
     _profile("steps 18-21", tmp_path)
 
 
-def test_steps_that_are_done_and_other_processes_trace_nothing(tmp_path):
+def test_steps_that_are_done_are_told_once_and_other_processes_trace_nothing(tmp_path, capsys):
   for traced in (_profile("steps 3-4", tmp_path), _profile("steps 8-9", tmp_path, main=False)):
     for step in range(7, 12):
       traced.at(step, ())
     traced.close()
   assert not list(tmp_path.iterdir())
+  assert capsys.readouterr().err == "no profile: step 4 is done already\n"
 
 
 def test_a_profiler_that_fails_is_logged_once_and_no_reason_to_end(tmp_path, caplog):

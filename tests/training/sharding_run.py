@@ -1,7 +1,6 @@
 """With 8 virtual devices: trains on one and on eight, moves state between meshes, prints JSON."""
 
 import json
-import pathlib
 import re
 import sys
 
@@ -9,6 +8,7 @@ import jax
 import numpy as np
 
 from paligemma_jax.checkpoint import store
+from paligemma_jax.core import bucket
 from paligemma_jax.training import sharding
 from paligemma_jax.training import state as states
 from tests import golden_files
@@ -76,15 +76,16 @@ def _restored_elsewhere(folder):
   return found
 
 
-def main(folder):
+def main(*folders):
   meshes = {
     "one": sharding.make_mesh(_Shape(), devices=jax.devices()[:1]),
     "fsdp 8": sharding.make_mesh(_Shape()),
     "all axes": sharding.make_mesh(_Shape(("data", 2), ("fsdp", 2), ("tensor", 2))),
   }
   runs = {name: _train(mesh) for name, mesh in meshes.items()}
-  print(json.dumps({"runs": runs, "restored": _restored_elsewhere(pathlib.Path(folder))}))
+  restored = {folder: _restored_elsewhere(bucket.path(folder)) for folder in folders}
+  print(json.dumps({"runs": runs, "restored": restored}))
 
 
 if __name__ == "__main__":
-  main(sys.argv[1])
+  main(*sys.argv[1:])

@@ -22,12 +22,14 @@ def _mesh_shape(*shape):
 
 
 @pytest.fixture(scope="module")
-def eight_devices(tmp_path_factory):
+def eight_devices(tmp_path_factory, gcs_server):
   """What sharding_run.py found, in a process of its own with 8 virtual devices."""
   root = pathlib.Path(__file__).resolve().parents[2]
   env = virtual_devices.environment(8, PYTHONPATH=str(root))
+  gcs_server.plan()
+  folders = [str(tmp_path_factory.mktemp("state")), "gs://test-bucket/sharding_test/state"]
   found = subprocess.run(
-    [sys.executable, "-m", "tests.training.sharding_run", str(tmp_path_factory.mktemp("state"))],
+    [sys.executable, "-m", "tests.training.sharding_run", *folders],
     cwd=root,
     env=env,
     capture_output=True,
@@ -71,8 +73,9 @@ def test_a_layers_products_are_cut_over_tensor(eight_devices):
 
 
 def test_state_restores_in_bits_on_every_other_mesh(eight_devices):
-  assert len(eight_devices["restored"]) == 5
-  assert all(eight_devices["restored"].values())
+  on_disk, in_bucket = eight_devices["restored"].values()
+  assert len(on_disk) == len(in_bucket) == 5
+  assert all(on_disk.values()) and all(in_bucket.values())
 
 
 def test_the_layer_dim_is_never_cut_and_every_large_leaf_is():

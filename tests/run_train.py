@@ -44,7 +44,7 @@ def free_port():
     return s.getsockname()[1]
 
 
-def run_together(num_processes, config, workdir):
+def run_together(num_processes, config, workdir, *more):
   """The finished processes of one run, each with its own device, as hosts of a slice would be."""
   env = {
     "JAX_COORDINATOR_ADDRESS": f"localhost:{free_port()}",
@@ -52,7 +52,8 @@ def run_together(num_processes, config, workdir):
   }
   with concurrent.futures.ThreadPoolExecutor(num_processes) as pool:
     started = [
-      pool.submit(run, config, workdir, JAX_PROCESS_ID=str(i), **env) for i in range(num_processes)
+      pool.submit(run, config, workdir, *more, JAX_PROCESS_ID=str(i), **env)
+      for i in range(num_processes)
     ]
     return [done.result() for done in started]
 

@@ -37,7 +37,7 @@ class TrainLoader:
     text_len: L; arrays are one longer, see `text_encoding`.
     overflow: what to do with text that does not fit, see `text_encoding`.
     buckets: text lengths to cut a batch down to, the smallest that holds all its rows; () is off.
-      With several processes, which would have to agree, every batch is `text_len` long.
+      Several processes find lengths of their own: see `lengthened`.
     seed: of the order and of random ops.
     shuffle: False is the order of the source.
     bad_rows: how many different rows may be rejected; one more ends the run.
@@ -84,7 +84,7 @@ class TrainLoader:
       mix=rows.mix() if isinstance(rows, protocols.CanMix) else (),
     )
     self._read = functools.partial(reading.read, make_example, rows_of_step, share)
-    self._collate = _Collate(make_example, buckets if process_count == 1 else ())
+    self._collate = _Collate(make_example, buckets)
     self._policy = _BadRowPolicy(bad_rows, on_bad_row, set(known_bad))
     self._how = reading.Options(**how)
     self.counts = self._policy.counts
@@ -131,6 +131,7 @@ def eval_batches(
   Every process yields the same number of batches. Arguments are those of `TrainLoader`, and:
 
   Args:
+    buckets: as above; with several processes every batch is `text_len` long.
     encoding: 'train' (text int32[b, L+1], mask_loss) or 'decode' (text int32[b, L], mask_input).
     keep: columns for the evaluator.
     limit: only the first so many rows; 0 is all.
@@ -157,6 +158,15 @@ def eval_batches(
         cut = {"_truncated": True} if "truncated" in example.notes else {}
         kept.append({**example.kept, "_row": example.row, **cut})
     yield collate(group), kept
+
+
+def lengthened(batch: Batch, length: int) -> Batch:
+  """The batch with its texts padded to `length`, L+1, which is at least their own."""
+  out = dict(batch)
+  for name, (value, _) in text_encoding.PADDING.items():
+    if name in batch and (missing := length - batch[name].shape[1]):
+      out[name] = np.pad(batch[name], ((0, 0), (0, missing)), constant_values=value)
+  return out
 
 
 def _share(batch_size: int, process_index: int, process_count: int) -> range:

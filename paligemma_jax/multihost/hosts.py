@@ -88,20 +88,22 @@ class Team:
       if place.doing != what:
         self._places[self.index] = _Place(place.position, what, time.monotonic())
 
-  def gather(self, what: str, value: Any) -> list[Any]:
+  def gather(self, what: str, value: Any, *, key: str = "") -> list[Any]:
     """The values, JSON data, of all hosts in their order; all call it in the same order.
 
     Args:
       what: for messages.
+      key: of what is gathered in an order of its own, as by a thread that may be left; used once.
 
     Raises:
       HostError: a host did not come within `stall_secs`.
     """
     # Host 0 gives up first, since it knows what the others are doing.
     secs = self._stall_secs + (5.0 if self.index else 0.0)
-    with self._changed:
-      self._num_gathers += 1
-      key = f"{self._num_gathers} {what}"
+    if not key:
+      with self._changed:
+        self._num_gathers += 1
+        key = f"{self._num_gathers} {what}"
     return self._gather(key, what, value, secs)
 
   def _gather(self, key: str, what: str, value: Any, secs: float) -> list[Any]:

@@ -222,6 +222,7 @@ class _Run:
         fill=self._feature_cache.fill if self._feature_cache else None,
         stop=self._stop,
         progress=self._progress,
+        team=self._team,
       )
       with contextlib.closing(stepper):
         if not start:

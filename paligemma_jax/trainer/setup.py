@@ -31,6 +31,7 @@ from paligemma_jax.data import loader
 from paligemma_jax.data import tokenizer as tokenizers
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import variants
+from paligemma_jax.multihost import hosts
 from paligemma_jax.trainer import progress as progress_lib
 from paligemma_jax.trainer import signals
 from paligemma_jax.training import loss
@@ -342,6 +343,7 @@ class Stepper:
     step_fn: as `train_step` makes it.
     start_step: the first batch is that of the step after it.
     fill: `FeatureCache.fill`, where the run keeps image features.
+    team: the hosts of the run, which must all run the same program.
   """
 
   def __init__(
@@ -354,9 +356,11 @@ class Stepper:
     fill: Callable[..., loader.Batch] | None,
     stop: signals.StopRequest,
     progress: progress_lib.Progress,
+    team: hosts.Team | None = None,
   ):
     self._setup, self._step_fn, self._loader = setup, step_fn, train_loader
     self._batches = train_loader.batches(start_step)
+    self._step, self._team = start_step, team
     self._fill, self._stop, self._progress = fill, stop, progress
     self._programs: dict[Any, Any] = {}
     self._first: futures.Future | None = None
@@ -389,10 +393,12 @@ class Stepper:
         batch = self._stop.leaving(lambda: next(self._batches))
       else:
         batch, program = self._stop.result(first)
+      num_supervised = loss.num_supervised(batch["mask_loss"])
+      if self._team:
+        batch, num_supervised = self._stop.leaving(lambda: self._agreed(batch, num_supervised))
     counts = dict(self._loader.counts)
     if self._fill is not None:
       batch = self._fill(batch, state.params)
-    num_supervised = loss.num_supervised(batch["mask_loss"], num_processes=jax.process_count())
     on_device = sharding.put(batch, self._setup.mesh)
     key = (num_supervised, *(x.shape for x in on_device.values()))
     is_new = key not in self._programs
@@ -402,6 +408,18 @@ class Stepper:
           lambda: self._step_fn.lower(state, on_device, num_supervised).compile()
         )
     return Ready(on_device, self._programs[key], batch["_row"], counts, is_new)
+
+  def _agreed(self, batch: loader.Batch, num_supervised: int) -> tuple[loader.Batch, int]:
+    """The batch and the positions to supervise in the sizes that the hosts' largest need."""
+    assert self._team
+    self._step += 1
+    sizes = self._team.gather(
+      "the sizes of a batch",
+      [batch["text"].shape[1], num_supervised],
+      key=f"batch of step {self._step}",
+    )
+    length, most = (max(each) for each in zip(*sizes, strict=True))
+    return loader.lengthened(batch, length), most
 
   def run(
     self, state: states.TrainState, batch: Ready

@@ -41,7 +41,8 @@ def num_supervised(mask_loss: np.ndarray, *, num_processes: int = 1) -> int:
   """Positions per row to keep for this batch: the next of 8, 16, 32, ... , L that covers it.
 
   On the host, of float32[B, L+1], because it is a static size of the compiled step. Processes see
-  different rows and must run the same program, so with several of them it is always L.
+  different rows and must run the same program: with several of them it is L, and the largest of
+  their own where they can talk (`trainer.setup.Stepper`).
   """
   text_len = mask_loss.shape[1] - 1
   if num_processes > 1:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from paligemma_jax.core import errors
+from paligemma_jax.data import loader
 from paligemma_jax.data import reading
 from tests.data import loading
 from tests.data import rows_and_ops
@@ -101,9 +102,17 @@ def test_buckets_cut_the_padding_and_nothing_else(tokenizer):
     assert one["mask_loss"][:, shorter:].any()  # The next smaller bucket would not have done.
 
 
-def test_several_hosts_use_the_full_length(tokenizer):
-  (batch,) = loading.take(loading.make(tokenizer, buckets=(8,), process_count=2), 1)
-  assert batch["text"].shape == (4, 25)
+def test_a_hosts_batch_in_the_length_of_another_is_that_of_one_without_buckets(tokenizer):
+  def of_host(**more):
+    return loading.take(loading.make(tokenizer, process_index=1, process_count=2, **more), 6)
+
+  cut = of_host(buckets=(8, 12, 16))
+  assert len({batch["text"].shape[1] for batch in cut}) > 1
+  for short, whole in zip(cut, of_host(), strict=True):
+    long = loader.lengthened(short, 25)
+    assert loader.lengthened(short, short["text"].shape[1]).keys() == short.keys()
+    for name, array in whole.items():
+      np.testing.assert_array_equal(long[name], array, strict=True)
 
 
 def test_a_hanging_op_is_an_error_not_a_hang(tokenizer):

@@ -7,6 +7,7 @@ import sys
 import time
 
 from paligemma_jax.core import errors
+from paligemma_jax.core import process
 from paligemma_jax.multihost import agreement
 from paligemma_jax.multihost import channel
 from paligemma_jax.multihost import hosts
@@ -37,7 +38,14 @@ def step(team, i):
 def values(port, count, index):
   team = joined(port, count, index)
   with hosts.ending_together(team):
-    print(team.gather("square", index**2), team.gather("name", f"n{index}"), flush=True)
+    # What has a key is not in the common order: host 0 asks for it later than the others do.
+    def keyed():
+      return team.gather("double", index * 2, key="of its own")
+
+    early = process.started(keyed) if index else None
+    square = team.gather("square", index**2)
+    double = early.result() if early else keyed()
+    print(square, double, team.gather("name", f"n{index}"), flush=True)
 
 
 def missing(port, count, index):

@@ -43,7 +43,7 @@ def run(story, count=3, **env):
 
 def test_values_arrive_in_the_order_of_the_hosts():
   ended, _ = run("values")
-  assert ended == [(0, "[0, 1, 4] ['n0', 'n1', 'n2']\n")] * 3
+  assert ended == [(0, "[0, 1, 4] [0, 2, 4] ['n0', 'n1', 'n2']\n")] * 3
 
 
 def test_who_does_not_come_is_named():

@@ -329,11 +329,17 @@ def _explained(path: Any) -> Iterator[None]:
   """Turns what the clients raise into an OSError with `strerror`, which callers report."""
   try:
     yield
-  except (FileNotFoundError, FileExistsError, IsADirectoryError):
-    raise
+  except (FileNotFoundError, FileExistsError, IsADirectoryError) as e:
+    if e.strerror is not None:
+      raise
+    number = {FileNotFoundError: errno.ENOENT, FileExistsError: errno.EEXIST}
+    raise type(e)(number.get(type(e), errno.EISDIR), _text(e), str(path)) from e
   except PermissionError as e:
     raise _refused(path, str(e)) from e
   except OSError as e:
+    answer = getattr(e.__cause__, "response", {})  # Of S3, whose client gives it no errno.
+    if answer.get("Error", {}).get("Code") in ("PreconditionFailed", "ConditionalRequestConflict"):
+      raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from e
     if str(e).startswith("Forbidden"):
       raise _refused(path, str(e).partition("\n")[2]) from e
     raise OSError(e.errno or errno.EIO, e.strerror or _text(e), str(path)) from e

@@ -65,6 +65,11 @@ def opened(path: str | os.PathLike[str], *, main: bool) -> Iterator[Workdir]:
   """
   if not os.fspath(path):
     raise errors.WorkdirError("The workdir is ''; give a folder, as in --workdir runs/first.")
+  if bucket.is_bucket(path) and bucket.kind(path) != "gs":
+    raise errors.WorkdirError(
+      f"{os.fspath(path)!r}: orbax writes the state of a run to a disk or to gs:// alone. Data,"
+      " weights and exports may be in s3://; give another --workdir."
+    )
   workdir = Workdir(bucket.place(path))
   if not main:
     yield workdir

@@ -1,5 +1,7 @@
 """Objects in a bucket against a server that speaks the store's API and fails as it is told to."""
 
+import errno
+import pathlib
 import re
 import time
 
@@ -150,3 +152,35 @@ def test_a_file_that_is_read_in_pieces_is_closed(gcs, caplog):
     inner = file.raw._file
     assert file.read(3) == bytes(3)
   assert inner.closed and file.closed
+
+
+class _S3Client:
+  """Raises what s3fs raises for an answer of S3."""
+
+  def __init__(self, code):
+    self._code = code
+
+  def split_path(self, name):
+    return "abc", name, None
+
+  def info(self, name):
+    raise FileNotFoundError("The specified bucket does not exist")
+
+  def call_s3(self, method, **arguments):
+    answer = ValueError("no")
+    answer.response = {"Error": {"Code": self._code}}
+    raise OSError(errno.EINVAL, "At least one of the pre-conditions did not hold") from answer
+
+
+def test_what_s3_answers_to_a_precondition_is_a_conflict(monkeypatch):
+  path = pathlib.PurePosixPath("x")
+  for code in ("PreconditionFailed", "ConditionalRequestConflict"):
+    monkeypatch.setattr(bucket, "file_system", lambda path, code=code: _S3Client(code))
+    with pytest.raises(FileNotFoundError) as missing:  # Of the question what is there now.
+      bucket.replace(path, b"x", "version")
+    assert missing.value.strerror == "The specified bucket does not exist"
+    assert isinstance(missing.value.__context__.__context__, FileExistsError)
+  monkeypatch.setattr(bucket, "file_system", lambda path: _S3Client("InvalidRequest"))
+  with pytest.raises(OSError, match="pre-conditions") as other:
+    bucket.replace(path, b"x", "version")
+  assert other.value.errno == errno.EINVAL

@@ -194,3 +194,9 @@ def test_a_full_disk_is_refused_at_the_start_and_nothing_is_left(tmp_path):
     with pytest.raises(errors.WorkdirError, match=told), workdir.opened(disk, main=True):
       pass
     assert [p.name for p in disk.iterdir()] == [small_disk.FILLER]
+
+
+def test_s3_is_refused_at_once_with_the_reason():
+  with pytest.raises(errors.WorkdirError, match=r"'s3://abc/run': orbax writes .* gs:// alone"):
+    with workdir.opened("s3://abc/run", main=True):
+      pass

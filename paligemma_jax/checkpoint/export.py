@@ -376,7 +376,8 @@ def _one(array, index, row: param_table.Param, dims, dtype: np.dtype) -> Iterato
 
 def _embedding(array, entry: reader.Entry) -> Iterator[np.ndarray]:
   """The embedding in blocks, then its mean for each row of padding."""
-  total, name = 0.0, param_table.INPUT_EMBEDDING
+  total: Any = 0.0
+  name = param_table.INPUT_EMBEDDING
   step = reader.rows_per_block(tuple(array.shape), array.dtype.itemsize)
   for row in range(0, array.shape[0], step):
     block = np.asarray(array[row : row + step])

@@ -175,7 +175,7 @@ def _piece(flat: np.ndarray) -> bool:
   infinity = _INFINITY.get(flat.dtype.name)
   if infinity is not None:
     bits = flat.view(np.uint16)  # The largest one is negative, if one of them is.
-    return bool(bits.max() < 0x8000 + infinity and bits.view(np.int16).max() < infinity)
+    return bool(np.max(bits) < 0x8000 + infinity and np.max(bits.view(np.int16)) < infinity)
   if flat.dtype.kind != "f":  # Codes of quantized weights.
     return True
   return bool(np.isfinite(flat.max()) and np.isfinite(flat.min()))  # NaN is the largest, too.

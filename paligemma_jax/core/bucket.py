@@ -332,8 +332,8 @@ def _explained(path: Any) -> Iterator[None]:
   except (FileNotFoundError, FileExistsError, IsADirectoryError) as e:
     if e.strerror is not None:
       raise
-    number = {FileNotFoundError: errno.ENOENT, FileExistsError: errno.EEXIST}
-    raise type(e)(number.get(type(e), errno.EISDIR), _text(e), str(path)) from e
+    numbers: dict[type, int] = {FileNotFoundError: errno.ENOENT, FileExistsError: errno.EEXIST}
+    raise type(e)(numbers.get(type(e), errno.EISDIR), _text(e), str(path)) from e
   except PermissionError as e:
     raise _refused(path, str(e)) from e
   except OSError as e:

@@ -135,7 +135,7 @@ def resize_matrix(
   centre = (np.arange(out_len, dtype=f32) + f32(0.5)) * inverse_scale
   first = np.maximum(np.ceil(centre - radius - f32(0.5)), 0).astype(np.int64)
   last = np.minimum(np.floor(centre + radius - f32(0.5)), in_len - 1).astype(np.int64)
-  num_taps = int((last - first).max()) + 1
+  num_taps = int(np.max(last - first)) + 1
   taps = first[:, None] + np.arange(num_taps)
   distance = np.abs(taps.astype(f32) + f32(0.5) - centre[:, None]) * (f32(1) / kernel_scale)
   weights = np.where(taps <= last[:, None], _kernel(method, distance), f32(0)).astype(f32)

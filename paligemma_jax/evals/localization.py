@@ -183,7 +183,7 @@ class Segmentation(base.Metric):
   def summary(self, table: base.Table) -> dict[str, float]:
     return {
       "miou": base.mean_of(table["iou"]),
-      "ciou": float(table["common"].sum() / max(table["either"].sum(), 1.0)),
+      "ciou": float(table["common"].sum()) / max(float(table["either"].sum()), 1.0),
       "boxacc/0.5": base.mean_of(table["box_iou"] >= 0.5),
       "boxacc/0.75": base.mean_of(table["box_iou"] >= 0.75),
       "invalid": float(table["invalid"].sum()),

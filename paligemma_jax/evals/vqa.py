@@ -157,8 +157,8 @@ class ErrorRate(base.Metric):
     return found
 
   def summary(self, table: base.Table) -> dict[str, float]:
-    sums = {name: base.counting(table[name]).sum() for name in self.gives}
-    rates = {r: float(sums[f"{r}/edits"] / max(sums[f"{r}/length"], 1)) for r in ("cer", "wer")}
+    sums = {name: float(base.counting(table[name]).sum()) for name in self.gives}
+    rates = {r: sums[f"{r}/edits"] / max(sums[f"{r}/length"], 1.0) for r in ("cer", "wer")}
     return {**rates, "num": base.count(table["cer/edits"])}
 
 

@@ -68,7 +68,7 @@ def collectives(hlo: str, hosts: Sequence[int]) -> dict[str, dict[str, float]]:
   places = np.unique(np.asarray(hosts), return_inverse=True)[1]
   found: dict[str, dict[str, float]] = {}
   received: dict[str, np.ndarray] = collections.defaultdict(
-    lambda: np.zeros((3, int(places.max()) + 1))
+    lambda: np.zeros((3, int(np.max(places)) + 1))
   )
   for times, kind, shape, started, line in _calls(hlo):
     entry = found.setdefault(kind, {"count": 0, "bytes": 0})
@@ -89,7 +89,7 @@ def collectives(hlo: str, hosts: Sequence[int]) -> dict[str, dict[str, float]]:
     received[kind][:2] += times * per_host
   if not found:
     return {}
-  busiest = np.sum(list(received.values()), axis=0)[1:].sum(0).argmax()
+  busiest = np.argmax(np.sum(list(received.values()), axis=0)[1:].sum(0))
   for kind, entry in found.items():
     names = ("within_host", "from_hosts", "from_slices")
     entry.update(zip(names, received[kind][:, busiest].tolist(), strict=True))

@@ -134,14 +134,14 @@ def _is_here(package):
   return importlib.util.find_spec(package) is not None
 
 
-@pytest.mark.slow  # 40 s: a process with JAX, and PyTorch where it is installed.
+@pytest.mark.long  # 40 s: a process with JAX, and PyTorch where it is installed.
 def test_decoding_is_measured():
   found = measured("decode", "--new_tokens=3", "--batch_size=2")
   assert found["ours_tokens_per_second"] > 0
   assert "baseline" not in found or found["identical_tokens"]
 
 
-@pytest.mark.slow  # 40 s: two processes with JAX and the compilation of a step.
+@pytest.mark.long  # 40 s: two processes with JAX and the compilation of a step.
 def test_the_step_is_measured():
   found = measured("step", "--batch_size=2", against=("transformers", "keras_hub"))
   losses = found["ours_losses"]
@@ -163,7 +163,7 @@ def test_loading_and_saving_are_measured():
   assert found["ours_load_seconds"] > 0 and found["ours_save_seconds"] > 0
 
 
-@pytest.mark.slow  # 60 s: three short runs of the train command.
+@pytest.mark.long  # 60 s: three short runs of the train command.
 def test_starting_is_measured():
   config = "--config=configs/tiny.py:num_rows=8,batch_size=2"
   found = measured("start", config, against=())

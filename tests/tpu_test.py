@@ -204,8 +204,9 @@ def test_a_run_of_four_hosts_outlives_its_slice(tmp_path, gcs):
     cloud.preempt("vqa")
     assert launcher.wait(900) == 0, tail(out)
     changes = [r for r in cloud.requests() if not r.startswith("GET")]
-  text = tail(out, 1 << 20)
+    text = tail(out, 1 << 20)
   assert "was preempted: a new slice goes on with the run" in text
+  assert "was destroyed but it is pending" not in text
   assert re.search(r"^t1v-n-0-w-0: .*going on from step 4", text, re.MULTILINE)
   assert {f"t1v-n-0-w-{i}" for i in range(4)} <= set(re.findall(r"^(t1v-n-0-w-\d): ", text, re.M))
   assert [r.split()[0] for r in changes if "queuedResources" in r] == ["POST", "DELETE"] * 2

@@ -101,7 +101,7 @@ class Channel:
     self._closing = True
     self.send({"kind": "bye"})
     self._start(self._drain()).result()
-    self._loop.call_soon_threadsafe(self._loop.stop)
+    self._loop.call_soon_threadsafe(self._end)
     self._thread.join(timeout=5.0)
 
   def leave(self, secs: float) -> None:
@@ -109,6 +109,13 @@ class Channel:
     self._closing = True
     with contextlib.suppress(Exception):
       self._start(self._heard_out()).result(secs)
+
+  def _end(self) -> None:
+    # JAX's connections stay open until the process ends, and so do their tasks: asyncio would log
+    # an error for each.
+    for task in asyncio.all_tasks(self._loop):
+      task._log_destroy_pending = False  # type: ignore[attr-defined]
+    self._loop.stop()
 
   async def _open(self) -> None:
     raise NotImplementedError

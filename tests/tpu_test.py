@@ -16,6 +16,7 @@ import types
 import pytest
 
 from paligemma_jax import tpu
+from paligemma_jax.checkpoint import manifest
 from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.launch import payload
@@ -183,7 +184,7 @@ def test_a_run_of_four_hosts_outlives_its_slice(tmp_path, gcs):
   for file in story.data.iterdir():
     bucket.write(root / "data" / file.name, file.read_bytes())
   (tmp_path / "small.py").write_text(several.SMALL)
-  config = f"small.py:data={root}/data,total=12 steps,save=4 steps"
+  config = f"small.py:data={root}/data,total=30 steps,save=10 steps"
   hosts = {"JAX_COORDINATOR_ADDRESS": "127.0.0.1:8476", "JAX_NUM_PROCESSES": "4"}
   command = [
     sys.executable, "-c", _RUN, "run", "vqa", "--type", "v5litepod-16", *WHERE, "--spot",
@@ -200,14 +201,14 @@ def test_a_run_of_four_hosts_outlives_its_slice(tmp_path, gcs):
       stderr=subprocess.STDOUT,
     ) as launcher,
   ):
-    wait_for(lambda: run_train.last_step(root / "run") >= 5, launcher, out)
+    wait_for(lambda: manifest.steps_in(root / "run" / "checkpoints"), launcher, out)
     cloud.preempt("vqa")
     assert launcher.wait(900) == 0, tail(out)
     changes = [r for r in cloud.requests() if not r.startswith("GET")]
     text = tail(out, 1 << 20)
   assert "was preempted: a new slice goes on with the run" in text
   assert "was destroyed but it is pending" not in text
-  assert re.search(r"^t1v-n-0-w-0: .*going on from step 4", text, re.MULTILINE)
+  assert re.search(r"^t1v-n-0-w-0: .*going on from step [12]0", text, re.MULTILINE)
   assert {f"t1v-n-0-w-{i}" for i in range(4)} <= set(re.findall(r"^(t1v-n-0-w-\d): ", text, re.M))
   assert [r.split()[0] for r in changes if "queuedResources" in r] == ["POST", "DELETE"] * 2
   whole = run_train.run_together(4, f"{tmp_path}/{config}", root / "whole")

@@ -352,10 +352,11 @@ def _multipart(content_type: str, body: bytes) -> tuple[str, bytes]:
   """(name, content) of an upload whose first part describes it."""
   boundary = re.search(r'boundary="?([^";]+)', content_type)[1].encode()
   described, content = body.split(b"--" + boundary)[1:3]
-  blank = re.compile(rb"\r?\n\r?\n")
+  line = b"\r\n" if described.startswith(b"\r\n") else b"\n"  # The content may end with either.
+  blank = re.compile(line + line)
   name = json.loads(blank.split(described, maxsplit=1)[1])["name"]
   begin = body.index(content) + blank.search(content).end()
-  end = re.search(rb"\r?\n--" + re.escape(boundary) + rb"--\s*$", body).start()
+  end = re.search(line + b"--" + re.escape(boundary) + rb"--\s*$", body).start()
   return name, body[begin:end]
 
 

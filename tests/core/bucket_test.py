@@ -33,6 +33,12 @@ def test_what_is_written_is_read_and_listed_with_its_checksum(root):
     bucket.read(root / "c", max_bytes=2)
 
 
+@pytest.mark.parametrize("content", [b"", b"\r", b"x\r", b"x\n", b"\r\n\r\n", b"\n\nx\r\n"])
+def test_line_ends_are_bytes_like_others(root, content):
+  bucket.write(root / "x", content)
+  assert bucket.read(root / "x", max_bytes=10) == content
+
+
 def test_of_two_creators_one_wins_and_a_version_is_replaced_once(root):
   version = bucket.create(root / "x", b"mine")
   with pytest.raises(FileExistsError):

@@ -292,7 +292,7 @@ def test_a_start_reads_each_checkpoint_once(tmp_path, monkeypatch):
 
     monkeypatch.setattr(module, name, counted)
 
-  for module, name in ((manifest, "verify"), (npz, "open_npz"), (npz, "open_native")):
+  for module, name in ((manifest, "_verified"), (npz, "open_npz"), (npz, "open_native")):
     count(module, name)
   source = _rows(tmp_path / "data")
 

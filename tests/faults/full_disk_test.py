@@ -37,7 +37,7 @@ def _remarks(done):
   return [line for line in done.stderr.splitlines() if not usual.match(line)]
 
 
-@pytest.mark.slow  # 20 s: two runs of the command.
+@pytest.mark.long  # Two runs of the command, on a disk of their own.
 def test_room_for_one_step_ends_with_74_after_three_failed_saves_and_goes_on(tmp_path):
   with small_disk.mounted(tmp_path / "disk", size=str(_STEP_BYTES * 3 // 2)) as disk:
     workdir = disk / "run"

@@ -47,7 +47,7 @@ def test_splits_are_cut_so_that_a_miniature_has_the_rows(split, expected):
 
 
 # 20 s: one training run and its evaluation, with what they compile.
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_table_tells_what_ran_and_what_did_not(tmp_path):
   out = tmp_path / "table.md"
   done = subprocess.run(

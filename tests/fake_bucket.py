@@ -60,6 +60,7 @@ class Object:
   generation: int
   updated: str
   crc32c: str
+  md5: str
 
 
 class Store:
@@ -91,7 +92,7 @@ class Store:
       if not self._allowed(path, query):
         return None
       self._generation += 1
-      made = Object(data, self._generation, _now(), _crc32c(data))
+      made = Object(data, self._generation, _now(), _crc32c(data), _md5(data))
       self.objects[path] = made
       return made
 
@@ -371,7 +372,7 @@ def _resource(path: str, found: Object) -> dict[str, Any]:
     "metageneration": "1",
     "size": str(len(found.data)),
     "crc32c": found.crc32c,
-    "md5Hash": base64.b64encode(hashlib.md5(found.data).digest()).decode(),
+    "md5Hash": found.md5,
     "timeCreated": found.updated,
     "updated": found.updated,
     "etag": str(found.generation),
@@ -386,6 +387,10 @@ def _failure(status: int) -> tuple[int, bytes, dict[str, str]]:
   reason = http.client.responses.get(status, "fault")
   error = {"code": status, "message": reason, "errors": [{"reason": reason}]}
   return status, json.dumps({"error": error}).encode(), {"Content-Type": "application/json"}
+
+
+def _md5(data: bytes) -> str:
+  return base64.b64encode(hashlib.md5(data).digest()).decode()
 
 
 def _crc32c(data: bytes) -> str:

@@ -5,32 +5,15 @@ import shutil
 import pytest
 
 from paligemma_jax.checkpoint import manifest
-from paligemma_jax.checkpoint import store
 from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
+from tests.checkpoint import toy_steps
 from tests.training import toy_state
-
-_FILES = {"config.json": b'{"seed": 0}', "tokenizer.model": b"pieces"}
 
 
 @pytest.fixture
 def folder(gcs, tmp_path):
   return bucket.path(f"gs://test-bucket/{tmp_path.name}/checkpoints")
-
-
-def _open(folder, **options):
-  defaults = dict(keep=2, best_mode="max", async_save=True, files=_FILES)
-  return store.Checkpoints(folder, **{**defaults, **options})
-
-
-def _saved(folder, num_steps, **options):
-  opened, state, history = _open(folder, **options), toy_state.make(), []
-  for _ in range(num_steps):
-    state = toy_state.advance(state)
-    opened.save(state)
-    history.append(state)
-  opened.wait()
-  return opened, history
 
 
 def _names(folder):
@@ -39,16 +22,16 @@ def _names(folder):
 
 @pytest.mark.parametrize("async_save", [True, False])
 def test_what_comes_back_is_what_was_saved_and_old_steps_go(folder, async_save):
-  opened, history = _saved(folder, 3, async_save=async_save)
+  opened, history = toy_steps.saved(folder, 3, async_save=async_save)
   opened.close()
   assert _names(folder) == ["2", "3", "base"]
-  again = _open(folder)
+  again = toy_steps.opened(folder)
   toy_state.assert_equal(again.restore(toy_state.target()), history[2])
   again.close()
 
 
 def test_to_verify_a_step_reads_its_seals_alone(folder, gcs):
-  opened, _ = _saved(folder, 1)
+  opened, _ = toy_steps.saved(folder, 1)
   opened.close()
   before = len(gcs.requests())
   manifest.verify_step(folder / "1")
@@ -59,7 +42,7 @@ def test_to_verify_a_step_reads_its_seals_alone(folder, gcs):
 
 
 def test_every_damage_to_every_object_is_found(folder, gcs):
-  opened, history = _saved(folder, 2)
+  opened, history = toy_steps.saved(folder, 2)
   opened.close()
   num = 0
   root = str(folder).removeprefix("gs://")
@@ -89,7 +72,7 @@ def test_every_damage_to_every_object_is_found(folder, gcs):
   bucket.write(folder / "2/state/more", b"x")
   with pytest.raises(manifest.Broken, match="more is not in the seal"):
     manifest.verify_step(folder / "2")
-  again = _open(folder)
+  again = toy_steps.opened(folder)
   toy_state.assert_equal(again.restore(toy_state.target()), history[0])
   assert set(again.skipped) == {2}
   again.save(toy_state.advance(history[0]))
@@ -99,11 +82,11 @@ def test_every_damage_to_every_object_is_found(folder, gcs):
 
 
 def test_a_step_without_its_seal_is_not_there_and_is_removed(folder):
-  opened, history = _saved(folder, 2)
+  opened, history = toy_steps.saved(folder, 2)
   opened.close()
   bucket.remove(folder / "2/SEAL.json")
   assert manifest.steps_in(folder) == [1]
-  again = _open(folder)
+  again = toy_steps.opened(folder)
   assert _names(folder) == ["1", "base"]
   toy_state.assert_equal(again.restore(toy_state.target()), history[0])
   again.close()
@@ -117,7 +100,7 @@ def test_a_refused_save_is_reported_leaves_nothing_and_the_next_one_works(
   folder, gcs, status, words, where, monkeypatch
 ):
   monkeypatch.setitem(manifest._RETRIES, "max_retries", 2)
-  opened, history = _saved(folder, 1)
+  opened, history = toy_steps.saved(folder, 1)
   gcs.plan(dict(method="POST|PUT", path=f"/2/{where}", status=status))
   state = toy_state.advance(history[0])
   opened.save(state)
@@ -135,19 +118,19 @@ def test_a_refused_save_is_reported_leaves_nothing_and_the_next_one_works(
 
 def test_a_busy_store_delays_a_save(folder, gcs):
   gcs.plan(*(dict(method="POST", status=s, times=3, skip=k) for k, s in enumerate((503, 429))))
-  opened, history = _saved(folder, 1)
+  opened, history = toy_steps.saved(folder, 1)
   opened.close()
-  toy_state.assert_equal(_open(folder).restore(toy_state.target()), history[0])
+  toy_state.assert_equal(toy_steps.opened(folder).restore(toy_state.target()), history[0])
 
 
 def test_a_run_that_was_copied_to_a_disk_is_checked_there(folder, tmp_path):
-  opened, history = _saved(folder, 1)
+  opened, history = toy_steps.saved(folder, 1)
   opened.close()
   for name in bucket.listing(folder):
     file = tmp_path / "copy" / name
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_bytes(bucket.read(folder / name, max_bytes=1 << 24))
-  local = _open(tmp_path / "copy")
+  local = toy_steps.opened(tmp_path / "copy")
   toy_state.assert_equal(local.restore(toy_state.target()), history[0])
   local.close()
   file = max((tmp_path / "copy/1/state").rglob("*"), key=lambda p: p.stat().st_size)
@@ -159,12 +142,12 @@ def test_a_run_that_was_copied_to_a_disk_is_checked_there(folder, tmp_path):
 
 
 def test_a_run_that_was_copied_from_a_disk_is_checked_there(folder, tmp_path):
-  opened, history = _saved(tmp_path / "checkpoints", 1)
+  opened, history = toy_steps.saved(tmp_path / "checkpoints", 1)
   opened.close()
   for file in (tmp_path / "checkpoints").rglob("*"):
     if file.is_file():
       bucket.write(folder / file.relative_to(tmp_path / "checkpoints"), file.read_bytes())
-  there = _open(folder)
+  there = toy_steps.opened(folder)
   toy_state.assert_equal(there.restore(toy_state.target()), history[0])
   there.close()
   shutil.rmtree(tmp_path / "checkpoints")

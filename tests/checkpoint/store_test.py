@@ -16,32 +16,15 @@ from paligemma_jax.checkpoint import opening
 from paligemma_jax.checkpoint import store
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import errors
+from tests.checkpoint import toy_steps
 from tests.training import toy_state
-
-_FILES = {"config.json": b'{"seed": 0}', "tokenizer.model": b"pieces"}
-
-
-def _open(folder, **options):
-  defaults = dict(keep=2, best_mode="max", async_save=True, files=_FILES)
-  return store.Checkpoints(folder, **{**defaults, **options})
-
-
-def _saved(folder, num_steps, **options):
-  """(open checkpoints, states saved at steps 1..num_steps)."""
-  opened, state, history = _open(folder, **options), toy_state.make(), []
-  for _ in range(num_steps):
-    state = toy_state.advance(state)
-    opened.save(state)
-    history.append(state)
-  opened.wait()
-  return opened, history
 
 
 @pytest.fixture(scope="module")
 def two_steps(tmp_path_factory):
   """A folder with steps 1 and 2, to be copied; and their states."""
   folder = tmp_path_factory.mktemp("two") / "checkpoints"
-  opened, history = _saved(folder, 2)
+  opened, history = toy_steps.saved(folder, 2)
   opened.close()
   return folder, history
 
@@ -53,15 +36,15 @@ def _copy(two_steps, tmp_path):
 
 @pytest.mark.parametrize("async_save", [True, False])
 def test_what_comes_back_is_what_was_saved(tmp_path, async_save):
-  opened, history = _saved(tmp_path / "checkpoints", 1, async_save=async_save)
+  opened, history = toy_steps.saved(tmp_path / "checkpoints", 1, async_save=async_save)
   opened.close()
-  again = _open(tmp_path / "checkpoints")
+  again = toy_steps.opened(tmp_path / "checkpoints")
   toy_state.assert_equal(again.restore(toy_state.target()), history[0])
   again.close()
 
 
 def test_a_donated_state_is_saved_as_it_was(tmp_path):
-  opened, state = _open(tmp_path), toy_state.advance(toy_state.make())
+  opened, state = toy_steps.opened(tmp_path), toy_state.advance(toy_state.make())
   want = jax.tree.map(np.array, state)
   overwrite = jax.jit(lambda s: jax.tree.map(lambda x: x * 0, s), donate_argnums=0)
   opened.save(state)
@@ -72,7 +55,7 @@ def test_a_donated_state_is_saved_as_it_was(tmp_path):
 
 
 def test_nothing_saved_restores_nothing(tmp_path):
-  opened = _open(tmp_path / "checkpoints")
+  opened = toy_steps.opened(tmp_path / "checkpoints")
   assert opened.restore(toy_state.target()) is None
   opened.close()
 
@@ -152,7 +135,7 @@ def test_a_broken_step_is_skipped_for_the_one_before(two_steps, tmp_path, file, 
   data = bytearray(path.read_bytes())
   data[len(data) // 3] ^= 1
   path.write_bytes(bytes(data))
-  opened = _open(folder)
+  opened = toy_steps.opened(folder)
   toy_state.assert_equal(opened.restore(toy_state.target()), two_steps[1][0])
   assert set(opened.skipped) == {2} and path.name in opened.skipped[2]
   assert "skipped step 2" in caplog.text and path.name in caplog.text
@@ -168,7 +151,7 @@ def test_no_intact_step_is_an_error_and_changes_nothing(two_steps, tmp_path):
   for step in ("1", "2"):
     (folder / step / manifest.SEAL).unlink()
   before = sorted(folder.rglob("*"))
-  opened = _open(folder)
+  opened = toy_steps.opened(folder)
   with pytest.raises(errors.StateError, match=r"None of the 2 saved steps.*step 2: SEAL.json"):
     opened.restore(toy_state.target())
   opened.close()
@@ -192,7 +175,7 @@ def test_frozen_parameters_are_stored_once(two_steps):
 
 
 def test_the_newest_and_the_best_are_kept(tmp_path):
-  opened, state = _open(tmp_path, keep=2), toy_state.make()
+  opened, state = toy_steps.opened(tmp_path, keep=2), toy_state.make()
   better = []
   for step, score in enumerate((0.1, 0.9, 0.3, float("nan"), 0.5), 1):
     state = toy_state.advance(state)
@@ -205,7 +188,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
 
 
 def test_the_best_may_be_the_smallest_and_is_known_after_a_restart(tmp_path):
-  opened, state = _open(tmp_path, keep=1, best_mode="min"), toy_state.make()
+  opened, state = toy_steps.opened(tmp_path, keep=1, best_mode="min"), toy_state.make()
   for step, score in enumerate((0.4, 0.2, 0.3), 1):
     state = toy_state.advance(state)
     opened.save(state)
@@ -213,7 +196,7 @@ def test_the_best_may_be_the_smallest_and_is_known_after_a_restart(tmp_path):
   opened.wait()
   assert opened.steps() == [2, 3]
   opened.close()
-  again = _open(tmp_path, keep=1, best_mode="min")
+  again = toy_steps.opened(tmp_path, keep=1, best_mode="min")
   state = again.restore(toy_state.target())
   again.take_scores({1: 0.4, 2: 0.2, 3: 0.3})
   again.save(toy_state.advance(state))
@@ -224,7 +207,7 @@ def test_the_best_may_be_the_smallest_and_is_known_after_a_restart(tmp_path):
 
 
 def test_a_better_step_replaces_the_best_at_once(tmp_path):
-  opened, state = _open(tmp_path, keep=1), toy_state.make()
+  opened, state = toy_steps.opened(tmp_path, keep=1), toy_state.make()
   for step, score in enumerate((0.1, 0.5), 1):
     state = toy_state.advance(state)
     opened.save(state)
@@ -235,24 +218,24 @@ def test_a_better_step_replaces_the_best_at_once(tmp_path):
 
 
 def test_what_was_saved_beside_a_state_comes_back(tmp_path):
-  opened, state = _open(tmp_path), toy_state.advance(toy_state.make())
+  opened, state = toy_steps.opened(tmp_path), toy_state.advance(toy_state.make())
   opened.save(state, {"line": [["loss", 0.5]]})
   opened.wait()
   opened.close()
-  again = _open(tmp_path)
+  again = toy_steps.opened(tmp_path)
   again.restore(toy_state.target())
   assert again.facts == {"line": [["loss", 0.5]]}
   again.close()
 
 
 def test_keep_0_keeps_all(tmp_path):
-  opened, _ = _saved(tmp_path, 4, keep=0)
+  opened, _ = toy_steps.saved(tmp_path, 4, keep=0)
   assert opened.steps() == [1, 2, 3, 4]
   opened.close()
 
 
 def test_a_non_finite_state_is_never_sealed(tmp_path):
-  opened, state = _open(tmp_path), toy_state.advance(toy_state.make())
+  opened, state = toy_steps.opened(tmp_path), toy_state.advance(toy_state.make())
   moment = state.opt_state["rule"].nu["llm/final_norm/scale"]
   state.opt_state["rule"].nu["llm/final_norm/scale"] = moment.at[3].set(jnp.inf)
   with pytest.raises(errors.NumericsError, match=r"step 1: .*nu/llm/final_norm/scale"):
@@ -264,7 +247,7 @@ def test_a_non_finite_state_is_never_sealed(tmp_path):
 def test_a_failed_save_is_reported_leaves_nothing_and_the_next_one_works(
   tmp_path, monkeypatch, caplog
 ):
-  opened, history = _saved(tmp_path, 1)
+  opened, history = toy_steps.saved(tmp_path, 1)
   monkeypatch.setattr(atomic_io, "_visits", atomic_io.collections.Counter())
   monkeypatch.setenv("PJ_FAULT", "state.after_arrays:enospc@1")
   state = toy_state.advance(history[0])
@@ -282,7 +265,7 @@ def test_a_failed_save_is_reported_leaves_nothing_and_the_next_one_works(
 
 
 def test_three_failed_saves_in_a_row_end_the_run(tmp_path, monkeypatch):
-  opened, state = _open(tmp_path, async_save=False), toy_state.make()
+  opened, state = toy_steps.opened(tmp_path, async_save=False), toy_state.make()
   for num in (1, 2, 3):
     monkeypatch.setattr(atomic_io, "_visits", atomic_io.collections.Counter())
     monkeypatch.setenv("PJ_FAULT", "state.after_seal:enospc")
@@ -297,7 +280,7 @@ def test_three_failed_saves_in_a_row_end_the_run(tmp_path, monkeypatch):
 def test_leftovers_of_a_killed_save_are_removed(two_steps, tmp_path):
   folder = _copy(two_steps, tmp_path)
   shutil.copytree(folder / "2", folder / ".tmp-3")
-  opened = _open(folder)
+  opened = toy_steps.opened(folder)
   assert sorted(p.name for p in folder.iterdir()) == ["1", "2", "base"]
   opened.close()
 
@@ -306,7 +289,7 @@ def test_frozen_parameters_without_a_step_are_not_trusted(two_steps, tmp_path):
   folder = _copy(two_steps, tmp_path)
   shutil.rmtree(folder / "1")
   shutil.rmtree(folder / "2")
-  opened = _open(folder)
+  opened = toy_steps.opened(folder)
   assert list(folder.iterdir()) == []
   opened.close()
 
@@ -314,12 +297,12 @@ def test_frozen_parameters_without_a_step_are_not_trusted(two_steps, tmp_path):
 def test_a_file_in_place_of_the_folder_is_an_error(tmp_path):
   (tmp_path / "checkpoints").write_text("")
   with pytest.raises(errors.WorkdirError, match="Cannot write to"):
-    _open(tmp_path / "checkpoints")
+    toy_steps.opened(tmp_path / "checkpoints")
 
 
 def test_another_optimizer_than_the_saved_one_is_an_error(two_steps, tmp_path):
   folder = _copy(two_steps, tmp_path)
-  opened = _open(folder)
+  opened = toy_steps.opened(folder)
   with pytest.raises(errors.ConfigError, match=r"other settings.*has besides opt_state/rule/count"):
     opened.restore(toy_state.target(name="sgd"))
   with pytest.raises(errors.ConfigError, match=r"differs in .*bfloat16"):
@@ -337,8 +320,10 @@ def test_weights_are_read_back_by_name_from_workdir_folder_and_step(
   for path in (tmp_path, tmp_path / "checkpoints", tmp_path / "checkpoints" / "2"):
     assert opening.is_run(path)
     opened = opening.open_run(path)
-    assert opened.weights.path.name == "2" and opened.config == json.loads(_FILES["config.json"])
-    assert opened.weights.tokenizer.read_bytes() == _FILES["tokenizer.model"]
+    assert opened.weights.path.name == "2" and opened.config == json.loads(
+      toy_steps.FILES["config.json"]
+    )
+    assert opened.weights.tokenizer.read_bytes() == toy_steps.FILES["tokenizer.model"]
     assert set(opened.weights.entries) == set(want)
   for name, leaf in want.items():
     found = opened.weights.read(name)
@@ -364,9 +349,9 @@ def test_links_in_a_run_s_folder_are_not_followed(name, tmp_path):
   (run / name).symlink_to(outside)
   if name == "checkpoints":
     with pytest.raises(errors.WorkdirError, match="checkpoints' is a link"):
-      _open(run / "checkpoints")
+      toy_steps.opened(run / "checkpoints")
   else:
-    opened, _ = _saved(run / "checkpoints", 2)
+    opened, _ = toy_steps.saved(run / "checkpoints", 2)
     opened.close()
     assert sorted(manifest.steps_in(run / "checkpoints")) == [1, 2]
   found = [str(p.relative_to(outside)) for p in sorted(outside.rglob("*"))]

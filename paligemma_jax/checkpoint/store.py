@@ -51,7 +51,7 @@ class Checkpoints:
     gather: Callable[[str, Any], list[Any]] | None = None,
   ):
     self._in_bucket = bucket.is_bucket(folder)
-    self._folder = folder if self._in_bucket else pathlib.Path(folder).absolute()
+    self._folder = bucket.place(folder)
     self._keep = keep
     self._sign = errors.pick({"max": 1.0, "min": -1.0}, best_mode, "ckpt.best_mode")
     self._async_save = async_save
@@ -212,9 +212,13 @@ class Checkpoints:
         " start anew use another --workdir."
       )
     folder = self._folder / str(step)
-    found = self._read(folder, _trainable(target))
-    frozen = self._read(self._folder / manifest.BASE, target.frozen) if target.frozen else {}
-    self.facts = manifest.read_facts(folder).get("run", {})
+    facts = manifest.read_facts(folder)
+    found = _read(folder, facts, _trainable(target))
+    frozen: dict[str, jax.Array] = {}
+    if target.frozen:
+      base = self._folder / manifest.BASE
+      frozen = _read(base, manifest.read_facts(base), target.frozen)
+    self.facts = facts.get("run", {})
     if self._leads:
       logging.info("restored step %d from %s", step, folder)
     read = states.TrainState(
@@ -225,10 +229,6 @@ class Checkpoints:
       ema={name: found[f"ema/{name}"] for name in target.ema},
     )
     return states.owned(read)
-
-  def _read(self, folder: pathlib.Path, targets: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-    manifest.check_leaves(folder, manifest.read_facts(folder)["leaves"], manifest.table(targets))
-    return manifest.restore(folder / manifest.ARRAYS, targets)
 
   def _newest_intact(self) -> int:
     steps = self.steps()
@@ -342,12 +342,11 @@ class Checkpoints:
       atomic_io.fault_point("state.before_delete")
       try:
         # First so that it no longer exists, also when the deletion is cut short.
-        doomed = (
-          self._unfinished(f"old-{step}") if not self._in_bucket else self._folder / str(step)
-        )
+        doomed = self._folder / str(step)
         if self._in_bucket:
           atomic_io.remove(doomed / manifest.SEAL)
         else:
+          doomed = self._unfinished(f"old-{step}")
           atomic_io.remove(doomed)
           os.rename(self._folder / str(step), doomed)
         atomic_io.remove(doomed)
@@ -396,3 +395,10 @@ def _trainable(state: states.TrainState) -> dict[str, Any]:
     **manifest.names(state.opt_state, "opt_state"),
     **{f"ema/{name}": leaf for name, leaf in state.ema.items()},
   }
+
+
+def _read(
+  folder: pathlib.Path, facts: Mapping[str, Any], targets: Mapping[str, jax.Array]
+) -> dict[str, jax.Array]:
+  manifest.check_leaves(folder, facts["leaves"], manifest.table(targets))
+  return manifest.restore(folder / manifest.ARRAYS, targets)

@@ -236,7 +236,6 @@ class Lines:
     self._content = bytearray(start)
     self._begin = len(start)  # Of the part that grows now.
     self._whole_at = time.monotonic()
-    self._old: list[str] = []
     try:
       is_there = read_growing(path) == start
     except FileNotFoundError:
@@ -298,11 +297,11 @@ def _stat(info: dict[str, Any]) -> Stat:
 
 def _put_if(path: Any, data: bytes, version: str | None) -> str:
   """`create` or `replace`. An answer that got lost is asked for again, so 'no' may mean 'done'."""
-  fs, name = file_system(path), os.fspath(path)
+  fs = file_system(path)
+  bucket, key, _ = fs.split_path(os.fspath(path))
   try:
     with _explained(path):
-      if name.startswith("gs://"):
-        bucket, key, _ = fs.split_path(name)
+      if os.fspath(path).startswith("gs://"):
         info = fs.call(
           "POST",
           f"{fs._location}/upload/storage/v1/b/{bucket}/o",
@@ -315,7 +314,6 @@ def _put_if(path: Any, data: bytes, version: str | None) -> str:
         )
         return str(info["generation"])
       rule = {"IfMatch": version} if version else {"IfNoneMatch": "*"}
-      bucket, key, _ = fs.split_path(name)
       return fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, **rule)["ETag"]
   except FileExistsError:
     now = stat(path)

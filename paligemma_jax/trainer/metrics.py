@@ -332,7 +332,7 @@ class EventFile:
   def _upload(self) -> None:
     self._uploaded_at = time.monotonic()
     for path in pathlib.Path(self._local.name).iterdir():
-      bucket.write(self._bucket_folder / path.name, path.read_bytes())
+      bucket.upload(path, self._bucket_folder / path.name)
 
 
 def check_best_name(config: ml_collections.ConfigDict) -> None:

@@ -94,11 +94,19 @@ def owned(tree: Any) -> Any:
   all trainable parameters would be there twice.
   """
   leaves, structure = jax.tree.flatten(tree)
-  for i, leaf in enumerate(leaves):
-    if all(device.platform == "cpu" for device in leaf.sharding.device_set):
-      leaves[i] = jax.block_until_ready(jax.device_put(leaf, leaf.sharding, may_alias=False))
+  on_cpu = [i for i, leaf in enumerate(leaves) if _is_on_cpu(leaf)]
+  for pair in (on_cpu[i : i + 2] for i in range(0, len(on_cpu), 2)):  # Two cores copy.
+    originals = [leaves[i] for i in pair]
+    for i in pair:
+      leaves[i] = jax.device_put(leaves[i], leaves[i].sharding, may_alias=False)
+    jax.block_until_ready([leaves[i] for i in pair])
+    for leaf in originals:
       leaf.delete()
   return jax.tree.unflatten(structure, leaves)
+
+
+def _is_on_cpu(leaf: jax.Array) -> bool:
+  return all(device.platform == "cpu" for device in leaf.sharding.device_set)
 
 
 def abstract(

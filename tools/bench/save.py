@@ -29,6 +29,7 @@ from paligemma_jax.checkpoint import manifest
 from paligemma_jax.checkpoint import store
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import bucket
+from paligemma_jax.core import process
 from paligemma_jax.core import trees
 from paligemma_jax.training import state as states
 
@@ -160,4 +161,5 @@ def _peak() -> int:
 
 
 if __name__ == "__main__":
+  process.use_huge_pages()  # As `train` does.
   main()

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
   with hosts.ending_together(team):
     agreement.check(team, "code", agreement.of_code())
     agreement.check(team, "configuration", agreement.of_config(config))
-    _evaluate(config, args.workdir, args.ckpt, folder)
+    _evaluate(config, args.workdir, args.ckpt, folder, team)
 
 
 def _folder_of_files(evaluators: Sequence[Any], workdir: str, out: str) -> pathlib.Path | None:
@@ -84,12 +84,14 @@ def _folder_of_files(evaluators: Sequence[Any], workdir: str, out: str) -> pathl
   return folder
 
 
-def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
+def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None, team: Any) -> None:
   import jax
 
   from paligemma_jax.checkpoint import load
   from paligemma_jax.checkpoint import opening
+  from paligemma_jax.checkpoint import shared_reading
   from paligemma_jax.models import paligemma
+  from paligemma_jax.multihost import agreement
   from paligemma_jax.report import report
   from paligemma_jax.trainer import devices
   from paligemma_jax.trainer import evaluation
@@ -106,6 +108,7 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
 
   def read():
     weights = opening.open_weights(ckpt)
+    agreement.check_weights(team, weights)
     config.tokenizer = own_tokenizer or str(weights.tokenizer or "")
     setup = setups.prepare(config, plain=True)
     params = load.load_params(
@@ -113,6 +116,7 @@ def _evaluate(config, run: str, ckpt: str, folder: pathlib.Path | None) -> None:
       setup.shapes,
       dtype=paligemma.compute_dtype(setup.model_config),
       shardings=sharding.param_shardings(setup.shapes, setup.mesh),
+      fill=shared_reading.of_hosts(setup.mesh),
       log=command_line.note,
     )
     return weights, setup, params

@@ -70,6 +70,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
   queue: ClassVar[dict[str, dict[str, Any]]] = {}
   requests: ClassVar[list[str]] = []
   protocol_version = "HTTP/1.1"
+  disable_nagle_algorithm = True
 
   def log_message(self, *args):
     pass

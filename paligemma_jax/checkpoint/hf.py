@@ -44,7 +44,9 @@ def open_hf(path: str | os.PathLike, fresh: Collection[str] = ()) -> reader.Weig
     entries={name: reader.Entry(shapes[name], _dtype(row, found)) for name, row in table.items()},
     sizes=sizes,
     tokenizer=hub.find_tokenizer(path),
-    blocks=lambda name: _blocks(table[name], dims, found, shapes[name][0]),
+    blocks=lambda name, fill=reader.fill_alone: _blocks(
+      table[name], dims, found, shapes[name][0], fill
+    ),
     image_token=next((i for i in ids if type(i) is int and i > 0), 0),
     folder=path,
   )
@@ -70,28 +72,32 @@ def _dtype(row: param_table.Param, found: Tensors) -> np.dtype:
 
 
 def _blocks(
-  row: param_table.Param, dims: Mapping[str, int], found: Tensors, num_rows: int
+  row: param_table.Param,
+  dims: Mapping[str, int],
+  found: Tensors,
+  num_rows: int,
+  fill: reader.Fill,
 ) -> Iterator[np.ndarray]:
   """Our array in blocks: one layer at a time, or rows of the embedding."""
   if row.name == param_table.INPUT_EMBEDDING:
-    yield from _embedding(found, num_rows)
+    yield from _embedding(found, num_rows, fill)
     return
   layered = "{i}" in row.hf[0]
   for i in range(num_rows if layered else 1):
     tensors = [found[name.format(i=i)] for name in row.hf]
-    arrays = [reader.rows(tensor, 0, tensor.entry.shape[0]) for tensor in tensors]
+    arrays = [reader.rows(tensor, 0, tensor.entry.shape[0], fill=fill) for tensor in tensors]
     parts = [param_table.to_ours(array, row.layout, dims) for array in arrays]
     block = parts[0] if len(parts) == 1 else np.stack(parts)
     yield block[None] if layered else block
 
 
-def _embedding(found: Tensors, num_rows: int) -> Iterator[np.ndarray]:
+def _embedding(found: Tensors, num_rows: int, fill: reader.Fill) -> Iterator[np.ndarray]:
   head = found.get(param_table.LM_HEAD)
-  blocks = reader.row_blocks(found[param_table.EMBEDDING], num_rows)
+  blocks = reader.row_blocks(found[param_table.EMBEDDING], num_rows, fill=fill)
   if head is None:
     yield from blocks
     return
-  for block, copy in zip(blocks, reader.row_blocks(head, num_rows), strict=True):
+  for block, copy in zip(blocks, reader.row_blocks(head, num_rows, fill=fill), strict=True):
     if not np.array_equal(block, copy):
       raise errors.CheckpointError(
         f"{head.path}: lm_head differs from the embedding; PaliGemma ties the two."

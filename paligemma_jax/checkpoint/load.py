@@ -35,6 +35,7 @@ def load_params(
   *,
   dtype: Any,
   shardings: Mapping[str, jax.sharding.Sharding] | None = None,
+  fill: reader.Fill = reader.fill_alone,
   log: Callable[[str], None] | None = None,
   repack: Callable[[str, Iterator[np.ndarray]], dict[str, np.ndarray] | None] | None = None,
 ) -> dict[str, jax.Array]:
@@ -45,6 +46,7 @@ def load_params(
       may differ in the file: it is then resampled, and that is logged.
     dtype: of the result; a callable name -> dtype; or None for the stored one.
     shardings: {name: Sharding}; None puts everything on the first device.
+    fill: how bytes of a file are read; `shared_reading.of_hosts` for several hosts.
     log: is called with one sentence per thing that was not simply copied.
     repack: (name, blocks) -> the arrays by name that are to stand for a parameter, which itself is
       then never put on a device; None where it is to be loaded as it is.
@@ -62,9 +64,9 @@ def load_params(
   params = {}
   bad: list[str] = []  # Parameters with numbers that are not finite.
   for name, shape in shapes.items():
-    blocks = weights.blocks(name)
+    blocks = weights.blocks(name, fill=fill)
     if resized and name == param_table.POS_EMBEDDING:
-      blocks = iter([resample(weights.read(name), shape)])
+      blocks = iter([resample(weights.read(name, fill=fill), shape)])
       if log:
         old, new = found[name][1], shape[1]
         log(f"{weights.path}: resampled {name} from {old} to {new} image tokens (bilinear)")
@@ -249,9 +251,9 @@ def as_published(model_config: variants.ModelConfig, tuned: reader.Weights) -> r
   parts = {name: _parts(name, tuned.entries) for name in shapes}
   merged = {name for name, own in parts.items() if own != [name]}
 
-  def blocks(name: str) -> Iterator[np.ndarray]:
+  def blocks(name: str, fill: reader.Fill = reader.fill_alone) -> Iterator[np.ndarray]:
     if name not in merged:
-      yield from tuned.blocks(name)
+      yield from tuned.blocks(name, fill=fill)
       return
     own = {part: tuned.read(part) for part in parts[name]}
     leaf = _leaf(model_config, name, shapes[name], own)

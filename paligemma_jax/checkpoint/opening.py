@@ -340,7 +340,7 @@ def _open_step(folder: pathlib.Path, facts: Mapping[str, Any]) -> Run:
     entries=entries,
     sizes={},
     tokenizer=folder / TOKENIZER if (folder / TOKENIZER).exists() else None,
-    blocks=lambda name: iter((_read(*places[name], entries[name]),)),
+    blocks=lambda name, fill=None: iter((_read(*places[name], entries[name]),)),
   )
   weights = tuned if load.is_published(entries) else load.as_published(model_of(config), tuned)
   # Parameters that a fork of the model added have no row in the table; `load_params` checks them.

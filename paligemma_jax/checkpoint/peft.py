@@ -96,13 +96,13 @@ def open_adapter(path: pathlib.Path, base: reader.Weights) -> reader.Weights:
     change.check(param_table.their_shape(owners[their].layout, dims), f"{path}: {their}")
   changed = {owners[their].name for their in changes}
 
-  def blocks(name: str) -> Iterator[np.ndarray]:
+  def blocks(name: str, fill: reader.Fill = reader.fill_alone) -> Iterator[np.ndarray]:
     if name not in changed:
-      yield from base.blocks(name)
+      yield from base.blocks(name, fill=fill)
       return
     theirs, pattern = table[name].hf, table[name].layout
     layered, layer = "{i}" in theirs[0], 0
-    for block in base.blocks(name) if layered else [base.read(name)]:
+    for block in base.blocks(name, fill=fill) if layered else [base.read(name, fill=fill)]:
       merged = []
       for row in block if layered else [block]:
         parts = [row] if len(theirs) == 1 else list(row)
@@ -121,6 +121,7 @@ def open_adapter(path: pathlib.Path, base: reader.Weights) -> reader.Weights:
   return dataclasses.replace(
     base,
     path=path,
+    base=base.path,
     kind="peft",
     entries=entries,
     sizes=sizes,

@@ -26,6 +26,14 @@ from paligemma_jax.core import strict_json
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 BLOCK_BYTES = 64 << 20  # Host memory that reading takes beside the parameters themselves.
 
+# (view, read): fills the view with bytes of a file, by calls read(offset, part of the view).
+Fill = Callable[[memoryview, Callable[[int, memoryview], None]], None]
+
+
+def fill_alone(view: memoryview, read: Callable[[int, memoryview], None]) -> None:
+  """This host reads all of it; see `shared_reading` for several."""
+  read(0, view)
+
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -51,9 +59,11 @@ class Weights:
     tokenizer: the SentencePiece file found with the weights, or None.
     blocks: name -> iterator over consecutive blocks of the array along its first dimension, in
       order, in the stored dtype. A block is valid only until the next one is asked for. Raises
-      CheckpointError on damaged data, at the latest when the iterator ends.
+      CheckpointError on damaged data, at the latest when the iterator ends. Its keyword `fill`
+      says how bytes are read; a run and a deflated npz are read whole by every host.
     image_token: the id that stands for image tokens in a Hugging Face directory; 0: not said.
     folder: that directory, whose small files an export carries over; or None.
+    base: what adapters were merged into; or None.
   """
 
   path: pathlib.Path
@@ -61,15 +71,16 @@ class Weights:
   entries: Mapping[str, Entry]
   sizes: Mapping[str, Any]
   tokenizer: pathlib.Path | None
-  blocks: Callable[[str], Iterator[np.ndarray]]
+  blocks: Callable[..., Iterator[np.ndarray]]
   image_token: int = 0
   folder: pathlib.Path | None = None
+  base: pathlib.Path | None = None
 
-  def read(self, name: str) -> np.ndarray:
+  def read(self, name: str, *, fill: Fill = fill_alone) -> np.ndarray:
     """The whole array `name` in its stored dtype."""
     entry = self.entries[name]
     array, row = None, 0
-    for block in self.blocks(name):
+    for block in self.blocks(name, fill=fill):
       # Only now: a header may claim what no file holds.
       array = np.empty(entry.shape, entry.dtype) if array is None else array
       array[row : row + len(block)] = block
@@ -176,24 +187,28 @@ def safetensors_header(
   return {n: t for n, t in tensors.items() if buffers is None or not buffers.search(n)}
 
 
-def rows(tensor: Tensor, start: int, stop: int) -> np.ndarray:
+def rows(tensor: Tensor, start: int, stop: int, *, fill: Fill = fill_alone) -> np.ndarray:
   """The rows [start, stop) of a tensor, in its stored dtype."""
   shape = tensor.entry.shape
   block = np.empty((stop - start, *shape[1:]), tensor.entry.dtype)
   row_bytes = math.prod(shape[1:]) * tensor.entry.dtype.itemsize
   view = block.reshape(-1).view(np.uint8).data
   with open_file(tensor.path) as file:
-    file.seek(tensor.start + start * row_bytes)
-    if file.readinto(view) < len(view):
-      raise errors.CheckpointError(f"{tensor.path}: became shorter while it was read.")
+
+    def read(at: int, part: memoryview) -> None:
+      file.seek(tensor.start + start * row_bytes + at)
+      if file.readinto(part) < len(part):
+        raise errors.CheckpointError(f"{tensor.path}: became shorter while it was read.")
+
+    fill(view, read)
   return block
 
 
-def row_blocks(tensor: Tensor, num_rows: int) -> Iterator[np.ndarray]:
+def row_blocks(tensor: Tensor, num_rows: int, *, fill: Fill = fill_alone) -> Iterator[np.ndarray]:
   """The first `num_rows` rows of a tensor in blocks."""
   step = rows_per_block(tensor.entry.shape, tensor.entry.dtype.itemsize)
   for start in range(0, num_rows, step):
-    yield rows(tensor, start, min(start + step, num_rows))
+    yield rows(tensor, start, min(start + step, num_rows), fill=fill)
 
 
 def _tensor(

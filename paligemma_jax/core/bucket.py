@@ -27,7 +27,8 @@ from typing import Any, cast
 from paligemma_jax.core import errors
 
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
-_BLOCK_BYTES = 16 << 20  # Of a file that is read in pieces.
+_BLOCK_BYTES = 16 << 20  # Of a file that is read from start to end by small reads.
+_PIECE_BYTES = 8 << 20  # Of what one request fetches of a larger read.
 _PREFIX = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]*)://")
 
 
@@ -114,17 +115,22 @@ def read(path: Any, *, max_bytes: int) -> bytes:
 
 
 def open_read(path: Any) -> io.BufferedReader:
-  """The object as a file that can be read and sought; ranges are read as they are needed."""
+  """The object as a file that can be read and sought; parts are fetched as they are needed."""
   return io.BufferedReader(_Object(path), 1 << 20)
 
 
 class _Object(io.RawIOBase):
-  """An object as a raw file; what fails while it is read is an OSError too."""
+  """An object as a raw file; what fails while it is read is an OSError too.
+
+  A read that goes on where the last one ended fetches a block more, one elsewhere only what it
+  needs. Large reads are fetched in pieces at the same time: one connection gives a part of what a
+  machine's network could.
+  """
 
   def __init__(self, path: Any):
-    self._path = path
-    with _explained(path):
-      self._file = file_system(path).open(os.fspath(path), "rb", block_size=_BLOCK_BYTES)
+    self._path, self._size = path, stat(path).size
+    self._at = self._ended = 0  # Here, and where the last read ended.
+    self._begin, self._ahead = 0, b""  # What was fetched beyond.
 
   def readable(self) -> bool:
     return True
@@ -133,16 +139,34 @@ class _Object(io.RawIOBase):
     return True
 
   def readinto(self, buffer: Any) -> int:
-    with _explained(self._path):
-      return self._file.readinto(buffer)
+    wanted = min(len(buffer), self._size - self._at)
+    offset = self._at - self._begin
+    if not 0 <= offset < len(self._ahead) and wanted > 0:
+      more = _BLOCK_BYTES if self._at == self._ended and wanted < _BLOCK_BYTES else wanted
+      end = min(self._size, self._at + more)
+      self._begin, self._ahead, offset = self._at, self._fetch(self._at, end), 0
+    found = memoryview(self._ahead)[offset : offset + max(0, wanted)]
+    buffer[: len(found)] = found
+    self._at = self._ended = self._at + len(found)
+    return len(found)
 
   def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-    return self._file.seek(offset, whence)
+    self._at = offset + {os.SEEK_CUR: self._at, os.SEEK_END: self._size}.get(whence, 0)
+    return self._at
 
-  def close(self) -> None:
-    if not self.closed:
-      self._file.close()
-    super().close()
+  def tell(self) -> int:
+    return self._at
+
+  def _fetch(self, begin: int, end: int) -> bytes:
+    starts = list(range(begin, end, _PIECE_BYTES))
+    ends = [min(start + _PIECE_BYTES, end) for start in starts]
+    with _explained(self._path):
+      names = [os.fspath(self._path)] * len(starts)
+      pieces = file_system(self._path).cat_ranges(names, starts, ends, on_error="raise")
+    for piece, start, stop in zip(pieces, starts, ends, strict=True):
+      if len(piece) != stop - start:
+        raise OSError(errno.EIO, "It changed while it was read", str(self._path))
+    return b"".join(pieces)
 
 
 def write(path: Any, data: bytes) -> None:

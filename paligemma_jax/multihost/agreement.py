@@ -33,6 +33,7 @@ from jax._src import clusters  # JAX has no public way to ask for the hosts that
 from jax.experimental import multihost_utils
 
 import paligemma_jax
+from paligemma_jax.checkpoint import reader
 from paligemma_jax.config import load as configs
 from paligemma_jax.core import atomic_io
 from paligemma_jax.core import bucket
@@ -218,14 +219,25 @@ def of_code() -> dict[str, str]:
   return found
 
 
+def check_weights(team: hosts.Team | None, weights: reader.Weights) -> None:
+  """Passes when all hosts have the same weights, in files of the same form; see `check`."""
+  if team is not None:
+    paths = {"weights": weights.path, "base of the adapters": weights.base}
+    check(team, "weights", {what: of_weights(path) for what, path in paths.items() if path})
+
+
 def of_weights(path: pathlib.Path) -> str:
   """A digest of a file of weights, or of all files of a folder.
 
-  Of files above 1 MiB it reads 512 blocks: weights of two trainings differ nearly everywhere.
+  Of files above 1 MiB it reads 512 blocks: weights of two trainings differ nearly everywhere. Of
+  those in a bucket it takes the store's checksums.
   """
   digest = hashlib.sha256()
-  files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-  for file in files:
+  if bucket.is_bucket(path):
+    found = bucket.listing(path) or {path.name: bucket.stat(path)}
+    digest.update(repr(sorted((n, s.size, s.checksum) for n, s in found.items())).encode())
+    return digest.hexdigest()[:16]
+  for file in sorted(atomic_io.files_below(path)) or [path]:
     size = file.stat().st_size
     digest.update(f"{file.relative_to(path)}\0{size}\0".encode())
     with open(file, "rb") as f:

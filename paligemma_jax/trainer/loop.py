@@ -288,8 +288,7 @@ class _Run:
     lines = [line for line in lines if line["step"] <= start]
     if state is None:
       if self._config.init and self._team:
-        digest = agreement.of_weights(self._setup.init.path)
-        agreement.check(self._team, "initial weights", {"init": digest})
+        agreement.check_weights(self._team, self._setup.init)
       state = setups.initial_state(self._setup, self._optimizer, note)
       setups.warn_of_warmup(self._setup, self._optimizer, self._total)
     else:

@@ -22,6 +22,7 @@ from paligemma_jax.checkpoint import hub
 from paligemma_jax.checkpoint import load
 from paligemma_jax.checkpoint import opening
 from paligemma_jax.checkpoint import reader
+from paligemma_jax.checkpoint import shared_reading
 from paligemma_jax.config import schema
 from paligemma_jax.core import errors
 from paligemma_jax.core import process
@@ -150,6 +151,7 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
     {name: shape for name, shape in shapes.items() if name not in new},
     dtype=dtypes,
     shardings=places,
+    fill=shared_reading.of_hosts(setup.mesh),
     log=log,
     repack=functools.partial(load.repack, setup.model_config),
   )

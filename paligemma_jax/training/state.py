@@ -105,7 +105,7 @@ def owned(tree: Any) -> Any:
   return jax.tree.unflatten(structure, leaves)
 
 
-def _is_on_cpu(leaf: jax.Array) -> bool:
+def _is_on_cpu(leaf: Any) -> bool:
   return all(device.platform == "cpu" for device in leaf.sharding.device_set)
 
 

@@ -1,10 +1,13 @@
 """Objects in a bucket against a server that speaks the store's API and fails as it is told to."""
 
 import errno
+import io
+import os
 import pathlib
 import re
 import time
 
+import numpy as np
 import pytest
 
 from paligemma_jax.core import bucket
@@ -151,13 +154,55 @@ def test_what_is_moved_keeps_its_checksums(root):
   }
 
 
-def test_a_file_that_is_read_in_pieces_is_closed(gcs, caplog):
-  path = bucket.path("gs://test-bucket/closed/x")
-  bucket.write(path, bytes(100))
-  with bucket.open_read(path) as file:
-    inner = file.raw._file
-    assert file.read(3) == bytes(3)
-  assert inner.closed and file.closed
+def test_parts_of_a_file_are_read_wherever_they_are(root, gcs, monkeypatch):
+  monkeypatch.setattr(bucket, "_BLOCK_BYTES", 5000)
+  monkeypatch.setattr(bucket, "_PIECE_BYTES", 1000)
+  content = np.random.default_rng(0).bytes(20_001)
+  bucket.write(root / "x", content)
+  with bucket.open_read(root / "x") as file:
+    raw, local = file.raw, io.BytesIO(content)
+    for offset, whence, size in [
+      *((0, os.SEEK_CUR, 700) for _ in range(5)),
+      (17_000, os.SEEK_SET, 3),
+      (-10, os.SEEK_END, 100),
+      (3000, os.SEEK_SET, 12_345),
+      (-40, os.SEEK_CUR, 20),
+      (30_000, os.SEEK_SET, 5),
+    ]:
+      found, expected = bytearray(size), bytearray(size)
+      raw.seek(offset, whence), local.seek(offset, whence)
+      assert raw.readinto(found) == local.readinto(expected) and found == expected
+      assert raw.tell() == local.tell()
+
+
+def _num_fetched(gcs, path):
+  return sum(method == "GET" and name.endswith(path) for method, name in gcs.requests())
+
+
+def test_small_reads_in_order_fetch_ahead_and_a_large_one_fetches_its_pieces_together(
+  root, gcs, monkeypatch
+):
+  monkeypatch.setattr(bucket, "_BLOCK_BYTES", 5000)
+  monkeypatch.setattr(bucket, "_PIECE_BYTES", 5000)
+  bucket.write(root / "x", bytes(20_000))
+  name = f"{root.name}/x"
+  with bucket.open_read(root / "x") as file:
+    before = _num_fetched(gcs, name)
+    for _ in range(50):
+      file.raw.readinto(bytearray(100))
+    assert _num_fetched(gcs, name) == before + 1
+    gcs.plan(dict(method="GET", path=root.name, delay=0.5))
+    begin = time.monotonic()
+    assert file.raw.readinto(bytearray(15_000)) == 15_000
+    assert 0.5 < time.monotonic() - begin < 1.2
+
+
+def test_a_file_that_changes_while_it_is_read_is_told(root):
+  bucket.write(root / "x", bytes(100))
+  with bucket.open_read(root / "x") as file:
+    bucket.write(root / "x", bytes(10))
+    with pytest.raises(OSError, match="changed while it was read"):
+      file.read(100)
 
 
 class _S3Client:

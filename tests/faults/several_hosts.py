@@ -165,7 +165,7 @@ def differ_weights(story):
     configs[-1].write_text(text, encoding="utf-8")
   return _differ(
     story,
-    sentence="initial weights: init is",
+    sentence="weights: weights is",
     config_of=lambda i: f"{configs[i]}:data={story.data},total=4 steps",
   )
 

@@ -115,7 +115,7 @@ SCHEMA: Mapping[str, Key | Mapping[str, Key]] = {
     "num_threads": Key(2, "Threads that prepare rows, per process.", low=1, resume="allow"),
     "cache_image_features": Key("",
         "Where to cache the image features of a frozen vision tower, so that it runs once per"
-        " image: 'memory' or a folder; '': no cache.", resume="allow"),
+        " image: 'memory' or a folder, also in a bucket; '': no cache.", resume="allow"),
     "feature_cache_gb": Key(8.0,
         "Limit of that cache in GB per process; features beyond it are recomputed.",
         low=0, resume="allow"),

@@ -160,6 +160,14 @@ def read(path: Path, *, max_bytes: int) -> bytes:
     return f.read(num_bytes)
 
 
+def read_start(path: Path, num_bytes: int) -> bytes:
+  """The first `num_bytes` of a regular file, fewer where it has fewer."""
+  if bucket.is_bucket(path):
+    return bucket.read_start(path, num_bytes)
+  with open_regular(path) as f:
+    return f.read(num_bytes)
+
+
 def modified(path: Path) -> float:
   """When a file was written, in seconds of its own disk's or bucket's clock."""
   return bucket.modified(path) if bucket.is_bucket(path) else os.stat(path).st_mtime

@@ -17,6 +17,7 @@ import dataclasses
 import errno
 import importlib.util
 import io
+import logging
 import os
 import pathlib
 import re
@@ -73,6 +74,8 @@ def file_system(path: str | os.PathLike[str]) -> Any:
       f"{text!r} is in a bucket, which needs the package {_PACKAGES[store]}: pip install"
       f" 'paligemma-jax[{store}]'."
     )
+  # What it logs with a traceback it raises as well, and we report that.
+  logging.getLogger(_PACKAGES[store]).setLevel(logging.CRITICAL)
   # Google's client would ask a service of its own about every bucket first.
   os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
   import fsspec
@@ -112,6 +115,12 @@ def read(path: Any, *, max_bytes: int) -> bytes:
     raise OSError(errno.EFBIG, what, str(path))
   with _explained(path):
     return file_system(path).cat_file(os.fspath(path))
+
+
+def read_start(path: Any, num_bytes: int) -> bytes:
+  """The first `num_bytes` of an object, fewer where it has fewer, in one request."""
+  with _explained(path):
+    return file_system(path).cat_file(os.fspath(path), start=0, end=num_bytes)
 
 
 def open_read(path: Any) -> io.BufferedReader:

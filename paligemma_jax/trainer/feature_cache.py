@@ -14,9 +14,11 @@ import json
 import math
 import os
 import pathlib
+import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from concurrent import futures
 
 import jax
 import jax.numpy as jnp
@@ -32,13 +34,14 @@ from paligemma_jax.trainer import setup as setups
 from paligemma_jax.training import sharding
 
 _HEAD = "img/head/"
+_NUM_THREADS = 16  # A request to a bucket takes tens of milliseconds, whatever its size.
 
 
 class FeatureCache:
   """Replaces the images of a batch by their features.
 
   Raises:
-    ConfigError: a parameter of the tower trains.
+    ConfigError: a parameter of the tower trains, or the bucket is of an unknown kind.
   """
 
   def __init__(self, setup: setups.Setup, note: Callable[[str], None]):
@@ -53,7 +56,9 @@ class FeatureCache:
     self._train = setup.config.train
     self._setup = setup
     self._note = note
+    self._place = bucket.path(self._train.cache_image_features)
     self._store: Memory | Folder | None = None  # Made at the first batch.
+    self._pool = futures.ThreadPoolExecutor(_NUM_THREADS)
     self._num_found = self._num_computed = self._num_left_out = 0
 
     def encode(params, image):
@@ -73,25 +78,24 @@ class FeatureCache:
       self._store = self._open(tower, images.shape)
     store = self._store
     keys = [hashlib.blake2b(i.tobytes(), digest_size=16).hexdigest() for i in images]
-    known = {i: array for i, key in enumerate(keys) if (array := store.get(key)) is not None}
-    missing = [i for i in range(len(keys)) if i not in known]
+    rows = {key: i for i, key in enumerate(keys)}  # An image that is there twice, once.
+    found = dict(zip(rows, self._pool.map(store.get, rows), strict=True))
+    known = {key: array for key, array in found.items() if array is not None}
+    missing = [key for key in rows if key not in known]
     # The tower is one program over all processes: all of them run it, or none.
     if any(agreement.gather(bool(missing))):
       computed = self._compute(tower, images)
-      for i in missing:
-        known[i] = computed[i]
-        if store.put(keys[i], computed[i]):
-          continue
-        if not self._num_left_out:
-          self._note(
-            f"train.cache_image_features: no room for more than {store.num_bytes / 1e9:.2f} GB;"
-            " other images are computed every time (train.feature_cache_gb)"
-          )
-        self._num_left_out += 1
-    self._num_found += len(keys) - len(missing)
+      known |= {key: computed[rows[key]] for key in missing}
+      num_kept = sum(self._pool.map(lambda key: store.put(key, known[key]), missing))
+      if num_kept < len(missing) and not self._num_left_out:
+        self._note(
+          f"train.cache_image_features: {store.limit()}; other images are computed every time"
+        )
+      self._num_left_out += len(missing) - num_kept
+    self._num_found += len(rows) - len(missing)
     self._num_computed += len(missing)
     rest = {name: value for name, value in batch.items() if name != "image"}
-    return {**rest, "encoded": np.stack([known[i] for i in range(len(keys))])}
+    return {**rest, "encoded": np.stack([known[key] for key in keys])}
 
   def summary(self) -> str:
     """How many images were computed, found and left out, in a line."""
@@ -100,10 +104,10 @@ class FeatureCache:
       f"vision tower: {self._num_computed} images computed, {self._num_found} found in"
       f" {self._train.cache_image_features}, which holds {num_bytes / 1e9:.2f} GB"
     ]
-    if self._num_left_out:
-      parts.append(f"{self._num_left_out} were not kept for lack of room (train.feature_cache_gb)")
+    if self._store and self._num_left_out:
+      parts.append(f"{self._num_left_out} were not kept: {self._store.limit()}")
     if self._store and self._store.num_broken:
-      parts.append(f"{self._store.num_broken} were damaged and computed again")
+      parts.append(f"{self._store.num_broken} were damaged or unreadable, and computed again")
     return "; ".join(parts)
 
   def _compute(self, tower, images):
@@ -118,11 +122,6 @@ class FeatureCache:
 
   def _open(self, tower, shape):
     max_bytes = int(self._train.feature_cache_gb * 1e9)
-    if bucket.is_bucket(self._train.cache_image_features):
-      raise errors.ConfigError(
-        "train.cache_image_features is a folder on this machine's disk, or 'memory';"
-        f" {self._train.cache_image_features!r} is in a bucket, which has no memory-mapped files."
-      )
     if self._train.cache_image_features == "memory":
       return Memory(max_bytes)
     model_config = self._setup.model_config
@@ -141,8 +140,7 @@ class FeatureCache:
     }
     digest = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]
     tokens = (num_images * model_config.num_image_tokens, model_config.img.width)
-    folder = pathlib.Path(self._train.cache_image_features) / f"{digest}_{tokens[0]}x{tokens[1]}"
-    return Folder(folder, tokens, dtype, max_bytes)
+    return Folder(self._place / f"{digest}_{tokens[0]}x{tokens[1]}", tokens, dtype, max_bytes)
 
 
 @jax.jit
@@ -169,7 +167,6 @@ def _checksum(x: jax.Array) -> jax.Array:
   return jnp.stack(sums)
 
 
-_MAX_HEAD_BYTES = 1024
 _LEFTOVER_SECS = 3600.0  # What is half written for so long is of a process that was killed.
 _DTYPES = {"float32": np.dtype(np.float32), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
@@ -179,6 +176,8 @@ class Memory:
 
   What comes when it is full is not kept: rows come in a new order every epoch, so to throw out an
   older array for a newer one would gain nothing.
+
+  Its methods may be called from several threads, each of `put` with a key of its own.
 
   Attributes:
     max_bytes, num_bytes: the most it holds, and what it holds.
@@ -190,6 +189,7 @@ class Memory:
     self.max_bytes = max_bytes
     self.num_bytes = 0
     self._arrays: dict[str, np.ndarray] = {}
+    self._lock = threading.Lock()
 
   def get(self, key: str) -> np.ndarray | None:
     """The array that was put under the key, not to be written to, or None."""
@@ -197,22 +197,28 @@ class Memory:
 
   def put(self, key: str, array: np.ndarray) -> bool:
     """Keeps a copy of the array; False when there is no room."""
-    if key not in self._arrays:
-      if self.num_bytes + array.nbytes > self.max_bytes:
-        return False
-      self._arrays[key] = array.copy()
-      self.num_bytes += array.nbytes
-    return True
+    with self._lock:
+      if key not in self._arrays:
+        if self.num_bytes + array.nbytes > self.max_bytes:
+          return False
+        self._arrays[key] = array.copy()
+        self.num_bytes += array.nbytes
+      return True
+
+  def limit(self) -> str:
+    """Why `put` keeps no more, in words."""
+    return _full(self.num_bytes)
 
 
 class Folder:
-  """Keeps arrays of one dtype and shape in a folder.
+  """Keeps arrays of one dtype and shape in a folder, which may be in a bucket, an object for each.
 
-  Other runs that write to it are seen at the start.
+  The bytes that other runs write meanwhile are not counted. Its methods may be called from several
+  threads, as those of `Memory`.
 
   Attributes:
     max_bytes, num_bytes: as of `Memory`, as far as this process knows.
-    num_broken: files that did not hold what they should.
+    num_broken: files that did not hold what they should, or could not be read.
 
   Args:
     shape, dtype: of every array; float32 or bfloat16.
@@ -223,19 +229,13 @@ class Folder:
 
   def __init__(self, path: pathlib.Path, shape: tuple[int, ...], dtype: str, max_bytes: int):
     self.max_bytes = max_bytes
-    self.num_bytes = self.num_broken = 0
+    self.num_broken = 0
     self._path, self._shape = path, shape
     self._dtype = errors.pick(_DTYPES, dtype, "dtype of kept arrays")
+    self._refusal = ""  # What the disk or the store said when it took nothing more.
+    self._lock = threading.Lock()
     try:
-      self._path.mkdir(parents=True, exist_ok=True)
-      for file in self._path.glob("*/*"):
-        if not file.parent.is_symlink():
-          status = file.lstat()
-          is_partial = file.name.startswith(".") and file.suffix == ".partial"
-          if is_partial and time.time() - status.st_mtime > _LEFTOVER_SECS:
-            atomic_io.remove(file)
-          else:
-            self.num_bytes += status.st_size
+      self.num_bytes = _bytes_below(path)
     except OSError as e:
       raise errors.WorkdirError(
         f"train.cache_image_features: the folder {str(self._path)!r} cannot be used:"
@@ -244,29 +244,50 @@ class Folder:
 
   def get(self, key: str) -> np.ndarray | None:
     """The array of the key; None when there is none, or none that is whole."""
-    num_bytes = self._dtype.itemsize * math.prod(self._shape)
-    head = data = b""
+    num_head = len(self._head(b""))
+    num_bytes = num_head + self._dtype.itemsize * math.prod(self._shape)
+    content = b""
     try:
-      with atomic_io.open_regular(self._file(key)) as f:
-        head = f.readline(_MAX_HEAD_BYTES)
-        data = f.read(num_bytes + 1)
+      content = atomic_io.read_start(self._file(key), num_bytes + 1)
     except FileNotFoundError:
       return None
     except OSError:
       pass  # It counts as broken.
-    if len(data) != num_bytes or head != self._head(data):
-      self.num_broken += 1
+    data = content[num_head:]
+    if len(content) != num_bytes or content[:num_head] != self._head(data):
+      with self._lock:
+        self.num_broken += 1
       return None
     return np.frombuffer(data, self._dtype).reshape(self._shape)
 
   def put(self, key: str, array: np.ndarray) -> bool:
-    """Writes the array; False when there is no room, in the folder or on its disk."""
+    """Writes the array; False when there is no room: here, or by the disk or the store.
+
+    Those are not asked again: a store that is not reached is given up after a minute of trying.
+    """
     assert array.shape == self._shape and array.dtype == self._dtype
     data = array.tobytes()
     data = self._head(data) + data
-    if self.num_bytes + len(data) > self.max_bytes:
+    with self._lock:
+      if self._refusal or self.num_bytes + len(data) > self.max_bytes:
+        return False
+      self.num_bytes += len(data)
+    try:
+      self._write(self._file(key), data)
+    except OSError as e:
+      with self._lock:
+        self.num_bytes -= len(data)
+        self._refusal = e.strerror or str(e)
       return False
-    path = self._file(key)
+    return True
+
+  def limit(self) -> str:
+    """Why `put` keeps no more, in words."""
+    return f"no more can be written ({self._refusal})" if self._refusal else _full(self.num_bytes)
+
+  def _write(self, path: pathlib.Path, data: bytes) -> None:
+    if bucket.is_bucket(path):
+      return bucket.write(path, data)
     # Not forced to the disk: what a crash leaves half written has no right checksum.
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -276,9 +297,7 @@ class Folder:
       os.replace(partial, path)
     except OSError:
       partial.unlink(missing_ok=True)
-      return False
-    self.num_bytes += len(data)
-    return True
+      raise
 
   def _file(self, key: str) -> pathlib.Path:
     return self._path / key[:2] / key
@@ -287,3 +306,25 @@ class Folder:
     crc32 = f"{zlib.crc32(data):08x}"
     head = {"dtype": self._dtype.name, "shape": list(self._shape), "crc32": crc32}
     return json.dumps(head).encode() + b"\n"
+
+
+def _bytes_below(path: pathlib.Path) -> int:
+  """The bytes of all files in the folders of a folder, which is made; old partial files go."""
+  if bucket.is_bucket(path):
+    return sum(stat.size for stat in bucket.listing(path).values())
+  path.mkdir(parents=True, exist_ok=True)
+  num_bytes = 0
+  for file in path.glob("*/*"):
+    if file.parent.is_symlink():
+      continue
+    status = file.lstat()
+    is_partial = file.name.startswith(".") and file.suffix == ".partial"
+    if is_partial and time.time() - status.st_mtime > _LEFTOVER_SECS:
+      atomic_io.remove(file)
+    else:
+      num_bytes += status.st_size
+  return num_bytes
+
+
+def _full(num_bytes: int) -> str:
+  return f"no room for more than {num_bytes / 1e9:.2f} GB (train.feature_cache_gb)"

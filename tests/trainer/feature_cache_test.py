@@ -1,6 +1,7 @@
 """A frozen vision tower whose results are kept: the same run, the tower once per image."""
 
 import re
+import time
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +64,85 @@ def test_the_run_is_the_same_and_each_image_is_computed_once(tmp_path, capsys):
   assert (
     f"{3 * _ROWS} images computed, 0 found" in logged and f"{3 * _ROWS} were not kept" in logged
   )
+
+
+@pytest.fixture(scope="module")
+def filled():
+  """Fills batches of images by a new cache at `place`: (features, its summary, its notes)."""
+  setup = setups.prepare(_config(cache_image_features="memory"))
+  params = paligemma.init_params(setup.model_config, jax.random.key(0))
+
+  def fill(place, *batches):
+    setup.config.train.cache_image_features = str(place)
+    notes = []
+    cache = feature_cache.FeatureCache(setup, notes.append)
+    features = [cache.fill({"image": images}, params)["encoded"] for images in batches]
+    return features, cache.summary(), notes
+
+  return fill
+
+
+def _images(seed, num=8):
+  return np.random.default_rng(seed).integers(0, 256, (num, 56, 56, 3), np.uint8)
+
+
+def _requests(gcs, since, place):
+  """How many of each method came since, for objects in the place; listings name none."""
+  methods = [method for method, name in gcs.requests()[since:] if f"/{place}/" in name]
+  return {method: methods.count(method) for method in methods}
+
+
+def test_a_bucket_keeps_what_a_folder_does_with_a_request_for_each_image(filled, gcs, tmp_path):
+  images = _images(0)
+  images[7] = images[2]
+  (wanted,), _, _ = filled(tmp_path, images)
+  place = f"gs://test-bucket/{tmp_path.name}"
+  for num_computed in (7, 0):
+    before = len(gcs.requests())
+    (found,), summary, notes = filled(place, images)
+    assert found.tobytes() == wanted.tobytes() and not notes
+    assert f"{num_computed} images computed, {7 - num_computed} found in gs://" in summary
+    written = {"POST": num_computed} if num_computed else {}
+    assert _requests(gcs, before, tmp_path.name) == {"GET": 7, **written}
+  names = sorted(name for name in gcs.objects() if f"/{tmp_path.name}/" in name)
+  local = sorted(f.relative_to(tmp_path).as_posix() for f in tmp_path.rglob("*") if f.is_file())
+  assert [name.split("/", 2)[2] for name in names] == local
+  for name, kind in zip(names, ("delete", "half", "empty", "flip"), strict=False):
+    gcs.damage(name, kind)
+  (found,), summary, _ = filled(place, images)
+  assert found.tobytes() == wanted.tobytes()
+  assert "4 images computed, 3 found" in summary and "3 were damaged" in summary
+  assert "0 images computed, 7 found" in filled(place, images)[1]
+
+
+@pytest.mark.parametrize("status, reason", [(403, "refuses it (Forbidden)"), (507, "Insufficient")])
+def test_a_store_that_takes_nothing_is_told_once(filled, gcs, tmp_path, caplog, status, reason):
+  batches = [_images(seed, 4) for seed in (1, 2)]
+  wanted, _, _ = filled("memory", *batches)
+  gcs.plan(dict(method="POST", status=status))
+  before = len(gcs.requests())
+  found, summary, notes = filled(f"gs://test-bucket/{tmp_path.name}", *batches)
+  assert [x.tobytes() for x in found] == [x.tobytes() for x in wanted]
+  assert len(notes) == 1 and reason in notes[0] and "computed every time" in notes[0]
+  assert "8 were not kept" in summary and reason in summary
+  asked = _requests(gcs, before, tmp_path.name)
+  assert asked["GET"] == 8 and 1 <= asked["POST"] <= 4  # Nothing is written after a refusal.
+  assert not caplog.records  # The client would log every refusal with a traceback.
+
+
+def test_a_batch_waits_for_one_request_not_for_each(filled, gcs, tmp_path):
+  gcs.plan(dict(path=tmp_path.name, delay=0.2))
+  begin = time.monotonic()
+  filled(f"gs://test-bucket/{tmp_path.name}", _images(3))
+  assert time.monotonic() - begin < 1.6  # To list, read and write: 0.6 s, and 3.4 s one by one.
+
+
+def test_a_bucket_that_cannot_be_listed_is_named(filled, gcs, tmp_path):
+  gcs.plan(dict(path="test-bucket", status=403))
+  with pytest.raises(errors.WorkdirError, match=r"cache_image_features.*gs://.*refuses"):
+    filled(f"gs://test-bucket/{tmp_path.name}", _images(4))
+  with pytest.raises(errors.ConfigError, match="gs:// and s3://"):
+    filled("hdfs://host/kept")
 
 
 def test_a_tower_that_trains_is_refused():

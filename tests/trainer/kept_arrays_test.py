@@ -75,6 +75,14 @@ def test_the_bytes_of_earlier_runs_count(tmp_path):
   assert not store.put("aa2", _array(2))
 
 
+def test_a_disk_that_takes_nothing_is_named(tmp_path):
+  store = _folder(tmp_path)
+  (tmp_path / "aa").write_text("")
+  assert not store.put("aa1", _array(1))
+  assert "Not a directory" in store.limit() and store.num_bytes == 0
+  assert store.get("aa1") is None and store.num_broken == 1
+
+
 def test_memory_does_not_see_later_changes():
   store, array = feature_cache.Memory(1000), _array(0)
   store.put("aa1", array)

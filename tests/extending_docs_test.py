@@ -1,5 +1,7 @@
 """The config of docs/extending.md is valid, its parts do what the page says, and it trains."""
 
+import contextlib
+import io
 import json
 import math
 import os
@@ -25,20 +27,26 @@ BLOCKS = re.findall(
 )
 
 
+@contextlib.contextmanager
+def _tables(folder):
+  with contextlib.closing(sqlite3.connect(folder / "data" / "pets.sqlite")) as file, file:
+    yield file
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
   """A folder with the page's blocks as mine.py, and data for it."""
   (tmp_path / "mine.py").write_text("\n\n".join(BLOCKS))
-  (tmp_path / "data" / "images").mkdir(parents=True)
+  (tmp_path / "data").mkdir()
   rng = np.random.default_rng(0)
-  for split in ("train", "val"):
-    lines = ["image,question,answer"]
-    for i in range(8):
-      name = f"{split}{i}.png"
-      pixels = rng.integers(0, 255, (40, 60, 3), np.uint8)
-      Image.fromarray(pixels).save(tmp_path / "data" / "images" / name)
-      lines.append(f"{name},how many?,{i} cats")
-    (tmp_path / "data" / f"{split}.csv").write_text("\n".join(lines) + "\n")
+  with _tables(tmp_path) as file:
+    for name in ("train", "val"):
+      file.execute(f"create table {name} (image blob, question text, answer text)")
+      for i in range(8):
+        png = io.BytesIO()
+        Image.fromarray(rng.integers(0, 255, (40, 60, 3), np.uint8)).save(png, "PNG")
+        row = (png.getvalue(), "how many?", f"{i} cats")
+        file.execute(f"insert into {name} values (?, ?, ?)", row)
   monkeypatch.chdir(tmp_path)
   return tmp_path
 
@@ -55,17 +63,24 @@ def test_the_config_is_valid_and_its_rows_become_examples(folder):
     prefixes.add(row["prefix"])
   assert prefixes == {"answer en how many?", "how many?"}
   assert row["suffix"] == "3 cats" and row["image"].shape == (112, 112, 3)
-  assert rows.where(3) == "data/train.csv:5"
+  assert rows.where(3) == "data/pets.sqlite, train 4"
 
 
 def test_a_row_without_its_image_is_a_bad_one_and_other_rows_have_another_fingerprint(folder):
   source = configs.load("mine.py").train.source
-  before = source.open().fingerprint()
-  (folder / "data" / "images" / "train2.png").unlink()
-  with pytest.raises(pj.DataError, match=r"data/train\.csv:4: .*train2\.png"):
-    source.open()[2]
-  (folder / "data" / "train.csv").write_text("image,question,answer\ntrain0.png,what?,a cat\n")
-  assert source.open().fingerprint() != before
+  fingerprints = [source.open().fingerprint() for _ in range(2)]
+  with _tables(folder) as file:
+    file.execute("update train set image = null where rowid = 3")
+  rows = source.open()
+  fingerprints.append(rows.fingerprint())
+  with pytest.raises(pj.DataError, match=r"data/pets\.sqlite, train 3: it has no image"):
+    rows[2]
+  with _tables(folder) as file:
+    file.execute("delete from train where rowid = 3")
+  rows = source.open()
+  fingerprints.append(rows.fingerprint())
+  assert len(rows) == 7 and rows[2]["answer"] == "3 cats"
+  assert fingerprints[0] == fingerprints[1] and len(set(fingerprints)) == 3
 
 
 def test_the_metric_and_the_evaluator_give_what_the_page_says(folder):

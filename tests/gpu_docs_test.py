@@ -108,51 +108,17 @@ def test_by_hand_each_host_is_told_its_number(tmp_path):
   assert run_train.last_step(tmp_path / "w") == 2
 
 
-# Starts the tasks as Slurm does, two on a node that is this machine, with the page's run cut short.
-_SRUN = """#!/bin/bash
-for i in 0 1; do
-  SLURM_JOB_ID=$JOB SLURM_STEP_NODELIST=127.0.0.1 SLURM_NTASKS=2 SLURM_PROCID=$i SLURM_LOCALID=$i \\
-    "$@" $MORE 2> "$HERE/log$i" & tasks+=($!)
-done
-code=0
-for task in "${tasks[@]}"; do wait $task || code=$?; done
-exit $code
-"""
-
-
 @pytest.mark.slow  # 20 s: two processes.
 def test_the_batch_file_starts_a_run_that_finds_its_hosts_by_slurm(tmp_path):
-  bin_folder = tmp_path / "bin"
-  bin_folder.mkdir()
-  (bin_folder / "srun").write_text(_SRUN)
-  (bin_folder / "srun").chmod(0o755)
-  (bin_folder / "python").symlink_to(sys.executable)
-  script = tmp_path / "train.sbatch"
-  script.write_text(
-    SBATCH.replace("transfers/demo.py", f"transfers/demo.py:{_TWO_STEPS}").replace(
-      "runs/slurm", str(tmp_path / "w")
-    )
+  task = "SLURM_JOB_ID=70000 SLURM_STEP_NODELIST=127.0.0.1 SLURM_NTASKS=2 SLURM_PROCID=$i"
+  script = SBATCH.replace("demo.py", f"demo.py:{_TWO_STEPS}")
+  done = run_train.run_script(
+    script.replace("runs/slurm", str(tmp_path / "w")),
+    tmp_path,
+    {"srun": run_train.starter(2, f"{task} SLURM_LOCALID=$i")},
+    JAX_COORDINATOR_PORT=str(run_train.free_port()),
   )
-  done = subprocess.run(
-    ["bash", str(script)],
-    cwd=ROOT,
-    env={
-      **{name: text for name, text in os.environ.items() if not name.startswith("JAX_C")},
-      "PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}",
-      "PYTHONPATH": os.pathsep.join(sys.path),
-      "JAX_PLATFORMS": "cpu",
-      "JAX_COORDINATOR_PORT": str(run_train.free_port()),
-      "JOB": "70000",
-      "HERE": str(tmp_path),
-      "MORE": " ".join(_MORE),
-    },
-    capture_output=True,
-    text=True,
-    timeout=300,
-    check=False,
-  )
-  logs = [(tmp_path / f"log{i}").read_text() for i in range(2)]
-  assert done.returncode == 0, logs[0][-2000:] + logs[1][-500:]
+  assert done.returncode == 0, done.stderr[-2000:]
   assert run_train.last_step(tmp_path / "w") == 2
 
 

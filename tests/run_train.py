@@ -58,6 +58,42 @@ def run_together(num_processes, config, workdir, *more):
     return [done.result() for done in started]
 
 
+def run_script(text, folder, programs=None, flags="--config.evals=none", **env):
+  """The finished bash script of a page, run in the clone with `programs`, {name: text}, on PATH.
+
+  Its `python` is this one, and adds the flags to each command. Its stderr is that of all hosts.
+  """
+  python = f'#!/bin/sh\nexec {sys.executable} "$@" {flags}\n'
+  (folder / "bin").mkdir()
+  for name, program in {"python": python, **(programs or {})}.items():
+    (folder / "bin" / name).write_text(program)
+    (folder / "bin" / name).chmod(0o755)
+  plain = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_COORD", "SLURM", "OMPI"))}
+  path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+  return subprocess.run(
+    ["bash", "-c", text],
+    cwd=ROOT,
+    env={**plain, "PATH": path, "JAX_PLATFORMS": "cpu", **env},
+    text=True,
+    capture_output=True,
+    timeout=300,
+    check=False,
+  )
+
+
+def starter(num, variables):
+  """A program that starts `num` tasks of a command as a scheduler does, each with its variables.
+
+  The variables may name the task as $i. Its exit code is that of a task that failed.
+  """
+  return f"""#!/bin/bash
+for ((i = 0; i < {num}; i++)); do env {variables} "$@" & tasks+=($!); done
+code=0
+for task in "${{tasks[@]}}"; do wait $task || code=$?; done
+exit $code
+"""
+
+
 def interrupt_at_step(step, number, config, workdir, *more):
   """Sends the signal once metrics.jsonl has reached `step`; (exit code, last step, stderr)."""
   with subprocess.Popen(

@@ -158,8 +158,10 @@ class Handler(http.server.BaseHTTPRequestHandler):
   def _do(self, method, url, path, query, body) -> tuple[int, bytes, dict[str, str]]:
     if url.startswith("/upload") or "/upload/" in url:
       return self._upload(path, query, body)
-    if path.endswith("/") or "/" not in path:  # A bucket, or the listing of one.
-      bucket = path.rstrip("/")
+    if method == "POST" and url.endswith("/b"):
+      return _json({"name": json.loads(body)["name"], "kind": "storage#bucket"})
+    bucket, _, name = path.partition("/")
+    if not name:  # A bucket, or the listing of one.
       return _json(
         {"name": bucket, "kind": "storage#bucket"}
         if url.rstrip("/").endswith(f"/b/{bucket}")
@@ -352,7 +354,7 @@ def _object_of(url: str, query: dict[str, str]) -> str:
 
 def _multipart(content_type: str, body: bytes) -> tuple[str, bytes]:
   """(name, content) of an upload whose first part describes it."""
-  boundary = re.search(r'boundary="?([^";]+)', content_type)[1].encode()
+  boundary = re.search(r"""boundary=["']?([^"';]+)""", content_type)[1].encode()
   described, content = body.split(b"--" + boundary)[1:3]
   line = b"\r\n" if described.startswith(b"\r\n") else b"\n"  # The content may end with either.
   blank = re.compile(line + line)

@@ -146,6 +146,23 @@ def test_an_xpk_command_is_what_xpk_reads(capsys):
 
 
 @needs_gcloud
+@pytest.mark.slow  # Two starts of gcloud, 3 s.
+def test_the_bucket_of_the_page_is_made_and_filled(tmp_path, gcs):
+  blocks = re.findall(r"```\n(.*?)```", PAGE.read_text(), re.DOTALL)
+  (block,) = [block for block in blocks if "gcloud storage" in block]
+  (tmp_path / "pt_224.npz").write_bytes(b"weights")
+  with fake_cloud.running(tmp_path):
+    storage = {"CLOUDSDK_API_ENDPOINT_OVERRIDES_STORAGE": f"{gcs.address}/storage/v1/"}
+    before = len(gcs.requests())
+    subprocess.run(
+      ["bash", "-ec", block],
+      check=True, capture_output=True, cwd=tmp_path, env={**slices._environment(), **storage},
+    )  # fmt: skip
+  assert ["POST", "/storage/v1/b"] in gcs.requests()[before:]
+  assert bucket.read("gs://my-bucket/weights/pt_224.npz", max_bytes=9) == b"weights"
+
+
+@needs_gcloud
 @pytest.mark.slow  # A dozen starts of gcloud.
 def test_gcloud_takes_the_commands_and_the_cloud_gets_them(tmp_path, capsys, monkeypatch):
   monkeypatch.setattr(tpu, "_POLL_SECS", 0.1)

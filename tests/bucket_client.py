@@ -3,13 +3,9 @@
 import contextlib
 import json
 import os
-import pathlib
-import subprocess
-import sys
-import urllib.request
 from collections.abc import Iterator
 
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
+from tests import json_server
 
 
 class Client:
@@ -26,14 +22,13 @@ class Client:
     self._post("_damage", {"name": name, "kind": kind, **more})
 
   def objects(self) -> dict:
-    return json.loads(urllib.request.urlopen(f"{self.address}/_objects").read())
+    return json.loads(json_server.ask(f"{self.address}/_objects"))
 
   def requests(self) -> list:
-    return json.loads(urllib.request.urlopen(f"{self.address}/_requests").read())
+    return json.loads(json_server.ask(f"{self.address}/_requests"))
 
   def _post(self, where: str, value) -> None:
-    data = json.dumps(value).encode()
-    urllib.request.urlopen(urllib.request.Request(f"{self.address}/{where}", data)).read()
+    json_server.ask(f"{self.address}/{where}", json.dumps(value).encode())
 
 
 _ADDRESSES = ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL")  # Of gcsfs and of tensorstore.
@@ -42,15 +37,7 @@ _ADDRESSES = ("STORAGE_EMULATOR_HOST", "TENSORSTORE_GCS_HTTP_URL")  # Of gcsfs a
 @contextlib.contextmanager
 def running() -> Iterator[Client]:
   """A server in a process of its own, which this process and those that it starts take for gs://."""
-  command = [sys.executable, "-m", "tests.fake_bucket"]
-  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_ROOT) as server:
-    address = f"http://127.0.0.1:{server.stdout.readline().strip()}"
-    before = dict(os.environ)
+  with json_server.running("tests.fake_bucket") as address:
     os.environ |= dict.fromkeys(_ADDRESSES, address)
     os.environ["GOOGLE_AUTH_TOKEN_FOR_TESTING"] = "none"
-    try:
-      yield Client(address)
-    finally:
-      os.environ.clear()
-      os.environ.update(before)
-      server.kill()
+    yield Client(address)

@@ -5,7 +5,7 @@ as the real one in what a run rests on: an object appears whole or not at all, l
 consistent, preconditions (`ifGenerationMatch`) are checked and acted on in one step, objects have
 their MD5 and CRC-32C.
 
-    python -m tests.fake_bucket --port 0     prints the port
+    python -m tests.fake_bucket    prints the port
 
 `bucket_client.Client` steers it: `plan` sets the faults (see `Rule`), `damage` changes bytes of an
 object as a broken disk would, `objects` and `requests` tell what is there and what was asked for.
@@ -13,23 +13,19 @@ object as a broken disk would, `objects` and `requests` tell what is there and w
 
 from __future__ import annotations
 
-import argparse
 import base64
 import dataclasses
 import email.parser
 import hashlib
 import http.client
-import http.server
 import json
-import pathlib
 import re
 import threading
 import time
 import urllib.parse
-import urllib.request
 from typing import Any
 
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
+from tests import json_server
 
 
 @dataclasses.dataclass
@@ -111,30 +107,13 @@ class Store:
     return (wanted is None or int(wanted) == now) and (unwanted is None or int(unwanted) != now)
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-  """One request after the other of a connection."""
+class Handler(json_server.Handler):
+  """Answers for all buckets."""
 
-  protocol_version = "HTTP/1.1"
-  disable_nagle_algorithm = True  # Else each answer waits 40 ms for the client's acknowledgement.
   store: Store
 
-  def log_message(self, *args):
-    pass
-
-  def do_GET(self):
-    self._answer("GET")
-
-  def do_POST(self):
-    self._answer("POST")
-
-  def do_PUT(self):
-    self._answer("PUT")
-
-  def do_DELETE(self):
-    self._answer("DELETE")
-
-  def _answer(self, method: str) -> None:
-    body = self._body()
+  def answer(self) -> None:
+    method, body = self.command, self._body()
     url = urllib.parse.urlsplit(self.path)
     query = dict(urllib.parse.parse_qsl(url.query, keep_blank_values=True))
     if url.path.startswith("/_"):
@@ -153,7 +132,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     result = self._do(method, url.path, path, query, body)
     if rule and rule.lost:
       return self._error(rule.status)
-    self._send(*result, cut=bool(rule and rule.cut))
+    self.send(*result, cut=bool(rule and rule.cut))
 
   def _do(self, method, url, path, query, body) -> tuple[int, bytes, dict[str, str]]:
     if url.startswith("/upload") or "/upload/" in url:
@@ -287,7 +266,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         f"\r\nHTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n\r\n"
       )
     data = ("".join(answers) + "--b--").encode()
-    self._send(200, data, {"Content-Type": "multipart/mixed; boundary=b"})
+    self.send(200, data, {"Content-Type": "multipart/mixed; boundary=b"})
 
   def _steer(self, path: str, body: bytes) -> None:
     store = self.store
@@ -309,11 +288,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             data[wanted.get("at", len(data) // 2)] ^= 1 << wanted.get("bit", 0)
           store.put(name, bytes(data), {})
       elif path == "/_requests":
-        return self._send(*_json(store.requests))
+        return self.send(*_json(store.requests))
       elif path == "/_objects":
         listed = {name: [len(o.data), o.crc32c] for name, o in store.objects.items()}
-        return self._send(*_json(listed))
-    self._send(*_json({}))
+        return self.send(*_json(listed))
+    self.send(*_json({}))
 
   def _body(self) -> bytes:
     if self.headers.get("Transfer-Encoding", "") == "chunked":
@@ -326,19 +305,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     return self.rfile.read(int(self.headers.get("Content-Length") or 0))
 
   def _error(self, status: int) -> None:
-    self._send(*_failure(status))
-
-  def _send(self, status: int, data: bytes, headers: dict[str, str], *, cut: bool = False) -> None:
-    self.send_response(status)
-    for name, value in headers.items():
-      self.send_header(name, value)
-    self.send_header("Content-Length", str(len(data)))
-    self.end_headers()
-    if cut:
-      self.wfile.write(data[: len(data) // 2])
-      self.close_connection = True
-      return
-    self.wfile.write(data)
+    self.send(*_failure(status))
 
 
 def _object_of(url: str, query: dict[str, str]) -> str:
@@ -407,23 +374,6 @@ def _now() -> str:
   return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1000):03d}Z"
 
 
-class Server(http.server.ThreadingHTTPServer):
-  daemon_threads = True
-  request_queue_size = 128
-
-  def handle_error(self, request, client_address):
-    """A client was killed, or gave up: no news here."""
-
-
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--port", type=int, default=0)
-  args = parser.parse_args()
-  Handler.store = Store()
-  server = Server(("127.0.0.1", args.port), Handler)
-  print(server.server_address[1], flush=True)
-  server.serve_forever()
-
-
 if __name__ == "__main__":
-  main()
+  Handler.store = Store()
+  json_server.serve(Handler)

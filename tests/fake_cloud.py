@@ -4,29 +4,26 @@ A slice has a host for every four chips, or one host with eight. The `ssh` and `
 host's commands in a mount namespace where its folder is the home, and no other host's is seen.
 POST /_state sets what the cloud does to a slice.
 
-    python -m tests.fake_cloud --port 0     prints the port
+    python -m tests.fake_cloud     prints the port
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
-import http.server
 import json
 import os
 import pathlib
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-_ROOT = pathlib.Path(__file__).resolve().parent.parent
+from tests import json_server
+
 _SSH = """#!{python}
 # ssh runs a command on the host that the address names, scp copies a file into its home folder.
 import os, re, shutil, subprocess, sys
@@ -62,32 +59,16 @@ else:
 _HOSTNAME = "#!/bin/sh\necho t1v-n-0-w-$JAX_PROCESS_ID\n"
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
+class Handler(json_server.Handler):
   """Answers for one project."""
 
   lock = threading.Lock()
   nodes: ClassVar[dict[str, dict[str, Any]]] = {}
   queue: ClassVar[dict[str, dict[str, Any]]] = {}
   requests: ClassVar[list[str]] = []
-  protocol_version = "HTTP/1.1"
-  disable_nagle_algorithm = True
 
-  def log_message(self, *args):
-    pass
-
-  def do_GET(self):
-    self._answer("GET")
-
-  def do_POST(self):
-    self._answer("POST")
-
-  def do_DELETE(self):
-    self._answer("DELETE")
-
-  def do_PATCH(self):
-    self._answer("PATCH")
-
-  def _answer(self, method: str) -> None:
+  def answer(self) -> None:
+    method = self.command
     body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
     value = json.loads(body) if body else {}
     url = urllib.parse.urlsplit(self.path)
@@ -96,12 +77,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
       if not url.path.startswith("/_"):
         self.requests.append(f"{method} {url.path}{'?' + url.query if url.query else ''}")
       status, result = self._do(method, url.path, query, value)
-    data = json.dumps(result).encode()
-    self.send_response(status)
-    self.send_header("Content-Type", "application/json")
-    self.send_header("Content-Length", str(len(data)))
-    self.end_headers()
-    self.wfile.write(data)
+    self.send(status, json.dumps(result).encode(), {"Content-Type": "application/json"})
 
   def _do(self, method, path, query, value) -> tuple[int, Any]:
     if path == "/_state":
@@ -179,11 +155,11 @@ class Cloud:
     self.hosts = hosts  # Has the folder of each host, by its number.
 
   def set_state(self, name: str, state: str) -> None:
-    data = json.dumps({"name": name, "state": state}).encode()
-    urllib.request.urlopen(urllib.request.Request(f"{self.address}/_state", data)).read()
+    value = {"name": name, "state": state}
+    json_server.ask(f"{self.address}/_state", json.dumps(value).encode())
 
   def requests(self) -> list[str]:
-    return json.loads(urllib.request.urlopen(f"{self.address}/_requests").read())
+    return json.loads(json_server.ask(f"{self.address}/_requests"))
 
   def preempt(self, name: str) -> None:
     """Takes the slice away: the processes of its hosts are killed, and their disks are empty."""
@@ -209,10 +185,7 @@ def running(folder: pathlib.Path) -> Iterator[Cloud]:
   for name, text in {"ssh": ssh, "scp": ssh, **{f"host/{n}": t for n, t in host.items()}}.items():
     (programs / name).write_text(text)
     (programs / name).chmod(0o755)
-  command = [sys.executable, "-m", "tests.fake_cloud"]
-  with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=_ROOT) as server:
-    address = f"http://127.0.0.1:{server.stdout.readline().strip()}"
-    before = dict(os.environ)
+  with json_server.running("tests.fake_cloud") as address:
     os.environ |= {
       "FAKE_CLOUD": address,
       "PATH": f"{programs}:{os.environ['PATH']}",
@@ -225,22 +198,8 @@ def running(folder: pathlib.Path) -> Iterator[Cloud]:
       "CLOUDSDK_CORE_DISABLE_PROMPTS": "1",
       "CLOUDSDK_CORE_CHECK_GCE_METADATA": "false",
     }
-    try:
-      yield Cloud(address, hosts)
-    finally:
-      os.environ.clear()
-      os.environ.update(before)
-      server.kill()
-
-
-def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__)
-  parser.add_argument("--port", type=int, default=0)
-  args = parser.parse_args()
-  server = http.server.ThreadingHTTPServer(("127.0.0.1", args.port), Handler)
-  print(server.server_address[1], flush=True)
-  server.serve_forever()
+    yield Cloud(address, hosts)
 
 
 if __name__ == "__main__":
-  main()
+  json_server.serve(Handler)

@@ -11,11 +11,12 @@ import base64
 import functools
 import hashlib
 import json
+import math
 import os
 import pathlib
 import re
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -164,6 +165,8 @@ def _digest(path: pathlib.Path, *, sync: bool) -> list:
   return [size, f"{crc:08x}"]
 
 
+_CHUNK_BYTES = 32 << 20  # Of an array, that are stored together.
+_READ_BYTES = 1 << 29  # Of arrays, that are read at a time.
 _RETRIES = {"max_retries": 6, "initial_delay": "1s", "max_delay": "32s"}
 BASE = "base"
 ARRAYS = "state"
@@ -294,6 +297,19 @@ def checkpointer() -> ocp.AsyncCheckpointer:
   return ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())
 
 
+def to_save(flat: Mapping[str, jax.Array]) -> ocp.args.PyTreeSave:
+  """What a writer of `checkpointer` saves of {name: array}.
+
+  Arrays are stored in chunks. Whoever reads a part of a chunk, as on more devices than had saved
+  it, has all of it in memory, twice while it is unpacked.
+  """
+  import orbax.checkpoint as ocp
+
+  tree = trees.unflatten(flat)
+  chunks = jax.tree.map(lambda leaf: ocp.SaveArgs(chunk_byte_size=_CHUNK_BYTES), tree)
+  return ocp.args.PyTreeSave(tree, save_args=chunks)
+
+
 def _limit_retries() -> None:
   """Lets a store be asked again for a minute; a quarter of an hour is the default."""
   # Orbax passes no settings of this kind on; each of its handlers copies these.
@@ -309,13 +325,30 @@ def restore(
 ) -> dict[str, jax.Array]:
   """The arrays named in `targets`, in its dtypes and on its shardings; others are not read.
 
+  Beside what is on the devices, about half a gigabyte, or two of the largest shards, is in host
+  memory at a time.
+
   Args:
     targets: name -> shape, dtype and sharding; the shape must be the stored one.
   """
   import orbax.checkpoint as ocp
 
   tree = trees.unflatten(targets)
-  return _restore(path, tree, ocp.checkpoint_utils.construct_restore_args(tree))
+  args = ocp.checkpoint_utils.construct_restore_args(tree)
+  found = described(path)
+  known = {name: target for name, target in targets.items() if name in found}
+  largest = max((_read_for(target, *found[name]) for name, target in known.items()), default=0)
+  return _restore(path, tree, args, max(_READ_BYTES, 2 * largest))
+
+
+def _read_for(target: Any, dtype: Any, shape: Sequence[int], chunk: Sequence[int]) -> int:
+  """Bytes that are read, at most, for one shard: those of all chunks that it lies in."""
+  shard = target.sharding.shard_shape(target.shape)
+  sizes = (
+    min(-(-whole // c) * c, (-(-part // c) + 1) * c)
+    for whole, part, c in zip(shape, shard, np.maximum(chunk, 1).tolist(), strict=True)
+  )
+  return math.prod(sizes) * max(np.dtype(dtype).itemsize, np.dtype(target.dtype).itemsize)
 
 
 def read_one(path: pathlib.Path, name: str) -> np.ndarray:
@@ -356,9 +389,12 @@ def table(flat: Mapping[str, Any]) -> dict[str, list]:
   return {name: [str(leaf.dtype), list(leaf.shape)] for name, leaf in flat.items()}
 
 
-def _restore(path: pathlib.Path, tree: Any, restore_args: Any) -> dict[str, Any]:
+def _restore(
+  path: pathlib.Path, tree: Any, restore_args: Any, num_bytes: int | None = None
+) -> dict[str, Any]:
   import orbax.checkpoint as ocp
 
   args = ocp.args.PyTreeRestore(item=tree, restore_args=restore_args, partial_restore=True)
-  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
+  limit: Any = None if num_bytes is None else num_bytes / 1e9  # A fraction is fine, too.
+  with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(restore_concurrent_gb=limit)) as reader:
     return trees.flatten(reader.restore(path, args=args))

@@ -20,7 +20,6 @@ from paligemma_jax.core import atomic_io
 from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from paligemma_jax.core import process
-from paligemma_jax.core import trees
 from paligemma_jax.training import state as states
 
 _NOTHING, _NONE_INTACT = -1, -2  # Instead of a step: no step was ever saved; all are broken.
@@ -269,14 +268,12 @@ class Checkpoints:
 
   def _begin(self, tmp: pathlib.Path, flat: Mapping[str, jax.Array]) -> None:
     """Begins to write `flat`; returns once it has left the devices, so it may be donated."""
-    import orbax.checkpoint as ocp
 
     if self._leads:
       atomic_io.remove(tmp)
     atomic_io.make_folder(tmp, below=self._folder)
     atomic_io.fault_point("state.before_arrays")
-    args = ocp.args.PyTreeSave(trees.unflatten(flat))
-    self._writer.save(tmp / manifest.ARRAYS, args=args)
+    self._writer.save(tmp / manifest.ARRAYS, args=manifest.to_save(flat))
 
   def _finish(self, step: int, tmp: pathlib.Path, facts: Mapping[str, Any]) -> None:
     """Runs beside training: what is sealed is renamed, what fails is removed and reported."""

@@ -14,6 +14,8 @@ from paligemma_jax.models import paligemma
 from paligemma_jax.training import optimizers
 from paligemma_jax.training import sharding
 
+_COPIED_BYTES = 1 << 26  # Of arrays that are there twice at a time.
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -95,14 +97,28 @@ def owned(tree: Any) -> Any:
   """
   leaves, structure = jax.tree.flatten(tree)
   on_cpu = [i for i, leaf in enumerate(leaves) if _is_on_cpu(leaf)]
-  for pair in (on_cpu[i : i + 2] for i in range(0, len(on_cpu), 2)):  # Two cores copy.
-    originals = [leaves[i] for i in pair]
-    for i in pair:
-      leaves[i] = jax.device_put(leaves[i], leaves[i].sharding, may_alias=False)
-    jax.block_until_ready([leaves[i] for i in pair])
-    for leaf in originals:
-      leaf.delete()
+  shards = {i: [shard.data for shard in leaves[i].addressable_shards] for i in on_cpu}
+  together: list[tuple[int, int]] = []  # Are copied at the same time, on several cores.
+  for place in [(i, j) for i in on_cpu for j in range(len(shards[i]))]:
+    together.append(place)
+    if sum(shards[i][j].nbytes for i, j in together) > _COPIED_BYTES:
+      _copy(shards, together)
+      together = []
+  _copy(shards, together)
+  for i in on_cpu:
+    leaves[i] = jax.make_array_from_single_device_arrays(
+      leaves[i].shape, leaves[i].sharding, shards[i]
+    )
   return jax.tree.unflatten(structure, leaves)
+
+
+def _copy(shards: dict[int, list[jax.Array]], places: list[tuple[int, int]]) -> None:
+  """Puts copies in these places, and deletes what was there."""
+  originals = [shards[i][j] for i, j in places]
+  copies = [jax.device_put(x, x.sharding, may_alias=False) for x in originals]
+  for (i, j), original, copy in zip(places, originals, jax.block_until_ready(copies), strict=True):
+    shards[i][j] = copy
+    original.delete()
 
 
 def _is_on_cpu(leaf: Any) -> bool:

@@ -396,3 +396,13 @@ def test_a_forged_seal_is_a_broken_step_not_a_crash(change, two_steps, tmp_path)
     manifest.verify_step(folder / "2")
   with pytest.raises(errors.StateError, match="no intact step"):
     opening.open_run(folder / "2")
+
+
+@pytest.mark.parametrize(
+  "chunk, num_bytes",
+  [((8, 6), 8 * 6 * 4), ((1, 6), 3 * 6 * 4), ((3, 4), 6 * 8 * 4), ((100, 100), 100 * 100 * 4)],
+)
+def test_what_is_read_of_a_shard_are_the_chunks_that_it_lies_in(chunk, num_bytes):
+  place = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+  target = jax.ShapeDtypeStruct((2, 6), np.float16, sharding=place)
+  assert manifest._read_for(target, np.float32, (8, 6), chunk) == num_bytes

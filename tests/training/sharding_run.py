@@ -7,6 +7,7 @@ import sys
 import jax
 import numpy as np
 
+from paligemma_jax.checkpoint import manifest
 from paligemma_jax.checkpoint import store
 from paligemma_jax.core import bucket
 from paligemma_jax.training import sharding
@@ -58,6 +59,8 @@ def _product_dims(hlo):
 def _restored_elsewhere(folder):
   """True where the state saved on 8 devices comes back bit-equal on another mesh."""
   options = dict(keep=1, best_mode="max", async_save=True, files={})
+  # Arrays of several chunks, of which two shards are read at a time.
+  manifest._CHUNK_BYTES, manifest._READ_BYTES = 500, 1
   eight = toy_state.mesh(jax.devices())
   saved = toy_state.advance(toy_state.make(eight))
   opened = store.Checkpoints(folder, **options)

@@ -1,10 +1,14 @@
-"""Random weights of the models that are measured; both sides of a comparison read them."""
+"""Random weights of the models that are measured; both sides of a comparison read them.
+
+python -m tools.bench.weights 3b FOLDER     writes bfloat16 to FOLDER/params.npz
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import pathlib
+import sys
 
 import numpy as np
 
@@ -22,10 +26,13 @@ def write(
 ) -> pathlib.Path:
   """Writes random weights as a Hugging Face directory, which both sides read."""
   sizes = sizes_of(models.MODELS[model])
+  return export.save_hf(folder / (name or model), _params(sizes), sizes, dtype=dtype)
+
+
+def _params(sizes: dict) -> dict[str, np.ndarray]:
   rng = np.random.default_rng(0)
   scale = 0.05 if sizes["llm"]["width"] < 1024 else 0.02  # The sums of wide matrices are longer.
-  params = {n: _random(rng, n, shape, scale) for n, shape in param_table.shapes(sizes).items()}
-  return export.save_hf(folder / (name or model), params, sizes, dtype=dtype)
+  return {n: _random(rng, n, shape, scale) for n, shape in param_table.shapes(sizes).items()}
 
 
 def sizes_of(model_config: variants.ModelConfig) -> dict:
@@ -49,3 +56,9 @@ def _random(
   num = math.prod(shape)
   x = rng.standard_normal(min(num, _FRESH), np.float32) * np.float32(scale)
   return (x if len(x) == num else np.resize(x, num)).reshape(shape)
+
+
+if __name__ == "__main__":
+  _sizes = sizes_of(models.MODELS[sys.argv[1]])
+  _path = pathlib.Path(sys.argv[2]) / "params.npz"
+  export.save_npz(_path, _params(_sizes), sizes=_sizes, dtype="bfloat16")

@@ -131,7 +131,7 @@ def eval_batches(
   Every process yields the same number of batches. Arguments are those of `TrainLoader`, and:
 
   Args:
-    buckets: as above; with several processes every batch is `text_len` long.
+    buckets: as above; processes may have batches of other lengths, see `lengthened`.
     encoding: 'train' (text int32[b, L+1], mask_loss) or 'decode' (text int32[b, L], mask_input).
     keep: columns for the evaluator.
     limit: only the first so many rows; 0 is all.
@@ -146,7 +146,7 @@ def eval_batches(
   )
   share = _share(batch_size, process_index, process_count)
   rows_of_step = functools.partial(order.rows_in_turn, num_rows=num_rows, batch_size=batch_size)
-  collate = _Collate(make_example, buckets if process_count == 1 else ())
+  collate = _Collate(make_example, buckets)
   policy = _BadRowPolicy(bad_rows, on_bad_row, set(), report_dropped=True)
   num_steps = -(-num_rows // batch_size)
   options = reading.Options(**how)

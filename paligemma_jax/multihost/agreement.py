@@ -333,6 +333,13 @@ def gather(value: Any) -> list[Any]:
   return [unpack(json.loads(p[:n].tobytes())) for p, n in zip(parts, sizes, strict=True)]
 
 
+def largest(numbers: list[int]) -> list[int]:
+  """The largest of each over all processes."""
+  if jax.process_count() == 1:
+    return numbers
+  return multihost_utils.process_allgather(np.array(numbers)).max(axis=0).tolist()
+
+
 def local_rows(x: jax.Array) -> np.ndarray:
   """This process's rows of an array over the global batch, whatever its sharding."""
   if x.is_fully_addressable:

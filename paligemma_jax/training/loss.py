@@ -37,16 +37,13 @@ class RowSums(NamedTuple):
   num_correct: jax.Array  # Of weights where the target has the highest logit.
 
 
-def num_supervised(mask_loss: np.ndarray, *, num_processes: int = 1) -> int:
+def num_supervised(mask_loss: np.ndarray) -> int:
   """Positions per row to keep for this batch: the next of 8, 16, 32, ... , L that covers it.
 
   On the host, of float32[B, L+1], because it is a static size of the compiled step. Processes see
-  different rows and must run the same program: with several of them it is L, and the largest of
-  their own where they can talk (`trainer.setup.Stepper`).
+  different rows and must run the same program: the largest of their own counts for all.
   """
   text_len = mask_loss.shape[1] - 1
-  if num_processes > 1:
-    return text_len
   most = int((mask_loss[:, 1:] != 0).sum(axis=1).max(initial=0))
   bucket = 8
   while bucket < most:

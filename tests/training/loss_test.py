@@ -175,6 +175,3 @@ def test_num_supervised_is_the_next_bucket(most, text_len, bucket):
   mask[1, 1 : most + 1] = 1
   assert loss.num_supervised(mask) == bucket
 
-
-def test_num_supervised_is_the_whole_length_when_processes_see_different_rows():
-  assert loss.num_supervised(np.zeros((2, 65), np.float32), num_processes=2) == 64

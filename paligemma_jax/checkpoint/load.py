@@ -61,9 +61,22 @@ def load_params(
   fits = {param_table.POS_EMBEDDING: shapes[param_table.POS_EMBEDDING]} if resized else {}
   param_table.check({**found, **fits}, shapes, str(weights.path))
   default = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+
+  def target_of(name: str) -> jax.ShapeDtypeStruct:
+    wanted = dtype(name) if callable(dtype) and not isinstance(dtype, type) else dtype
+    wanted = np.dtype(weights.entries[name].dtype if wanted is None else wanted)
+    place = default if shardings is None else shardings[name]
+    return jax.ShapeDtypeStruct(shapes[name], wanted, sharding=place)
+
   params = {}
-  bad: list[str] = []  # Parameters with numbers that are not finite.
+  if weights.restore and repack is None:
+    same = [name for name in shapes if not (resized and name == param_table.POS_EMBEDDING)]
+    params = weights.restore({name: target_of(name) for name in same})
+  flags = jax.device_get(_finite(params))
+  bad = [name for name, is_good in flags.items() if not is_good]  # With NaN or infinity.
   for name, shape in shapes.items():
+    if name in params:
+      continue
     blocks = weights.blocks(name, fill=fill)
     if resized and name == param_table.POS_EMBEDDING:
       blocks = iter([resample(weights.read(name, fill=fill), shape)])
@@ -76,10 +89,8 @@ def load_params(
         place = default if shardings is None else shardings[part]
         params[part] = _put(iter([array]), array.shape, array.dtype, place)[0]
       continue
-    target = dtype(name) if callable(dtype) and not isinstance(dtype, type) else dtype
-    target = np.dtype(weights.entries[name].dtype if target is None else target)
-    place = default if shardings is None else shardings[name]
-    params[name], good = _put(blocks, shape, target, place)
+    target = target_of(name)
+    params[name], good = _put(blocks, shape, target.dtype, target.sharding)
     if not good:
       bad.append(name)
   if bad:
@@ -90,6 +101,11 @@ def load_params(
       " earlier one."
     )
   return params
+
+
+@jax.jit
+def _finite(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+  return {name: jnp.isfinite(param).all() for name, param in params.items()}
 
 
 def _checked(blocks: Iterator[np.ndarray], name: str, bad: list[str]) -> Iterator[np.ndarray]:
@@ -265,7 +281,7 @@ def as_published(model_config: variants.ModelConfig, tuned: reader.Weights) -> r
     name: reader.Entry(shape, np.dtype(np.float32) if name in merged else tuned.entries[name].dtype)
     for name, shape in shapes.items()
   }
-  return dataclasses.replace(tuned, entries=entries, blocks=blocks)
+  return dataclasses.replace(tuned, entries=entries, blocks=blocks, restore=None)
 
 
 def published(model_config: variants.ModelConfig, params: Mapping[str, Any]) -> dict[str, Any]:

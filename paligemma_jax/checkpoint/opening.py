@@ -331,6 +331,16 @@ def _open_step(folder: pathlib.Path, facts: Mapping[str, Any]) -> Run:
         places[name] = (where / manifest.ARRAYS, stored)
         entries[name] = reader.Entry(tuple(shape), _dtype(dtype, folder, name))
         _check(found.get(stored), entries[name], f"{where / manifest.ARRAYS}: {stored}")
+
+  def restore(targets: Mapping[str, Any]) -> dict[str, Any]:
+    arrays: dict[str, Any] = {}
+    for folder in dict.fromkeys(places[name][0] for name in targets):  # On all hosts in one order.
+      mine = {name: places[name][1] for name in targets if places[name][0] == folder}
+      with _readable(str(folder)):
+        read = manifest.restore(folder, {mine[name]: targets[name] for name in mine})
+      arrays |= {name: read[stored] for name, stored in mine.items()}
+    return {name: arrays[name] for name in targets}
+
   trained = frozenset(name for name, (where, _) in places.items() if where.parent == folder)
   entries = dict(sorted(entries.items()))
   config = _config(folder)
@@ -341,6 +351,7 @@ def _open_step(folder: pathlib.Path, facts: Mapping[str, Any]) -> Run:
     sizes={},
     tokenizer=folder / TOKENIZER if (folder / TOKENIZER).exists() else None,
     blocks=lambda name, fill=None: iter((_read(*places[name], entries[name]),)),
+    restore=restore,
   )
   weights = tuned if load.is_published(entries) else load.as_published(model_of(config), tuned)
   # Parameters that a fork of the model added have no row in the table; `load_params` checks them.

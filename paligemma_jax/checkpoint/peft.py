@@ -126,6 +126,7 @@ def open_adapter(path: pathlib.Path, base: reader.Weights) -> reader.Weights:
     entries=entries,
     sizes=sizes,
     blocks=blocks,
+    restore=None,
     tokenizer=hub.find_tokenizer(path) or base.tokenizer,
   )
 

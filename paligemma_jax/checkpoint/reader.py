@@ -60,7 +60,9 @@ class Weights:
     blocks: name -> iterator over consecutive blocks of the array along its first dimension, in
       order, in the stored dtype. A block is valid only until the next one is asked for. Raises
       CheckpointError on damaged data, at the latest when the iterator ends. Its keyword `fill`
-      says how bytes are read; a run and a deflated npz are read whole by every host.
+      says how bytes are read; arrays of a run and a deflated npz are read whole by every host.
+    restore: of a run whose parameters are stored as published: {name: ShapeDtypeStruct with a
+      sharding} -> the arrays on their devices, of which every host reads its shards; else None.
     image_token: the id that stands for image tokens in a Hugging Face directory; 0: not said.
     folder: that directory, whose small files an export carries over; or None.
     base: what adapters were merged into; or None.
@@ -75,6 +77,7 @@ class Weights:
   image_token: int = 0
   folder: pathlib.Path | None = None
   base: pathlib.Path | None = None
+  restore: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
 
   def read(self, name: str, *, fill: Fill = fill_alone) -> np.ndarray:
     """The whole array `name` in its stored dtype."""

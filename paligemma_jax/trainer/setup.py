@@ -146,6 +146,8 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
   new = fresh(setup.config, setup.model_config)
   _check_new(setup, new)
   log(f"initial weights: {setup.init.path}")
+  is_quantized = bool(setup.model_config.quantize)
+  quantized = functools.partial(load.repack, setup.model_config) if is_quantized else None
   params = load.load_params(
     setup.init,
     {name: shape for name, shape in shapes.items() if name not in new},
@@ -153,7 +155,7 @@ def initial_params(setup: Setup, log: Callable[[str], None]) -> dict[str, jax.Ar
     shardings=places,
     fill=shared_reading.of_hosts(setup.mesh),
     log=log,
-    repack=functools.partial(load.repack, setup.model_config),
+    repack=quantized,
   )
   if new:
     log(f"initial weights: fresh (init_fresh, init_only): {', '.join(new)}")

@@ -66,7 +66,11 @@ def _hf(path, model, params):
   )
 
 
-@pytest.mark.parametrize("write", [_npz, _native, _hf])
+def _run(path, model, params):
+  return makers.write_run(path / "run", params)
+
+
+@pytest.mark.parametrize("write", [_npz, _native, _hf, _run])
 @pytest.mark.parametrize("dtype", _DTYPES)
 def test_a_file_with_bad_numbers_is_refused_and_the_parameters_are_named(tmp_path, write, dtype):
   model, params = _bad_params(dtype)

@@ -4,11 +4,15 @@ import io
 import json
 import pathlib
 import zipfile
+from unittest import mock
 
+import jax
 import ml_dtypes
 import numpy as np
 
+from paligemma_jax.checkpoint import store
 from paligemma_jax.models import param_table
+from paligemma_jax.training import state as states
 
 BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
 _SAFE_DTYPES = {np.dtype(np.float32): "F32", np.dtype(np.float16): "F16", BFLOAT16: "BF16"}
@@ -158,6 +162,19 @@ def write_hf(
     weight_map.update({name: file for name in part})
   index = {"metadata": {}, "weight_map": weight_map}
   (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+  return folder
+
+
+def write_run(folder: pathlib.Path, arrays: dict[str, np.ndarray]) -> pathlib.Path:
+  """Saves a run with one step, in which the vision tower is frozen; the numbers may be NaN."""
+  frozen = {n: jax.device_put(x) for n, x in arrays.items() if n.startswith("img/")}
+  trainable = {n: jax.device_put(x) for n, x in arrays.items() if n not in frozen}
+  saver = store.Checkpoints(
+    folder / "checkpoints", keep=1, best_mode="max", async_save=False, files={}
+  )
+  with mock.patch.object(states, "first_non_finite", return_value=""):
+    saver.save(states.TrainState(jax.numpy.int32(1), trainable, frozen, ()))
+  saver.close()
   return folder
 
 

@@ -63,11 +63,12 @@ def test_two_hosts_read_each_byte_once_and_have_the_bits_of_one(tmp_path, gcs):
   damaged = tmp_path / "damaged.npz"
   damaged.write_bytes(data)
   in_bucket = _upload(hf, "gs://test-bucket/shared_reading")
-  paths = [stored, deflated, hf, in_bucket, damaged]
+  run = makers.write_run(tmp_path / "run", _PARAMS)
+  paths = [stored, deflated, hf, in_bucket, run, damaged]
 
   hosts = _on_two_hosts(paths)
 
-  for path, *lines in zip(paths[:4], *(lines[:4] for lines in hosts), strict=True):
+  for path, *lines in zip(paths[:5], *(lines[:5] for lines in hosts), strict=True):
     assert lines[0]["shards"].keys() != lines[1]["shards"].keys(), path
     for line in lines:
       assert line["shards"] == _expected(path, line["shards"]), path
@@ -77,4 +78,5 @@ def test_two_hosts_read_each_byte_once_and_have_the_bits_of_one(tmp_path, gcs):
     twice = 2 * 128 * len(_PARAMS)  # Both read array headers, and what is too small to share.
     assert sum(read) <= whole + twice and min(read) > 0.4 * whole, (i, read, whole)
   for lines in hosts:
-    assert "damaged" in lines[4]["error"] and str(damaged) in lines[4]["error"]
+    assert lines[4]["num_read"] == 0  # Shards are restored.
+    assert "damaged" in lines[5]["error"] and str(damaged) in lines[5]["error"]

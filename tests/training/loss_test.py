@@ -174,4 +174,3 @@ def test_num_supervised_is_the_next_bucket(most, text_len, bucket):
   mask = np.zeros((2, text_len + 1), np.float32)
   mask[1, 1 : most + 1] = 1
   assert loss.num_supervised(mask) == bucket
-

@@ -235,7 +235,7 @@ def _blocks(path: pathlib.Path, member: _Member, fill: reader.Fill) -> Iterator[
   what = f"{path}: {info.filename!r} is damaged or cannot be read"
   is_near = fill is reader.fill_alone and not bucket.is_bucket(path)
   piece = _PIECE if is_near else reader.BLOCK_BYTES
-  with _intact(what), reader.open_file(path) as file:
+  with _intact(what), reader.open_again(path) as file:
     source: Any = (
       _Stored(file, info, fill)
       if info.compress_type == zipfile.ZIP_STORED

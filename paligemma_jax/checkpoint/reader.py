@@ -120,6 +120,14 @@ def open_file(path: pathlib.Path) -> io.BufferedReader:
   return file
 
 
+def open_again(path: pathlib.Path) -> io.BufferedReader:
+  """The file that `open_file` has looked at before: of one in a bucket nothing is fetched yet."""
+  try:
+    return atomic_io.open_regular(path)
+  except (OSError, ValueError) as e:
+    raise errors.CheckpointError(f"{path}: cannot be opened: {strict_json.reason(e)}.") from None
+
+
 DTYPES = {
   "F32": np.dtype(np.float32),
   "F16": np.dtype(np.float16),
@@ -196,7 +204,7 @@ def rows(tensor: Tensor, start: int, stop: int, *, fill: Fill = fill_alone) -> n
   block = np.empty((stop - start, *shape[1:]), tensor.entry.dtype)
   row_bytes = math.prod(shape[1:]) * tensor.entry.dtype.itemsize
   view = block.reshape(-1).view(np.uint8).data
-  with open_file(tensor.path) as file:
+  with open_again(tensor.path) as file:
 
     def read(at: int, part: memoryview) -> None:
       file.seek(tensor.start + start * row_bytes + at)

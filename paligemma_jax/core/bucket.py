@@ -138,7 +138,7 @@ class _Object(io.RawIOBase):
 
   def __init__(self, path: Any):
     self._path, self._size = path, stat(path).size
-    self._at = self._ended = 0  # Here, and where the last read ended.
+    self._at, self._ended = 0, -1  # Here, and where the last read ended.
     self._begin, self._ahead = 0, b""  # What was fetched beyond.
 
   def readable(self) -> bool:
@@ -160,8 +160,11 @@ class _Object(io.RawIOBase):
     return len(found)
 
   def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-    self._at = offset + {os.SEEK_CUR: self._at, os.SEEK_END: self._size}.get(whence, 0)
-    return self._at
+    at = offset + {os.SEEK_CUR: self._at, os.SEEK_END: self._size}.get(whence, 0)
+    if at < 0:
+      raise OSError(errno.EINVAL, os.strerror(errno.EINVAL), str(self._path))
+    self._at = at
+    return at
 
   def tell(self) -> int:
     return self._at
@@ -364,7 +367,10 @@ def _explained(path: Any) -> Iterator[None]:
     if e.strerror is not None:
       raise
     numbers: dict[type, int] = {FileNotFoundError: errno.ENOENT, FileExistsError: errno.EEXIST}
-    raise type(e)(numbers.get(type(e), errno.EISDIR), _text(e), str(path)) from e
+    number = numbers.get(type(e), errno.EISDIR)
+    what = _text(e)
+    what = os.strerror(number) if "/" in what else what  # Which is the address alone.
+    raise type(e)(number, what, str(path)) from e
   except PermissionError as e:
     raise _refused(path, str(e)) from e
   except OSError as e:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import array
 import codecs
+import errno
 import functools
 import io
 import os
@@ -136,15 +137,15 @@ def open_under(root: str, name: Any, *, max_bytes: int) -> BinaryIO:
   """The file that a row calls `name`, opened for reading; see `read_under` and `same`."""
   name = _checked_name(root, name)
   if is_remote(root):
-    fs, path = _remote(root, name)
+    _, path = _remote(root, name)
     try:
-      with fs.open(path, "rb") as f:
-        data = f.read(max_bytes + 1)
+      return io.BytesIO(bucket.read(path, max_bytes=max_bytes))
     except FileNotFoundError:
       raise errors.DataError(f"file {path!r} does not exist.") from None
-    if len(data) > max_bytes:
-      raise errors.DataError(f"file {path!r} is over the limit of {max_bytes} bytes.")
-    return io.BytesIO(data)
+    except OSError as e:
+      if e.errno == errno.EFBIG:
+        raise errors.DataError(f"file {path!r} is over the limit of {max_bytes} bytes.") from None
+      raise  # Of the store, not of the row.
   path = _real_path(root, name)
   if not os.path.lexists(path):
     found = same(root, name)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import strategies as st
 
 from paligemma_jax.checkpoint import reader
+from paligemma_jax.core import bucket
 from paligemma_jax.core import errors
 from tests.checkpoint import makers
 
@@ -87,3 +88,17 @@ def test_a_mutated_header_is_refused_or_covers_the_file(tmp_path_factory, data):
   for tensor in found.values():
     rows = reader.rows(tensor, 0, tensor.entry.shape[0]) if tensor.entry.shape else ()
     assert len(rows) == (tensor.entry.shape or [0])[0]
+
+
+def test_of_a_file_in_a_bucket_only_the_rows_asked_for_are_fetched(tmp_path, gcs, monkeypatch):
+  rows = np.arange(4 << 20, dtype=np.float32).reshape(4, -1)
+  path = "gs://test-bucket/rows.safetensors"
+  bucket.upload(makers.write_safetensors(tmp_path / "x", {"a": rows}), path)
+  tensor = reader.safetensors_header(path)["a"]
+  fetched, fetch = [], bucket._Object._fetch
+  monkeypatch.setattr(
+    bucket._Object, "_fetch", lambda self, *part: [fetched.append(part), fetch(self, *part)][1]
+  )
+  np.testing.assert_array_equal(reader.rows(tensor, 1, 3), rows[1:3])
+  row_bytes = rows[0].nbytes
+  assert fetched == [(tensor.start + row_bytes, tensor.start + 3 * row_bytes)]

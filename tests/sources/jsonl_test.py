@@ -146,6 +146,21 @@ def test_rows_and_images_are_read_from_a_bucket(gcs):
       rows[i]
 
 
+def test_an_image_that_a_bucket_does_not_give_is_told_in_a_sentence_alone(gcs, caplog):
+  root = bucket.path("gs://test-bucket/refused")
+  bucket.write(root / "a.jsonl", b'{"image": "x.png"}')
+  bucket.write(root / "x.png", b"X")
+  rows = sources.Jsonl(f"{root}/a.jsonl").open()
+  gcs.plan(dict(method="GET", path="x.png", status=403, skip=1))  # After its size is known.
+  with pytest.raises(PermissionError, match="The store refuses it"):
+    rows[0]
+  gcs.plan(dict(method="GET", path="x.png", status=404, skip=1))
+  with pytest.raises(errors.DataError, match="does not exist"):
+    rows[0]
+  gcs.plan()
+  assert rows[0]["image"] == b"X" and not caplog.records
+
+
 OUTSIDE = "secret"
 
 

@@ -29,7 +29,7 @@ from paligemma_jax.core import strict_json
 from paligemma_jax.core import trees
 
 SEAL = "SEAL.json"
-_CHUNK_BYTES = 2**22
+_BLOCK_BYTES = 2**22
 _MAX_TABLE_BYTES = 8 << 20  # Of a file that describes arrays; 400 bytes for each are usual.
 
 
@@ -157,7 +157,7 @@ def _checksum(path: pathlib.Path, like: str) -> str:
 def _digest(path: pathlib.Path, *, sync: bool) -> list:
   crc, size = 0, 0
   with atomic_io.open_regular(path) as f:
-    while block := f.read(_CHUNK_BYTES):
+    while block := f.read(_BLOCK_BYTES):
       crc = zlib.crc32(block, crc)
       size += len(block)
     if sync:

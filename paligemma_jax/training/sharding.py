@@ -5,6 +5,7 @@ Legend: B rows, c positions, V vocabulary.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -36,10 +37,15 @@ def make_mesh(mesh: Any, devices: Sequence[jax.Device] | None = None) -> Mesh:
       the devices); () puts all devices on "fsdp".
 
   Raises:
-    ConfigError: an unknown axis, or sizes that do not multiply to the number of devices.
+    ConfigError: an unknown axis, sizes that do not multiply to the number of devices, or hosts with
+      different numbers of them, which could not have equal shares of a batch.
   """
   validation.check("axes", "mesh.shape", tuple(mesh.shape))
   devices = list(jax.devices() if devices is None else devices)
+  on_host = collections.Counter(device.process_index for device in devices)
+  if len(set(on_host.values())) > 1:
+    counts = ", ".join(f"{num} on host {host}" for host, num in sorted(on_host.items()))
+    raise errors.ConfigError(f"All hosts must have as many devices; there are {counts}.")
   pairs = tuple(mesh.shape) or (("fsdp", -1),)
   sizes = [size for _, size in pairs]
   known = math.prod(size for size in sizes if size != -1)

@@ -150,3 +150,9 @@ def test_leaves_that_do_not_divide_are_whole():
 def test_meshes_that_cannot_be_are_errors(shape, message):
   with pytest.raises(errors.ConfigError, match=message):
     sharding.make_mesh(_mesh_shape(*shape), devices=jax.devices()[:1])
+
+
+def test_hosts_with_different_numbers_of_devices_are_an_error():
+  devices = [types.SimpleNamespace(process_index=i) for i in (0, 1, 1)]
+  with pytest.raises(errors.ConfigError, match="there are 1 on host 0, 2 on host 1"):
+    sharding.make_mesh(_mesh_shape(), devices=devices)

@@ -4,11 +4,13 @@ The short form for every change; `python -m tests.faults.several_hosts` has all 
 `python -m tests.faults.host_kills` more deaths.
 """
 
+import json
 import signal
 
 import pytest
 
 from paligemma_jax.core import bucket
+from tests import run_train
 from tests.faults import host_kills
 from tests.faults import several
 from tests.faults import several_hosts
@@ -41,8 +43,10 @@ def test_hosts_that_share_nothing_but_a_bucket_go_on_after_one_was_killed(gcs, t
     script = f'mount -t tmpfs none {own} && printf %s "$CONFIG" > {own}/small.py && exec "$@"'
     return ("unshare", "--mount", "sh", "-c", script, "sh")
 
-  def start(name):
+  def start(name, *flags, **options):
     return story.start(
+      *flags,
+      **options,
       config_of=lambda i: config,
       workdir_of=lambda i: root / name,
       prefix_of=prefix_of,
@@ -61,4 +65,11 @@ def test_hosts_that_share_nothing_but_a_bucket_go_on_after_one_was_killed(gcs, t
     ended, _ = run.end(300.0)
   assert [e.code for e in ended] == [0, 0], [e.text[-2000:] for e in ended]
   assert host_kills.unlike(root / "killed", root / "whole") == ""
+  # The same rows, of which one host now takes all; its devices add up in another order.
+  with start("killed", "--resume_step", "8", count=1, devices=2) as run:
+    (ended,), _ = run.end(300.0)
+  assert ended.code == 0 and "going on from step 8" in ended.text, ended.text[-2000:]
+  lines = (run_train.metric_lines(root / name) for name in ("killed", "whole"))
+  for line, expected in zip(*lines, strict=True):
+    assert json.loads(line) == pytest.approx(json.loads(expected), rel=1e-5)
   assert list(own.iterdir()) == []

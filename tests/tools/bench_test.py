@@ -187,3 +187,15 @@ def test_saving_is_measured_against_orbax_alone(tmp_path):
     rates = [found[f"{side}_{name}_mb_per_second"] for side in ("orbax", "ours")]
     assert found[f"{name}_ratio"] == pytest.approx(rates[1] / rates[0], rel=0.05)
   assert not list((tmp_path / "bench_save").iterdir())
+
+
+@pytest.mark.long  # 20 s: four processes with JAX.
+def test_the_memory_of_hosts_is_measured(tmp_path):
+  command = [sys.executable, "-m", "tools.bench.host_memory", "--model=tiny", "--folder", tmp_path]
+  done = subprocess.run(command, cwd=compare.ROOT, capture_output=True, text=True, check=False)
+  assert done.returncode == 0, done.stderr[-2000:]
+  found = json.loads(done.stdout.splitlines()[-1])
+  assert found["hosts"] == 2 and found["share_gb"] >= 0
+  for part in ("load", "save", "restore"):
+    assert found[f"{part}_seconds"] > 0 and -1 < found[f"{part}_beyond_gb"] < 2
+  assert not list(tmp_path.iterdir())

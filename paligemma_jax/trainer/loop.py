@@ -100,12 +100,14 @@ class _Finished:
 
   values: of its line, but for those of evaluations.
   counts: of this host's loader, up to its batch.
+  batch: int64[b], the numbers of this host's rows in it.
   rows: the counts of all hosts, from the first step of the run; {} until `_count`.
   """
 
   step: int
   values: dict[str, Any]
   counts: dict[str, int]
+  batch: np.ndarray
   rows: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
@@ -349,12 +351,15 @@ class _Run:
     more = {"nonfinite_steps": self._policy.count}
     if self._data.changes:
       more["data_changes"] = len(self._data.changes)
-    return _Finished(step, metrics.of_step(numbers, rows, more), counts)
+    return _Finished(step, metrics.of_step(numbers, rows, more), counts, rows)
 
   def _count(self, finished: _Finished) -> None:
-    """Adds the counts of all hosts' rows to a step's line."""
+    """Adds what is of all hosts' rows to a step's line."""
     finished.rows = self._row_counts.upto(finished.step, finished.counts)
     finished.values.update({bad_rows.PREFIX + name: n for name, n in finished.rows.items()})
+    if self._team:
+      parts = self._team.gather("the rows of a step", finished.batch.tolist())
+      finished.values["rows_crc32"] = metrics.rows_crc32(np.concatenate(parts))
 
   def _evaluate_after(
     self, finished: _Finished, state: states.TrainState, names: list[str]
@@ -379,7 +384,8 @@ class _Run:
     except errors.PaligemmaError as e:
       if isinstance(error, signals.Left):
         raise
-      logging.error("%s", e)  # The run ends with the first error.
+      if not isinstance(e, errors.StateError):  # That was logged when the save failed.
+        logging.error("%s", e)  # The run ends with the first error.
     else:
       self._progress.note(f"step {finished.step} is saved; a run can go on from there")
 

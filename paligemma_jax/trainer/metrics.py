@@ -214,9 +214,14 @@ def of_step(
     "num_rows": int(numbers["num_rows"]),
     **more,
     # Equal for two runs only if they saw the same rows in the same places.
-    "rows_crc32": zlib.crc32(np.ascontiguousarray(rows, np.int64).tobytes()),
+    "rows_crc32": rows_crc32(rows),
   }
   return {name: number(value) for name, value in values.items()}
+
+
+def rows_crc32(rows: np.ndarray) -> int:
+  """The checksum of row numbers in their order, int64[b]."""
+  return zlib.crc32(np.ascontiguousarray(rows, np.int64).tobytes())
 
 
 def number(value: Any) -> int | float:

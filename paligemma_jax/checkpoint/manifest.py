@@ -325,8 +325,8 @@ def restore(
 ) -> dict[str, jax.Array]:
   """The arrays named in `targets`, in its dtypes and on its shardings; others are not read.
 
-  Beside what is on the devices, about half a gigabyte, or two of the largest shards, is in host
-  memory at a time.
+  Beside what is on the devices, about half a gigabyte, or the largest shard, is in host memory at a
+  time.
 
   Args:
     targets: name -> shape, dtype and sharding; the shape must be the stored one.
@@ -335,17 +335,26 @@ def restore(
 
   tree = trees.unflatten(targets)
   args = ocp.checkpoint_utils.construct_restore_args(tree)
+  return _restore(path, tree, args, _limit(path, targets))
+
+
+def _limit(path: pathlib.Path, targets: Mapping[str, Any]) -> int:
+  """Bytes to read at a time: enough for the largest shard."""
+  # A chunk is no larger than its array, and no number than 8 bytes.
+  bounds = (8 * math.prod(2 * size for size in target.shape) for target in targets.values())
+  if max(bounds, default=0) < _READ_BYTES:
+    return _READ_BYTES
   found = described(path)
   known = {name: target for name, target in targets.items() if name in found}
   largest = max((_read_for(target, *found[name]) for name, target in known.items()), default=0)
-  return _restore(path, tree, args, max(_READ_BYTES, 2 * largest))
+  return max(_READ_BYTES, largest + 1)
 
 
 def _read_for(target: Any, dtype: Any, shape: Sequence[int], chunk: Sequence[int]) -> int:
   """Bytes that are read, at most, for one shard: those of all chunks that it lies in."""
   shard = target.sharding.shard_shape(target.shape)
   sizes = (
-    min(-(-whole // c) * c, (-(-part // c) + 1) * c)
+    min(-(-whole // c) * c, part if part % c == 0 else (-(-part // c) + 1) * c)
     for whole, part, c in zip(shape, shard, np.maximum(chunk, 1).tolist(), strict=True)
   )
   return math.prod(sizes) * max(np.dtype(dtype).itemsize, np.dtype(target.dtype).itemsize)

@@ -59,7 +59,7 @@ def _product_dims(hlo):
 def _restored_elsewhere(folder):
   """True where the state saved on 8 devices comes back bit-equal on another mesh."""
   options = dict(keep=1, best_mode="max", async_save=True, files={})
-  # Arrays of several chunks, of which two shards are read at a time.
+  # Arrays of several chunks, of which a shard is read at a time.
   manifest._CHUNK_BYTES, manifest._READ_BYTES = 500, 1
   eight = toy_state.mesh(jax.devices())
   saved = toy_state.advance(toy_state.make(eight))

@@ -24,6 +24,7 @@ from paligemma_jax.models import lora
 from paligemma_jax.models import paligemma
 from paligemma_jax.models import param_table
 from paligemma_jax.models import variants
+from paligemma_jax.training import state as states
 
 _SHOWN = 3  # Names in an error.
 _ALIGNMENT = 64  # Bytes; a host buffer so aligned becomes a CPU array without a copy.
@@ -69,11 +70,11 @@ def load_params(
     return jax.ShapeDtypeStruct(shapes[name], wanted, sharding=place)
 
   params = {}
+  bad: list[str] = []  # Parameters with numbers that are not finite.
   if weights.restore and repack is None:
     same = [name for name in shapes if not (resized and name == param_table.POS_EMBEDDING)]
     params = weights.restore({name: target_of(name) for name in same})
-  flags = jax.device_get(_finite(params))
-  bad = [name for name, is_good in flags.items() if not is_good]  # With NaN or infinity.
+    bad += [name for name, is_good in states.all_finite(params).items() if not is_good]
   for name, shape in shapes.items():
     if name in params:
       continue
@@ -101,11 +102,6 @@ def load_params(
       " earlier one."
     )
   return params
-
-
-@jax.jit
-def _finite(params: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-  return {name: jnp.isfinite(param).all() for name, param in params.items()}
 
 
 def _checked(blocks: Iterator[np.ndarray], name: str, bad: list[str]) -> Iterator[np.ndarray]:

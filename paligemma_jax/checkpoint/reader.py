@@ -5,6 +5,7 @@ And safetensors files, read strictly: every byte belongs to exactly one tensor o
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import math
@@ -108,12 +109,10 @@ def read_json(path: pathlib.Path, *, max_bytes: int = strict_json.MAX_BYTES) -> 
 
 def open_file(path: pathlib.Path) -> io.BufferedReader:
   """The regular file `path`, open for reading; CheckpointError when it is something else."""
-  try:
+  with _opening(path):
     file = atomic_io.open_regular(path)
     found, remedy = file_checks.not_downloaded(file.read(file_checks.HEAD_BYTES))
     file.seek(0)
-  except (OSError, ValueError) as e:
-    raise errors.CheckpointError(f"{path}: cannot be opened: {strict_json.reason(e)}.") from None
   if found:
     file.close()
     raise errors.CheckpointError(f"{path}: is {found}. {remedy}.")
@@ -122,8 +121,14 @@ def open_file(path: pathlib.Path) -> io.BufferedReader:
 
 def open_again(path: pathlib.Path) -> io.BufferedReader:
   """The file that `open_file` has looked at before: of one in a bucket nothing is fetched yet."""
-  try:
+  with _opening(path):
     return atomic_io.open_regular(path)
+
+
+@contextlib.contextmanager
+def _opening(path: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
   except (OSError, ValueError) as e:
     raise errors.CheckpointError(f"{path}: cannot be opened: {strict_json.reason(e)}.") from None
 

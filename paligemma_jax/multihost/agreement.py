@@ -333,11 +333,11 @@ def gather(value: Any) -> list[Any]:
   return [unpack(json.loads(p[:n].tobytes())) for p, n in zip(parts, sizes, strict=True)]
 
 
-def largest(numbers: list[int]) -> list[int]:
-  """The largest of each over all processes."""
+def largest(number: int) -> int:
+  """The largest of the numbers of all processes."""
   if jax.process_count() == 1:
-    return numbers
-  return multihost_utils.process_allgather(np.array(numbers)).max(axis=0).tolist()
+    return number
+  return int(multihost_utils.process_allgather(np.array(number)).max())
 
 
 def local_rows(x: jax.Array) -> np.ndarray:

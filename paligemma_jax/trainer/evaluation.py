@@ -187,7 +187,7 @@ class Runner:
         self._on_bad_row(evaluator.name, row, where, reason)
 
     for own_batch, kept in self._batches(evaluator, limit, on_bad_row):
-      (length,) = agreement.largest([own_batch["text"].shape[1]])
+      length = agreement.largest(own_batch["text"].shape[1])
       batch = loader.lengthened(own_batch, length)
       if evaluator.encoding == "train":
         outputs = self._losses(params, batch)
@@ -232,7 +232,7 @@ class Runner:
     )
 
   def _losses(self, params: Params, batch: loader.Batch) -> list[evals.Output]:
-    (num_supervised,) = agreement.largest([loss.num_supervised(batch["mask_loss"])])
+    num_supervised = agreement.largest(loss.num_supervised(batch["mask_loss"]))
     sums = self._eval_step(params, sharding.put(batch, self.setup.mesh), num_supervised)
     columns = map(agreement.local_rows, (sums.loss_sum, sums.num_tokens, sums.num_correct))
     return [

@@ -161,7 +161,7 @@ def shardings(state: TrainState) -> TrainState:
 
 def first_non_finite(state: TrainState) -> str:
   """The name of a trainable parameter or optimizer leaf that holds a NaN or infinity, or ''."""
-  flags, _ = jax.tree_util.tree_flatten_with_path(_all_finite(_checked(state)))
+  flags, _ = jax.tree_util.tree_flatten_with_path(all_finite(_checked(state)))
   for path, flag in flags:
     if not flag:
       return "/".join(str(getattr(k, "key", getattr(k, "name", k))) for k in path)
@@ -170,7 +170,7 @@ def first_non_finite(state: TrainState) -> str:
 
 def compile_finite_check(state: TrainState) -> None:
   """Compiles what `first_non_finite` runs, in seconds; the state may be donated meanwhile."""
-  _all_finite.lower(_checked(state)).compile()
+  all_finite.lower(_checked(state)).compile()
 
 
 def _checked(state: TrainState) -> dict[str, Any]:
@@ -178,5 +178,6 @@ def _checked(state: TrainState) -> dict[str, Any]:
 
 
 @jax.jit
-def _all_finite(tree):
+def all_finite(tree: Any) -> Any:
+  """Whether each array of a tree holds only numbers: bool[] in its place."""
   return jax.tree.map(lambda leaf: jnp.isfinite(leaf).all(), tree)

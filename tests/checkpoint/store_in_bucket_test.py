@@ -108,12 +108,7 @@ def test_a_refused_save_is_reported_leaves_nothing_and_the_next_one_works(
     opened.wait()
   gcs.plan()
   assert _names(folder) == ["1", "base"]
-  toy_state.assert_equal(opened.restore(toy_state.target()), history[0])
-  state = toy_state.advance(state)
-  opened.save(state)
-  opened.wait()
-  assert opened.steps() == [1, 3]
-  opened.close()
+  toy_steps.assert_next_save_works(opened, history[0], state)
 
 
 def test_a_busy_store_delays_a_save(folder, gcs):

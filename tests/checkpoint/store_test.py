@@ -256,12 +256,7 @@ def test_a_failed_save_is_reported_leaves_nothing_and_the_next_one_works(
     opened.wait()
   assert "saving step 2" in caplog.text
   assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "base"]
-  toy_state.assert_equal(opened.restore(toy_state.target()), history[0])
-  state = toy_state.advance(state)
-  opened.save(state)
-  opened.wait()
-  assert opened.steps() == [1, 3]
-  opened.close()
+  toy_steps.assert_next_save_works(opened, history[0], state)
 
 
 def test_three_failed_saves_in_a_row_end_the_run(tmp_path, monkeypatch):

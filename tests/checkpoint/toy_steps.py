@@ -11,6 +11,15 @@ def opened(folder, **options):
   return store.Checkpoints(folder, **{**defaults, **options})
 
 
+def assert_next_save_works(opened, last, failed):
+  """After a failed save of the state `failed`, of step 2: `last` is restored, step 3 is saved."""
+  toy_state.assert_equal(opened.restore(toy_state.target()), last)
+  opened.save(toy_state.advance(failed))
+  opened.wait()
+  assert opened.steps() == [1, 3]
+  opened.close()
+
+
 def saved(folder, num_steps, **options):
   """(open checkpoints, states saved at steps 1..num_steps)."""
   found, state, history = opened(folder, **options), toy_state.make(), []

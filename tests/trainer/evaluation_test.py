@@ -4,7 +4,6 @@ import dataclasses
 import json
 import math
 import os
-import socket
 import subprocess
 import sys
 
@@ -17,6 +16,7 @@ from paligemma_jax import sources
 from paligemma_jax.core import errors
 from paligemma_jax.core import spec
 from paligemma_jax.evals import base
+from paligemma_jax.multihost import channel
 from paligemma_jax.regions import answer_forms
 from paligemma_jax.trainer import evaluation
 from paligemma_jax.trainer import setup
@@ -295,7 +295,7 @@ def test_the_metrics_are_the_same_on_one_device_on_eight_and_on_two_processes():
     assert alone[f"loss {n}/num"] == alone[f"pred {n}/num"] == n
     assert order == [f"r{i}" for i in range(n)]
   eight = _run_all(devices=8)
-  two = _run_all(_free_port(), 2, devices=1, processes=2)
+  two = _run_all(channel.free_port(), 2, devices=1, processes=2)
   assert len(eight + two) == 3
   for metrics, its_orders, its_tokens in eight + two:
     assert its_orders == orders and its_tokens == tokens
@@ -316,9 +316,3 @@ def _run_all(*arguments, devices, processes=1):
     line = next(line for line in output.splitlines() if line.startswith("RESULT "))
     results.append(json.loads(line.removeprefix("RESULT ")))
   return results
-
-
-def _free_port():
-  with socket.socket() as s:
-    s.bind(("localhost", 0))
-    return s.getsockname()[1]

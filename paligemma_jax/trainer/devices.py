@@ -80,7 +80,8 @@ def check() -> None:
   try:
     jax.devices()
   except (RuntimeError, AssertionError) as e:
-    asked = os.environ.get(_PLATFORMS_VARIABLE, "") or str(jax.config.read("jax_platforms") or "")
+    config: Any = jax.config  # Its stubs do not name its values.
+    asked = os.environ.get(_PLATFORMS_VARIABLE, "") or config.jax_platforms or ""
     text = str(e).partition("\n")[0].partition(" (set JAX_PLATFORMS")[0]
     reason = text[:200].removesuffix(".") or "no such device or plug-in"
     if not asked:

@@ -138,3 +138,13 @@ def test_a_card_that_is_full_may_give_more(share, told, monkeypatch):
 def test_a_cpu_has_no_share(monkeypatch):
   device = jax.devices("cpu")[0]
   assert devices.share_of(device) == (devices.of_device(device),) * 2
+
+
+def test_a_device_that_is_taken_is_one_sentence_without_the_variable_too(monkeypatch):
+  def taken():
+    raise RuntimeError("Unable to initialize backend 'tpu': the TPU is in use by another process")
+
+  monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+  monkeypatch.setattr(jax, "devices", taken)
+  with pytest.raises(errors.ConfigError, match="the TPU is in use by another process"):
+    devices.check()
